@@ -1,0 +1,1 @@
+"""The SwarmGame manifest as pydantic models: the single source of the CRD, of the local runner and of the operator."""

@@ -1,0 +1,43 @@
+"""SwarmGame's worker: the library that the author of a game imports, the loop, and the command line.
+
+Importing it costs milliseconds: torch, hivemind and the like are loaded by the parts that need them.
+"""
+
+from swarmgame.game.parts import Config, DataManager, Demonstration, Demonstrations, RewardManager, Setting, Trainer
+from swarmgame.game.state import (
+    Contribution,
+    FinishReason,
+    GameState,
+    Group,
+    GroupKey,
+    Item,
+    Message,
+    Prompt,
+    Reference,
+    Rewards,
+    Rollout,
+    Round,
+)
+
+__all__ = [
+    "Config",
+    "Contribution",
+    "DataManager",
+    "Demonstration",
+    "Demonstrations",
+    "FinishReason",
+    "GameState",
+    "Group",
+    "GroupKey",
+    "Item",
+    "Message",
+    "Prompt",
+    "Reference",
+    "RewardManager",
+    "Rewards",
+    "Rollout",
+    "Round",
+    "Setting",
+    "Trainer",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""How peers hear one another: one protocol, several backends."""

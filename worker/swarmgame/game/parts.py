@@ -1,0 +1,170 @@
+"""The parts of a game that an author may replace: DataManager, RewardManager, Trainer.
+
+Each is a class with a pydantic `Config` (the manifest's `with:` block) and a constructor `(config, setting)`. Nothing is assumed of the
+data (text, images, boards, transcripts), of the policy (a language model, a CNN, a table) or of the update rule.
+Invariant: `round_data`, `resolve` and `stage_inputs` are deterministic in their arguments and the configuration, so that any peer can
+regenerate what another one asked, and a resumed peer repeats what it had done.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from swarmgame.game.ranks import OneRank, Ranks
+from swarmgame.game.state import GameState, Group, Item, PeerId, Prompt, Reference, Rewards, Round
+
+
+class Config(BaseModel):
+    """Base of every `with:` block: strict, unknown keys are errors, camelCase in the manifest and snake_case in Python."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        alias_generator=lambda name: name.split("_")[0] + "".join(word.capitalize() for word in name.split("_")[1:]),
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the runtime hands to every part.
+
+    Args:
+        seed: the game's.
+        stages: how many a round has.
+        peer: our id.
+        model_uri, model_revision: from the manifest; empty where the game names no model.
+        model_token: path of a file with the hub's token, or None; never the token itself.
+        device: a torch device string, `cpu` or `cuda:0`.
+        cache: a folder that outlives the run, for models and datasets.
+        ranks: the other processes of this peer.
+        demonstrations: worked examples for a warm start; empty where the data has none. Set for trainers, by the runtime.
+    """
+
+    seed: int = 0
+    stages: int = 1
+    peer: PeerId = ""
+    model_uri: str = ""
+    model_revision: str = ""
+    model_token: Path | None = None
+    device: str = "cpu"
+    cache: Path = field(default_factory=lambda: Path("~/.cache/swarmgame").expanduser())
+    ranks: Ranks = field(default_factory=OneRank)
+    demonstrations: Demonstrations | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A prompt and a completion that a good policy might give: what a warm start imitates."""
+
+    prompt: Prompt
+    completion: str
+
+
+class Demonstrations(ABC):
+    """Worked examples, as many as one asks for; never one that evaluation or a round will ask."""
+
+    @abstractmethod
+    def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
+        """`count` examples, deterministic in the seed."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes whenever the examples would: part of the name under which a warm-started model is cached."""
+
+
+class Part(ABC):
+    """What all parts have: a configuration, a setting, and an end."""
+
+    Config: ClassVar[type[BaseModel]] = Config
+
+    def __init__(self, config: Any, setting: Setting) -> None:
+        self.config = config
+        self.setting = setting
+
+    def close(self) -> None:  # noqa: B027 — most parts hold nothing
+        """Gives back processes, files, memory. Called once, also after an error."""
+
+
+class DataManager(Part):
+    """Where questions come from, and what each stage asks."""
+
+    @abstractmethod
+    def round_data(self, round: Round) -> Sequence[Item]:
+        """The items of a round. Use `round.seed` to ask every peer the same, `round.peer_seed` to ask each its own."""
+
+    @abstractmethod
+    def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
+        """What stage `stage` asks, given all that was said before: one prompt an item at most, for items in `state.items`."""
+
+    @abstractmethod
+    def resolve(self, reference: Reference) -> Item | None:
+        """Makes another peer's item again. None when the reference is not of this game (unknown environment, other configuration)."""
+
+    def evaluation_data(self, count: int) -> Sequence[Item]:
+        """Held-out items, never asked in a round; empty where the game has none."""
+        return ()
+
+    def round_finished(self, state: GameState, rewards: Rewards) -> None:  # noqa: B027 — only curricula need it
+        """Called once a round, after training: where a curriculum moves."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What resume needs; JSON-like. Most data managers derive everything from the round and need nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state:
+            raise ValueError(f"{type(self).__name__} has no state to load")
+
+
+class RewardManager(Part):
+    """How good each rollout was. Never asks a peer: what others claim about themselves is not believed."""
+
+    @abstractmethod
+    def rewards(self, state: GameState) -> Rewards:
+        """A reward per rollout for every group of `state.groups()` whose item is in `state.items`."""
+
+    def counters(self) -> Mapping[str, int]:
+        """Running totals worth a metric: sandbox breaches, scorer exceptions."""
+        return {}
+
+
+class Trainer(Part):
+    """A policy: says things (`generate`) and learns (`train`)."""
+
+    @property
+    @abstractmethod
+    def policy_version(self) -> int:
+        """How many updates this policy has seen."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> str:
+        """Hash of the tokenizer or action space: ids may be exchanged between peers only where it is equal."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
+        """One group a prompt, in order. The prompt inside each group is the given one with `token_ids` filled in."""
+
+    @abstractmethod
+    def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
+        """Learns from a whole round: per stage, per round or not at all. Own groups are `state.own_groups()`, those that the sharing
+        policy chose from others `state.external`. Returns metrics (finite floats, or NaN for "not defined this time")."""
+
+    @abstractmethod
+    def state_dict(self) -> Mapping[str, Any]:
+        """What an exact resume needs: nested dictionaries and lists of tensors and JSON-like values, random states included."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    def export(self, folder: Path) -> None:  # noqa: B027 — a policy need not have a portable form
+        """Writes the policy in the form its users load it from (for a language model: `save_pretrained`)."""

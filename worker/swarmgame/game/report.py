@@ -1,0 +1,104 @@
+"""What a round came to, and who may listen.
+
+`RoundReport` is one line of `metrics.jsonl`, one row of the table, one scrape of Prometheus. Observers look on; they never steer.
+Invariant: everything outside `seconds`, `outcomes` and `bytes_*` is a function of seeds and contributions, so that a resumed run repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from swarmgame.communication.protocol import ClosedBy, Collected
+from swarmgame.game.state import GameState, PeerId, Rewards, Round
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out questions, answered without learning: per environment and over all (`all`).
+
+    Args:
+        average: environment → mean reward over all rollouts (avg@k).
+        passed: environment → share of questions with at least one rollout of full reward (pass@k).
+        samples: k.
+    """
+
+    average: Mapping[str, float]
+    passed: Mapping[str, float]
+    samples: int
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """One finished round of one peer.
+
+    Args:
+        round: its number.
+        peer: who reports.
+        reward: mean reward of our own rollouts over all stages; NaN when none was scored.
+        stage_rewards: the same by stage.
+        environments: the same by environment.
+        metrics: what `Trainer.train` returned.
+        external: how many groups of others were trained on, by author.
+        members, missing: as `Collected` had them in the last stage.
+        closed_by: of the last stage.
+        tokens: ids that we sampled.
+        policy_version: after training.
+        seconds: wall time by part: generate, exchange, rewards, train, evaluate, checkpoint (of the round before), round.
+        outcomes: messages by what became of them, in this round.
+        counters: running totals of the RewardManager (breaches, scorer exceptions).
+        evaluation: when this round had one.
+    """
+
+    round: int
+    peer: PeerId
+    reward: float
+    stage_rewards: tuple[float, ...]
+    environments: Mapping[str, float]
+    metrics: Mapping[str, float]
+    external: Mapping[PeerId, int]
+    members: tuple[PeerId, ...]
+    missing: tuple[PeerId, ...]
+    closed_by: ClosedBy
+    tokens: int
+    policy_version: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    counters: Mapping[str, int] = field(default_factory=dict)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    evaluation: Evaluation | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-like, with NaN as None."""
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+class Observer:
+    """Hooks of the loop, each empty. An exception in one is an error of the run, not swallowed."""
+
+    def game_started(self, first_round: int, max_rounds: int) -> None:
+        """Before the first round of this process."""
+
+    def round_started(self, round: Round) -> None:
+        """Membership and seeds are known; nothing was generated yet."""
+
+    def stage_closed(self, round: Round, stage: int, collected: Collected) -> None:
+        """A stage of the round is over."""
+
+    def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
+        """After training. Metrics first, then the checkpoint: observers are called in their order."""
+
+    def game_finished(self, rounds: int) -> None:
+        """All rounds are done, or a stop was asked for."""
