@@ -135,9 +135,7 @@ class CommunicationManager(Protocol):
         """
         ...
 
-    def collect(
-        self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
-    ) -> Collected:
+    def collect(self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False) -> Collected:
         """Waits for quorum or deadline (or until `stopped()`), then returns what others said. Our own contribution counts as spoken."""
         ...
 

@@ -113,7 +113,7 @@ class DataManager(Part):
         """Held-out items, never asked in a round; empty where the game has none."""
         return ()
 
-    def round_finished(self, state: GameState, rewards: Rewards) -> None:  # noqa: B027 — only curricula need it
+    def round_finished(self, state: GameState, rewards: Rewards) -> None:
         """Called once a round, after training: where a curriculum moves."""
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -166,5 +166,5 @@ class Trainer(Part):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
-    def export(self, folder: Path) -> None:  # noqa: B027 — a policy need not have a portable form
+    def export(self, folder: Path) -> None:
         """Writes the policy in the form its users load it from (for a language model: `save_pretrained`)."""

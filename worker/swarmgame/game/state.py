@@ -254,13 +254,8 @@ class GameState:
             ValueError: the peer has spoken in that stage already, or the stage or round has not come yet.
         """
         if contribution.round < self.round.number:
-            if any(
-                (c.round, c.stage, c.peer) == (contribution.round, contribution.stage, contribution.peer)
-                for c in self.late
-            ):
-                raise ValueError(
-                    f"{contribution.peer} has already spoken in round {contribution.round}, stage {contribution.stage}"
-                )
+            if any((c.round, c.stage, c.peer) == (contribution.round, contribution.stage, contribution.peer) for c in self.late):
+                raise ValueError(f"{contribution.peer} has already spoken in round {contribution.round}, stage {contribution.stage}")
             return replace(self, late=(*self.late, contribution))
         if contribution.round > self.round.number:
             raise ValueError(f"round {contribution.round} has not come yet; this is round {self.round.number}")
