@@ -81,7 +81,7 @@ class Demonstrations(ABC):
         """Changes whenever the examples would: part of the name under which a warm-started model is cached."""
 
 
-class Part(ABC):
+class Part:
     """What all parts have: a configuration, a setting, and an end."""
 
     Config: ClassVar[type[BaseModel]] = Config
@@ -90,11 +90,11 @@ class Part(ABC):
         self.config = config
         self.setting = setting
 
-    def close(self) -> None:  # noqa: B027 — most parts hold nothing
+    def close(self) -> None:
         """Gives back processes, files, memory. Called once, also after an error."""
 
 
-class DataManager(Part):
+class DataManager(Part, ABC):
     """Where questions come from, and what each stage asks."""
 
     @abstractmethod
@@ -125,19 +125,22 @@ class DataManager(Part):
             raise ValueError(f"{type(self).__name__} has no state to load")
 
 
-class RewardManager(Part):
+class RewardManager(Part, ABC):
     """How good each rollout was. Never asks a peer: what others claim about themselves is not believed."""
 
     @abstractmethod
     def rewards(self, state: GameState) -> Rewards:
         """A reward per rollout for every group of `state.groups()` whose item is in `state.items`."""
 
+    full_reward: float = 1.0
+    """A rollout with at least this reward has passed (pass@k of the evaluation)."""
+
     def counters(self) -> Mapping[str, int]:
         """Running totals worth a metric: sandbox breaches, scorer exceptions."""
         return {}
 
 
-class Trainer(Part):
+class Trainer(Part, ABC):
     """A policy: says things (`generate`) and learns (`train`)."""
 
     @property
@@ -152,7 +155,8 @@ class Trainer(Part):
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
-        """One group a prompt, in order. The prompt inside each group is the given one with `token_ids` filled in."""
+        """One group a prompt, in order. The prompt inside each group is the given one with `token_ids` filled in. Seed whatever is
+        random from `round.peer_seed`, `round.number`, `round.stage` and `round.evaluation`, so that a resumed round repeats itself."""
 
     @abstractmethod
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
@@ -165,6 +169,11 @@ class Trainer(Part):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    def decode(self, token_ids: Sequence[int]) -> str | None:
+        """The words of these ids, exactly as `generate` writes them into `Rollout.text`; None where ids have no words, or for ids that
+        are not of the vocabulary. With it the loop refuses a rollout whose text says one thing and whose ids another."""
+        return None
 
     def export(self, folder: Path) -> None:
         """Writes the policy in the form its users load it from (for a language model: `save_pretrained`)."""

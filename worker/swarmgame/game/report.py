@@ -72,7 +72,7 @@ class RoundReport:
 
     def as_json(self) -> dict[str, Any]:
         """JSON-like, with NaN as None."""
-        return _plain(asdict(self))
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
 
 def _plain(value: Any) -> Any:

@@ -93,7 +93,8 @@ class Prompt:
     Args:
         item: id of the item.
         messages: the words; empty for a game without words.
-        token_ids: the ids that the policy saw, filled in by the Trainer; empty for a policy that does not read tokens.
+        token_ids: the ids that the policy saw, filled in by the Trainer; empty for a policy that does not read tokens, and in the groups of
+            others, whose prompts are our own regenerated ones: whoever trains on those tokenises the messages itself.
         payload: what a policy without words sees (an image tensor, a board); local, never sent.
     """
 
@@ -208,6 +209,7 @@ class Round:
         members: sorted ids of the live members, ourselves included.
         role: what the RoleManager gave us; empty where the game has no roles.
         evaluation: a solo pass over held-out questions: nothing is sent and nothing is learnt.
+        stage: the stage under way, from 0; part of every seed that sampling uses.
     """
 
     number: int
@@ -218,6 +220,7 @@ class Round:
     members: tuple[PeerId, ...] = ()
     role: str = ""
     evaluation: bool = False
+    stage: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,332 @@
+"""GameManager: the order of things, and nothing else.
+
+A round is: stages (ask, generate, publish, hear the others), then rewards, the choice of others' groups, one call of `Trainer.train`, and a
+report to whoever observes. It contains no tensor, no socket, no Kubernetes object and no contract.
+Invariants: a round is learnt from whole or not at all, so that stopping in the middle of one loses nothing that was learnt; all choices
+derive from seeds and contributions; an exception of a part ends the game loudly.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from statistics import median_low
+from typing import TYPE_CHECKING
+
+from swarmgame.communication.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
+from swarmgame.game.listening import Listener
+from swarmgame.game.parts import DataManager, RewardManager, Trainer
+from swarmgame.game.report import Evaluation, Observer, RoundReport
+from swarmgame.game.roles import RoleManager
+from swarmgame.game.sharing import SharingPolicy, has_spread, mean_reward, select_external
+from swarmgame.game.state import Contribution, GameState, GroupKey, PeerId, Prompt, Rewards, Round
+from swarmgame.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progression:
+    """The numbers of a game that the loop needs.
+
+    Args:
+        max_rounds, stages: how long.
+        seed: of the game; every other seed derives from it.
+        exchange: whether a stage gathers what all say, or pulls only what will be trained on.
+        quorum, stage_deadline_seconds: when a stage closes.
+        sharing: which groups of others are trained on.
+        alone_is_normal: the game was meant for one peer.
+        stop_when_alone: end, resumable, when all others are gone.
+        evaluate_every, evaluation_questions: held-out evaluation; 0 is never.
+    """
+
+    max_rounds: int
+    stages: int = 1
+    seed: int = 0
+    exchange: Exchange = Exchange.PULL
+    quorum: float = 0.67
+    stage_deadline_seconds: float = 120.0
+    sharing: SharingPolicy = field(default_factory=SharingPolicy)
+    alone_is_normal: bool = False
+    stop_when_alone: bool = False
+    evaluate_every: int = 0
+    evaluation_questions: int = 64
+
+
+class Ending(StrEnum):
+    """How a game ended for this peer."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    ALONE = "alone"
+
+
+@dataclass
+class _Tally:
+    """What a round adds up while it goes on."""
+
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    outcomes: Counter[str] = field(default_factory=Counter)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    trainable: set[GroupKey] = field(default_factory=set)
+    last: Collected | None = None
+
+    def heard(self, collected: Collected, outcomes: Mapping[str, int], trainable: frozenset[GroupKey]) -> None:
+        self.outcomes.update(collected.outcomes)
+        self.outcomes.update(outcomes)
+        self.seconds["exchange"] += collected.seconds
+        self.bytes_sent += collected.bytes_sent
+        self.bytes_received += collected.bytes_received
+        self.trainable |= trainable
+        self.last = collected
+
+
+class GameManager:
+    """Runs a game for one peer. Every rank of a peer runs one, in step."""
+
+    def __init__(
+        self,
+        progression: Progression,
+        *,
+        data: DataManager,
+        rewards: RewardManager,
+        trainer: Trainer,
+        communication: CommunicationManager,
+        roles: RoleManager | None = None,
+        observers: Sequence[Observer] = (),
+        stopped: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.progression = progression
+        self.data = data
+        self.rewards = rewards
+        self.trainer = trainer
+        self.communication = communication
+        self.roles = roles or RoleManager()
+        self.observers = tuple(observers)
+        self.stopped = stopped
+        self._clock = clock
+        self._listener = Listener(data, trainer, progression.exchange)
+        self._was_alone = False
+
+    # ── the game ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def run(self, first_round: int | None = None) -> Ending:
+        """Plays until the last round, a stop, or (if the game says so) until nobody else is left.
+
+        Args:
+            first_round: where a checkpoint left off; None for a newcomer, who begins where the swarm is.
+        """
+        number = self._present_round(0) if first_round is None else first_round
+        for observer in self.observers:
+            observer.game_started(number, self.progression.max_rounds)
+        ending = Ending.FINISHED
+        while number < self.progression.max_rounds:
+            number = self._catch_up(number)
+            if number >= self.progression.max_rounds:
+                break
+            if self.stopped():
+                ending = Ending.STOPPED
+                break
+            closed_by = self._play(number)
+            if closed_by is None:
+                ending = Ending.STOPPED
+                break
+            number += 1
+            if self._left_alone(closed_by) and self.progression.stop_when_alone:
+                ending = Ending.ALONE
+                break
+        for observer in self.observers:
+            observer.game_finished(number)
+        return ending
+
+    def _present_round(self, default: int) -> int:
+        """Where the others are: their median, so that no single liar can send us anywhere."""
+        rounds = [m.round for m in self.communication.membership() if m.peer != self.communication.peer]
+        return median_low(rounds) if rounds else default
+
+    def _catch_up(self, number: int) -> int:
+        """Skips rounds that the others can no longer take part in with us."""
+        present = self._present_round(number)
+        if present - number > self.progression.sharing.max_staleness:
+            logger.warning("the swarm is at round %d, this peer at %d: skipping ahead", present, number)
+            return present
+        return number
+
+    def _left_alone(self, closed_by: ClosedBy) -> bool:
+        alone = closed_by is ClosedBy.ALONE and not self.progression.alone_is_normal
+        if alone and not self._was_alone:
+            logger.error("this peer is alone: no other member of the swarm is live")
+        if self._was_alone and not alone:
+            logger.warning("this peer is no longer alone")
+        self._was_alone = alone
+        return alone
+
+    # ── a round ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _play(self, number: int) -> ClosedBy | None:
+        """One round. None when it was abandoned because a stop was asked for: nothing was learnt from it."""
+        began = self._clock()
+        tally = _Tally()
+        round = self._round(number, tuple(member.peer for member in self.communication.membership()))
+        for observer in self.observers:
+            observer.round_started(round)
+        state = GameState.begin(round, self.data.round_data(round))
+        for stage in range(round.stages):
+            state, prompts = self._speak(state, stage, tally)
+            if self.stopped():
+                return None
+            collected = self.communication.collect(number, stage, self._collect_policy(round, stage), stopped=self.stopped)
+            if self.stopped():
+                return None
+            heard = self._listener.listen(state, collected.contributions, prompts)
+            state = heard.state
+            tally.heard(collected, heard.outcomes, heard.trainable)
+            for observer in self.observers:
+                observer.stage_closed(round, stage, collected)
+        with self._timed(tally, "rewards"):
+            rewards = self.rewards.rewards(state)
+            seed = derive_seed(round.peer_seed, "external")
+            state = state.with_external(select_external(tally.trainable, rewards, self.progression.sharing, round=number, seed=seed))
+        with self._timed(tally, "train"):
+            metrics = self.trainer.train(state, rewards)
+        self.data.round_finished(state, rewards)
+        with self._timed(tally, "evaluate"):
+            every = self.progression.evaluate_every
+            evaluation = self._evaluate(number) if every and (number + 1) % every == 0 else None
+        tally.seconds["round"] = self._clock() - began
+        report = self._report(state, rewards, metrics, tally, evaluation)
+        for observer in self.observers:
+            observer.round_finished(report, state, rewards)
+        return report.closed_by
+
+    def _round(self, number: int, members: tuple[PeerId, ...], *, evaluation: bool = False) -> Round:
+        seed, peer = self.progression.seed, self.communication.peer
+        return Round(
+            number=number,
+            seed=derive_seed(seed, "round", number),
+            peer_seed=derive_seed(seed, "peer", peer, number),
+            stages=self.progression.stages,
+            peer=peer,
+            members=members,
+            role=self.roles.assign(members).get(peer, ""),
+            evaluation=evaluation,
+        )
+
+    def _speak(self, state: GameState, stage: int, tally: _Tally) -> tuple[GameState, Mapping[str, Prompt]]:
+        """Asks, generates and publishes one stage."""
+        self.communication.announce_progress(state.round.number, stage)
+        prompts = self.data.stage_inputs(state, stage)
+        with self._timed(tally, "generate"):
+            contribution = self._generate(state, stage, prompts)
+        state = state.with_contribution(contribution)
+        claims: tuple[Claim, ...] = ()
+        if self.progression.exchange is Exchange.PULL:
+            # The others choose by what we claim, so our own rewards are needed before we speak.
+            with self._timed(tally, "rewards"):
+                claims = self._claims(contribution, self.rewards.rewards(state))
+        self.communication.publish(contribution, claims)
+        return state, {prompt.item: prompt for prompt in prompts}
+
+    def _generate(self, state: GameState, stage: int, prompts: Sequence[Prompt]) -> Contribution:
+        groups = tuple(self.trainer.generate(prompts, replace(state.round, stage=stage)))
+        return Contribution(
+            peer=state.peer,
+            round=state.round.number,
+            stage=stage,
+            groups=groups,
+            references={group.item: state.items[group.item].reference for group in groups},
+            tokenizer=self.trainer.tokenizer,
+            policy_version=self.trainer.policy_version,
+        )
+
+    def _claims(self, contribution: Contribution, rewards: Rewards) -> tuple[Claim, ...]:
+        keys = (GroupKey(contribution.round, contribution.stage, contribution.peer, group.item) for group in contribution.groups)
+        return tuple(Claim(mean_reward(rewards.get(key, ())), has_spread(rewards.get(key, ()))) for key in keys)
+
+    def _collect_policy(self, round: Round, stage: int) -> CollectPolicy:
+        sharing = self.progression.sharing
+        return CollectPolicy(
+            exchange=self.progression.exchange,
+            quorum=self.progression.quorum,
+            deadline_seconds=self.progression.stage_deadline_seconds,
+            external=sharing.external,
+            max_per_peer=sharing.max_per_peer,
+            prefer_spread=sharing.select == "nonzero-advantage",
+            max_staleness=sharing.max_staleness,
+            seed=derive_seed(round.peer_seed, "pull", stage),
+        )
+
+    def _evaluate(self, number: int) -> Evaluation | None:
+        """The same stages over held-out questions, alone: nothing is sent, nothing learnt, no random state moved."""
+        items = self.data.evaluation_data(self.progression.evaluation_questions)
+        if not items:
+            return None
+        state = GameState.begin(self._round(number, (self.communication.peer,), evaluation=True), items)
+        for stage in range(self.progression.stages):
+            state = state.with_contribution(self._generate(state, stage, self.data.stage_inputs(state, stage)))
+        last = self.progression.stages - 1
+        scored = {key: rewards for key, rewards in self.rewards.rewards(state).items() if key.stage == last}
+        average: dict[str, list[float]] = {}
+        passed: dict[str, list[float]] = {}
+        for key, values in scored.items():
+            for name in (state.items[key.item].reference.environment, "all"):
+                average.setdefault(name, []).extend(value for value in values if not math.isnan(value))
+                passed.setdefault(name, []).append(float(any(value >= self.rewards.full_reward for value in values)))
+        samples = max((len(values) for values in scored.values()), default=0)
+        return Evaluation(_means(average), _means(passed), samples)
+
+    def _report(
+        self, state: GameState, rewards: Rewards, metrics: Mapping[str, float], tally: _Tally, evaluation: Evaluation | None
+    ) -> RoundReport:
+        own = state.own_groups()
+        by_stage: dict[int, list[float]] = {stage: [] for stage in range(state.round.stages)}
+        by_environment: dict[str, list[float]] = {}
+        for key, _ in own:
+            scored = [reward for reward in rewards.get(key, ()) if not math.isnan(reward)]
+            by_stage[key.stage] += scored
+            by_environment.setdefault(state.items[key.item].reference.environment, []).extend(scored)
+        assert tally.last is not None, "a round has at least one stage"
+        stage_means = tuple(_mean(values) for values in by_stage.values())
+        return RoundReport(
+            round=state.round.number,
+            peer=state.peer,
+            reward=_mean([value for values in by_stage.values() for value in values]),
+            stage_rewards=stage_means,
+            environments=_means(by_environment),
+            metrics=dict(metrics),
+            external=dict(sorted(Counter(key.peer for key in state.external).items())),
+            members=tally.last.members,
+            missing=tally.last.missing,
+            closed_by=tally.last.closed_by,
+            tokens=sum(len(rollout.token_ids) for _, group in own for rollout in group.rollouts),
+            policy_version=self.trainer.policy_version,
+            seconds=dict(tally.seconds),
+            outcomes={name: count for name, count in sorted(tally.outcomes.items()) if count},
+            counters=dict(self.rewards.counters()),
+            bytes_sent=tally.bytes_sent,
+            bytes_received=tally.bytes_received,
+            evaluation=evaluation,
+        )
+
+    @contextmanager
+    def _timed(self, tally: _Tally, part: str) -> Iterator[None]:
+        began = self._clock()
+        yield
+        tally.seconds[part] += self._clock() - began
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: _mean(numbers) for name, numbers in sorted(values.items())}

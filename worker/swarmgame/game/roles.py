@@ -1,0 +1,51 @@
+"""RoleManager: who plays what, from the sorted live membership alone, so that every peer comes to the same answer unasked.
+
+A role asks for a count of peers, a share of them, or whatever is left. Invariant: each member has exactly one role, counts are served before
+shares, and shares before the rest, whatever the size of the swarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from swarmgame.game.state import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A part in the game: `count` peers, or `share` (0..1) of them, or the rest when neither is given."""
+
+    name: str
+    count: int | None = None
+    share: float | None = None
+
+
+class RoleManager:
+    """Assigns roles by rank in the sorted membership. Subclass and override `assign` for another rule."""
+
+    def __init__(self, roles: Sequence[Role] = ()) -> None:
+        self.roles = tuple(roles)
+
+    def assign(self, members: Sequence[PeerId]) -> Mapping[PeerId, str]:
+        """A role for every member; the empty string where the game has no roles."""
+        ordered = sorted(members)
+        names = [name for role, number in self._numbers(len(ordered)).items() for name in [role] * number]
+        rest = next((role.name for role in self.roles if role.count is None and role.share is None), None)
+        filler = rest if rest is not None else (self.roles[-1].name if self.roles else "")
+        names += [filler] * (len(ordered) - len(names))
+        return dict(zip(ordered, names, strict=True))
+
+    def _numbers(self, size: int) -> dict[str, int]:
+        left = size
+        numbers: dict[str, int] = {}
+        for role in self.roles:
+            if role.count is not None:
+                numbers[role.name] = min(role.count, left)
+                left -= numbers[role.name]
+        for role in self.roles:
+            if role.share is not None:
+                # A share rounds to the nearest peer, and is at least one peer while there are any left.
+                numbers[role.name] = min(max(round(role.share * size), 1), left)
+                left -= numbers[role.name]
+        return {role.name: numbers[role.name] for role in self.roles if role.name in numbers}
