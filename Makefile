@@ -1,0 +1,57 @@
+# Everything is made from here; `make help` lists it. The first target that needs it builds .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint types generate check-generated bench bench-table clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[worker,dev]'
+	@touch $@
+
+install: $(READY) ## the virtual environment, with exact versions
+
+demo: $(READY) ## four peers learn together for about two minutes, on this machine
+	$(BIN)/swarmgame run examples/01-quickstart/game.yaml --name demo --fresh
+
+test: lint types ## every test that needs no cluster: unit, oracle, processes
+	$(RUN) -m 'unit' -n 2
+	$(RUN) -m 'oracle' -n 2
+	$(RUN) -m 'processes'
+	@$(RUN) --collect-only -m 'not unit and not oracle and not processes and not gpu' >/dev/null; \
+	  if [ $$? -ne 5 ]; then echo 'a test has no layer: mark its module unit, oracle or processes'; exit 1; fi
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(RUN) -m gpu; \
+	  else echo 'layers run: unit, oracle, processes. Not run: gpu (no CUDA device here)'; fi
+
+test-fast: $(READY) ## the unit layer, under three minutes
+	$(RUN) -m unit -n 2
+
+lint: $(READY) ## ruff, and the layers of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(READY) ## mypy --strict
+	$(BIN)/mypy
+
+generate: $(READY) ## reference pages that are made from the code
+	$(BIN)/python -m swarmgame_api.reference
+	$(BIN)/swarmgame env list --markdown > docs/reference/environments.md
+
+bench: $(READY) ## every benchmark (about half an hour); JSON under benchmarks/results
+	for script in generation step_vs_trl round_vs_genrl exchange_vs_genrl exchange_scaling; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	$(MAKE) bench-table
+
+bench-table: $(READY) ## the README's table, from the JSON
+	$(BIN)/python benchmarks/table.py
+
+clean: ## removes what was built here, but not runs/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

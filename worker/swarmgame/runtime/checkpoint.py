@@ -1,0 +1,184 @@
+"""Checkpoints: all that an exact resume needs, written so that a crash at any moment leaves the one before usable.
+
+A checkpoint is a folder `round-00000012` (the next round to play): `tensors.safetensors`, `state.json`, and `manifest.json` with the hashes of
+both, written last. The folder is made under a temporary name, flushed, and renamed. Invariant: a folder with its final name and a manifest whose
+hashes match is whole; anything else is named in the log and skipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from swarmgame.errors import BadData
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_STATE, _TENSORS, _MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: the round to go on with, and a tree of tensors and JSON-like values."""
+
+    next_round: int
+    state: Mapping[str, Any]
+    path: Path
+
+
+class CheckpointStore:
+    """The checkpoints of one peer, in one folder.
+
+    Args:
+        folder: made when missing.
+        keep: how many are kept; at least 2, so that a torn newest one has a predecessor.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 3) -> None:
+        self.folder = folder
+        self.keep = max(keep, 2)
+
+    def save(self, next_round: int, state: Mapping[str, Any]) -> Path:
+        """Writes a checkpoint and removes those that are too many.
+
+        Raises:
+            OSError: the disk is full or gone; earlier checkpoints are untouched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, torch.Tensor] = {}
+        tree = _flatten(state, "", tensors)
+        files = {_TENSORS: save_tensors(tensors), _STATE: json.dumps(tree, allow_nan=False).encode()}
+        manifest = {
+            "format": FORMAT,
+            "nextRound": next_round,
+            "files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()},
+        }
+        final = self.folder / f"round-{next_round:08d}"
+        temporary = self.folder / f".tmp-{final.name}-{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for name, data in files.items():
+            _write_flushed(temporary / name, data)
+        _write_flushed(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        _flush_folder(temporary)
+        if final.exists():
+            # The same round again, after a resume: the old folder stays whole until the new one is.
+            replaced = self.folder / f".old-{final.name}-{os.getpid()}"
+            final.rename(replaced)
+            temporary.rename(final)
+            shutil.rmtree(replaced)
+        else:
+            temporary.rename(final)
+        _flush_folder(self.folder)
+        self._prune()
+        return final
+
+    def load_latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None. Every one that is torn or tampered with is named in the log and passed over."""
+        for path in reversed(self._folders()):
+            try:
+                return self._load(path)
+            except BadData as error:
+                logger.error("checkpoint refused, trying the one before: %s", error)
+        return None
+
+    def _folders(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("round-*") if path.is_dir()) if self.folder.is_dir() else []
+
+    def _load(self, path: Path) -> Checkpoint:
+        try:
+            manifest = json.loads((path / _MANIFEST).read_bytes())
+            if manifest["format"] != FORMAT:
+                raise BadData(f"{path}: format {manifest['format']}, this version reads format {FORMAT}")
+            files: dict[str, bytes] = {}
+            for name in (_TENSORS, _STATE):
+                data = (path / name).read_bytes()
+                if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
+                    raise BadData(f"{path / name}: the content does not match the hash in {_MANIFEST}")
+                files[name] = data
+            return Checkpoint(int(manifest["nextRound"]), _unflatten(json.loads(files[_STATE]), load_tensors(files[_TENSORS])), path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadData(f"{path}: not a whole checkpoint ({type(error).__name__}: {error})") from error
+
+    def _prune(self) -> None:
+        for path in self._folders()[: -self.keep]:
+            shutil.rmtree(path)
+        for leftover in (*self.folder.glob(".tmp-round-*"), *self.folder.glob(".old-round-*")):
+            shutil.rmtree(leftover)
+
+
+def _write_flushed(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ── a tree of tensors and plain values ⇄ JSON and a flat table of tensors ─────────────────────────────────────────────────────
+# Values JSON has no word for are single-key objects whose key begins with "$"; mappings are lists of pairs, so that keys keep their type.
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    match value:
+        case torch.Tensor():
+            # safetensors refuses views that share memory (tied weights): each entry is a copy of its own.
+            name = f"{len(tensors)}:{path}"
+            tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+            return {"$tensor": name}
+        case Mapping():
+            return {"$map": [[_flatten(k, "", tensors), _flatten(v, f"{path}/{k}", tensors)] for k, v in value.items()]}
+        case tuple():
+            return {"$tuple": [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}
+        case list():
+            return [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
+        case bytes():
+            return {"$bytes": base64.b64encode(value).decode()}
+        case float() if not math.isfinite(value):
+            return {"$float": str(value)}
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            raise TypeError(f"a checkpoint cannot hold a {type(value).__name__} (at {path or 'the top'})")
+
+
+def _unflatten(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unflatten(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    match kind:
+        case "$tensor":
+            return tensors[content]
+        case "$map":
+            return {_unflatten(k, tensors): _unflatten(v, tensors) for k, v in content}
+        case "$tuple":
+            return tuple(_unflatten(item, tensors) for item in content)
+        case "$bytes":
+            return base64.b64decode(content)
+        case "$float":
+            return float(content)
+        case _:
+            raise ValueError(f"unknown kind {kind} in {_STATE}")
