@@ -1,0 +1,147 @@
+"""JSON lines between a benchmark and the processes of its arms, with a deadline on every answer.
+
+A peer may hang, crash or print whatever it likes: its own prints go to its log, each answer is awaited for a bounded time, and when a crew is
+dismissed, every process group that it started is killed, so that no daemon is left behind. Only the standard library is used here, because
+both environments import it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+
+class Silent(Exception):
+    """A peer did not answer in time, or ended without an answer. The message has the end of its log."""
+
+
+class Peer:
+    """A child process, leader of a process group of its own."""
+
+    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Sends a request. A peer that is gone is noticed when its answer is awaited."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(dict(request)).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._answers.put(None)
+
+    def receive(self, seconds: float) -> dict[str, Any]:
+        """The next answer.
+
+        Raises:
+            Silent: none came within `seconds`, or the process ended.
+        """
+        try:
+            answer = self._answers.get(timeout=max(seconds, 0.0))
+        except queue.Empty:
+            raise Silent(f"no answer within {seconds:.0f} s: {self._tail()}") from None
+        if answer is None:
+            raise Silent(f"ended without an answer: {self._tail()}")
+        return answer
+
+    def kill(self) -> None:
+        """Ends the whole process group, whatever it is doing."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(json.loads(line))
+        self._answers.put(None)
+
+    def _tail(self) -> str:
+        return self.log.read_bytes()[-600:].decode(errors="replace").strip() or "nothing in its log"
+
+
+class Crew:
+    """The peers of one arm. A context manager: leaving it kills them all."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environment = environment
+        self.peers: list[Peer] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for peer in self.peers:
+            peer.kill()
+
+    def start(self, command: Sequence[str]) -> Peer:
+        peer = Peer(command, environment=self._environment, log=self._folder / f"peer-{len(self.peers)}.log")
+        self.peers.append(peer)
+        return peer
+
+    def ask(self, request: Mapping[str, Any], seconds: float) -> list[dict[str, Any] | None]:
+        """Sends one request to all, and awaits all answers until one common deadline. None stands for a silent peer."""
+        for peer in self.peers:
+            peer.send(request)
+        return self.answers(seconds)
+
+    def answers(self, seconds: float) -> list[dict[str, Any] | None]:
+        """One answer of each peer, or None."""
+        deadline = time.monotonic() + seconds
+        collected: list[dict[str, Any] | None] = []
+        for peer in self.peers:
+            try:
+                collected.append(peer.receive(deadline - time.monotonic()))
+            except Silent:
+                collected.append(None)
+        return collected
+
+
+class Parent:
+    """The other end, inside a peer: requests come in, answers go out, and everything printed goes to the log."""
+
+    def __init__(self) -> None:
+        self._out: IO[bytes] = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """Requests until the parent closes or says `{"leave": true}`."""
+        with os.fdopen(os.dup(0), "rb") as lines:
+            for line in lines:
+                request = json.loads(line)
+                if request.get("leave"):
+                    return
+                yield request
+
+    def answer(self, **fields: Any) -> None:
+        self._out.write(json.dumps(fields).encode() + b"\n")
+        self._out.flush()
