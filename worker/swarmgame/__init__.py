@@ -3,7 +3,8 @@
 Importing it costs milliseconds: torch, hivemind and the like are loaded by the parts that need them.
 """
 
-from swarmgame.game.parts import Config, DataManager, Demonstration, Demonstrations, RewardManager, Setting, Trainer
+from swarmgame.config import Config
+from swarmgame.game.parts import DataManager, Demonstration, Demonstrations, RewardManager, Setting, Trainer
 from swarmgame.game.state import (
     Contribution,
     FinishReason,

@@ -14,22 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
+from swarmgame.config import Config
 from swarmgame.game.ranks import OneRank, Ranks
 from swarmgame.game.state import GameState, Group, Item, PeerId, Prompt, Reference, Rewards, Round
-
-
-class Config(BaseModel):
-    """Base of every `with:` block: strict, unknown keys are errors, camelCase in the manifest and snake_case in Python."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-        alias_generator=lambda name: name.split("_")[0] + "".join(word.capitalize() for word in name.split("_")[1:]),
-    )
 
 
 @dataclass(frozen=True)
