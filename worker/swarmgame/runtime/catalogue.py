@@ -1,0 +1,251 @@
+"""The catalogue of metrics: every metric of a peer, what it is, and what it means when it is high or low.
+
+`METRICS` is the single list: the collectors of `swarmgame.runtime.metrics` are made from it, and `docs/reference/metrics.md` is written from
+it (`python -m swarmgame.runtime.catalogue`). Nothing is measured here. Invariant: no metric without a meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+PREFIX = "swarmgame_worker_"
+
+
+class Kind(StrEnum):
+    """What Prometheus calls the type of a metric."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric, by its name without the prefix.
+
+    Args:
+        kind: gauge, counter or histogram. Counters end in `_total`.
+        labels: names of its labels.
+        what: what it is, with its unit.
+        high, low: what it means when it is high, or low.
+    """
+
+    name: str
+    kind: Kind
+    what: str
+    high: str
+    low: str
+    labels: tuple[str, ...] = ()
+
+
+METRICS = (
+    Metric("info", Kind.GAUGE, "Always 1; the labels name the peer and its version.", "—", "—", ("peer", "index", "version")),
+    Metric(
+        "round",
+        Kind.GAUGE,
+        "The round in progress, counted from 0.",
+        "The game is near its end.",
+        "It has just begun; a value that stands still is a stalled peer.",
+    ),
+    Metric(
+        "rounds_total",
+        Kind.COUNTER,
+        "Rounds that this process has finished.",
+        "—",
+        "Compare its rate between peers: the slow one holds up the quorum.",
+    ),
+    Metric(
+        "round_seconds",
+        Kind.HISTOGRAM,
+        "Wall time of a whole round.",
+        "See `stage_seconds` for the part that takes it.",
+        "Rounds may be too small to be worth an exchange.",
+    ),
+    Metric(
+        "stage_seconds",
+        Kind.GAUGE,
+        "Wall time of the last round by part: generate, exchange, rewards, train, evaluate, checkpoint.",
+        "The part to make faster.",
+        "The part that costs nothing.",
+        ("part",),
+    ),
+    Metric(
+        "exchange_seconds",
+        Kind.HISTOGRAM,
+        "Time that a stage waited for the swarm, from asking to closing.",
+        "Near the stage deadline: members are slow, away, or unreachable; see `missing_total`.",
+        "The others had spoken before we asked: we are the slow one.",
+    ),
+    Metric(
+        "exchange_bytes_total",
+        Kind.COUNTER,
+        "Bytes sent to and received from the swarm.",
+        "Many or long rollouts are shared.",
+        "Nothing is shared, or nobody is reached.",
+        ("direction",),
+    ),
+    Metric(
+        "tokens_total",
+        Kind.COUNTER,
+        "Token ids that this peer sampled; its rate is the generation throughput.",
+        "Generation is fast, or answers are long.",
+        "Generation is slow, or answers are short.",
+    ),
+    Metric(
+        "reward",
+        Kind.GAUGE,
+        "Mean reward of our own rollouts in the last round.",
+        "The policy solves what it is asked.",
+        "It does not; flat for long: nothing is learnt.",
+    ),
+    Metric(
+        "environment_reward",
+        Kind.GAUGE,
+        "The same, by environment.",
+        "This environment is solved: give it less weight, or make it harder.",
+        "This environment is too hard, or is asked too seldom.",
+        ("environment",),
+    ),
+    Metric(
+        "evaluation_average",
+        Kind.GAUGE,
+        "Mean reward on held-out questions (avg@k); `all` is over all environments.",
+        "What was learnt generalises.",
+        "With a high `reward`: it learnt its training questions by heart.",
+        ("environment",),
+    ),
+    Metric(
+        "evaluation_passed",
+        Kind.GAUGE,
+        "Share of held-out questions with at least one right rollout (pass@k).",
+        "There is something to reinforce.",
+        "The policy cannot find a right answer even by chance.",
+        ("environment",),
+    ),
+    Metric(
+        "entropy",
+        Kind.GAUGE,
+        "Mean entropy of the policy over the tokens trained on, in nats.",
+        "The policy explores, or has learnt nothing yet.",
+        "It has settled; near 0 while the reward is low: it has collapsed.",
+    ),
+    Metric(
+        "kl",
+        Kind.GAUGE,
+        "Mean KL divergence from the reference policy, in nats; absent without one.",
+        "The policy has gone far from where it began.",
+        "It has hardly moved.",
+    ),
+    Metric(
+        "clip_ratio",
+        Kind.GAUGE,
+        "Share of tokens whose probability ratio was clipped.",
+        "Steps are too long, or external groups too stale.",
+        "The trust region does not bind.",
+    ),
+    Metric(
+        "trainer",
+        Kind.GAUGE,
+        "Every other number that the trainer reported for the last round, by its name.",
+        "See the trainer's documentation.",
+        "See the trainer's documentation.",
+        ("name",),
+    ),
+    Metric(
+        "policy_version",
+        Kind.GAUGE,
+        "Updates that the policy has seen.",
+        "—",
+        "Behind the rounds: rounds without an update, because no group had a spread of rewards.",
+    ),
+    Metric(
+        "external_groups_total",
+        Kind.COUNTER,
+        "Groups of other peers that were trained on.",
+        "This peer learns much from others.",
+        "Nothing useful is offered, or sharing is off.",
+    ),
+    Metric(
+        "peers_connected",
+        Kind.GAUGE,
+        "Live members of the swarm, ourselves included, when the last stage closed.",
+        "—",
+        "Below what was asked: peers are away; 1 is a swarm of one, see `alone`.",
+    ),
+    Metric(
+        "alone",
+        Kind.GAUGE,
+        "1 while nobody else is in the swarm, else 0.",
+        "This peer trains by itself: see whether it can reach its initial peers.",
+        "As it should be.",
+    ),
+    Metric(
+        "missing_total",
+        Kind.COUNTER,
+        "Members that had not spoken when a stage closed, added up.",
+        "Peers are too slow for the deadline or the quorum.",
+        "Everyone speaks in time.",
+    ),
+    Metric(
+        "stages_closed_total",
+        Kind.COUNTER,
+        "Stages by why they closed: quorum, deadline, alone.",
+        "`deadline`: rounds take as long as the deadline allows.",
+        "`quorum` low: members do not answer in time.",
+        ("by",),
+    ),
+    Metric(
+        "contributions_total",
+        Kind.COUNTER,
+        "Messages of others by what became of them: accepted, late, duplicate, bad-signature, bad-hash, too-large, malformed, stale, …",
+        "Anything but accepted: somebody is slow, misconfigured or hostile.",
+        "`accepted` low: nobody is heard.",
+        ("outcome",),
+    ),
+    Metric(
+        "scoring_breaches_total",
+        Kind.COUNTER,
+        "Answers that broke a limit of the scoring sandbox; each scored 0.",
+        "Somebody, perhaps our own policy, writes programs as answers.",
+        "As it should be.",
+    ),
+    Metric(
+        "scoring_total",
+        Kind.COUNTER,
+        "What else the rewards counted, by name (scorer exceptions, time-outs, …).",
+        "The scorer and the answers do not fit each other.",
+        "As it should be.",
+        ("event",),
+    ),
+    Metric("checkpoint_seconds", Kind.GAUGE, "Time that the last checkpoint took.", "The disk is slow: checkpoint less often.", "—"),
+    Metric(
+        "last_round_timestamp_seconds",
+        Kind.GAUGE,
+        "Unix time at which the last round finished.",
+        "—",
+        "Far behind the clock: the peer is stalled.",
+    ),
+)
+
+
+def reference() -> str:
+    """The text of `docs/reference/metrics.md`."""
+    lines = [
+        "# Metrics of a peer",
+        "",
+        "Every peer serves these on `/metrics`, beside `/healthz`, `/readyz` and `/status`. The file is written from "
+        "`swarmgame.runtime.catalogue.METRICS`:",
+        "`python -m swarmgame.runtime.catalogue > docs/reference/metrics.md`. Histograms also have `_bucket`, `_count` and `_sum`.",
+        "",
+        "| metric | kind | what it is | when it is high | when it is low |",
+        "|---|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        labels = "{" + ",".join(metric.labels) + "}" if metric.labels else ""
+        lines.append(f"| `{PREFIX}{metric.name}{labels}` | {metric.kind} | {metric.what} | {metric.high} | {metric.low} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
