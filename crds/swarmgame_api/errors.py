@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+
+SHOWN = 200
+"""Characters of a found value that a message shows."""
+
+
+class Plain(str):
+    """Words that stand in the place of a found value, and are shown without quotes: `not a field`."""
+
+
+UNKNOWN_FIELD = Plain("not a field")
+
+
+def show(value: object) -> str:
+    """A found value as YAML's author would write it, shortened."""
+    if value is None:
+        return "missing"
+    if isinstance(value, Plain):
+        return str(value)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError):
+        text = ascii(value) if isinstance(value, str) else f"a {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 @dataclass(frozen=True)
@@ -11,7 +36,7 @@ class Problem:
 
     Args:
         path: dotted, from the top of the manifest: `spec.game.trainer.with.generations`.
-        got: the value found there, or None where the key itself is the problem.
+        got: the value found there; None where there is none; `Plain` words where the key itself is the problem.
         expected: what would have been right, as the end of a sentence.
     """
 
@@ -20,10 +45,7 @@ class Problem:
     expected: str
 
     def __str__(self) -> str:
-        shown = repr(self.got)
-        if len(shown) > 200:
-            shown = f"{shown[:197]}..."
-        return f"{self.path} is {shown}; expected {self.expected}"
+        return f"{self.path or 'the manifest'} is {show(self.got)}; expected {self.expected}"
 
 
 class InvalidManifest(Exception):

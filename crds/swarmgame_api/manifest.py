@@ -1,1 +1,202 @@
-"""TODO"""
+"""SwarmGame: the whole manifest, as the local runner, the operator and the peers read it.
+
+Knows nothing of files (that is `load`) or of what parts accept under `with`. Invariant: an instance that exists is a game that can be
+played, as far as the manifest alone can tell.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from swarmgame_api.communication import Communication
+from swarmgame_api.coordination import Coordination, SecretReference
+from swarmgame_api.game import GameSpec
+from swarmgame_api.model import Model, Rule, Transition
+from swarmgame_api.peers import Bootnode, Peers
+from swarmgame_api.quantities import Annotations, Expected, Labels, Name, ObjectName, Seconds
+from swarmgame_api.storage import Identity, Storage
+
+API_VERSION: Literal["swarmgame.dev/v1alpha1"] = "swarmgame.dev/v1alpha1"
+KIND: Literal["SwarmGame"] = "SwarmGame"
+
+__all__ = ["API_VERSION", "KIND", "Metadata", "ModelSource", "SwarmGame", "SwarmGameSpec"]
+
+
+class Metadata(Model):
+    """The fields of a Kubernetes object's metadata that an author writes."""
+
+    name: ObjectName
+    """The game's name; at most 52 characters, because names of pods and services are made from it."""
+    namespace: Name | None = None
+    """The namespace; absent: that of the kubectl context."""
+    labels: Labels = Field(default_factory=dict)
+    """`kueue.x-k8s.io/queue-name` is copied to the Job."""
+    annotations: Annotations = Field(default_factory=dict)
+    """Yours."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="size(self.metadata.name) <= 52",
+            expected="at most 52 characters: names of pods and services are made from it",
+            check=lambda metadata: len(metadata.name) <= 52,
+            field="name",
+        ),
+        Rule(
+            cel="!self.metadata.name.contains('.')",
+            expected="a name without dots: names of services are made from it",
+            check=lambda metadata: "." not in metadata.name,
+            field="name",
+        ),
+    )
+
+
+class ModelSource(Model):
+    """The policy's first weights."""
+
+    uri: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^(hf://[A-Za-z0-9][A-Za-z0-9._/-]*|file:///.*|builtin://[a-z0-9][a-z0-9-]*)$", min_length=1, max_length=512
+        ),
+        Expected("hf://organisation/name, file:///path or builtin://name"),
+    ]
+    """Where from: `hf://org/name` (the hub, or a cache of it), `file:///path`, or `builtin://tiny`, which is made from code."""
+    revision: Annotated[
+        str,
+        StringConstraints(pattern=r"^[A-Za-z0-9._/-]*$", max_length=128),
+        Expected("a branch, tag or commit, in quotes"),
+    ] = ""
+    """hf: branch, tag or commit. Empty: main."""
+    secret_ref: SecretReference | None = None
+    """hf: the Secret with the hub's token, under the key `token`."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.revision) || self.revision == '' || self.uri.startsWith('hf://')",
+            expected="no revision unless uri begins with hf://",
+            check=lambda model: not model.revision or model.uri.startswith("hf://"),
+            field="revision",
+        ),
+    )
+
+
+class NetworkPolicy(Model):
+    """What the pods may reach, and who may reach them."""
+
+    mode: Literal["None", "Isolated"] = "Isolated"
+    """Isolated: peers reach DNS, one another, the gateway and the hub, and nothing else. None: no policy is made."""
+
+
+class Completion(Model):
+    """When the game is over."""
+
+    policy: Literal["AnyPeer", "AllPeers", "Coordinator"] = "AnyPeer"
+    """When any peer has played its last round, when all have, or when the chain says so."""
+
+
+class FailurePolicy(Model):
+    """What the game survives."""
+
+    max_failed_peers: Annotated[int, Field(ge=0, le=4096)] = 2
+    """With more peers failed for good, the game has failed."""
+    backoff_limit_per_peer: Annotated[int, Field(ge=0, le=100)] = 3
+    """Restarts of a peer before it has failed for good."""
+
+
+def _role_counts(spec: Any) -> int:
+    return sum(role.count or 0 for role in spec.game.roles)
+
+
+class SwarmGameSpec(Model):
+    """What is played, by whom, and where."""
+
+    suspend: bool = False
+    """Stops the game and keeps keys, claims and status; false resumes it."""
+    managed_by: Annotated[
+        str,
+        StringConstraints(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._/-]+$", min_length=3, max_length=63),
+        Expected("a controller's name such as swarmgame.dev/operator"),
+    ] = "swarmgame.dev/operator"
+    """The controller that acts on this game; any other leaves it alone. Immutable."""
+    game: GameSpec
+    """What is played."""
+    model: ModelSource | None = None
+    """The policy's first weights. Absent for a game whose trainer makes its own policy."""
+    communication: Communication = Communication()
+    """How peers talk, and who may join."""
+    coordination: Coordination = Coordination()
+    """The chain, if any."""
+    peers: Peers = Peers()
+    """How many take part, and what each gets."""
+    bootnode: Bootnode = Bootnode()
+    """The address that new peers try first."""
+    identity: Identity = Identity()
+    """The peers' keys."""
+    storage: Storage = Storage()
+    """What outlives a process, a pod or a game."""
+    network_policy: NetworkPolicy = NetworkPolicy()
+    """What the pods may reach."""
+    completion: Completion = Completion()
+    """When the game is over."""
+    failure_policy: FailurePolicy = FailurePolicy()
+    """What the game survives."""
+    pre_running_deadline_seconds: Seconds = 3600
+    """Longest wait from admission until the first round; then the game has failed."""
+    active_deadline_seconds: Seconds | None = None
+    """Longest the game may run. Absent: no limit."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """Deletes the game this long after it is over. Absent: never."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=0, le=86_400)] = 120
+    """What a peer gets to save itself when it is told to stop."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.peers.replicas == 0 || !has(self.game.roles)"
+            " || self.game.roles.map(r, has(r.count) ? r.count : 0).sum() <= self.peers.replicas",
+            expected="counts that add up to at most peers.replicas",
+            check=lambda spec: spec.peers.replicas == 0 or _role_counts(spec) <= spec.peers.replicas,
+            field="game.roles",
+            show=lambda spec: [role.count for role in spec.game.roles],
+        ),
+        Rule(
+            cel="self.communication.admission != 'Registered' || self.coordination.mode != 'None'",
+            expected="Open where coordination.mode is None: there is no chain to register on",
+            check=lambda spec: spec.communication.admission != "Registered" or spec.coordination.mode != "None",
+            field="communication.admission",
+        ),
+        Rule(
+            cel="self.completion.policy != 'Coordinator' || self.coordination.mode != 'None'",
+            expected="AnyPeer or AllPeers where coordination.mode is None: there is no chain to ask",
+            check=lambda spec: spec.completion.policy != "Coordinator" or spec.coordination.mode != "None",
+            field="completion.policy",
+        ),
+    )
+    transitions: ClassVar[tuple[Transition, ...]] = (
+        Transition(
+            cel="self.managedBy == oldSelf.managedBy",
+            expected="no change: a game stays with its controller",
+            check=lambda old, new: new.managed_by == old.managed_by,
+            field="managedBy",
+        ),
+        Transition(
+            cel="oldSelf.suspend || self.game == oldSelf.game",
+            expected="no change while the game runs; suspend it first",
+            check=lambda old, new: old.suspend or new.game == old.game,
+            field="game",
+        ),
+    )
+
+
+class SwarmGame(Model):
+    """A swarm of peers that play one game."""
+
+    api_version: Literal["swarmgame.dev/v1alpha1"]
+    """The version of this schema."""
+    kind: Literal["SwarmGame"]
+    """SwarmGame."""
+    metadata: Metadata
+    """Name and labels."""
+    spec: SwarmGameSpec
+    """What is played, by whom, and where."""

@@ -1,0 +1,197 @@
+"""`spec.game`: what is played. Data, rewards and trainer by name, and how a round goes.
+
+What stands under `with` belongs to the part that `use` names and is checked by that part, not here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from swarmgame_api.model import Model, Rule
+from swarmgame_api.quantities import AbsolutePath, Expected, Free, Image, Name, ObjectName, Percentage, fraction
+
+PartName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$", min_length=1, max_length=253
+    ),
+    Expected("a registered name such as grpo, or package.module:Class"),
+]
+
+
+class Use(Model):
+    """A part of the game, by name, and its configuration."""
+
+    use: PartName
+    """A registered name (`swarmgame env list` shows environments), or `package.module:Class` of your own."""
+    with_: Free = Field(default_factory=dict)
+    """The part's own configuration, validated by its `Config` before anything starts."""
+
+
+class Role(Model):
+    """A role that some of the peers play."""
+
+    name: Name
+    """What the game's code calls it: solver, proposer, evaluator …"""
+    share: Annotated[float, Field(gt=0, le=1), Expected("a number greater than 0 and at most 1")] | None = None
+    """Share of the live members that get it."""
+    count: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """How many of the live members get it. A role with neither takes the rest."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!(has(self.share) && has(self.count))",
+            expected="a share or a count, not both",
+            check=lambda role: role.share is None or role.count is None,
+        ),
+    )
+
+
+class ModuleImage(Model):
+    """An image whose files are mounted, never run."""
+
+    reference: Image
+    """The image; by digest, so that every peer runs the same code."""
+
+
+class ConfigMapReference(Model):
+    """A ConfigMap of the game's namespace."""
+
+    name: ObjectName
+    """Its name. Every key is a file of the package."""
+
+
+class Module(Model):
+    """Code of your own for the pods: mounted and put on PYTHONPATH; nothing is installed at start."""
+
+    name: Name
+    """Names the volume."""
+    image: ModuleImage | None = None
+    """An image that holds the package."""
+    config_map_ref: ConfigMapReference | None = None
+    """A ConfigMap that holds the package: for a file or two."""
+    mount_path: AbsolutePath
+    """Where it is mounted; this folder is put on PYTHONPATH."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.image) != has(self.configMapRef)",
+            expected="exactly one of image and configMapRef",
+            check=lambda module: (module.image is None) != (module.config_map_ref is None),
+        ),
+    )
+
+
+class Sharing(Model):
+    """What a peer learns from others."""
+
+    external: Annotated[int, Field(ge=0, le=4096)] = 0
+    """How many groups of other peers a peer trains on each round, next to its own. 0: everyone learns alone."""
+    select: Literal["nonzero-advantage", "uniform", "top-score"] = "nonzero-advantage"
+    """Which of the others' groups: those whose rewards differ, and so teach something; any; or the best rewarded."""
+    max_per_peer: Annotated[int, Field(ge=1, le=4096)] = 4
+    """At most this many groups of one peer a round, so that nobody dominates."""
+    max_staleness_rounds: Annotated[int, Field(ge=0, le=64)] = 1
+    """For how many rounds a late rollout stays usable."""
+    exchange: Literal["Auto", "Gather", "Pull"] = "Auto"
+    """Gather: everyone fetches what everyone said, as later stages need it. Pull: only what will be trained on is fetched. Auto: Gather when
+    a round has more than one stage, else Pull."""
+
+
+class Progression(Model):
+    """When a stage is over."""
+
+    quorum: Percentage = "67%"
+    """Share of the live members that must have spoken before a stage may close. The deadline closes it regardless."""
+    stage_deadline_seconds: Annotated[int, Field(ge=1, le=86_400)] = 120
+    """Longest a stage waits. Late rollouts stay usable for `sharing.maxStalenessRounds` rounds."""
+    when_alone: Literal["Continue", "Stop"] = "Continue"
+    """What the last remaining peer does. Either way it says that it is alone: in its log, its metrics and its status."""
+
+    @property
+    def quorum_fraction(self) -> float:
+        """The quorum in (0, 1]."""
+        return fraction(self.quorum)
+
+
+class Evaluation(Model):
+    """Held-out questions, answered without learning."""
+
+    every_rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """How often."""
+    questions: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """How many questions each time; never one that a round may ask."""
+
+
+class GameSpec(Model):
+    """The game itself. Immutable unless the game is suspended."""
+
+    max_rounds: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    """The game is complete after this many rounds."""
+    stages: Annotated[int, Field(ge=1, le=32)] = 1
+    """Exchanges inside a round; every stage sees what was said in those before it."""
+    seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
+    """Everything random is derived from it, by hash."""
+    data: Use
+    """Where questions come from: a DataManager."""
+    rewards: Use
+    """How good an answer is: a RewardManager."""
+    trainer: Use
+    """The policy and its update: a Trainer."""
+    roles: Annotated[tuple[Role, ...], Field(max_length=16)] = ()
+    """Roles, assigned by rank in the sorted live membership. Empty: everyone does the same."""
+    modules: Annotated[tuple[Module, ...], Field(max_length=8)] = ()
+    """Code of your own, for the pods. On one machine, what lies next to the manifest is importable without being named here."""
+    sharing: Sharing = Sharing()
+    """What a peer learns from others."""
+    progression: Progression = Progression()
+    """When a stage is over."""
+    evaluation: Evaluation | None = None
+    """Regular evaluation on held-out questions. Absent: none."""
+
+    @property
+    def exchange(self) -> Literal["Gather", "Pull"]:
+        """`sharing.exchange` with Auto resolved."""
+        if self.sharing.exchange == "Auto":
+            return "Gather" if self.stages > 1 else "Pull"
+        return self.sharing.exchange
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.roles) || self.roles.map(r, has(r.share) ? r.share : 0.0).sum() <= 1.000001",
+            expected="shares that add up to at most 1",
+            check=lambda game: sum(role.share or 0.0 for role in game.roles) <= 1.000001,
+            field="roles",
+            show=lambda game: [role.share for role in game.roles],
+        ),
+        Rule(
+            cel="!has(self.roles) || self.roles.all(r, self.roles.exists_one(other, other.name == r.name))",
+            expected="every role once",
+            check=lambda game: len({role.name for role in game.roles}) == len(game.roles),
+            field="roles",
+            show=lambda game: [role.name for role in game.roles],
+        ),
+        Rule(
+            cel="!has(self.roles) || self.roles.filter(r, !has(r.share) && !has(r.count)).size() <= 1",
+            expected="at most one role without a share or count: it takes the rest",
+            check=lambda game: sum(role.share is None and role.count is None for role in game.roles) <= 1,
+            field="roles",
+            show=lambda game: [role.name for role in game.roles if role.share is None and role.count is None],
+        ),
+        Rule(
+            cel="!has(self.modules) || self.modules.all(m, self.modules.exists_one(other, other.name == m.name))",
+            expected="every module once",
+            check=lambda game: len({module.name for module in game.modules}) == len(game.modules),
+            field="modules",
+            show=lambda game: [module.name for module in game.modules],
+        ),
+        Rule(
+            cel="!has(self.modules) || self.modules.all(m, self.modules.exists_one(other, other.mountPath == m.mountPath))",
+            expected="a mountPath of its own for every module",
+            check=lambda game: len({module.mount_path for module in game.modules}) == len(game.modules),
+            field="modules",
+            show=lambda game: [module.mount_path for module in game.modules],
+        ),
+    )

@@ -1,0 +1,107 @@
+"""`spec.peers` and `spec.bootnode`: how many take part, and what a pod gets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from swarmgame_api.model import Model, Rule
+from swarmgame_api.quantities import Expected, Free, OptionalImage, QualifiedName, Quantity
+from swarmgame_api.storage import TemplateMetadata
+
+Replicas = Annotated[int, Field(ge=0, le=4096)]
+AtLeastOneReplica = Annotated[int, Field(ge=1, le=4096)]
+Quantities = Annotated[dict[QualifiedName, Quantity], Field(max_length=32)]
+
+
+class Resources(Model):
+    """What a peer's container may use, and what it is sure to get."""
+
+    limits: Quantities = Field(default_factory=dict)
+    """The most it may use; GPUs belong here."""
+    requests: Quantities = Field(default_factory=dict)
+    """What the scheduler sets aside. Memory is requested as limited."""
+
+
+class EnvironmentVariable(Model):
+    """A variable in a peer's environment."""
+
+    name: Annotated[
+        str,
+        StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", min_length=1, max_length=253),
+        Expected("a variable's name: letters, digits and underscores"),
+    ]
+    """Its name."""
+    value: Annotated[str, StringConstraints(max_length=32_768)] | None = None
+    """Its value."""
+    value_from: Free | None = None
+    """Where its value is kept, as a pod's env has it: secretKeyRef, configMapKeyRef, fieldRef …"""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!(has(self.value) && has(self.valueFrom))",
+            expected="a value or a valueFrom, not both",
+            check=lambda variable: variable.value is None or variable.value_from is None,
+        ),
+    )
+
+
+class PodTemplate(Model):
+    """An escape hatch: merged into the peers' pods, lists by name."""
+
+    metadata: TemplateMetadata = TemplateMetadata()
+    """Labels and annotations of the pods."""
+    spec: Free = Field(default_factory=dict)
+    """Any field of a pod's spec; checked by the API server, by a dry run."""
+
+
+def _replicas_fit(peers: Any) -> bool:
+    return bool(peers.replicas == 0 or peers.min_replicas <= peers.replicas <= peers.max_replicas)
+
+
+class Peers(Model):
+    """How many take part, and what each gets."""
+
+    replicas: Replicas = 4
+    """How many peers; what `kubectl scale` sets. 0 suspends the game."""
+    min_replicas: AtLeastOneReplica = 1
+    """With fewer ready the swarm is not Ready, and does not begin."""
+    max_replicas: AtLeastOneReplica = 4096
+    """The most that scaling may ask for."""
+    processes_per_peer: Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=64)], Expected("auto, or an integer from 1 to 64")] = (
+        "auto"
+    )
+    """Processes of one peer, which share its policy: one a GPU. auto: as many as it has GPUs, and at least 1."""
+    image: OptionalImage = ""
+    """The worker's image. Empty: the operator's default."""
+    resources: Resources = Resources()
+    """What a peer's container may use."""
+    env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=64)] = ()
+    """More variables for a peer's environment."""
+    pod_template: PodTemplate = PodTemplate()
+    """Anything else about the pods."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.replicas == 0 || (self.minReplicas <= self.replicas && self.replicas <= self.maxReplicas)",
+            expected="0, or a number from minReplicas to maxReplicas",
+            check=_replicas_fit,
+            field="replicas",
+        ),
+        Rule(
+            cel="self.minReplicas <= self.maxReplicas",
+            expected="at most maxReplicas",
+            check=lambda peers: peers.min_replicas <= peers.max_replicas,
+            field="minReplicas",
+        ),
+    )
+
+
+class Bootnode(Model):
+    """The address that new peers try first: one small pod with a stable identity."""
+
+    enabled: bool = True
+    """Without it, `communication.initialPeers` must lead somewhere."""
+    expose: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    """Who can reach it: the cluster, or outsiders too."""

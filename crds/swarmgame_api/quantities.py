@@ -1,0 +1,124 @@
+"""The small types of the manifest: names, percentages, quantities, addresses. Each carries its bounds and its meaning in plain words.
+
+Invariant: a pattern here is valid for pydantic (Rust), for CRD schemas (RE2) and for Python, and every string has a greatest length,
+because the API server estimates what a CEL rule may cost from the bounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, JsonValue, StringConstraints
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Metadata of a type: what it takes, as the end of a sentence; for error messages and the reference."""
+
+    words: str
+
+
+def _integer_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Percentage = Annotated[
+    str, StringConstraints(pattern=r"^(100|[1-9][0-9]?)%$", max_length=4), Expected('a percentage from "1%" to "100%", in quotes')
+]
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_integer_as_text),
+    StringConstraints(pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32),
+    Expected('a Kubernetes quantity such as 2, "500m" or 8Gi'),
+]
+
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=rf"^{_LABEL}$", min_length=1, max_length=63),
+    Expected("a name of at most 63 lower-case letters, digits and dashes that begins and ends with a letter or digit"),
+]
+
+ObjectName = Annotated[
+    str,
+    StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", min_length=1, max_length=253),
+    Expected("the name of a Kubernetes object: lower-case letters, digits, dashes and dots, at most 253"),
+]
+
+OptionalObjectName = Annotated[
+    str,
+    StringConstraints(pattern=rf"^({_LABEL}(\.{_LABEL})*)?$", max_length=253),
+    Expected("the name of a Kubernetes object, or nothing"),
+]
+
+QualifiedName = Annotated[
+    str,
+    StringConstraints(pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", min_length=1, max_length=317),
+    Expected("a Kubernetes key such as app or example.dev/app"),
+]
+
+LabelValue = Annotated[
+    str,
+    StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", max_length=63),
+    Expected("at most 63 letters, digits, dashes, underscores and dots, in quotes where YAML would read something else"),
+]
+
+Labels = Annotated[dict[QualifiedName, LabelValue], Field(max_length=64)]
+
+Annotations = Annotated[dict[QualifiedName, Annotated[str, StringConstraints(max_length=16_384)]], Field(max_length=64)]
+
+Text = Annotated[str, StringConstraints(max_length=1024), Expected("a text of at most 1,024 characters")]
+
+Image = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", min_length=1, max_length=512),
+    Expected("a container image such as example.dev/team/worker:1.2 or …@sha256:…"),
+]
+
+OptionalImage = Annotated[
+    str,
+    StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._:/@-]*)?$", max_length=512),
+    Expected("a container image such as example.dev/team/worker:1.2, or nothing"),
+]
+
+AbsolutePath = Annotated[
+    str,
+    StringConstraints(pattern=r"^/[A-Za-z0-9._/-]+$", min_length=2, max_length=255),
+    Expected("an absolute path below /"),
+]
+
+Multiaddress = Annotated[
+    str,
+    StringConstraints(pattern=r"^(/[A-Za-z0-9.:_%-]+)+/p2p/[A-Za-z0-9]+$", min_length=1, max_length=512),
+    Expected("a multiaddress that ends with the peer's id, such as /ip4/192.0.2.1/tcp/31000/p2p/16Uiu2HA…"),
+]
+
+Address = Annotated[
+    str,
+    StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$", min_length=42, max_length=42),
+    Expected("a contract's address: 0x and 40 hexadecimal digits, in quotes"),
+]
+
+Time = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,18}Z$", max_length=32),
+    Expected("a time such as 2026-01-31T12:00:00Z"),
+]
+
+Free = Annotated[
+    dict[Annotated[str, StringConstraints(min_length=1, max_length=253)], JsonValue],
+    Field(max_length=256),
+    Expected("a mapping, whose keys are up to whoever reads it"),
+]
+"""A block that this schema preserves and does not look into."""
+
+Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
+"""A duration of at most a year."""
+
+
+def fraction(percentage: str) -> float:
+    """`"67%"` as 0.67."""
+    return int(percentage.removesuffix("%")) / 100

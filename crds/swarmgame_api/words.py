@@ -1,0 +1,96 @@
+"""A field's type in plain words: the same ones in error messages and in the reference.
+
+Invariant: the words come from the annotation alone, so that they cannot disagree with what is enforced.
+"""
+
+from __future__ import annotations
+
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from swarmgame_api.quantities import Expected
+
+
+class Shape(NamedTuple):
+    """An annotation without its wrappers.
+
+    Args:
+        kind: the bare type: a class, or the origin of a generic (Literal, tuple, dict, Union).
+        arguments: of a generic.
+        metadata: constraints, outermost last.
+    """
+
+    kind: Any
+    arguments: tuple[Any, ...]
+    metadata: tuple[Any, ...]
+
+    @property
+    def model(self) -> type[BaseModel] | None:
+        return self.kind if isinstance(self.kind, type) and issubclass(self.kind, BaseModel) else None
+
+
+def shape_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> Shape:
+    """Unwraps Annotated and `| None`."""
+    while True:
+        origin = get_origin(annotation)
+        if origin is Annotated:
+            annotation, *more = get_args(annotation)
+            metadata = (*more, *metadata)
+            continue
+        if origin in (Union, UnionType):
+            members = [member for member in get_args(annotation) if member is not NoneType]
+            if len(members) == 1:
+                annotation = members[0]
+                continue
+            return Shape(Union, tuple(members), metadata)
+        return Shape(origin or annotation, get_args(annotation), metadata)
+
+
+def shape_of_field(field: FieldInfo) -> Shape:
+    return shape_of(field.annotation, tuple(field.metadata))
+
+
+def _bounds(metadata: tuple[Any, ...]) -> tuple[Any, Any, int | None]:
+    low = high = most = None
+    for entry in (part for item in metadata for part in (item.metadata if isinstance(item, FieldInfo) else (item,))):
+        low = getattr(entry, "ge", None) if isinstance(entry, Ge) else low
+        low = f"more than {entry.gt}" if isinstance(entry, Gt) else low
+        high = entry.le if isinstance(entry, Le) else high
+        high = f"less than {entry.lt}" if isinstance(entry, Lt) else high
+        most = entry.max_length if isinstance(entry, MaxLen) else most
+        if not isinstance(entry, MaxLen):
+            most = getattr(entry, "max_length", None) or most
+    return low, high, most
+
+
+def _grouped(number: Any) -> str:
+    return f"{number:,}" if isinstance(number, int) else str(number)
+
+
+def describe(shape: Shape) -> str:
+    """What it takes, as the end of a sentence that begins with "expected"."""
+    words = next((item.words for item in reversed(shape.metadata) if isinstance(item, Expected)), None)
+    if words is not None:
+        return words
+    low, high, most = _bounds(shape.metadata)
+    between = f" from {_grouped(low)} to {_grouped(high)}" if low is not None and high is not None else ""
+    if not between and low is not None:
+        between = f" of at least {_grouped(low)}"
+    length = "" if most is None else f" of at most {most:,}"
+    if shape.model is not None:
+        return f"a mapping with the fields {', '.join(field.alias or name for name, field in shape.model.model_fields.items())}"
+    if shape.kind is Literal:
+        choices = [str(choice) or '""' for choice in shape.arguments]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    if shape.kind in (tuple, list):
+        return f"a list{length}, each {describe(shape_of(shape.arguments[0]))}"
+    if shape.kind is dict:
+        return f"a mapping{f'{length} keys' if length else ''}, each value {describe(shape_of(shape.arguments[1]))}"
+    if shape.kind is Union:
+        return " or ".join(describe(shape_of(argument)) for argument in shape.arguments)
+    names = {bool: "true or false", int: f"an integer{between}", float: f"a number{between}"}
+    return names.get(shape.kind, f"a text{f'{length} characters' if length else ''}")
