@@ -1,0 +1,144 @@
+"""Log-probabilities of given completions under a model that learns: the forward pass of training.
+
+Prompt and completion of a row stand side by side and are padded on the right, so that plain causal attention needs no mask; the language
+model's head sees only the positions that predict a completion token, EOS among them. Invariants: token ids go in and nothing is ever
+re-tokenised; a fresh rollout gets the log-probabilities that its sampler reported (to 1e-4 in fp32); no fp32 copy of all logits exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 25
+"""Logits that are turned into fp32 at once: 128 MiB."""
+
+
+def completion_logprobs(
+    model: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    completion_ids: Sequence[Sequence[int]],
+    temperature: float,
+    *,
+    with_entropy: bool,
+    pad_token_id: int = 0,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Scores a micro-batch of rollouts.
+
+    Args:
+        model: a causal language model of transformers, or one wrapped by peft; gradients flow when they are enabled.
+        prompt_ids, completion_ids: one a row, each non-empty, lengths may differ; EOS belongs to the completion.
+        temperature: the one sampled at.
+        with_entropy: also return the entropy at each position, without gradient.
+        pad_token_id: any valid id; what stands there influences nothing.
+
+    Returns:
+        Log-probabilities [B, T] in fp32, with T the longest completion, 0 on padding; entropies [B, T] in nats, or None; the mask [B, T], bool.
+
+    Raises:
+        ValueError: a prompt or completion is empty, their numbers differ, or the temperature is not positive.
+    """
+    if len(prompt_ids) != len(completion_ids) or not prompt_ids:
+        raise ValueError(f"{len(prompt_ids)} prompts but {len(completion_ids)} completions; expected as many of each, at least one")
+    if any(not len(ids) for ids in (*prompt_ids, *completion_ids)):
+        raise ValueError("a prompt or completion is empty; expected at least one token each")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; expected a positive number")
+    device = model.device
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
+    # The last token of a row predicts nothing that we score.
+    width = max(map(len, rows)) - 1
+    input_ids = torch.tensor([(row[:-1] + [pad_token_id] * width)[:width] for row in rows]).to(device)
+    position_ids = torch.arange(width, device=device).unsqueeze(0).expand(len(rows), -1)
+
+    starts = torch.tensor([len(prompt) - 1 for prompt in prompt_ids]).unsqueeze(1)
+    lengths = torch.tensor([len(completion) for completion in completion_ids]).unsqueeze(1)
+    places = torch.arange(int(lengths.max())).unsqueeze(0)
+    mask = (places < lengths).to(device)
+    row_N, place_N = mask.nonzero(as_tuple=True)
+    column_N = (starts.to(device) + places.to(device))[row_N, place_N]
+    target_N = torch.tensor([token for completion in completion_ids for token in completion]).to(device)
+
+    logits_NV = _scored_logits(model, input_ids, position_ids, row_N, column_N)
+    logprobs_N, entropies_N = selective_log_softmax(logits_NV, target_N, temperature, with_entropy=with_entropy)
+    logprobs = torch.zeros(mask.shape, dtype=torch.float32, device=device).index_put((row_N, place_N), logprobs_N)
+    entropies = None
+    if entropies_N is not None:
+        entropies = torch.zeros(mask.shape, dtype=torch.float32, device=device).index_put((row_N, place_N), entropies_N)
+    return logprobs, entropies, mask
+
+
+def selective_log_softmax(
+    logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0, *, with_entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """log softmax(logits / temperature) at the targets [N], with gradient, and the entropy [N], without; both fp32, computed in chunks."""
+    logprobs, entropies = _SelectiveLogSoftmax.apply(logits_NV, target_N, temperature, with_entropy)
+    return logprobs, entropies if with_entropy else None
+
+
+def _scored_logits(model: Any, input_ids: Tensor, position_ids: Tensor, row_N: Tensor, column_N: Tensor) -> Tensor:
+    """Logits [N, V] at the given positions.
+
+    The head is handed the hidden states of those positions only, whatever the shape of the rest: `logits_to_keep` could but cut one range
+    for all rows. Scaling and capping of logits, where a model has them, still happen in its own forward.
+    """
+    head, asked = model.get_output_embeddings(), []
+
+    def pick(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        asked.append(True)
+        return (arguments[0][row_N, column_N].unsqueeze(0), *arguments[1:])
+
+    handle = head.register_forward_pre_hook(pick) if head is not None else None
+    try:
+        logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+    finally:
+        if handle is not None:
+            handle.remove()
+    picked: Tensor = logits.squeeze(0) if asked else logits[row_N, column_N]
+    return picked
+
+
+class _SelectiveLogSoftmax(torch.autograd.Function):
+    """Keeps the logits as they are (bf16 on an accelerator) and one fp32 number a row; probabilities are made again, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
+        normalizers, chosen, entropies = [], [], []
+        for part, wanted in zip(_chunks(logits), _chunks(target, logits.shape[1]), strict=True):
+            scaled = part.float() / temperature
+            normalizer = scaled.logsumexp(dim=-1)
+            normalizers.append(normalizer)
+            chosen.append(scaled.gather(1, wanted.unsqueeze(1)).squeeze(1) - normalizer)
+            if with_entropy:
+                logprobs = scaled - normalizer.unsqueeze(1)
+                entropies.append(-(logprobs.exp() * logprobs.clamp(min=torch.finfo(torch.float32).min)).sum(-1))
+        normalizer = torch.cat(normalizers)
+        ctx.save_for_backward(logits, target, normalizer)
+        ctx.temperature = temperature
+        entropy = torch.cat(entropies) if with_entropy else normalizer.new_empty(0)
+        ctx.mark_non_differentiable(entropy)
+        return torch.cat(chosen), entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, target, normalizer = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        rows = _chunk_rows(logits.shape[1])
+        for start in range(0, logits.shape[0], rows):
+            piece = slice(start, start + rows)
+            gradient = gradients[0][piece].unsqueeze(1) / ctx.temperature
+            share = (logits[piece].float() / ctx.temperature - normalizer[piece].unsqueeze(1)).exp_().mul_(-gradient)
+            share.scatter_add_(1, target[piece].unsqueeze(1), gradient)
+            result[piece] = share.to(logits.dtype)
+        return result, None, None, None
+
+
+def _chunk_rows(vocabulary: int) -> int:
+    return max(1, CHUNK_ELEMENTS // vocabulary)
+
+
+def _chunks(tensor: Tensor, vocabulary: int | None = None) -> tuple[Tensor, ...]:
+    return tensor.split(_chunk_rows(vocabulary or tensor.shape[1]))

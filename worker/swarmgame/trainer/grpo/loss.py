@@ -1,0 +1,263 @@
+"""Losses of the GRPO family, as one pure function of tensors.
+
+Nothing here knows of models, peers, devices or optimizers; where tensors come from is `logprobs.py`, how a batch is cut is the trainer's.
+Option names are TRL's, and the same batch with the same options gives TRL's loss and gradients (tested to 1e-5). Invariant: denominators
+come from a `Normalizer` that speaks of the whole update, so the losses of micro-batches and ranks add up to the loss of the whole batch,
+and a rollout without influence (advantage zero, no KL term) may be left out before the forward pass without changing any gradient.
+
+Shapes: B rollouts, T completion tokens, right-padded; `mask_BT` is 1 on completion tokens, EOS included, and 0 on padding.
+
+Sources: GRPO arXiv 2402.03300; Dr. GRPO 2503.20783; DAPO 2503.14476; BNPO 2506.02864; CISPO 2506.13585; GSPO 2507.18071; LUSPO 2602.05261;
+SAPO, *soft adaptive policy optimization*, 2511.20347 (not Gensyn's swarm sampling of the same name); VESPO 2602.10693;
+top-entropy tokens 2506.01939; off-policy sequence mask and unbiased KL, DeepSeek-V3.2 2512.02556.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from swarmgame.trainer.grpo.loss_options import LossOptions, LossType
+
+__all__ = ["LossInputs", "LossOptions", "LossOutputs", "LossType", "Mean", "Normalizer", "entropy_threshold", "importance_weights", "loss"]
+
+_CLIPPED = frozenset({"grpo", "gspo", "bnpo", "dr_grpo", "dapo", "luspo"})
+_PER_ROLLOUT = frozenset({"grpo", "gspo", "sapo"})
+_VESPO_FLOOR, _VESPO_CEILING = math.log(1e-8), 20.0
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """A micro-batch. All floats may be of any dtype; the loss is computed in fp32 at least.
+
+    Args:
+        logprobs_BT: log-probabilities under the policy that learns, with gradient.
+        sampler_logprobs_BT: the same ids under the policy before the update: the sampler's own for our rollouts, those of a forward
+            pass at the start of training for rollouts of others. None means `logprobs_BT` itself, detached (a ratio of exactly 1).
+        advantages_B: one a rollout, finite.
+        mask_BT: completion tokens, EOS included.
+        entropies_BT: of the policy at each position, no gradient needed; None when neither wanted as a metric nor needed.
+        reference_logprobs_BT: under the reference model; needed when `beta` > 0.
+        truncated_B: which rollouts ran out of budget; needed for `mask_truncated_completions`.
+        importance_BT: weights from `importance_weights`, of shape [B, T] or [B, 1]; None when all rollouts are our own.
+    """
+
+    logprobs_BT: Tensor
+    sampler_logprobs_BT: Tensor | None
+    advantages_B: Tensor
+    mask_BT: Tensor
+    entropies_BT: Tensor | None = None
+    reference_logprobs_BT: Tensor | None = None
+    truncated_B: Tensor | None = None
+    importance_BT: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """What the whole update holds: all micro-batches of all ranks, rollouts that were skipped included.
+
+    Args:
+        rollouts: how many.
+        tokens: completion tokens that count (with `mask_truncated_completions`: of rollouts that were not truncated).
+        max_completion_length: longest completion allowed; `dr_grpo` only.
+        entropy_threshold: tokens below it are not learnt from; None: `top_entropy_quantile` of each micro-batch, as TRL does.
+    """
+
+    rollouts: int
+    tokens: int
+    max_completion_length: int
+    entropy_threshold: float | None = None
+
+    @classmethod
+    def of(cls, inputs: LossInputs, options: LossOptions, max_completion_length: int) -> Normalizer:
+        """For an update that is this one batch."""
+        return cls(inputs.mask_BT.shape[0], int(_effective_mask(inputs, options).sum().item()), max_completion_length)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean in the making: add those of micro-batches and ranks, divide at the end."""
+
+    total: Tensor | float
+    weight: Tensor | float
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.weight + other.weight)
+
+    @property
+    def value(self) -> float:
+        """NaN when nothing was counted."""
+        weight = float(self.weight)
+        return float(self.total) / weight if weight > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class LossOutputs:
+    """Args:
+    loss: scalar with gradient; the sum over micro-batches and ranks is the update's loss.
+    metrics: by name, each to be added up: entropy, kl (to the reference), mismatch_kl (sampler to learner), clip_low, clip_high, clip,
+        ratio, importance, truncated, zero_advantage, off_policy.
+    """
+
+    loss: Tensor
+    metrics: Mapping[str, Mean]
+
+
+def importance_weights(start_logprobs_BT: Tensor, sender_logprobs_BT: Tensor, mask_BT: Tensor, options: LossOptions) -> Tensor:
+    """How much the rollouts of another policy count: p(ours) / p(theirs), truncated or masked at both bounds.
+
+    Args:
+        start_logprobs_BT: under our policy at the start of training, without gradient.
+        sender_logprobs_BT: what the sender claims; a value that is not finite gives weight 0 to its token (or rollout).
+
+    Returns:
+        Weights [B, T], or [B, 1] in the sequence modes; without gradient. Exactly 1 where both agree.
+    """
+    mask = mask_BT.bool()
+    difference = (start_logprobs_BT.detach().float() - sender_logprobs_BT.detach().float()).masked_fill(~mask, 0.0)
+    # A sender that claims nonsense must lose influence, never gain it.
+    difference = torch.where(torch.isfinite(difference), difference, -math.inf)
+    if options.importance_mode.startswith("sequence"):
+        difference = difference.sum(-1, keepdim=True)
+    weights, impossible = difference.exp(), difference == -math.inf
+    if options.importance_mode.endswith("truncate"):
+        if options.importance_floor is not None or options.importance_cap is not None:
+            weights = weights.clamp(min=options.importance_floor, max=options.importance_cap)
+    else:
+        floor, cap = options.importance_floor or 0.0, math.inf if options.importance_cap is None else options.importance_cap
+        weights = weights.masked_fill((weights < floor) | (weights > cap), 0.0)
+    return weights.masked_fill(impossible, 0.0)
+
+
+def entropy_threshold(entropies_N: Tensor, options: LossOptions) -> float:
+    """The entropy below which tokens are not learnt from, given the entropies of all completion tokens of an update."""
+    return float(torch.quantile(entropies_N.float(), 1 - options.top_entropy_quantile)) if entropies_N.numel() else math.inf
+
+
+def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> LossOutputs:
+    """The loss of one micro-batch, to be added to those of the others.
+
+    Raises:
+        ValueError: the options need an input that is missing.
+    """
+    mask = _effective_mask(inputs, options)
+    kept = mask.bool()
+    # Padding may hold anything: made zero here, so that 0 · inf never becomes NaN.
+    new = inputs.logprobs_BT.float().masked_fill(~kept, 0.0)
+    old = new.detach() if inputs.sampler_logprobs_BT is None else inputs.sampler_logprobs_BT.float().masked_fill(~kept, 0.0)
+    advantages = inputs.advantages_B.float().unsqueeze(1)
+    log_ratio = new - old
+    lengths = mask.sum(-1)
+    if options.ratio_level == "sequence":
+        ratio = ((log_ratio * mask).sum(-1) / lengths.clamp(min=1.0)).unsqueeze(-1).exp()
+    else:
+        ratio = log_ratio.exp()
+
+    objective, metrics = _policy_term(inputs, options, new, log_ratio, ratio, advantages, mask)
+
+    if options.off_policy_mask_threshold is not None:
+        drift = -(log_ratio.detach() * mask).sum(-1, keepdim=True) / lengths.unsqueeze(1).clamp(min=1.0)
+        keep = (advantages >= 0) | (drift <= options.off_policy_mask_threshold)
+        objective = objective * keep
+        metrics["off_policy"] = _mean((~keep).float(), mask)
+    if options.needs_entropies:
+        objective = objective * _high_entropy(inputs.entropies_BT, kept, options, normalizer)
+    if inputs.importance_BT is not None:
+        if options.loss_type != "vespo":
+            objective = objective * inputs.importance_BT
+        metrics["importance"] = _mean(inputs.importance_BT.float(), mask)
+    if options.beta > 0:
+        if inputs.reference_logprobs_BT is None:
+            raise ValueError("beta > 0 needs the reference model's log-probabilities")
+        behind = inputs.reference_logprobs_BT.float().masked_fill(~kept, 0.0) - new
+        kl = behind.exp() - behind - 1
+        if options.use_bias_correction_kl:
+            kl = kl * ratio
+        objective = objective + options.beta * kl
+        metrics["kl"] = _mean(kl, mask)
+
+    if inputs.entropies_BT is not None:
+        metrics["entropy"] = _mean(inputs.entropies_BT.float().masked_fill(~kept, 0.0), mask)
+    drift_BT = log_ratio.detach()
+    metrics["mismatch_kl"] = _mean(drift_BT.exp() - drift_BT - 1, mask)
+    metrics["zero_advantage"] = _mean((advantages == 0).float(), mask)
+    if inputs.truncated_B is not None:
+        metrics["truncated"] = _mean(inputs.truncated_B.float().unsqueeze(1), mask)
+    return LossOutputs(_aggregate(objective, mask, options, normalizer), metrics)
+
+
+def _policy_term(
+    inputs: LossInputs, options: LossOptions, new: Tensor, log_ratio: Tensor, ratio: Tensor, advantages: Tensor, mask: Tensor
+) -> tuple[Tensor, dict[str, Mean]]:
+    """What is minimised at each token, before masks and weights; [B, T], or [B, 1] where the ratio is per rollout."""
+    metrics = {"ratio": _mean(ratio, mask)}
+    if options.loss_type in _CLIPPED:
+        bounded = ratio if options.delta is None else ratio.clamp(max=options.delta)
+        clipped = ratio.clamp(1 - options.epsilon, 1 + options.upper)
+        low = (ratio < 1 - options.epsilon) & (advantages < 0)
+        high = (ratio > 1 + options.upper) & (advantages > 0)
+        metrics |= {"clip_low": _mean(low.float(), mask), "clip_high": _mean(high.float(), mask), "clip": _mean((low | high).float(), mask)}
+        return -torch.min(bounded * advantages, clipped * advantages), metrics
+    if options.loss_type == "cispo":
+        high = (ratio > options.upper) & (advantages > 0)
+        metrics |= {"clip_high": _mean(high.float(), mask), "clip": _mean(high.float(), mask)}
+        return -ratio.clamp(max=options.upper).detach() * advantages * new, metrics
+    if options.loss_type == "sapo":
+        temperatures = torch.where(advantages > 0, options.sapo_temperature_pos, options.sapo_temperature_neg)
+        return -torch.sigmoid(temperatures * (ratio - 1)) * 4 / temperatures * advantages, metrics
+    return -_vespo_weights(inputs, options, log_ratio, advantages, mask) * advantages * new, metrics
+
+
+@torch.no_grad()
+def _vespo_weights(inputs: LossInputs, options: LossOptions, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    """exp(λ) · w^k · exp(-λw) with w the rollout's ratio, in log space; 1 at w = 1."""
+    log_w = (log_ratio.clamp(-20.0, 20.0) * mask).sum(-1, keepdim=True)
+    if inputs.importance_BT is not None:
+        log_w = log_w + (inputs.importance_BT.float().log().clamp(_VESPO_FLOOR, _VESPO_CEILING) * mask).sum(-1, keepdim=True)
+    log_w = log_w.clamp(_VESPO_FLOOR, _VESPO_CEILING)
+    gains = advantages >= 0
+    k = torch.where(gains, options.vespo_k_pos, options.vespo_k_neg)
+    decay = torch.where(gains, options.vespo_lambda_pos, options.vespo_lambda_neg).clamp(min=1e-4)
+    return (decay + k * log_w - decay * log_w.exp()).exp().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _high_entropy(entropies: Tensor | None, kept: Tensor, options: LossOptions, normalizer: Normalizer) -> Tensor:
+    if entropies is None:
+        raise ValueError("topEntropyQuantile below 1 needs entropies")
+    detached = entropies.detach().float()
+    threshold = normalizer.entropy_threshold
+    if threshold is None:
+        threshold = entropy_threshold(detached[kept], options)
+    return (detached >= threshold) & kept
+
+
+def _aggregate(objective: Tensor, mask: Tensor, options: LossOptions, normalizer: Normalizer) -> Tensor:
+    rollouts = max(1, normalizer.rollouts)
+    if options.loss_type in _PER_ROLLOUT:
+        return ((objective * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).sum() / rollouts
+    if options.loss_type == "luspo":
+        return (objective * mask).sum() / rollouts
+    if options.loss_type == "dr_grpo":
+        return (objective * mask).sum() / (rollouts * normalizer.max_completion_length)
+    return (objective * mask).sum() / max(1, normalizer.tokens)
+
+
+def _effective_mask(inputs: LossInputs, options: LossOptions) -> Tensor:
+    mask = inputs.mask_BT.float()
+    if not options.mask_truncated_completions:
+        return mask
+    if inputs.truncated_B is None:
+        raise ValueError("maskTruncatedCompletions needs to know which rollouts were truncated")
+    return mask * (~inputs.truncated_B.bool()).float().unsqueeze(1)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Mean:
+    """Over tokens; over rollouts where there is one value a rollout."""
+    values = values.detach()
+    if values.shape[1] == 1:
+        return Mean(values.sum(), float(values.shape[0]))
+    return Mean((values * mask).sum(), mask.sum())

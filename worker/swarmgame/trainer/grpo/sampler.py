@@ -1,0 +1,158 @@
+"""The sampler's protocol: prompts in, token-exact completions out.
+
+What is asked (`SamplingParams`), what comes back (`Sampled`), and how a token is drawn (`Draw`); backends are `sampler_eager.py` and
+`sampler_cudagraph.py`. Invariant: a completion holds exactly the ids that were drawn, EOS included, and for each the log-probability that
+the policy gave it at the sampling temperature, before top-k, top-p and minimum lengths; completions depend on the generator, the prompts
+and `n`, not on which rows shared a batch or when they left it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample.
+
+    Args:
+        max_new_tokens: budget of a completion, EOS included, at least 1.
+        temperature: divides the logits; positive.
+        top_k: draw among the k likeliest tokens only; 0 means all.
+        top_p: draw among the fewest tokens that together have this probability; 1 means all.
+        min_new_tokens: EOS is not drawn before that many tokens.
+        greedy: take the likeliest token instead of drawing.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_new_tokens: int = 0
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected at least 1")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; expected a positive number (greedy=True takes the likeliest token)")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; expected 0 for all tokens, or a positive number")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; expected a number in (0, 1]")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(f"min_new_tokens is {self.min_new_tokens}; expected 0 to max_new_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One completion.
+
+    Args:
+        token_ids: as drawn, with EOS when it was.
+        logprobs: one an id, natural logarithm.
+        stopped: whether the last id is an EOS; otherwise the budget ran out.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stopped: bool
+
+
+class Sampler(Protocol):
+    """Anything that samples from the policy."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
+        """Samples `n` completions of each prompt.
+
+        Args:
+            prompts: token ids, each non-empty; lengths may differ.
+            n: completions a prompt, at least 1.
+            generator: the only source of chance; advanced by the same amount whatever is drawn.
+
+        Returns:
+            One list a prompt, in order, of `n` completions.
+
+        Raises:
+            ValueError: a prompt is empty, or `n` is below 1.
+        """
+        ...
+
+
+def uniforms(rows: int, params: SamplingParams, generator: torch.Generator, device: torch.device) -> Tensor:
+    """All chance of a call at once: fp64 in [0, 1), of shape [max_new_tokens, rows].
+
+    Drawn row by row, so that a row's chance depends on its place alone, and neither on EOS nor on compaction.
+    """
+    if params.greedy:
+        return torch.empty(params.max_new_tokens, 0, dtype=torch.float64, device=device)
+    drawn = torch.rand(rows, params.max_new_tokens, dtype=torch.float64, generator=generator, device=generator.device)
+    return drawn.t().contiguous().to(device)
+
+
+class Draw:
+    """Draws one token a row from logits, by inverting the cumulative distribution at a given uniform number. No sync with the device."""
+
+    def __init__(self, params: SamplingParams, eos_token_ids: Sequence[int]) -> None:
+        self.params = params
+        self.eos = list(eos_token_ids)
+
+    def __call__(self, logits_BV: Tensor, uniform_B: Tensor, *, forbid_eos: bool) -> tuple[Tensor, Tensor]:
+        """Token ids and their log-probabilities (fp32), each [B]."""
+        scaled = logits_BV.float()
+        if self.params.temperature != 1.0:
+            scaled = scaled / self.params.temperature
+        logprobs = torch.log_softmax(scaled, dim=-1)
+        allowed = self._allowed(logprobs, forbid_eos)
+        if self.params.greedy:
+            ids = allowed.argmax(dim=-1)
+        else:
+            # fp64: in fp32 a vocabulary of 150,000 would lose its tail to rounding.
+            cumulative = allowed.exp().cumsum(dim=-1, dtype=torch.float64)
+            target = uniform_B.unsqueeze(1) * cumulative[:, -1:]
+            # right=True: the first token whose cumulative probability exceeds the target, so never one of probability zero.
+            ids = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=logits_BV.shape[1] - 1)
+        return ids, logprobs.gather(1, ids.unsqueeze(1)).squeeze(1)
+
+    def _allowed(self, logprobs: Tensor, forbid_eos: bool) -> Tensor:
+        """Log-probabilities with -inf for what may not be drawn: EOS too early, then all but top-k, then all but top-p."""
+        params, allowed = self.params, logprobs
+        if forbid_eos and self.eos:
+            allowed = allowed.clone()
+            allowed[:, self.eos] = -torch.inf
+        if params.greedy:
+            return allowed
+        if 0 < params.top_k < allowed.shape[1]:
+            least = allowed.topk(params.top_k, dim=-1).values[:, -1:]
+            allowed = allowed.masked_fill(allowed < least, -torch.inf)
+        if params.top_p < 1:
+            ordered, places = allowed.softmax(dim=-1).sort(dim=-1, descending=True)
+            # A token stays while those before it do not yet reach top_p; the first always does.
+            beyond = (ordered.cumsum(dim=-1) - ordered) >= params.top_p
+            allowed = allowed.masked_fill(torch.zeros_like(beyond).scatter(1, places, beyond), -torch.inf)
+        return allowed
+
+
+def check_request(prompts: Sequence[Sequence[int]], n: int) -> None:
+    """Raises ValueError for what no backend can answer."""
+    if n < 1:
+        raise ValueError(f"n is {n}; expected at least one completion a prompt")
+    empty = [number for number, prompt in enumerate(prompts) if not len(prompt)]
+    if empty:
+        raise ValueError(f"prompts {empty} are empty; expected at least one token each")
+
+
+def cut(ids_BT: Tensor, logprobs_BT: Tensor, eos_token_ids: Sequence[int], n: int) -> list[list[Sampled]]:
+    """Ends each row behind its first EOS and sorts rows into groups of `n`. Whatever was drawn behind an EOS is dropped."""
+    eos = frozenset(eos_token_ids)
+    completions = []
+    for ids, logprobs in zip(ids_BT.tolist(), logprobs_BT.tolist(), strict=True):
+        length = next((place + 1 for place, token in enumerate(ids) if token in eos), 0)
+        stop = length or len(ids)
+        completions.append(Sampled(tuple(ids[:stop]), tuple(logprobs[:stop]), stopped=length > 0))
+    return [completions[start : start + n] for start in range(0, len(completions), n)]

@@ -1,0 +1,156 @@
+"""A sampler for any causal language model of transformers, on any device, without compilation.
+
+Each prompt is read once, whatever the number of completions, and its cache repeated; all rows advance together, left-padded, with explicit
+positions; rows that have finished leave the batch when less than three quarters are alive. Invariant: see `sampler.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from swarmgame.trainer.grpo.cache import decoding_cache, is_windowed
+from swarmgame.trainer.grpo.sampler import Draw, Sampled, SamplingParams, check_request, cut, uniforms
+
+COMPACT_BELOW = 0.75
+"""Share of rows alive under which the finished ones are taken out: copying the cache must cost less than carrying them."""
+
+SYNC_EVERY = 16
+"""On an accelerator, how many steps pass between looks at who has finished: each look waits for the device."""
+
+
+class EagerSampler:
+    """Samples with the model's own forward.
+
+    Args:
+        model: a causal language model of transformers; put into evaluation mode while sampling, and back afterwards.
+        eos_token_ids: ids that end a completion.
+        pad_token_id: any valid id; never attended to.
+    """
+
+    def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> None:
+        self.model = model
+        self.eos_token_ids = tuple(eos_token_ids)
+        self.pad_token_id = pad_token_id
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+    @torch.inference_mode()
+    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
+        """See `Sampler.sample`."""
+        check_request(prompts, n)
+        if not prompts:
+            return []
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            ids, logprobs = self._rollout(prompts, n, params, generator)
+        finally:
+            self.model.train(was_training)
+        return cut(ids, logprobs, self.eos_token_ids, n)
+
+    def _rollout(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        device = self.model.device
+        rows, width = len(prompts) * n, max(len(prompt) for prompt in prompts)
+        steps = params.max_new_tokens
+        chance = uniforms(rows, params, generator, device)
+        draw = Draw(params, self.eos_token_ids)
+        eos = torch.tensor(self.eos_token_ids, device=device)
+        ids = torch.full((rows, steps), self.eos_token_ids[0] if self.eos_token_ids else self.pad_token_id, device=device)
+        logprobs = torch.zeros(rows, steps, device=device)
+
+        logits, cache, mask, positions = self._prefill(prompts, width, steps)
+        logits = logits.repeat_interleave(n, dim=0)
+        cache.batch_repeat_interleave(n)
+        padded = mask is not None
+        seen = _DecodeMask(self.model, mask.repeat_interleave(n, dim=0), width) if mask is not None else None
+        positions = positions.repeat_interleave(n, dim=0)
+        alive = torch.arange(rows, device=device)
+        finished = torch.zeros(rows, dtype=torch.bool, device=device)
+        every = 1 if device.type == "cpu" else SYNC_EVERY
+        for step in range(steps):
+            uniform = chance[step] if params.greedy or len(alive) == rows else chance[step, alive]
+            token, logprob = draw(logits, uniform, forbid_eos=step < params.min_new_tokens)
+            ids[alive, step] = token
+            logprobs[alive, step] = logprob
+            if step + 1 == steps:
+                break
+            if step + 1 > params.min_new_tokens:
+                finished |= torch.isin(token, eos)
+                if (step + 1) % every == 0:
+                    left = int((~finished).sum())
+                    if left == 0:
+                        break
+                    if left < COMPACT_BELOW * len(alive):
+                        keep = (~finished).nonzero().squeeze(1)
+                        alive, token, positions, finished = alive[keep], token[keep], positions[keep], finished[keep]
+                        cache.batch_select_indices(keep)
+                        if seen is not None:
+                            seen.select(keep)
+            attention = seen.at(step) if padded and seen is not None else None
+            outputs = self.model(
+                input_ids=token.unsqueeze(1),
+                attention_mask=attention,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = outputs.logits[:, -1]
+            positions = positions + 1
+        return ids, logprobs
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], width: int, steps: int) -> tuple[Tensor, Cache, Tensor | None, Tensor]:
+        """Reads all prompts once.
+
+        Returns:
+            Logits of the first token [P, V]; the cache; the mask over prompt and completion [P, width + steps], None when all prompts
+            have one length; the position of the first token [P, 1].
+        """
+        device = self.model.device
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        padded = [[self.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        ids = torch.tensor(padded, device=device)
+        mask = None
+        arguments: dict[str, Any] = {}
+        if int(lengths.min()) < width:
+            mask = torch.arange(width + steps) >= (width - lengths).unsqueeze(1)
+            mask = mask.to(device)
+            arguments["attention_mask"] = mask[:, :width].long()
+        positions = (torch.arange(width) - (width - lengths).unsqueeze(1)).clamp(min=0).to(device)
+        cache = decoding_cache(self.model.config, width + steps)
+        outputs = self.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **arguments, **self._last_only)
+        return outputs.logits[:, -1], cache, mask, lengths.unsqueeze(1).to(device)
+
+
+class _DecodeMask:
+    """What each row may attend to while it decodes, made once for all steps.
+
+    A mask of four dimensions is passed through by transformers as it is, which saves building one from two dimensions at every step;
+    models with windows or other kernels still get the two-dimensional one.
+    """
+
+    def __init__(self, model: Any, mask_BS: Tensor, width: int) -> None:
+        windowed = is_windowed(model.config)
+        implementation = model.config.get_text_config()._attn_implementation
+        self._width = width
+        self._mask = mask_BS
+        if not windowed and implementation == "sdpa":
+            self._mask = mask_BS[:, None, None, :]
+        elif not windowed and implementation == "eager":
+            lowest = torch.finfo(model.dtype).min
+            self._mask = torch.zeros(mask_BS.shape, dtype=model.dtype, device=mask_BS.device).masked_fill(~mask_BS, lowest)[
+                :, None, None, :
+            ]
+
+    def select(self, rows: Tensor) -> None:
+        self._mask = self._mask[rows]
+
+    def at(self, step: int) -> Tensor:
+        """The mask for the token drawn at `step`, which attends to itself and all before it."""
+        return self._mask[..., : self._width + step + 1]
