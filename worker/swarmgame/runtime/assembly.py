@@ -1,0 +1,208 @@
+"""Assembly: from a manifest to the parts of a game.
+
+`check` does everything that can be wrong before anything starts (imports the parts, validates each `with` block, tries the data, looks at the
+model's address) and writes nothing; `assemble` makes the parts for a peer; `prepare` fills the model cache once.
+Invariant: whatever a manifest's author can mend surfaces here as an `InvalidManifest` with a path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import cast
+
+from pydantic import BaseModel, ValidationError
+from swarmgame_api.errors import InvalidManifest
+from swarmgame_api.game import GameSpec, Use
+from swarmgame_api.load import problems_of
+from swarmgame_api.manifest import SwarmGame
+
+from swarmgame.communication.protocol import Exchange
+from swarmgame.game.manager import Progression
+from swarmgame.game.parts import DataManager, Demonstrations, Part, RewardManager, Setting, Trainer
+from swarmgame.game.roles import Role, RoleManager
+from swarmgame.game.sharing import SharingPolicy
+from swarmgame.models import uri as model_uri
+
+GROUPS: Mapping[str, tuple[str, type[Part]]] = {
+    "data": ("swarmgame.data", DataManager),
+    "rewards": ("swarmgame.rewards", RewardManager),
+    "trainer": ("swarmgame.trainers", Trainer),
+}
+"""Part of the manifest → entry-point group, and what a class there must be."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A part that was found and whose configuration is valid, not yet made."""
+
+    part: type[Part]
+    config: BaseModel
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """The three parts of a game, found and valid."""
+
+    data: Chosen
+    rewards: Chosen
+    trainer: Chosen
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of a game, made."""
+
+    data: DataManager
+    rewards: RewardManager
+    trainer: Trainer
+
+    def close(self) -> None:
+        for part in (self.data, self.rewards, self.trainer):
+            part.close()
+
+
+@contextmanager
+def code_of(folder: Path) -> Iterator[None]:
+    """Makes the modules beside a manifest importable, before those that are installed."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+
+
+def check(manifest: SwarmGame, folder: Path) -> Blueprint:
+    """Finds the parts, validates their configuration, tries the data, and looks at the model's address.
+
+    Args:
+        folder: the manifest's, where modules of the author's own are looked for.
+
+    Raises:
+        InvalidManifest: with the path of what is wrong.
+    """
+    game = manifest.spec.game
+    with code_of(folder):
+        blueprint = Blueprint(data=_choose(game, "data"), rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer"))
+        model = manifest.spec.model
+        if model is not None:
+            model_uri.check(model.uri, model.revision)
+        # Data managers check their environments when they are made; it costs milliseconds.
+        blueprint.data.part(blueprint.data.config, setting_of(manifest)).close()
+    return blueprint
+
+
+def setting_of(manifest: SwarmGame, **changes: object) -> Setting:
+    """The setting of a manifest's parts; `changes` are fields of `Setting`."""
+    model = manifest.spec.model
+    plain = Setting(
+        seed=manifest.spec.game.seed,
+        stages=manifest.spec.game.stages,
+        model_uri=model.uri if model else "",
+        model_revision=model.revision if model else "",
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def assemble(blueprint: Blueprint, setting: Setting, rewards: RewardManager | None = None) -> Parts:
+    """Makes the parts. The trainer is told where worked examples come from, when the data has any.
+
+    Args:
+        rewards: used in place of the blueprint's own, where another rank does the scoring.
+    """
+    data = cast(DataManager, blueprint.data.part(blueprint.data.config, setting))
+    scoring = rewards if rewards is not None else cast(RewardManager, blueprint.rewards.part(blueprint.rewards.config, setting))
+    informed = replace(setting, demonstrations=data if isinstance(data, Demonstrations) else None)
+    return Parts(data, scoring, cast(Trainer, blueprint.trainer.part(blueprint.trainer.config, informed)))
+
+
+def prepare(manifest: SwarmGame, folder: Path) -> None:
+    """Fills the model cache, so that no peer has to: the warm start of a builtin model, or the download of one from the hub."""
+    if manifest.spec.model is None:
+        return
+    from swarmgame.models.warmstart import ensure_model
+
+    blueprint = check(manifest, folder)
+    with code_of(folder):
+        data = blueprint.data.part(blueprint.data.config, setting_of(manifest))
+        try:
+            ensure_model(setting_of(manifest, demonstrations=data if isinstance(data, Demonstrations) else None))
+        finally:
+            data.close()
+
+
+def progression_of(manifest: SwarmGame) -> Progression:
+    """The numbers that the loop needs."""
+    game = manifest.spec.game
+    sharing = game.sharing
+    exchange = sharing.exchange if sharing.exchange != "Auto" else ("Gather" if game.stages > 1 else "Pull")
+    return Progression(
+        max_rounds=game.max_rounds,
+        stages=game.stages,
+        seed=game.seed,
+        exchange=Exchange(exchange),
+        quorum=game.progression.quorum_fraction,
+        stage_deadline_seconds=game.progression.stage_deadline_seconds,
+        sharing=SharingPolicy(sharing.external, sharing.select, sharing.max_per_peer, sharing.max_staleness_rounds),
+        alone_is_normal=manifest.spec.peers.replicas == 1,
+        stop_when_alone=game.progression.when_alone == "Stop",
+        evaluate_every=game.evaluation.every_rounds if game.evaluation else 0,
+        evaluation_questions=game.evaluation.questions if game.evaluation else 0,
+    )
+
+
+def roles_of(manifest: SwarmGame) -> RoleManager:
+    return RoleManager([Role(role.name, role.count, role.share) for role in manifest.spec.game.roles])
+
+
+# ── finding one part ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _choose(game: GameSpec, kind: str) -> Chosen:
+    use: Use = getattr(game, kind)
+    part = _find(use.use, kind)
+    try:
+        config = part.Config.model_validate(dict(use.with_))
+    except ValidationError as error:
+        raise InvalidManifest(problems=problems_of(error, f"spec.game.{kind}.with", dict(use.with_))) from error
+    return Chosen(part, config)
+
+
+def _find(name: str, kind: str) -> type[Part]:
+    group, base = GROUPS[kind]
+    path = f"spec.game.{kind}.use"
+    if ":" in name:
+        found = _import(name, path)
+    else:
+        registered = {entry.name: entry for entry in entry_points(group=group)}
+        if name not in registered:
+            close = difflib.get_close_matches(name, registered, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise InvalidManifest(path, name, f"one of {', '.join(sorted(registered))}, or package.module:Class{hint}")
+        found = registered[name].load()
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise InvalidManifest(path, name, f"a subclass of swarmgame.{base.__name__}")
+    return found
+
+
+def _import(name: str, path: str) -> object:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        expected = "a module that can be imported: put it beside the manifest, or on PYTHONPATH"
+        raise InvalidManifest(path, name, f"{expected} ({error})") from error
+    if not hasattr(module, attribute):
+        raise InvalidManifest(path, name, f"a class that {module_name} has; it has {', '.join(_classes(module)) or 'none'}")
+    return getattr(module, attribute)
+
+
+def _classes(module: object) -> list[str]:
+    return sorted(name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Part))

@@ -1,0 +1,271 @@
+"""The peer process: one member of a swarm, from its manifest to its exit code. What a pod runs, and what the local runner runs several of.
+
+Every rank of a peer comes through here; rank 0 alone holds the connection, the sandbox, the endpoints and the files.
+Invariant: whatever happens, the swarm is told that we leave, and the sandbox, the transport and the endpoints are closed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from swarmgame_api.load import load_manifest
+from swarmgame_api.manifest import SwarmGame
+
+import swarmgame
+from swarmgame.communication.hivemind_backend import HivemindCommunication
+from swarmgame.communication.identity import Identity
+from swarmgame.communication.protocol import CommunicationManager
+from swarmgame.errors import BadData, ExitCode
+from swarmgame.game.manager import Ending, GameManager
+from swarmgame.game.parts import Setting
+from swarmgame.game.ranks import Ranks
+from swarmgame.game.report import Observer
+from swarmgame.game.state import PeerId
+from swarmgame.runtime import logs
+from swarmgame.runtime.assembly import Blueprint, Parts, assemble, check, code_of, progression_of, roles_of, setting_of
+from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore
+from swarmgame.runtime.endpoints import Endpoints
+from swarmgame.runtime.metrics import MetricsObserver, PeerMetrics
+from swarmgame.runtime.outbox import Outbox
+from swarmgame.runtime.ranked import RankedCommunication, RankedRewards, agreed
+from swarmgame.runtime.ranks import ranks_from_environment
+from swarmgame.runtime.records import Checkpoints, MetricsFile
+from swarmgame.runtime.status import PeerStatus, Phase, StatusObserver
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PeerOptions:
+    """How one peer is started.
+
+    Args:
+        game: the manifest's file; modules of the author's own are looked for beside it.
+        directory: where metrics, logs and checkpoints go; made when missing.
+        identity: the key file; made when missing.
+        index: our number in the run.
+        overrides: `a.b=c`, over the manifest.
+        port: p2p TCP port; 0 takes any.
+        http_port, http_host: of the endpoints; port 0 takes any.
+        initial_peers: multiaddresses to try first, beside the manifest's.
+        announce: multiaddresses that others should use for us.
+        at_least: members to wait for before the first round, ourselves included.
+        join_seconds: longest wait for them.
+        threads: of torch.
+        linger_seconds: longest wait, at the end, for those who still need our words; None: the stage deadline.
+    """
+
+    game: Path
+    directory: Path
+    identity: Path
+    index: int = 0
+    overrides: tuple[str, ...] = ()
+    port: int = 0
+    http_port: int = 0
+    http_host: str = "127.0.0.1"
+    initial_peers: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
+    at_least: int = 1
+    join_seconds: float = 60.0
+    threads: int = 1
+    linger_seconds: float | None = None
+
+
+def run_peer(options: PeerOptions) -> ExitCode:
+    """Plays one peer's part of a game to its end.
+
+    Returns:
+        DONE after the last round, STOPPED after SIGTERM or SIGINT, TEMPORARY when left alone and the manifest says stop.
+
+    Raises:
+        InvalidManifest, BadData, Temporary, …: see `swarmgame.errors`.
+    """
+    manifest = load_manifest(options.game, options.overrides)
+    folder = options.game.parent
+    torch.set_num_threads(options.threads)
+    with code_of(folder), ExitStack() as cleanup, _stop_signals() as stop:
+        ranks = ranks_from_environment()
+        first = ranks.rank == 0
+        options.directory.mkdir(parents=True, exist_ok=True)
+        logs.configure(file=options.directory / "log.jsonl", index=options.index, rank=ranks.rank)
+        identity = Identity.load_or_create(options.identity) if first else None
+        peer: PeerId = ranks.broadcast(identity.peer.encode() if identity else None).decode()
+        status = PeerStatus(index=options.index, max_rounds=manifest.spec.game.max_rounds, version=swarmgame.__version__)
+        status.change(peer=peer)
+        try:
+            return _play(options, manifest, check(manifest, folder), ranks, peer, status, stop, cleanup)
+        except BaseException as error:
+            status.change(phase=Phase.FAILED, last_error=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _play(
+    options: PeerOptions,
+    manifest: SwarmGame,
+    blueprint: Blueprint,
+    ranks: Ranks,
+    peer: PeerId,
+    status: PeerStatus,
+    stop: threading.Event,
+    cleanup: ExitStack,
+) -> ExitCode:
+    first = ranks.rank == 0
+    metrics = PeerMetrics(peer=peer, index=options.index, version=swarmgame.__version__)
+    if first:
+        endpoints = Endpoints(status, metrics, options.http_host, options.http_port)
+        cleanup.callback(endpoints.stop)
+        port = endpoints.start()
+        (options.directory / "http.json").write_text(json.dumps({"port": port, "peer": peer}))
+    parts = _parts(manifest, blueprint, ranks, peer)
+    cleanup.callback(parts.close)
+    saved = CheckpointStore(options.directory / "checkpoints", keep=manifest.spec.storage.checkpoints.keep).load_latest()
+    run = f"{manifest.metadata.name}-{manifest.spec.game.seed}"
+    communication, outbox = _connect(options, manifest, ranks, peer, run)
+    cleanup.callback(communication.leave)
+    if saved is not None:
+        _restore(saved, parts, outbox)
+        logger.info("resuming at round %d from %s", saved.next_round, saved.path)
+    observers = _record(options, manifest, parts, communication, outbox, saved, status, metrics) if first else []
+    stopped = agreed(stop.is_set, ranks)
+    status.change(phase=Phase.JOINING)
+    expected = tuple(saved.state["members"]) if saved is not None else ()
+    communication.join(expect=expected, at_least=options.at_least, timeout_seconds=options.join_seconds)
+    manager = GameManager(
+        progression_of(manifest),
+        data=parts.data,
+        rewards=parts.rewards,
+        trainer=parts.trainer,
+        communication=communication,
+        roles=roles_of(manifest),
+        observers=observers,
+        stopped=stopped,
+    )
+    ending = manager.run(saved.next_round if saved is not None else None)
+    status.stopping()
+    if ending is Ending.FINISHED:
+        longest = options.linger_seconds
+        _linger(communication, manifest, stopped, manifest.spec.game.progression.stage_deadline_seconds if longest is None else longest)
+        status.change(phase=Phase.FINISHED)
+    return {Ending.FINISHED: ExitCode.DONE, Ending.STOPPED: ExitCode.STOPPED, Ending.ALONE: ExitCode.TEMPORARY}[ending]
+
+
+def _parts(manifest: SwarmGame, blueprint: Blueprint, ranks: Ranks, peer: PeerId) -> Parts:
+    """The parts of this rank: the first holds the sandbox, the others take its word."""
+    setting: Setting = setting_of(manifest, peer=peer, ranks=ranks, device=_device(ranks))
+    if ranks.size == 1:
+        return assemble(blueprint, setting)
+    if ranks.rank == 0:
+        parts = assemble(blueprint, setting)
+        return replace(parts, rewards=RankedRewards(parts.rewards, ranks))
+    return assemble(blueprint, setting, rewards=RankedRewards(None, ranks))
+
+
+def _device(ranks: Ranks) -> str:
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+
+
+def _connect(options: PeerOptions, manifest: SwarmGame, ranks: Ranks, peer: PeerId, run: str) -> tuple[CommunicationManager, Outbox | None]:
+    """The connection of this rank, and on rank 0 the outbox in it."""
+    outbox: Outbox | None = None
+    if ranks.rank == 0:
+        keep = manifest.spec.game.sharing.max_staleness_rounds + 1
+        backend = HivemindCommunication(
+            run=run,
+            identity=options.identity,
+            port=options.port,
+            initial_peers=(*manifest.spec.communication.initial_peers, *options.initial_peers),
+            announce=options.announce,
+            keep_rounds=keep,
+        )
+        outbox = Outbox(backend, run=run, keep_rounds=keep)
+    if ranks.size == 1:
+        assert outbox is not None
+        return outbox, outbox
+    return RankedCommunication(outbox, ranks, peer=peer, run=run), outbox
+
+
+def _restore(saved: Checkpoint, parts: Parts, outbox: Outbox | None) -> None:
+    try:
+        parts.trainer.load_state_dict(saved.state["trainer"])
+        parts.data.load_state_dict(saved.state["data"])
+        if outbox is not None:
+            outbox.load_state_dict(saved.state["outbox"])
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        advice = "it was made by another game or model: remove the run's folder, or give the run another name"
+        raise BadData(f"{saved.path}: the checkpoint does not fit this manifest ({error}); {advice}") from error
+
+
+def _record(
+    options: PeerOptions,
+    manifest: SwarmGame,
+    parts: Parts,
+    communication: CommunicationManager,
+    outbox: Outbox | None,
+    saved: Checkpoint | None,
+    status: PeerStatus,
+    metrics: PeerMetrics,
+) -> list[Observer]:
+    """Metrics before checkpoints: a line may be written twice by a crash between the two, and the resume forgets it; never lost."""
+    checkpoints = manifest.spec.storage.checkpoints
+
+    def everything() -> Mapping[str, Any]:
+        return {
+            "trainer": parts.trainer.state_dict(),
+            "data": parts.data.state_dict(),
+            "outbox": outbox.state_dict() if outbox is not None else {},
+            "members": [member.peer for member in communication.membership()],
+        }
+
+    observer = MetricsObserver(metrics, clock=time.perf_counter)
+
+    def wrote(next_round: int, seconds: float) -> None:
+        status.change(checkpoint=next_round)
+        metrics["checkpoint_seconds"].observe(seconds)
+
+    return [
+        MetricsFile(options.directory / "metrics.jsonl", index=options.index, first_round=saved.next_round if saved is not None else 0),
+        Checkpoints(
+            CheckpointStore(options.directory / "checkpoints", keep=checkpoints.keep),
+            every_rounds=checkpoints.every_rounds,
+            state=everything,
+            saved=wrote,
+        ),
+        observer,
+        StatusObserver(status),
+    ]
+
+
+def _linger(communication: CommunicationManager, manifest: SwarmGame, stopped: Callable[[], bool], longest: float) -> None:
+    """Stays until every live member has played its last round: a slower one may still need what we said."""
+    last = manifest.spec.game.max_rounds
+    communication.announce_progress(last, 0)
+    deadline = time.monotonic() + longest
+    while not stopped() and time.monotonic() < deadline:
+        if all(member.round >= last for member in communication.membership() if member.peer != communication.peer):
+            return
+        time.sleep(0.1)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; the loop looks at it between steps. Off the main thread signals stay as they are."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,114 @@
+"""The smallest whole game: questions with one-digit answers, and a policy that is a table. Real parts on the real interfaces, without torch."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from swarmgame import Config, DataManager, FinishReason, GameState, Group, GroupKey, Item, Prompt, Reference, RewardManager, Rollout, Round, Setting, Trainer
+from swarmgame.seeds import derive_seed
+
+CHOICES = 4
+
+
+class ToyData(DataManager):
+    """`questions` questions a round; the answer is the seed modulo four. Later stages list what was said before."""
+
+    class Config(Config):
+        questions: int = 3
+        shared: bool = False
+
+    def __init__(self, config: Config | None = None, setting: Setting | None = None) -> None:
+        super().__init__(config or ToyData.Config(), setting or Setting())
+
+    def round_data(self, round: Round) -> Sequence[Item]:
+        seed = derive_seed(round.seed if self.config.shared else round.peer_seed, "toy")
+        return [self._item(Reference("toy", "v1", derive_seed(seed, index), index)) for index in range(self.config.questions)]
+
+    def evaluation_data(self, count: int) -> Sequence[Item]:
+        return [self._item(Reference("toy", "v1", derive_seed("held-out", index), index)) for index in range(count)]
+
+    def resolve(self, reference: Reference) -> Item | None:
+        return self._item(reference) if (reference.environment, reference.config) == ("toy", "v1") else None
+
+    def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
+        return [Prompt.ask(item, self._words(state, stage, item)) for item in state.items.values() if stage == 0 or state.said(stage - 1, item.id)]
+
+    def _words(self, state: GameState, stage: int, item: Item) -> str:
+        if stage == 0:
+            return item.question
+        said = [f"{peer}: {group.rollouts[0].text}" for peer, group in state.said(stage - 1, item.id)]
+        return "\n".join([item.question, *said])
+
+    def _item(self, reference: Reference) -> Item:
+        kind = reference.seed % CHOICES
+        return Item(reference, question=f"which digit follows {kind - 1}?", answer=str(kind))
+
+
+class ToyRewards(RewardManager):
+    """One for the right digit."""
+
+    def __init__(self, config: Any = None, setting: Setting | None = None) -> None:
+        super().__init__(config, setting or Setting())
+
+    def rewards(self, state: GameState) -> Mapping[GroupKey, Sequence[float]]:
+        return {key: [float(r.text == state.items[group.item].answer) for r in group.rollouts] for key, group in state.groups()}
+
+
+class ToyTrainer(Trainer):
+    """A softmax policy in a table: question → four logits. REINFORCE with the group's mean as the baseline."""
+
+    class Config(Config):
+        generations: int = 4
+        learning_rate: float = 1.0
+
+    def __init__(self, config: Config | None = None, setting: Setting | None = None) -> None:
+        super().__init__(config or ToyTrainer.Config(), setting or Setting())
+        self.table: dict[str, list[float]] = {}
+        self.updates = 0
+        self.trained: list[GroupKey] = []
+
+    @property
+    def policy_version(self) -> int:
+        return self.updates
+
+    @property
+    def tokenizer(self) -> str:
+        return "digits"
+
+    def _logprobs(self, question: str) -> list[float]:
+        logits = self.table.get(question, [0.0] * CHOICES)
+        total = math.log(sum(math.exp(logit) for logit in logits))
+        return [logit - total for logit in logits]
+
+    def decode(self, token_ids: Sequence[int]) -> str | None:
+        return "".join(map(str, token_ids))
+
+    def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
+        rng = random.Random(derive_seed(round.peer_seed, "sample", round.number, round.stage, int(round.evaluation)))
+        groups = []
+        for prompt in prompts:
+            logprobs = self._logprobs(prompt.text.split("\n")[0])
+            picks = rng.choices(range(CHOICES), [math.exp(lp) for lp in logprobs], k=self.config.generations)
+            groups.append(Group(prompt, tuple(Rollout(str(pick), (pick,), (logprobs[pick],), FinishReason.STOP) for pick in picks)))
+        return groups
+
+    def train(self, state: GameState, rewards: Mapping[GroupKey, Sequence[float]]) -> Mapping[str, float]:
+        chosen = [*state.own_groups(), *((key, state.group_of(key)) for key in state.external)]
+        self.trained += [key for key, _ in chosen]
+        for key, group in chosen:
+            mean = sum(rewards[key]) / len(rewards[key])
+            logits = self.table.setdefault(group.prompt.text.split("\n")[0], [0.0] * CHOICES)
+            for reward, rollout in zip(rewards[key], group.rollouts, strict=True):
+                logits[rollout.token_ids[0]] += self.config.learning_rate * (reward - mean)
+        self.updates += 1
+        return {"groups_trained": float(len(chosen))}
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"table": {question: list(logits) for question, logits in self.table.items()}, "updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.table = {question: list(logits) for question, logits in state["table"].items()}
+        self.updates = state["updates"]
