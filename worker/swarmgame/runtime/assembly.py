@@ -7,7 +7,6 @@ Invariant: whatever a manifest's author can mend surfaces here as an `InvalidMan
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,10 +17,6 @@ from pathlib import Path
 from typing import cast
 
 from pydantic import BaseModel, ValidationError
-from swarmgame_api.errors import InvalidManifest
-from swarmgame_api.game import GameSpec, Use
-from swarmgame_api.load import problems_of
-from swarmgame_api.manifest import SwarmGame
 
 from swarmgame.communication.protocol import Exchange
 from swarmgame.game.manager import Progression
@@ -29,6 +24,10 @@ from swarmgame.game.parts import DataManager, Demonstrations, Part, RewardManage
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.game.sharing import SharingPolicy
 from swarmgame.models import uri as model_uri
+from swarmgame_api.errors import InvalidManifest
+from swarmgame_api.explain import did_you_mean, explain
+from swarmgame_api.game import GameSpec, Use
+from swarmgame_api.manifest import SwarmGame
 
 GROUPS: Mapping[str, tuple[str, type[Part]]] = {
     "data": ("swarmgame.data", DataManager),
@@ -169,9 +168,9 @@ def _choose(game: GameSpec, kind: str) -> Chosen:
     use: Use = getattr(game, kind)
     part = _find(use.use, kind)
     try:
-        config = part.Config.model_validate(dict(use.with_))
+        config = part.Config.model_validate(dict(use.with_), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidManifest(problems=problems_of(error, f"spec.game.{kind}.with", dict(use.with_))) from error
+        raise InvalidManifest(problems=explain(part.Config, error.errors(include_url=False), f"spec.game.{kind}.with")) from error
     return Chosen(part, config)
 
 
@@ -183,9 +182,8 @@ def _find(name: str, kind: str) -> type[Part]:
     else:
         registered = {entry.name: entry for entry in entry_points(group=group)}
         if name not in registered:
-            close = difflib.get_close_matches(name, registered, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise InvalidManifest(path, name, f"one of {', '.join(sorted(registered))}, or package.module:Class{hint}")
+            expected = f"one of {', '.join(sorted(registered))}, or package.module:Class{did_you_mean(name, registered)}"
+            raise InvalidManifest(path, name, expected)
         found = registered[name].load()
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InvalidManifest(path, name, f"a subclass of swarmgame.{base.__name__}")

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from swarmgame_api.load import load_manifest
-from swarmgame_api.manifest import SwarmGame
 
 import swarmgame
 from swarmgame.communication.hivemind_backend import HivemindCommunication
@@ -41,6 +39,8 @@ from swarmgame.runtime.ranked import RankedCommunication, RankedRewards, agreed
 from swarmgame.runtime.ranks import ranks_from_environment
 from swarmgame.runtime.records import Checkpoints, MetricsFile
 from swarmgame.runtime.status import PeerStatus, Phase, StatusObserver
+from swarmgame_api.load import load_manifest
+from swarmgame_api.manifest import SwarmGame
 
 logger = logging.getLogger(__name__)
 
