@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import JsonValue
@@ -19,7 +19,7 @@ from swarmgame_api.errors import InvalidManifest, Plain, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 MAX_ALIASES = 1_000
 MAX_MERGED = 2_000
 
@@ -39,14 +39,18 @@ _IMPLICIT: dict[str, tuple[str, str]] = {
 class _Loader(yaml.SafeLoader):
     """A SafeLoader of JSON's types alone, which refuses duplicate keys and bounds what aliases and merge keys may grow to."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 — PyYAML's own protocol
-    yaml_constructors: dict[Any, Any] = {}  # noqa: RUF012
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 — as PyYAML declares it
+    yaml_constructors: ClassVar[dict[Any, Any]] = {}
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.alias_count = 0
+        self.node_count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.node_count += 1
+        if self.node_count > 2 * MAX_NODES:  # keys are nodes too
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_NODES:,} values")
         if self.check_event(yaml.AliasEvent):
             self.alias_count += 1
             if self.alias_count > MAX_ALIASES:
@@ -62,6 +66,12 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands here twice", key.start_mark)
                 seen.add(key.value)
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        kind = {_CORE + "seq": yaml.SequenceNode, _CORE + "map": yaml.MappingNode}.get(node.tag, yaml.ScalarNode)
+        if node.tag in self.yaml_constructors and not isinstance(node, kind):
+            raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag!r} does not fit what follows it", node.start_mark)
+        return super().construct_object(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
@@ -91,14 +101,18 @@ class _Loader(yaml.SafeLoader):
 
 for _kind, (_pattern, _first) in _IMPLICIT.items():
     _Loader.add_implicit_resolver(_CORE + _kind, re.compile(_pattern), [letter if letter != "\0" else "" for letter in _first])
-_Loader.add_constructor(_CORE + "null", lambda loader, node: None)
-_Loader.add_constructor(_CORE + "bool", _Loader.construct_truth)
-_Loader.add_constructor(_CORE + "int", _Loader.construct_number)
-_Loader.add_constructor(_CORE + "float", _Loader.construct_number)
-_Loader.add_constructor(_CORE + "str", _Loader.construct_yaml_str)
-_Loader.add_constructor(_CORE + "seq", _Loader.construct_yaml_seq)
-_Loader.add_constructor(_CORE + "map", _Loader.construct_hash)
-_Loader.add_constructor(None, _Loader.construct_undefined)
+_Loader.yaml_constructors.update(
+    {
+        _CORE + "null": lambda loader, node: None,
+        _CORE + "bool": _Loader.construct_truth,
+        _CORE + "int": _Loader.construct_number,
+        _CORE + "float": _Loader.construct_number,
+        _CORE + "str": _Loader.construct_yaml_str,
+        _CORE + "seq": _Loader.construct_yaml_seq,
+        _CORE + "map": _Loader.construct_hash,
+        None: _Loader.construct_undefined,
+    }
+)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -127,10 +141,10 @@ def read_documents(text: str) -> list[JsonValue]:
         documents = list(yaml.load_all(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise InvalidManifest("", Plain("not a YAML file"), f"YAML; {error.problem or error.context}{where}") from error
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InvalidManifest("", Plain(f"not valid YAML{where}"), f"YAML that parses; {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise InvalidManifest("", Plain("not a YAML file"), f"YAML; {str(error).splitlines()[0]}") from error
+        raise InvalidManifest("", Plain("not valid YAML"), f"YAML that parses; {str(error).splitlines()[0]}") from error
     except RecursionError as error:
         raise InvalidManifest("", Plain("nested too deeply"), f"at most {MAX_DEPTH} levels") from error
     return [tree for tree in (plain(document) for document in documents) if tree is not None]

@@ -47,7 +47,8 @@ def _problems(model: type[BaseModel], error: Mapping[str, Any], prefix: str) -> 
         ]
     if kind == "extra_forbidden":
         fields = _fields(parent)
-        return [Problem(path, UNKNOWN_FIELD, f"one of {', '.join(fields)}{did_you_mean(key, fields)}")]
+        hint = did_you_mean(key, fields)
+        return [Problem(path, UNKNOWN_FIELD, f"a field that exists{hint}" if hint else f"one of {', '.join(fields)}")]
     if kind == "missing":
         return [Problem(path, None, describe(shape) if shape else "a value")]
     if kind == "value_error" or shape is None:
@@ -82,5 +83,9 @@ def _locate(model: type[BaseModel], location: tuple[str | int, ...], prefix: str
         elif shape.kind is dict:
             shape = shape_of(shape.arguments[0])
         else:
-            break  # the branch of a union: no part of the path
+            # The branch of a union is no part of the path. Among objects it has the name of a class, and what follows is inside of it.
+            branches = [branch for branch in map(shape_of, shape.arguments) if branch.model is not None and branch.model.__name__ == part]
+            if not branches:
+                break
+            shape = branches[0]
     return path, shape, parent, key

@@ -74,6 +74,8 @@ def parse_manifest(data: object) -> SwarmGame:
     tree = plain(data)
     if not isinstance(tree, dict):
         raise InvalidManifest("", tree, f"a mapping with the fields {', '.join(_TOP)}")
+    if tree.get("kind", KIND) != KIND:
+        raise InvalidManifest("kind", tree["kind"], KIND)
     tree.pop("status", None)
     if isinstance(metadata := tree.get("metadata"), dict):
         tree["metadata"] = {key: value for key, value in metadata.items() if key not in WRITTEN_BY_THE_SERVER}

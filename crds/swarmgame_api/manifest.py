@@ -58,7 +58,9 @@ class ModelSource(Model):
     uri: Annotated[
         str,
         StringConstraints(
-            pattern=r"^(hf://[A-Za-z0-9][A-Za-z0-9._/-]*|file:///.*|builtin://[a-z0-9][a-z0-9-]*(\?[A-Za-z0-9_.=&-]*)?)$", min_length=1, max_length=512
+            pattern=r"^(hf://[A-Za-z0-9][A-Za-z0-9._/-]*|file:///.*|builtin://[a-z0-9][a-z0-9-]*(\?[A-Za-z0-9_.=&-]*)?)$",
+            min_length=1,
+            max_length=512,
         ),
         Expected("hf://organisation/name, file:///path or builtin://name"),
     ]
