@@ -1,0 +1,97 @@
+"""Multistage math: answer, choose among the swarm's answers, answer again knowing the votes.
+
+GenRL's example as a game of about a hundred lines. Stage 0 asks the question; stage 1 shows the answers that the swarm gave, the most common
+first, and asks for the letter of the best; stage 2 shows the answers with their votes and asks again. All peers ask the same questions
+(`shared: true`), so that they speak of the same things.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+
+from swarmgame import Demonstration, GameState, GroupKey, Message, Prompt, RewardManager
+from swarmgame.data.reasoning_gym import ReasoningGymData
+
+LETTERS = "ABCD"
+LONGEST_ANSWER = 6
+
+
+def short(question: str) -> str:
+    """`State the final answer …: 3 + 4 =` → `3+4=`: a tiny model reads characters."""
+    found = re.search(r"[-+*/()\d\s]+=", question)
+    return re.sub(r"\s", "", found.group(0)) if found else question
+
+
+def answers(state: GameState, item: str) -> list[str]:
+    """The swarm's different answers of stage 0, the most common first, at most four."""
+    said = Counter(rollout.text.strip()[:LONGEST_ANSWER] for _, group in state.said(0, item) for rollout in group.rollouts)
+    said.pop("", None)
+    return [text for text, _ in sorted(said.items(), key=lambda pair: (-pair[1], pair[0]))[: len(LETTERS)]]
+
+
+def votes(state: GameState, item: str, choices: Sequence[str]) -> Counter[str]:
+    """How often each answer was chosen in stage 1."""
+    letters = [rollout.text.strip() for _, group in state.said(1, item) for rollout in group.rollouts]
+    return Counter({choice: letters.count(letter) for letter, choice in zip(LETTERS, choices, strict=False)})
+
+
+def choose(question: str, choices: Sequence[str]) -> str:
+    """The words of stage 1."""
+    return "".join([short(question), *(f"\n{letter}{choice}" for letter, choice in zip(LETTERS, choices, strict=False)), "\nbest:"])
+
+
+def decide(question: str, choices: Sequence[str], votes: Mapping[str, int]) -> str:
+    """The words of stage 2: the answers, the most voted first."""
+    ranked = sorted(choices, key=lambda choice: -votes[choice])
+    return "".join([short(question), *(f"\n{choice}" for choice in ranked[:2]), "\nso:"])
+
+
+class MultistageMath(ReasoningGymData):
+    """Questions of reasoning-gym, asked in three stages."""
+
+    def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
+        items = list(state.items.values())
+        if stage == 0:
+            return [Prompt.ask(item, short(item.question)) for item in items]
+        heard = [(item, answers(state, item.id)) for item in items]
+        if stage == 1:
+            return [Prompt.ask(item, choose(item.question, choices)) for item, choices in heard if choices]
+        return [Prompt.ask(item, decide(item.question, choices, votes(state, item.id, choices))) for item, choices in heard if choices]
+
+    def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
+        """All three kinds of prompt, each with a right completion; the right answer is usually, not always, the most common one."""
+        random = Random(seed)
+        return [self._worked(example, random) for example in super().demonstrate(seed, count)]
+
+    def _worked(self, example: Demonstration, random: Random) -> Demonstration:
+        question, right = example.prompt.text, example.completion
+        wrong = sorted({str(random.randint(0, 20)) for _ in range(3)} - {right})
+        choices = [right, *wrong]
+        if random.random() < 0.4:
+            random.shuffle(choices)
+        match random.randrange(3):
+            case 0:
+                words, completion = short(question), right
+            case 1:
+                words, completion = choose(question, choices), LETTERS[choices.index(right)]
+            case _:
+                words, completion = decide(question, choices, {choice: -rank for rank, choice in enumerate(choices)}), right
+        return Demonstration(replace(example.prompt, messages=(Message("user", words),)), completion)
+
+
+class MultistageRewards(RewardManager):
+    """Stages 0 and 2: 1 for the right answer. Stage 1: 0.2 for a letter that stands for something, 1 when that is the right answer."""
+
+    def rewards(self, state: GameState) -> Mapping[GroupKey, Sequence[float]]:
+        return {key: [self._reward(state, key, rollout.text.strip()) for rollout in group.rollouts] for key, group in state.groups()}
+
+    def _reward(self, state: GameState, key: GroupKey, text: str) -> float:
+        right = state.items[key.item].answer
+        if key.stage != 1:
+            return float(text == right)
+        choices = dict(zip(LETTERS, answers(state, key.item), strict=False))
+        return 0.0 if text not in choices else 1.0 if choices[text] == right else 0.2
