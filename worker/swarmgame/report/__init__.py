@@ -1,0 +1,34 @@
+"""The report of a run: `report.html`, `plots/*.png` and `summary.json`, made from what the peers wrote.
+
+It may be made at any time, of a run that goes on as well. Invariant: the files are replaced whole.
+"""
+
+from __future__ import annotations
+
+import json
+
+from swarmgame import __version__
+from swarmgame.report.data import RunData, Summary
+from swarmgame.report.html import render
+from swarmgame.report.plots import draw_all
+from swarmgame.runtime.rundir import RunDirectory, write_whole
+
+__all__ = ["Summary", "write_report"]
+
+
+def write_report(directory: RunDirectory) -> Summary:
+    """Draws the plots and writes the page and the summary.
+
+    Raises:
+        BadData: no peer has finished a round yet.
+    """
+    run = RunData(directory)
+    summary = run.summary()
+    plots = draw_all(run)
+    directory.plots.mkdir(exist_ok=True)
+    for plot in plots:
+        (directory.plots / f"{plot.name}.png").write_bytes(plot.png)
+    manifest = directory.manifest.read_text(encoding="utf-8") if directory.manifest.exists() else ""
+    write_whole(directory.report, render(run, summary, plots, manifest=manifest, version=__version__))
+    write_whole(directory.summary, json.dumps(summary.as_json(), indent=2) + "\n")
+    return summary

@@ -1,0 +1,274 @@
+"""The local runner: a game on one machine, one process (or several ranks) per peer.
+
+It validates, prepares what all peers share, gives each its key, its port and the addresses of the others, and then only looks on. It does not
+play: that is `swarmgame.runtime.peer`. Invariants: nothing is written for a manifest that cannot be used; a run's folder holds all that
+running it again needs, so that running again is resuming.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+from types import FrameType
+
+from swarmgame.communication.identity import Identity, dial_address
+from swarmgame.errors import BadUsage, ExitCode, InvalidManifest
+from swarmgame.runtime.progress import PeerProgress
+from swarmgame.runtime.rundir import Progress, RunDirectory
+from swarmgame.runtime.supervisor import Outcome, Patience, Supervisor
+from swarmgame.runtime.table import JsonLines, View, view
+from swarmgame_api.load import load_manifest, manifest_data
+from swarmgame_api.manifest import SwarmGame
+
+HOST = "127.0.0.1"
+ASK_SECONDS = 0.5
+GRACE_SECONDS = 30.0
+"""The manifest's grace is meant for a cluster; somebody who waits at a terminal gets at most this."""
+
+PeerProgram = Callable[[int], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `swarmgame run` was asked for.
+
+    Args:
+        game: the manifest's file.
+        overrides: `a.b=c`, the command line's short cuts (`--peers`, `--rounds`, …) among them.
+        runs: folder of all runs.
+        name: of the run; empty takes the game's.
+        fresh: forget what the run has done so far.
+        report: whether to write plots and report at the end.
+        program: the start of a peer's command, from the number of its processes; the tests put another one in its place.
+    """
+
+    game: Path
+    overrides: tuple[str, ...] = ()
+    runs: Path = Path("runs")
+    name: str = ""
+    fresh: bool = False
+    report: bool = True
+    program: PeerProgram = field(default=lambda processes: peer_program(processes))
+
+
+def run(options: RunOptions, *, prepare: Callable[[SwarmGame, Path], None], say: Callable[[str], None]) -> ExitCode:
+    """Runs a game to its end, or resumes it.
+
+    Args:
+        prepare: checks and makes what all peers share (modules, environments, the model's warm start), once.
+        say: is told what a person should know; never called with anything secret.
+
+    Raises:
+        InvalidManifest: nothing was started, and nothing was written.
+        BadUsage: the run's folder belongs to another game, or the run's name is none.
+        Temporary: another process holds the run.
+    """
+    manifest = load_manifest(options.game, options.overrides)
+    peers = manifest.spec.peers.replicas
+    if peers == 0:
+        raise BadUsage("the game asks for 0 peers, which suspends it; say how many with --peers")
+    directory = RunDirectory.of(options.runs, options.name or manifest.metadata.name)
+    with ExitStack() as stack:
+        stack.enter_context(_nothing_left_of_an_invalid_game(directory.root))
+        stack.enter_context(directory.locked())
+        if options.fresh:
+            directory.clear()
+        before = directory.progress()
+        asked = Progress(peers=peers, max_rounds=manifest.spec.game.max_rounds, finished=True)
+        if before is not None and before.finished and before.max_rounds >= asked.max_rounds:
+            say(f"the run {directory.root.name} has finished its {before.max_rounds} rounds: {_where(directory)}")
+            say("ask for more with --rounds, begin again with --fresh, or choose another --name")
+            return ExitCode.DONE
+        prepare(manifest, options.game.absolute().parent)
+        directory.claim(manifest_data(manifest))
+        directory.note(Progress(peers=peers, max_rounds=asked.max_rounds, finished=False))
+        if before is not None:
+            say(f"the run {directory.root.name} goes on from its checkpoints")
+        outcome = _play(options, manifest, directory, say)
+        if outcome.code is ExitCode.DONE:
+            directory.note(asked)
+        _conclude(options, directory, outcome, say)
+        return outcome.code
+
+
+def peer_program(processes: int) -> Sequence[str]:
+    """The start of the command of a peer with this many ranks."""
+    if processes == 1:
+        return (sys.executable, "-m", "swarmgame", "peer")
+    return (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "swarmgame", "peer")
+
+
+def free_ports(count: int, host: str = HOST) -> list[int]:
+    """That many different TCP ports which nobody listens on at the moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
+        for each in sockets:
+            each.bind((host, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def processes_of(manifest: SwarmGame) -> int:
+    """Processes of one peer; `auto` on one machine is a single one, because its GPUs are shared by all peers."""
+    asked = manifest.spec.peers.processes_per_peer
+    return 1 if asked == "auto" else asked
+
+
+def threads_of(peers: int, processes: int) -> int:
+    """Threads of one process, so that all together take the cores that we may use, and no more."""
+    return max(1, len(os.sched_getaffinity(0)) // (peers * processes))
+
+
+def peer_commands(options: RunOptions, manifest: SwarmGame, directory: RunDirectory) -> Callable[[int, bool], Sequence[str]]:
+    """How each peer is started; makes the keys that are missing, and takes a port for each peer."""
+    peers, processes = manifest.spec.peers.replicas, processes_of(manifest)
+    ports = free_ports(peers)
+    ids = [Identity.load_or_create(directory.peer(index).key).peer for index in range(peers)]
+    addresses = [dial_address(peer, port, HOST) for peer, port in zip(ids, ports, strict=True)]
+    outside = manifest.spec.communication.initial_peers
+
+    def command(index: int, restart: bool) -> Sequence[str]:
+        files = directory.peer(index)
+        arguments = [*options.program(processes), str(options.game.absolute())]
+        arguments += [f"--set={override}" for override in options.overrides]
+        arguments += [f"--index={index}", f"--directory={files.root}", f"--identity={files.key}", f"--port={ports[index]}"]
+        arguments += [f"--initial-peer={address}" for address in (*addresses[:index], *addresses[index + 1 :], *outside)]
+        # One that comes back must not wait for somebody who has been given up meanwhile.
+        arguments += [f"--at-least={min(peers, 2) if restart else peers}", f"--threads={threads_of(peers, processes)}"]
+        return arguments
+
+    return command
+
+
+def _play(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, say: Callable[[str], None]) -> Outcome:
+    spec = manifest.spec
+    peers, processes = spec.peers.replicas, processes_of(manifest)
+    command = peer_commands(options, manifest, directory)
+    progress = [PeerProgress(index, directory.peer(index)) for index in range(peers)]
+    for peer in progress:
+        peer.look()
+    shown = view(f"{directory.root.name}: {peers} peers, {spec.game.max_rounds} rounds", spec.game.max_rounds)
+    if isinstance(shown, JsonLines):
+        shown.skip(progress)
+    supervisor = Supervisor(
+        {index: directory.peer(index) for index in range(peers)},
+        command,
+        environment=_environment(threads_of(peers, processes)),
+        patience=Patience(
+            restarts=spec.failure_policy.backoff_limit_per_peer,
+            failed_peers=spec.failure_policy.max_failed_peers,
+            grace_seconds=min(float(spec.termination_grace_period_seconds), GRACE_SECONDS),
+        ),
+        say=shown.say,
+    )
+    with _stopping(supervisor, shown, say), _asking(progress):
+
+        def tick() -> None:
+            states = supervisor.states
+            for peer in progress:
+                peer.state = states[peer.index]
+                peer.look()
+            shown.show(progress)
+
+        try:
+            outcome = supervisor.run(tick)
+        finally:
+            for peer in progress:
+                peer.state = supervisor.states[peer.index]
+                peer.look()
+            shown.close(progress)
+    return outcome
+
+
+def _conclude(options: RunOptions, directory: RunDirectory, outcome: Outcome, say: Callable[[str], None]) -> None:
+    if options.report and any(peer.metrics.exists() for peer in directory.peers().values()):
+        from swarmgame.report import write_report
+
+        summary = write_report(directory)
+        if summary.first10 is not None and summary.last10 is not None:
+            say(f"mean reward: first {summary.window} rounds {summary.first10:.3f}, last {summary.window} rounds {summary.last10:.3f}")
+    for reason in outcome.failed.values() if outcome.code is ExitCode.DONE else ():
+        say(f"warning: a peer was given up on the way: {reason}")
+    if outcome.message:
+        say(outcome.message)
+    if outcome.code is ExitCode.STOPPED:
+        say("stopped; run the same command again to go on")
+    say(_where(directory))
+
+
+def _where(directory: RunDirectory) -> str:
+    shown = directory.report if directory.report.exists() else directory.root
+    try:
+        return f"report: {shown.relative_to(Path.cwd())}"
+    except ValueError:
+        return f"report: {shown}"
+
+
+def _environment(threads: int) -> Mapping[str, str]:
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "SWARMGAME_DIE_WITH_PARENT": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+@contextmanager
+def _nothing_left_of_an_invalid_game(root: Path) -> Iterator[None]:
+    """Removes the folders that this call made, if the game turns out to be invalid."""
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        yield
+    except InvalidManifest:
+        for folder in made:
+            if folder == root and folder.exists():
+                (folder / "lock").unlink(missing_ok=True)
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def _stopping(supervisor: Supervisor, shown: View, say: Callable[[str], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask everyone to leave; a second one kills."""
+    asked = 0
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        supervisor.stop()
+        if asked == 1:
+            shown.say("leaving the swarm; press Ctrl-C again to kill at once")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _asking(progress: Sequence[PeerProgress]) -> Iterator[None]:
+    """Asks every peer for its status now and then, in a thread of its own: one that does not answer must not hold up the view."""
+    done = Event()
+
+    def ask() -> None:
+        while not done.wait(ASK_SECONDS):
+            for peer in progress:
+                peer.ask(timeout_seconds=1.0)
+
+    thread = Thread(target=ask, name="status", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=5.0)
