@@ -1,0 +1,81 @@
+"""Loading: one path for every model, the builtin one included, through transformers' Auto classes.
+
+Invariant: no code that comes with a model is run (`trust_remote_code` stays off), and the hub's token reaches nothing but the hub's client.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.models.uri import PATH, read_token
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where transformers can load a model from.
+
+    Args:
+        uri: as the manifest has it, for messages.
+        name: a folder, or a name on the hub.
+        revision: of the hub; empty for the default branch.
+        token: path of a file with the hub's token.
+    """
+
+    uri: str
+    name: str
+    revision: str = ""
+    token: Path | None = None
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer.
+
+    Raises:
+        InvalidManifest, Temporary: as `load_model`.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.name, revision=source.revision or "main", token=read_token(source.token))
+    except (OSError, ValueError, KeyError) as error:
+        raise _explained(error, source, "tokenizer") from error
+
+
+def load_model(source: Source, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The weights, on the device, in eval mode, without dropout (the policy that trains is then the one that sampled).
+
+    Raises:
+        InvalidManifest: there is no causal language model at the address that transformers can load.
+        Temporary: the hub did not answer.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    # Its progress bars would tear the live table of a run.
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.name, revision=source.revision or "main", token=read_token(source.token), dtype=dtype
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _explained(error, source, "model") from error
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def _explained(error: Exception, source: Source, what: str) -> Exception:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, ConnectionError | TimeoutError) or "couldn't connect" in reason.lower():
+        return Temporary(f"the {what} of {source.uri} could not be fetched: {reason}")
+    return InvalidManifest(PATH, source.uri, f"a causal language model that transformers can load; its {what} could not be: {reason}")

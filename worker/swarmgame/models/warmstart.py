@@ -1,0 +1,181 @@
+"""Warm start: the builtin model learns the game's format and a little of its content, before reinforcement learning begins.
+
+Cross-entropy on the completions of the data's own demonstrations. It stops at a target accuracy, not at a step count: a policy that is
+always right has nothing to learn, one that is never right gets no reward. Accuracy is the expected share of held-out demonstrations that a
+sample at temperature 1 repeats exactly: the probability of the whole completion with EOS, by one forward pass, so without sampling noise.
+Invariant: a model folder in the cache is whole (written aside, then renamed) and named by everything that went into it; processes that want
+the same one at once wait for the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from filelock import FileLock
+from transformers.utils import logging as transformers_logging
+
+from swarmgame.game.parts import Demonstration, Demonstrations, Setting
+from swarmgame.models.builtin import BuiltinOptions, build_model
+from swarmgame.models.loading import Source
+from swarmgame.models.tokenizer import character_tokenizer, tokenizer_hash
+from swarmgame.models.uri import ModelUri, Scheme
+from swarmgame.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+CODE_VERSION = 1
+"""Raised whenever this module or `builtin` would make other weights from the same options."""
+BATCH = 16
+HELD_OUT = 96
+CHECK_EVERY = 25
+WARMUP_STEPS = 20
+LEARNING_RATE = 2e-3
+LONGEST = 4096
+"""Demonstrations longer than this many ids are left out."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """How it went: `accuracy` expected on held-out demonstrations after `steps`; `reached` says whether that is the target."""
+
+    accuracy: float
+    steps: int
+    reached: bool
+
+
+def ensure_model(setting: Setting) -> Source:
+    """Where the setting's model can be loaded from; makes and warm-starts the builtin one unless the cache has it. Idempotent.
+
+    Raises:
+        InvalidManifest: the address is none.
+    """
+    uri = ModelUri.parse(setting.model_uri)
+    if uri.scheme is not Scheme.BUILTIN:
+        return Source(setting.model_uri, uri.name, setting.model_revision, setting.model_token)
+    options = BuiltinOptions.of(uri)
+    folder = setting.cache / "models" / _name(options, setting.demonstrations)
+    if not (folder / "config.json").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "config.json").is_file():
+                _make(folder, options, setting.demonstrations)
+    return Source(setting.model_uri, str(folder))
+
+
+def warm_start(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, demonstrations: Demonstrations, options: BuiltinOptions
+) -> WarmStart:
+    """Trains in place until the target accuracy or the last step, and reports which it was."""
+    held_out = _encode(tokenizer, demonstrations.demonstrate(derive_seed(options.seed, "warm-start", "held-out"), HELD_OUT))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    accuracy = _accuracy(model, held_out)
+    step = 0
+    model.train()
+    while accuracy < options.accuracy and step < options.steps:
+        # Demonstrations come in chunks of CHECK_EVERY batches, sorted by length, so that padding is rare.
+        seed = derive_seed(options.seed, "warm-start", step)
+        chunk = sorted(_encode(tokenizer, demonstrations.demonstrate(seed, CHECK_EVERY * BATCH)), key=lambda pair: sum(map(len, pair)))
+        if not chunk:
+            break
+        batches = [chunk[start : start + BATCH] for start in range(0, len(chunk), BATCH)]
+        order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
+        for index in order:
+            step += 1
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * min(1.0, step / WARMUP_STEPS)
+            logprobs, mask = _completion_logprobs(model, batches[index])
+            optimizer.zero_grad(set_to_none=True)
+            (-(logprobs * mask).sum() / mask.sum()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        accuracy = _accuracy(model, held_out)
+    model.eval()
+    return WarmStart(accuracy, step, accuracy >= options.accuracy)
+
+
+def _make(folder: Path, options: BuiltinOptions, demonstrations: Demonstrations | None) -> None:
+    tokenizer = character_tokenizer()
+    pad, bos, eos = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
+    model = build_model(options, vocabulary=len(tokenizer), pad=pad, bos=bos, eos=eos)
+    outcome = WarmStart(float("nan"), 0, reached=False)
+    if demonstrations is not None and options.accuracy > 0:
+        log.info("warm start of the builtin model towards an accuracy of %.2f", options.accuracy)
+        outcome = warm_start(model, tokenizer, demonstrations, options)
+        level = logging.INFO if outcome.reached else logging.WARNING
+        log.log(
+            level,
+            "warm start: accuracy %.3f after %d steps (target %.2f%s)",
+            outcome.accuracy,
+            outcome.steps,
+            options.accuracy,
+            "" if outcome.reached else ", NOT reached: easier data, a wider model or more `steps` would help",
+        )
+    transformers_logging.disable_progress_bar()
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        record = {"accuracy": outcome.accuracy if outcome.steps else None, "steps": outcome.steps, "reached": outcome.reached}
+        (aside / "warmstart.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+        if folder.exists():  # without a config.json: left over from something else
+            shutil.rmtree(folder)
+        os.replace(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _name(options: BuiltinOptions, demonstrations: Demonstrations | None) -> str:
+    fingerprint = demonstrations.fingerprint if demonstrations is not None else ""
+    ingredients = [CODE_VERSION, options.model_dump(), tokenizer_hash(character_tokenizer()), fingerprint]
+    digest = hashlib.blake2b(json.dumps(ingredients).encode(), digest_size=12, person=b"swarmgame-model")
+    return f"tiny-{digest.hexdigest()}"
+
+
+Pair = tuple[list[int], list[int]]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Demonstration]) -> list[Pair]:
+    pairs = [
+        (
+            tokenizer(demonstration.prompt.text)["input_ids"],
+            [*tokenizer(demonstration.completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id],
+        )
+        for demonstration in demonstrations
+    ]
+    return [pair for pair in pairs if sum(map(len, pair)) <= LONGEST]
+
+
+def _completion_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of every next id [B, L-1], and which of them belong to completions."""
+    length = max(sum(map(len, pair)) for pair in pairs)
+    ids = torch.zeros(len(pairs), length, dtype=torch.long)
+    mask = torch.zeros(len(pairs), length)
+    for row, (prompt, completion) in enumerate(pairs):
+        end = len(prompt) + len(completion)
+        ids[row, :end] = torch.tensor(prompt + completion)
+        mask[row, len(prompt) : end] = 1
+    # Padding is on the right and attention causal: no mask is needed, no real id sees a pad.
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    logprobs = -torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    return logprobs, mask[:, 1:]
+
+
+@torch.no_grad()
+def _accuracy(model: PreTrainedModel, held_out: Sequence[Pair]) -> float:
+    if not held_out:
+        return 0.0
+    logprobs, mask = _completion_logprobs(model, held_out)
+    return float((logprobs * mask).sum(1).exp().mean())

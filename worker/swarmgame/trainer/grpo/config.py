@@ -1,0 +1,97 @@
+"""What a game's author may choose about the GRPO trainer: the `with:` block, loss options included.
+
+Nothing is computed here. Invariant: what could only fail later (a group of one, a schedule without an end) is an error here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from swarmgame.config import Config
+from swarmgame.trainer.grpo.advantages import Scale
+from swarmgame.trainer.grpo.loss_options import LossOptions
+
+
+class Lora(Config):
+    """Train low-rank adapters (peft) and leave the model's own weights as they are."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Inner dimension of the adapters."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """The adapters' output is multiplied by `alpha / rank`."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On the adapters' input, while training."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get an adapter; `all-linear` is every linear layer but the head."""
+
+
+class GRPOConfig(LossOptions):
+    """The `with:` block of `use: grpo`: sampling, loss, advantages, update, precision."""
+
+    generations: Annotated[int, Field(ge=2, le=4096)] = 8
+    """Rollouts a prompt. A group of one has no advantage."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=131_072)] = 64
+    """Budget of a rollout, EOS included. Longer rollouts of other peers are dropped."""
+    min_new_tokens: Annotated[int, Field(ge=0)] = 0
+    """EOS is not drawn before."""
+    max_prompt_tokens: Annotated[int, Field(ge=1)] = 4096
+    """Longer prompts lose their beginning."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Divides the logits, when sampling and when training."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Draw among the likeliest only; 0 means all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw among the fewest that together have this probability."""
+    rollouts_per_batch: Annotated[int, Field(ge=1)] = 512
+    """At most this many rollouts are sampled at once."""
+    evaluation_generations: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Rollouts a held-out question."""
+    evaluation_temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """For held-out questions; 0 takes the likeliest token."""
+
+    scale_rewards: Scale = Scale.GROUP
+    """What centred rewards are divided by: their group's standard deviation, the update's, or nothing."""
+    baseline: Literal["mean", "leave-one-out"] = "mean"
+    """What a reward is compared with: its group's mean, or the mean of the others in its group (not scaled)."""
+
+    update: Literal["per-round", "per-stage", "none"] = "per-round"
+    """One optimizer step over all stages of a round, one a stage, or none: the policy then only plays."""
+    iterations: Annotated[int, Field(ge=1, le=64)] = 1
+    """Steps over the same rollouts."""
+    learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    """Of AdamW. About 6e-4 suits the builtin model, 1e-6 to 1e-5 a real one, ten times that its adapters."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW, decoupled."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Of AdamW."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Longer gradients are scaled down to this norm; null: never."""
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0
+    """Rounds over which the learning rate rises from near zero."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after the warm-up: stays, or falls to zero by `totalRounds`."""
+    total_rounds: Annotated[int, Field(ge=1)] | None = None
+    """Where the schedule ends; needed unless it is constant."""
+    tokens_per_micro_batch: Annotated[int, Field(ge=1)] = 16_384
+    """Prompt and completion tokens, padding included, in one forward and backward. Halved, and kept so, when the device runs out of memory."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the weights that compute. `auto`: bfloat16 on an accelerator, float32 on a CPU. The optimizer's copy is always float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, a third more time."""
+    compile: bool = False
+    """Compile the decoder layers (torch.compile): slow to start, faster afterwards on an accelerator."""
+    lora: Lora | None = None
+    """Train adapters only."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> GRPOConfig:
+        if self.schedule != "constant" and self.total_rounds is None:
+            raise ValueError(f"schedule {self.schedule} needs totalRounds: where the learning rate reaches zero")
+        if self.total_rounds is not None and self.total_rounds <= self.warmup_rounds:
+            raise ValueError("totalRounds must be above warmupRounds")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("minNewTokens is above maxNewTokens")
+        return self

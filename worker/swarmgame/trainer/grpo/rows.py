@@ -1,0 +1,185 @@
+"""Rows: from a round's groups and rewards to what the loss is computed on.
+
+Tokens and numbers only; no forward pass happens here. Invariants: a group that cannot be used (foreign ids outside the vocabulary, too long, not
+scored) is left out and counted, and raises nothing; a rollout that cannot move the weights (advantage zero) is left out too, but stays in the
+denominators, so that the gradient is what it would have been.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from swarmgame.game.state import FinishReason, GameState, Group, GroupKey, Prompt, Rewards, Rollout
+from swarmgame.trainer.grpo.advantages import ragged_advantages, scored_rollouts
+from swarmgame.trainer.grpo.config import GRPOConfig
+from swarmgame.trainer.grpo.loss import Normalizer
+from swarmgame.trainer.grpo.policy import Policy
+
+
+@dataclass(slots=True)
+class Row:
+    """One rollout to learn from.
+
+    Args:
+        prompt, completion: ids; EOS, when there was one, is the completion's last.
+        advantage: finite.
+        truncated: whether the budget ran out.
+        sampler: log-probabilities of our own policy when it sampled this; None for what another policy said.
+        sender: those of the policy that said it, as claimed, where its ids are ours too; else None.
+        start: our policy's log-probabilities when training first saw the row; filled in then, for rows without `sampler`.
+    """
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    advantage: float
+    truncated: bool
+    sampler: tuple[float, ...] | None = None
+    sender: tuple[float, ...] | None = None
+    start: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimizer step is made of.
+
+    Args:
+        rows: those that can move the weights.
+        normalizer: over all scored rollouts, the skipped ones included.
+        counts: groups and tokens by what became of them, for metrics.
+    """
+
+    rows: tuple[Row, ...]
+    normalizer: Normalizer
+    counts: Mapping[str, int]
+
+
+def updates(state: GameState, rewards: Rewards, policy: Policy, config: GRPOConfig) -> list[Update]:
+    """The steps that a round asks for: one over everything, or one a stage."""
+    keys = [*(key for key, _ in state.own_groups()), *state.external]
+    if config.update == "none":
+        return []
+    if config.update == "per-round":
+        return [_update(state, keys, rewards, policy, config)]
+    stages = range(len(state.stages))
+    return [_update(state, [key for key in keys if key.stage == stage], rewards, policy, config) for stage in stages]
+
+
+def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
+    """Packs rows of similar length together, so that rows times the longest stays within the budget (a single row may exceed it)."""
+    batches: list[list[Row]] = []
+    longest_prompt = longest_completion = 0
+    for row in sorted(rows, key=lambda row: (row.length, row.prompt, row.completion)):
+        prompt, completion = max(longest_prompt, len(row.prompt)), max(longest_completion, len(row.completion))
+        if batches and (len(batches[-1]) + 1) * (prompt + completion) <= tokens:
+            batches[-1].append(row)
+            longest_prompt, longest_completion = prompt, completion
+        else:
+            batches.append([row])
+            longest_prompt, longest_completion = len(row.prompt), len(row.completion)
+    return batches
+
+
+def _update(state: GameState, keys: Sequence[GroupKey], rewards: Rewards, policy: Policy, config: GRPOConfig) -> Update:
+    counts: Counter[str] = Counter()
+    groups: list[tuple[list[Row], list[float]]] = []
+    prompts: dict[Prompt, tuple[int, ...]] = {}
+    for key in keys:
+        made = _group(state, key, rewards.get(key), policy, config, prompts, counts)
+        if made is not None:
+            groups.append(made)
+    scored = [values for _, values in groups]
+    advantages = ragged_advantages(scored, scale=config.scale_rewards, epsilon=1e-4, baseline=config.baseline) if groups else []
+    rows, every, tokens = [], 0, 0
+    # A KL term pulls on every rollout, and a quantile of entropies is one of all tokens.
+    keep_all = config.beta > 0 or config.needs_entropies
+    for (candidates, _), values in zip(groups, advantages, strict=True):
+        flat = all(value == 0 for value in values)
+        counts["groups_zero_advantage"] += flat
+        counts["groups_trained"] += not flat
+        for row, value in zip(candidates, values, strict=True):
+            row.advantage = value
+            every += 1
+            tokens += 0 if config.mask_truncated_completions and row.truncated else len(row.completion)
+            counts["rollouts_truncated"] += row.truncated
+            counts["completion_tokens"] += len(row.completion)
+            if value != 0 or keep_all:
+                rows.append(row)
+                counts["tokens_trained"] += len(row.completion)
+    counts["rollouts"] = every
+    return Update(tuple(rows), Normalizer(every, tokens, config.max_new_tokens), counts)
+
+
+def _group(
+    state: GameState,
+    key: GroupKey,
+    rewards: Sequence[float] | None,
+    policy: Policy,
+    config: GRPOConfig,
+    prompts: dict[Prompt, tuple[int, ...]],
+    counts: Counter[str],
+) -> tuple[list[Row], list[float]] | None:
+    """The scored rollouts of one group, with their rewards; None when the group is of no use."""
+    own = key.peer == state.peer and key.round == state.round.number
+    try:
+        contribution, group = state.contribution_of(key), state.group_of(key)
+    except KeyError:
+        counts["foreign_dropped"] += 1
+        return None
+    if rewards is None or len(rewards) != len(group.rollouts) or any(math.isinf(reward) for reward in rewards):
+        if own and rewards is not None:
+            raise ValueError(f"{key}: rewards {list(rewards)} for {len(group.rollouts)} rollouts; expected one a rollout, finite or NaN")
+        counts["groups_unscored" if own else "foreign_dropped"] += 1
+        return None
+    if own:
+        rows = [_own_row(group.prompt.token_ids, rollout) for rollout in group.rollouts]
+    else:
+        exact = contribution.tokenizer == policy.hash
+        made = _foreign_rows(group, policy, config, prompts, exact=exact)
+        if made is None:
+            counts["foreign_dropped"] += 1
+            return None
+        rows = made
+    kept = [(row, reward) for row, reward in zip(rows, rewards, strict=True) if not math.isnan(reward) and row.completion]
+    if scored_rollouts([reward for _, reward in kept]) < 2:
+        counts["groups_unscored"] += 1
+        return None
+    if not own:
+        counts["groups_external"] += 1
+        counts["groups_retokenised"] += not exact
+    return [row for row, _ in kept], [reward for _, reward in kept]
+
+
+def _own_row(prompt: tuple[int, ...], rollout: Rollout) -> Row:
+    return Row(prompt, rollout.token_ids, 0.0, rollout.finish_reason is FinishReason.LENGTH, sampler=rollout.logprobs)
+
+
+def _foreign_rows(
+    group: Group, policy: Policy, config: GRPOConfig, prompts: dict[Prompt, tuple[int, ...]], *, exact: bool
+) -> list[Row] | None:
+    """Rows of another policy's group, checked; None when any rollout is not what an honest peer could have sent.
+
+    Args:
+        exact: the sender's ids are ours: they are used as they are. Otherwise the text is tokenised, and there is nothing to compare with.
+    """
+    words = Prompt(group.item, group.prompt.messages)
+    if words not in prompts:
+        prompts[words] = policy.encode(words)
+    rows = []
+    for rollout in group.rollouts:
+        completion = rollout.token_ids if exact else policy.encode_completion(rollout.text, rollout.finish_reason)
+        if not completion or len(completion) > config.max_new_tokens or not policy.knows(completion):
+            return None
+        if exact and not all(math.isfinite(logprob) and logprob <= 1e-3 for logprob in rollout.logprobs):
+            return None
+        truncated = rollout.finish_reason is FinishReason.LENGTH
+        rows.append(Row(prompts[words], completion, 0.0, truncated, sender=rollout.logprobs if exact else None))
+    return rows

@@ -1,0 +1,301 @@
+"""The GRPO trainer: a causal language model that answers prompts and learns from how its answers compare with each other.
+
+It joins the parts: `policy` (weights and words), `generation`, `rows` (which rollouts count, and how much), `loss`, `optimization`. Not here: the
+mathematics, the exchange, the rewards. Invariants: training uses the ids that were sampled, EOS included, and the log-probabilities of the
+sampler; a round in which nothing can be learnt moves nothing, the optimizer's moments included; any number of ranks makes the same update.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from swarmgame.errors import Temporary
+from swarmgame.game.parts import Setting, Trainer
+from swarmgame.game.state import FinishReason, GameState, Group, Prompt, Rewards, Rollout, Round
+from swarmgame.seeds import derive_seed
+from swarmgame.trainer.grpo.config import GRPOConfig
+from swarmgame.trainer.grpo.generation import generate_on_ranks
+from swarmgame.trainer.grpo.loss import LossInputs, Mean, Normalizer, entropy_threshold, importance_weights, loss
+from swarmgame.trainer.grpo.optimization import Optimization
+from swarmgame.trainer.grpo.policy import Policy
+from swarmgame.trainer.grpo.rows import Row, Update, micro_batches, updates
+from swarmgame.trainer.grpo.sampler import Sampled, Sampler, SamplingParams
+from swarmgame.trainer.grpo.sampler_eager import EagerSampler
+from swarmgame.trainer.grpo.schedule import learning_rate
+
+logger = logging.getLogger(__name__)
+
+LOSS_METRICS = ("entropy", "kl", "mismatch_kl", "clip_low", "clip_high", "ratio", "importance")
+"""Metrics of the loss that are reported, as means over the tokens learnt from."""
+
+
+class GRPOTrainer(Trainer):
+    """Group-relative policy optimization of a causal language model; `use: grpo`."""
+
+    Config: ClassVar[type[BaseModel]] = GRPOConfig
+
+    def __init__(self, config: GRPOConfig, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self.config: GRPOConfig = config
+        self.policy = Policy(config, setting)
+        self._sampler: Sampler = EagerSampler(self.policy.model, self.policy.eos_token_ids, self.policy.pad_token_id)
+        self._optimization = Optimization(
+            self.policy.parameters, betas=config.betas, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm
+        )
+        self._version = 0
+        self._rounds = 0
+        self._tokens_per_micro_batch = config.tokens_per_micro_batch
+
+    @property
+    def policy_version(self) -> int:
+        return self._version
+
+    @property
+    def tokenizer(self) -> str:
+        return self.policy.hash
+
+    # ── saying ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
+        config = self.config
+        asked = [replace(prompt, token_ids=self.policy.encode(prompt)) for prompt in prompts]
+        generations, temperature = config.generations, config.temperature
+        if round.evaluation:
+            generations, temperature = config.evaluation_generations, config.evaluation_temperature
+        params = SamplingParams(
+            max_new_tokens=config.max_new_tokens,
+            temperature=temperature or 1.0,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            min_new_tokens=config.min_new_tokens,
+            greedy=temperature == 0,
+        )
+        purpose = "evaluate" if round.evaluation else "generate"
+        seed = derive_seed(round.peer_seed, purpose, round.number, round.stage, self.setting.ranks.rank)
+        sampled = generate_on_ranks(
+            self._sampler,
+            [prompt.token_ids for prompt in asked],
+            generations,
+            params,
+            seed=seed,
+            ranks=self.setting.ranks,
+            rollouts_per_batch=config.rollouts_per_batch,
+            device=self.setting.device,
+        )
+        return [Group(prompt, tuple(map(self._rollout, group))) for prompt, group in zip(asked, sampled, strict=True)]
+
+    def _rollout(self, sampled: Sampled) -> Rollout:
+        reason = FinishReason.STOP if sampled.stopped else FinishReason.LENGTH
+        return Rollout(self.policy.decode(sampled.token_ids) or "", sampled.token_ids, sampled.logprobs, reason)
+
+    def decode(self, token_ids: Sequence[int]) -> str | None:
+        return self.policy.decode(token_ids)
+
+    # ── learning ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
+        rate = learning_rate(self.config, self._rounds)
+        counts: Counter[str] = Counter()
+        tally = _Tally()
+        with self._learning(state.round):
+            for update in updates(state, rewards, self.policy, self.config):
+                counts.update(update.counts)
+                if not update.rows:
+                    continue
+                rows = _share(update.rows, self.setting.ranks.rank, self.setting.ranks.size)
+                normalizer = self._normalizer(update, rows)
+                for _ in range(self.config.iterations):
+                    tally.add(self._step(rows, normalizer, rate))
+        self._rounds += self.config.update != "none"
+        return _metrics(counts, tally.over(self.setting.ranks.gather(tally.packed())), rate)
+
+    def _step(self, rows: Sequence[Row], normalizer: Normalizer, rate: float) -> _Tally:
+        """One optimizer step: gradients of all micro-batches of all ranks, then AdamW."""
+        while True:
+            self._optimization.clear()
+            tally = _Tally()
+            try:
+                for batch in micro_batches(rows, self._tokens_per_micro_batch):
+                    tally.add(self._backward(batch, normalizer))
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                # The whole step again: a backward pass that was cut short has left part of its gradients behind.
+                self._halve_micro_batches(rows, error)
+        norm = self._optimization.step(rate, self.setting.ranks)
+        if norm is None:
+            logger.warning("the gradient was not finite: the step was left out")
+            tally.skipped += 1
+        else:
+            self._version += 1
+            tally.norms.append(norm)
+        return tally
+
+    def _backward(self, batch: Sequence[Row], normalizer: Normalizer) -> _Tally:
+        prompts, completions = [row.prompt for row in batch], [row.completion for row in batch]
+        logprobs, entropies, mask = self.policy.score(prompts, completions)
+        old, importance = self._old_logprobs(batch, logprobs.detach(), mask)
+        inputs = LossInputs(
+            logprobs_BT=logprobs,
+            sampler_logprobs_BT=old,
+            advantages_B=torch.tensor([row.advantage for row in batch], device=logprobs.device),
+            mask_BT=mask,
+            entropies_BT=entropies,
+            reference_logprobs_BT=self.policy.score_reference(prompts, completions) if self.config.beta > 0 else None,
+            truncated_B=torch.tensor([row.truncated for row in batch], device=logprobs.device),
+            importance_BT=importance,
+        )
+        outputs = loss(inputs, self.config, normalizer)
+        outputs.loss.backward()  # type: ignore[no-untyped-call]
+        self._optimization.accumulate()
+        return _Tally(outputs.loss.detach(), dict(outputs.metrics))
+
+    def _old_logprobs(self, batch: Sequence[Row], current: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the ratio is taken against, and how much foreign rollouts count.
+
+        For our own rows: what the sampler reported. For those of others: our policy when training began, weighted by its distance to theirs.
+        """
+        old = current.clone()
+        sender = current.clone()
+        foreign = False
+        for index, row in enumerate(batch):
+            length = len(row.completion)
+            if row.sampler is not None:
+                old[index, :length] = torch.tensor(row.sampler)
+                sender[index] = old[index]
+                continue
+            foreign = True
+            if row.start is None:
+                row.start = current[index, :length].clone()
+            old[index, :length] = row.start
+            sender[index] = old[index]
+            if row.sender is not None:
+                sender[index, :length] = torch.tensor(row.sender)
+        if not foreign:
+            return old, None
+        return old, importance_weights(old, sender, mask, self.config)
+
+    def _normalizer(self, update: Update, rows: Sequence[Row]) -> Normalizer:
+        """The update's, with the entropy below which no token is learnt from, where that was asked for."""
+        if not self.config.needs_entropies:
+            return update.normalizer
+        found = []
+        with torch.no_grad():
+            for batch in micro_batches(rows, self._tokens_per_micro_batch):
+                _, entropies, mask = self.policy.score([row.prompt for row in batch], [row.completion for row in batch])
+                found.append(entropies[mask].float().cpu())
+        own = torch.cat(found) if found else torch.zeros(0)
+        gathered = self.setting.ranks.gather(own.numpy().astype("<f4").tobytes())
+        everything = np.concatenate([np.frombuffer(part, dtype="<f4") for part in gathered])
+        return replace(update.normalizer, entropy_threshold=entropy_threshold(torch.from_numpy(everything.copy()), self.config))
+
+    def _halve_micro_batches(self, rows: Sequence[Row], error: Exception) -> None:
+        largest = max(sum(row.length for row in batch) for batch in micro_batches(rows, self._tokens_per_micro_batch))
+        alone = all(len(batch) == 1 for batch in micro_batches(rows, self._tokens_per_micro_batch))
+        if alone:
+            raise Temporary(
+                f"the device has no memory to learn from a single rollout of {largest} tokens: lower maxNewTokens, or use "
+                "gradientCheckpointing, lora or a device with more memory"
+            ) from error
+        self._tokens_per_micro_batch = max(1, min(self._tokens_per_micro_batch, largest) // 2)
+        logger.warning("out of memory while training: micro-batches of %d tokens from now on", self._tokens_per_micro_batch)
+        self._optimization.clear()
+        torch.cuda.empty_cache()
+
+    @contextmanager
+    def _learning(self, round: Round) -> Iterator[None]:
+        """Training mode, with a random state of its own (dropout of adapters)."""
+        device = torch.device(self.setting.device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(round.peer_seed, "train", round.number, self.setting.ranks.rank))
+            self.policy.model.train()
+            try:
+                yield
+            finally:
+                self.policy.model.eval()
+
+    # ── keeping ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def state_dict(self) -> Mapping[str, Any]:
+        return {
+            "policy_version": self._version,
+            "rounds": self._rounds,
+            "tokens_per_micro_batch": self._tokens_per_micro_batch,
+            "tokenizer": self.tokenizer,
+            "optimization": self._optimization.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["tokenizer"] != self.tokenizer:
+            raise ValueError(f"the saved policy has tokenizer {state['tokenizer']}, this model {self.tokenizer}: it is another model")
+        self._optimization.load_state_dict(state["optimization"])
+        self._version, self._rounds = int(state["policy_version"]), int(state["rounds"])
+        self._tokens_per_micro_batch = int(state["tokens_per_micro_batch"])
+
+    def export(self, folder: Path) -> None:
+        self.policy.export(folder)
+
+
+class _Tally:
+    """Loss and metrics of micro-batches, steps and ranks, added up."""
+
+    def __init__(self, loss: Tensor | float = 0.0, means: Mapping[str, Mean] | None = None) -> None:
+        self.loss = loss
+        self.means = dict(means or {})
+        self.norms: list[float] = []
+        self.skipped = 0
+
+    def add(self, other: _Tally) -> None:
+        self.loss = self.loss + other.loss
+        for name, mean in other.means.items():
+            self.means[name] = self.means[name] + mean if name in self.means else mean
+        self.norms += other.norms
+        self.skipped += other.skipped
+
+    def packed(self) -> bytes:
+        means = {name: (float(mean.total), float(mean.weight)) for name, mean in self.means.items()}
+        return json.dumps({"loss": float(self.loss), "means": means}).encode()
+
+    def over(self, payloads: Sequence[bytes]) -> _Tally:
+        """This rank's steps, with the losses and means of all ranks."""
+        total = _Tally()
+        for payload in payloads:
+            part = json.loads(payload)
+            total.add(_Tally(part["loss"], {name: Mean(*pair) for name, pair in part["means"].items()}))
+        total.norms, total.skipped = self.norms, self.skipped
+        return total
+
+
+def _share(rows: Sequence[Row], rank: int, size: int) -> list[Row]:
+    """A rank's rows: every n-th by length, so that all have about the same work."""
+    return sorted(rows, key=lambda row: row.length)[rank::size]
+
+
+def _metrics(counts: Mapping[str, int], tally: _Tally, rate: float) -> dict[str, float]:
+    steps = len(tally.norms) + tally.skipped
+    groups = counts.get("groups_trained", 0) + counts.get("groups_zero_advantage", 0)
+    rollouts = counts.get("rollouts", 0)
+    metrics = {
+        "loss": float(tally.loss) / steps if steps else math.nan,
+        "grad_norm": sum(tally.norms) / len(tally.norms) if tally.norms else math.nan,
+        "learning_rate": rate,
+        "steps": float(len(tally.norms)),
+        "steps_skipped": float(tally.skipped),
+        "zero_advantage_share": counts.get("groups_zero_advantage", 0) / groups if groups else math.nan,
+        "truncated_share": counts.get("rollouts_truncated", 0) / rollouts if rollouts else math.nan,
+        "completion_length": counts.get("completion_tokens", 0) / rollouts if rollouts else math.nan,
+    }
+    for name in LOSS_METRICS:
+        metrics[name] = tally.means[name].value if name in tally.means else math.nan
+    for name in ("groups_trained", "groups_external", "groups_retokenised", "groups_unscored", "foreign_dropped", "tokens_trained"):
+        metrics[name] = float(counts.get(name, 0))
+    return metrics
