@@ -54,7 +54,7 @@ class MultistageMath(ReasoningGymData):
     """Questions of reasoning-gym, asked in three stages."""
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        items = list(state.items.values())
+        items = [state.items[item] for item in state.own_items]
         if stage == 0:
             return [Prompt.ask(item, short(item.question)) for item in items]
         heard = [(item, answers(state, item.id)) for item in items]

@@ -92,7 +92,10 @@ class DataManager(Part, ABC):
 
     @abstractmethod
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        """What stage `stage` asks, given all that was said before: one prompt an item at most, for items in `state.items`."""
+        """What stage `stage` asks, given all that was said before: one prompt an item at most, usually for `state.own_items`.
+
+        The loop also calls it for stage 0 with the questions of another peer in place of our own, to see whether that peer asked them as
+        we would have."""
 
     @abstractmethod
     def resolve(self, reference: Reference) -> Item | None:

@@ -230,6 +230,7 @@ class GameState:
     Args:
         round: which one, and who is looking.
         items: by id: our own and those of others that we could regenerate.
+        own_items: ids of those that this peer asks about, in order: what `round_data` gave.
         stages: for each stage begun, the contributions by peer.
         late: contributions of earlier rounds that arrived in time to be of use.
         external: groups of others that the sharing policy chose for training, in order.
@@ -240,10 +241,12 @@ class GameState:
     stages: tuple[Mapping[PeerId, Contribution], ...] = ()
     late: tuple[Contribution, ...] = ()
     external: tuple[GroupKey, ...] = ()
+    own_items: tuple[str, ...] = ()
 
     @classmethod
     def begin(cls, round: Round, items: Iterable[Item] = ()) -> GameState:
-        return cls(round=round, items=_frozen({item.id: item for item in items}))
+        by_id = {item.id: item for item in items}
+        return cls(round=round, items=_frozen(by_id), own_items=tuple(by_id))
 
     # ── growing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     def with_items(self, items: Iterable[Item]) -> GameState:

@@ -34,7 +34,8 @@ class ToyData(DataManager):
         return self._item(reference) if (reference.environment, reference.config) == ("toy", "v1") else None
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        return [Prompt.ask(item, self._words(state, stage, item)) for item in state.items.values() if stage == 0 or state.said(stage - 1, item.id)]
+        items = (state.items[item] for item in state.own_items)
+        return [Prompt.ask(item, self._words(state, stage, item)) for item in items if stage == 0 or state.said(stage - 1, item.id)]
 
     def _words(self, state: GameState, stage: int, item: Item) -> str:
         if stage == 0:
