@@ -53,7 +53,7 @@ class BufferLayer(DynamicLayer):  # type: ignore[misc]
         for name in ("_keys", "_values"):
             short = getattr(self, name)[:, :, : self._length]
             buffer = _room(short, max(self.capacity, self._length), rows=short.shape[0] * repeats)
-            buffer[:, :, : self._length].unflatten(0, (-1, repeats)).copy_(short.unsqueeze(1))
+            buffer[:, :, : self._length] = short.repeat_interleave(repeats, dim=0)
             setattr(self, name, buffer)
         self._show()
 

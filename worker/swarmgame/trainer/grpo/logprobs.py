@@ -36,7 +36,8 @@ def completion_logprobs(
         pad_token_id: any valid id; what stands there influences nothing.
 
     Returns:
-        Log-probabilities [B, T] in fp32, with T the longest completion, 0 on padding; entropies [B, T] in nats, or None; the mask [B, T], bool.
+        Log-probabilities [B, T] in fp32 at least, with T the longest completion, 0 on padding; entropies [B, T] in nats,
+        or None; the mask [B, T], bool.
 
     Raises:
         ValueError: a prompt or completion is empty, their numbers differ, or the temperature is not positive.
@@ -64,17 +65,17 @@ def completion_logprobs(
 
     logits_NV = _scored_logits(model, input_ids, position_ids, row_N, column_N)
     logprobs_N, entropies_N = selective_log_softmax(logits_NV, target_N, temperature, with_entropy=with_entropy)
-    logprobs = torch.zeros(mask.shape, dtype=torch.float32, device=device).index_put((row_N, place_N), logprobs_N)
+    logprobs = logprobs_N.new_zeros(mask.shape).index_put((row_N, place_N), logprobs_N)
     entropies = None
     if entropies_N is not None:
-        entropies = torch.zeros(mask.shape, dtype=torch.float32, device=device).index_put((row_N, place_N), entropies_N)
+        entropies = entropies_N.new_zeros(mask.shape).index_put((row_N, place_N), entropies_N)
     return logprobs, entropies, mask
 
 
 def selective_log_softmax(
     logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0, *, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """log softmax(logits / temperature) at the targets [N], with gradient, and the entropy [N], without; both fp32, computed in chunks."""
+    """log softmax(logits / temperature) at the targets [N], with gradient, and the entropy [N], without; both fp32 at least, computed in chunks."""
     logprobs, entropies = _SelectiveLogSoftmax.apply(logits_NV, target_N, temperature, with_entropy)
     return logprobs, entropies if with_entropy else None
 
@@ -108,13 +109,13 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, target: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
         normalizers, chosen, entropies = [], [], []
         for part, wanted in zip(_chunks(logits), _chunks(target, logits.shape[1]), strict=True):
-            scaled = part.float() / temperature
+            scaled = _wide(part) / temperature
             normalizer = scaled.logsumexp(dim=-1)
             normalizers.append(normalizer)
             chosen.append(scaled.gather(1, wanted.unsqueeze(1)).squeeze(1) - normalizer)
             if with_entropy:
                 logprobs = scaled - normalizer.unsqueeze(1)
-                entropies.append(-(logprobs.exp() * logprobs.clamp(min=torch.finfo(torch.float32).min)).sum(-1))
+                entropies.append(-(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1))
         normalizer = torch.cat(normalizers)
         ctx.save_for_backward(logits, target, normalizer)
         ctx.temperature = temperature
@@ -130,10 +131,14 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         for start in range(0, logits.shape[0], rows):
             piece = slice(start, start + rows)
             gradient = gradients[0][piece].unsqueeze(1) / ctx.temperature
-            share = (logits[piece].float() / ctx.temperature - normalizer[piece].unsqueeze(1)).exp_().mul_(-gradient)
+            share = (_wide(logits[piece]) / ctx.temperature - normalizer[piece].unsqueeze(1)).exp_().mul_(-gradient)
             share.scatter_add_(1, target[piece].unsqueeze(1), gradient)
             result[piece] = share.to(logits.dtype)
         return result, None, None, None
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _chunk_rows(vocabulary: int) -> int:
@@ -141,4 +146,4 @@ def _chunk_rows(vocabulary: int) -> int:
 
 
 def _chunks(tensor: Tensor, vocabulary: int | None = None) -> tuple[Tensor, ...]:
-    return tensor.split(_chunk_rows(vocabulary or tensor.shape[1]))
+    return torch.split(tensor, _chunk_rows(vocabulary or tensor.shape[1]))

@@ -118,7 +118,7 @@ def importance_weights(start_logprobs_BT: Tensor, sender_logprobs_BT: Tensor, ma
         Weights [B, T], or [B, 1] in the sequence modes; without gradient. Exactly 1 where both agree.
     """
     mask = mask_BT.bool()
-    difference = (start_logprobs_BT.detach().float() - sender_logprobs_BT.detach().float()).masked_fill(~mask, 0.0)
+    difference = (_wide(start_logprobs_BT.detach()) - _wide(sender_logprobs_BT.detach())).masked_fill(~mask, 0.0)
     # A sender that claims nonsense must lose influence, never gain it.
     difference = torch.where(torch.isfinite(difference), difference, -math.inf)
     if options.importance_mode.startswith("sequence"):
@@ -147,15 +147,14 @@ def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> Lo
     mask = _effective_mask(inputs, options)
     kept = mask.bool()
     # Padding may hold anything: made zero here, so that 0 · inf never becomes NaN.
-    new = inputs.logprobs_BT.float().masked_fill(~kept, 0.0)
-    old = new.detach() if inputs.sampler_logprobs_BT is None else inputs.sampler_logprobs_BT.float().masked_fill(~kept, 0.0)
-    advantages = inputs.advantages_B.float().unsqueeze(1)
+    new = _wide(inputs.logprobs_BT).masked_fill(~kept, 0.0)
+    old = new.detach() if inputs.sampler_logprobs_BT is None else _wide(inputs.sampler_logprobs_BT).masked_fill(~kept, 0.0)
+    advantages = _wide(inputs.advantages_B).unsqueeze(1)
     log_ratio = new - old
     lengths = mask.sum(-1)
+    ratio = log_ratio.exp()
     if options.ratio_level == "sequence":
         ratio = ((log_ratio * mask).sum(-1) / lengths.clamp(min=1.0)).unsqueeze(-1).exp()
-    else:
-        ratio = log_ratio.exp()
 
     objective, metrics = _policy_term(inputs, options, new, log_ratio, ratio, advantages, mask)
 
@@ -169,11 +168,11 @@ def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> Lo
     if inputs.importance_BT is not None:
         if options.loss_type != "vespo":
             objective = objective * inputs.importance_BT
-        metrics["importance"] = _mean(inputs.importance_BT.float(), mask)
+        metrics["importance"] = _mean(_wide(inputs.importance_BT), mask)
     if options.beta > 0:
         if inputs.reference_logprobs_BT is None:
             raise ValueError("beta > 0 needs the reference model's log-probabilities")
-        behind = inputs.reference_logprobs_BT.float().masked_fill(~kept, 0.0) - new
+        behind = _wide(inputs.reference_logprobs_BT).masked_fill(~kept, 0.0) - new
         kl = behind.exp() - behind - 1
         if options.use_bias_correction_kl:
             kl = kl * ratio
@@ -181,7 +180,7 @@ def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> Lo
         metrics["kl"] = _mean(kl, mask)
 
     if inputs.entropies_BT is not None:
-        metrics["entropy"] = _mean(inputs.entropies_BT.float().masked_fill(~kept, 0.0), mask)
+        metrics["entropy"] = _mean(_wide(inputs.entropies_BT).masked_fill(~kept, 0.0), mask)
     drift_BT = log_ratio.detach()
     metrics["mismatch_kl"] = _mean(drift_BT.exp() - drift_BT - 1, mask)
     metrics["zero_advantage"] = _mean((advantages == 0).float(), mask)
@@ -217,7 +216,7 @@ def _vespo_weights(inputs: LossInputs, options: LossOptions, log_ratio: Tensor, 
     """exp(λ) · w^k · exp(-λw) with w the rollout's ratio, in log space; 1 at w = 1."""
     log_w = (log_ratio.clamp(-20.0, 20.0) * mask).sum(-1, keepdim=True)
     if inputs.importance_BT is not None:
-        log_w = log_w + (inputs.importance_BT.float().log().clamp(_VESPO_FLOOR, _VESPO_CEILING) * mask).sum(-1, keepdim=True)
+        log_w = log_w + (_wide(inputs.importance_BT).log().clamp(_VESPO_FLOOR, _VESPO_CEILING) * mask).sum(-1, keepdim=True)
     log_w = log_w.clamp(_VESPO_FLOOR, _VESPO_CEILING)
     gains = advantages >= 0
     k = torch.where(gains, options.vespo_k_pos, options.vespo_k_neg)
@@ -253,6 +252,10 @@ def _effective_mask(inputs: LossInputs, options: LossOptions) -> Tensor:
     if inputs.truncated_B is None:
         raise ValueError("maskTruncatedCompletions needs to know which rollouts were truncated")
     return mask * (~inputs.truncated_B.bool()).float().unsqueeze(1)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _mean(values: Tensor, mask: Tensor) -> Mean:
