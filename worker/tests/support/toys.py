@@ -7,7 +7,22 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from swarmgame import Config, DataManager, FinishReason, GameState, Group, GroupKey, Item, Prompt, Reference, RewardManager, Rollout, Round, Setting, Trainer
+from swarmgame import (
+    Config,
+    DataManager,
+    FinishReason,
+    GameState,
+    Group,
+    GroupKey,
+    Item,
+    Prompt,
+    Reference,
+    RewardManager,
+    Rollout,
+    Round,
+    Setting,
+    Trainer,
+)
 from swarmgame.seeds import derive_seed
 
 CHOICES = 4
