@@ -1,0 +1,119 @@
+"""Curricula: an environment grows harder while its questions are answered, and easier again when they are not.
+
+Levels are those of reasoning-gym's curricula; which configuration a level is, is worked out in the sandbox (`level_configs`), how levels move
+is decided here, by the mean reward of our own groups over a window. Invariant: the level is a function of the rewards seen, and part of
+`state_dict`; every level has a digest of its own, so peers at different levels understand one another.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from swarmgame.config import Config
+
+
+class CurriculumConfig(Config):
+    """When an environment's level moves."""
+
+    attributes: tuple[str, ...] = ()
+    """Which attributes of reasoning-gym's curriculum move, together; all of them when empty."""
+    start_level: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Level of the first round."""
+    max_level: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Highest level; the curriculum's own last when not given."""
+    raise_above: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Mean reward over a full window above which the level rises by one."""
+    lower_below: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Mean reward over a full window below which the level falls by one."""
+    window: Annotated[int, Field(ge=1, le=10_000)] = 32
+    """Questions that a decision looks at; it is emptied whenever the level moves."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CurriculumConfig:
+        if self.lower_below >= self.raise_above:
+            raise ValueError("lowerBelow must be less than raiseAbove")
+        if self.max_level is not None and self.max_level < self.start_level:
+            raise ValueError("maxLevel must be at least startLevel")
+        return self
+
+
+class Ladder:
+    """Where an environment stands.
+
+    Args:
+        config: when it moves.
+        levels: how many there are.
+    """
+
+    def __init__(self, config: CurriculumConfig, levels: int) -> None:
+        self._config = config
+        self._last = levels - 1
+        self.level = min(config.start_level, self._last)
+        self._window: deque[float] = deque(maxlen=config.window)
+
+    def add(self, reward: float) -> None:
+        """The mean reward of one of our groups, asked at the present level."""
+        self._window.append(reward)
+        if len(self._window) < self._config.window:
+            return
+        mean = sum(self._window) / len(self._window)
+        step = 1 if mean > self._config.raise_above else -1 if mean < self._config.lower_below else 0
+        level = min(max(self.level + step, 0), self._last)
+        if level != self.level:
+            self.level = level
+            self._window.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"level": self.level, "window": list(self._window)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.level = min(max(int(state["level"]), 0), self._last)
+        self._window = deque((float(reward) for reward in state["window"]), maxlen=self._config.window)
+
+
+def level_configs(name: str, config: dict[str, Any], attributes: list[str], most: int | None) -> dict[str, Any]:
+    """Runs in the sandbox: the configuration of every level, the author's own with the moving attributes laid over it.
+
+    Returns:
+        `{"levels": [config, …]}`, ending before the first that the dataset refuses; or `{"problem": {"path", "got", "expected"}}`.
+    """
+    from reasoning_gym.coaching.attributes import RangeAttributeDefinition
+    from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext
+    from reasoning_gym.factory import CURRICULA
+
+    from swarmgame.data.environments import resolve
+
+    if name not in CURRICULA:
+        return {
+            "problem": {"path": "curriculum", "got": name, "expected": "an environment that has a curriculum; see `swarmgame env list`"}
+        }
+    curriculum = CURRICULA[name]()
+    known = list(curriculum.attributes)
+    for attribute in attributes:
+        if attribute not in known:
+            expected = f"attributes of this curriculum: {', '.join(known)}"
+            return {"problem": {"path": "curriculum.attributes", "got": attribute, "expected": expected}}
+    moving = [curriculum.attributes[attribute] for attribute in (attributes or known)]
+    longest = max(len(attribute.levels) for attribute in moving)
+    context = DefaultCurriculumContext()
+    levels: list[dict[str, Any]] = []
+    for level in range(longest if most is None else min(most + 1, longest)):
+        laid = dict(config)
+        for attribute in moving:
+            curriculum.set_attr_level(attribute.name, min(level, len(attribute.levels) - 1))
+            value = context.get_attr_value(curriculum, attribute)
+            if isinstance(attribute, RangeAttributeDefinition):
+                laid[attribute.lower_field_name] = min(value)
+                laid[attribute.upper_field_name] = max(value)
+            else:
+                laid[attribute.field_name] = value
+        if "problem" in resolve(name, laid):
+            break
+        levels.append(laid)
+    if not levels:
+        return {"problem": {"path": "curriculum", "got": name, "expected": f"a curriculum whose first level {name} accepts"}}
+    return {"levels": levels}

@@ -1,0 +1,324 @@
+"""The `reasoning-gym` data: procedural questions with checkable answers, made again by any peer from four numbers.
+
+Every question has a seed of its own, derived by hash, and is item 0 of a dataset with that seed, so no two streams share questions
+(reasoning-gym's items use `Random(seed + index)`, where neighbouring seeds do). The two highest bits of a seed say what it is for:
+a round, evaluation or demonstration; so held-out questions stay held out by construction, and a reference to one is refused.
+Invariant: this process makes no question itself; all are made in the sandbox (see `environments`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from random import Random
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from swarmgame.config import Config
+from swarmgame.data.curriculum import CurriculumConfig, Ladder
+from swarmgame.errors import InvalidManifest
+from swarmgame.game.parts import DataManager, Demonstration, Demonstrations, Setting
+from swarmgame.game.state import GameState, Item, Message, Prompt, Reference, Rewards, Round
+from swarmgame.rewards.sandbox import Outcome, Sandbox, SandboxBroken, SharedSandbox
+from swarmgame.seeds import SEED_BITS, derive_seed
+
+PATH = "spec.game.data.with"
+MAKING_SECONDS = 10.0
+"""Processor time that one question may take to make; the slowest known takes one second."""
+_ATTEMPTS = 8
+_REMEMBERED = 4096
+_BATCH = 256
+_ENVIRONMENTS = "swarmgame.data.environments"
+
+
+class AnswerFormat(StrEnum):
+    """How the policy is asked to answer, and where the reward looks."""
+
+    PLAIN = "plain"
+    TAGGED = "tagged"
+
+
+TAGGED_INSTRUCTION = "Think as long as you like, then give only the final answer within <answer></answer>."
+
+
+class Purpose(IntEnum):
+    """What a seed is for: its highest bits."""
+
+    ROUND = 0
+    EVALUATION = 1
+    DEMONSTRATION = 2
+
+
+class EnvironmentConfig(Config):
+    """One environment of the mix."""
+
+    name: str
+    """Its name: `swarmgame env list` knows them all."""
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """How often it is asked, relative to the others."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Its own configuration, in its own (snake case) words: `swarmgame env show NAME`."""
+    curriculum: CurriculumConfig | None = None
+    """Makes it harder as answers get better; only where reasoning-gym has a curriculum."""
+
+
+class ReasoningGymConfig(Config):
+    """Which questions are asked, how many, and in what words."""
+
+    environments: Annotated[tuple[EnvironmentConfig, ...], Field(min_length=1, max_length=200)]
+    """The mix."""
+    questions_per_round: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Questions that this peer asks its policy in a round."""
+    shared: bool = False
+    """Whether all peers get the same questions in a round; otherwise each draws its own."""
+    specialties: tuple[tuple[str, ...], ...] = ()
+    """Names of environments by rank among the members: the peer of rank r asks only those of entry r, counted round and round."""
+    system_prompt: str = ""
+    """Put before every question as a system message; for the tagged format, the default explains the tags."""
+    prompt_template: str = "{question}"
+    """The user's message; `{question}` stands for the question."""
+    answer_format: AnswerFormat = AnswerFormat.PLAIN
+    """`plain`: the whole text is the answer. `tagged`: what stands within <answer></answer>."""
+
+
+@dataclass(frozen=True)
+class _Level:
+    """An environment in one configuration that this game may ask."""
+
+    name: str
+    config: dict[str, Any]
+    digest: str
+    position: int
+    level: int
+
+
+class ReasoningGymData(DataManager, Demonstrations):
+    """See the module. Reward with `reasoning-gym`, which reads environment and configuration from the item's metadata."""
+
+    Config = ReasoningGymConfig
+    config: ReasoningGymConfig
+
+    def __init__(self, config: ReasoningGymConfig, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self._check()
+        self._sandbox: Sandbox | None = SharedSandbox.hold()
+        self._remembered: OrderedDict[Reference, Item] = OrderedDict()
+        try:
+            self._levels = [self._levels_of(position, entry) for position, entry in enumerate(config.environments)]
+        except BaseException:
+            self.close()
+            raise
+        self._by_digest = {(level.name, level.digest): level for levels in reversed(self._levels) for level in levels}
+        self._ladders = {
+            position: Ladder(entry.curriculum, len(self._levels[position]))
+            for position, entry in enumerate(config.environments)
+            if entry.curriculum is not None
+        }
+
+    # ── what the game asks ───────────────────────────────────────────────────────────────────────────────────────────────────
+    def round_data(self, round: Round) -> Sequence[Item]:
+        base = round.seed if self.config.shared else round.peer_seed
+        allowed = self._specialty(round)
+        weights = [self.config.environments[position].weight for position in allowed]
+        drawn = [
+            Random(derive_seed("environment", base, round.number, index)).choices(allowed, weights)[0]
+            for index in range(self.config.questions_per_round)
+        ]
+        levels = [self._levels[position][self._current(position)] for position in drawn]
+        return self._make(Purpose.ROUND, levels, ("round", base, round.number))
+
+    def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
+        """Every stage asks the same in the same words; a game of several stages says more by overriding this.
+
+        Later stages ask only what we had asked ourselves: by then, the state also holds the questions of others.
+        """
+        own = state.own(0)
+        return [self.prompt(item) for item in state.items.values() if stage == 0 or (own is not None and own.group(item.id) is not None)]
+
+    def prompt(self, item: Item) -> Prompt:
+        """The question in the game's words."""
+        system = self.config.system_prompt or (TAGGED_INSTRUCTION if self.config.answer_format == AnswerFormat.TAGGED else "")
+        text = self.config.prompt_template.replace("{question}", item.question)
+        messages = (Message("system", system), Message("user", text)) if system else (Message("user", text),)
+        return Prompt(item=item.id, messages=messages)
+
+    def resolve(self, reference: Reference) -> Item | None:
+        known = self._remembered.get(reference)
+        if known is not None:
+            return known
+        level = self._by_digest.get((reference.environment, reference.config))
+        if level is None or reference.index != 0 or not 0 <= reference.seed < 1 << SEED_BITS or _purpose(reference.seed) != Purpose.ROUND:
+            return None
+        outcome = self._ask([level], [reference.seed])[0]
+        return None if outcome.breach else self._remember(_item(level, reference.seed, outcome, self.config.answer_format))
+
+    def evaluation_data(self, count: int) -> Sequence[Item]:
+        """The same for every peer of the game: the environments in turn, each at its first level."""
+        levels = [self._start(index % len(self._levels)) for index in range(count)]
+        return self._make(Purpose.EVALUATION, levels, ("evaluation", self.setting.seed))
+
+    def round_finished(self, state: GameState, rewards: Rewards) -> None:
+        for key, _ in state.own_groups():
+            item, scores = state.items.get(key.item), [score for score in rewards.get(key, ()) if score == score]
+            if item is None or not scores or state.round.evaluation:
+                continue
+            position, level = item.metadata.get("position"), item.metadata.get("level")
+            if position in self._ladders and self._ladders[position].level == level:
+                self._ladders[position].add(sum(scores) / len(scores))
+
+    # ── demonstrations ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
+        """Questions with the stored answer, where the scorer takes it for right; fewer than `count` if hardly any environment has such."""
+        found: list[Demonstration] = []
+        weights = [entry.weight for entry in self.config.environments]
+        tried, solved = [0] * len(weights), [0] * len(weights)
+        asked = 0
+        while len(found) < count:
+            # An environment that stores no right answers is given up after a few questions.
+            fertile = [position for position in range(len(weights)) if solved[position] or tried[position] < _ATTEMPTS]
+            if not fertile:
+                break
+            wanted = min(max(count - len(found), _ATTEMPTS), _BATCH)
+            random = Random(derive_seed("demonstrated environment", seed, asked))
+            levels = [self._start(position) for position in random.choices(fertile, [weights[position] for position in fertile], k=wanted)]
+            seeds = [_seed(Purpose.DEMONSTRATION, seed, asked + index) for index in range(wanted)]
+            asked += wanted
+            for level, chosen, outcome in zip(levels, seeds, self._ask(levels, seeds, "demonstrate"), strict=True):
+                tried[level.position] += 1
+                if outcome.value:
+                    solved[level.position] += 1
+                    found.append(self._demonstration(_item(level, chosen, outcome, self.config.answer_format)))
+        return found[:count]
+
+    def _demonstration(self, item: Item) -> Demonstration:
+        tagged = self.config.answer_format == AnswerFormat.TAGGED
+        return Demonstration(self.prompt(item), f"<answer>{item.answer}</answer>" if tagged else item.answer)
+
+    @property
+    def fingerprint(self) -> str:
+        shape = [self.config.system_prompt, self.config.prompt_template, self.config.answer_format.value]
+        starts = [self._start(position) for position in range(len(self._levels))]
+        mix = [f"{level.name} {level.digest} {self.config.environments[level.position].weight}" for level in starts]
+        return f"{derive_seed(*shape, *mix):016x}"
+
+    # ── the rest of a part's life ────────────────────────────────────────────────────────────────────────────────────────────
+    def state_dict(self) -> Mapping[str, Any]:
+        return {str(position): ladder.state_dict() for position, ladder in self._ladders.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if set(state) != {str(position) for position in self._ladders}:
+            raise ValueError(f"a state of the curricula {sorted(state)}, but this game has {sorted(map(str, self._ladders))}")
+        for position, ladder in self._ladders.items():
+            ladder.load_state_dict(state[str(position)])
+
+    def close(self) -> None:
+        if self._sandbox is not None:
+            self._sandbox = None
+            SharedSandbox.release()
+
+    # ── making questions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _make(self, purpose: Purpose, levels: Sequence[_Level], stream: tuple[str | int, ...]) -> list[Item]:
+        """One item a level. Some makers fail for rare seeds; the next seed is tried then, the same on every peer."""
+        items: dict[int, Item] = {}
+        for attempt in range(_ATTEMPTS):
+            missing = [index for index in range(len(levels)) if index not in items]
+            seeds = [_seed(purpose, *stream, index, attempt) for index in missing]
+            for index, seed, outcome in zip(missing, seeds, self._ask([levels[index] for index in missing], seeds), strict=True):
+                if not outcome.breach:
+                    item = _item(levels[index], seed, outcome, self.config.answer_format)
+                    items[index] = item if purpose == Purpose.EVALUATION else self._remember(item)
+            if len(items) == len(levels):
+                return [items[index] for index in range(len(levels))]
+        failing = next(level.name for index, level in enumerate(levels) if index not in items)
+        raise SandboxBroken(f"the environment {failing} made no question in {_ATTEMPTS} attempts; see `swarmgame env check {failing}`")
+
+    def _ask(self, levels: Sequence[_Level], seeds: Sequence[int], what: str = "make") -> list[Outcome]:
+        if self._sandbox is None:
+            raise RuntimeError("the data manager is closed")
+        calls = [[level.name, level.config, seed] for level, seed in zip(levels, seeds, strict=True)]
+        batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
+        return [outcome for batch in batches for outcome in self._sandbox.run(f"{_ENVIRONMENTS}:{what}", batch, deadline=MAKING_SECONDS)]
+
+    def _remember(self, item: Item) -> Item:
+        self._remembered[item.reference] = item
+        while len(self._remembered) > _REMEMBERED:
+            self._remembered.popitem(last=False)
+        return item
+
+    # ── who asks what ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _current(self, position: int) -> int:
+        ladder = self._ladders.get(position)
+        return ladder.level if ladder is not None else 0
+
+    def _start(self, position: int) -> _Level:
+        curriculum = self.config.environments[position].curriculum
+        levels = self._levels[position]
+        return levels[min(curriculum.start_level, len(levels) - 1)] if curriculum is not None else levels[0]
+
+    def _specialty(self, round: Round) -> list[int]:
+        everything = list(range(len(self.config.environments)))
+        if not self.config.specialties or round.peer not in round.members:
+            return everything
+        names = self.config.specialties[round.members.index(round.peer) % len(self.config.specialties)]
+        return [position for position in everything if self.config.environments[position].name in names]
+
+    # ── checking the configuration ───────────────────────────────────────────────────────────────────────────────────────────
+    def _check(self) -> None:
+        names = {entry.name for entry in self.config.environments}
+        for index, group in enumerate(self.config.specialties):
+            if not group or not set(group) <= names:
+                raise InvalidManifest(
+                    f"{PATH}.specialties[{index}]", list(group), f"some of this game's environments: {', '.join(sorted(names))}"
+                )
+        if self.config.shared and self.config.specialties:
+            raise InvalidManifest(f"{PATH}.shared", True, "false where peers have specialties: they cannot ask the same questions")
+        if self.config.shared and any(entry.curriculum for entry in self.config.environments):
+            raise InvalidManifest(f"{PATH}.shared", True, "false where there is a curriculum: peers move through it each at its own pace")
+        if "{question}" not in self.config.prompt_template:
+            raise InvalidManifest(f"{PATH}.promptTemplate", self.config.prompt_template, "a text that contains {question}")
+
+    def _levels_of(self, position: int, entry: EnvironmentConfig) -> list[_Level]:
+        assert self._sandbox is not None
+        path = f"{PATH}.environments[{position}]"
+        digest = _valued(self._sandbox.prepare(f"{_ENVIRONMENTS}:resolve", entry.name, entry.config), path)["digest"]
+        configs = [entry.config]
+        if entry.curriculum is not None:
+            attributes, most = list(entry.curriculum.attributes), entry.curriculum.max_level
+            answer = self._sandbox.prepare("swarmgame.data.curriculum:level_configs", entry.name, entry.config, attributes, most)
+            configs = _valued(answer, path)["levels"]
+        levels = []
+        for level, config in enumerate(configs):
+            if entry.curriculum is not None:
+                digest = _valued(self._sandbox.prepare(f"{_ENVIRONMENTS}:resolve", entry.name, config), path)["digest"]
+            self._sandbox.prepare(f"{_ENVIRONMENTS}:keep", entry.name, config)
+            levels.append(_Level(entry.name, config, digest, position, level))
+        return levels
+
+
+def _valued(answer: dict[str, Any], path: str) -> dict[str, Any]:
+    if "problem" in answer:
+        problem = answer["problem"]
+        raise InvalidManifest(f"{path}.{problem['path']}", problem["got"], problem["expected"])
+    return answer
+
+
+def _seed(purpose: Purpose, *parts: str | int) -> int:
+    return purpose << (SEED_BITS - 2) | derive_seed("question", *parts) >> 2
+
+
+def _purpose(seed: int) -> int:
+    return seed >> (SEED_BITS - 2)
+
+
+def _item(level: _Level, seed: int, outcome: Outcome, answer_format: AnswerFormat) -> Item:
+    metadata = {
+        "environment": level.name,
+        "config": level.config,
+        "position": level.position,
+        "level": level.level,
+        "answer_format": answer_format.value,
+    }
+    return Item(Reference(level.name, level.digest, seed, 0), str(outcome.value["question"]), str(outcome.value["answer"]), metadata)

@@ -1,0 +1,109 @@
+"""The `composite` rewards: a weighted sum of other rewards.
+
+Invariant: a rollout that one of them could not score (NaN) is NaN in the sum, since a part of it would not be its reward.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from swarmgame.config import Config
+from swarmgame.errors import InvalidManifest
+from swarmgame.game.parts import RewardManager, Setting
+from swarmgame.game.state import GameState, Rewards
+from swarmgame_api.explain import did_you_mean, explain
+
+_PATH = "spec.game.rewards.with"
+_GROUP = "swarmgame.rewards"
+
+
+class WeightedReward(Config):
+    """One of the rewards."""
+
+    use: str
+    """Its name, or `package.module:Class`."""
+    with_: Annotated[dict[str, Any], Field(alias="with")] = Field(default_factory=dict)
+    """Its configuration."""
+    weight: float = 1.0
+    """What it counts for; negative for something to avoid."""
+
+
+class CompositeRewardsConfig(Config):
+    """Which rewards are added up."""
+
+    rewards: Annotated[tuple[WeightedReward, ...], Field(min_length=1, max_length=16)]
+    """The rewards, in order."""
+
+
+class CompositeRewards(RewardManager):
+    """See the module."""
+
+    Config = CompositeRewardsConfig
+    config: CompositeRewardsConfig
+
+    def __init__(self, config: CompositeRewardsConfig, setting: Setting | None = None) -> None:
+        super().__init__(config, setting or Setting())
+        self._parts: list[RewardManager] = []
+        try:
+            for index, entry in enumerate(config.rewards):
+                self._parts.append(_made(entry, self.setting, f"{_PATH}.rewards[{index}]"))
+        except BaseException:
+            self.close()
+            raise
+        self.full_reward = sum(
+            entry.weight * part.full_reward for entry, part in zip(config.rewards, self._parts, strict=True) if entry.weight > 0
+        )
+
+    def rewards(self, state: GameState) -> Rewards:
+        weighted = [(entry.weight, part.rewards(state)) for entry, part in zip(self.config.rewards, self._parts, strict=True)]
+        keys = [key for key, _ in state.groups() if all(key in rewards for _, rewards in weighted)]
+        return {key: [_sum(weighted, scores) for scores in zip(*(rewards[key] for _, rewards in weighted), strict=True)] for key in keys}
+
+    def counters(self) -> Mapping[str, int]:
+        total: Counter[str] = Counter()
+        for part in self._parts:
+            total.update(part.counters())
+        return dict(total)
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+        self._parts = []
+
+
+def _sum(weighted: list[tuple[float, Rewards]], scores: tuple[float, ...]) -> float:
+    return sum(weight * score for (weight, _), score in zip(weighted, scores, strict=True))
+
+
+def _made(entry: WeightedReward, setting: Setting, path: str) -> RewardManager:
+    part = _found(entry.use, f"{path}.use")
+    try:
+        config = part.Config.model_validate(entry.with_, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise InvalidManifest(problems=explain(part.Config, error.errors(include_url=False), f"{path}.with")) from error
+    return part(config, setting)
+
+
+def _found(name: str, path: str) -> type[RewardManager]:
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            found: Any = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise InvalidManifest(path, name, f"a class that can be imported ({error})") from error
+    else:
+        registered = {entry.name: entry for entry in entry_points(group=_GROUP)}
+        if name not in registered:
+            raise InvalidManifest(
+                path, name, f"one of {', '.join(sorted(registered))}, or package.module:Class{did_you_mean(name, registered)}"
+            )
+        found = registered[name].load()
+    if not (isinstance(found, type) and issubclass(found, RewardManager)):
+        raise InvalidManifest(path, name, "a subclass of swarmgame.RewardManager")
+    return found

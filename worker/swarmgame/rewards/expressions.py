@@ -1,0 +1,106 @@
+"""Expressions: while an answer is scored, `eval` understands formulas and literals, and no programs.
+
+Many scorers of reasoning-gym pass the answer's text to `eval`, or to sympy, which passes it on to `eval`. The guard reads the text first, as a
+syntax tree: literals, operators, names, and calls of plain names are formulas; attributes, comprehensions, lambdas, subscripts, names with
+a leading underscore and the dangerous builtins are a program. It is the inner wall: a program that got through would still stand in the sandbox,
+but could lie about its own score. Invariant: outside `guarded()` nothing is changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_FORMULA = (
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.Call, ast.keyword, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.Tuple,
+    ast.List, ast.Set, ast.Dict, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
+)  # fmt: skip
+_HARMLESS_BUILTINS = frozenset(
+    "abs bool complex dict divmod False float frozenset int len list max min None pow range reversed round set sorted str sum True tuple".split()
+)
+_PROGRAMS_OF_SYMPY = frozenset("lambdify preview source init_printing init_session interactive_traversal".split())
+
+_LIBRARIES = frozenset({"collections"})
+"""Modules whose `eval` is of their own words: a module imported late may define a namedtuple."""
+
+
+class Program(Exception):
+    """An answer that wanted to be run."""
+
+    breach = "program"
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Within, `eval` of a text refuses programs. Not for several threads.
+
+    Raises:
+        Program: at the end, if one was met, whatever came of it: scorers swallow exceptions, so raising at once would not be heard.
+    """
+    found: list[str] = []
+    original = builtins.eval
+    builtins.eval = _guard(original, found)
+    try:
+        yield
+    except Exception:
+        if not found:
+            raise
+    finally:
+        builtins.eval = original
+    if found:
+        raise Program(f"the answer contains {found[0]}")
+
+
+def why_program(text: str, known: frozenset[str] | set[str] = frozenset()) -> str:
+    """Why a text is more than a formula; empty when it is one, or no Python at all.
+
+    Args:
+        text: what `eval` was given.
+        known: names that the caller of `eval` defines itself; a builtin of that name is hidden by it.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    for node in ast.walk(tree):
+        if not isinstance(node, _FORMULA):
+            return f"a {type(node).__name__}"
+        if isinstance(node, ast.Call) and not isinstance(node.func, ast.Name):
+            return "a call of something that is not a name"
+        if isinstance(node, ast.Name):
+            name = node.id
+            if name.startswith("_") or name in _PROGRAMS_OF_SYMPY or name.startswith("plot"):
+                return f"the name {name[:40]}"
+            if hasattr(builtins, name) and name not in _HARMLESS_BUILTINS and name not in known:
+                return f"the name {name[:40]}"
+    return ""
+
+
+def _guard(original: Callable[..., Any], found: list[str]) -> Callable[..., Any]:
+    def guarded_eval(source: Any, globals_: Any = None, locals_: Any = None, /) -> Any:
+        frame = sys._getframe(1)
+        if globals_ is None:
+            globals_, locals_ = frame.f_globals, frame.f_locals
+        if isinstance(source, str) and frame.f_globals.get("__name__") not in _LIBRARIES:
+            known = {name for scope in (globals_, locals_ or {}) for name, value in _own(scope)}
+            reason = why_program(source, known)
+            if reason:
+                found.append(reason)
+                raise Program(reason)
+        return original(source, globals_, locals_)
+
+    return guarded_eval
+
+
+def _own(scope: Any) -> Iterator[tuple[str, Any]]:
+    """Names whose value there is not simply the builtin itself."""
+    for name in _builtin_names:
+        if name in scope and scope[name] is not getattr(builtins, name, None):
+            yield name, scope[name]
+
+
+_builtin_names = tuple(dir(builtins))

@@ -1,0 +1,125 @@
+"""The `function` rewards: a game author's own function `package.module:function`, called with the item and the rollout's words.
+
+The function takes `(item, text)`, where `item` is a dictionary with question, answer, environment and metadata, and returns a finite number. It
+runs in the sandbox, which can neither write nor call out, unless the manifest says `trusted: true`: then it runs here, faster, with all that this
+process may do. Invariant: an exception, a breach or a value that is no finite number is a reward of 0 and a count.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from swarmgame.errors import InvalidManifest
+from swarmgame.game.parts import Setting
+from swarmgame.game.state import Item
+from swarmgame.rewards.sandbox import CallFailed, Sandbox
+from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards, finite
+
+_PATH = "spec.game.rewards.with.function"
+_BATCH = 512
+
+
+class FunctionRewardsConfig(AnswerConfig):
+    """Which function, and how far it is trusted."""
+
+    function: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
+    """`package.module:function`; a module beside the manifest will do. Import all that it needs at the top of its module."""
+    trusted: bool = False
+    """Run it in this process, without sandbox or deadline. Never for a function that evaluates the answer."""
+    deadline_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
+    """Processor time that one call may take in the sandbox."""
+    memory_mebibytes: Annotated[int, Field(ge=16, le=262_144)] = 512
+    """What one batch of calls may allocate in the sandbox."""
+
+
+class FunctionRewards(AnswerRewards):
+    """See the module."""
+
+    Config = FunctionRewardsConfig
+    config: FunctionRewardsConfig
+
+    def __init__(self, config: FunctionRewardsConfig, setting: Setting | None = None) -> None:
+        super().__init__(config, setting or Setting())
+        self._function: Callable[[dict[str, Any], str], Any] | None = None
+        self._sandbox: Sandbox | None = None
+        if config.trusted:
+            self._function = _load(config.function)
+            return
+        self._sandbox = Sandbox(deadline=config.deadline_seconds, memory=config.memory_mebibytes * 2**20)
+        try:
+            self._sandbox.prepare("swarmgame.rewards.functions:check", config.function)
+        except CallFailed as error:
+            self.close()
+            raise InvalidManifest(_PATH, config.function, f"a function that the sandbox can import ({error})") from error
+
+    def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
+        calls = [[_described(item), answer] for item, answer in asked]
+        if self._function is not None:
+            return [self._trusted(item, answer) for item, answer in calls]
+        if self._sandbox is None:
+            raise RuntimeError("the reward manager is closed")
+        batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
+        outcomes = [outcome for batch in batches for outcome in self._sandbox.run(self.config.function, batch)]
+        scores: list[float | None] = []
+        for outcome in outcomes:
+            score = finite(outcome.value)
+            if score is None and not outcome.breach:
+                self.count("rewards_not_finite")
+            scores.append(None if outcome.breach in ("not run", "timeout", "killed") else score or 0.0)
+        return scores
+
+    def counters(self) -> Mapping[str, int]:
+        return {**super().counters(), **(self._sandbox.counters() if self._sandbox is not None else {})}
+
+    def close(self) -> None:
+        if self._sandbox is not None:
+            self._sandbox.close()
+            self._sandbox = None
+
+    def _trusted(self, item: dict[str, Any], answer: str) -> float:
+        assert self._function is not None
+        try:
+            score = finite(self._function(item, answer))
+        except Exception:  # noqa: BLE001 — counted; the author's function met words that it did not expect
+            self.count("reward_exceptions")
+            return 0.0
+        if score is None:
+            self.count("rewards_not_finite")
+        return score or 0.0
+
+
+def check(function: str) -> None:
+    """Runs in the sandbox: whether the function can be had."""
+    _load(function)
+
+
+def _load(name: str) -> Callable[[dict[str, Any], str], Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise InvalidManifest(_PATH, name, f"a function that can be imported ({error})") from error
+    if not callable(found):
+        raise InvalidManifest(_PATH, name, "a function")
+    function: Callable[[dict[str, Any], str], Any] = found
+    return function
+
+
+def _described(item: Item) -> dict[str, Any]:
+    """What the function is told; what JSON has no word for becomes text."""
+    described = {
+        "id": item.id,
+        "environment": item.reference.environment,
+        "question": item.question,
+        "answer": item.answer,
+        "metadata": dict(item.metadata),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
+    return plain
