@@ -98,7 +98,7 @@ def warm_start(
                 group["lr"] = LEARNING_RATE * min(1.0, step / WARMUP_STEPS)
             logprobs, mask = _completion_logprobs(model, batches[index])
             optimizer.zero_grad(set_to_none=True)
-            (-(logprobs * mask).sum() / mask.sum()).backward()
+            (-(logprobs * mask).sum() / mask.sum()).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
         accuracy = _accuracy(model, held_out)
