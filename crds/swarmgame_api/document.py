@@ -121,10 +121,16 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        # PyYAML writes the rarer line breaks raw, and reads them back as blanks; in double quotes it escapes them.
+        style = '"' if any(letter in data for letter in "\x85\u2028\u2029") else None
+        return self.represent_scalar(_CORE + "str", data, style)
+
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
 
+_Dumper.add_representer(str, _Dumper.represent_text)
 for _kind, (_pattern, _first) in _IMPLICIT.items():
     _Dumper.add_implicit_resolver(_CORE + _kind, re.compile(_pattern), [letter if letter != "\0" else "" for letter in _first])
 
@@ -178,7 +184,7 @@ def plain(data: object) -> JsonValue:
             case None | bool():
                 return value
             case int():
-                if value.bit_length() > 63:
+                if not -(2**63) <= value < 2**63:
                     problems.append(Problem(path, Plain("a very large integer"), "an integer of at most 64 bits"))
                     return None
                 return value

@@ -1,7 +1,7 @@
 """The base of every object in the manifest, and the rules that hold between fields.
 
-A rule is written twice, side by side: as CEL, for the API server, and as a Python predicate, for files; tests hold the two to the same
-verdict. Nothing here knows of any particular object. Invariant: an instance that exists obeys its rules, and never changes.
+A rule is written twice, side by side, so that nobody changes one alone: as CEL, for the API server, and as a Python predicate, for
+files. Nothing here knows of any particular object. Invariant: an instance that exists obeys its rules, and never changes.
 """
 
 from __future__ import annotations
