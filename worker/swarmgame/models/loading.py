@@ -40,10 +40,14 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     Raises:
         InvalidManifest, Temporary: as `load_model`.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     try:
-        return AutoTokenizer.from_pretrained(source.name, revision=source.revision or "main", token=read_token(source.token))
+        asked = {"revision": source.revision or "main", "token": read_token(source.token)}
+        # transformers 5 gives every qwen2 model Qwen2's own pre-tokenizer, whatever it was saved with: other ids, and spaces lost.
+        plain = get_tokenizer_config(source.name, **asked).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+        return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(source.name, **asked)
     except (OSError, ValueError, KeyError) as error:
         raise _explained(error, source, "tokenizer") from error
 
