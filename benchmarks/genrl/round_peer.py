@@ -51,7 +51,8 @@ class Measured(BaseGameManager):
         super().__init__(**parts)
         self.parent, self.requests = parent, requests
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.heard = self.updates = self.tokens = 0
+        self.heard = self.updates = self.tokens = self.prompt_tokens = 0
+        self.trainer._process_inputs = self._counted(self.trainer._process_inputs)
         self.trainer.generate = self._timed("generate", self.trainer.generate, self._count_tokens)
         self.trainer.train = self._timed("train", self.trainer.train)
         self.rewards.update_rewards = self._timed("rewards", self.rewards.update_rewards)
@@ -62,13 +63,13 @@ class Measured(BaseGameManager):
         if next(self.requests, None) is None:
             return True
         self.seconds.clear()
-        self.heard = self.updates = self.tokens = 0
+        self.heard = self.updates = self.tokens = self.prompt_tokens = 0
         self.began = time.perf_counter()
         return False
 
     def _hook_after_round_advanced(self) -> None:
         self.seconds["round"] = time.perf_counter() - self.began
-        self.parent.answer(seconds=dict(self.seconds), heard=self.heard, updates=self.updates, tokens=self.tokens)
+        self.parent.answer(seconds=dict(self.seconds), heard=self.heard, updates=self.updates, tokens=self.tokens, prompt_tokens=self.prompt_tokens)
 
     def _timed(self, part: str, call: Callable[..., Any], look: Callable[[Any], None] = lambda _: None) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -79,6 +80,15 @@ class Measured(BaseGameManager):
             return returned
 
         return timed
+
+    def _counted(self, process: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, for_training: bool = False, **kwargs: Any) -> Any:
+            tokens = process(*args, for_training=for_training, **kwargs)
+            if not for_training:
+                self.prompt_tokens += int(tokens.attention_mask.sum())
+            return tokens
+
+        return counted
 
     def _count_tokens(self, completions: list[list[str]]) -> None:
         self.tokens += sum(len(ids) for texts in completions for ids in self.trainer.processing_class(texts).input_ids)

@@ -1,0 +1,139 @@
+"""A whole round: generate, exchange, reward, train. GenRL 0.3.0's own classes against ours, on the same tiny model and the same work.
+
+`swarm`: 4 peers, each a process of one thread, over each side's own hivemind backend: 8 questions x 8 completions x 32 tokens, one stage.
+`multistage`: GenRL's multistage_math, one peer, one thread, no network: 4 questions x 4 generations x 64 tokens x 3 stages.
+Both arms start from the same weights, ask the same questions, sample exactly as many tokens and train on all of them once; the reward is a hash
+of the text. GenRL runs with its defaults (minibatches of 2, gradient checkpointing), ours with its own. A round's seconds are its slowest peer's.
+Claims: both at least 5 times as fast as GenRL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from channel import Crew
+from genrl.environment import environment
+from harness import claim, machine, publish, summary
+from work import MULTISTAGE, SWARM, Game, Work
+
+HERE = Path(__file__).parent
+ARMS = ("genrl", "swarmgame")
+PARTS = ("round", "generate", "exchange", "rewards", "train")
+START_SECONDS = 180.0
+ROUND_SECONDS = 90.0
+LEAST_TOKENS = 0.98
+"""Share of the tokens that must have been sampled: GenRL's count, made from text, misses a padding token that was drawn."""
+
+
+class Incomplete(Exception):
+    """A round that did not do the work: its seconds mean nothing."""
+
+
+@dataclass
+class Tally:
+    """The rounds of one arm, warm-ups left out: for each part, the slowest peer's seconds in each round."""
+
+    rounds: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
+    updates: int = 0
+
+    def add(self, answers: Sequence[dict[str, Any]]) -> None:
+        for part in PARTS:
+            self.rounds[part].append(max(answer["seconds"].get(part, 0.0) for answer in answers))
+        self.updates = answers[0]["updates"]
+
+    def figures(self) -> dict[str, Any]:
+        parts = {part: round(statistics.median(seconds), 4) for part, seconds in self.rounds.items() if part != "round"}
+        return {"seconds": summary(self.rounds["round"]), "parts": parts, "updates_a_round": self.updates}
+
+
+def measure(game: Game, arms: Sequence[str], folder: Path, *, blocks: int, warmups: int, rounds: int) -> dict[str, Any]:
+    """Blocks of rounds, A B A B …, each in fresh processes: arm → figures.
+
+    Raises:
+        Incomplete: a peer hung, crashed, heard too few others, sampled too little or did not train.
+    """
+    work = folder / game.name
+    Work.make(work, game)
+    if "genrl" in arms and game.stages > 1:
+        (work / "prompts.json").write_text(genrl_prompts(), encoding="utf-8")
+    tallies = {arm: Tally() for arm in arms}
+    for block in range(blocks):
+        for arm in arms:
+            _block(game, arm, work, folder / f"{game.name}-{arm}-{block}", tallies[arm], warmups, rounds)
+            median = statistics.median(tallies[arm].rounds["round"])
+            print(f"{game.name}, block {block + 1} of {blocks}: {arm} {median:.3f} s a round", file=sys.stderr, flush=True)
+    return {arm: tally.figures() for arm, tally in tallies.items()}
+
+
+def _block(game: Game, arm: str, work: Path, logs: Path, tally: Tally, warmups: int, rounds: int) -> None:
+    python = str(environment()) if arm == "genrl" else sys.executable
+    variables = {"PYTHONPATH": str(HERE), "HIVEMIND_WORLD_SIZE": str(game.peers), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    variables |= {"TOKENIZERS_PARALLELISM": "false"}
+    with Crew(logs, variables) as crew:
+        for index in range(game.peers):
+            crew.start([python, str(HERE / ("genrl" if arm == "genrl" else "swarm") / "round_peer.py"), str(index), str(work)])
+        crew.peers[0].send({"addresses": []})
+        addresses = crew.peers[0].receive(START_SECONDS)["addresses"]
+        for peer in crew.peers[1:]:
+            peer.send({"addresses": addresses})
+        for peer in crew.peers[1:]:
+            peer.receive(START_SECONDS)
+        for number in range(warmups + rounds):
+            answers = crew.ask({"round": number}, ROUND_SECONDS)
+            whole = [_checked(game, arm, answer) for answer in answers]
+            if number >= warmups:
+                tally.add(whole)
+
+
+def _checked(game: Game, arm: str, answer: dict[str, Any] | None) -> dict[str, Any]:
+    if answer is None:
+        raise Incomplete(f"{arm}, {game.name}: a peer did not finish its round within {ROUND_SECONDS:.0f} s")
+    if answer["heard"] != (game.peers - 1) * game.stages:
+        raise Incomplete(f"{arm}, {game.name}: a peer heard {answer['heard']} others")
+    if answer["tokens"] < LEAST_TOKENS * game.tokens_a_round or not answer["updates"]:
+        raise Incomplete(f"{arm}, {game.name}: a peer sampled {answer['tokens']} tokens and made {answer['updates']} updates")
+    return answer
+
+
+def genrl_prompts() -> str:
+    """The system prompts of GenRL's three stages, as JSON, asked of its package."""
+    code = "import json; from genrl.examples.multistage_math import data; print(json.dumps([getattr(data, f'STAGE{s}_SYSTEM_PROMPT') for s in range(3)]))"
+    asked = subprocess.run([str(environment()), "-c", code], capture_output=True, text=True, timeout=START_SECONDS, check=True)
+    prompts: list[str] = json.loads(asked.stdout.splitlines()[-1])
+    return json.dumps(prompts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="ours alone, one peer, three stages of a few tokens; nothing is written")
+    parser.add_argument("--blocks", type=int, default=2, help="times that each arm's turn comes")
+    parser.add_argument("--rounds", type=int, default=4, help="measured rounds in a block")
+    options = parser.parse_args()
+    began = machine()
+    with tempfile.TemporaryDirectory(prefix="round-") as name:
+        folder = Path(name)
+        if options.smoke:
+            small = replace(MULTISTAGE, questions=2, generations=2, tokens=4)
+            games = {"multistage": measure(small, ["swarmgame"], folder, blocks=1, warmups=0, rounds=1)}
+            publish("round_vs_genrl", {"claims": [], "games": games}, began=began, smoke=True)
+            return
+        games, claims = {}, []
+        for game in (SWARM, MULTISTAGE):
+            figures = measure(game, ARMS, folder, blocks=options.blocks, warmups=2, rounds=options.rounds)
+            ratio = figures["genrl"]["seconds"]["median"] / figures["swarmgame"]["seconds"]["median"]
+            claims.append(claim(f"{game.name} round: GenRL's seconds / ours", ratio, at_least=5))
+            games[game.name] = figures
+    publish("round_vs_genrl", {"claims": claims, "games": games}, began=began)
+
+
+if __name__ == "__main__":
+    main()

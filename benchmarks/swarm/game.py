@@ -1,0 +1,81 @@
+"""The benchmark's game on SwarmGame's interfaces: the questions, prompts and reward of GenRL's arm, word for word.
+
+The three-stage game asks what GenRL's multistage_math asks; its long system prompts come from GenRL's package at run time (`prompts.json` beside
+the work), so that both arms read prompts of one length. Without that file (a smoke run) each is a placeholder of the same number of words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from swarmgame import Config, DataManager, GameState, GroupKey, Item, Message, Prompt, Reference, RewardManager, Round, Setting
+from work import Work, reward
+
+PLACEHOLDER_WORDS = (118, 188, 150)
+
+
+class WorkConfig(Config):
+    """Where the work is."""
+
+    folder: Path
+    """The folder that `Work.make` wrote."""
+
+
+class WorkData(DataManager):
+    """All peers ask the same questions in a round."""
+
+    Config = WorkConfig
+
+    def __init__(self, config: WorkConfig, setting: Setting) -> None:
+        super().__init__(config, setting)
+        self.work = Work.read(config.folder)
+        prompts = config.folder / "prompts.json"
+        self.system: Sequence[str] = [""]
+        if self.work.game.stages > 1:
+            self.system = json.loads(prompts.read_text()) if prompts.exists() else ["word " * words for words in PLACEHOLDER_WORDS]
+
+    def round_data(self, round: Round) -> Sequence[Item]:
+        return [self._item(round.number, index) for index in range(self.work.game.questions)]
+
+    def resolve(self, reference: Reference) -> Item | None:
+        if (reference.environment, reference.config) != ("work", "") or reference.index >= self.work.game.questions:
+            return None
+        return self._item(reference.seed, reference.index)
+
+    def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
+        return [self._prompt(state, stage, item) for item in state.items.values()]
+
+    def _item(self, round: int, index: int) -> Item:
+        asked = self.work.questions(round)[index]
+        return Item(Reference("work", "", round, index), question=asked.question, answer=asked.answer)
+
+    def _prompt(self, state: GameState, stage: int, item: Item) -> Prompt:
+        words = item.question if stage == 0 else self._solutions(state, item)
+        if stage == 2:
+            words += "  \nAfter comparing these solutions, the following feedback was given about which answer is best: \n"
+            words += "".join(f"--> Criticism #{number} was: {text}\n\n" for number, text in enumerate(_said(state, 1, item)))
+            words += 'Remember to think through your solution step by step and put your answer on its own line after "Answer:".\n\n'
+        return Prompt(item.id, (Message("system", self.system[stage]), Message("user", words)))
+
+    def _solutions(self, state: GameState, item: Item) -> str:
+        words = f"The given math problem is: {item.question}  \n\nThe following solutions were suggested for this problem: \n"
+        words += "".join(f"--> Student #{number} said: {text}\n\n" for number, text in enumerate(_said(state, 0, item)))
+        choose = 'Remember to choose an appropriate "Student #" (or say None), explain your choice, '
+        return words + choose + 'put your final choice on its own line after "Choice:".\n\n'
+
+
+class WorkRewards(RewardManager):
+    """The hash of each text, in this process: GenRL's arm has no sandbox either."""
+
+    def __init__(self, config: Any, setting: Setting) -> None:
+        super().__init__(config, setting)
+
+    def rewards(self, state: GameState) -> Mapping[GroupKey, Sequence[float]]:
+        return {key: [reward(rollout.text) for rollout in group.rollouts] for key, group in state.groups()}
+
+
+def _said(state: GameState, stage: int, item: Item) -> list[str]:
+    return [rollout.text for _, group in state.said(stage, item.id) for rollout in group.rollouts]

@@ -1,0 +1,115 @@
+"""Our arm of a round: GameManager, GRPOTrainer and HivemindCommunication as a game runs them. Usage: round_peer.py INDEX WORK.
+
+Between rounds an observer waits for the request of the next one and answers with the report of the last: the loop itself is untouched.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from channel import Parent
+from connection import alone, connect
+from game import WorkConfig, WorkData, WorkRewards
+from swarmgame import GameState, Rewards, Round, Setting
+from swarmgame.communication.protocol import Collected, Exchange
+from swarmgame.game.manager import GameManager, Progression
+from swarmgame.game.report import Observer, RoundReport
+from swarmgame.trainer.grpo.config import GRPOConfig
+from swarmgame.trainer.grpo.trainer import GRPOTrainer
+from work import LEARNING_RATE, Work
+
+JOIN_SECONDS = 120.0
+
+
+class OnRequest(Observer):
+    """Holds the loop before each round until it is asked for, and answers after it."""
+
+    def __init__(self, parent: Parent, requests: Iterator[dict[str, Any]]) -> None:
+        self.parent, self.requests = parent, requests
+        self.ended = False
+        self.heard = 0
+        self.version = 0
+        self.began = 0.0
+
+    def game_started(self, first_round: int, max_rounds: int) -> None:
+        self._wait()
+
+    def stage_closed(self, round: Round, stage: int, collected: Collected) -> None:
+        self.heard += len(collected.contributions)
+
+    def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
+        seconds = {part: report.seconds.get(part, 0.0) for part in ("generate", "exchange", "rewards", "train")}
+        seconds["round"] = time.perf_counter() - self.began
+        asked = sum(len(group.prompt.token_ids) for _, group in state.own_groups())
+        updates = report.policy_version - self.version
+        finite = {name: value for name, value in report.metrics.items() if math.isfinite(value)}
+        self.parent.answer(seconds=seconds, heard=self.heard, updates=updates, tokens=report.tokens, prompt_tokens=asked, metrics=finite)
+        self.version = report.policy_version
+        self._wait()
+
+    def _wait(self) -> None:
+        self.ended = next(self.requests, None) is None
+        self.heard = 0
+        self.began = time.perf_counter()
+
+
+def trainer(work: Work, setting: Setting) -> GRPOTrainer:
+    """The size of the work, and GenRL's loss (token-level, no KL), clip range and learning rate; one update a stage, as near as GenRL's."""
+    config = GRPOConfig(
+        generations=work.game.generations,
+        max_new_tokens=work.game.tokens,
+        min_new_tokens=work.game.tokens,
+        learning_rate=LEARNING_RATE,
+        update="per-stage",
+        loss_type="dapo",
+        epsilon=0.2,
+        epsilon_high=0.28,
+        beta=0.0,
+    )
+    return GRPOTrainer(config, setting)
+
+
+def main(index: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    parent = Parent()
+    requests = parent.requests()
+    hello = next(requests)
+    work = Work.read(folder)
+    with tempfile.TemporaryDirectory(prefix="round-peer-") as own:
+        swarm = work.game.peers > 1
+        communication, addresses = connect(Path(own), hello["addresses"]) if swarm else alone()
+        setting = Setting(stages=work.game.stages, peer=communication.peer, model_uri=work.model.as_uri(), cache=Path(own))
+        policy = trainer(work, setting)
+        if index == 0:
+            parent.answer(addresses=addresses)
+        communication.join(at_least=work.game.peers, timeout_seconds=JOIN_SECONDS)
+        if index != 0:
+            parent.answer(addresses=addresses)
+        observer = OnRequest(parent, requests)
+        progression = Progression(
+            max_rounds=1_000_000, stages=work.game.stages, exchange=Exchange.GATHER, quorum=1.0, alone_is_normal=not swarm
+        )
+        manager = GameManager(
+            progression,
+            data=WorkData(WorkConfig(folder=folder), setting),
+            rewards=WorkRewards(None, setting),
+            trainer=policy,
+            communication=communication,
+            observers=[observer],
+            stopped=lambda: observer.ended,
+        )
+        try:
+            manager.run(0)
+        finally:
+            communication.leave()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
