@@ -49,6 +49,8 @@ STYLE = {
     "xtick.major.size": 0,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.08,
 }
 WIDTH, HEIGHT, DPI = 8.6, 3.2, 150
 MAX_ROWS = 24
@@ -86,7 +88,9 @@ def _reward(run: RunData) -> Plot | None:
     for peer in run.peers:
         series = run.of(peer, _at("reward"))
         _line(axes, series, color=MUTED, linewidth=0.7, alpha=0.45)
-    axes.plot([], [], color=MUTED, linewidth=0.7, alpha=0.7, label=f"each of {len(run.peers)} peers")
+    axes.plot(
+        [], [], color=MUTED, linewidth=0.7, alpha=0.7, label=f"each of {len(run.peers)} peers" if len(run.peers) > 1 else "its only peer"
+    )
     width = _width(run)
     _line(
         axes, smoothed(mean, width), color=ACCENT, linewidth=2.4, label=f"mean of the peers, over {width} rounds" if width > 1 else "mean"
@@ -124,16 +128,16 @@ def _evaluation(run: RunData) -> Plot | None:
     figure = Figure(figsize=(WIDTH, HEIGHT))
     both = figure.subplots(1, 2, sharey=True)
     shown = [name for name in names if name != "all"]
-    shown = shown[: len(COLOURS) - 1] if len(shown) > 1 else []
+    shown = shown if 1 < len(shown) <= len(COLOURS) else []
     samples = next((n for p in reversed(run.peers) for a in p.rounds.values() if (n := number(a, "evaluation", "samples"))), None)
     k = "k" if samples is None else f"{samples:.0f}"
     for axes, field, title in ((both[0], "average", f"avg@{k}: mean reward"), (both[1], "passed", f"pass@{k}: solved at least once")):
-        for name, colour in zip(shown, COLOURS[1:], strict=False):
+        for name, colour in zip(shown, COLOURS, strict=False):
             _line(axes, _evaluated(run, field, name), color=colour, linewidth=1, marker="o", markersize=2.5, label=name)
-        _line(axes, _evaluated(run, field, "all"), color=ACCENT, linewidth=2.2, marker="o", markersize=4, label="all")
+        _line(axes, _evaluated(run, field, "all"), color=INK, linewidth=2.2, marker="o", markersize=4, label="all")
         axes.set_title(title)
+    for axes in both:  # after both are drawn: they share one scale
         _ready(axes, "")
-    both[0].set_ylim(bottom=0)
     _legend(both[0])
     return _plot("evaluation", figure, "Held-out questions", "Questions that no round ever asks, answered without learning.")
 
@@ -208,7 +212,7 @@ def _learning(run: RunData) -> Plot | None:
     learners = ours[:MAX_ROWS]
     counts = np.array([[learnt[learner][author] for author in authors] for learner in learners], dtype=float)
     side = 0.46
-    figure = Figure(figsize=(max(4.2, 1.8 + side * len(authors) * 1.6), max(2.2, 1.2 + side * len(learners))))
+    figure = Figure(figsize=(min(WIDTH, max(4.2, 1.8 + side * len(authors) * 1.6)), min(6.0, max(2.2, 1.2 + side * len(learners)))))
     axes = figure.subplots()
     picture = axes.imshow(counts, cmap="Blues", vmin=0, vmax=max(counts.max(), 1) * 1.15, aspect="auto")
     axes.set_xticks(range(len(authors)), [run.name_of(author) for author in authors], rotation=0 if len(authors) <= 8 else 60)
@@ -260,7 +264,11 @@ def _ready(axes: Any, label: str) -> None:
     axes.set_ylabel(label)
     axes.grid(visible=False, axis="x")
     axes.margins(x=0.01)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    left, right = axes.get_xlim()
+    if right - left < 1:  # a single round
+        axes.set_xlim((left + right - 1) / 2, (left + right + 1) / 2)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
 
 
 def _legend(axes: Any) -> None:

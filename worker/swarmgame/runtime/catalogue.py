@@ -218,7 +218,7 @@ METRICS = (
         "As it should be.",
         ("event",),
     ),
-    Metric("checkpoint_seconds", Kind.GAUGE, "Time that the last checkpoint took.", "The disk is slow: checkpoint less often.", "—"),
+    Metric("checkpoint_seconds", Kind.HISTOGRAM, "Time that a checkpoint took.", "The disk is slow: checkpoint less often.", "—"),
     Metric(
         "last_round_timestamp_seconds",
         Kind.GAUGE,

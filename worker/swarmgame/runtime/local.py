@@ -58,11 +58,16 @@ class RunOptions:
     program: PeerProgram = field(default=lambda processes: peer_program(processes))
 
 
-def run(options: RunOptions, *, prepare: Callable[[SwarmGame, Path], None], say: Callable[[str], None]) -> ExitCode:
+Step = Callable[[SwarmGame, Path], object]
+"""Does something with a manifest, told its folder."""
+
+
+def run(options: RunOptions, *, check: Step, prepare: Step, say: Callable[[str], None]) -> ExitCode:
     """Runs a game to its end, or resumes it.
 
     Args:
-        prepare: checks and makes what all peers share (modules, environments, the model's warm start), once.
+        check: finds what is wrong with the game's parts; writes nothing.
+        prepare: makes what all peers share (the model's warm start), once.
         say: is told what a person should know; never called with anything secret.
 
     Raises:
@@ -75,6 +80,8 @@ def run(options: RunOptions, *, prepare: Callable[[SwarmGame, Path], None], say:
     if peers == 0:
         raise BadUsage("the game asks for 0 peers, which suspends it; say how many with --peers")
     directory = RunDirectory.of(options.runs, options.name or manifest.metadata.name)
+    folder = options.game.absolute().parent
+    check(manifest, folder)
     with ExitStack() as stack:
         stack.enter_context(_nothing_left_of_an_invalid_game(directory.root))
         stack.enter_context(directory.locked())
@@ -86,8 +93,10 @@ def run(options: RunOptions, *, prepare: Callable[[SwarmGame, Path], None], say:
             say(f"the run {directory.root.name} has finished its {before.max_rounds} rounds: {_where(directory)}")
             say("ask for more with --rounds, begin again with --fresh, or choose another --name")
             return ExitCode.DONE
-        prepare(manifest, options.game.absolute().parent)
         directory.claim(manifest_data(manifest))
+        if manifest.spec.model is not None:
+            say(f"preparing {manifest.spec.model.uri}")
+        prepare(manifest, folder)
         directory.note(Progress(peers=peers, max_rounds=asked.max_rounds, finished=False))
         if before is not None:
             say(f"the run {directory.root.name} goes on from its checkpoints")
@@ -229,7 +238,8 @@ def _nothing_left_of_an_invalid_game(root: Path) -> Iterator[None]:
     except InvalidManifest:
         for folder in made:
             if folder == root and folder.exists():
-                (folder / "lock").unlink(missing_ok=True)
+                for file in ("lock", "game.yaml"):
+                    (folder / file).unlink(missing_ok=True)
             if folder.exists() and not any(folder.iterdir()):
                 folder.rmdir()
         raise

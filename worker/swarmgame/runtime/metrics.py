@@ -6,6 +6,7 @@ number of label values is bounded, whatever others send us.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,7 +66,7 @@ class PeerMetrics:
 class MetricsObserver(Observer):
     """Feeds `PeerMetrics` from the loop."""
 
-    def __init__(self, metrics: PeerMetrics, *, clock: Callable[[], float]) -> None:
+    def __init__(self, metrics: PeerMetrics, *, clock: Callable[[], float] = time.time) -> None:
         self._metrics = metrics
         self._clock = clock
 
@@ -109,8 +110,6 @@ class MetricsObserver(Observer):
                 self._metrics["round_seconds"].observe(spent)
             else:
                 self._metrics.labelled("stage_seconds", part).set(spent)
-        if "checkpoint" in seconds:
-            self._metrics["checkpoint_seconds"].set(seconds["checkpoint"])
 
     def _counters(self, counters: Mapping[str, int]) -> None:
         for name, total in counters.items():

@@ -76,7 +76,7 @@ def test_every_field_of_a_round_reaches_its_metric() -> None:
         "policy_version": 5,
         "external_groups_total": 4,
         "stage_seconds{part=generate}": 0.5,
-        "checkpoint_seconds": 0.125,
+        "stage_seconds{part=checkpoint}": 0.125,
         "round_seconds_sum": 1.0,
         "exchange_seconds_sum": 0.3,
         "exchange_bytes_total{direction=sent}": 10,

@@ -1,0 +1,88 @@
+"""The `swarmgame` command. The only place where an exception becomes an exit code.
+
+What the user can mend is one readable message on standard error; what is our fault keeps its traceback. Invariant: importing this loads
+neither torch nor a game, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, cast
+
+import typer
+
+from swarmgame.cli.join import join
+from swarmgame.cli.peer import peer
+from swarmgame.cli.report import report
+from swarmgame.cli.run import run
+from swarmgame.errors import ExitCode, InvalidManifest, SwarmGameError, exit_code_of
+
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+"""Of the click that typer uses, which may be its own copy."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app.command()(run)
+app.command()(join)
+app.command()(report)
+app.command()(peer)
+
+
+@app.callback()
+def swarmgame(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v))
+    ] = False,
+) -> None:
+    """Swarms of independent peers that post-train their own models by reinforcement learning, and share the experience.
+
+    [bold]Begin here[/bold]
+
+      swarmgame run examples/01-quickstart/game.yaml   [dim]a swarm on this machine[/dim]
+
+      swarmgame validate game.yaml                     [dim]what is wrong with a game[/dim]
+
+      swarmgame new my-game                            [dim]a game of your own[/dim]
+
+      swarmgame join game.yaml --initial-peer ADDRESS  [dim]one peer for a swarm elsewhere[/dim]
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits with its code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(int(code_of(arguments)))
+
+
+def code_of(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code. What is our fault is raised."""
+    try:
+        result = app(args=None if arguments is None else list(arguments), prog_name="swarmgame", standalone_mode=False)
+    except (SwarmGameError, InvalidManifest) as error:
+        print(error, file=sys.stderr)
+        return exit_code_of(error)
+    except UsageError as error:
+        error.show()
+        return ExitCode.BAD_USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        return ExitCode.STOPPED
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from swarmgame import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()

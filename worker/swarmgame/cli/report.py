@@ -1,0 +1,39 @@
+"""`swarmgame report`: plots and the page of a run, finished or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swarmgame.cli.options import Runs
+from swarmgame.errors import BadUsage
+
+
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", show_default=False)],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write report.html, plots/*.png and summary.json of a run.
+
+    [bold]Examples[/bold]
+
+      swarmgame report quickstart
+
+      swarmgame report /data/runs/quickstart
+    """
+    from swarmgame.report import write_report
+    from swarmgame.runtime.rundir import RunDirectory
+
+    candidates = [folder for folder in (Path(run), runs / run) if (folder / "peers").is_dir()]
+    if not candidates:
+        known = sorted(path.name for path in runs.iterdir() if (path / "peers").is_dir()) if runs.is_dir() else []
+        raise BadUsage(f"there is no run {run!r}; {runs} holds {', '.join(known) if known else 'none'}")
+    directory = RunDirectory(candidates[0].absolute())
+    summary = write_report(directory)
+    typer.echo(f"{summary.rounds} rounds of {summary.peers} peers, {summary.tokens:,} tokens")
+    if summary.first10 is not None and summary.last10 is not None and summary.rise is not None:
+        ends = f"first {summary.window} rounds {summary.first10:.3f}, last {summary.window} rounds {summary.last10:.3f}"
+        typer.echo(f"mean reward: {ends}, rise {summary.rise:+.3f}")
+    typer.echo(directory.report)
