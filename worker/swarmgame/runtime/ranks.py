@@ -128,11 +128,6 @@ def ranks_from_environment(timeout_seconds: float = TIMEOUT_SECONDS) -> Ranks:
     return DistributedRanks(rank, size, on_gpu=on_gpu, timeout_seconds=timeout_seconds)
 
 
-def device_of_rank() -> str:
-    """The torch device that this process computes on: `cpu`, or the GPU of its LOCAL_RANK."""
-    return f"cuda:{_number('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
 def _number(name: str, default: int | None = None) -> int:
     value = os.environ.get(name)
     if value is None and default is not None:

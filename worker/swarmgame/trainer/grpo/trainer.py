@@ -29,12 +29,12 @@ from swarmgame.seeds import derive_seed
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.generation import generate_on_ranks
 from swarmgame.trainer.grpo.loss import LossInputs, Mean, Normalizer, entropy_threshold, importance_weights, loss
-from swarmgame.trainer.grpo.optimization import Optimization
 from swarmgame.trainer.grpo.policy import Policy
 from swarmgame.trainer.grpo.rows import Row, Update, micro_batches, updates
 from swarmgame.trainer.grpo.sampler import Sampled, Sampler, SamplingParams
 from swarmgame.trainer.grpo.sampler_eager import EagerSampler
 from swarmgame.trainer.grpo.schedule import learning_rate
+from swarmgame.trainer.optimization import Optimization
 
 logger = logging.getLogger(__name__)
 
