@@ -1,0 +1,264 @@
+"""What every sampler must do, on tiny random models of two architectures."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from scipy.stats import chi2
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from swarmgame.trainer.grpo.logprobs import completion_logprobs
+from swarmgame.trainer.grpo.sampler import SamplingParams
+from swarmgame.trainer.grpo.sampler_eager import EagerSampler
+
+pytestmark = pytest.mark.oracle
+
+PAD, EOS = 0, 1
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [3], [12, 4, 9], [5, 6, 7]]
+ARCHITECTURES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+
+
+def tiny(architecture="qwen2", vocabulary=19, spread=0.4, **more):
+    torch.manual_seed(7)
+    config, model = ARCHITECTURES[architecture]
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "initializer_range": spread,
+        "bos_token_id": None,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+    }
+    return model(config(**shape | more)).eval()
+
+
+SAMPLERS = {"eager": EagerSampler}
+
+
+@pytest.fixture(params=SAMPLERS)
+def make(request):
+    """Builds the sampler under test for a model."""
+    return lambda model, eos=(EOS,): SAMPLERS[request.param](model, eos, PAD)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def completions(groups):
+    return [completion for group in groups for completion in group]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_greedy_equals_transformers_generate(make, architecture):
+    model = tiny(architecture)
+    sampler = make(model)
+    greedy = GenerationConfig(max_new_tokens=24, do_sample=False, eos_token_id=EOS, pad_token_id=PAD)
+    lengths = set()
+    for prompt in PROMPTS:
+        expected = model.generate(torch.tensor([prompt]), generation_config=greedy)[0, len(prompt) :].tolist()
+        [[ours]] = sampler.sample([prompt], 1, SamplingParams(24, greedy=True), seeded())
+        assert list(ours.token_ids) == expected
+        lengths.add(len(expected))
+    assert max(lengths) > 2
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_ragged_prompts_in_one_batch_answer_as_they_do_alone(make, architecture, attention):
+    sampler = make(tiny(architecture, attn_implementation=attention))
+    params = SamplingParams(20, greedy=True, min_new_tokens=3)
+    together = sampler.sample(PROMPTS, 3, params, seeded())
+    for prompt, group in zip(PROMPTS, together, strict=True):
+        [[alone]] = sampler.sample([prompt], 1, params, seeded())
+        for completion in group:
+            assert completion.token_ids == alone.token_ids
+            assert completion.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "params", [SamplingParams(2), SamplingParams(2, temperature=0.6), SamplingParams(2, top_k=3), SamplingParams(2, top_p=0.93)]
+)
+def test_the_distribution_is_the_policys_own(make, params):
+    """Chi-square on the joint distribution of two tokens out of five, 21 cells at most; a correct sampler fails once in a thousand seeds."""
+    model = tiny(vocabulary=5, spread=0.2)
+    sampler, draws = make(model, eos=(EOS,)), 6000
+    counts: dict[tuple[int, ...], int] = {}
+    [group] = sampler.sample([[2, 3]], draws, params, seeded(3))
+    for completion in group:
+        counts[completion.token_ids] = counts.get(completion.token_ids, 0) + 1
+    expected = joint_distribution(model, [2, 3], params)
+    assert set(counts) <= {cell for cell, probability in expected.items() if probability > 0}
+    cells = {cell: probability * draws for cell, probability in expected.items() if probability * draws >= 5}
+    assert draws - sum(cells.values()) < 0.02 * draws
+    assert len(cells) >= 5
+    statistic = sum((counts.get(cell, 0) - mean) ** 2 / mean for cell, mean in cells.items())
+    assert chi2.sf(statistic, len(cells) - 1) > 1e-3
+
+
+@torch.no_grad()
+def joint_distribution(model, prompt, params):
+    """By brute force, from forward passes of transformers and processors written the obvious way."""
+
+    def step(ids):
+        logits = model(torch.tensor([ids])).logits[0, -1] / params.temperature
+        probabilities = logits.softmax(-1).tolist()
+        order = sorted(range(len(probabilities)), key=lambda token: -probabilities[token])
+        kept = order[: params.top_k or None]
+        total = sum(probabilities[token] for token in kept)
+        nucleus, mass = [], 0.0
+        for token in kept:
+            if mass >= params.top_p:
+                break
+            nucleus.append(token)
+            mass += probabilities[token] / total
+        total = sum(probabilities[token] for token in nucleus)
+        return {token: probabilities[token] / total for token in nucleus}
+
+    cells = {}
+    for first, p in step(prompt).items():
+        if first == EOS:
+            cells[(first,)] = p
+        else:
+            cells |= {(first, second): p * q for second, q in step([*prompt, first]).items()}
+    return cells
+
+
+@pytest.mark.parametrize("params", [SamplingParams(30), SamplingParams(30, temperature=1.7, top_k=4, top_p=0.8, min_new_tokens=5)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logprobs_equal_a_full_forward_whatever_was_filtered(make, architecture, params):
+    model = tiny(architecture)
+    groups = make(model).sample(PROMPTS, 6, params, seeded(1))
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for completion in group:
+            ids = torch.tensor([[*prompt, *completion.token_ids]])
+            with torch.no_grad():
+                logprobs = (model(ids).logits[0, len(prompt) - 1 : -1] / params.temperature).log_softmax(-1)
+            expected = logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_training_scores_a_fresh_rollout_as_its_sampler_did(make):
+    model = tiny()
+    groups = make(model).sample(PROMPTS, 6, SamplingParams(30, temperature=0.9), seeded(2))
+    fresh = completions(groups)
+    prompts = [prompt for prompt in PROMPTS for _ in range(6)]
+    logprobs, _, mask = completion_logprobs(model, prompts, [c.token_ids for c in fresh], 0.9, with_entropy=False)
+    assert mask.sum(1).tolist() == [len(completion.token_ids) for completion in fresh]
+    for row, completion in zip(logprobs, fresh, strict=True):
+        torch.testing.assert_close(row[: len(completion.logprobs)], torch.tensor(completion.logprobs), atol=1e-4, rtol=0)
+    assert any(completion.stopped for completion in fresh)
+
+
+def test_eos_is_the_last_id_of_a_stopped_completion_and_appears_nowhere_else(make):
+    fresh = completions(make(tiny()).sample(PROMPTS, 25, SamplingParams(12), seeded(4)))
+    assert {completion.stopped for completion in fresh} == {True, False}
+    for completion in fresh:
+        assert EOS not in completion.token_ids[:-1]
+        assert completion.stopped == (completion.token_ids[-1] == EOS)
+        assert completion.stopped or len(completion.token_ids) == 12
+        assert len(completion.token_ids) == len(completion.logprobs)
+        assert all(logprob <= 0 for logprob in completion.logprobs)
+
+
+def test_any_of_several_eos_ids_stops(make):
+    fresh = completions(make(tiny(), eos=(EOS, 4, 9)).sample(PROMPTS, 25, SamplingParams(12), seeded(4)))
+    assert {completion.token_ids[-1] for completion in fresh if completion.stopped} == {EOS, 4, 9}
+    assert not any({EOS, 4, 9} & set(completion.token_ids[:-1]) for completion in fresh)
+
+
+def test_eos_is_not_drawn_before_the_minimum_length(make):
+    fresh = completions(make(tiny()).sample(PROMPTS, 25, SamplingParams(12, min_new_tokens=7), seeded(4)))
+    assert min(len(completion.token_ids) for completion in fresh) >= 8
+    assert any(completion.stopped for completion in fresh)
+    whole = completions(make(tiny()).sample(PROMPTS, 5, SamplingParams(12, min_new_tokens=12), seeded(4)))
+    assert {(len(completion.token_ids), completion.stopped) for completion in whole} == {(12, False)}
+
+
+def test_the_same_generator_gives_the_same_completions_and_moves_on_by_the_same_amount(make):
+    sampler = make(tiny())
+    one, other = seeded(5), seeded(5)
+    first, again = sampler.sample(PROMPTS, 4, SamplingParams(16), one), sampler.sample(PROMPTS, 4, SamplingParams(16), other)
+    assert first == again
+    assert sampler.sample(PROMPTS, 4, SamplingParams(16), one) != first
+    sampler.sample(PROMPTS[::-1], 4, SamplingParams(16), other)
+    assert torch.equal(one.get_state(), other.get_state())
+
+
+def test_a_completion_does_not_depend_on_who_shares_its_batch(make):
+    """Rows draw their chance from their place, so a batch in one call and prompt by prompt are the same."""
+    sampler, together, alone = make(tiny()), seeded(6), seeded(6)
+    batch = sampler.sample(PROMPTS, 8, SamplingParams(30), together)
+    for prompt, group in zip(PROMPTS, batch, strict=True):
+        [single] = sampler.sample([prompt], 8, SamplingParams(30), alone)
+        assert [completion.token_ids for completion in single] == [completion.token_ids for completion in group]
+
+
+def test_a_training_model_is_left_in_training_mode_and_without_gradients(make):
+    model = tiny().train()
+    make(model).sample(PROMPTS, 2, SamplingParams(4), seeded())
+    assert model.training
+    assert all(parameter.grad is None and not parameter.is_inference() for parameter in model.parameters())
+
+
+def test_no_prompts_give_no_completions(make):
+    assert make(tiny()).sample([], 3, SamplingParams(4), seeded()) == []
+
+
+def test_impossible_requests_are_refused(make):
+    sampler = make(tiny())
+    with pytest.raises(ValueError, match=r"prompts \[1\] are empty"):
+        sampler.sample([[3], []], 2, SamplingParams(4), seeded())
+    with pytest.raises(ValueError, match="n is 0"):
+        sampler.sample([[3]], 0, SamplingParams(4), seeded())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_new_tokens": 0}, {"temperature": 0.0}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0.0}, {"min_new_tokens": 9}]
+)
+def test_impossible_parameters_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
+        SamplingParams(**{"max_new_tokens": 8} | wrong)
+
+
+def test_finished_rows_leave_the_batch():
+    """Counts the rows that the model really sees: nobody is carried to the end for others' sake."""
+    model, seen = tiny(), []
+    model.register_forward_pre_hook(lambda _, __, arguments: seen.append(arguments["input_ids"].shape[0]), with_kwargs=True)
+    EagerSampler(model, (EOS,), PAD).sample(PROMPTS, 16, SamplingParams(60), seeded(8))
+    prefill, *steps = seen
+    assert prefill == len(PROMPTS), "the prompt is read once, not once a completion"
+    assert steps[0] == len(PROMPTS) * 16
+    assert all(later <= earlier for earlier, later in pairwise(steps))
+    assert min(steps) < 0.5 * steps[0]
+
+
+def test_a_model_with_a_sliding_window_is_sampled_through_its_own_cache(make):
+    model = tiny(use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    assert "sliding_attention" in model.config.layer_types
+    sampler, prompt = make(model), [5, 6, 7, 8, 9, 10, 11]
+    [[ours], _] = sampler.sample([prompt, [3, 4]], 1, SamplingParams(16, greedy=True, min_new_tokens=16), seeded())
+    settings = GenerationConfig(max_new_tokens=16, min_new_tokens=16, do_sample=False, eos_token_id=EOS, pad_token_id=PAD)
+    assert list(ours.token_ids) == model.generate(torch.tensor([prompt]), generation_config=settings)[0, 7:].tolist()
+
+
+def test_bfloat16_models_are_sampled_with_fp32_logprobs(make):
+    model = tiny().to(torch.bfloat16)
+    fresh = completions(make(model).sample(PROMPTS, 4, SamplingParams(10), seeded(9)))
+    prompts = [prompt for prompt in PROMPTS for _ in range(4)]
+    logprobs, _, _ = completion_logprobs(model, prompts, [c.token_ids for c in fresh], 1.0, with_entropy=False)
+    assert logprobs.dtype == torch.float32
+    for row, completion in zip(logprobs, fresh, strict=True):
+        torch.testing.assert_close(row[: len(completion.logprobs)], torch.tensor(completion.logprobs), atol=0.15, rtol=0)
