@@ -1,0 +1,322 @@
+"""The libp2p transport: hivemind's p2p daemon and its DHT node, on our own asyncio loop.
+
+`hivemind.DHT` is not used: its forked process talks through a pipe that is read without blocking, and hangs above 16,384 bytes (hivemind
+1.1.12). Small messages are unary calls, bodies are binary streams that we read ourselves under a cap (hivemind's reader believes an 8-byte
+length from the wire; its unary answers hang the caller above 4 MiB), the DHT holds heartbeats alone.
+
+The daemon ends when its control connection does, so that it does not outlive us even after kill -9; only its socket file does, and the next
+start sweeps such files. Invariant: a call that has been handed to the daemon is never cancelled, only abandoned: hivemind's reader dies of
+an answer to a cancelled call, and with it every later call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import glob
+import logging
+import os
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf.wrappers_pb2 import BytesValue
+from hivemind.dht.node import DHTNode
+from hivemind.p2p import P2P, P2PContext, P2PDaemonError, P2PHandlerError, PeerID
+from hivemind.utils.multiaddr import Multiaddr
+
+from swarmgame.communication.identity import listen_address, split_address
+from swarmgame.communication.transport import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
+from swarmgame.errors import Temporary
+from swarmgame.game.state import PeerId
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_START_ATTEMPTS = 4
+_START_SECONDS = 30.0
+_BUCKET, _REPLICAS = 8, 3
+"""A DHT of heartbeats needs neither wide searches nor many copies, and their cost would grow with the swarm."""
+_DIRECTORY_SECONDS = 4.0
+_CONNECT_SECONDS = 5.0
+_HEAD = struct.Struct(">BQ")
+_HAVE, _HAVE_NOT = 1, 0
+_CHUNK = 1 << 18
+_GONE = (P2PDaemonError, P2PHandlerError, OSError, EOFError, asyncio.TimeoutError)
+_STALE_SOCKET_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Network:
+    """Where a peer listens and whom it knows.
+
+    Args:
+        port: TCP port to listen on; 0 takes any.
+        initial_peers: dial addresses, `/ip4/HOST/tcp/PORT/p2p/PEER` or `/dns4/…`; our own is ignored.
+        announce: multiaddrs under which others reach us where that is not what we listen on (a Service, a NAT), without the peer id.
+        host: IPv4 address to listen on.
+        relay: for peers that cannot be dialled: be reached through the initial peers.
+    """
+
+    port: int = 0
+    initial_peers: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
+    host: str = "0.0.0.0"
+    relay: bool = False
+
+
+class P2PTransport:
+    """One p2p daemon; see `Transport`."""
+
+    def __init__(self, run: str, peer: PeerId, identity_path: Path, network: Network) -> None:
+        self.peer = peer
+        self.identity_path = identity_path
+        self.network = network
+        self._initial = {split_address(address)[1]: split_address(address)[0] for address in network.initial_peers}
+        self._initial.pop(peer, None)
+        self._directory = f"swarmgame/1/{run}/members"
+        self._call_name, self._body_name = f"swarmgame/1/{run}/call", f"swarmgame/1/{run}/body"
+        self._traffic = Traffic()
+        self._p2p: P2P | None = None
+        self._node: DHTNode | None = None
+        self._handlers: Handlers | None = None
+        self._addresses: tuple[str, ...] = network.announce
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._traffic
+
+    # ── starting and stopping ────────────────────────────────────────────────────────────────────────────────────────────
+    async def start(self, handlers: Handlers) -> None:
+        """See `Transport.start`. The daemon is tried four times, with growing pauses."""
+        self._handlers = handlers
+        _sweep_sockets()
+        pause = 0.5
+        for attempt in range(1, _START_ATTEMPTS + 1):
+            try:
+                _check_port(self.network.host, self.network.port)
+                self._p2p = await self._daemon()
+                break
+            except (P2PDaemonError, OSError) as error:
+                if attempt == _START_ATTEMPTS:
+                    raise Temporary(f"the p2p daemon does not start on port {self.network.port}: {error}") from error
+                logger.warning("the p2p daemon did not start (attempt %d): %s", attempt, error)
+                await asyncio.sleep(pause)
+                pause *= 2
+        assert self._p2p is not None
+        if self._p2p.peer_id.to_base58() != self.peer:
+            raise Temporary(f"the p2p daemon calls itself {self._p2p.peer_id.to_base58()}, the key is {self.peer}'s")
+        self._meter(self._p2p)
+        await self._p2p.add_protobuf_handler(self._call_name, self._answer, BytesValue)
+        await self._p2p.add_binary_stream_handler(self._body_name, self._serve)
+        self._node = await DHTNode.create(
+            p2p=self._p2p,
+            bucket_size=_BUCKET,
+            num_replicas=_REPLICAS,
+            wait_timeout=3.0,
+            cache_locally=False,
+            cache_on_store=False,
+            cache_nearest=0,
+            strict=False,
+        )
+        if not self._addresses:
+            visible = await self._p2p.get_visible_maddrs()
+            self._addresses = tuple(split_address(str(address))[0] for address in visible)
+
+    async def _daemon(self) -> P2P:
+        network = self.network
+        return await P2P.create(
+            identity_path=str(self.identity_path),
+            # It would parse the key as RSA.
+            check_if_identity_free=False,
+            host_maddrs=[listen_address(network.port, network.host)],
+            announce_maddrs=list(network.announce) or None,
+            trusted_relays=list(network.initial_peers) if network.relay else None,
+            use_relay=network.relay,
+            use_auto_relay=network.relay,
+            nat_port_map=False,
+            auto_nat=False,
+            startup_timeout=_START_SECONDS,
+        )
+
+    async def close(self) -> None:
+        node, self._node = self._node, None
+        p2p, self._p2p = self._p2p, None
+        if node is not None:
+            with contextlib.suppress(*_GONE):
+                await asyncio.wait_for(node.shutdown(), 2.0)
+        if p2p is None:
+            return
+        child = p2p._child
+        try:
+            await asyncio.wait_for(p2p.shutdown(), 3.0)
+        except asyncio.TimeoutError:
+            if child is not None and child.returncode is None:
+                child.kill()
+                await child.wait()
+
+    def addresses(self) -> tuple[str, ...]:
+        return self._addresses
+
+    # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def bootstrap(self) -> Sequence[PeerId]:
+        met = await asyncio.gather(*(self._meet(peer, address) for peer, address in self._initial.items()))
+        return [peer for peer in met if peer is not None]
+
+    async def _meet(self, peer: PeerId, address: str) -> PeerId | None:
+        try:
+            await self.connect(peer, [address], _CONNECT_SECONDS)
+        except Unreachable:
+            return None
+        node = self._running(self._node)
+        # A ping puts each into the other's routing table.
+        return peer if await node.protocol.call_ping(PeerID.from_base58(peer)) is not None else None
+
+    async def connect(self, peer: PeerId, addresses: Sequence[str], seconds: float) -> None:
+        p2p = self._running(self._p2p)
+        try:
+            multiaddrs = [Multiaddr(address) for address in addresses]
+        except ValueError as error:
+            raise Unreachable(peer) from error
+        await _in_time(p2p._client.connect(PeerID.from_base58(peer), multiaddrs), peer, seconds)
+
+    async def call(self, peer: PeerId, message: bytes, seconds: float) -> bytes:
+        p2p = self._running(self._p2p)
+        answer = await _in_time(
+            p2p.call_protobuf_handler(PeerID.from_base58(peer), self._call_name, BytesValue(value=message), BytesValue), peer, seconds
+        )
+        if len(answer.value) > CALL_BYTES:
+            raise Oversized(peer)
+        return bytes(answer.value)
+
+    async def _answer(self, message: BytesValue, context: P2PContext) -> BytesValue:
+        assert self._handlers is not None and context.remote_id is not None
+        return BytesValue(value=await self._handlers.call(context.remote_id.to_base58(), message.value))
+
+    # ── bodies ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def fetch(self, peer: PeerId, name: bytes, limit: int, seconds: float) -> bytes | None:
+        return await _in_time(self._read(peer, name, limit), peer, seconds)
+
+    async def _read(self, peer: PeerId, name: bytes, limit: int) -> bytes | None:
+        p2p = self._running(self._p2p)
+        _, reader, writer = await p2p.call_binary_stream_handler(PeerID.from_base58(peer), self._body_name)
+        with contextlib.closing(writer):
+            writer.write(name)
+            await writer.drain()
+            self._traffic.sent(len(name))
+            have, size = _HEAD.unpack(await reader.readexactly(_HEAD.size))
+            if have != _HAVE:
+                return None
+            if size > limit:
+                raise Oversized(peer)
+            # Read by chunks: memory is taken for what has arrived, not for what was promised.
+            body = bytearray()
+            while len(body) < size:
+                chunk = await reader.read(min(_CHUNK, size - len(body)))
+                if not chunk:
+                    raise EOFError(f"{peer} closed the stream after {len(body)} of {size} bytes")
+                body += chunk
+        self._traffic.received(len(body))
+        return bytes(body)
+
+    async def _serve(self, info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._handlers is not None
+        with contextlib.closing(writer), contextlib.suppress(*_GONE):
+            name = await asyncio.wait_for(reader.readexactly(32), _CONNECT_SECONDS)
+            body = self._handlers.body(name)
+            self._traffic.received(len(name))
+            writer.write(_HEAD.pack(_HAVE_NOT if body is None else _HAVE, len(body or b"")))
+            if body:
+                writer.write(body)
+            await writer.drain()
+            self._traffic.sent(len(body or b""))
+
+    # ── the directory ────────────────────────────────────────────────────────────────────────────────────────────────────
+    async def advertise(self, heartbeat: bytes, expires: float) -> None:
+        node = self._node
+        if node is not None:
+            store = node.store(self._directory, heartbeat, expires, subkey=self.peer, await_all_replicas=False)
+            with contextlib.suppress(Unreachable):
+                await _in_time(store, self.peer, _DIRECTORY_SECONDS)
+
+    async def discover(self) -> Sequence[bytes]:
+        node = self._node
+        found = None
+        if node is not None:
+            with contextlib.suppress(Unreachable):
+                found = await _in_time(node.get(self._directory, latest=True), self.peer, _DIRECTORY_SECONDS)
+        if found is None or not isinstance(found.value, dict):
+            return []
+        return [record.value for record in found.value.values() if isinstance(record.value, bytes)]
+
+    # ── the daemon ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _running(self, part: T | None) -> T:
+        if part is None:
+            raise Unreachable("the p2p daemon is not running")
+        return part
+
+    def _meter(self, p2p: P2P) -> None:
+        """Counts every unary message, the DHT's own included, and shields each from cancellation (see the invariant above)."""
+        control = p2p._client.control
+        call, add, traffic = control.call_unary_handler, control.add_unary_handler, self._traffic
+
+        async def metered_call(peer_id: PeerID, proto: str, data: bytes) -> bytes:
+            traffic.sent(len(data))
+            task = asyncio.ensure_future(call(peer_id, proto, data))
+            task.add_done_callback(_retrieved)
+            answer: bytes = await asyncio.shield(task)
+            traffic.received(len(answer))
+            return answer
+
+        async def metered_add(proto: str, handler: Any, balanced: bool = False) -> None:
+            async def metered(data: bytes, remote: PeerID) -> bytes:
+                traffic.received(len(data))
+                answer: bytes = await handler(data, remote)
+                traffic.sent(len(answer))
+                return answer
+
+            await add(proto, metered, balanced)
+
+        control.call_unary_handler, control.add_unary_handler = metered_call, metered_add
+
+
+async def _in_time(work: Awaitable[T], peer: PeerId, seconds: float) -> T:
+    """The result of work, or `Unreachable` when it fails as networks do or takes longer."""
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except _GONE as error:
+        raise Unreachable(f"{peer}: {type(error).__name__}: {error}") from error
+
+
+def _retrieved(task: asyncio.Task[Any]) -> None:
+    """An abandoned call may fail; nobody is left to be told."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raises OSError when the port is taken: the daemon shares ports silently (SO_REUSEPORT), and both peers would hear half of their calls."""
+    if port:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+
+
+def _sweep_sockets() -> None:
+    """Removes socket files that daemons which were killed have left behind."""
+    for path in glob.glob("/tmp/hivemind-p2p*.sock"):
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _STALE_SOCKET_SECONDS:
+                continue
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(0.2)
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)
