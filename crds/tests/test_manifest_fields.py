@@ -198,6 +198,18 @@ def test_a_percentage_is_read_as_a_fraction(quorum: str, fraction: float) -> Non
     assert game.spec.game.progression.quorum_fraction == pytest.approx(fraction)
 
 
+@pytest.mark.parametrize("uri", ["hf://org/name", "hf://name", "file:///models/a b", "builtin://tiny", "builtin://tiny?layers=2&width=64"])
+def test_the_three_kinds_of_model_address_are_taken(uri: str) -> None:
+    assert loads_manifest(MINIMAL, [f'model.uri="{uri}"']).spec.model.uri == uri  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("uri", ["org/name", "hf://", "hf:///name", "file://name", "https://example.dev/a", "builtin://", "builtin://Tiny", "s3://a/b"])
+def test_any_other_address_is_refused(uri: str) -> None:
+    expected = "expected hf://organisation/name, file:///path or builtin://name"
+    with pytest.raises(InvalidManifest, match=expected):
+        loads_manifest(MINIMAL, [f'model.uri="{uri}"'])
+
+
 @pytest.mark.parametrize(("given", "kept"), [(1, "1"), ("500m", "500m"), ("32Gi", "32Gi"), ("1.5", "1.5")])
 def test_a_quantity_may_be_a_whole_number_or_a_text(given: object, kept: str) -> None:
     changed = apply_overrides(complete(), [(("spec", "peers", "resources", "limits", "cpu"), given)])
