@@ -20,10 +20,12 @@ _FORMULA = (
     ast.List, ast.Set, ast.Dict, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
 )  # fmt: skip
 _HARMLESS_BUILTINS = frozenset(
-    "abs bool complex dict divmod False float frozenset int len list max min None pow range reversed round set sorted str sum True tuple".split()
+    {
+        *("abs", "bool", "complex", "dict", "divmod", "False", "float", "frozenset", "int", "len", "list", "max", "min", "None", "pow"),
+        *("range", "reversed", "round", "set", "sorted", "str", "sum", "True", "tuple"),
+    }
 )
-_PROGRAMS_OF_SYMPY = frozenset("lambdify preview source init_printing init_session interactive_traversal".split())
-
+_PROGRAMS_OF_SYMPY = frozenset({"lambdify", "preview", "source", "init_printing", "init_session", "interactive_traversal"})
 _LIBRARIES = frozenset({"collections"})
 """Modules whose `eval` is of their own words: a module imported late may define a namedtuple."""
 
@@ -73,7 +75,7 @@ def why_program(text: str, known: frozenset[str] | set[str] = frozenset()) -> st
             return "a call of something that is not a name"
         if isinstance(node, ast.Name):
             name = node.id
-            if name.startswith("_") or name in _PROGRAMS_OF_SYMPY or name.startswith("plot"):
+            if name.startswith(("_", "plot")) or name in _PROGRAMS_OF_SYMPY:
                 return f"the name {name[:40]}"
             if hasattr(builtins, name) and name not in _HARMLESS_BUILTINS and name not in known:
                 return f"the name {name[:40]}"

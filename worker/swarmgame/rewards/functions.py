@@ -58,7 +58,7 @@ class FunctionRewards(AnswerRewards):
             raise InvalidManifest(_PATH, config.function, f"a function that the sandbox can import ({error})") from error
 
     def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
-        calls = [[_described(item), answer] for item, answer in asked]
+        calls = [(_described(item), answer) for item, answer in asked]
         if self._function is not None:
             return [self._trusted(item, answer) for item, answer in calls]
         if self._sandbox is None:

@@ -11,9 +11,9 @@ import re
 from abc import abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from swarmgame.config import Config
 from swarmgame.game.parts import RewardManager, Setting
@@ -48,7 +48,7 @@ def answer_of(text: str, answer_format: str) -> str | None:
 class AnswerRewards(RewardManager):
     """Base of rewards that look at one answer at a time. Subclasses say how good answers are, in batches of one author's words."""
 
-    Config = AnswerConfig
+    Config: ClassVar[type[BaseModel]] = AnswerConfig
     config: AnswerConfig
 
     def __init__(self, config: AnswerConfig, setting: Setting) -> None:

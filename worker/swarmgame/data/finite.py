@@ -1,0 +1,155 @@
+"""Finite data: rows that are all there, drawn without replacement, split by what they say.
+
+The base of `text` and `images`. A row belongs to the rounds, to evaluation or to demonstrations by a hash of its content, so that a duplicate never
+sits on two sides, and every peer with the same rows splits them alike. Invariant: a reference names the digest of all rows and the row's
+number; a peer with other rows cannot resolve it, and nobody resolves a held-out row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from swarmgame.config import Config
+from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.game.parts import DataManager, Setting
+from swarmgame.game.state import GameState, Item, Prompt, Reference, Round
+from swarmgame.seeds import derive_seed
+
+PATH = "spec.game.data.with"
+HUB = "hf://"
+
+
+class Side(IntEnum):
+    """Which side of the split a row is on."""
+
+    ROUND = 0
+    EVALUATION = 1
+    DEMONSTRATION = 2
+
+
+class FiniteConfig(Config):
+    """How rows are drawn."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """Where the rows are; see the data's own page for what it reads."""
+    split: str = "train"
+    """Which split of a dataset on the hub."""
+    subset: str = ""
+    """Which configuration of a dataset on the hub; its default when empty."""
+    questions_per_round: Annotated[int, Field(ge=1, le=65_536)] = 8
+    """Rows that this peer draws in a round, no row twice."""
+    shared: bool = False
+    """Whether all peers draw the same rows in a round."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the rows that is kept for evaluation."""
+    max_rows: Annotated[int, Field(ge=1)] = 1_000_000
+    """Rows after the first so many are not read."""
+
+
+class FiniteData(DataManager):
+    """Rows by number. A subclass reads them, and says what a row is as an item.
+
+    Args:
+        contents: of every row, what it says, as bytes: decides its side and goes into the digest.
+        demonstrations: share of the rows kept for demonstrations.
+    """
+
+    config: FiniteConfig
+
+    def __init__(self, config: FiniteConfig, setting: Setting, contents: Iterable[bytes], demonstrations: float = 0.0) -> None:
+        super().__init__(config, setting)
+        everything = hashlib.blake2b(digest_size=8, person=b"swarmgame-rows")
+        self.rows: dict[Side, list[int]] = {side: [] for side in Side}
+        for row, content in enumerate(contents):
+            digest = hashlib.blake2b(content, digest_size=8, person=b"swarmgame-split").digest()
+            everything.update(digest)
+            place = int.from_bytes(digest, "little") / 2**64
+            evaluation = place < config.held_out
+            side = Side.EVALUATION if evaluation else Side.DEMONSTRATION if place > 1 - demonstrations else Side.ROUND
+            self.rows[side].append(row)
+        self.digest = everything.hexdigest()
+        self._name = config.source.rpartition("/")[2] or config.source
+        self._askable = frozenset(self.rows[Side.ROUND])
+        if len(self.rows[Side.ROUND]) < config.questions_per_round:
+            expected = f"at most the {len(self.rows[Side.ROUND])} rows that {config.source} has for rounds"
+            raise InvalidManifest(f"{PATH}.questionsPerRound", config.questions_per_round, expected)
+
+    @abstractmethod
+    def item(self, reference: Reference) -> Item:
+        """The item of a row, `reference.index`."""
+
+    def round_data(self, round: Round) -> Sequence[Item]:
+        seed = derive_seed("rows", round.seed if self.config.shared else round.peer_seed, round.number)
+        return [self._item(row) for row in Random(seed).sample(self.rows[Side.ROUND], self.config.questions_per_round)]
+
+    def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
+        """Every stage asks the same; later stages only what we had asked ourselves."""
+        own = state.own(0)
+        return [self.prompt(item) for item in state.items.values() if stage == 0 or (own is not None and own.group(item.id) is not None)]
+
+    def prompt(self, item: Item) -> Prompt:
+        """What is asked about an item."""
+        return Prompt.ask(item)
+
+    def resolve(self, reference: Reference) -> Item | None:
+        ours = (reference.environment, reference.config, reference.seed) == (self._name, self.digest, 0)
+        return self.item(reference) if ours and reference.index in self._askable else None
+
+    def evaluation_data(self, count: int) -> Sequence[Item]:
+        """The same for every peer; fewer than `count` where fewer are held out."""
+        held_out = self.rows[Side.EVALUATION]
+        chosen = Random(derive_seed("evaluation", self.setting.seed)).sample(held_out, min(count, len(held_out)))
+        return [self._item(row) for row in chosen]
+
+    def _item(self, row: int) -> Item:
+        return self.item(Reference(self._name, self.digest, 0, row))
+
+
+def existing(source: str) -> Path:
+    """The file or folder that a source names.
+
+    Raises:
+        InvalidManifest: there is none.
+    """
+    path = Path(source.removeprefix("file://")).expanduser()
+    if not path.exists():
+        raise InvalidManifest(
+            f"{PATH}.source", source, f"a file or folder that exists (looked in {path.absolute().parent}), or {HUB}org/name"
+        )
+    return path
+
+
+def load_from_hub(config: FiniteConfig, setting: Setting) -> Any:
+    """A `datasets.Dataset` from the hub (or its cache), or from a folder that `save_to_disk` wrote.
+
+    Raises:
+        InvalidManifest: there is no such dataset, revision, subset or split.
+        Temporary: the hub cannot be reached.
+    """
+    import datasets
+
+    if not config.source.startswith(HUB):
+        return datasets.load_from_disk(config.source)
+    name, _, revision = config.source.removeprefix(HUB).partition("@")
+    token = setting.model_token.read_text().strip() if setting.model_token else None
+    try:
+        return datasets.load_dataset(
+            name,
+            config.subset or None,
+            split=config.split,
+            revision=revision or None,
+            cache_dir=str(setting.cache / "datasets"),
+            token=token,
+        )
+    except ConnectionError as error:
+        raise Temporary(f"the hub cannot be reached for {config.source}: {error}") from error
+    except (datasets.exceptions.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
+        raise InvalidManifest(f"{PATH}.source", config.source, f"a dataset on the hub with this subset and split ({error})") from error

@@ -1,0 +1,68 @@
+"""The `chess` rewards: whether a move is legal, and whether it mates.
+
+The answer is parsed as a move in UCI, in SAN, or as an action (64 × from + to), and never evaluated.
+Invariant: the board comes from our own item, never from the rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import chess
+
+from swarmgame.data.chess import Task
+from swarmgame.game.parts import Setting
+from swarmgame.game.state import Item
+from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards
+
+
+class ChessRewardsConfig(AnswerConfig):
+    """What moves are worth."""
+
+    legal: float = 0.1
+    """Reward of a legal move that does not do what was asked."""
+    right: float = 1.0
+    """Reward of a move that does."""
+
+
+class ChessRewards(AnswerRewards):
+    """For items of the `chess` data; others score 0 and are counted."""
+
+    Config = ChessRewardsConfig
+    config: ChessRewardsConfig
+
+    def __init__(self, config: ChessRewardsConfig | None = None, setting: Setting | None = None) -> None:
+        super().__init__(config or ChessRewardsConfig(), setting or Setting())
+        self.full_reward = self.config.right
+
+    def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
+        return [self._score(item, answer) for item, answer in asked]
+
+    def _score(self, item: Item, answer: str) -> float:
+        if "fen" not in item.metadata:
+            self.count("items_of_another_source")
+            return 0.0
+        board = chess.Board(item.metadata["fen"])
+        move = parse_move(board, answer)
+        if move is None:
+            return 0.0
+        if item.metadata["task"] == Task.LEGAL_MOVE:
+            return self.config.right
+        board.push(move)
+        return self.config.right if board.is_checkmate() else self.config.legal
+
+
+def parse_move(board: chess.Board, text: str) -> chess.Move | None:
+    """The legal move that a text names; None where it names none. An action that promotes takes a queen."""
+    text = text.strip()[:16]
+    if text.isascii() and text.isdigit() and int(text) < 4096:
+        move = chess.Move(int(text) // 64, int(text) % 64)
+        candidates = (move, chess.Move(move.from_square, move.to_square, promotion=chess.QUEEN))
+        return next((candidate for candidate in candidates if candidate in board.legal_moves), None)
+    for parse in (board.parse_uci, board.parse_san):
+        try:
+            move = parse(text)
+        except ValueError:
+            continue
+        return move if move in board.legal_moves else None
+    return None
