@@ -21,9 +21,9 @@ LONGEST_ANSWER = 6
 
 
 def short(question: str) -> str:
-    """`State the final answer …: 3 + 4 =` → `3+4=`: a tiny model reads characters."""
-    found = re.search(r"[-+*/()\d\s]+=", question)
-    return re.sub(r"\s", "", found.group(0)) if found else question
+    """`Solve the following multiplication: 3 * 4. …` → `3*4=`: a tiny model reads characters."""
+    terms = max(re.findall(r"\d[-+*/()\d\s]*\d", question), key=len, default="")
+    return re.sub(r"\s", "", terms) + "=" if terms else question
 
 
 def answers(state: GameState, item: str) -> list[str]:
@@ -69,11 +69,11 @@ class MultistageMath(ReasoningGymData):
 
     def _worked(self, example: Demonstration, random: Random) -> Demonstration:
         question, right = example.prompt.text, example.completion
-        wrong = sorted({str(random.randint(0, 20)) for _ in range(3)} - {right})
+        wrong = sorted({str(random.randint(1, 9) * random.randint(1, 9)) for _ in range(3)} - {right})
         choices = [right, *wrong]
         if random.random() < 0.4:
             random.shuffle(choices)
-        match random.randrange(3):
+        match random.choice((0, 0, 0, 1, 2)):
             case 0:
                 words, completion = short(question), right
             case 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -197,6 +198,11 @@ def _import(name: str, path: str) -> object:
     except ImportError as error:
         expected = "a module that can be imported: put it beside the manifest, or on PYTHONPATH"
         raise InvalidManifest(path, name, f"{expected} ({error})") from error
+    except Exception as error:
+        # Whatever an author's module raises while it is imported is the author's to mend, and they need to know where.
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{where.filename}:{where.lineno}"
+        raise InvalidManifest(path, name, f"a module that can be imported; {type(error).__name__} at {at}: {error}") from error
     if not hasattr(module, attribute):
         raise InvalidManifest(path, name, f"a class that {module_name} has; it has {', '.join(_classes(module)) or 'none'}")
     return getattr(module, attribute)
