@@ -56,7 +56,8 @@ def take_part(options: GuestOptions, *, say: Callable[[str], None]) -> ExitCode:
     directory = RunDirectory(options.directory.absolute())
     files = directory.peer(0)
     with directory.locked():
-        directory.claim(manifest_data(manifest))
+        directory.refuse_another_game(manifest_data(manifest))
+        directory.keep_manifest(manifest_data(manifest))
         prepare(manifest, folder)
         files.root.mkdir(parents=True, exist_ok=True)
         progress = PeerProgress(0, files, state="running")

@@ -87,13 +87,15 @@ def run(options: RunOptions, *, check: Step, prepare: Step, say: Callable[[str],
         stack.enter_context(directory.locked())
         if options.fresh:
             directory.clear()
+        data = manifest_data(manifest)
+        directory.refuse_another_game(data)
         before = directory.progress()
         asked = Progress(peers=peers, max_rounds=manifest.spec.game.max_rounds, finished=True)
         if before is not None and before.finished and before.max_rounds >= asked.max_rounds:
             say(f"the run {directory.root.name} has finished its {before.max_rounds} rounds: {_where(directory)}")
             say("ask for more with --rounds, begin again with --fresh, or choose another --name")
             return ExitCode.DONE
-        directory.claim(manifest_data(manifest))
+        directory.keep_manifest(data)
         if manifest.spec.model is not None:
             say(f"preparing {manifest.spec.model.uri}")
         prepare(manifest, folder)

@@ -157,21 +157,24 @@ class RunDirectory:
             path = self.root / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def claim(self, manifest: Mapping[str, Any]) -> None:
-        """Writes the resolved manifest, or checks that it is the one that the run began with (rounds and number of peers may differ).
+    def refuse_another_game(self, manifest: Mapping[str, Any]) -> None:
+        """Checks that the manifest is the one that the run began with; rounds, number of peers, and where it runs may differ.
 
         Raises:
             BadUsage: the folder belongs to another game, and says where they differ.
         """
-        if self.manifest.exists():
-            before = _read_yaml(self.manifest)
-            differing = list(_differences(_essence(before), _essence(manifest)))
-            if differing:
-                shown = "; ".join(differing[:5]) + (f"; and {len(differing) - 5} more" if len(differing) > 5 else "")
-                raise BadUsage(
-                    f"the run {self.root.name} was begun with another game: {shown}. "
-                    "Go on with the old one, choose another --name, or begin again with --fresh"
-                )
+        if not self.manifest.exists():
+            return
+        differing = list(_differences(_essence(_read_yaml(self.manifest)), _essence(manifest)))
+        if differing:
+            shown = "; ".join(differing[:5]) + (f"; and {len(differing) - 5} more" if len(differing) > 5 else "")
+            raise BadUsage(
+                f"the run {self.root.name} was begun with another game: {shown}. "
+                "Go on with the old one, choose another --name, or begin again with --fresh"
+            )
+
+    def keep_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Writes the resolved manifest, for people and for the next start."""
         write_whole(self.manifest, yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True))
 
     def progress(self) -> Progress | None:
