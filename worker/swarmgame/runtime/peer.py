@@ -226,7 +226,7 @@ def _record(
             "members": [member.peer for member in communication.membership()],
         }
 
-    observer = MetricsObserver(metrics, clock=time.perf_counter)
+    observer = MetricsObserver(metrics)
 
     def wrote(next_round: int, seconds: float) -> None:
         status.change(checkpoint=next_round)
