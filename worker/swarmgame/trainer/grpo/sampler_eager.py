@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from swarmgame.trainer.grpo.cache import decoding_cache, is_windowed
+from swarmgame.trainer.grpo.decoder import Decoder
 from swarmgame.trainer.grpo.sampler import Draw, Sampled, SamplingParams, check_request, cut, uniforms
 
 COMPACT_BELOW = 0.75
@@ -68,7 +69,7 @@ class EagerSampler:
         logits, cache, mask, positions = self._prefill(prompts, width, steps)
         logits = logits.repeat_interleave(n, dim=0)
         cache.batch_repeat_interleave(n)
-        padded = mask is not None
+        decoder = Decoder.of(self.model, cache, width + steps)
         seen = _DecodeMask(self.model, mask.repeat_interleave(n, dim=0), width) if mask is not None else None
         positions = positions.repeat_interleave(n, dim=0)
         alive = torch.arange(rows, device=device)
@@ -93,15 +94,18 @@ class EagerSampler:
                         cache.batch_select_indices(keep)
                         if seen is not None:
                             seen.select(keep)
-            attention = seen.at(step) if padded and seen is not None else None
-            outputs = self.model(
-                input_ids=token.unsqueeze(1),
-                attention_mask=attention,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits = outputs.logits[:, -1]
+            attention = None if seen is None else seen.at(step)
+            if decoder is not None:
+                logits = decoder(token, positions, attention)
+            else:
+                outputs = self.model(
+                    input_ids=token.unsqueeze(1),
+                    attention_mask=attention,
+                    position_ids=positions.unsqueeze(1),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                logits = outputs.logits[:, -1]
             positions = positions + 1
         return ids, logprobs
 
@@ -110,7 +114,7 @@ class EagerSampler:
 
         Returns:
             Logits of the first token [P, V]; the cache; the mask over prompt and completion [P, width + steps], None when all prompts
-            have one length; the position of the first token [P, 1].
+            have one length; the position of the first token [P].
         """
         device = self.model.device
         lengths = torch.tensor([len(prompt) for prompt in prompts])
@@ -125,7 +129,7 @@ class EagerSampler:
         positions = (torch.arange(width) - (width - lengths).unsqueeze(1)).clamp(min=0).to(device)
         cache = decoding_cache(self.model.config, width + steps)
         outputs = self.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **arguments, **self._last_only)
-        return outputs.logits[:, -1], cache, mask, lengths.unsqueeze(1).to(device)
+        return outputs.logits[:, -1], cache, mask, lengths.to(device)
 
 
 class _DecodeMask:
@@ -140,9 +144,7 @@ class _DecodeMask:
         implementation = model.config.get_text_config()._attn_implementation
         self._width = width
         self._mask = mask_BS
-        if not windowed and implementation == "sdpa":
-            self._mask = mask_BS[:, None, None, :]
-        elif not windowed and implementation == "eager":
+        if not windowed and implementation in ("sdpa", "eager"):
             lowest = torch.finfo(model.dtype).min
             self._mask = torch.zeros(mask_BS.shape, dtype=model.dtype, device=mask_BS.device).masked_fill(~mask_BS, lowest)[
                 :, None, None, :
