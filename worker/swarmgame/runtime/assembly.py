@@ -80,7 +80,7 @@ def code_of(folder: Path) -> Iterator[None]:
 
 
 def check(manifest: SwarmGame, folder: Path) -> Blueprint:
-    """Finds the parts, validates their configuration, tries the data, and looks at the model's address.
+    """Everything that can be wrong before anything starts: parts, their configuration, the data, the model's address. Writes nothing.
 
     Args:
         folder: the manifest's, where modules of the author's own are looked for.
@@ -88,15 +88,26 @@ def check(manifest: SwarmGame, folder: Path) -> Blueprint:
     Raises:
         InvalidManifest: with the path of what is wrong.
     """
-    game = manifest.spec.game
     with code_of(folder):
-        blueprint = Blueprint(data=_choose(game, "data"), rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer"))
+        # The model's address first: it is the cheapest thing to look at, and the trainer the dearest to import.
         model = manifest.spec.model
         if model is not None:
             model_uri.check(model.uri, model.revision)
-        # Data managers check their environments when they are made; it costs milliseconds.
-        blueprint.data.part(blueprint.data.config, setting_of(manifest)).close()
-    return blueprint
+        game = manifest.spec.game
+        data = _choose(game, "data")
+        data.part(data.config, setting_of(manifest)).close()
+        return Blueprint(data=data, rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer"))
+
+
+def blueprint_of(manifest: SwarmGame, folder: Path) -> Blueprint:
+    """The parts, found and valid; what only making the data would show is left to `assemble`.
+
+    Raises:
+        InvalidManifest: with the path of what is wrong.
+    """
+    game = manifest.spec.game
+    with code_of(folder):
+        return Blueprint(data=_choose(game, "data"), rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer"))
 
 
 def setting_of(manifest: SwarmGame, **changes: object) -> Setting:
@@ -129,9 +140,9 @@ def prepare(manifest: SwarmGame, folder: Path) -> None:
         return
     from swarmgame.models.warmstart import ensure_model
 
-    blueprint = check(manifest, folder)
     with code_of(folder):
-        data = blueprint.data.part(blueprint.data.config, setting_of(manifest))
+        chosen = _choose(manifest.spec.game, "data")
+        data = chosen.part(chosen.config, setting_of(manifest))
         try:
             ensure_model(setting_of(manifest, demonstrations=data if isinstance(data, Demonstrations) else None))
         finally:

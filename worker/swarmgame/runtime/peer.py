@@ -30,7 +30,7 @@ from swarmgame.game.ranks import Ranks
 from swarmgame.game.report import Observer
 from swarmgame.game.state import PeerId
 from swarmgame.runtime import logs
-from swarmgame.runtime.assembly import Blueprint, Parts, assemble, check, code_of, progression_of, roles_of, setting_of
+from swarmgame.runtime.assembly import Blueprint, Parts, assemble, blueprint_of, code_of, progression_of, roles_of, setting_of
 from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore
 from swarmgame.runtime.endpoints import Endpoints
 from swarmgame.runtime.metrics import MetricsObserver, PeerMetrics
@@ -103,7 +103,7 @@ def run_peer(options: PeerOptions) -> ExitCode:
         status = PeerStatus(index=options.index, max_rounds=manifest.spec.game.max_rounds, version=swarmgame.__version__)
         status.change(peer=peer)
         try:
-            return _play(options, manifest, check(manifest, folder), ranks, peer, status, stop, cleanup)
+            return _play(options, manifest, blueprint_of(manifest, folder), ranks, peer, status, stop, cleanup)
         except BaseException as error:
             status.change(phase=Phase.FAILED, last_error=f"{type(error).__name__}: {error}")
             raise
