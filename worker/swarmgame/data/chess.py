@@ -74,8 +74,7 @@ class ChessData(DataManager, Demonstrations):
         return self._items("evaluation", count, self.setting.seed)
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        own = state.own(0)
-        return [self.prompt(item) for item in state.items.values() if stage == 0 or (own is not None and own.group(item.id) is not None)]
+        return [self.prompt(state.items[item]) for item in state.own_items]
 
     def prompt(self, item: Item) -> Prompt:
         """The question, after the system prompt when there is one, with the planes."""

@@ -91,9 +91,8 @@ class FiniteData(DataManager):
         return [self._item(row) for row in Random(seed).sample(self.rows[Side.ROUND], self.config.questions_per_round)]
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        """Every stage asks the same; later stages only what we had asked ourselves."""
-        own = state.own(0)
-        return [self.prompt(item) for item in state.items.values() if stage == 0 or (own is not None and own.group(item.id) is not None)]
+        """Every stage asks our questions again."""
+        return [self.prompt(state.items[item]) for item in state.own_items]
 
     def prompt(self, item: Item) -> Prompt:
         """What is asked about an item."""

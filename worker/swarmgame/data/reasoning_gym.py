@@ -131,12 +131,8 @@ class ReasoningGymData(DataManager, Demonstrations):
         return self._make(Purpose.ROUND, levels, ("round", base, round.number))
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        """Every stage asks the same in the same words; a game of several stages says more by overriding this.
-
-        Later stages ask only what we had asked ourselves: by then, the state also holds the questions of others.
-        """
-        own = state.own(0)
-        return [self.prompt(item) for item in state.items.values() if stage == 0 or (own is not None and own.group(item.id) is not None)]
+        """Every stage asks our questions again, in the same words; a game of several stages says more by overriding this."""
+        return [self.prompt(state.items[item]) for item in state.own_items]
 
     def prompt(self, item: Item) -> Prompt:
         """The question in the game's words."""
