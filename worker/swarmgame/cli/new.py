@@ -53,8 +53,9 @@ def new(
 
       swarmgame new stripes --kind images
     """
+    package = package_of(name)
     folder = scaffold(name, kind)
-    say(f"{folder}/ is ready. Begin with {folder}/{package_of(name)}/__init__.py, then:")
+    say(f"{folder}/ is ready. Begin with {folder}/{package}/__init__.py, then:")
     say(f"  cd {folder} && pytest && swarmgame run game.yaml")
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.syntax import Syntax
 
-from swarmgame.cli.options import Game, Overrides
 from swarmgame_api.document import write_document
 from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.load import load_manifest, manifest_data
@@ -24,18 +23,13 @@ if TYPE_CHECKING:
     from swarmgame.runtime.assembly import Blueprint
 
 
-def validate(game: Game, set_: Overrides = None) -> None:
-    """Look for everything that is wrong with a game, without starting it.
+def validate(game: Path, overrides: Sequence[str] = ()) -> None:
+    """Checks a game and prints its resolved configuration, highlighted on a terminal, and a verdict of one line.
 
-    Prints the manifest as it will be used, every default filled in, as YAML that can be used again. Nothing is started and nothing is written.
-
-    [bold]Examples[/bold]
-
-      swarmgame validate examples/01-quickstart/game.yaml
-
-      swarmgame validate game.yaml --set game.trainer.with.generations=4 > resolved.yaml
+    Raises:
+        InvalidManifest: with every problem found, and the file's name.
     """
-    manifest, blueprint = check_game(game, set_ or ())
+    manifest, blueprint = check_game(game, overrides)
     text = write_document(resolved(manifest, blueprint))
     output = Console()
     if output.is_terminal:

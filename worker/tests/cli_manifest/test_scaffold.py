@@ -130,6 +130,7 @@ def test_a_folder_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path) -> N
 @pytest.mark.unit
 def test_the_command_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    new("my-game", Kind.IMAGES)
-    assert (tmp_path / "my-game" / "tests" / "test_my_game.py").is_file()
-    assert "cd my-game && pytest && swarmgame run game.yaml" in capsys.readouterr().err
+    monkeypatch.syspath_prepend(tmp_path)
+    new("stripes", Kind.IMAGES)
+    assert (tmp_path / "stripes" / "tests" / "test_stripes.py").is_file()
+    assert "cd stripes && pytest && swarmgame run game.yaml" in capsys.readouterr().err
