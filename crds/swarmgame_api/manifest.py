@@ -27,7 +27,7 @@ __all__ = ["API_VERSION", "KIND", "Metadata", "ModelSource", "SwarmGame", "Swarm
 class Metadata(Model):
     """The fields of a Kubernetes object's metadata that an author writes."""
 
-    name: ObjectName
+    name: Annotated[ObjectName, Expected("a name of at most 52 lower-case letters, digits and dashes, a letter or digit at both ends")]
     """The game's name; at most 52 characters, because names of pods and services are made from it."""
     namespace: Name | None = None
     """The namespace; absent: that of the kubectl context."""

@@ -203,7 +203,9 @@ def test_the_three_kinds_of_model_address_are_taken(uri: str) -> None:
     assert loads_manifest(MINIMAL, [f'model.uri="{uri}"']).spec.model.uri == uri  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("uri", ["org/name", "hf://", "hf:///name", "file://name", "https://example.dev/a", "builtin://", "builtin://Tiny", "s3://a/b"])
+@pytest.mark.parametrize(
+    "uri", ["org/name", "hf://", "hf:///name", "file://name", "https://example.dev/a", "builtin://", "builtin://Tiny", "s3://a/b"]
+)
 def test_any_other_address_is_refused(uri: str) -> None:
     expected = "expected hf://organisation/name, file:///path or builtin://name"
     with pytest.raises(InvalidManifest, match=expected):

@@ -197,7 +197,7 @@ names = st.sampled_from(
     ["apiVersion", "kind", "metadata", "name", "spec", "game", "maxRounds", "data", "use", "with", "model", "uri", "peers", "replicas"]
 )
 shaped = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4), max_leaves=20)
-quick = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def verdict(read: Callable[[], SwarmGame]) -> str:

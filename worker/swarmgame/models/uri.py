@@ -100,7 +100,7 @@ def read_token(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidManifest("spec.model.tokenSecretRef", str(path), "a readable file with the hub's token") from error
+        raise InvalidManifest("spec.model.secretRef", str(path), "a readable file with the hub's token") from error
 
 
 def _check_folder(uri: str, folder: Path) -> None:
