@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from scipy.stats import chi2
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from swarmgame.trainer.grpo.decoder import Decoder
 from swarmgame.trainer.grpo.logprobs import completion_logprobs
 from swarmgame.trainer.grpo.sampler import SamplingParams
 from swarmgame.trainer.grpo.sampler_eager import EagerSampler
@@ -44,7 +47,10 @@ def tiny(architecture="qwen2", vocabulary=19, spread=0.4, **more):
     return model(config(**shape | more)).eval()
 
 
-SAMPLERS = {"eager": EagerSampler}
+SAMPLERS = {
+    "eager": EagerSampler,
+    "eager, the model's own forward": partial(EagerSampler, written_out=False),
+}
 
 
 @pytest.fixture(params=SAMPLERS)
@@ -233,16 +239,43 @@ def test_impossible_parameters_are_refused(wrong):
         SamplingParams(**{"max_new_tokens": 8} | wrong)
 
 
-def test_finished_rows_leave_the_batch():
+def test_finished_rows_leave_the_batch_and_the_prompt_is_read_once():
     """Counts the rows that the model really sees: nobody is carried to the end for others' sake."""
     model, seen = tiny(), []
     model.register_forward_pre_hook(lambda _, __, arguments: seen.append(arguments["input_ids"].shape[0]), with_kwargs=True)
     EagerSampler(model, (EOS,), PAD).sample(PROMPTS, 16, SamplingParams(60), seeded(8))
     prefill, *steps = seen
-    assert prefill == len(PROMPTS), "the prompt is read once, not once a completion"
+    assert prefill == len(PROMPTS)
     assert steps[0] == len(PROMPTS) * 16
     assert all(later <= earlier for earlier, later in pairwise(steps))
     assert min(steps) < 0.5 * steps[0]
+
+
+def test_finished_rows_leave_the_written_out_decoder_too(monkeypatch):
+    seen = []
+    step = Decoder.__call__
+    monkeypatch.setattr(Decoder, "__call__", lambda self, token, position: seen.append(len(token)) or step(self, token, position))
+    EagerSampler(tiny(), (EOS,), PAD).sample(PROMPTS, 16, SamplingParams(60), seeded(8))
+    assert seen[0] == len(PROMPTS) * 16
+    assert min(seen) < 0.5 * seen[0]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_written_out_decoder_knows_llama_shaped_models_and_nothing_it_has_not_seen(architecture):
+    assert Decoder.knows(tiny(architecture))
+    hooked = tiny(architecture)
+    hooked.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    assert not Decoder.knows(hooked)
+    assert not Decoder.knows(get_peft_model(tiny(architecture), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")))
+    stretched = tiny(architecture, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
+    assert not Decoder.knows(stretched)
+
+
+def test_both_ways_to_take_a_step_draw_the_same_tokens():
+    model = tiny()
+    one = EagerSampler(model, (EOS,), PAD).sample(PROMPTS, 12, SamplingParams(40), seeded(10))
+    other = EagerSampler(model, (EOS,), PAD, written_out=False).sample(PROMPTS, 12, SamplingParams(40), seeded(10))
+    assert [c.token_ids for c in completions(one)] == [c.token_ids for c in completions(other)]
 
 
 def test_a_model_with_a_sliding_window_is_sampled_through_its_own_cache(make):

@@ -1,7 +1,7 @@
 """One decode step of a Llama-shaped model, written out: the same mathematics as transformers' forward, with few and large operations.
 
 A step of a small model spends most of its time between operations, not in them. Here projections are joined, rotations looked up, and nothing is
-looked for that cannot be there. It is for one new token a row over an existing cache, without gradients; `Decoder.of` says None for whatever it
+looked for that cannot be there. It is for one new token a row after a batch of prompts, without gradients; `Decoder.knows` refuses whatever it
 does not know (other architectures, windows, adapters, quantised or hooked modules), and the sampler then calls the model itself.
 Invariant: logits equal those of the model's own forward (tested on every architecture of `KNOWN`).
 """
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from swarmgame.trainer.grpo.attention import SharedPromptAttention
 from swarmgame.trainer.grpo.cache import is_windowed
 
 KNOWN = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
@@ -58,22 +59,27 @@ class _Joined:
 
 
 class Decoder:
-    """Decode steps of one model over one cache.
+    """Decode steps of one model for all completions of a batch of prompts.
+
+    The keys and values of a prompt are kept once, however many completions continue it, and are read once a step for all of them.
 
     Args:
         model: of a class in `KNOWN`.
-        cache: filled by the model's own forward over the prompts, repeated for the completions.
+        cache: filled by the model's own forward over the prompts, one row each.
+        mask: which positions of the (left-padded) prompts are real [P, W], or None when all are.
+        completions: of each prompt; rows are ordered by prompt.
+        steps: how many tokens a completion may have.
         positions: how many positions there will be at most.
     """
 
-    def __init__(self, model: Any, cache: Cache, positions: int) -> None:
+    def __init__(self, model: Any, cache: Cache, mask: Tensor | None, completions: int, steps: int, positions: int) -> None:
         config, inner = model.config, model.model
         join = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) < JOIN_BELOW_BYTES
-        self._embedding, self._norm, self._head, self._cache = inner.embed_tokens.weight, inner.norm, model.lm_head, cache
+        self._embedding, self._norm, self._head = inner.embed_tokens.weight, inner.norm, model.lm_head
         self._layers = [_layer(layer, join) for layer in inner.layers]
-        attention = inner.layers[0].self_attn
-        self._head_dim = attention.head_dim
+        self._head_dim = inner.layers[0].self_attn.head_dim
         self._queries, self._keys = config.num_attention_heads, config.num_key_value_heads
+        self._attentions = [SharedPromptAttention(layer.keys, layer.values, mask, completions, steps) for layer in cache.layers]
         every = torch.arange(positions, device=model.device).unsqueeze(0)
         cosine, sine = inner.rotary_emb(self._embedding[:1].unsqueeze(0), every)
         half = self._head_dim // 2
@@ -81,41 +87,39 @@ class Decoder:
         # x rotated by half a turn is (-x2, x1): a roll, with the sign kept in the table.
         self._sine = torch.cat([-sine[0, :, :half], sine[0, :, half:]], dim=-1)
 
-    @classmethod
-    def of(cls, model: Any, cache: Cache, positions: int) -> Decoder | None:
-        """The decoder for a model, or None when the model has anything that is not known here."""
+    @staticmethod
+    def knows(model: Any) -> bool:
+        """Whether there is nothing about the model that is not known here."""
         if type(model).__name__ not in KNOWN or is_windowed(model.config):
-            return None
+            return False
         rotation = getattr(model.config, "rope_parameters", None) or {}
         if rotation.get("rope_type", "default") not in _STATIC_ROTATIONS or model.config._attn_implementation not in ("sdpa", "eager"):
-            return None
-        for module in model.modules():
-            hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
-            if hooked or (isinstance(module, nn.Linear) and type(module) is not nn.Linear):
-                return None
+            return False
+        if any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__ for module in model.modules()):
+            return False
         linears = [one for layer in model.model.layers for one in _linears(layer)]
-        return cls(model, cache, positions) if all(type(one) is nn.Linear for one in [*linears, model.lm_head]) else None
+        return all(type(one) is nn.Linear for one in [*linears, model.lm_head])
 
-    def __call__(self, token_B: Tensor, position_B: Tensor, mask: Tensor | None) -> Tensor:
-        """Logits [B, V] after one more token a row, whose keys and values join the cache.
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows, in ascending order."""
+        slots = self._attentions[0].slots_of(rows)
+        for attention in self._attentions:
+            attention.select(rows, slots)
 
-        Args:
-            token_B, position_B: the token drawn last, and where it stands.
-            mask: additive, [B, 1, 1, S] over the cache with the new token; None when nothing is hidden.
-        """
+    def __call__(self, token_B: Tensor, position_B: Tensor) -> Tensor:
+        """Logits [B, V] after one more token a row: the one drawn last, and where it stands."""
         queries, keys, size = self._queries, self._keys, self._head_dim
         rows = len(token_B)
         hidden = self._embedding[token_B]
         cosine, sine = self._cosine[position_B].unsqueeze(1), self._sine[position_B].unsqueeze(1)
-        for number, layer in enumerate(self._layers):
+        for layer, attention in zip(self._layers, self._attentions, strict=True):
             qkv = layer.qkv(_normed(layer.first_norm, hidden)).view(rows, queries + 2 * keys, size)
             qk, value = qkv[:, : queries + keys], qkv[:, queries + keys :]
             if layer.query_norm is not None:
                 qk = torch.cat([_normed(layer.query_norm, qk[:, :queries]), _normed(layer.key_norm, qk[:, queries:])], dim=1)
             qk = torch.addcmul(qk * cosine, qk.roll(size // 2, dims=-1), sine)
-            cached_keys, cached_values = self._cache.update(qk[:, queries:].unsqueeze(2), value.unsqueeze(2), number)
-            query = qk[:, :queries].reshape(rows, keys, queries // keys, size)
-            attended = _attend(query, cached_keys, cached_values, mask, layer.scaling).reshape(rows, queries * size)
+            query = (qk[:, :queries] * layer.scaling).view(rows, keys, queries // keys, size)
+            attended = attention(query, qk[:, queries:], value).reshape(rows, queries * size)
             hidden = hidden + F.linear(attended, layer.output.weight, layer.output.bias)
             gate, up = layer.gate_up(_normed(layer.second_norm, hidden)).chunk(2, dim=-1)
             hidden = hidden + F.linear(layer.activation(gate) * up, layer.down.weight, layer.down.bias)
@@ -150,14 +154,3 @@ def _normed(norm: Any, x: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
     rounded: Tensor = norm.weight * F.rms_norm(x.float(), (x.shape[-1],), None, norm.variance_epsilon).to(x.dtype)
     return rounded
-
-
-def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """Attention of one position a row; query [B, K, G, D] holds the G query heads of each of K key heads side by side."""
-    if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
-    # On a CPU, two products and a softmax beat the fused kernel by a fifth at these sizes.
-    scores = torch.matmul(query * scaling, keys.transpose(2, 3))
-    if mask is not None:
-        scores = scores + mask
-    return torch.matmul(torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype), values)

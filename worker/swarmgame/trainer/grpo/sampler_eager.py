@@ -32,12 +32,14 @@ class EagerSampler:
         model: a causal language model of transformers; put into evaluation mode while sampling, and back afterwards.
         eos_token_ids: ids that end a completion.
         pad_token_id: any valid id; never attended to.
+        written_out: take decode steps with `Decoder` where it knows the model; otherwise always with the model's own forward.
     """
 
-    def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> None:
+    def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int, *, written_out: bool = True) -> None:
         self.model = model
         self.eos_token_ids = tuple(eos_token_ids)
         self.pad_token_id = pad_token_id
+        self.written_out = written_out
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
     @torch.inference_mode()
@@ -68,9 +70,12 @@ class EagerSampler:
 
         logits, cache, mask, positions = self._prefill(prompts, width, steps)
         logits = logits.repeat_interleave(n, dim=0)
-        cache.batch_repeat_interleave(n)
-        decoder = Decoder.of(self.model, cache, width + steps)
-        seen = _DecodeMask(self.model, mask.repeat_interleave(n, dim=0), width) if mask is not None else None
+        decoder = seen = None
+        if self.written_out and Decoder.knows(self.model):
+            decoder = Decoder(self.model, cache, None if mask is None else mask[:, :width], n, steps, width + steps)
+        else:
+            cache.batch_repeat_interleave(n)
+            seen = _DecodeMask(self.model, mask.repeat_interleave(n, dim=0), width) if mask is not None else None
         positions = positions.repeat_interleave(n, dim=0)
         alive = torch.arange(rows, device=device)
         finished = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -91,16 +96,18 @@ class EagerSampler:
                     if left < COMPACT_BELOW * len(alive):
                         keep = (~finished).nonzero().squeeze(1)
                         alive, token, positions, finished = alive[keep], token[keep], positions[keep], finished[keep]
-                        cache.batch_select_indices(keep)
+                        if decoder is not None:
+                            decoder.select(keep)
+                        else:
+                            cache.batch_select_indices(keep)
                         if seen is not None:
                             seen.select(keep)
-            attention = None if seen is None else seen.at(step)
             if decoder is not None:
-                logits = decoder(token, positions, attention)
+                logits = decoder(token, positions)
             else:
                 outputs = self.model(
                     input_ids=token.unsqueeze(1),
-                    attention_mask=attention,
+                    attention_mask=None if seen is None else seen.at(step),
                     position_ids=positions.unsqueeze(1),
                     past_key_values=cache,
                     use_cache=True,
