@@ -23,7 +23,7 @@ def join(
     ] = 0,
     announce: Announce = None,
     directory: Annotated[
-        Path | None, typer.Option("--directory", metavar="DIR", help="Default: runs/<name>-joined.", show_default=False)
+        Path | None, typer.Option("--directory", metavar="DIR", help="Default: runs/NAME-joined.", show_default=False)
     ] = None,
     rounds: Rounds = None,
     set_: Overrides = None,

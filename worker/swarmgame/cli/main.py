@@ -14,20 +14,29 @@ from typing import Annotated, cast
 
 import typer
 
+from swarmgame.cli import env
 from swarmgame.cli.join import join
+from swarmgame.cli.new import new
 from swarmgame.cli.peer import peer
 from swarmgame.cli.report import report
 from swarmgame.cli.run import run
+from swarmgame.cli.validation import validate
 from swarmgame.errors import ExitCode, InvalidManifest, SwarmGameError, exit_code_of
 
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 """Of the click that typer uses, which may be its own copy."""
 
+INTERRUPTED = 130
+"""What typer makes of a KeyboardInterrupt."""
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command()(run)
 app.command()(join)
+app.command()(validate)
 app.command()(report)
+app.command()(new)
 app.command()(peer)
+app.add_typer(env.app, name="env")
 
 
 @app.callback()
@@ -67,6 +76,8 @@ def code_of(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return ExitCode.BAD_USAGE
     except (KeyboardInterrupt, typer.Abort):
+        result = INTERRUPTED
+    if result == INTERRUPTED:
         print("stopped", file=sys.stderr)
         return ExitCode.STOPPED
     return result if isinstance(result, int) else ExitCode.DONE

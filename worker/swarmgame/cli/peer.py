@@ -15,6 +15,7 @@ import typer
 
 from swarmgame.cli.options import Announce, Game, InitialPeers, Overrides, checked_addresses, found_in
 from swarmgame.errors import ExitCode, exit_code_of
+from swarmgame_api.load import load_manifest
 
 
 def peer(
@@ -72,6 +73,7 @@ def peer(
         _exit_file(directory).unlink(missing_ok=True)
     try:
         with found_in(game):
+            load_manifest(game, tuple(set_ or ()))  # most mistakes are found before torch is loaded
             from swarmgame.runtime.peer import PeerOptions, run_peer
 
             code = run_peer(

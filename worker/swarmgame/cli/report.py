@@ -33,7 +33,6 @@ def report(
     directory = RunDirectory(candidates[0].absolute())
     summary = write_report(directory)
     typer.echo(f"{summary.rounds} rounds of {summary.peers} peers, {summary.tokens:,} tokens")
-    if summary.first10 is not None and summary.last10 is not None and summary.rise is not None:
-        ends = f"first {summary.window} rounds {summary.first10:.3f}, last {summary.window} rounds {summary.last10:.3f}"
-        typer.echo(f"mean reward: {ends}, rise {summary.rise:+.3f}")
+    if summary.sentence:
+        typer.echo(summary.sentence)
     typer.echo(directory.report)

@@ -26,7 +26,7 @@ def run(
     """Play a game with several peers on this machine, and watch them learn.
 
     On a terminal there is one live table; on a pipe, one JSON line a round. Ctrl-C leaves cleanly, a second one at once. Running the same
-    command again goes on where it stopped. Metrics, checkpoints, plots and report.html are under runs/<name>/.
+    command again goes on where it stopped. Metrics, checkpoints, plots and report.html are under runs/NAME/.
 
     [bold]Examples[/bold]
 

@@ -51,6 +51,14 @@ class Summary:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def sentence(self) -> str:
+        """What was learnt, for a terminal; empty when nothing was scored."""
+        if self.first10 is None or self.last10 is None or self.rise is None:
+            return ""
+        ends = "round" if self.window == 1 else f"{self.window} rounds"
+        return f"mean reward: first {ends} {self.first10:.3f}, last {ends} {self.last10:.3f}, rise {self.rise:+.3f}"
+
 
 class RunData:
     """The accounts of all peers of a run.

@@ -202,8 +202,8 @@ def _conclude(options: RunOptions, directory: RunDirectory, outcome: Outcome, sa
         from swarmgame.report import write_report
 
         summary = write_report(directory)
-        if summary.first10 is not None and summary.last10 is not None:
-            say(f"mean reward: first {summary.window} rounds {summary.first10:.3f}, last {summary.window} rounds {summary.last10:.3f}")
+        if summary.sentence:
+            say(summary.sentence)
     for reason in outcome.failed.values() if outcome.code is ExitCode.DONE else ():
         say(f"warning: a peer was given up on the way: {reason}")
     if outcome.message:

@@ -1,0 +1,87 @@
+"""The reference of the command line, written from the commands themselves.
+
+`python -m swarmgame.cli.reference > docs/reference/cli.md`; a test holds the file to it. Invariant: no sentence stands in two places.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from typer.main import get_command
+
+from swarmgame.cli.main import app
+from swarmgame.errors import ExitCode
+
+MEANINGS = {
+    ExitCode.DONE: "done",
+    ExitCode.INTERNAL: "our fault; the traceback is shown",
+    ExitCode.BAD_USAGE: "the command line makes no sense",
+    ExitCode.BAD_DATA: "a file that was given cannot be used: a checkpoint, a dataset, a key",
+    ExitCode.TEMPORARY: "it may work if tried again: a peer is away, a port is taken, a rank died",
+    ExitCode.REFUSED: "the swarm or the chain does not let us in",
+    ExitCode.BAD_CONFIG: "the manifest, or what it names, cannot be used; nothing was started",
+    ExitCode.STOPPED: "stopped by Ctrl-C or SIGTERM; running again goes on",
+}
+
+
+def reference() -> str:
+    """The text of `docs/reference/cli.md`."""
+    root: Any = get_command(app)
+    lines = ["# The command line", "", "Written by `python -m swarmgame.cli.reference > docs/reference/cli.md`.", "", "## Exit codes", ""]
+    lines += ["Results go to standard output, everything else to standard error.", "", "| code | meaning |", "|---|---|"]
+    lines += [f"| {int(code)} | {meaning} |" for code, meaning in MEANINGS.items()]
+    for path, command in _commands(root, "swarmgame"):
+        lines += ["", f"## {path}", "", *_help(command), *_parameters(command)]
+    return "\n".join(lines) + "\n"
+
+
+def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+def _help(command: Any) -> list[str]:
+    """The paragraphs of the help; examples as a block of code."""
+    text, _, examples = inspect.cleandoc(command.help or "").partition("[bold]Examples[/bold]")
+    lines = re.sub(r"\[/?(bold|dim)\]", "", text).strip().splitlines()
+    shown = [line.strip() for line in examples.splitlines() if line.strip()]
+    return [*lines, "", *(["```", *shown, "```", ""] if shown else [])]
+
+
+def _parameters(command: Any) -> list[str]:
+    rows = [_row(parameter) for parameter in command.params if parameter.name != "help"]
+    return ["| option | what it is | default | environment |", "|---|---|---|---|", *rows] if rows else []
+
+
+def _row(parameter: Any) -> str:
+    metavar = parameter.metavar or ""
+    if not parameter.opts[0].startswith("-"):
+        name = metavar
+    else:
+        names = "/".join([*parameter.opts, *parameter.secondary_opts])
+        name = names if getattr(parameter, "is_flag", False) else f"{names} {metavar or _choices(parameter.default)}"
+    default = "required" if parameter.required else _default(parameter.default)
+    variables = [parameter.envvar] if isinstance(parameter.envvar, str) else list(parameter.envvar or ())
+    return f"| `{name}` | {parameter.help or ''} | {default} | {', '.join(f'`{each}`' for each in variables)} |"
+
+
+def _choices(default: Any) -> str:
+    """The values of an enumeration, by its default."""
+    return " or ".join(each.value for each in type(default)) if isinstance(default, Enum) else "VALUE"
+
+
+def _default(value: Any) -> str:
+    if value is None or value == "" or value is False:
+        return ""
+    return f"`{getattr(value, 'value', value)}`" if value is not True else "on"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
