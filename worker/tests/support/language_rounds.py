@@ -1,0 +1,91 @@
+"""Rounds made by hand for trainers of language models: a very small builtin model, a few questions, rewards that are functions of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from swarmgame.game.parts import Demonstration, Demonstrations, Setting
+from swarmgame.game.state import Contribution, FinishReason, GameState, Group, Item, Prompt, Reference, Rewards, Rollout, Round
+from swarmgame.seeds import derive_seed
+from swarmgame.trainer.grpo.config import GRPOConfig
+from swarmgame.trainer.grpo.trainer import GRPOTrainer
+
+MODEL = "builtin://tiny?accuracy=0&layers=1&hidden=32"
+Score = Callable[[Rollout], float]
+
+
+def small_letters(rollout: Rollout) -> float:
+    """A reward that any policy can raise: how much of the text is small letters."""
+    return sum(character.islower() for character in rollout.text) / 8
+
+
+def items(count: int = 4) -> list[Item]:
+    return [Item(Reference("words", "v1", 7, index), f"question {index}" + "?" * index) for index in range(count)]
+
+
+def round_of(number: int = 0, *, peer: str = "me", stages: int = 1) -> Round:
+    return Round(
+        number=number,
+        seed=derive_seed("round", number),
+        peer_seed=derive_seed("peer", peer, number),
+        stages=stages,
+        peer=peer,
+        members=(peer,),
+    )
+
+
+def trainer(cache: Path, *, peer: str = "me", ranks: Any = None, model: str = MODEL, **options: Any) -> GRPOTrainer:
+    config = GRPOConfig(**({"generations": 4, "max_new_tokens": 8, "learning_rate": 2e-3} | options))
+    setting = Setting(model_uri=model, cache=cache, peer=peer)
+    return GRPOTrainer(config, setting if ranks is None else replace(setting, ranks=ranks))
+
+
+def said(trainer: GRPOTrainer, round: Round, *, peer: str | None = None, stage: int = 0) -> Contribution:
+    """What a trainer says in a stage, as the loop would pack it."""
+    asked = items()
+    prompts = [Prompt.ask(item, item.question + f" stage {stage}") for item in asked]
+    groups = tuple(trainer.generate(prompts, replace(round, stage=stage)))
+    references = {item.id: item.reference for item in asked}
+    return Contribution(peer or round.peer, round.number, stage, groups, references, trainer.tokenizer, trainer.policy_version)
+
+
+def state_of(round: Round, contributions: Sequence[Contribution]) -> GameState:
+    state = GameState.begin(round, items())
+    for contribution in contributions:
+        state = state.with_contribution(contribution)
+    return state.with_external(key for key, _ in state.foreign_groups())
+
+
+def scored(state: GameState, score: Score = small_letters) -> Rewards:
+    return {key: [score(rollout) for rollout in group.rollouts] for key, group in state.groups()}
+
+
+def play(trainer: GRPOTrainer, number: int, score: Score = small_letters) -> Mapping[str, float]:
+    """A whole round of one stage."""
+    state = state_of(round_of(number), [said(trainer, round_of(number))])
+    return trainer.train(state, scored(state, score))
+
+
+def rollout(text: str, ids: Sequence[int], logprob: float = -1.0, reason: FinishReason = FinishReason.STOP) -> Rollout:
+    return Rollout(text, tuple(ids), (logprob,) * len(ids), reason)
+
+
+def with_groups(contribution: Contribution, change: Callable[[Group], Group], **fields: Any) -> Contribution:
+    """The contribution of another peer, with each group changed."""
+    return replace(contribution, peer="other", groups=tuple(change(group) for group in contribution.groups), **fields)
+
+
+class Letters(Demonstrations):
+    """Repeat the letter that was given: learnt within seconds."""
+
+    def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
+        letters = [chr(ord("a") + derive_seed(seed, index) % 6) for index in range(count)]
+        reference = Reference("letters", "v1", 0, 0)
+        return [Demonstration(Prompt.ask(Item(reference, f"say {letter}:")), letter * 2) for letter in letters]
+
+    @property
+    def fingerprint(self) -> str:
+        return "letters-1"
