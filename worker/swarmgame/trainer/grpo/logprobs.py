@@ -1,8 +1,9 @@
 """Log-probabilities of given completions under a model that learns: the forward pass of training.
 
-Prompt and completion of a row stand side by side and are padded on the right, so that plain causal attention needs no mask; the language
-model's head sees only the positions that predict a completion token, EOS among them. Invariants: token ids go in and nothing is ever
-re-tokenised; a fresh rollout gets the log-probabilities that its sampler reported (to 1e-4 in fp32); no fp32 copy of all logits exists.
+Prompt and completion of a row stand side by side and are padded on the right, so that plain causal attention needs no mask; where many rows
+share a prompt it is read once instead (`shared_prompts`). The language model's head sees only the positions that predict a completion token,
+EOS among them. Invariants: token ids go in and nothing is ever re-tokenised; a fresh rollout gets the log-probabilities that its sampler
+reported (to 1e-4 in fp32); no fp32 copy of all logits exists.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from swarmgame.trainer.grpo.shared_prompts import is_worthwhile, scored_logits, shared_logits
 
 CHUNK_ELEMENTS = 1 << 25
 """Logits that are turned into fp32 at once: 128 MiB."""
@@ -49,21 +52,23 @@ def completion_logprobs(
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a positive number")
     device = model.device
-    rows = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
-    # The last token of a row predicts nothing that we score.
-    width = max(map(len, rows)) - 1
-    input_ids = torch.tensor([(row[:-1] + [pad_token_id] * width)[:width] for row in rows]).to(device)
-    position_ids = torch.arange(width, device=device).unsqueeze(0).expand(len(rows), -1)
-
     starts = torch.tensor([len(prompt) - 1 for prompt in prompt_ids]).unsqueeze(1)
     lengths = torch.tensor([len(completion) for completion in completion_ids]).unsqueeze(1)
     places = torch.arange(int(lengths.max())).unsqueeze(0)
     mask = (places < lengths).to(device)
     row_N, place_N = mask.nonzero(as_tuple=True)
-    column_N = (starts.to(device) + places.to(device))[row_N, place_N]
     target_N = torch.tensor([token for completion in completion_ids for token in completion]).to(device)
 
-    logits_NV = _scored_logits(model, input_ids, position_ids, row_N, column_N)
+    if is_worthwhile(model, prompt_ids, completion_ids):
+        logits_NV = shared_logits(model, prompt_ids, completion_ids, row_N, place_N, pad_token_id)
+    else:
+        rows = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
+        # The last token of a row predicts nothing that we score.
+        width = max(map(len, rows)) - 1
+        input_ids = torch.tensor([(row[:-1] + [pad_token_id] * width)[:width] for row in rows]).to(device)
+        position_ids = torch.arange(width, device=device).unsqueeze(0).expand(len(rows), -1)
+        column_N = (starts.to(device) + places.to(device))[row_N, place_N]
+        logits_NV = scored_logits(model, row_N, column_N, input_ids=input_ids, position_ids=position_ids, use_cache=False)
     logprobs_N, entropies_N = selective_log_softmax(logits_NV, target_N, temperature, with_entropy=with_entropy)
     logprobs = logprobs_N.new_zeros(mask.shape).index_put((row_N, place_N), logprobs_N)
     entropies = None
@@ -78,28 +83,6 @@ def selective_log_softmax(
     """log softmax(logits / temperature) at the targets [N], with gradient, and the entropy [N], without; both fp32 at least, computed in chunks."""
     logprobs, entropies = _SelectiveLogSoftmax.apply(logits_NV, target_N, temperature, with_entropy)
     return logprobs, entropies if with_entropy else None
-
-
-def _scored_logits(model: Any, input_ids: Tensor, position_ids: Tensor, row_N: Tensor, column_N: Tensor) -> Tensor:
-    """Logits [N, V] at the given positions.
-
-    The head is handed the hidden states of those positions only, whatever the shape of the rest: `logits_to_keep` could but cut one range
-    for all rows. Scaling and capping of logits, where a model has them, still happen in its own forward.
-    """
-    head, asked = model.get_output_embeddings(), []
-
-    def pick(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        asked.append(True)
-        return (arguments[0][row_N, column_N].unsqueeze(0), *arguments[1:])
-
-    handle = head.register_forward_pre_hook(pick) if head is not None else None
-    try:
-        logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
-    finally:
-        if handle is not None:
-            handle.remove()
-    picked: Tensor = logits.squeeze(0) if asked else logits[row_N, column_N]
-    return picked
 
 
 class _SelectiveLogSoftmax(torch.autograd.Function):
