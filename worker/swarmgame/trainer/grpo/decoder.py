@@ -83,9 +83,8 @@ class Decoder:
         every = torch.arange(positions, device=model.device).unsqueeze(0)
         cosine, sine = inner.rotary_emb(self._embedding[:1].unsqueeze(0), every)
         half = self._head_dim // 2
-        self._cosine = cosine[0]
         # x rotated by half a turn is (-x2, x1): a roll, with the sign kept in the table.
-        self._sine = torch.cat([-sine[0, :, :half], sine[0, :, half:]], dim=-1)
+        self._rotations = torch.stack([cosine[0], torch.cat([-sine[0, :, :half], sine[0, :, half:]], dim=-1)], dim=1).unsqueeze(2)
 
     @staticmethod
     def knows(model: Any) -> bool:
@@ -110,8 +109,8 @@ class Decoder:
         """Logits [B, V] after one more token a row: the one drawn last, and where it stands."""
         queries, keys, size = self._queries, self._keys, self._head_dim
         rows = len(token_B)
-        hidden = self._embedding[token_B]
-        cosine, sine = self._cosine[position_B].unsqueeze(1), self._sine[position_B].unsqueeze(1)
+        hidden = F.embedding(token_B, self._embedding)
+        cosine, sine = self._rotations.index_select(0, position_B).unbind(1)
         for layer, attention in zip(self._layers, self._attentions, strict=True):
             qkv = layer.qkv(_normed(layer.first_norm, hidden)).view(rows, queries + 2 * keys, size)
             qk, value = qkv[:, : queries + keys], qkv[:, queries + keys :]
@@ -120,9 +119,9 @@ class Decoder:
             qk = torch.addcmul(qk * cosine, qk.roll(size // 2, dims=-1), sine)
             query = (qk[:, :queries] * layer.scaling).view(rows, keys, queries // keys, size)
             attended = attention(query, qk[:, queries:], value).reshape(rows, queries * size)
-            hidden = hidden + F.linear(attended, layer.output.weight, layer.output.bias)
+            hidden = _added(hidden, attended, layer.output)
             gate, up = layer.gate_up(_normed(layer.second_norm, hidden)).chunk(2, dim=-1)
-            hidden = hidden + F.linear(layer.activation(gate) * up, layer.down.weight, layer.down.bias)
+            hidden = _added(hidden, layer.activation(gate) * up, layer.down)
         return F.linear(_normed(self._norm, hidden), self._head.weight, self._head.bias)
 
 
@@ -146,6 +145,13 @@ def _layer(layer: Any, join: bool) -> _Layer:
         activation=layer.mlp.act_fn,
         scaling=attention.scaling,
     )
+
+
+def _added(hidden: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:
+    """hidden + linear(x). In fp32 as one operation; below, rounded in between, as the model's own forward does it."""
+    if hidden.dtype == torch.float32 and linear.bias is None:
+        return torch.addmm(hidden, x, linear.weight.t())
+    return hidden + F.linear(x, linear.weight, linear.bias)
 
 
 def _normed(norm: Any, x: Tensor) -> Tensor:

@@ -101,6 +101,7 @@ class Draw:
     def __init__(self, params: SamplingParams, eos_token_ids: Sequence[int]) -> None:
         self.params = params
         self.eos = list(eos_token_ids)
+        self._without_eos: Tensor | None = None
 
     def __call__(self, logits_BV: Tensor, uniform_B: Tensor, *, forbid_eos: bool) -> tuple[Tensor, Tensor]:
         """Token ids and their log-probabilities (fp32), each [B]."""
@@ -114,17 +115,19 @@ class Draw:
         else:
             # fp64: in fp32 a vocabulary of 150,000 would lose its tail to rounding.
             cumulative = allowed.exp().cumsum(dim=-1, dtype=torch.float64)
-            target = uniform_B.unsqueeze(1) * cumulative[:, -1:]
-            # right=True: the first token whose cumulative probability exceeds the target, so never one of probability zero.
-            ids = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=logits_BV.shape[1] - 1)
+            # Uniform numbers are below 1, so the target stays below the last sum, to fp64; right=True: never a token of probability zero.
+            ids = torch.searchsorted(cumulative, cumulative[:, -1:] * uniform_B.unsqueeze(1), right=True).squeeze(1)
+            ids.clamp_(max=logits_BV.shape[1] - 1)
         return ids, logprobs.gather(1, ids.unsqueeze(1)).squeeze(1)
 
     def _allowed(self, logprobs: Tensor, forbid_eos: bool) -> Tensor:
         """Log-probabilities with -inf for what may not be drawn: EOS too early, then all but top-k, then all but top-p."""
         params, allowed = self.params, logprobs
         if forbid_eos and self.eos:
-            allowed = allowed.clone()
-            allowed[:, self.eos] = -torch.inf
+            if self._without_eos is None:
+                self._without_eos = logprobs.new_zeros(logprobs.shape[1])
+                self._without_eos[self.eos] = -torch.inf
+            allowed = allowed + self._without_eos
         if params.greedy:
             return allowed
         if 0 < params.top_k < allowed.shape[1]:

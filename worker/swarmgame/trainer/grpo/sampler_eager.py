@@ -65,8 +65,8 @@ class EagerSampler:
         chance = uniforms(rows, params, generator, device)
         draw = Draw(params, self.eos_token_ids)
         eos = torch.tensor(self.eos_token_ids, device=device)
-        ids = torch.full((rows, steps), self.eos_token_ids[0] if self.eos_token_ids else self.pad_token_id, device=device)
-        logprobs = torch.zeros(rows, steps, device=device)
+        ids = torch.full((steps, rows), self.eos_token_ids[0] if self.eos_token_ids else self.pad_token_id, device=device)
+        logprobs = torch.zeros(steps, rows, device=device)
 
         logits, cache, mask, positions = self._prefill(prompts, width, steps)
         logits = logits.repeat_interleave(n, dim=0)
@@ -81,10 +81,13 @@ class EagerSampler:
         finished = torch.zeros(rows, dtype=torch.bool, device=device)
         every = 1 if device.type == "cpu" else SYNC_EVERY
         for step in range(steps):
-            uniform = chance[step] if params.greedy or len(alive) == rows else chance[step, alive]
+            whole = len(alive) == rows
+            uniform = chance[step] if params.greedy or whole else chance[step, alive]
             token, logprob = draw(logits, uniform, forbid_eos=step < params.min_new_tokens)
-            ids[alive, step] = token
-            logprobs[alive, step] = logprob
+            if whole:
+                ids[step], logprobs[step] = token, logprob
+            else:
+                ids[step, alive], logprobs[step, alive] = token, logprob
             if step + 1 == steps:
                 break
             if step + 1 > params.min_new_tokens:
@@ -114,7 +117,7 @@ class EagerSampler:
                 )
                 logits = outputs.logits[:, -1]
             positions = positions + 1
-        return ids, logprobs
+        return ids.t(), logprobs.t()
 
     def _prefill(self, prompts: Sequence[Sequence[int]], width: int, steps: int) -> tuple[Tensor, Cache, Tensor | None, Tensor]:
         """Reads all prompts once.
