@@ -7,6 +7,7 @@ both environments import it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -65,17 +66,13 @@ class Peer:
 
     def kill(self) -> None:
         """Ends the whole process group, whatever it is doing."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -104,9 +101,31 @@ class Crew:
             peer.kill()
 
     def start(self, command: Sequence[str]) -> Peer:
+        """One more process, with a log of its own."""
         peer = Peer(command, environment=self._environment, log=self._folder / f"peer-{len(self.peers)}.log")
         self.peers.append(peer)
         return peer
+
+    def assemble(self, command: Sequence[str], count: int, seconds: float) -> None:
+        """Starts `count` peers (their index is appended to the command) and brings them together.
+
+        Each is told the addresses of peer 0, answers with its own when it has joined, and then that it is ready.
+
+        Raises:
+            Silent: one of them did not get ready in time.
+        """
+        for index in range(count):
+            self.start([*command, str(index)])
+        first, *others = self.peers
+        deadline = time.monotonic() + seconds
+        first.send({"addresses": [], "peers": count})
+        addresses = first.receive(seconds)["addresses"]
+        for peer in others:
+            peer.send({"addresses": addresses, "peers": count})
+        for peer in others:
+            peer.receive(deadline - time.monotonic())
+        for peer in self.peers:
+            peer.receive(deadline - time.monotonic())
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> list[dict[str, Any] | None]:
         """Sends one request to all, and awaits all answers until one common deadline. None stands for a silent peer."""

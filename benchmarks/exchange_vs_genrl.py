@@ -16,17 +16,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from channel import Crew
+from channel import Crew, Silent
 from genrl.environment import environment
 from harness import claim, machine, publish, result, summary
 
 HERE = Path(__file__).parent
 KIB = 1024
 SIZES = {"1 KiB": KIB, "16 KiB": 16 * KIB, "32 KiB": 32 * KIB, "256 KiB": 256 * KIB, "1 MiB": KIB * KIB, "10 MiB": 10 * KIB * KIB}
-START_SECONDS = 90.0
-CALL_SECONDS = 12.0
-"""A call that took longer is hung: ten times what GenRL's slowest whole call takes."""
-LARGE_CALL_SECONDS = 40.0
+START_SECONDS = 180.0
+CALL_SECONDS = 10.0
+"""A call that took longer is hung: seven times what GenRL's slowest whole call takes."""
+LARGE_CALL_SECONDS = 30.0
 """The bound above 1 MiB, for ours and GenRL's alike."""
 
 
@@ -37,11 +37,16 @@ class Swarm:
         self.arm, self.size, self._folder = arm, peers, folder
         self._crew: Crew | None = None
         self._starts = 0
+        self._made = 0
 
     def call(self, size: int, seconds: float) -> list[dict[str, Any] | None]:
         """One exchange of `size` bytes a peer; None for each peer that hung. After a hang, all are killed."""
         crew = self._crew or self._start()
-        answers = crew.ask({"bytes": size}, seconds)
+        if size != self._made:
+            if None in crew.ask({"make": size}, START_SECONDS):
+                raise Silent(f"{self.arm}: no words of {size} bytes within {START_SECONDS:.0f} s")
+            self._made = size
+        answers = crew.ask({"exchange": size}, seconds)
         if None in answers:
             self.stop()
         return answers
@@ -49,7 +54,7 @@ class Swarm:
     def stop(self) -> None:
         if self._crew is not None:
             self._crew.__exit__()
-            self._crew = None
+            self._crew, self._made = None, 0
 
     def _start(self) -> Crew:
         python = str(environment()) if self.arm == "genrl" else sys.executable
@@ -57,14 +62,7 @@ class Swarm:
         variables = {"PYTHONPATH": str(HERE), "HIVEMIND_WORLD_SIZE": str(self.size), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         self._starts += 1
         crew = self._crew = Crew(self._folder / f"{self.arm}-{self.size}-{self._starts}", variables)
-        for index in range(self.size):
-            crew.start([python, script, str(index)])
-        crew.peers[0].send({"addresses": [], "peers": self.size})
-        addresses = crew.peers[0].receive(START_SECONDS)["addresses"]
-        for peer in crew.peers[1:]:
-            peer.send({"addresses": addresses, "peers": self.size})
-        for peer in crew.peers[1:]:
-            peer.receive(START_SECONDS)
+        crew.assemble([python, script], self.size, START_SECONDS)
         return crew
 
 
@@ -146,7 +144,9 @@ def claims(table: dict[str, Any], many: dict[str, Any] | None) -> list[dict[str,
         ours = eight["10 MiB"]["swarmgame"]
         made.append(claim("8 peers x 10 MiB: share of our calls that returned whole", ours["whole"] / ours["calls"], at_least=1.0))
     if many is not None:
-        made.append(claim(f"8 peers x 256 KiB, {many['exchanges']} exchanges: calls of ours not whole", many["short"] + many["hung"], at_most=0))
+        made.append(
+            claim(f"8 peers x 256 KiB, {many['exchanges']} exchanges: calls of ours not whole", many["short"] + many["hung"], at_most=0)
+        )
     return made
 
 

@@ -27,7 +27,7 @@ from work import MULTISTAGE, SWARM, Game, Work
 
 HERE = Path(__file__).parent
 ARMS = ("genrl", "swarmgame")
-PARTS = ("round", "generate", "exchange", "rewards", "train")
+PARTS = ("round", "generate", "exchange", "rewards", "train", "processor")
 START_SECONDS = 180.0
 ROUND_SECONDS = 90.0
 LEAST_TOKENS = 0.98
@@ -79,14 +79,8 @@ def _block(game: Game, arm: str, work: Path, logs: Path, tally: Tally, warmups: 
     variables = {"PYTHONPATH": str(HERE), "HIVEMIND_WORLD_SIZE": str(game.peers), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     variables |= {"TOKENIZERS_PARALLELISM": "false"}
     with Crew(logs, variables) as crew:
-        for index in range(game.peers):
-            crew.start([python, str(HERE / ("genrl" if arm == "genrl" else "swarm") / "round_peer.py"), str(index), str(work)])
-        crew.peers[0].send({"addresses": []})
-        addresses = crew.peers[0].receive(START_SECONDS)["addresses"]
-        for peer in crew.peers[1:]:
-            peer.send({"addresses": addresses})
-        for peer in crew.peers[1:]:
-            peer.receive(START_SECONDS)
+        script = HERE / ("genrl" if arm == "genrl" else "swarm") / "round_peer.py"
+        crew.assemble([python, str(script), str(work)], game.peers, START_SECONDS)
         for number in range(warmups + rounds):
             answers = crew.ask({"round": number}, ROUND_SECONDS)
             whole = [_checked(game, arm, answer) for answer in answers]
@@ -106,7 +100,10 @@ def _checked(game: Game, arm: str, answer: dict[str, Any] | None) -> dict[str, A
 
 def genrl_prompts() -> str:
     """The system prompts of GenRL's three stages, as JSON, asked of its package."""
-    code = "import json; from genrl.examples.multistage_math import data; print(json.dumps([getattr(data, f'STAGE{s}_SYSTEM_PROMPT') for s in range(3)]))"
+    code = (
+        "import json; from genrl.examples.multistage_math import data; "
+        "print(json.dumps([getattr(data, f'STAGE{stage}_SYSTEM_PROMPT') for stage in range(3)]))"
+    )
     asked = subprocess.run([str(environment()), "-c", code], capture_output=True, text=True, timeout=START_SECONDS, check=True)
     prompts: list[str] = json.loads(asked.stdout.splitlines()[-1])
     return json.dumps(prompts)

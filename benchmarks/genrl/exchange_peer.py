@@ -19,12 +19,17 @@ def main(index: int) -> None:
     HivemindRendezvouz.init(is_master=index == 0)
     backend = HivemindBackend(initial_peers=addresses or None)
     parent.answer(addresses=[str(address) for address in backend.dht.get_visible_maddrs()])
+    parent.answer(ready=True)
+    body = b""
     for request in requests:
-        body = os.urandom(request["bytes"])
+        if "make" in request:
+            body = os.urandom(request["make"])
+            parent.answer(bytes=len(body))
+            continue
         began = time.perf_counter()
         gathered = backend.all_gather_object(body)
         seconds = time.perf_counter() - began
-        parent.answer(seconds=seconds, others=sum(len(other) == request["bytes"] for other in gathered.values()) - 1)
+        parent.answer(seconds=seconds, others=sum(len(other) == len(body) for other in gathered.values()) - 1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """GenRL's arm of a round: its own game manager, state, data managers, reward manager, GRPO trainer and backends. Runs in GenRL's environment.
 
-Usage: round_peer.py INDEX WORK. Its loop (`run_game`) is untouched: before each round it asks `end_of_game`, which waits here for the request
+Usage: round_peer.py WORK INDEX. Its loop (`run_game`) is untouched: before each round it asks `end_of_game`, which waits here for the request
 of a round, and after it the hook answers with what was measured. GenRL swallows the exceptions of a round, so the answer has the number of
 optimizer steps and of bodies heard, by which the benchmark sees that the work was done.
 """
@@ -64,12 +64,15 @@ class Measured(BaseGameManager):
             return True
         self.seconds.clear()
         self.heard = self.updates = self.tokens = self.prompt_tokens = 0
-        self.began = time.perf_counter()
+        self.began, self.worked = time.perf_counter(), time.process_time()
         return False
 
     def _hook_after_round_advanced(self) -> None:
         self.seconds["round"] = time.perf_counter() - self.began
-        self.parent.answer(seconds=dict(self.seconds), heard=self.heard, updates=self.updates, tokens=self.tokens, prompt_tokens=self.prompt_tokens)
+        self.seconds["processor"] = time.process_time() - self.worked
+        self.parent.answer(
+            seconds=dict(self.seconds), heard=self.heard, updates=self.updates, tokens=self.tokens, prompt_tokens=self.prompt_tokens
+        )
 
     def _timed(self, part: str, call: Callable[..., Any], look: Callable[[Any], None] = lambda _: None) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -128,7 +131,7 @@ def trainer(work: Work, folder: Path) -> GRPOLanguageTrainerModule:
     return module
 
 
-def main(index: int, folder: Path) -> None:
+def main(folder: Path, index: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(index)
     parent = Parent()
@@ -155,8 +158,9 @@ def main(index: int, folder: Path) -> None:
         communication=communication,
     )
     parent.answer(addresses=ours)
+    parent.answer(ready=True)
     manager.run_game()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from channel import Parent
+
+from swarmgame.communication.hivemind_backend import HivemindCommunication
 from swarmgame.communication.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
 from swarmgame.game.state import Contribution, PeerId
+
+JOIN_SECONDS = 120.0
 
 
 class Alone:
@@ -33,7 +40,19 @@ class Alone:
         """Nobody to say goodbye to."""
 
 
-def alone() -> tuple[CommunicationManager, list[str]]:
-    return Alone(), []
-def connect(folder: Path, initial_peers: Sequence[str]) -> tuple[CommunicationManager, list[str]]:
-    raise SystemExit
+def connect(folder: Path, parent: Parent, requests: Iterator[dict[str, Any]]) -> CommunicationManager:
+    """Joins over hivemind, and returns when all are seen.
+
+    The first request has the addresses of peer 0 (none for peer 0 itself), and is answered with our own.
+
+    Args:
+        folder: for the key.
+    """
+    hello = next(requests)
+    communication = HivemindCommunication("benchmark", folder / "identity", initial_peers=hello["addresses"], host="127.0.0.1")
+    communication.join(at_least=2 if hello["addresses"] else 1, timeout_seconds=JOIN_SECONDS)
+    parent.answer(addresses=list(communication.addresses))
+    deadline = time.monotonic() + JOIN_SECONDS
+    while len(communication.membership()) < hello["peers"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return communication

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swarmgame import Config, DataManager, GameState, GroupKey, Item, Message, Prompt, Reference, RewardManager, Round, Setting
 from work import Work, reward
+
+from swarmgame import Config, DataManager, GameState, GroupKey, Item, Message, Prompt, Reference, RewardManager, Round, Setting
 
 PLACEHOLDER_WORDS = (118, 188, 150)
 

@@ -1,4 +1,4 @@
-"""Our arm of a round: GameManager, GRPOTrainer and HivemindCommunication as a game runs them. Usage: round_peer.py INDEX WORK.
+"""Our arm of a round: GameManager, GRPOTrainer and HivemindCommunication as a game runs them. Usage: round_peer.py WORK INDEX.
 
 Between rounds an observer waits for the request of the next one and answers with the report of the last: the loop itself is untouched.
 """
@@ -15,17 +15,16 @@ from typing import Any
 
 import torch
 from channel import Parent
-from connection import alone, connect
+from connection import Alone, connect
 from game import WorkConfig, WorkData, WorkRewards
+from work import LEARNING_RATE, Work
+
 from swarmgame import GameState, Rewards, Round, Setting
-from swarmgame.communication.protocol import Collected, Exchange
+from swarmgame.communication.protocol import Collected, CommunicationManager, Exchange
 from swarmgame.game.manager import GameManager, Progression
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
-from work import LEARNING_RATE, Work
-
-JOIN_SECONDS = 120.0
 
 
 class OnRequest(Observer):
@@ -36,7 +35,7 @@ class OnRequest(Observer):
         self.ended = False
         self.heard = 0
         self.version = 0
-        self.began = 0.0
+        self.began = self.worked = 0.0
 
     def game_started(self, first_round: int, max_rounds: int) -> None:
         self._wait()
@@ -47,6 +46,7 @@ class OnRequest(Observer):
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
         seconds = {part: report.seconds.get(part, 0.0) for part in ("generate", "exchange", "rewards", "train")}
         seconds["round"] = time.perf_counter() - self.began
+        seconds["processor"] = time.process_time() - self.worked
         asked = sum(len(group.prompt.token_ids) for _, group in state.own_groups())
         updates = report.policy_version - self.version
         finite = {name: value for name, value in report.metrics.items() if math.isfinite(value)}
@@ -57,7 +57,7 @@ class OnRequest(Observer):
     def _wait(self) -> None:
         self.ended = next(self.requests, None) is None
         self.heard = 0
-        self.began = time.perf_counter()
+        self.began, self.worked = time.perf_counter(), time.process_time()
 
 
 def trainer(work: Work, setting: Setting) -> GRPOTrainer:
@@ -76,22 +76,23 @@ def trainer(work: Work, setting: Setting) -> GRPOTrainer:
     return GRPOTrainer(config, setting)
 
 
-def main(index: int, folder: Path) -> None:
+def main(folder: Path) -> None:
     torch.set_num_threads(1)
     parent = Parent()
     requests = parent.requests()
-    hello = next(requests)
     work = Work.read(folder)
     with tempfile.TemporaryDirectory(prefix="round-peer-") as own:
         swarm = work.game.peers > 1
-        communication, addresses = connect(Path(own), hello["addresses"]) if swarm else alone()
+        communication: CommunicationManager
+        if swarm:
+            communication = connect(Path(own), parent, requests)
+        else:
+            communication = Alone()
+            next(requests)
+            parent.answer(addresses=[])
         setting = Setting(stages=work.game.stages, peer=communication.peer, model_uri=work.model.as_uri(), cache=Path(own))
         policy = trainer(work, setting)
-        if index == 0:
-            parent.answer(addresses=addresses)
-        communication.join(at_least=work.game.peers, timeout_seconds=JOIN_SECONDS)
-        if index != 0:
-            parent.answer(addresses=addresses)
+        parent.answer(ready=True)
         observer = OnRequest(parent, requests)
         progression = Progression(
             max_rounds=1_000_000, stages=work.game.stages, exchange=Exchange.GATHER, quorum=1.0, alone_is_normal=not swarm
@@ -112,4 +113,4 @@ def main(index: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -1,0 +1,99 @@
+"""Our arm of the exchange: one process, one HivemindCommunication, one publish and one collect (gather, quorum 100 %) a request.
+
+What is said is a contribution as a game would say it: random token ids, log-probabilities and text, so that the
+codec can hardly compress it, cut to the size at which its encoded shards have at least the bytes asked for. It is made before the clock starts;
+encoding, signing, sending, checking and decoding are inside. A call is whole when every other peer's contribution came with all its tokens.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from channel import Parent
+from connection import connect
+
+from swarmgame.communication.codec import encode
+from swarmgame.communication.protocol import CollectPolicy, Exchange
+from swarmgame.game.state import Contribution, FinishReason, Group, Message, PeerId, Prompt, Reference, Rollout
+
+VOCABULARY = 151_936
+CHARACTERS_A_TOKEN = 4
+ROLLOUTS = 8
+TOKENS = 256
+ALPHABET = string.ascii_letters + string.digits + " ."
+
+
+def contribution(peer: PeerId, round: int, groups: Sequence[Group], references: Sequence[Reference]) -> Contribution:
+    """What a peer says in a round."""
+    return Contribution(peer, round, 0, tuple(groups), {reference.id: reference for reference in references}, tokenizer="benchmark")
+
+
+class Words:
+    """Groups of at least so many bytes when encoded; the same for all peers, who thereby know what to expect of each other."""
+
+    def __init__(self, peer: PeerId, size: int) -> None:
+        self._random = random.Random(size)
+        self.references: list[Reference] = []
+        self.groups: list[Group] = []
+        self.bytes = 0
+        # The smallest contribution has a header and a signature of a few hundred bytes; tokens are added until the size is reached.
+        tokens = max(1, min(TOKENS, (size - 300) // (ROLLOUTS * 8)))
+        while self.bytes < size:
+            missing = max(1, (size - self.bytes) // (ROLLOUTS * tokens * 9))
+            for _ in range(missing):
+                self._add(tokens)
+            self.bytes = sum(len(shard.data) for shard in encode(contribution(peer, 0, self.groups, self.references), "benchmark"))
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(rollout.token_ids) for group in self.groups for rollout in group.rollouts)
+
+    def _add(self, tokens: int) -> None:
+        reference = Reference("benchmark", "", len(self.groups), 0)
+        prompt = Prompt(reference.id, (Message("user", self._text(64)),))
+        self.references.append(reference)
+        self.groups.append(Group(prompt, tuple(self._rollout(tokens) for _ in range(ROLLOUTS))))
+
+    def _rollout(self, tokens: int) -> Rollout:
+        ids = tuple(self._random.choices(range(VOCABULARY), k=tokens))
+        logprobs = tuple(-8 * self._random.random() for _ in range(tokens))
+        return Rollout(self._text(CHARACTERS_A_TOKEN * tokens), ids, logprobs, FinishReason.LENGTH)
+
+    def _text(self, characters: int) -> str:
+        return "".join(self._random.choices(ALPHABET, k=characters))
+
+
+def main() -> None:
+    parent = Parent()
+    requests = parent.requests()
+    policy = CollectPolicy(Exchange.GATHER, quorum=1.0, deadline_seconds=60.0)
+    with tempfile.TemporaryDirectory(prefix="exchange-peer-") as folder:
+        communication = connect(Path(folder), parent, requests)
+        parent.answer(ready=True)
+        round = 0
+        try:
+            for request in requests:
+                if "make" in request:
+                    said = Words(communication.peer, request["make"])
+                    parent.answer(bytes=said.bytes)
+                    continue
+                ours = contribution(communication.peer, round, said.groups, said.references)
+                began = time.perf_counter()
+                communication.publish(ours)
+                heard = communication.collect(round, 0, policy).contributions
+                seconds = time.perf_counter() - began
+                tokens = [sum(len(r.token_ids) for group in other.groups for r in group.rollouts) for other in heard]
+                parent.answer(seconds=seconds, others=sum(count == said.tokens for count in tokens))
+                round += 1
+                communication.announce_progress(round, 0)
+        finally:
+            communication.leave()
+
+
+if __name__ == "__main__":
+    main()
