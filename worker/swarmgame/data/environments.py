@@ -16,6 +16,8 @@ import importlib
 import importlib.metadata
 import inspect
 import json
+import random
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -49,6 +51,9 @@ NOT_SOLVED_BY_OWN_ANSWER = frozenset({"boxnet", "graph_color", "propositional_lo
 
 LENIENT = frozenset({"game_of_life_halting"})
 """Datasets that take any words for "no", and so may give garbage full marks."""
+
+_NOT_REPEATABLE = re.compile(r"\b(now|today|utcnow|time|time_ns|uuid\d|urandom)\(|\bsecrets\.")
+"""Programs of codeio that look at the clock or at true randomness, one in a hundred; no peer could make their questions again."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,11 @@ def resolve(name: str, config: dict[str, Any]) -> dict[str, Any]:
         return {"problem": {"path": problem.path, "got": _plain(problem.got), "expected": problem.expected}}
 
 
+def warm() -> None:
+    """Imports reasoning-gym, which takes a second, so that no batch has to."""
+    _factory()
+
+
 def keep(name: str, config: dict[str, Any]) -> None:
     """Constructs ahead of time what is slow to construct."""
     if name == COMPOSITE:
@@ -177,7 +187,11 @@ def _question(name: str, canonical: str, seed: int) -> Question:
     part, config, part_seed = _part(name, json.loads(canonical), seed)
     if part in _own():
         return _own_environment(part, _canonical(config)).make(Random(part_seed))
-    entry = _dataset(part, config, part_seed)[0]
+    dataset = _dataset(part, config, part_seed)
+    # list_functions, and the programs that codeio runs, draw from the global generators.
+    random.seed(part_seed)
+    importlib.import_module("numpy").random.seed(part_seed % 2**32)
+    entry = dataset[0]
     answer = entry["answer"]
     return Question(str(entry["question"]), "" if answer is None else str(answer), entry)
 
@@ -198,12 +212,19 @@ def _dataset(name: str, config: dict[str, Any], seed: int) -> Any:
         return _factory().create_dataset(name, seed=seed, size=1, **_arguments(name, config))
     dataset = _kept(name, _canonical(config))
     dataset.seed = seed
+    if name == "codeio":
+        # The dataset keeps its programs in its class, where another configuration would find them.
+        type(dataset)._jsonl_data = dataset.programs
     return dataset
 
 
 @functools.lru_cache(maxsize=128)
 def _kept(name: str, canonical: str) -> Any:
-    return _factory().create_dataset(name, seed=0, size=1, **_arguments(name, json.loads(canonical)))
+    dataset = _factory().create_dataset(name, seed=0, size=1, **_arguments(name, json.loads(canonical)))
+    if name == "codeio":
+        programs = type(dataset)._jsonl_data
+        dataset.programs = [row for row in programs if not _NOT_REPEATABLE.search(row["code_sample"] + row["input_generator"])]
+    return dataset
 
 
 def _arguments(name: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -293,6 +314,7 @@ def _resolve_dataset(name: str, config: dict[str, Any], path: str) -> dict[str, 
         instance = config_class(seed=0, size=1, **_arguments(name, config))
         if hasattr(instance, "validate"):
             instance.validate()
+        _dataset(name, config, 0)
     except (AssertionError, ValueError, TypeError) as error:
         named = [key for key in config if key in str(error)]
         at = f"{path}config.{named[0]}" if named else f"{path}config"

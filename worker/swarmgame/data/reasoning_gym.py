@@ -279,16 +279,16 @@ class ReasoningGymData(DataManager, Demonstrations):
     def _levels_of(self, position: int, entry: EnvironmentConfig) -> list[_Level]:
         assert self._sandbox is not None
         path = f"{PATH}.environments[{position}]"
-        digest = _valued(self._sandbox.prepare(f"{_ENVIRONMENTS}:resolve", entry.name, entry.config), path)["digest"]
+        digest = _valued(self._sandbox.call(f"{_ENVIRONMENTS}:resolve", entry.name, entry.config), path)["digest"]
         configs = [entry.config]
         if entry.curriculum is not None:
             attributes, most = list(entry.curriculum.attributes), entry.curriculum.max_level
-            answer = self._sandbox.prepare("swarmgame.data.curriculum:level_configs", entry.name, entry.config, attributes, most)
+            answer = self._sandbox.call("swarmgame.data.curriculum:level_configs", entry.name, entry.config, attributes, most)
             configs = _valued(answer, path)["levels"]
         levels = []
         for level, config in enumerate(configs):
             if entry.curriculum is not None:
-                digest = _valued(self._sandbox.prepare(f"{_ENVIRONMENTS}:resolve", entry.name, config), path)["digest"]
+                digest = _valued(self._sandbox.call(f"{_ENVIRONMENTS}:resolve", entry.name, config), path)["digest"]
             self._sandbox.prepare(f"{_ENVIRONMENTS}:keep", entry.name, config)
             levels.append(_Level(entry.name, config, digest, position, level))
         return levels

@@ -40,11 +40,15 @@ class ReasoningGymRewards(AnswerRewards):
     def __init__(self, config: ReasoningGymRewardsConfig | None = None, setting: Setting | None = None) -> None:
         super().__init__(config or ReasoningGymRewardsConfig(), setting or Setting())
         self._sandbox: Sandbox | None = SharedSandbox.hold()
+        self._warm = False
         self.full_reward = 1.0 if self.config.threshold is not None else 0.99
 
     def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
         if self._sandbox is None:
             raise RuntimeError("the reward manager is closed")
+        if not self._warm:
+            self._sandbox.prepare("swarmgame.data.environments:warm")
+            self._warm = True
         calls: list[list[object]] = []
         for item, answer in asked:
             if "environment" not in item.metadata:

@@ -108,21 +108,26 @@ class Sandbox:
             self._breaches.update(outcome.breach for outcome in outcomes if outcome.breach)
         return outcomes
 
-    def prepare(self, function: str, *arguments: Any) -> Any:
-        """Calls a function of ours in the nursery itself, so that what it imports and caches is there for all later batches.
-
-        Repeated by itself when the process has to be started again. Never for a stranger's words.
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Calls a function of ours in the nursery itself, unguarded by a deadline. Never for a stranger's words.
 
         Raises:
             CallFailed: the function raised.
         """
-        request = {"op": "prepare", "function": function, "arguments": list(arguments)}
-        with self._lock:
-            answer = self._ask(request, _START_SECONDS)
-            if "error" in answer:
-                raise CallFailed(str(answer["error"]))
-            self._prepared[json.dumps(request)] = (function, list(arguments))
+        answer = self._ask({"op": "prepare", "function": function, "arguments": list(arguments)}, _START_SECONDS)
+        if "error" in answer:
+            raise CallFailed(str(answer["error"]))
         return answer["value"]
+
+    def prepare(self, function: str, *arguments: Any) -> None:
+        """The same, for what it leaves behind: imports and caches that later batches find, also when the process had to be started again.
+
+        Raises:
+            CallFailed: the function raised.
+        """
+        with self._lock:
+            self.call(function, *arguments)
+            self._prepared[json.dumps([function, arguments])] = (function, list(arguments))
 
     @property
     def protections(self) -> tuple[str, ...]:

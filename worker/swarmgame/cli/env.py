@@ -1,0 +1,160 @@
+"""`swarmgame env`: the environments that a game may ask questions of; what they are, what they ask, whether they are fit.
+
+Tables on a terminal, JSON lines on a pipe. Nothing is written and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from swarmgame.errors import BadData, InvalidManifest
+from swarmgame_api.explain import did_you_mean
+
+if TYPE_CHECKING:
+    from swarmgame.rewards.sandbox import Sandbox
+
+app = typer.Typer(no_args_is_help=True, help="The environments that a game may ask questions of.")
+
+_MODULE = "swarmgame.data.environments"
+_EXAMPLE_SEED = 2026
+_LONGEST_EXAMPLE = 2000
+
+
+@app.command("list")
+def list_environments(
+    markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/reference/environments.md.")] = False,
+) -> None:
+    """Every environment: reasoning-gym's, composites of them, and those installed under `swarmgame.environments`."""
+    with _sandbox() as sandbox:
+        rows = sandbox.call(f"{_MODULE}:catalog")
+        if markdown:
+            typer.echo(_page(rows, {row["name"]: sandbox.call(f"{_MODULE}:fields", row["name"]) for row in rows}), nl=False)
+            return
+    columns = {"name": "name", "category": "category", "curriculum": "curriculum", "evaluates": "sandboxed eval", "summary": "what it asks"}
+    _show(f"{len(rows)} environments", columns, rows)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an environment.", show_default=False)]) -> None:
+    """One environment: what it is configured by, and an example of a question with its answer."""
+    with _sandbox() as sandbox:
+        row = _known(sandbox, [name])[0]
+        fields = sandbox.call(f"{_MODULE}:fields", name)
+        config = {"datasets": [{"name": "chain_sum"}]} if any(field["required"] for field in fields) else {}
+        outcome = sandbox.run(f"{_MODULE}:make", [[name, config, _EXAMPLE_SEED]], deadline=10.0)[0]
+    example = outcome.value or {"question": f"(none: {outcome.message})", "answer": ""}
+    if not sys.stdout.isatty():
+        typer.echo(json.dumps({**row, "fields": fields, "example": example}))
+        return
+    _show(f"{name}: {row['summary']}", {"name": "field", "type": "type", "default": "default"}, fields)
+    typer.echo(
+        f"\n{example['question'][:_LONGEST_EXAMPLE]}\n\n→ {example['answer'][:_LONGEST_EXAMPLE] or '(any solution counts; none is stored)'}"
+    )
+
+
+@app.command()
+def check(
+    names: Annotated[list[str], typer.Argument(metavar="NAME…|all", help="Names of environments, or `all`.", show_default=False)],
+) -> None:
+    """Whether environments are fit: deterministic, right by their own answer, deaf to garbage, and how fast."""
+    from swarmgame.data.checks import check as check_environment
+
+    found = []
+    with _sandbox() as sandbox:
+        for row in _known(sandbox, names):
+            result = check_environment(sandbox, row["name"], {"datasets": [{"name": "chain_sum"}]} if row["name"] == "composite" else {})
+            found.append(result)
+            if not sys.stdout.isatty():
+                typer.echo(json.dumps(result.as_json()))
+        protections = ", ".join(sandbox.protections)
+    if sys.stdout.isatty():
+        columns = {
+            "name": "name",
+            "own_answer": "own answer",
+            "garbage": "garbage",
+            "exceptions": "raises",
+            "making_ms": "ms to make",
+            "scoring_ms": "ms to score",
+            "problems": "problems",
+        }
+        _show(f"sandbox: {protections}", columns, [result.as_json() for result in found])
+    unfit = [result.name for result in found if result.problems]
+    if unfit:
+        raise BadData(f"{len(unfit)} of {len(found)} environments are unfit: {', '.join(unfit)}")
+
+
+@contextmanager
+def _sandbox() -> Iterator[Sandbox]:
+    from swarmgame.rewards.sandbox import Sandbox
+
+    sandbox = Sandbox()
+    try:
+        yield sandbox
+    finally:
+        sandbox.close()
+
+
+def _known(sandbox: Sandbox, names: Sequence[str]) -> list[dict[str, Any]]:
+    catalog = {row["name"]: row for row in sandbox.call(f"{_MODULE}:catalog")}
+    if list(names) == ["all"]:
+        return list(catalog.values())
+    for name in names:
+        if name not in catalog:
+            raise InvalidManifest("NAME", name, f"an environment{did_you_mean(name, catalog)}; `swarmgame env list` has them all")
+    return [catalog[name] for name in names]
+
+
+def _show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+    if not sys.stdout.isatty():
+        for row in rows:
+            typer.echo(json.dumps(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold", row_styles=("", "dim"))
+    for heading in columns.values():
+        table.add_column(heading, no_wrap=heading == "name")
+    for row in rows:
+        table.add_row(*(_cell(row[key]) for key in columns))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, list | tuple):
+        return "; ".join(map(str, value)) if all(isinstance(item, str) for item in value) else json.dumps(value)
+    return "—" if value is None else str(value)
+
+
+def _page(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    lines = [
+        "# Environments",
+        "",
+        "What `use: reasoning-gym` may ask questions of. Written by `swarmgame env list --markdown > docs/reference/environments.md`; `swarmgame env "
+        "show NAME` adds an example, `swarmgame env check NAME` tries it out. *Curriculum*: its questions can grow harder as answers get better. "
+        "*Eval*: its scorer evaluates the answer's text, which is why answers are scored in a sandbox. Configuration is in the "
+        "environment's own words; seed and size are set by the game. boxnet, graph_color, propositional_logic, rubiks_cube and rush_hour "
+        "store no answer: any solution counts, and they give no demonstrations. game_of_life_halting takes any words for \"no\".",
+        "",
+        "| environment | category | curriculum | eval | what it asks | configuration |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        config = "<br>".join(f"`{field['name']}`: {field['type']} = `{_short(field['default'])}`" for field in fields[row["name"]])
+        marks = ["yes" if row[key] else "" for key in ("curriculum", "evaluates")]
+        cells = [f"`{row['name']}`", row["category"], *marks, row["summary"], config]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

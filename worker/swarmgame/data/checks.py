@@ -1,0 +1,104 @@
+"""Checks of environments: is one fit to be played for? What `swarmgame env check` runs, and what the tests run over all of them.
+
+Everything happens in the sandbox, as in a game. Invariant: a check changes nothing and downloads nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from swarmgame.data.environments import LENIENT, NOT_SOLVED_BY_OWN_ANSWER
+from swarmgame.rewards.sandbox import Outcome, Sandbox
+from swarmgame.seeds import derive_seed
+
+_MODULE = "swarmgame.data.environments"
+_MAKING_SECONDS = 10.0
+GARBAGE = ("", "garbage", "[[1, 2", '{"a": 1}', "nil", "(" * 500, "\x00\ufffd", "-1/0")
+LITTLE = 0.25
+"""Scorers may give a little for nothing (0.01 for countdown, 0.2 for gcd); this is too much."""
+
+
+@dataclass(frozen=True)
+class EnvironmentCheck:
+    """What was found out about one environment.
+
+    Args:
+        name: of the environment.
+        deterministic: two processes make the same questions of the same seeds.
+        distinct: how many of the questions differ.
+        own_answer: lowest score of a stored answer to its own question; None where none is stored.
+        garbage: highest score of any garbage.
+        exceptions: how many pieces of garbage made the scorer raise (they score 0).
+        making_ms, scoring_ms: mean time of a question and of a score, the process's own start left out.
+        problems: what makes it unfit; empty for a good one.
+    """
+
+    name: str
+    deterministic: bool
+    distinct: int
+    own_answer: float | None
+    garbage: float
+    exceptions: int
+    making_ms: float
+    scoring_ms: float
+    problems: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check(sandbox: Sandbox, name: str, config: Mapping[str, Any] | None = None, questions: int = 4) -> EnvironmentCheck:
+    """Makes a few questions twice, and scores their own answers and garbage."""
+    settings = dict(config or {})
+    sandbox.prepare(f"{_MODULE}:keep", name, settings)
+    seeds = [derive_seed("check", name, index) >> 2 for index in range(questions)]
+    started = time.perf_counter()
+    made = _make(sandbox, name, settings, seeds)
+    making = time.perf_counter() - started
+    again = _make(sandbox, name, settings, seeds)
+    failures = [outcome.message for outcome in made if outcome.breach]
+    asked = [(seed, outcome.value) for seed, outcome in zip(seeds, made, strict=True) if not outcome.breach]
+
+    own = _score(sandbox, name, settings, [(seed, value["answer"]) for seed, value in asked if value["answer"]])
+    started = time.perf_counter()
+    garbage = _score(sandbox, name, settings, [(seed, text) for seed, _ in asked[:1] for text in GARBAGE])
+    scoring = time.perf_counter() - started
+    own_answer = min((_value(outcome) for outcome in own), default=None)
+    highest = max((_value(outcome) for outcome in garbage), default=0.0)
+    same = [outcome.value for outcome in made] == [outcome.value for outcome in again]
+
+    problems = [f"makes no question: {message}" for message in failures[:1]]
+    if not same:
+        problems.append("two processes make different questions of one seed")
+    if name not in NOT_SOLVED_BY_OWN_ANSWER and own_answer is not None and own_answer < 0.99:
+        problems.append(f"scores its own answer {own_answer:g}")
+    if name not in LENIENT and highest > LITTLE:
+        problems.append(f"scores garbage {highest:g}")
+    if any(outcome.breach not in ("", "exception", "program") for outcome in garbage):
+        problems.append("garbage breaks the sandbox's limits: " + ", ".join(sorted({o.breach for o in garbage if o.breach})))
+    return EnvironmentCheck(
+        name=name,
+        deterministic=same,
+        distinct=len({value["question"] for _, value in asked}),
+        own_answer=own_answer,
+        garbage=highest,
+        exceptions=sum(outcome.breach == "exception" for outcome in garbage),
+        making_ms=round(1000 * making / questions, 2),
+        scoring_ms=round(1000 * scoring / len(GARBAGE), 2),
+        problems=tuple(problems),
+    )
+
+
+def _make(sandbox: Sandbox, name: str, config: dict[str, Any], seeds: list[int]) -> list[Outcome]:
+    return sandbox.run(f"{_MODULE}:make", [[name, config, seed] for seed in seeds], deadline=_MAKING_SECONDS)
+
+
+def _score(sandbox: Sandbox, name: str, config: dict[str, Any], answers: list[tuple[int, str]]) -> list[Outcome]:
+    return sandbox.run(f"{_MODULE}:score", [[name, config, seed, answer] for seed, answer in answers], deadline=_MAKING_SECONDS)
+
+
+def _value(outcome: Outcome) -> float:
+    return float(outcome.value) if isinstance(outcome.value, int | float) else 0.0
