@@ -40,6 +40,7 @@ library PeerIds {
     /// @notice Whether the holder of the key signed the digest. An RSA key signs the digest's 32 bytes as a message, as libp2p's do.
     function signed(uint8 kind, bytes calldata key, bytes32 digest, bytes calldata signature) internal view returns (bool) {
         if (kind == RSA_2048) return RSA.pkcs1Sha256(abi.encodePacked(digest), signature, hex"010001", key);
+        // slither-disable-next-line unused-return
         (address recovered, ECDSA.RecoverError problem,) = ECDSA.tryRecoverCalldata(digest, signature);
         return problem == ECDSA.RecoverError.NoError && recovered == address(uint160(uint256(keccak256(key))));
     }

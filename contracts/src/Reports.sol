@@ -129,6 +129,7 @@ abstract contract Reports is Peers {
     }
 
     function _signedBy(address signer, bytes32 digest, bytes calldata signature) private pure returns (bool) {
+        // slither-disable-next-line unused-return
         (address recovered, ECDSA.RecoverError problem,) = ECDSA.tryRecoverCalldata(digest, signature);
         return problem == ECDSA.RecoverError.NoError && recovered == signer;
     }
@@ -147,7 +148,7 @@ abstract contract Reports is Peers {
     function _distinct(string[] calldata winners) private pure returns (bool) {
         uint256 count = winners.length;
         if (count > MAX_VOTES) return false;
-        bytes32[MAX_VOTES] memory ids;
+        bytes32[] memory ids = new bytes32[](count);
         for (uint256 i = 0; i < count; i++) {
             if (bytes(winners[i]).length > PeerIds.MAX_LENGTH) return false;
             bytes32 id = keccak256(bytes(winners[i]));

@@ -1,0 +1,132 @@
+"""A chain of our own: anvil, as npm ships it, as a child process. For mode Dev and for tests.
+
+Chain 31337 by default. Its state can live in a file, so that it survives a restart. Invariant: the child never outlives its parent's `with`
+block, and a port is never guessed: anvil that does not answer is an error with anvil's last words.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from swarmgame_chain.errors import BadChainUsage, ChainUnreachable
+
+CHAIN_ID = 31337
+BINARY_VARIABLE = "SWARMGAME_ANVIL"
+ETHER = 10**18
+
+
+def find_anvil() -> Path:
+    """The binary: where SWARMGAME_ANVIL says, in contracts/node_modules, or on the PATH.
+
+    Raises:
+        BadChainUsage: there is none; says how to get it.
+    """
+    named = os.environ.get(BINARY_VARIABLE)
+    machine = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), platform.machine())
+    package = f"@foundry-rs/anvil-{platform.system().lower()}-{machine}"
+    modules = Path(__file__).resolve().parents[1] / "node_modules" / package / "bin" / "anvil"
+    on_path = shutil.which("anvil")
+    for candidate in (named, modules, on_path):
+        if candidate and Path(candidate).exists():
+            return Path(candidate)
+    raise BadChainUsage(f"anvil is not installed: run `npm ci` in contracts/, or name the binary in {BINARY_VARIABLE}")
+
+
+class Anvil:
+    """A running anvil.
+
+    Args:
+        options: anvil's own: `--no-mining`, `--block-time 1`, `--state FILE`.
+        port: 0 takes a free one.
+        chain_id: the chain's.
+    """
+
+    def __init__(self, *options: str, port: int = 0, chain_id: int = CHAIN_ID, host: str = "127.0.0.1") -> None:
+        self.port = port or _free_port()
+        self.url = f"http://{host}:{self.port}"
+        self._options: Sequence[str] = (
+            *("--host", host, "--port", str(self.port), "--chain-id", str(chain_id)),
+            *("--hardfork", "osaka", "--enable-tx-gas-limit", "--gas-limit", "60000000", "--accounts", "2", "--quiet"),
+            *options,
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The child's process id; 0 when it does not run."""
+        return self._process.pid if self._process else 0
+
+    def start(self, patience: float = 20.0) -> Self:
+        """Starts it and waits until it answers.
+
+        Raises:
+            BadChainUsage: anvil is not installed.
+            ChainUnreachable: it died, or does not answer.
+        """
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen([find_anvil(), *self._options], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            if self._process.poll() is not None:
+                words = self._last_words()
+                self.stop()
+                raise ChainUnreachable(f"anvil stopped at once: {words}")
+            if _answers(self.url):
+                return self
+            time.sleep(0.02)
+        self.stop()
+        raise ChainUnreachable(f"anvil does not answer after {patience:.0f} seconds")
+
+    def stop(self) -> None:
+        """Ends it; with `--state` it writes its state first."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _last_words(self) -> str:
+        if self._log is None:
+            return ""
+        self._log.seek(0)
+        return self._log.read()[-500:].decode(errors="replace").strip() or "it said nothing"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    body = b'{"jsonrpc":"2.0","id":1,"method":"eth_chainId","params":[]}'
+    try:
+        request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=2) as response:
+            return response.status == 200
+    except OSError:
+        return False
