@@ -246,7 +246,7 @@ def _unpack(message: bytes, most: int) -> Any:
 
 def _head(fields: list[Any]) -> PeerId:
     version, peer = fields
-    if version != 1 or not isinstance(peer, str) or not 0 < len(peer) <= _NAME_LENGTH:
+    if type(version) is not int or version != 1 or not isinstance(peer, str) or not 0 < len(peer) <= _NAME_LENGTH:
         _malformed()
     return peer
 

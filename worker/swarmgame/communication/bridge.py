@@ -24,6 +24,7 @@ _CALL_SECONDS = 60.0
 """The loop answers in milliseconds; a machine that swaps may take longer."""
 _LEAVE_SECONDS = 15.0
 _GLANCE = 0.1
+_LEFT = "we have left the swarm"
 
 
 class LoopThread:
@@ -59,7 +60,7 @@ class LoopThread:
             return asyncio.run_coroutine_threadsafe(work, self.loop)
         except RuntimeError as error:
             work.close()
-            raise Temporary("we have left the swarm") from error
+            raise Temporary(_LEFT) from error
 
     def run(self, work: Coroutine[Any, Any, T], seconds: float = _CALL_SECONDS) -> T:
         """Runs work on the loop and waits for its result.
@@ -118,7 +119,7 @@ class Bridge:
         async def look() -> tuple[Member, ...]:
             return self._agent.members.members(self._agent.clock.now())
 
-        return self._thread.run(look())
+        return self._run(look())
 
     def announce_progress(self, round: int, stage: int) -> None:
         """See `CommunicationManager.announce_progress`."""
@@ -126,7 +127,7 @@ class Bridge:
         async def note() -> None:
             self._agent.progress(round, stage)
 
-        self._thread.run(note())
+        self._run(note())
 
     def publish(self, contribution: Contribution, claims: Sequence[Claim] = ()) -> None:
         """See `CommunicationManager.publish`.
@@ -134,10 +135,12 @@ class Bridge:
         Raises:
             ValueError: it is not ours, something else was said in that stage already, or its parts do not agree.
         """
-        self._thread.run(self._agent.say(self._agent.prepare(contribution, claims)))
+        self._run(self._agent.say(self._agent.prepare(contribution, claims)))
 
     def collect(self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False) -> Collected:
         """See `CommunicationManager.collect`."""
+        if self._left:
+            raise Temporary(_LEFT)
         stop = asyncio.Event()
         future = self._thread.submit(self._collector.collect(round, stage, policy, stop))
         self._collecting()
@@ -154,11 +157,17 @@ class Bridge:
                     if future.done():
                         raise
                 if self._thread.closed:
-                    raise Temporary("we have left the swarm")
+                    raise Temporary(_LEFT)
                 if stopped() and not stop.is_set():
                     self._thread.loop.call_soon_threadsafe(halt)
         finally:
             future.cancel()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._left:
+            work.close()
+            raise Temporary(_LEFT)
+        return self._thread.run(work)
 
     def _collecting(self) -> None:
         """A collect is under way."""

@@ -66,11 +66,16 @@ class MemoryHub:
         assert isinstance(self.clock, VirtualClock), "only a virtual clock can be moved"
         self.thread.run(self.clock.advance(seconds))
 
-    def until_collecting(self, count: int = 1, seconds: float = 30.0) -> None:
-        """Waits until `collect` has been entered `count` times since the last call."""
+    @property
+    def collects(self) -> int:
+        """How often any peer has entered `collect`."""
+        with self._collecting:
+            return self._collects
+
+    def until_collects(self, count: int, seconds: float = 30.0) -> None:
+        """Waits until `collects` has reached a number, so that time is moved only when somebody waits for it."""
         with self._collecting:
             assert self._collecting.wait_for(lambda: self._collects >= count, seconds), f"{self._collects} of {count} collects began"
-            self._collects -= count
 
     def began_collecting(self) -> None:
         with self._collecting:
@@ -141,6 +146,8 @@ class MemoryTransport:
         return body
 
     async def advertise(self, heartbeat: bytes, expires: float) -> None:
+        if self.hub._transports.get(self.peer) is not self:
+            return
         known = self.hub._heartbeats.get(self.peer)
         if known is None or known[0] < expires:
             self.hub._heartbeats[self.peer] = (expires, heartbeat)

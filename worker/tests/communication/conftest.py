@@ -34,7 +34,9 @@ def make_contribution(
 
     made = tuple(
         Group(
-            Prompt(reference.id, (Message("system", "add"), Message("user", f"what is {reference.index} + 1? ✓")), (1, 2, 3 + reference.index)),
+            Prompt(
+                reference.id, (Message("system", "add"), Message("user", f"what is {reference.index} + 1? ✓")), (1, 2, 3 + reference.index)
+            ),
             tuple(rollout() for _ in range(rollouts)),
         )
         for reference in references

@@ -34,21 +34,23 @@ def rollouts(draw: st.DrawFn) -> Rollout:
 def contributions(draw: st.DrawFn) -> Contribution:
     references = draw(
         st.lists(
-            st.builds(Reference, words, words, st.integers(0, 2**62 - 1), st.integers(0, 2**40)), max_size=5, unique_by=lambda reference: reference.id
+            st.builds(Reference, words, words, st.integers(0, 2**62 - 1), st.integers(0, 2**40)),
+            max_size=5,
+            unique_by=lambda reference: reference.id,
         )
     )
     spoken = references[: draw(st.integers(0, len(references)))]
     groups = tuple(
         Group(
-            Prompt(reference.id, tuple(draw(st.lists(st.builds(Message, words, words), max_size=3))), tuple(draw(st.lists(ids, max_size=5)))),
+            Prompt(
+                reference.id, tuple(draw(st.lists(st.builds(Message, words, words), max_size=3))), tuple(draw(st.lists(ids, max_size=5)))
+            ),
             tuple(draw(st.lists(rollouts(), max_size=4))),
         )
         for reference in spoken
     )
     count = st.integers(0, 2**40)
-    return Contribution(
-        draw(words), draw(count), draw(count), groups, {r.id: r for r in references}, draw(words), draw(count)
-    )
+    return Contribution(draw(words), draw(count), draw(count), groups, {r.id: r for r in references}, draw(words), draw(count))
 
 
 def as_f16(contribution: Contribution) -> Contribution:
@@ -163,7 +165,9 @@ nested = st.recursive(
 )
 
 
-@given(field=st.sampled_from(["schema", "run", "peer", "round", "policy", "references", "prompts", "lengths", "texts", "finish"]), value=nested)
+@given(
+    field=st.sampled_from(["schema", "run", "peer", "round", "policy", "references", "prompts", "lengths", "texts", "finish"]), value=nested
+)
 @settings(max_examples=300, deadline=None)
 def test_a_header_with_any_other_value_in_any_field_is_refused_or_harmless(contribution_of: Any, field: str, value: Any) -> None:
     header, columns = taken_apart(contribution_of("ann"))
@@ -175,7 +179,17 @@ def test_a_header_with_any_other_value_in_any_field_is_refused_or_harmless(contr
 
 @pytest.mark.parametrize(
     "header",
-    [b"", b"\xc1", b"\x90", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\x40\x00\x00\x00", b"\x91" * 100_000, b"\xc7\xff\x01", b"\x81\x90\x01"],
+    [
+        b"",
+        b"\xc1",
+        b"\x90",
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xc6\x40\x00\x00\x00",
+        b"\x91" * 100_000,
+        b"\xc7\xff\x01",
+        b"\x81\x90\x01",
+    ],
     ids=["empty", "reserved", "array", "huge-array", "huge-map", "gibibyte", "deep", "extension", "list-as-key"],
 )
 def test_a_crafted_header_is_refused(header: bytes) -> None:

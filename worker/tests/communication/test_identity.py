@@ -33,7 +33,9 @@ def test_many_who_make_one_key_file_at_once_get_one_key(tmp_path: Path) -> None:
     assert len(set(keys)) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"\x08\x01\x12\x20" + bytes(32), b"\x08\x02\x12\x20" + bytes(32), b"\x08\x02\x12\x20" + b"x" * 31])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x08\x01\x12\x20" + bytes(32), b"\x08\x02\x12\x20" + bytes(32), b"\x08\x02\x12\x20" + b"x" * 31]
+)
 def test_a_file_that_is_no_secp256k1_key_is_refused_by_name_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "peer.key"
     path.write_bytes(content)

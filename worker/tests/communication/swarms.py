@@ -1,0 +1,179 @@
+"""Two ways to have a swarm in a test: in memory with virtual time, and over libp2p. The contract suite runs on both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+import msgpack
+
+from swarmgame.communication.announcement import announce, make_index
+from swarmgame.communication.bridge import Bridge, LoopThread
+from swarmgame.communication.codec import encode
+from swarmgame.communication.identity import Identity
+from swarmgame.communication.memory import MemoryHub
+from swarmgame.communication.protocol import Collected, CollectPolicy
+from swarmgame.communication.settings import Settings
+from swarmgame.communication.transport import Handlers, Transport
+from swarmgame.game.state import Contribution, PeerId
+
+RUN = "contract"
+
+
+class Rogue:
+    """A peer that says and serves whatever a test wants, over a transport of its own."""
+
+    def __init__(self, identity: Identity, peer: PeerId, transport: Transport, thread: LoopThread) -> None:
+        self.identity, self.peer, self.transport, self.thread = identity, peer, transport, thread
+        self.bodies: dict[bytes, bytes] = {}
+
+        async def silent(sender: PeerId, message: bytes) -> bytes:
+            return b""
+
+        self.thread.run(self.transport.start(Handlers(call=silent, body=self.bodies.get)))
+        self.thread.run(self.transport.bootstrap())  # type: ignore[arg-type]
+
+    def send(self, peer: PeerId, message: bytes) -> bytes:
+        return self.thread.run(self.transport.call(peer, message, 5.0))
+
+    def tell(self, peer: PeerId, announcement: bytes, bodies: Sequence[bytes] = ()) -> None:
+        self.send(peer, b"A" + msgpack.packb([announcement, list(bodies)]))
+
+    def announcement(self, contribution: Contribution, *, run: str = RUN, signer: Identity | None = None, serve: bool = True) -> bytes:
+        """A valid announcement unless told otherwise; its bodies are served."""
+        shards = encode(contribution, run)
+        index = make_index(contribution, shards)
+        if serve:
+            self.bodies.update({shard.name: shard.data for shard in shards})
+        sign = (signer or self.identity).sign
+        return announce(run, contribution.peer, contribution.round, contribution.stage, index, 2_000_000_000, sign).message
+
+    def announcement_of(self, contribution: Contribution, body: bytes, *, name: bytes | None = None, size: int | None = None) -> bytes:
+        """An announcement of one shard that holds these bytes."""
+        name = name or sha256(body).digest()
+        self.bodies[name] = body
+        row = [name, len(body) if size is None else size, len(contribution.groups), 0, None, 1]
+        index = msgpack.packb([0, [row]])
+        return announce(RUN, contribution.peer, contribution.round, contribution.stage, index, 2_000_000_000, self.identity.sign).message
+
+    def close(self) -> None:
+        self.thread.run(self.transport.close())
+
+
+class Swarm(Protocol):
+    """What a contract test needs."""
+
+    deadline: float
+    """Seconds that a stage may take where the test wants the deadline to pass."""
+
+    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> Bridge: ...
+    def rogue(self, name: str) -> Rogue: ...
+    def begin(self, peer: Bridge, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+        """Starts a collect in another thread."""
+        ...
+
+    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Lets time pass until something is so."""
+        ...
+
+    def pass_time(self, seconds: float) -> None: ...
+    def close(self) -> None: ...
+
+
+class MemorySwarm:
+    deadline = 10.0
+
+    def __init__(self) -> None:
+        self.hub = MemoryHub(RUN, virtual=True)
+        self.pool = ThreadPoolExecutor(8)
+        self.peers: list[Bridge] = []
+
+    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> Bridge:
+        made = self.hub.communication(name, Settings(heartbeat_seconds=5.0, **settings))  # type: ignore[arg-type]
+        self.peers.append(made)
+        if join:
+            made.join(at_least=at_least)
+        return made
+
+    def rogue(self, name: str) -> Rogue:
+        return Rogue(self.hub.identity(name), name, self.hub.transport(name), self.hub.thread)
+
+    def begin(self, peer: Bridge, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+        before = self.hub.collects
+        future = self.pool.submit(peer.collect, round, stage, policy)
+        self.hub.until_collects(before + 1)
+        return future
+
+    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        for _ in range(int(seconds * 2)):
+            if condition():
+                return
+            self.hub.advance(0.5)
+        raise AssertionError("it never came about")
+
+    def pass_time(self, seconds: float) -> None:
+        self.hub.advance(seconds)
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.leave()
+        self.hub.close()
+        self.pool.shutdown()
+
+
+class Libp2pSwarm:
+    deadline = 1.0
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pool = ThreadPoolExecutor(8)
+        self.peers: list[Bridge] = []
+        self.rogues: list[Rogue] = []
+        self.known: tuple[str, ...] = ()
+
+    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> Bridge:
+        from swarmgame.communication.hivemind_backend import HivemindCommunication
+
+        settings = {"heartbeat_seconds": 1.0, **settings}
+        made = HivemindCommunication(RUN, self.folder / f"{name}.key", 0, self.known, host="127.0.0.1", **settings)  # type: ignore[arg-type]
+        self.peers.append(made)
+        if join:
+            made.join(at_least=at_least, timeout_seconds=20.0)
+            self.known = (*self.known, *made.addresses[:1])
+        return made
+
+    def rogue(self, name: str) -> Rogue:
+        from swarmgame.communication.p2p import Network, P2PTransport
+
+        path = self.folder / f"{name}.key"
+        identity = Identity.load_or_create(path)
+        network = Network(host="127.0.0.1", initial_peers=self.known)
+        made = Rogue(identity, identity.peer, P2PTransport(RUN, identity.peer, path, network), LoopThread(name))
+        self.rogues.append(made)
+        return made
+
+    def begin(self, peer: Bridge, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+        return self.pool.submit(peer.collect, round, stage, policy)
+
+    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        import threading
+        import time
+
+        deadline, pause = time.monotonic() + seconds, threading.Event()
+        while not condition():
+            assert time.monotonic() < deadline, "it never came about"
+            pause.wait(0.05)
+
+    def pass_time(self, seconds: float) -> None:
+        """Time passes by itself."""
+
+    def close(self) -> None:
+        for rogue in self.rogues:
+            rogue.close()
+            rogue.thread.close()
+        for peer in self.peers:
+            peer.leave()
+        self.pool.shutdown()
