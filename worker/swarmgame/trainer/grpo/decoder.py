@@ -147,7 +147,7 @@ def _layer(layer: Any, join: bool) -> _Layer:
     )
 
 
-def _added(hidden: Tensor, x: Tensor, linear: nn.Linear) -> Tensor:
+def _added(hidden: Tensor, x: Tensor, linear: Any) -> Tensor:
     """hidden + linear(x). In fp32 as one operation; below, rounded in between, as the model's own forward does it."""
     if hidden.dtype == torch.float32 and linear.bias is None:
         return torch.addmm(hidden, x, linear.weight.t())
