@@ -142,14 +142,24 @@ class ReasoningGymData(DataManager, Demonstrations):
         return Prompt(item=item.id, messages=messages)
 
     def resolve(self, reference: Reference) -> Item | None:
-        known = self._remembered.get(reference)
-        if known is not None:
-            return known
-        level = self._by_digest.get((reference.environment, reference.config))
-        if level is None or reference.index != 0 or not 0 <= reference.seed < 1 << SEED_BITS or _purpose(reference.seed) != Purpose.ROUND:
-            return None
-        outcome = self._ask([level], [reference.seed])[0]
-        return None if outcome.breach else self._remember(_item(level, reference.seed, outcome, self.config.answer_format))
+        return self.resolve_all([reference])[0]
+
+    def resolve_all(self, references: Sequence[Reference]) -> Sequence[Item | None]:
+        """One journey to the sandbox for all that are of this game and not remembered."""
+        levels = {reference: level for reference in references if (level := self._level_of(reference)) is not None}
+        new = [reference for reference in levels if reference not in self._remembered]
+        made = zip(new, self._ask([levels[reference] for reference in new], [reference.seed for reference in new]), strict=True)
+        fresh = {
+            reference: self._remember(_item(levels[reference], reference.seed, outcome, self.config.answer_format))
+            for reference, outcome in made
+            if not outcome.breach
+        }
+        return [fresh.get(reference) or self._remembered.get(reference) if reference in levels else None for reference in references]
+
+    def _level_of(self, reference: Reference) -> _Level | None:
+        """The level that a reference asks, if it is one that a round of this game may ask."""
+        honest = reference.index == 0 and 0 <= reference.seed < 1 << SEED_BITS and _purpose(reference.seed) == Purpose.ROUND
+        return self._by_digest.get((reference.environment, reference.config)) if honest else None
 
     def evaluation_data(self, count: int) -> Sequence[Item]:
         """The same for every peer of the game: the environments in turn, each at its first level."""

@@ -9,7 +9,7 @@ steered by anything but the sampled completion. A group that fails is dropped an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from swarmgame.communication.protocol import Exchange
@@ -44,8 +44,10 @@ class Listener:
         """
         outcomes: Counter[str] = Counter()
         trainable: set[GroupKey] = set()
+        contributions = tuple(contributions)
+        resolved = self._resolved(state, contributions)
         for contribution in contributions:
-            items = self._items(state, contribution, outcomes)
+            items = self._items(resolved, contribution, outcomes)
             state = state.with_items(items.values())
             expected = self._expected(state, contribution, items, prompts)
             groups: list[Group] = []
@@ -76,17 +78,28 @@ class Listener:
                 trainable = {key for key in trainable if key[:3] != (contribution.round, contribution.stage, contribution.peer)}
         return Heard(state, frozenset(trainable), outcomes)
 
-    def _items(self, state: GameState, contribution: Contribution, outcomes: Counter[str]) -> dict[str, Item]:
-        """The questions of a contribution, made again by ourselves."""
+    def _resolved(self, state: GameState, contributions: Sequence[Contribution]) -> Mapping[str, Item]:
+        """Every question spoken of, made again by ourselves; asked of the data in one go."""
+        # Two references with one id cannot be: the id is a hash of the reference. One filed under another id is a lie.
+        spoken = {
+            group.item: contribution.references[group.item]
+            for contribution in contributions
+            for group in contribution.groups
+            if contribution.references[group.item].id == group.item
+        }
+        unknown = {item: reference for item, reference in spoken.items() if item not in state.items}
+        made = zip(unknown, self._data.resolve_all(tuple(unknown.values())), strict=True)
+        known = {item: state.items[item] for item in spoken if item in state.items}
+        return known | {item: resolved for item, resolved in made if resolved is not None}
+
+    def _items(self, resolved: Mapping[str, Item], contribution: Contribution, outcomes: Counter[str]) -> dict[str, Item]:
+        """The questions of one contribution, as far as we could make them again."""
         items: dict[str, Item] = {}
         for group in contribution.groups:
-            reference = contribution.references[group.item]
-            # Two references with one id cannot be: the id is a hash of the reference.
-            item = (state.items.get(group.item) or self._data.resolve(reference)) if reference.id == group.item else None
-            if item is None:
-                outcomes["unresolvable"] += 1
+            if group.item in resolved and contribution.references[group.item].id == group.item:
+                items[group.item] = resolved[group.item]
             else:
-                items[group.item] = item
+                outcomes["unresolvable"] += 1
         return items
 
     def _expected(

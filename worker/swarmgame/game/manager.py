@@ -118,6 +118,7 @@ class GameManager:
         self._clock = clock
         self._listener = Listener(data, trainer, progression.exchange)
         self._was_alone = False
+        self._observed_seconds = 0.0
 
     # ── the game ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def run(self, first_round: int | None = None) -> Ending:
@@ -179,7 +180,8 @@ class GameManager:
         round = self._round(number, tuple(member.peer for member in self.communication.membership()))
         for observer in self.observers:
             observer.round_started(round)
-        state = GameState.begin(round, self.data.round_data(round))
+        with self._timed(tally, "data"):
+            state = GameState.begin(round, self.data.round_data(round))
         for stage in range(round.stages):
             state, prompts = self._speak(state, stage, tally)
             if self.stopped():
@@ -187,7 +189,8 @@ class GameManager:
             collected = self.communication.collect(number, stage, self._collect_policy(round, stage), stopped=self.stopped)
             if self.stopped():
                 return None
-            heard = self._listener.listen(state, collected.contributions, prompts)
+            with self._timed(tally, "listen"):
+                heard = self._listener.listen(state, collected.contributions, prompts)
             state = heard.state
             tally.heard(collected, heard.outcomes, heard.trainable)
             for observer in self.observers:
@@ -202,10 +205,13 @@ class GameManager:
         with self._timed(tally, "evaluate"):
             every = self.progression.evaluate_every
             evaluation = self._evaluate(number) if every and (number + 1) % every == 0 else None
-        tally.seconds["round"] = self._clock() - began
+        finished = self._clock()
+        tally.seconds["checkpoint"] = self._observed_seconds
+        tally.seconds["round"] = finished - began
         report = self._report(state, rewards, metrics, tally, evaluation)
         for observer in self.observers:
             observer.round_finished(report, state, rewards)
+        self._observed_seconds = self._clock() - finished
         return report.closed_by
 
     def _round(self, number: int, members: tuple[PeerId, ...], *, evaluation: bool = False) -> Round:

@@ -45,7 +45,8 @@ class RoundReport:
         closed_by: of the last stage.
         tokens: ids that we sampled.
         policy_version: after training.
-        seconds: wall time by part: generate, exchange, rewards, train, evaluate, checkpoint (of the round before), round.
+        seconds: wall time by part: data, generate, exchange, listen, rewards, train, evaluate, checkpoint (and whatever else
+            observed the round before), round.
         outcomes: messages by what became of them, in this round.
         counters: running totals of the RewardManager (breaches, scorer exceptions).
         evaluation: when this round had one.

@@ -17,7 +17,7 @@ from swarmgame.runtime.progress import Line, PeerProgress, mean, mean_rewards, n
 from swarmgame.runtime.rundir import RunDirectory
 
 ENDS = 10
-PARTS = ("generate", "exchange", "rewards", "train", "evaluate", "checkpoint")
+PARTS = ("data", "generate", "exchange", "listen", "rewards", "train", "evaluate", "checkpoint")
 Series = dict[int, float]
 """A number by round, in order of rounds."""
 

@@ -11,10 +11,11 @@ import importlib
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from threading import Thread
 from typing import cast
 
 from pydantic import BaseModel, ValidationError
@@ -89,12 +90,13 @@ def check(manifest: SwarmGame, folder: Path) -> Blueprint:
         InvalidManifest: with the path of what is wrong.
     """
     with code_of(folder):
-        # The model's address first: it is the cheapest thing to look at, and the trainer the dearest to import.
+        # The cheapest first: the user waits for the answer. The trainer is the dearest to import, so it begins beside the rest.
         model = manifest.spec.model
         if model is not None:
             model_uri.check(model.uri, model.revision)
         game = manifest.spec.game
         data = _choose(game, "data")
+        Thread(target=_find_quietly, args=(game.trainer.use, "trainer"), name="import trainer", daemon=True).start()
         data.part(data.config, setting_of(manifest)).close()
         return Blueprint(data=data, rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer"))
 
@@ -200,6 +202,12 @@ def _find(name: str, kind: str) -> type[Part]:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InvalidManifest(path, name, f"a subclass of swarmgame.{base.__name__}")
     return found
+
+
+def _find_quietly(name: str, kind: str) -> None:
+    """Imports a part ahead of time; whoever needs it will meet the same error again, and say it."""
+    with suppress(InvalidManifest):
+        _find(name, kind)
 
 
 def _import(name: str, path: str) -> object:

@@ -65,7 +65,7 @@ METRICS = (
     Metric(
         "stage_seconds",
         Kind.GAUGE,
-        "Wall time of the last round by part: generate, exchange, rewards, train, evaluate, checkpoint.",
+        "Wall time of the last round by part: data, generate, exchange, listen, rewards, train, evaluate, checkpoint.",
         "The part to make faster.",
         "The part that costs nothing.",
         ("part",),
