@@ -140,6 +140,7 @@ def hub_is_offline() -> bool:
 
 def _ask_hub(uri: str, name: str, revision: str, token: str | None) -> bool:
     """True: it is there. False: the hub gave no answer in time."""
+    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -157,7 +158,7 @@ def _ask_hub(uri: str, name: str, revision: str, token: str | None) -> bool:
         ) from error
     except RepositoryNotFoundError as error:
         raise InvalidManifest(PATH, uri, "a model that exists on the hub (or a token that may read it, where it is private)") from error
-    except (HfHubHTTPError, OSError, FutureTimeout):
+    except (HfHubHTTPError, httpx.HTTPError, OSError, FutureTimeout):
         return False
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -40,7 +40,10 @@ CODE_VERSION = 1
 """Raised whenever this module or `builtin` would make other weights from the same options."""
 BATCH = 16
 HELD_OUT = 96
-CHECK_EVERY = 25
+CHECK_FAR, CHECK_NEAR = 50, 5
+"""Steps between looks at the held-out demonstrations, far from the target and near it."""
+CHUNK = 400
+"""Demonstrations made at once, sorted into batches of similar length."""
 WARMUP_STEPS = 20
 LEARNING_RATE = 2e-3
 LONGEST = 4096
@@ -82,27 +85,30 @@ def warm_start(
     held_out = _encode(tokenizer, demonstrations.demonstrate(derive_seed(options.seed, "warm-start", "held-out"), HELD_OUT))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     accuracy = _accuracy(model, held_out)
-    step = 0
+    step, checked, trend = 0, 0, 0.0
     model.train()
     while accuracy < options.accuracy and step < options.steps:
-        # Demonstrations come in chunks of CHECK_EVERY batches, sorted by length, so that padding is rare.
-        seed = derive_seed(options.seed, "warm-start", step)
-        chunk = sorted(_encode(tokenizer, demonstrations.demonstrate(seed, CHECK_EVERY * BATCH)), key=lambda pair: sum(map(len, pair)))
-        if not chunk:
+        batches = _chunk(tokenizer, demonstrations, derive_seed(options.seed, "warm-start", step))
+        if not batches:
             break
-        batches = [chunk[start : start + BATCH] for start in range(0, len(chunk), BATCH)]
-        order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
-        for index in order:
+        for batch in batches[: options.steps - step]:
             step += 1
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, step / WARMUP_STEPS)
-            logprobs, mask = _completion_logprobs(model, batches[index])
+            logprobs, mask = _completion_logprobs(model, batch)
             optimizer.zero_grad(set_to_none=True)
             (-(logprobs * mask).sum() / mask.sum()).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-        accuracy = _accuracy(model, held_out)
+            # Accuracy on batches just seen costs nothing, and says when a look at the held-out ones is worth its price.
+            trend += 0.3 * (float((logprobs.detach() * mask).sum(1).exp().mean()) - trend)
+            if step - checked >= (CHECK_NEAR if trend > 0.9 * options.accuracy else CHECK_FAR):
+                accuracy, checked = _accuracy(model, held_out), step
+                if accuracy >= options.accuracy:
+                    break
     model.eval()
+    if checked != step:
+        accuracy = _accuracy(model, held_out)
     return WarmStart(accuracy, step, accuracy >= options.accuracy)
 
 
@@ -145,6 +151,13 @@ def _name(options: BuiltinOptions, demonstrations: Demonstrations | None) -> str
 
 
 Pair = tuple[list[int], list[int]]
+
+
+def _chunk(tokenizer: PreTrainedTokenizerBase, demonstrations: Demonstrations, seed: int) -> list[list[Pair]]:
+    """Some hundred demonstrations in batches of similar length, so that padding is rare; the batches in random order."""
+    chunk = sorted(_encode(tokenizer, demonstrations.demonstrate(seed, CHUNK)), key=lambda pair: sum(map(len, pair)))
+    batches = [chunk[start : start + BATCH] for start in range(0, len(chunk), BATCH)]
+    return [batches[index] for index in torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Demonstration]) -> list[Pair]:
