@@ -7,6 +7,7 @@ no caller's code on the loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -17,6 +18,8 @@ from swarmgame.communication.collector import Collector
 from swarmgame.communication.protocol import Claim, Collected, CollectPolicy, Member
 from swarmgame.errors import Temporary
 from swarmgame.game.state import Contribution, PeerId
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ class LoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
+        self.loop.set_exception_handler(_quietly)
         self.loop.run_forever()
         pending = asyncio.all_tasks(self.loop)
         for task in pending:
@@ -80,6 +84,14 @@ class LoopThread:
         if not self.closed and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(_LEAVE_SECONDS)
+
+
+def _quietly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A connection that a peer's daemon closes while hivemind reads from it is no news; all else is."""
+    if isinstance(context.get("exception"), EOFError | ConnectionError):
+        logger.debug("a connection was closed: %s", context.get("message"))
+    else:
+        loop.default_exception_handler(context)
 
 
 class Bridge:

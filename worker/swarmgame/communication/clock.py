@@ -12,7 +12,7 @@ import heapq
 import time
 from collections.abc import Callable
 from itertools import count
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class RealClock:
             return
         try:
             await asyncio.wait_for(event.wait(), seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return
 
     async def offload(self, work: Callable[[], T]) -> T:
@@ -57,7 +57,7 @@ class VirtualClock:
     def __init__(self, start: float = 1_000_000.0) -> None:
         self._now = start
         self._order = count()
-        self._timers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._timers: list[tuple[float, int, asyncio.Future[Any]]] = []
 
     def now(self) -> float:
         return self._now
@@ -65,9 +65,9 @@ class VirtualClock:
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
         if event.is_set() or seconds <= 0:
             return
-        timer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._timers, (self._now + seconds, next(self._order), timer))
-        waiter = asyncio.ensure_future(event.wait())
+        waiter: asyncio.Future[Any] = asyncio.ensure_future(event.wait())
         try:
             await asyncio.wait({timer, waiter}, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -269,10 +269,11 @@ class _Header:
         self.references = self._references()
         self.lengths = self._counts("lengths", limits.tokens)
         self.texts = self._counts("texts", limits.text_bytes)
-        self.finish = fields.get("finish")
-        if not isinstance(self.finish, bytes) or not len(self.finish) == len(self.lengths) == len(self.texts):
+        finish = fields.get("finish")
+        if not isinstance(finish, bytes) or not len(finish) == len(self.lengths) == len(self.texts):
             _refuse("columns of unequal length")
-        if any(code >= len(_FINISH) for code in self.finish):
+        self.finish: bytes = finish
+        if any(code >= len(_FINISH) for code in finish):
             _refuse("unknown finish reason")
         self.prompts = self._prompts()
 

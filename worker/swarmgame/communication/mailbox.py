@@ -72,29 +72,32 @@ class Mailbox:
         if peer == self.peer:
             return None
         if not self.admission(peer):
-            return self._refuse("not-admitted")
+            self.outcomes["not-admitted"] += 1
+            return None
         if announcement.expires <= now:
-            return self._refuse("stale")
+            self.outcomes["stale"] += 1
+            return None
         known = self._stages.get(stage, {}).get(peer)
         if known is not None:
             if known.announcement.root != announcement.root:
-                return self._refuse("equivocation")
+                self.outcomes["equivocation"] += 1
+                return None
             self.outcomes["duplicate"] += 1
             return known, False
         if self.round is not None:
             if announcement.round < self.round - self.keep_rounds:
-                return self._refuse("stale")
+                self.outcomes["stale"] += 1
+                return None
             if announcement.round > self.round + AHEAD:
-                return self._refuse("ahead")
+                self.outcomes["ahead"] += 1
+                return None
         if self._count[peer] >= MOST_PER_PEER:
-            return self._refuse("too-many")
+            self.outcomes["too-many"] += 1
+            return None
         self.outcomes["late" if stage in self._closed or announcement.round < (self.round or 0) else "accepted"] += 1
         self._count[peer] += 1
         letter = self._stages.setdefault(stage, {})[peer] = Letter(announcement)
         return letter, True
-
-    def _refuse(self, reason: str) -> None:
-        self.outcomes[reason] += 1
 
     def stage(self, round: int, stage: int) -> dict[PeerId, Letter]:
         """The letters of a stage, by peer."""

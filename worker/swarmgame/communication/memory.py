@@ -152,7 +152,7 @@ class MemoryTransport:
         if known is None or known[0] < expires:
             self.hub._heartbeats[self.peer] = (expires, heartbeat)
 
-    async def discover(self) -> Sequence[bytes]:
+    async def discover(self, *, thorough: bool = False) -> Sequence[bytes]:
         return [heartbeat for expires, heartbeat in self.hub._heartbeats.values() if expires > self.hub.clock.now()]
 
     def _other(self, peer: PeerId) -> MemoryTransport:

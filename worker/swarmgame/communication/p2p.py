@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from google.protobuf.wrappers_pb2 import BytesValue
+from google.protobuf.wrappers_pb2 import BytesValue  # type: ignore[import-untyped]
 from hivemind.dht.node import DHTNode
 from hivemind.p2p import P2P, P2PContext, P2PDaemonError, P2PHandlerError, PeerID
 from hivemind.utils.multiaddr import Multiaddr
@@ -40,14 +40,14 @@ T = TypeVar("T")
 
 _START_ATTEMPTS = 4
 _START_SECONDS = 30.0
-_BUCKET, _REPLICAS = 8, 3
+_BUCKET, _REPLICAS = 5, 3
 """A DHT of heartbeats needs neither wide searches nor many copies, and their cost would grow with the swarm."""
 _DIRECTORY_SECONDS = 4.0
 _CONNECT_SECONDS = 5.0
 _HEAD = struct.Struct(">BQ")
 _HAVE, _HAVE_NOT = 1, 0
 _CHUNK = 1 << 18
-_GONE = (P2PDaemonError, P2PHandlerError, OSError, EOFError, asyncio.TimeoutError)
+_GONE = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
 _STALE_SOCKET_SECONDS = 60.0
 
 
@@ -155,7 +155,7 @@ class P2PTransport:
         child = p2p._child
         try:
             await asyncio.wait_for(p2p.shutdown(), 3.0)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             if child is not None and child.returncode is None:
                 child.kill()
                 await child.wait()
@@ -195,7 +195,8 @@ class P2PTransport:
         return bytes(answer.value)
 
     async def _answer(self, message: BytesValue, context: P2PContext) -> BytesValue:
-        assert self._handlers is not None and context.remote_id is not None
+        assert self._handlers is not None
+        assert context.remote_id is not None
         return BytesValue(value=await self._handlers.call(context.remote_id.to_base58(), message.value))
 
     # ── bodies ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -244,12 +245,12 @@ class P2PTransport:
             with contextlib.suppress(Unreachable):
                 await _in_time(store, self.peer, _DIRECTORY_SECONDS)
 
-    async def discover(self) -> Sequence[bytes]:
+    async def discover(self, *, thorough: bool = False) -> Sequence[bytes]:
         node = self._node
         found = None
         if node is not None:
             with contextlib.suppress(Unreachable):
-                found = await _in_time(node.get(self._directory, latest=True), self.peer, _DIRECTORY_SECONDS)
+                found = await _in_time(node.get(self._directory, latest=thorough), self.peer, _DIRECTORY_SECONDS)
         if found is None or not isinstance(found.value, dict):
             return []
         return [record.value for record in found.value.values() if isinstance(record.value, bytes)]

@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import msgpack
@@ -29,6 +30,9 @@ _ROSTER = 128
 _MOST_GREETED = 32
 _MOST_KNOWN = 4096
 _PARTING_SECONDS = 1.0
+_LARGE = 8
+_THOROUGH = 4
+"""Every so many beats all copies of the directory are read, not only the nearest."""
 
 
 class Presence:
@@ -78,7 +82,7 @@ class Presence:
         while True:
             if not reached:
                 reached.update(await self.transport.bootstrap())
-            await self.discover()
+            await self.discover(thorough=True)
             strangers = {*reached, *self.members.others(self.clock.now())} - greeted - {self.peer}
             met = await asyncio.gather(*(self.greet(peer) for peer in sorted(strangers)[:_MOST_GREETED]))
             greeted.update(peer for peer in met if peer is not None)
@@ -98,10 +102,10 @@ class Presence:
     async def remain(self) -> None:
         """Sends heartbeats and reads those of others, until cancelled."""
         never = asyncio.Event()
-        while True:
-            await self.clock.wait(never, self.settings.heartbeat_seconds * self._random.uniform(0.9, 1.1))
+        for beats in count(1):
+            await self.clock.wait(never, self.settings.heartbeat_seconds * self._calm() * self._random.uniform(0.9, 1.1))
             await self.advertise()
-            await self.discover()
+            await self.discover(thorough=beats % _THOROUGH == 0)
             now = self.clock.now()
             self.members.forget(now)
             if not self.members.heard(now):
@@ -124,7 +128,7 @@ class Presence:
     def heartbeat(self, *, goodbye: bool = False) -> Heartbeat:
         """Our own, signed now."""
         # A goodbye outlasts the heartbeats before it: directories keep what expires last.
-        expires = self.clock.now() + self.lifetime * (1.5 if goodbye else 1.0)
+        expires = self.clock.now() + self.lifetime * self._calm() + (self.settings.heartbeat_seconds if goodbye else 0.0)
         where = self.members.round, self.members.stage
         return beat(self.run, self.peer, *where, expires, self.sign, addresses=self.transport.addresses(), goodbye=goodbye)
 
@@ -139,9 +143,13 @@ class Presence:
         heartbeat = self.heartbeat()
         await self.transport.advertise(heartbeat.message, heartbeat.expires)
 
-    async def discover(self) -> None:
-        for message in await self.transport.discover():
+    async def discover(self, *, thorough: bool) -> None:
+        for message in await self.transport.discover(thorough=thorough):
             self.hear(message)
+
+    def _calm(self) -> float:
+        """Larger swarms beat half as often, and each beat lasts twice as long: every beat is read by everyone."""
+        return 2.0 if len(self.members.others(self.clock.now())) >= _LARGE else 1.0
 
     async def greet(self, peer: PeerId) -> PeerId | None:
         """Shows ourselves to a peer, and hears whom it knows. Returns it when it answered."""

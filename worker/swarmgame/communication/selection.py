@@ -16,7 +16,7 @@ from swarmgame.communication.protocol import CollectPolicy, Exchange
 from swarmgame.game.state import PeerId
 from swarmgame.seeds import derive_seed
 
-NEIGHBOURS = 6
+NEIGHBOURS = 5
 """To how many an announcement goes when not to all."""
 EVERYONE = 32
 """Gather: up to this many members, announcements go straight to all; above, neighbours pass them on."""

@@ -109,6 +109,6 @@ class Transport(Protocol):
         """Puts our heartbeat into the directory; a failure is not an error, the next one may succeed."""
         ...
 
-    async def discover(self) -> Sequence[bytes]:
-        """Heartbeats in the directory."""
+    async def discover(self, *, thorough: bool = False) -> Sequence[bytes]:
+        """Heartbeats in the directory: those of the first copy found, or, `thorough`, of all copies together."""
         ...

@@ -10,8 +10,8 @@ from swarms import Rogue, Swarm
 
 from swarmgame.communication.bridge import Bridge
 from swarmgame.communication.codec import encode
-from swarmgame.communication.protocol import Claim, ClosedBy, CollectPolicy, Exchange
 from swarmgame.communication.identity import Identity
+from swarmgame.communication.protocol import Claim, ClosedBy, CollectPolicy, Exchange
 from swarmgame.errors import Temporary
 from swarmgame.game.state import Contribution
 

@@ -89,7 +89,7 @@ def test_in_a_large_pulling_swarm_each_tells_a_few_and_all_find_what_they_want(
     swarm: MemorySwarm, contribution_of: Any, count: int
 ) -> None:
     peers = [swarm.peer(f"peer-{n:02}", inline_bytes=0) for n in range(count)]
-    swarm.pass_time(6.0)
+    swarm.pass_time(12.0)
     policy = pull(6, 2)
     for peer in peers:
         assert len(peer.membership()) == count

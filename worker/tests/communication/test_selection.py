@@ -77,10 +77,10 @@ def test_shards_that_claim_a_spread_come_first_and_the_others_when_too_few_do() 
 
 
 def test_what_a_peer_must_hear_depends_on_what_it_wants_not_on_the_swarm() -> None:
-    assert breadth(None) == breadth(pull(8, 4)) == 6
+    assert breadth(None) == breadth(pull(8, 4)) == 5
     assert breadth(pull(16, 2)) == 10
-    assert to_all(pull(8, 4), 7)
-    assert not to_all(pull(8, 4), 8)
+    assert to_all(pull(8, 4), 6)
+    assert not to_all(pull(8, 4), 7)
     gather = CollectPolicy(Exchange.GATHER, 1.0, 1.0)
     assert to_all(gather, 32)
     assert not to_all(gather, 33)

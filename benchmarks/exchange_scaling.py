@@ -1,0 +1,186 @@
+"""What a round of exchange costs one peer as the swarm grows, in pull mode, with the number of groups pulled fixed.
+
+Peers are real: each has its own p2p daemon, key and loop; several share a Python process so that 64 fit on one machine. Rounds begin at a
+fixed pace, as they do when peers spend their time on generating and training, so that heartbeats weigh what they weigh. Bytes and messages are
+those of the p2p layer, the DHT's own included; CPU seconds are those of the Python processes and their daemons, user and system, divided by
+peers and rounds. Claim: from 4 to 64 peers each of the three grows by at most 1.5 times.
+
+    python benchmarks/exchange_scaling.py [--sizes 4,8,16,32,64] [--rounds 6] [--pace 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from statistics import mean, median
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "exchange_scaling.json"
+GROUPS, COMPLETIONS, TOKENS = 8, 8, 128
+PULLED, MOST_PER_PEER = 6, 2
+PEERS_A_PROCESS = 8
+FIRST_PORT = 42_000
+
+
+def words(peer: str, round: int) -> Any:
+    """A contribution of 8 questions, 8 completions each, 128 tokens."""
+    from swarmgame.game.state import Contribution, Group, Message, Prompt, Reference, Rollout
+
+    random = Random(f"{peer}/{round}")
+    references = [Reference("sums", "c0ffee", random.getrandbits(60), index) for index in range(GROUPS)]
+
+    def rollout() -> Rollout:
+        ids = tuple(random.randrange(256) for _ in range(TOKENS))
+        return Rollout("".join(map(chr, ids)), ids, tuple(-random.random() for _ in ids))
+
+    groups = tuple(
+        Group(
+            Prompt(r.id, (Message("user", f"what is {r.seed} + {r.index}?"),), tuple(range(24))),
+            tuple(rollout() for _ in range(COMPLETIONS)),
+        )
+        for r in references
+    )
+    return Contribution(peer, round, 0, groups, {reference.id: reference for reference in references}, "bytes", round)
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and its daemons."""
+    import psutil
+
+    me = psutil.Process()
+    return float(sum(sum(process.cpu_times()[:2]) for process in (me, *(c for c in me.children() if c.name() == "p2pd"))))
+
+
+def some_peers(numbers: list[int], size: int, folder: str, rounds: int, pace: float, barrier: Any, results: Any) -> None:
+    """Some peers of a swarm, in one process."""
+    from swarmgame.communication.hivemind_backend import HivemindCommunication
+    from swarmgame.communication.identity import Identity, dial_address
+    from swarmgame.communication.protocol import Claim, CollectPolicy, Exchange
+
+    known = [dial_address(Identity.load(Path(folder, f"{n}.key")).peer, FIRST_PORT + size + n) for n in range(min(size, 4))]
+    peers = []
+    for number in numbers:
+        peer = HivemindCommunication("scaling", Path(folder, f"{number}.key"), FIRST_PORT + size + number, known, host="127.0.0.1")
+        peer.join(at_least=1 if number == 0 else 2, timeout_seconds=60)
+        peers.append(peer)
+    while any(len(peer.membership()) < size for peer in peers):
+        time.sleep(0.5)
+    policy = CollectPolicy(Exchange.PULL, quorum=1.0, deadline_seconds=30.0, external=PULLED, max_per_peer=MOST_PER_PEER)
+    claims = [Claim(0.5, position % 2 == 0) for position in range(GROUPS)]
+    seconds: list[float] = []
+    pulled: list[int] = []
+    faults: dict[str, int] = {}
+
+    def play(peer: HivemindCommunication, round: int) -> None:
+        said = words(peer.peer, round)
+        began = time.perf_counter()
+        peer.publish(said, claims)
+        collected = peer.collect(round, 0, policy)
+        seconds.append(time.perf_counter() - began)
+        pulled.append(sum(len(contribution.groups) for contribution in collected.contributions))
+        for reason, count in collected.outcomes.items():
+            if reason not in ("accepted", "late", "duplicate"):
+                faults[reason] = faults.get(reason, 0) + count
+
+    def traffic() -> list[int]:
+        return [sum(getattr(peer.traffic, name) for peer in peers) for name in ("bytes_sent", "messages_sent")]
+
+    before: tuple[float, list[int]] = (0.0, [0, 0])
+    for round in range(rounds + 1):
+        barrier.wait()
+        began = time.monotonic()
+        if round == 1:
+            # The first round makes connections.
+            before, _ = (cpu_seconds(), traffic()), (seconds.clear(), pulled.clear(), faults.clear())
+        threads = [threading.Thread(target=play, args=(peer, round)) for peer in peers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        time.sleep(max(0.0, pace - (time.monotonic() - began)))
+    spent = cpu_seconds() - before[0]
+    results.put((spent, [now - was for now, was in zip(traffic(), before[1], strict=True)], seconds, pulled, faults))
+    barrier.wait()
+    for peer in peers:
+        peer.leave()
+
+
+def measure(size: int, rounds: int, pace: float) -> dict[str, Any]:
+    """One swarm of a size."""
+    from swarmgame.communication.identity import Identity
+
+    context = get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(size):
+            Identity.load_or_create(Path(folder, f"{number}.key"))
+        processes = math.ceil(size / PEERS_A_PROCESS)
+        barrier, results = context.Barrier(processes), context.Queue()
+        shares = [list(range(first, size, processes)) for first in range(processes)]
+        workers = [context.Process(target=some_peers, args=(share, size, folder, rounds, pace, barrier, results)) for share in shares]
+        for worker in workers:
+            worker.start()
+        try:
+            parts = [results.get(timeout=120 + 10 * size + 4 * rounds * pace) for _ in workers]
+        finally:
+            for worker in workers:
+                worker.join(30)
+                worker.kill()
+    each = size * rounds
+    faults: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part[4].items():
+            faults[reason] = faults.get(reason, 0) + count
+    return {
+        "peers": size,
+        "bytes": round(sum(part[1][0] for part in parts) / each),
+        "messages": round(sum(part[1][1] for part in parts) / each, 2),
+        "cpu_seconds": round(sum(part[0] for part in parts) / each, 4),
+        "groups_pulled": round(mean(count for part in parts for count in part[3]), 2),
+        "exchange_ms": round(1e3 * median(second for part in parts for second in part[2])),
+        "faults": faults,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--sizes", default="4,8,16,32,64")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--pace", type=float, default=10.0, help="seconds from one round to the next")
+    parser.add_argument("--no-save", action="store_true")
+    options = parser.parse_args()
+    rows = []
+    for size in (int(text) for text in options.sizes.split(",")):
+        rows.append(measure(size, options.rounds, options.pace))
+        print(json.dumps(rows[-1]), flush=True)
+    growth = {name: round(rows[-1][name] / rows[0][name], 2) for name in ("bytes", "messages", "cpu_seconds")}
+    line = {
+        "benchmark": "exchange_scaling",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "mode": "pull",
+        "groups": GROUPS,
+        "completions": COMPLETIONS,
+        "tokens": TOKENS,
+        "pulled": PULLED,
+        "max_per_peer": MOST_PER_PEER,
+        "rounds": options.rounds,
+        "pace_seconds": options.pace,
+        "rows": rows,
+        "growth": growth,
+        "limit": 1.5,
+    }
+    if not options.no_save:
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(line) + "\n")
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
