@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ from swarmgame_api.load import load_manifest, manifest_data
 from swarmgame_api.manifest import SwarmGame
 
 HOST = "127.0.0.1"
-ASK_SECONDS = 0.5
+ASK_SECONDS = 1.0
+LOOK_SECONDS = 0.4
 GRACE_SECONDS = 30.0
 """The manifest's grace is meant for a cluster; somebody who waits at a terminal gets at most this."""
 
@@ -179,8 +181,13 @@ def _play(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, say
         say=shown.say,
     )
     with _stopping(supervisor, shown, say), _asking(progress):
+        looked = 0.0
 
         def tick() -> None:
+            nonlocal looked
+            if time.monotonic() - looked < LOOK_SECONDS:  # drawing must not take the peers' cores
+                return
+            looked = time.monotonic()
             states = supervisor.states
             for peer in progress:
                 peer.state = states[peer.index]

@@ -45,11 +45,11 @@ def configure(*, file: Path | None = None, stream: TextIO | None = None, level: 
     """
     stream = sys.stderr if stream is None else stream
     console = logging.StreamHandler(stream)
-    console.setFormatter(_formatter(_readable() if stream.isatty() else _json()))
+    console.setFormatter(_formatter(_readable() if stream.isatty() else _json(), facts))
     handlers: list[logging.Handler] = [console]
     if file is not None:
         to_file = logging.FileHandler(file, encoding="utf-8")
-        to_file.setFormatter(_formatter(_json()))
+        to_file.setFormatter(_formatter(_json(), facts))
         handlers.append(to_file)
     root = logging.getLogger()
     for old in list(root.handlers):
@@ -117,5 +117,5 @@ def _readable() -> list[Processor]:
     return [structlog.processors.format_exc_info, hide_secrets, renderer]
 
 
-def _formatter(last: list[Processor]) -> ProcessorFormatter:
-    return ProcessorFormatter(foreign_pre_chain=_common({}), processors=[ProcessorFormatter.remove_processors_meta, *last])
+def _formatter(last: list[Processor], facts: Mapping[str, object]) -> ProcessorFormatter:
+    return ProcessorFormatter(foreign_pre_chain=_common(facts), processors=[ProcessorFormatter.remove_processors_meta, *last])

@@ -57,19 +57,24 @@ class LiveTable:
         self._title = title
         self._max_rounds = max_rounds
         self._console = console
-        self._began = time.monotonic()
-        self._first_total: int | None = None
+        self._before: int | None = None
+        self._first: tuple[float, int] | None = None
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._live.start()
 
     def show(self, peers: Sequence[PeerProgress]) -> None:
-        total = sum(len(peer.rounds) for peer in peers)
-        if self._first_total is None:
-            self._first_total = total
-        played = (total - self._first_total) / max(1, len(peers))
-        left = self._max_rounds - total / max(1, len(peers))
-        seconds = (time.monotonic() - self._began) / played * left if played >= 1 else None
-        self._live.update(table(self._title, peers, self._max_rounds, seconds), refresh=True)
+        self._live.update(table(self._title, peers, self._max_rounds, self._seconds_left(peers)), refresh=True)
+
+    def _seconds_left(self, peers: Sequence[PeerProgress]) -> float | None:
+        """By the pace since the first new round, so that starting does not count; None until there is one."""
+        now, total = time.monotonic(), sum(len(peer.rounds) for peer in peers)
+        if self._before is None:
+            self._before = total
+        if self._first is None:
+            self._first = (now, total) if total > self._before else None
+            return None
+        began, first = self._first
+        return (now - began) / (total - first) * (self._max_rounds * len(peers) - total) if total > first else None
 
     def close(self, peers: Sequence[PeerProgress]) -> None:
         self._live.update(table(self._title, peers, self._max_rounds, None), refresh=True)
@@ -163,7 +168,7 @@ def table(title: str, peers: Sequence[PeerProgress], max_rounds: int, seconds_le
 
 def _row(peer: PeerProgress) -> list[str | Text]:
     last, status = peer.last, peer.status
-    state = peer.state if peer.state and peer.state != "running" else str(status.get("phase") or peer.state or "starting")
+    state = peer.state if peer.state and peer.state != "running" else str(status.get("phase") or "starting")
     alone = bool(status.get("alone")) or bool(last and last.get("closed_by") == "alone")
     members = status.get("members") or (last or {}).get("members") or ()
     exchange = number(last, "seconds", "exchange")

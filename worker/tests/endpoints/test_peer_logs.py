@@ -39,10 +39,10 @@ def test_a_pipe_and_a_file_get_one_json_object_a_line(tmp_path: Path) -> None:
 
 def test_what_other_libraries_log_takes_the_same_way() -> None:
     stream = io.StringIO()
-    configure(stream=stream)
+    configure(stream=stream, index=2)
     logging.getLogger("somebody.else").warning("watch %s", "out")
     (line,) = lines(stream.getvalue())
-    assert (line["event"], line["logger"], line["level"]) == ("watch out", "somebody.else", "warning")
+    assert (line["event"], line["logger"], line["level"], line["index"]) == ("watch out", "somebody.else", "warning", 2)
 
 
 def test_configuring_again_replaces_what_was_before(tmp_path: Path) -> None:

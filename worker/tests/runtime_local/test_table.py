@@ -110,6 +110,19 @@ def test_a_table_without_any_account_is_drawn(tmp_path: Path) -> None:
     assert "starting" in drawn([peer(tmp_path, 0, "", state="")])
 
 
+def test_the_time_left_is_reckoned_from_the_first_new_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("swarmgame.runtime.table.time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=160, force_terminal=True)
+    shown = LiveTable("quick", 10, console)
+    left = []
+    for seconds, rounds in [(0, 2), (60, 2), (61, 3), (63, 4), (65, 5)]:
+        now[0] = 100.0 + seconds
+        left.append(shown._seconds_left([peer(tmp_path, 0, "".join(line(number) for number in range(rounds)))]))
+    shown.close([])
+    assert left == [None, None, None, 12.0, 10.0]
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [([], ""), ([None], ""), ([1.0], "▁"), ([0.0, 1.0], "▁█"), ([0.0, None, 1.0], "▁ █"), ([0.0, 0.5, 1.0], "▁▄█"), ([2.0, 2.0], "▁▁")],
