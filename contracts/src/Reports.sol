@@ -68,8 +68,9 @@ abstract contract Reports is Peers {
         if (roundNumber > currentRound()) revert InvalidRoundNumber();
         Peer storage p = _ownPeer(peerId);
         if (roundNumber < p.nextVote) revert WinnerAlreadyVoted();
-        if (!_distinct(winners)) revert InvalidVote();
-        if (winners.length != 0) _vote(p, msg.sender, peerId, roundNumber, winners);
+        (bytes32[] memory ids, bool distinct) = _distinct(winners);
+        if (!distinct) revert InvalidVote();
+        if (ids.length != 0) _vote(p, msg.sender, peerId, roundNumber, winners, ids);
     }
 
     function getTotalRewards(string[] calldata peerIds) external view returns (int256[] memory totals) {
@@ -113,7 +114,8 @@ abstract contract Reports is Peers {
         address signer = p.signer;
         if (signer == address(0)) return UnknownPeer.selector;
         if (r.round < p.nextRound) return RewardAlreadySubmitted.selector;
-        if (!_distinct(r.winners)) return InvalidVote.selector;
+        (bytes32[] memory ids, bool distinct) = _distinct(r.winners);
+        if (!distinct) return InvalidVote.selector;
         bytes32 winners = keccak256(abi.encode(r.winners));
         bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(REPORT, id, r.round, uint256(0), r.reward, winners)));
         if (!_signedBy(signer, digest, r.signature)) return InvalidSignature.selector;
@@ -121,10 +123,10 @@ abstract contract Reports is Peers {
             if (p.sealedRound != r.round + 1) return SealMismatch.selector;
             if (p.seal != keccak256(abi.encode(r.peerId, r.round, r.reward, winners, r.salt))) return SealMismatch.selector;
         }
-        if (r.winners.length != 0 && r.round < p.nextVote) return WinnerAlreadyVoted.selector;
+        if (ids.length != 0 && r.round < p.nextVote) return WinnerAlreadyVoted.selector;
         address owner = p.owner;
         _reward(p, owner, r.peerId, r.round, r.reward);
-        if (r.winners.length != 0) _vote(p, owner, r.peerId, r.round, r.winners);
+        if (ids.length != 0) _vote(p, owner, r.peerId, r.round, r.winners, ids);
         return 0;
     }
 
@@ -144,39 +146,48 @@ abstract contract Reports is Peers {
         emit CumulativeRewardsUpdated(owner, peerId, total);
     }
 
-    /// Whether these are at most 8 different ids.
-    function _distinct(string[] calldata winners) private pure returns (bool) {
+    /// Whether these are at most 8 different ids, and their hashes.
+    function _distinct(string[] calldata winners) private pure returns (bytes32[] memory ids, bool) {
         uint256 count = winners.length;
-        if (count > MAX_VOTES) return false;
-        bytes32[] memory ids = new bytes32[](count);
+        if (count > MAX_VOTES) return (ids, false);
+        ids = new bytes32[](count);
         for (uint256 i = 0; i < count; i++) {
-            if (bytes(winners[i]).length > PeerIds.MAX_LENGTH) return false;
-            bytes32 id = keccak256(bytes(winners[i]));
+            string calldata winner = winners[i];
+            if (bytes(winner).length > PeerIds.MAX_LENGTH) return (ids, false);
+            bytes32 id = keccak256(bytes(winner));
             for (uint256 j = 0; j < i; j++) {
-                if (ids[j] == id) return false;
+                if (ids[j] == id) return (ids, false);
             }
             ids[i] = id;
         }
-        return true;
+        return (ids, true);
     }
 
     /// Counts the votes for registered peers of other owners. The others are left out of the event too: that client of 0.4.2's votes for
     /// itself when it has nothing to say, and a winner's own registration may be on its way.
-    function _vote(Peer storage p, address owner, string calldata peerId, uint256 round, string[] calldata winners) private {
-        string[] memory counted = new string[](winners.length);
+    function _vote(Peer storage p, address owner, string calldata peerId, uint256 round, string[] calldata winners, bytes32[] memory ids)
+        private
+    {
         uint256 count = 0;
-        for (uint256 i = 0; i < winners.length; i++) {
-            Peer storage winner = _peers[keccak256(bytes(winners[i]))];
+        for (uint256 i = 0; i < ids.length; i++) {
+            Peer storage winner = _peers[ids[i]];
             address other = winner.owner;
-            if (other == address(0) || other == owner) continue;
-            winner.wins++;
-            counted[count++] = winners[i];
+            if (other == address(0) || other == owner) {
+                ids[i] = 0;
+            } else {
+                winner.wins++;
+                count++;
+            }
         }
         p.nextVote = uint32(round + 1);
-        if (count == 0) return;
-        assembly ("memory-safe") {
-            mstore(counted, count)
+        if (count == ids.length) {
+            emit WinnerSubmitted(owner, peerId, round, winners);
+        } else if (count != 0) {
+            string[] memory counted = new string[](count);
+            for (uint256 i = ids.length; i > 0; i--) {
+                if (ids[i - 1] != 0) counted[--count] = winners[i - 1];
+            }
+            emit WinnerSubmitted(owner, peerId, round, counted);
         }
-        emit WinnerSubmitted(owner, peerId, round, counted);
     }
 }
