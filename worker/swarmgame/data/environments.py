@@ -14,7 +14,6 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
-import inspect
 import json
 import random
 import re
@@ -95,7 +94,7 @@ def catalog() -> list[dict[str, Any]]:
                 "summary": "A weighted mix of other environments" if name == COMPOSITE else _summary(dataset),
                 "category": COMPOSITE if name == COMPOSITE else dataset.__module__.split(".")[1],
                 "curriculum": factory.has_curriculum(name),
-                "evaluates": "eval(" in inspect.getsource(dataset.score_answer) or "parse_expr(" in inspect.getsource(dataset.score_answer),
+                "evaluates": bool({"eval", "parse_expr"} & set(dataset.score_answer.__code__.co_names)),
             }
         )
     for name, environment in sorted(_own().items()):

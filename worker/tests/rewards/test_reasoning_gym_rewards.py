@@ -58,9 +58,6 @@ def test_right_answers_of_anybody_score_1_and_wrong_ones_0(data: ReasoningGymDat
     item = one_of(data, "chain_sum")
     said = {"a": [item.answer, "x", f"  {item.answer}\n"], "b": [item.answer, ""]}
     assert scores(rewards, state_of(data, said, item)) == {"a": [1, 0, 1], "b": [1, 0]}
-        "a": [1, 0, 1],
-        "b": [1, 0],
-    }
 
 
 def test_a_scorer_that_raises_is_a_score_of_0_and_a_count(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:

@@ -174,3 +174,9 @@ def test_64_answers_need_no_more_than_one_fork(box: Sandbox) -> None:
     outcomes = box.run("os:getpid", [[] for _ in range(64)])
     assert len({outcome.value for outcome in outcomes}) == 1
     assert outcomes[0].value not in (os.getpid(), box.process_id)
+
+
+def test_where_the_kernel_has_no_landlock_nothing_is_claimed_and_nothing_breaks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    assert landlock.restrict([]) == 0
+    (tmp_path / "still").write_text("writable")
