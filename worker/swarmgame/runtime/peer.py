@@ -130,7 +130,7 @@ def _play(
     cleanup.callback(parts.close)
     saved = CheckpointStore(options.directory / "checkpoints", keep=manifest.spec.storage.checkpoints.keep).load_latest()
     run = f"{manifest.metadata.name}-{manifest.spec.game.seed}"
-    communication, outbox = _connect(options, manifest, ranks, peer, run)
+    communication, outbox = _connect(options, manifest, ranks, peer, run, stop)
     cleanup.callback(communication.leave)
     if saved is not None:
         _restore(saved, parts, outbox)
@@ -154,7 +154,8 @@ def _play(
     status.stopping()
     if ending is Ending.FINISHED:
         longest = options.linger_seconds
-        _linger(communication, manifest, stopped, manifest.spec.game.progression.stage_deadline_seconds if longest is None else longest)
+        deadline = time.monotonic() + (manifest.spec.game.progression.stage_deadline_seconds if longest is None else longest)
+        _linger(communication, manifest, agreed(lambda: stop.is_set() or time.monotonic() >= deadline, ranks))
         status.change(phase=Phase.FINISHED)
     return {Ending.FINISHED: ExitCode.DONE, Ending.STOPPED: ExitCode.STOPPED, Ending.ALONE: ExitCode.TEMPORARY}[ending]
 
@@ -174,7 +175,9 @@ def _device(ranks: Ranks) -> str:
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
-def _connect(options: PeerOptions, manifest: SwarmGame, ranks: Ranks, peer: PeerId, run: str) -> tuple[CommunicationManager, Outbox | None]:
+def _connect(
+    options: PeerOptions, manifest: SwarmGame, ranks: Ranks, peer: PeerId, run: str, stop: threading.Event
+) -> tuple[CommunicationManager, Outbox | None]:
     """The connection of this rank, and on rank 0 the outbox in it."""
     outbox: Outbox | None = None
     if ranks.rank == 0:
@@ -191,7 +194,7 @@ def _connect(options: PeerOptions, manifest: SwarmGame, ranks: Ranks, peer: Peer
     if ranks.size == 1:
         assert outbox is not None
         return outbox, outbox
-    return RankedCommunication(outbox, ranks, peer=peer, run=run), outbox
+    return RankedCommunication(outbox, ranks, peer=peer, run=run, interrupted=stop.is_set), outbox
 
 
 def _restore(saved: Checkpoint, parts: Parts, outbox: Outbox | None) -> None:
@@ -223,7 +226,7 @@ def _record(
             "trainer": parts.trainer.state_dict(),
             "data": parts.data.state_dict(),
             "outbox": outbox.state_dict() if outbox is not None else {},
-            "members": [member.peer for member in communication.membership()],
+            "members": [member.peer for member in outbox.membership()] if outbox is not None else [],
         }
 
     observer = MetricsObserver(metrics)
@@ -245,12 +248,11 @@ def _record(
     ]
 
 
-def _linger(communication: CommunicationManager, manifest: SwarmGame, stopped: Callable[[], bool], longest: float) -> None:
+def _linger(communication: CommunicationManager, manifest: SwarmGame, over: Callable[[], bool]) -> None:
     """Stays until every live member has played its last round: a slower one may still need what we said."""
     last = manifest.spec.game.max_rounds
     communication.announce_progress(last, 0)
-    deadline = time.monotonic() + longest
-    while not stopped() and time.monotonic() < deadline:
+    while not over():
         if all(member.round >= last for member in communication.membership() if member.peer != communication.peer):
             return
         time.sleep(0.1)

@@ -25,15 +25,25 @@ class RankedCommunication:
     Args:
         inner: the connection, on rank 0; None elsewhere.
         run: the run's id, which the wire format carries.
+        interrupted: whether this very process was told to stop; asked on rank 0 while it waits for the swarm.
     """
 
-    def __init__(self, inner: CommunicationManager | None, ranks: Ranks, *, peer: PeerId, run: str) -> None:
+    def __init__(
+        self,
+        inner: CommunicationManager | None,
+        ranks: Ranks,
+        *,
+        peer: PeerId,
+        run: str,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
         if (inner is None) == (ranks.rank == 0):
             raise ValueError("rank 0, and rank 0 alone, holds the connection")
         self._inner = inner
         self._ranks = ranks
         self._peer = peer
         self._run = run
+        self._interrupted = interrupted
 
     @property
     def peer(self) -> PeerId:
@@ -61,7 +71,8 @@ class RankedCommunication:
 
     def collect(self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False) -> Collected:
         def ask(inner: CommunicationManager) -> dict[str, Any]:
-            collected = inner.collect(round, stage, policy, stopped=stopped)
+            # `stopped` is a question to all ranks (see `agreed`), and only rank 0 is here to hear it.
+            collected = inner.collect(round, stage, policy, stopped=self._interrupted)
             return {
                 "contributions": [[shard.data for shard in codec.encode(c, self._run)] for c in collected.contributions],
                 "members": list(collected.members),
