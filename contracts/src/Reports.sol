@@ -107,27 +107,35 @@ abstract contract Reports is Peers {
     }
 
     function _report(Report calldata r, uint256 current) private returns (bytes4) {
-        if (bytes(r.peerId).length > PeerIds.MAX_LENGTH) return InvalidPeerId.selector;
-        if (r.round > current || (sealedReports && current - r.round != 1)) return InvalidRoundNumber.selector;
-        bytes32 id = keccak256(bytes(r.peerId));
-        Peer storage p = _peers[id];
-        address signer = p.signer;
-        if (signer == address(0)) return UnknownPeer.selector;
-        if (r.round < p.nextRound) return RewardAlreadySubmitted.selector;
-        (bytes32[] memory ids, bool distinct) = _distinct(r.winners);
-        if (!distinct) return InvalidVote.selector;
-        bytes32 winners = keccak256(abi.encode(r.winners));
-        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(REPORT, id, r.round, uint256(0), r.reward, winners)));
-        if (!_signedBy(signer, digest, r.signature)) return InvalidSignature.selector;
-        if (sealedReports) {
-            if (p.sealedRound != r.round + 1) return SealMismatch.selector;
-            if (p.seal != keccak256(abi.encode(r.peerId, r.round, r.reward, winners, r.salt))) return SealMismatch.selector;
-        }
-        if (ids.length != 0 && r.round < p.nextVote) return WinnerAlreadyVoted.selector;
+        (bytes4 reason, bytes32[] memory ids) = _checked(r, current);
+        if (reason != 0) return reason;
+        Peer storage p = _peers[keccak256(bytes(r.peerId))];
         address owner = p.owner;
         _reward(p, owner, r.peerId, r.round, r.reward);
         if (ids.length != 0) _vote(p, owner, r.peerId, r.round, r.winners, ids);
         return 0;
+    }
+
+    /// Why a report is not taken, or 0 and the hashes of its winners.
+    function _checked(Report calldata r, uint256 current) private view returns (bytes4, bytes32[] memory ids) {
+        if (bytes(r.peerId).length > PeerIds.MAX_LENGTH) return (InvalidPeerId.selector, ids);
+        if (r.round > current || (sealedReports && current - r.round != 1)) return (InvalidRoundNumber.selector, ids);
+        bytes32 id = keccak256(bytes(r.peerId));
+        Peer storage p = _peers[id];
+        if (p.signer == address(0)) return (UnknownPeer.selector, ids);
+        if (r.round < p.nextRound) return (RewardAlreadySubmitted.selector, ids);
+        bool distinct;
+        (ids, distinct) = _distinct(r.winners);
+        if (!distinct) return (InvalidVote.selector, ids);
+        bytes32 winners = keccak256(abi.encode(r.winners));
+        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(REPORT, id, r.round, uint256(0), r.reward, winners)));
+        if (!_signedBy(p.signer, digest, r.signature)) return (InvalidSignature.selector, ids);
+        if (sealedReports) {
+            if (p.sealedRound != r.round + 1) return (SealMismatch.selector, ids);
+            if (p.seal != keccak256(abi.encode(r.peerId, r.round, r.reward, winners, r.salt))) return (SealMismatch.selector, ids);
+        }
+        if (ids.length != 0 && r.round < p.nextVote) return (WinnerAlreadyVoted.selector, ids);
+        return (0, ids);
     }
 
     function _signedBy(address signer, bytes32 digest, bytes calldata signature) private pure returns (bool) {

@@ -103,7 +103,11 @@ class RpcChain:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
         try:
             async with self._session.post(self._url, json=body) as response:
-                raw = await response.content.read(MAX_ANSWER)
+                raw = bytearray()
+                async for part in response.content.iter_chunked(1 << 16):
+                    raw += part
+                    if len(raw) > MAX_ANSWER:
+                        raise ChainUnreachable(f"{self.name} answers with more than {MAX_ANSWER} bytes")
                 if response.status >= 500 or response.status == 429:
                     raise ChainUnreachable(f"{self.name} answers with HTTP status {response.status}")
             return json.loads(raw)

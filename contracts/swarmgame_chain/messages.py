@@ -39,6 +39,9 @@ class Domain:
     chain_id: int
     contract: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "contract", str(to_checksum_address(self.contract)))
+
     @cached_property
     def separator(self) -> bytes:
         """What the contract's `domainSeparator()` answers; 32 bytes."""

@@ -1,0 +1,104 @@
+"""Transactions out of messages: as many as one may carry, rehearsed before they are paid for.
+
+A transaction is cut by gas, by bytes and by count, so that none exceeds EIP-7825's 16,777,216 gas or what nodes take in one message. The rehearsal
+(`eth_call`) names the entries that the contract would refuse; they are left out, their neighbours go. Invariant: an entry is in at most one
+transaction at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swarmgame_chain.abi import decode_result, encode_call, error_name
+from swarmgame_chain.backends import Chain
+from swarmgame_chain.errors import RpcError
+from swarmgame_chain.gateway.queue import Entry
+from swarmgame_chain.messages import Registration, Report
+from swarmgame_chain.wire import Kind
+
+GAS_CAP = 16_777_216
+GAS_TARGET = 15_000_000
+BYTES_TARGET = 124_000
+"""Nodes take transactions of up to 128 KiB."""
+FUNCTIONS: dict[Kind, str] = {"registrations": "registerPeers", "commits": "commitReports", "reports": "submitReports"}
+MOST: dict[Kind, int] = {"registrations": 120, "commits": 256, "reports": 256}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One transaction's worth of messages: calldata and the gas to allow."""
+
+    kind: Kind
+    entries: tuple[Entry, ...]
+    data: bytes
+    gas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What a rehearsal gave: what to send, what the contract refuses and why, and what is left for the next transaction."""
+
+    batch: Batch | None
+    refused: tuple[tuple[Entry, str], ...]
+    left: tuple[Entry, ...]
+    reverted: str = ""
+    """Why the whole call reverts (`EnforcedPause`); then nothing is sent and all is left."""
+
+
+def cut(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
+    """The entries that fit one transaction, and the rest; all of one kind."""
+    gas, size = 60_000, 200
+    for count, entry in enumerate(entries):
+        gas, size = gas + _gas(entry), size + _size(entry)
+        if count and (gas > GAS_TARGET or size > BYTES_TARGET or count >= MOST[entry.kind]):
+            return entries[:count], entries[count:]
+    return entries, []
+
+
+async def rehearse(chain: Chain, sender: str, contract: str, entries: Sequence[Entry]) -> Rehearsed:
+    """Makes a transaction of the first entries, as the newest block would take it.
+
+    Raises:
+        ChainUnreachable: the node does not answer; nothing happened.
+        RpcError: the node says no for another reason than the contract's.
+    """
+    refused: list[tuple[Entry, str]] = []
+    chosen, left = cut(entries)
+    while chosen:
+        function = FUNCTIONS[chosen[0].kind]
+        data = encode_call(function, [entry.message.entry() for entry in chosen])
+        call = {"from": sender, "to": contract, "data": "0x" + data.hex()}
+        seen, gas = await chain.ask_all([("eth_call", (call | {"gas": hex(GAS_CAP)}, "latest")), ("eth_estimateGas", (call,))])
+        if isinstance(seen, RpcError) and len(seen.data) >= 4:
+            return Rehearsed(None, tuple(refused), (*chosen, *left), error_name(seen.data))
+        if not isinstance(seen, RpcError):
+            reasons = decode_result(function, bytes.fromhex(seen[2:]))
+            if any(map(any, reasons)):
+                refused += [(entry, error_name(reason)) for entry, reason in zip(chosen, reasons, strict=True) if any(reason)]
+                chosen = [entry for entry, reason in zip(chosen, reasons, strict=True) if not any(reason)]
+                continue
+        problem = next((answer for answer in (seen, gas) if isinstance(answer, RpcError)), None)
+        if (problem is not None or int(gas, 16) > GAS_CAP * 10 // 11) and len(chosen) > 1:
+            # Out of gas: half of it fits.
+            chosen, left = chosen[: len(chosen) // 2], (*chosen[len(chosen) // 2 :], *left)
+            continue
+        if problem is not None:
+            raise problem
+        allowed = min(GAS_CAP, int(gas, 16) + int(gas, 16) // 10)
+        return Rehearsed(Batch(chosen[0].kind, tuple(chosen), data, allowed), tuple(refused), tuple(left))
+    return Rehearsed(None, tuple(refused), tuple(left))
+
+
+def _gas(entry: Entry) -> int:
+    message = entry.message
+    if isinstance(message, Registration):
+        return 122_000 if len(message.key) == 64 else 190_000
+    return 46_000 + 28_000 * len(message.winners) if isinstance(message, Report) else 58_000
+
+
+def _size(entry: Entry) -> int:
+    message = entry.message
+    if isinstance(message, Registration):
+        return 416 if len(message.key) == 64 else 736
+    return 480 + 128 * len(message.winners) if isinstance(message, Report) else 352

@@ -1,0 +1,108 @@
+"""The gateway's door-keeper: which messages are worth a place in the line.
+
+Everything here came from strangers. A registration must be signed by its own key and not be late; a commit or a report must be signed by the
+signer that the chain, or a registration on its way, names for its peer. Invariant: nothing enters the queue unsigned, and what is turned away
+gets the contract's own word for the reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from swarmgame_chain.errors import BadMessage
+from swarmgame_chain.gateway.queue import Entry, Queue, State
+from swarmgame_chain.gateway.verdicts import AHEAD
+from swarmgame_chain.messages import Commit, Message, Registration, message_id, proves, recover
+from swarmgame_chain.reader import Clock, Coordinator, SwarmConfig
+
+KNOWN_SIGNERS = 100_000
+
+
+class Intake:
+    """Checks messages and puts them in line.
+
+    Args:
+        registrations_per_minute: how many registrations may come in; more are turned away by name and may come again.
+    """
+
+    def __init__(
+        self, coordinator: Coordinator, queue: Queue, registrations_per_minute: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._coordinator = coordinator
+        self._domain = coordinator.domain
+        self._queue = queue
+        self._rate = registrations_per_minute
+        self._allowance = float(registrations_per_minute)
+        self._seen = clock()
+        self._clock = clock
+        self._signers: dict[str, str] = {}
+
+    async def take(self, messages: Sequence[Message | BadMessage], swarm: SwarmConfig, clock: Clock) -> list[Entry | BadMessage]:
+        """Every message's entry, in order: waiting, known from before, or rejected with the reason.
+
+        Raises:
+            ChainUnreachable: signers had to be looked up and the chain does not answer; nothing was taken.
+        """
+        await self._look_up(messages)
+        return [message if isinstance(message, BadMessage) else self._take(message, swarm, clock) for message in messages]
+
+    def _take(self, message: Message, swarm: SwarmConfig, clock: Clock) -> Entry:
+        entry = Entry(message_id(message, self._domain), message)
+        known = self._queue.get(entry.id)
+        if known is not None and known.state is not State.DROPPED:
+            return known
+        reason = self._registration(message, clock) if isinstance(message, Registration) else self._said(message, swarm, clock)
+        if reason:
+            entry.state, entry.reason = State.REJECTED, reason
+            return entry
+        return self._queue.add(entry)
+
+    def _registration(self, message: Registration, clock: Clock) -> str:
+        if int(message.owner, 16) == 0 or int(message.signer, 16) == 0:
+            return "InvalidOwner"
+        if message.deadline < clock.now:
+            return "RegistrationExpired"
+        if not proves(message, self._domain):
+            return "InvalidSignature"
+        now = self._clock()
+        self._allowance = min(float(self._rate), self._allowance + (now - self._seen) * self._rate / 60)
+        self._seen = now
+        if self._allowance < 1:
+            return "TooManyRegistrations"
+        self._allowance -= 1
+        return ""
+
+    def _said(self, message: Message, swarm: SwarmConfig, clock: Clock) -> str:
+        assert not isinstance(message, Registration)
+        if isinstance(message, Commit) and not swarm.sealed_reports:
+            return "NotSealed"
+        if message.round > clock.round + AHEAD:
+            return "InvalidRoundNumber"
+        signers = self._signers_of(message.peer)
+        if not signers:
+            return "UnknownPeer"
+        signer = recover(message.digest(self._domain), message.signature)
+        return "" if signer is not None and signer.lower() in signers else "InvalidSignature"
+
+    def _signers_of(self, peer: str) -> set[str]:
+        registration = self._queue.registration_of(peer)
+        found = {self._signers.get(peer, "")} | ({registration.signer.lower()} if registration is not None else set())
+        return found - {""}
+
+    async def _look_up(self, messages: Sequence[Message | BadMessage]) -> None:
+        wanted: dict[str, None] = {}
+        for message in messages:
+            if isinstance(message, BadMessage | Registration):
+                continue
+            signer = recover(message.digest(self._domain), message.signature)
+            if signer is None or signer.lower() not in self._signers_of(message.peer):
+                # Unknown, or changed since: a later registration names another signer.
+                wanted[message.peer] = None
+        if not wanted:
+            return
+        if len(self._signers) > KNOWN_SIGNERS:
+            self._signers.clear()
+        for peer, state in zip(wanted, await self._coordinator.peers(list(wanted)), strict=True):
+            if state.proven:
+                self._signers[peer] = state.signer.lower()

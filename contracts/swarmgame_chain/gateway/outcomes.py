@@ -1,0 +1,81 @@
+"""What the chain says of messages: peers' states now and settled, entries that a batch refused, reports that are there already.
+
+Reads only. Invariant: `settled` is the state in the last block that counts as final, so that nothing is called final which a short
+reorganisation could undo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from swarmgame_chain.abi import decode_log, decode_result, encode_call, error_name, topic
+from swarmgame_chain.errors import RpcError
+from swarmgame_chain.messages import Message, Report
+from swarmgame_chain.reader import Coordinator, PeerState, SwarmConfig
+
+LOOK_BACK = 9_000
+"""Blocks that are searched for a report of which only its round is known; public endpoints refuse more."""
+
+
+class Outcomes:
+    """Questions about what became of messages."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    async def states(self, peers: Sequence[str], confirmations: int) -> tuple[list[PeerState], list[PeerState]]:
+        """What is known of peers: in the newest block, and in the last one that counts as final."""
+        newest = await self._coordinator.peers(peers)
+        if confirmations == 1:
+            return newest, newest
+        # Most messages are new to the chain; only for peers of which it knows something the older state matters.
+        known = [index for index, state in enumerate(newest) if state.known]
+        settled = list(newest)
+        if known:
+            head = int(await self._coordinator.chain.ask("eth_blockNumber"), 16)
+            block = hex(max(0, head - confirmations + 1))
+            calls = [self._peer(peers[index], block) for index in known]
+            for index, answer in zip(known, await self._coordinator.chain.ask_all(calls), strict=True):
+                # A node that has no such state, or a contract that was not there yet: nothing is settled.
+                settled[index] = _NOTHING if isinstance(answer, RpcError) or len(answer) <= 2 else _state(answer)
+        return newest, settled
+
+    async def is_reported(self, message: Message, state: PeerState, config: SwarmConfig) -> bool:
+        """Whether the report that the chain has of this round is this one."""
+        if not isinstance(message, Report):
+            return False
+        head = int(await self._coordinator.chain.ask("eth_blockNumber"), 16)
+        query = {
+            "fromBlock": hex(max(0, head - LOOK_BACK)),
+            "toBlock": hex(head),
+            "address": [self._coordinator.domain.contract],
+            "topics": [topic("RewardSubmitted"), "0x" + state.owner[2:].lower().rjust(64, "0"), hex_word(message.round)],
+        }
+        bounded = max(-config.max_reward, min(config.max_reward, message.reward))
+        for entry in await self._coordinator.chain.ask("eth_getLogs", query):
+            event = decode_log(entry, 0)
+            if event is not None and event.values["peerId"] == message.peer:
+                return bool(event.values["reward"] == bounded)
+        return False
+
+    def rejected(self, receipt: Mapping[str, Any]) -> dict[int, str]:
+        """Which entries of a mined batch the contract refused, and its word for why."""
+        events = (decode_log(entry, 0) for entry in receipt["logs"])
+        found = [event for event in events if event is not None and event.name == "EntryRejected"]
+        return {event.values["index"]: error_name(event.values["reason"]) for event in found}
+
+    def _peer(self, peer: str, block: str) -> tuple[str, Sequence[Any]]:
+        return ("eth_call", ({"to": self._coordinator.domain.contract, "data": "0x" + encode_call("peer", peer).hex()}, block))
+
+
+def hex_word(number: int) -> str:
+    """A number as a log's topic."""
+    return f"0x{number:064x}"
+
+
+def _state(answer: str) -> PeerState:
+    return PeerState(*decode_result("peer", bytes.fromhex(answer[2:])))
+
+
+_NOTHING = PeerState("0x" + "00" * 20, "0x" + "00" * 20, 0, False, 0, 0, 0, bytes(32), 0, 0)

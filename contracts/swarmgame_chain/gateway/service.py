@@ -1,0 +1,260 @@
+"""The gateway's loop: take messages in, judge them by the chain, send them, follow them, end rounds.
+
+One task. A node that is away stops nothing but itself: messages wait, and when it answers again, it is first asked whether it is still the
+same chain. Invariant: a message leaves the queue by `finish` alone, and is final only when the contract's settled state says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swarmgame_chain.abi import encode_call
+from swarmgame_chain.backends import Chain
+from swarmgame_chain.errors import BadMessage, ChainUnreachable, RpcError
+from swarmgame_chain.gateway.batcher import rehearse
+from swarmgame_chain.gateway.intake import Intake
+from swarmgame_chain.gateway.outcomes import Outcomes
+from swarmgame_chain.gateway.queue import Entry, Queue, State
+from swarmgame_chain.gateway.sender import Fate, Job, Sender, Settled
+from swarmgame_chain.gateway.ticker import Ticker
+from swarmgame_chain.gateway.verdicts import Do, Situation, judge
+from swarmgame_chain.keys import Wallet
+from swarmgame_chain.messages import Domain, Message
+from swarmgame_chain.reader import Clock, Coordinator, EventCursor, SwarmConfig
+from swarmgame_chain.wire import Kind
+
+log = logging.getLogger(__name__)
+KINDS: tuple[Kind, ...] = ("registrations", "commits", "reports")
+TICK = "updateStageAndRound"
+TRIES = 3
+"""Transactions that may fail to take a message, though nothing speaks against it, before it is rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """How a gateway works. Seconds, blocks, counts, wei."""
+
+    confirmations: int = 2
+    interval: float = 0.25
+    """Between two looks at the chain while something is on its way; messages that come together within it share a transaction."""
+    bump_after: float = 30.0
+    max_fee: int = 500 * 10**9
+    capacity: int = 10_000
+    registrations_per_minute: int = 2_000
+    """Registrations taken in; each costs gas, and anyone can make keys."""
+    quorum: float = 0.67
+    ticks: bool = True
+    """Whether it ends rounds; its wallet then needs the stage manager's role to do so before their deadline."""
+
+
+class Gateway:
+    """A gateway to one contract.
+
+    Args:
+        chain: the node.
+        domain: the chain and the contract that it must be.
+        wallet: the funded key.
+    """
+
+    def __init__(self, chain: Chain, domain: Domain, wallet: Wallet, config: GatewayConfig | None = None) -> None:
+        self.config = config or GatewayConfig()
+        self.coordinator = Coordinator(chain, domain)
+        self.queue = Queue(self.config.capacity)
+        self.sender = Sender(
+            chain,
+            wallet,
+            domain.chain_id,
+            domain.contract,
+            confirmations=self.config.confirmations,
+            bump_after=self.config.bump_after,
+            max_fee=self.config.max_fee,
+        )
+        self.wallet = wallet
+        self.ticker = Ticker(self.config.quorum)
+        self.swarm: SwarmConfig | None = None
+        self.clock: Clock | None = None
+        self.problem = "not started"
+        """Why it is not ready; empty when it is."""
+        self._chain = chain
+        self._domain = domain
+        self._cursor = EventCursor(self.coordinator)
+        self._intake = Intake(self.coordinator, self.queue, self.config.registrations_per_minute)
+        self._outcomes = Outcomes(self.coordinator)
+        self._awake = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        return not self.problem
+
+    async def take(self, messages: Sequence[Message | BadMessage]) -> list[Entry | BadMessage]:
+        """Takes messages in, each checked: signature, bounds, round, whether it is there already.
+
+        Raises:
+            ChainUnreachable: the node that must be asked does not answer; nothing was taken.
+        """
+        if self.swarm is None or self.clock is None:
+            raise ChainUnreachable("the chain has not answered yet")
+        taken = await self._intake.take(messages, self.swarm, self.clock)
+        self._awake.set()
+        return taken
+
+    async def run(self) -> None:
+        """Works until cancelled.
+
+        Raises:
+            ChainRefused: the chain or the contract is not the one that was asked for.
+        """
+        waits = self.config.interval
+        while True:
+            try:
+                if self.problem:
+                    await self.start()
+                await self.step()
+                waits = self.config.interval
+            except (ChainUnreachable, RpcError) as error:
+                if str(error) != self.problem:
+                    log.warning("the chain is away; messages wait: %s", error)
+                self.problem = str(error)
+                waits = min(2 * waits, 30.0)
+            await self._rest(waits)
+
+    async def start(self) -> None:
+        """Asks the chain whether it is the right one; ready afterwards.
+
+        Raises:
+            ChainRefused, ChainUnreachable, RpcError: it is not, or does not say.
+        """
+        await self.coordinator.check()
+        self.swarm = self.swarm or await self.coordinator.config()
+        self.clock = await self.coordinator.clock()
+        if self._cursor.block == 0:
+            # Who takes part is known from recent events; what is older only matters to those who index.
+            head = int(await self._chain.ask("eth_blockNumber"), 16)
+            self._cursor.block = max(0, head - 5_000)
+        self.problem = ""
+
+    async def step(self) -> None:
+        """One look at the chain, and what follows from it.
+
+        Raises:
+            ChainUnreachable, RpcError: what was not done is done the next time.
+        """
+        for settled in await self.sender.step():
+            await self._settle(settled)
+        self.clock = await self.coordinator.clock()
+        for kind in KINDS:
+            await self._send(kind)
+        if self.config.ticks:
+            await self._tick()
+
+    async def _rest(self, waits: float) -> None:
+        try:
+            await asyncio.wait_for(self._awake.wait(), waits)
+        except TimeoutError:
+            return
+        self._awake.clear()
+        # Those who report together should share a transaction.
+        await asyncio.sleep(min(waits, self.config.interval) / 5)
+
+    async def _send(self, kind: Kind) -> None:
+        rounds = 2 * self.sender.room
+        while self.sender.room and self.queue.waiting(kind) and rounds:
+            rounds -= 1
+            entries = self.queue.take(kind, 256)
+            try:
+                ready, waiting = await self._judge(entries)
+            except BaseException:
+                self.queue.give_back(entries)
+                raise
+            try:
+                while ready and self.sender.room:
+                    ready = await self._dispatch(ready)
+            finally:
+                self.queue.give_back(ready)
+                self.queue.give_back(waiting, first=False)
+            if waiting:
+                return
+
+    async def _judge(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """Ends what is over; returns what is to be sent, and what has to wait."""
+        assert self.swarm is not None
+        assert self.clock is not None
+        peers = [entry.message.peer for entry in entries]
+        newest, settled = await self._outcomes.states(peers, self.config.confirmations)
+        ready: list[Entry] = []
+        waiting: list[Entry] = []
+        for entry, now, then in zip(entries, newest, settled, strict=True):
+            awaits = self.queue.registration_of(entry.message.peer) is not None
+            verdict = judge(entry.message, now, then, Situation(self._domain, self.swarm, self.clock.round, self.clock.now, awaits))
+            if verdict.do is Do.COMPARE:
+                same = await self._outcomes.is_reported(entry.message, now, self.swarm)
+                self.queue.finish(entry, State.FINAL if same else State.REJECTED, "" if same else "RewardAlreadySubmitted")
+            elif verdict.do is Do.DONE:
+                self.queue.finish(entry, State.FINAL)
+            elif verdict.do is Do.REJECT:
+                self.queue.finish(entry, State.REJECTED, verdict.reason)
+            elif verdict.do is Do.WAIT:
+                waiting.append(entry)
+            else:
+                ready.append(entry)
+        return ready, waiting
+
+    async def _dispatch(self, ready: Sequence[Entry]) -> list[Entry]:
+        """Sends one transaction's worth; returns the rest."""
+        rehearsed = await rehearse(self._chain, self.wallet.address, self._domain.contract, ready)
+        for entry, reason in rehearsed.refused:
+            self._refused(entry, reason)
+        left = list(rehearsed.left)
+        if rehearsed.reverted:
+            raise RpcError(3, f"the contract takes nothing: {rehearsed.reverted}")
+        if rehearsed.batch is not None:
+            await self.sender.send(Job(rehearsed.batch.data, rehearsed.batch.gas, rehearsed.batch))
+            for entry in rehearsed.batch.entries:
+                entry.state = State.SENT
+        return left
+
+    async def _settle(self, settled: Settled) -> None:
+        batch = settled.job.batch
+        if batch is None:
+            return
+        if settled.fate is not Fate.MINED or settled.receipt is None:
+            if settled.fate is Fate.REVERTED:
+                for entry in batch.entries:
+                    entry.attempts += 1
+            self.queue.give_back(batch.entries)
+            return
+        rejected = self._outcomes.rejected(settled.receipt)
+        for index, entry in enumerate(batch.entries):
+            if index in rejected:
+                # Somebody else may have carried it: the next judgement, by the chain's state, knows.
+                self._refused(entry, rejected[index])
+                continue
+            self.queue.finish(entry, State.FINAL, transaction=settled.receipt["transactionHash"])
+
+    def _refused(self, entry: Entry, reason: str) -> None:
+        entry.attempts += 1
+        if entry.attempts >= TRIES:
+            self.queue.finish(entry, State.REJECTED, reason)
+        else:
+            self.queue.give_back([entry], first=False)
+
+    async def _tick(self) -> None:
+        assert self.swarm is not None
+        assert self.clock is not None
+        new, removed = await self._cursor.poll()
+        self.ticker.read(new, removed, self.clock.round)
+        data = encode_call(TICK)
+        if self.sender.carries(data.hex()) or not self.sender.room:
+            return
+        if not self.ticker.is_over(self.clock, self.swarm, ahead=self.queue.ahead_of(self.clock.round)):
+            return
+        call = {"from": self.wallet.address, "to": self._domain.contract, "data": "0x" + data.hex()}
+        answers = await self._chain.ask_all([("eth_estimateGas", (call,))])
+        # A revert means that it is not ours to end yet: no role, or too early; the deadline will come.
+        if not isinstance(answers[0], RpcError):
+            await self.sender.send(Job(data, int(answers[0], 16) * 5 // 4))
+

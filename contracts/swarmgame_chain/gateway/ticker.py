@@ -1,0 +1,65 @@
+"""When a round on chain is over: enough of those who take part have reported, or its time is up and the swarm has moved on.
+
+It only decides, from events and from what waits in the queue; sending is the sender's. A round in which nobody said anything is left open, so
+that a swarm that rests finds its clock where it was; anyone may still end it after the deadline. Invariant: the decision is a function of the
+chain's events; two tickers agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from swarmgame_chain.abi import Event
+from swarmgame_chain.reader import Clock, SwarmConfig
+
+LIVE_ROUNDS = 2
+"""Rounds that a peer may be silent for and still counts as taking part."""
+
+
+class Ticker:
+    """Who has spoken in which round.
+
+    Args:
+        quorum: share of those who take part that must have reported.
+    """
+
+    def __init__(self, quorum: float = 0.67) -> None:
+        self._quorum = quorum
+        self._heard: dict[str, int] = {}
+        self._spoken: dict[int, set[str]] = {}
+
+    def read(self, new: Iterable[Event], removed: Iterable[Event], round: int) -> None:
+        """Takes in events; `round` is the one in which registrations among them are taken to have happened."""
+        for event in removed:
+            if event.name in ("RewardSubmitted", "ReportCommitted"):
+                self._spoken.get(event.values["roundNumber"], set()).discard(event.values["peerId"])
+        for event in new:
+            if event.name == "PeerProven":
+                self._heard[event.values["peerId"]] = max(round, self._heard.get(event.values["peerId"], 0))
+            elif event.name in ("RewardSubmitted", "ReportCommitted"):
+                peer, said = event.values["peerId"], event.values["roundNumber"]
+                self._heard[peer] = max(said, self._heard.get(peer, 0))
+                self._spoken.setdefault(said, set()).add(peer)
+        self._spoken = {said: peers for said, peers in self._spoken.items() if said >= round - LIVE_ROUNDS}
+
+    def live(self, round: int) -> int:
+        """How many take part."""
+        return sum(1 for heard in self._heard.values() if heard >= round - LIVE_ROUNDS)
+
+    def spoken(self, round: int) -> int:
+        """How many have reported, or committed, in a round."""
+        return len(self._spoken.get(round, ()))
+
+    def is_over(self, clock: Clock, config: SwarmConfig, *, ahead: int) -> bool:
+        """Whether to end the round now.
+
+        Args:
+            ahead: messages that wait for a later round: the swarm is there already.
+        """
+        if clock.now < clock.deadline - config.round_duration + config.min_round_time:
+            return False
+        needed = max(1, math.ceil(self._quorum * self.live(clock.round) - 1e-9))
+        if self.spoken(clock.round) + ahead >= needed:
+            return True
+        return clock.now >= clock.deadline and (self.spoken(clock.round) > 0 or ahead > 0)
