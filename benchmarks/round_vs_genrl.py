@@ -3,7 +3,8 @@
 `swarm`: 4 peers, each a process of one thread, over each side's own hivemind backend: 8 questions x 8 completions x 32 tokens, one stage.
 `multistage`: GenRL's multistage_math, one peer, one thread, no network: 4 questions x 4 generations x 64 tokens x 3 stages.
 Both arms start from the same weights, ask the same questions, sample exactly as many tokens and train on all of them once; the reward is a hash
-of the text. GenRL runs with its defaults (minibatches of 2, gradient checkpointing), ours with its own. A round's seconds are its slowest peer's.
+of the text. GenRL runs with its defaults (minibatches of 2, gradient checkpointing), ours with its own. A round's seconds are its slowest peer's;
+`processor` is that peer's processor time, which other work on the machine hardly moves.
 Claims: both at least 5 times as fast as GenRL.
 """
 
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,8 @@ class Tally:
         return {"seconds": summary(self.rounds["round"]), "parts": parts, "updates_a_round": self.updates}
 
 
-def measure(game: Game, arms: Sequence[str], folder: Path, *, blocks: int, warmups: int, rounds: int) -> dict[str, Any]:
-    """Blocks of rounds, A B A B …, each in fresh processes: arm → figures.
+def measure(game: Game, arms: Sequence[str], folder: Path, *, warmups: int, rounds: int) -> dict[str, Any]:
+    """Rounds of the arms in turn, A B A B …; the processes of both live all along, and those of the other arm wait: arm → figures.
 
     Raises:
         Incomplete: a peer hung, crashed, heard too few others, sampled too little or did not train.
@@ -66,26 +68,27 @@ def measure(game: Game, arms: Sequence[str], folder: Path, *, blocks: int, warmu
     if "genrl" in arms and game.stages > 1:
         (work / "prompts.json").write_text(genrl_prompts(), encoding="utf-8")
     tallies = {arm: Tally() for arm in arms}
-    for block in range(blocks):
-        for arm in arms:
-            _block(game, arm, work, folder / f"{game.name}-{arm}-{block}", tallies[arm], warmups, rounds)
-            median = statistics.median(tallies[arm].rounds["round"])
-            print(f"{game.name}, block {block + 1} of {blocks}: {arm} {median:.3f} s a round", file=sys.stderr, flush=True)
+    with ExitStack() as stack:
+        crews = {arm: stack.enter_context(_crew(game, arm, folder)) for arm in arms}
+        for arm, crew in crews.items():
+            crew.assemble(_command(arm, work), game.peers, START_SECONDS)
+        for number in range(warmups + rounds):
+            for arm, crew in crews.items():
+                answers = [_checked(game, arm, answer) for answer in crew.ask({"round": number}, ROUND_SECONDS)]
+                if number >= warmups:
+                    tallies[arm].add(answers)
+                    print(f"{game.name}: {arm} {tallies[arm].rounds['round'][-1]:.3f} s", file=sys.stderr, flush=True)
     return {arm: tally.figures() for arm, tally in tallies.items()}
 
 
-def _block(game: Game, arm: str, work: Path, logs: Path, tally: Tally, warmups: int, rounds: int) -> None:
-    python = str(environment()) if arm == "genrl" else sys.executable
+def _crew(game: Game, arm: str, folder: Path) -> Crew:
     variables = {"PYTHONPATH": str(HERE), "HIVEMIND_WORLD_SIZE": str(game.peers), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    variables |= {"TOKENIZERS_PARALLELISM": "false"}
-    with Crew(logs, variables) as crew:
-        script = HERE / ("genrl" if arm == "genrl" else "swarm") / "round_peer.py"
-        crew.assemble([python, str(script), str(work)], game.peers, START_SECONDS)
-        for number in range(warmups + rounds):
-            answers = crew.ask({"round": number}, ROUND_SECONDS)
-            whole = [_checked(game, arm, answer) for answer in answers]
-            if number >= warmups:
-                tally.add(whole)
+    return Crew(folder / f"{game.name}-{arm}", {**variables, "TOKENIZERS_PARALLELISM": "false"})
+
+
+def _command(arm: str, work: Path) -> list[str]:
+    python = str(environment()) if arm == "genrl" else sys.executable
+    return [python, str(HERE / ("genrl" if arm == "genrl" else "swarm") / "round_peer.py"), str(work)]
 
 
 def _checked(game: Game, arm: str, answer: dict[str, Any] | None) -> dict[str, Any]:
@@ -112,20 +115,19 @@ def genrl_prompts() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="ours alone, one peer, three stages of a few tokens; nothing is written")
-    parser.add_argument("--blocks", type=int, default=2, help="times that each arm's turn comes")
-    parser.add_argument("--rounds", type=int, default=4, help="measured rounds in a block")
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds of each arm, after two warm-ups")
     options = parser.parse_args()
     began = machine()
     with tempfile.TemporaryDirectory(prefix="round-") as name:
         folder = Path(name)
         if options.smoke:
             small = replace(MULTISTAGE, questions=2, generations=2, tokens=4)
-            games = {"multistage": measure(small, ["swarmgame"], folder, blocks=1, warmups=0, rounds=1)}
+            games = {"multistage": measure(small, ["swarmgame"], folder, warmups=0, rounds=1)}
             publish("round_vs_genrl", {"claims": [], "games": games}, began=began, smoke=True)
             return
         games, claims = {}, []
         for game in (SWARM, MULTISTAGE):
-            figures = measure(game, ARMS, folder, blocks=options.blocks, warmups=2, rounds=options.rounds)
+            figures = measure(game, ARMS, folder, warmups=2, rounds=options.rounds)
             ratio = figures["genrl"]["seconds"]["median"] / figures["swarmgame"]["seconds"]["median"]
             claims.append(claim(f"{game.name} round: GenRL's seconds / ours", ratio, at_least=5))
             games[game.name] = figures

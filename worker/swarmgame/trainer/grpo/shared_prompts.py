@@ -28,7 +28,7 @@ def is_worthwhile(model: Any, prompts: Sequence[Sequence[int]], completions: Seq
     shared = distinct * longest_prompt + len(prompts) * longest_completion
     if min(map(len, prompts)) < 2 or shared > WORTHWHILE * len(prompts) * (longest_prompt + longest_completion):
         return False
-    checkpointed = bool(getattr(model, "is_gradient_checkpointing", False)) and model.training
+    checkpointed = model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     attention = getattr(model.config.get_text_config(), "_attn_implementation", None)
     return not checkpointed and not is_windowed(model.config) and attention in ("sdpa", "eager")
 
