@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[worker,dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[worker,dev]'
 	@touch $@
 
 install: $(READY) ## the virtual environment, with exact versions
@@ -44,6 +44,8 @@ types: $(READY) ## mypy --strict
 
 generate: $(READY) ## reference pages that are made from the code
 	$(BIN)/python -m swarmgame_api.reference
+	$(BIN)/python -m swarmgame.runtime.catalogue > docs/reference/metrics.md
+	$(BIN)/python -m swarmgame.cli.reference
 	$(BIN)/swarmgame env list --markdown > docs/reference/environments.md
 
 bench: $(READY) ## every benchmark (about half an hour); JSON under benchmarks/results

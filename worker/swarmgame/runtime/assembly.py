@@ -8,6 +8,7 @@ Invariant: whatever a manifest's author can mend surfaces here as an `InvalidMan
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,9 @@ GROUPS: Mapping[str, tuple[str, type[Part]]] = {
     "trainer": ("swarmgame.trainers", Trainer),
 }
 """Part of the manifest → entry-point group, and what a class there must be."""
+
+TOKEN_FILE = "SWARMGAME_MODEL_TOKEN_FILE"
+"""Environment: the file that holds the hub's token (in a pod, the Secret that `spec.model.secretRef` names). Never the token itself."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def check(manifest: SwarmGame, folder: Path) -> Blueprint:
         # The cheapest first: the user waits for the answer. The trainer is the dearest to import, so it begins beside the rest.
         model = manifest.spec.model
         if model is not None:
-            model_uri.check(model.uri, model.revision)
+            model_uri.check(model.uri, model.revision, setting_of(manifest).model_token)
         game = manifest.spec.game
         data = _choose(game, "data")
         Thread(target=_find_quietly, args=(game.trainer.use, "trainer"), name="import trainer", daemon=True).start()
@@ -115,11 +119,13 @@ def blueprint_of(manifest: SwarmGame, folder: Path) -> Blueprint:
 def setting_of(manifest: SwarmGame, **changes: object) -> Setting:
     """The setting of a manifest's parts; `changes` are fields of `Setting`."""
     model = manifest.spec.model
+    token = os.environ.get(TOKEN_FILE)
     plain = Setting(
         seed=manifest.spec.game.seed,
         stages=manifest.spec.game.stages,
         model_uri=model.uri if model else "",
         model_revision=model.revision if model else "",
+        model_token=Path(token) if token else None,
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 

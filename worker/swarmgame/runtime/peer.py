@@ -130,16 +130,20 @@ def _play(
     cleanup.callback(parts.close)
     saved = CheckpointStore(options.directory / "checkpoints", keep=manifest.spec.storage.checkpoints.keep).load_latest()
     run = f"{manifest.metadata.name}-{manifest.spec.game.seed}"
-    communication, outbox = _connect(options, manifest, ranks, peer, run, stop)
+    backend = _backend(options, manifest, run) if first else None
+    outbox = Outbox(backend, run=run, keep_rounds=_kept_rounds(manifest)) if backend is not None else None
+    communication = _communication(outbox, ranks, peer, run, stop)
     cleanup.callback(communication.leave)
     if saved is not None:
         _restore(saved, parts, outbox)
         logger.info("resuming at round %d from %s", saved.next_round, saved.path)
-    observers = _record(options, manifest, parts, communication, outbox, saved, status, metrics) if first else []
+    observers = _record(options, manifest, parts, outbox, saved, status, metrics) if outbox is not None else []
     stopped = agreed(stop.is_set, ranks)
     status.change(phase=Phase.JOINING)
     expected = tuple(saved.state["members"]) if saved is not None else ()
     communication.join(expect=expected, at_least=options.at_least, timeout_seconds=options.join_seconds)
+    if backend is not None:
+        status.change(addresses=backend.addresses)
     manager = GameManager(
         progression_of(manifest),
         data=parts.data,
@@ -175,26 +179,27 @@ def _device(ranks: Ranks) -> str:
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
-def _connect(
-    options: PeerOptions, manifest: SwarmGame, ranks: Ranks, peer: PeerId, run: str, stop: threading.Event
-) -> tuple[CommunicationManager, Outbox | None]:
-    """The connection of this rank, and on rank 0 the outbox in it."""
-    outbox: Outbox | None = None
-    if ranks.rank == 0:
-        keep = manifest.spec.game.sharing.max_staleness_rounds + 1
-        backend = HivemindCommunication(
-            run=run,
-            identity=options.identity,
-            port=options.port,
-            initial_peers=(*manifest.spec.communication.initial_peers, *options.initial_peers),
-            announce=options.announce,
-            keep_rounds=keep,
-        )
-        outbox = Outbox(backend, run=run, keep_rounds=keep)
-    if ranks.size == 1:
-        assert outbox is not None
-        return outbox, outbox
-    return RankedCommunication(outbox, ranks, peer=peer, run=run, interrupted=stop.is_set), outbox
+def _kept_rounds(manifest: SwarmGame) -> int:
+    """How many rounds back others may still want our words."""
+    return manifest.spec.game.sharing.max_staleness_rounds + 1
+
+
+def _backend(options: PeerOptions, manifest: SwarmGame, run: str) -> HivemindCommunication:
+    return HivemindCommunication(
+        run=run,
+        identity=options.identity,
+        port=options.port,
+        initial_peers=(*manifest.spec.communication.initial_peers, *options.initial_peers),
+        announce=options.announce,
+        keep_rounds=_kept_rounds(manifest),
+    )
+
+
+def _communication(outbox: Outbox | None, ranks: Ranks, peer: PeerId, run: str, stop: threading.Event) -> CommunicationManager:
+    """This rank's way to the swarm: rank 0 holds the connection, the others hear from it."""
+    if ranks.size == 1 and outbox is not None:
+        return outbox
+    return RankedCommunication(outbox, ranks, peer=peer, run=run, interrupted=stop.is_set)
 
 
 def _restore(saved: Checkpoint, parts: Parts, outbox: Outbox | None) -> None:
@@ -212,8 +217,7 @@ def _record(
     options: PeerOptions,
     manifest: SwarmGame,
     parts: Parts,
-    communication: CommunicationManager,
-    outbox: Outbox | None,
+    outbox: Outbox,
     saved: Checkpoint | None,
     status: PeerStatus,
     metrics: PeerMetrics,
@@ -225,8 +229,8 @@ def _record(
         return {
             "trainer": parts.trainer.state_dict(),
             "data": parts.data.state_dict(),
-            "outbox": outbox.state_dict() if outbox is not None else {},
-            "members": [member.peer for member in outbox.membership()] if outbox is not None else [],
+            "outbox": outbox.state_dict(),
+            "members": [member.peer for member in outbox.membership()],
         }
 
     observer = MetricsObserver(metrics)
