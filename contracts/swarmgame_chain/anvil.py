@@ -75,7 +75,7 @@ class Anvil:
             BadChainUsage: anvil is not installed.
             ChainUnreachable: it died, or does not answer.
         """
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop
         self._process = subprocess.Popen([find_anvil(), *self._options], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
         end = time.monotonic() + patience
         while time.monotonic() < end:
@@ -127,6 +127,6 @@ def _answers(url: str) -> bool:
     try:
         request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=2) as response:
-            return response.status == 200
+            return bool(response.status == 200)
     except OSError:
         return False

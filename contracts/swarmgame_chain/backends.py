@@ -79,7 +79,9 @@ class RpcChain:
         results: list[Any | RpcError] = []
         for start in range(0, len(calls), BATCH):
             part = calls[start : start + BATCH]
-            body = [{"jsonrpc": "2.0", "id": i, "method": method, "params": list(parameters)} for i, (method, parameters) in enumerate(part)]
+            body = [
+                {"jsonrpc": "2.0", "id": i, "method": method, "params": list(parameters)} for i, (method, parameters) in enumerate(part)
+            ]
             answers = await self._post(body)
             if not isinstance(answers, list):
                 raise ChainUnreachable(f"{self.name} does not answer batches of calls")
@@ -158,6 +160,18 @@ class TesterChain:
 
     async def close(self) -> None:
         return
+
+
+def successes(answers: Sequence[Any | RpcError]) -> list[Any]:
+    """The results of `ask_all`, where all are needed.
+
+    Raises:
+        RpcError: the first error among them.
+    """
+    for answer in answers:
+        if isinstance(answer, RpcError):
+            raise answer
+    return list(answers)
 
 
 def _result(answer: Any) -> Any | RpcError:

@@ -92,7 +92,9 @@ class Commit:
     signature: bytes
 
     def digest(self, domain: Domain) -> bytes:
-        return domain.digest(keccak(encode(["bytes32"] * 2 + ["uint256", "bytes32"], [_COMMIT, keccak(text=self.peer), self.round, self.seal])))
+        return domain.digest(
+            keccak(encode(["bytes32"] * 2 + ["uint256", "bytes32"], [_COMMIT, keccak(text=self.peer), self.round, self.seal]))
+        )
 
     def entry(self) -> tuple[object, ...]:
         return (self.peer, self.round, self.seal, self.signature)
@@ -147,7 +149,7 @@ def sign_registration(domain: Domain, identity: bytes, *, deadline: int, owner: 
         signer: whose signature reports will bear; the key's own by default.
     """
     own = address_of(identity)
-    key = PrivateKey(identity).public_key.format(compressed=False)[1:]
+    key = public_key(identity)
     unsigned = Registration(owner or own, signer or own, deadline, key, b"")
     return Registration(unsigned.owner, unsigned.signer, deadline, key, sign(identity, unsigned.digest(domain)))
 
@@ -219,7 +221,13 @@ def peer_id(key: bytes) -> str:
 
 def address_of(secret: bytes) -> str:
     """The account of a secp256k1 key's 32 secret bytes."""
-    return _address(PrivateKey(secret).public_key.format(compressed=False)[1:])
+    return _address(public_key(secret))
+
+
+def public_key(secret: bytes) -> bytes:
+    """The public key of 32 secret bytes: x and y, 64 bytes."""
+    key: bytes = PrivateKey(secret).public_key.format(compressed=False)
+    return key[1:]
 
 
 def _address(key: bytes) -> str:

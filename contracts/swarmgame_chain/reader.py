@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarmgame_chain.abi import Event, decode_log, decode_result, encode_call, error_name
-from swarmgame_chain.backends import Call, Chain
+from swarmgame_chain.abi import Event, decode_log, decode_result, encode_call, error_name, topic
+from swarmgame_chain.backends import Call, Chain, successes
 from swarmgame_chain.errors import ChainRefused, RpcError
 from swarmgame_chain.messages import Domain
 
@@ -109,10 +109,7 @@ class Coordinator:
 
     async def call_all(self, name: str, arguments: Iterable[Sequence[Any]]) -> list[Any]:
         """One function for many arguments, in few requests."""
-        answers = await self.chain.ask_all([_call(self.domain.contract, name, each) for each in arguments])
-        for answer in answers:
-            if isinstance(answer, RpcError):
-                raise answer
+        answers = successes(await self.chain.ask_all([_call(self.domain.contract, name, each) for each in arguments]))
         return [decode_result(name, _bytes(answer)) for answer in answers]
 
     async def config(self) -> SwarmConfig:
@@ -125,10 +122,7 @@ class Coordinator:
         """The round, its deadline, and the chain's time."""
         names = ("currentRound", "deadline")
         calls = [_call(self.domain.contract, name, ()) for name in names]
-        answers = await self.chain.ask_all([*calls, ("eth_getBlockByNumber", ("latest", False))])
-        for answer in answers:
-            if isinstance(answer, RpcError):
-                raise answer
+        answers = successes(await self.chain.ask_all([*calls, ("eth_getBlockByNumber", ("latest", False))]))
         values = [decode_result(name, _bytes(answer)) for name, answer in zip(names, answers, strict=False)]
         return Clock(values[0], values[1], int(answers[2]["timestamp"], 16))
 
@@ -164,10 +158,12 @@ class EventCursor:
     Args:
         coordinator: whose.
         block: the first block to read.
+        names: which events; all of them by default.
     """
 
     coordinator: Coordinator
     block: int = 0
+    names: tuple[str, ...] = ()
     _recent: dict[tuple[str, int], Event] = field(default_factory=dict)
 
     async def poll(self) -> tuple[list[Event], list[Event]]:
@@ -190,14 +186,17 @@ class EventCursor:
         return new, removed
 
     async def _read(self, first: int, last: int) -> dict[tuple[str, int], Event]:
-        query = {"fromBlock": hex(first), "toBlock": hex(last), "address": [self.coordinator.domain.contract]}
+        query: dict[str, Any] = {"fromBlock": hex(first), "toBlock": hex(last), "address": [self.coordinator.domain.contract]}
+        if self.names:
+            query["topics"] = [[topic(name) for name in self.names]]
         positions: dict[str, int] = {}
         found: dict[tuple[str, int], Event] = {}
         for log in await self.coordinator.chain.ask("eth_getLogs", query):
             transaction = log["transactionHash"]
             position = positions.get(transaction, 0)
             positions[transaction] = position + 1
-            event = decode_log(log, position)
+            known = self._recent.get((transaction, position))
+            event = known if known is not None and known.block_hash == log["blockHash"] else decode_log(log, position)
             if event is not None:
                 found[transaction, position] = event
         return found

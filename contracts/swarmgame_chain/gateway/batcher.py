@@ -79,13 +79,14 @@ async def rehearse(chain: Chain, sender: str, contract: str, entries: Sequence[E
                 chosen = [entry for entry, reason in zip(chosen, reasons, strict=True) if not any(reason)]
                 continue
         problem = next((answer for answer in (seen, gas) if isinstance(answer, RpcError)), None)
-        if (problem is not None or int(gas, 16) > GAS_CAP * 10 // 11) and len(chosen) > 1:
+        needed = GAS_CAP if isinstance(gas, RpcError) else int(gas, 16)
+        if (problem is not None or needed > GAS_CAP * 10 // 11) and len(chosen) > 1:
             # Out of gas: half of it fits.
             chosen, left = chosen[: len(chosen) // 2], (*chosen[len(chosen) // 2 :], *left)
             continue
         if problem is not None:
             raise problem
-        allowed = min(GAS_CAP, int(gas, 16) + int(gas, 16) // 10)
+        allowed = min(GAS_CAP, needed + needed // 10)
         return Rehearsed(Batch(chosen[0].kind, tuple(chosen), data, allowed), tuple(refused), tuple(left))
     return Rehearsed(None, tuple(refused), tuple(left))
 

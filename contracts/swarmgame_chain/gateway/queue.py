@@ -76,7 +76,11 @@ class Queue:
         self._remembered = remembered
         self._entries: dict[str, Entry] = {}
         self._subjects: dict[tuple[str, str, int], Entry] = {}
-        self._waiting: dict[Kind, OrderedDict[str, Entry]] = {"registrations": OrderedDict(), "commits": OrderedDict(), "reports": OrderedDict()}
+        self._waiting: dict[Kind, OrderedDict[str, Entry]] = {
+            "registrations": OrderedDict(),
+            "commits": OrderedDict(),
+            "reports": OrderedDict(),
+        }
         self._over: OrderedDict[str, Entry] = OrderedDict()
         self.ended: dict[tuple[Kind, State, str], int] = {}
 

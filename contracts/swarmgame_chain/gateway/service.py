@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from swarmgame_chain.abi import encode_call
 from swarmgame_chain.backends import Chain
@@ -20,7 +22,7 @@ from swarmgame_chain.gateway.intake import Intake
 from swarmgame_chain.gateway.outcomes import Outcomes
 from swarmgame_chain.gateway.queue import Entry, Queue, State
 from swarmgame_chain.gateway.sender import Fate, Job, Sender, Settled
-from swarmgame_chain.gateway.ticker import Ticker
+from swarmgame_chain.gateway.ticker import HEARD, Ticker
 from swarmgame_chain.gateway.verdicts import Do, Situation, judge
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import Domain, Message
@@ -81,7 +83,8 @@ class Gateway:
         """Why it is not ready; empty when it is."""
         self._chain = chain
         self._domain = domain
-        self._cursor = EventCursor(self.coordinator)
+        self._cursor = EventCursor(self.coordinator, names=HEARD)
+        self._ticked = -math.inf
         self._intake = Intake(self.coordinator, self.queue, self.config.registrations_per_minute)
         self._outcomes = Outcomes(self.coordinator)
         self._awake = asyncio.Event()
@@ -89,6 +92,24 @@ class Gateway:
     @property
     def ready(self) -> bool:
         return not self.problem
+
+    def status(self) -> dict[str, Any]:
+        """What a person, or a metric, wants to know."""
+        now, swarm = self.clock, self.swarm
+        return {
+            "ready": self.ready,
+            "problem": self.problem,
+            "chainId": self._domain.chain_id,
+            "contract": self._domain.contract,
+            "wallet": self.wallet.address,
+            "walletEmpty": self.sender.broke,
+            "round": now.round if now else -1,
+            "roundAge": now.now - now.deadline + swarm.round_duration if now and swarm else 0,
+            "live": self.ticker.live(now.round) if now else 0,
+            "spoken": self.ticker.spoken(now.round) if now else 0,
+            "waiting": {kind: self.queue.waiting(kind) for kind in KINDS},
+            "inFlight": self.sender.in_flight,
+        }
 
     async def take(self, messages: Sequence[Message | BadMessage]) -> list[Entry | BadMessage]:
         """Takes messages in, each checked: signature, bounds, round, whether it is there already.
@@ -245,6 +266,9 @@ class Gateway:
     async def _tick(self) -> None:
         assert self.swarm is not None
         assert self.clock is not None
+        if time.monotonic() - self._ticked < 4 * self.config.interval:
+            return
+        self._ticked = time.monotonic()
         new, removed = await self._cursor.poll()
         self.ticker.read(new, removed, self.clock.round)
         data = encode_call(TICK)
@@ -257,4 +281,3 @@ class Gateway:
         # A revert means that it is not ours to end yet: no role, or too early; the deadline will come.
         if not isinstance(answers[0], RpcError):
             await self.sender.send(Job(data, int(answers[0], 16) * 5 // 4))
-

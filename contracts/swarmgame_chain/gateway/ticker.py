@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from swarmgame_chain.abi import Event
 from swarmgame_chain.reader import Clock, SwarmConfig
 
+HEARD = ("PeerProven", "RewardSubmitted", "ReportCommitted")
+"""The events that it reads."""
 LIVE_ROUNDS = 2
 """Rounds that a peer may be silent for and still counts as taking part."""
 

@@ -62,8 +62,10 @@ def judge(message: Message, newest: PeerState, settled: PeerState, at: Situation
     if not newest.proven:
         return _WAIT if at.awaits or settled.proven else _no("UnknownPeer")
     verdict = _commit(message, newest, settled, at) if isinstance(message, Commit) else _report(message, newest, settled, at)
-    if verdict.do in (Do.SEND, Do.WAIT) and recover(message.digest(at.domain), message.signature) != newest.signer and not at.awaits:
-        return _no("InvalidSignature")
+    if verdict.do is Do.SEND or (verdict.do is Do.WAIT and not at.awaits):
+        signer = recover(message.digest(at.domain), message.signature)
+        if signer is None or int(signer, 16) != int(newest.signer, 16):
+            return _WAIT if at.awaits else _no("InvalidSignature")
     return verdict
 
 

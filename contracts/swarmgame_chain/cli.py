@@ -1,0 +1,247 @@
+"""`swarmgame chain deploy|status|peers|rewards|advance` and `swarmgame gateway`.
+
+For people with a chain of their own. A key comes from a file, a keystore, or the file that an environment variable names; it is never an
+argument. Invariant: what these commands print comes from the chain itself, and an error is one sentence and an exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from swarmgame_chain.backends import RpcChain
+from swarmgame_chain.deploy import deploy as make
+from swarmgame_chain.deploy import manage
+from swarmgame_chain.errors import BadChainUsage, ChainError
+from swarmgame_chain.keys import load_wallet
+from swarmgame_chain.messages import Domain
+from swarmgame_chain.reader import Coordinator, EventCursor, SwarmConfig
+
+RPC_VARIABLE = "SWARMGAME_CHAIN_RPC_FILE"
+app = typer.Typer(name="chain", help="A coordinator contract on a chain of yours.", no_args_is_help=True)
+
+Rpc = Annotated[
+    str, typer.Option("--rpc", help="The node's address. One with credentials belongs in the file that SWARMGAME_CHAIN_RPC_FILE names.")
+]
+Contract = Annotated[str, typer.Option("--contract", help="The coordinator's address.")]
+ChainId = Annotated[int, typer.Option("--chain-id", help="The chain's id; another chain is refused.")]
+KeyFile = Annotated[Path | None, typer.Option("--key-file", help="File with the key's 64 hexadecimal digits.")]
+Keystore = Annotated[Path | None, typer.Option("--keystore", help="Encrypted key, as wallets export it.")]
+Passphrase = Annotated[Path | None, typer.Option("--passphrase-file", help="File with the keystore's passphrase.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
+
+
+@app.command()
+def deploy(
+    rpc: Rpc = "",
+    key_file: KeyFile = None,
+    keystore: Keystore = None,
+    passphrase_file: Passphrase = None,
+    owner: Annotated[str, typer.Option(help="Who gets all roles; the key's own account by default.")] = "",
+    round_seconds: Annotated[int, typer.Option(min=1, help="After this long anyone may end a round.")] = 600,
+    min_round_seconds: Annotated[int, typer.Option(min=0, help="Before this nobody may.")] = 5,
+    max_reward: Annotated[int, typer.Option(min=1, help="Bound of one round's reward, in millionths.")] = 1_000_000_000,
+    sealed: Annotated[bool, typer.Option("--sealed", help="Reports are committed first, and opened a round later.")] = False,
+    proven_only: Annotated[bool, typer.Option("--proven-only", help="Ids cannot be claimed without proof.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a coordinator contract; prints its address."""
+
+    async def work(chain: RpcChain) -> None:
+        wallet = load_wallet(key_file, keystore, passphrase_file)
+        config = SwarmConfig(round_seconds, min_round_seconds, max_reward, sealed, proven_only)
+        domain, receipt = await make(chain, wallet, config, owner)
+        _show({"chainId": domain.chain_id, "contract": domain.contract, "transaction": receipt.transaction, "gas": receipt.gas}, as_json)
+
+    _with_chain(rpc, work)
+
+
+@app.command()
+def status(contract: Contract, chain_id: ChainId, rpc: Rpc = "", as_json: AsJson = False) -> None:
+    """Show the round, its deadline, the bootnodes and how the contract was made."""
+
+    async def work(coordinator: Coordinator) -> None:
+        config, clock = await coordinator.config(), await coordinator.clock()
+        bootnodes = await coordinator.bootnodes()
+        _show(
+            {
+                "chainId": coordinator.domain.chain_id,
+                "contract": coordinator.domain.contract,
+                "round": clock.round,
+                "endsIn": clock.deadline - clock.now,
+                "roundDuration": config.round_duration,
+                "maxReward": config.max_reward,
+                "sealedReports": config.sealed_reports,
+                "provenOnly": config.proven_only,
+                "bootnodes": list(bootnodes),
+            },
+            as_json,
+        )
+
+    _with_coordinator(rpc, contract, chain_id, work)
+
+
+@app.command()
+def peers(
+    contract: Contract, chain_id: ChainId, rpc: Rpc = "", since: Annotated[int, typer.Option(min=0)] = 0, as_json: AsJson = False
+) -> None:
+    """List the peers that registered, with owner, proof and wins."""
+
+    async def work(coordinator: Coordinator) -> None:
+        names = await _registered(coordinator, since)
+        rows = [
+            {"peer": name, "proven": state.proven, "owner": state.owner, "nextRound": state.next_round, "wins": state.total_wins}
+            for name, state in zip(names, await coordinator.peers(names), strict=True)
+        ]
+        _show_rows(rows, as_json)
+
+    _with_coordinator(rpc, contract, chain_id, work)
+
+
+@app.command()
+def rewards(
+    contract: Contract, chain_id: ChainId, rpc: Rpc = "", since: Annotated[int, typer.Option(min=0)] = 0, as_json: AsJson = False
+) -> None:
+    """List what each peer has reported in all, highest first."""
+
+    async def work(coordinator: Coordinator) -> None:
+        names = await _registered(coordinator, since)
+        states = sorted(zip(names, await coordinator.peers(names), strict=True), key=lambda each: -each[1].total_reward)
+        rows = [{"peer": name, "reward": state.total_reward / 1_000_000, "wins": state.total_wins} for name, state in states]
+        _show_rows(rows, as_json)
+
+    _with_coordinator(rpc, contract, chain_id, work)
+
+
+@app.command()
+def advance(
+    contract: Contract,
+    chain_id: ChainId,
+    rpc: Rpc = "",
+    key_file: KeyFile = None,
+    keystore: Keystore = None,
+    passphrase_file: Passphrase = None,
+    as_json: AsJson = False,
+) -> None:
+    """End the round: anyone after its deadline, a stage manager before."""
+
+    async def work(coordinator: Coordinator) -> None:
+        wallet = load_wallet(key_file, keystore, passphrase_file)
+        receipt = await manage(coordinator.chain, wallet, contract, "updateStageAndRound")
+        _show({"round": await coordinator.round(), "transaction": receipt.transaction, "gas": receipt.gas}, as_json)
+
+    _with_coordinator(rpc, contract, chain_id, work)
+
+
+def gateway(
+    contract: Contract,
+    chain_id: ChainId,
+    rpc: Rpc = "",
+    key_file: KeyFile = None,
+    keystore: Keystore = None,
+    passphrase_file: Passphrase = None,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8546,
+    confirmations: Annotated[int, typer.Option(min=1, max=256, help="Blocks after which a transaction is final.")] = 2,
+    quorum: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of those who take part that ends a round.")] = 0.67,
+    ticks: Annotated[bool, typer.Option("--ticks/--no-ticks", help="Whether it ends rounds.")] = True,
+    interval: Annotated[float, typer.Option(min=0.01, max=60.0, help="Seconds between looks at the chain.")] = 0.25,
+) -> None:
+    """Carry signed messages to the contract; the only process with a funded key."""
+    from swarmgame_chain.gateway import GatewayConfig
+    from swarmgame_chain.gateway.serve import serve
+
+    async def work(chain: RpcChain) -> None:
+        wallet = load_wallet(key_file, keystore, passphrase_file)
+        config = GatewayConfig(confirmations=confirmations, quorum=quorum, ticks=ticks, interval=interval)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(chain, _domain(chain_id, contract), wallet, config, host, port, stop, said=lambda line: print(line, flush=True))
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    _with_chain(rpc, work)
+
+
+def _with_coordinator(rpc: str, contract: str, chain_id: int, work: Callable[[Coordinator], Awaitable[None]]) -> None:
+    async def checked(chain: RpcChain) -> None:
+        coordinator = Coordinator(chain, _domain(chain_id, contract))
+        await coordinator.check()
+        await work(coordinator)
+
+    _with_chain(rpc, checked)
+
+
+def _with_chain(rpc: str, work: Callable[[RpcChain], Coroutine[Any, Any, None]]) -> None:
+    async def open_and_work() -> None:
+        async with RpcChain(_endpoint(rpc)) as chain:
+            await work(chain)
+
+    try:
+        asyncio.run(open_and_work())
+    except ChainError as error:
+        Console(stderr=True).print(f"swarmgame: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(error.exit_code) from None
+
+
+def _domain(chain_id: int, contract: str) -> Domain:
+    try:
+        if not contract.startswith("0x") or len(bytes.fromhex(contract[2:])) != 20:
+            raise ValueError
+    except ValueError:
+        raise BadChainUsage(f"the contract is {contract!r}; expected an address: 0x and 40 hexadecimal digits") from None
+    return Domain(chain_id, contract)
+
+
+def _endpoint(rpc: str) -> str:
+    named = os.environ.get(RPC_VARIABLE)
+    try:
+        url = rpc or (Path(named).read_text().strip() if named else "")
+    except OSError as error:
+        raise BadChainUsage(f"the file that {RPC_VARIABLE} names cannot be read: {error.strerror}") from None
+    if not url.startswith(("http://", "https://")):
+        raise BadChainUsage(f"no node: give --rpc http(s)://…, or name a file with it in {RPC_VARIABLE}")
+    return url
+
+
+async def _registered(coordinator: Coordinator, since: int) -> list[str]:
+    new, _ = await EventCursor(coordinator, max(since, 0), ("PeerRegistered", "PeerProven")).poll()
+    return list(dict.fromkeys(event.values["peerId"] for event in new))
+
+
+def _show(values: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values))
+        return
+    for name, value in values.items():
+        print(f"{name:>14}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _show_rows(rows: list[dict[str, object]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows))
+        return
+    if not rows:
+        print("no peer has registered")
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+if __name__ == "__main__":
+    main = typer.Typer()
+    main.add_typer(app)
+    main.command("gateway")(gateway)
+    main()

@@ -1,0 +1,149 @@
+"""Mode Dev: a chain of one's own, brought up, deployed to and funded without a question; and a gateway to it as a process of its own.
+
+What was made is kept in a folder (the chain's state, the contract's address, the gateway's key, readable by its owner only), so that a run that
+is resumed finds its chain again. The money is play money. Invariant: both processes end with the `with` block; a folder is either a whole
+Dev chain or is made one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from swarmgame_chain.anvil import ETHER, Anvil
+from swarmgame_chain.backends import RpcChain
+from swarmgame_chain.deploy import deploy, manage
+from swarmgame_chain.errors import ChainRefused, ChainUnreachable
+from swarmgame_chain.keys import Wallet, load_wallet, new_wallet
+from swarmgame_chain.messages import Domain
+from swarmgame_chain.reader import Coordinator, SwarmConfig
+
+PATIENCE = 60.0
+
+
+class DevChain:
+    """Anvil, a coordinator, and a gateway.
+
+    Args:
+        folder: where state, address and key are kept; made if need be.
+        config: how the contract is made, when it is made.
+        bootnodes: what the contract is to name; replaced when they differ.
+
+    Attributes (inside the `with` block):
+        rpc, gateway: addresses, `http://127.0.0.1:port`.
+        domain: the chain and the contract.
+    """
+
+    def __init__(self, folder: Path, config: SwarmConfig | None = None, bootnodes: tuple[str, ...] = (), quorum: float = 1.0) -> None:
+        self._folder = folder
+        self._config = config or SwarmConfig(round_duration=3_600, min_round_time=0)
+        self._bootnodes = bootnodes
+        self._quorum = quorum
+        self._anvil: Anvil | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self.rpc = ""
+        self.gateway = ""
+        self.domain = Domain(31337, "0x" + "00" * 20)
+
+    def start(self) -> Self:
+        """Brings everything up.
+
+        Raises:
+            BadChainUsage: anvil is not installed.
+            ChainUnreachable: a process did not come up.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        key = self._folder / "gateway.key"
+        wallet = load_wallet(key) if key.exists() else new_wallet(key)
+        try:
+            self._anvil = Anvil("--state", str(self._folder / "state.json"), "--state-interval", "5").start()
+            self.rpc = self._anvil.url
+            self.domain = asyncio.run(self._prepare(wallet))
+            self._start_gateway(key)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Ends both processes; the chain writes its state."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._anvil is not None:
+            self._anvil.stop()
+            self._anvil = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    async def _prepare(self, wallet: Wallet) -> Domain:
+        record = self._folder / "chain.json"
+        async with RpcChain(self.rpc) as chain:
+            await chain.ask("anvil_setBalance", wallet.address, hex(1_000 * ETHER))
+            domain = await self._recorded(chain, record)
+            if domain is None:
+                domain, _ = await deploy(chain, wallet, self._config)
+                _write(record, {"chainId": domain.chain_id, "contract": domain.contract})
+            if self._bootnodes and await Coordinator(chain, domain).bootnodes() != self._bootnodes:
+                await manage(chain, wallet, domain.contract, "setBootnodes", list(self._bootnodes))
+            return domain
+
+    async def _recorded(self, chain: RpcChain, record: Path) -> Domain | None:
+        try:
+            kept = json.loads(record.read_text())
+            domain = Domain(int(kept["chainId"]), str(kept["contract"]))
+            await Coordinator(chain, domain).check()
+        except (OSError, ValueError, KeyError, ChainRefused):
+            # Killed before the chain wrote its state: what was there is gone, and a new contract is made.
+            return None
+        return domain
+
+    def _start_gateway(self, key: Path) -> None:
+        options = {
+            "--rpc": self.rpc,
+            "--contract": self.domain.contract,
+            "--chain-id": str(self.domain.chain_id),
+            "--key-file": str(key),
+            "--port": "0",
+            "--confirmations": "1",
+            "--quorum": str(self._quorum),
+            "--interval": "0.1",
+        }
+        words = [word for pair in options.items() for word in pair]
+        log = (self._folder / "gateway.log").open("a")
+        with log:
+            command = [sys.executable, "-m", "swarmgame_chain.cli", "gateway", *words]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
+        found: list[str] = []
+        reader = threading.Thread(target=lambda: found.append(self._process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
+        reader.start()
+        reader.join(PATIENCE)
+        if not found or "http://" not in found[0]:
+            raise ChainUnreachable(f"the gateway did not come up; {self._folder / 'gateway.log'} says why")
+        self.gateway = found[0].split()[-1]
+
+
+def _write(path: Path, values: dict[str, object]) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

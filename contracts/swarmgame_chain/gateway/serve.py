@@ -1,0 +1,52 @@
+"""A gateway as a process: loop and door together, until it is told to stop or the chain turns out to be another one.
+
+Invariant: it says its address only once it listens, and a chain that is not the right one ends it with a reason, whenever it shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from swarmgame_chain.backends import Chain
+from swarmgame_chain.errors import BadChainUsage
+from swarmgame_chain.gateway.http import Door
+from swarmgame_chain.gateway.service import Gateway, GatewayConfig
+from swarmgame_chain.keys import Wallet
+from swarmgame_chain.messages import Domain
+
+
+async def serve(
+    chain: Chain,
+    domain: Domain,
+    wallet: Wallet,
+    config: GatewayConfig,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    said: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Serves until `stop` is set. `said` gets one line with the address: `gateway listens on http://127.0.0.1:8546`.
+
+    Raises:
+        ChainRefused: another chain, no contract, another contract; says which.
+        BadChainUsage: the port is taken.
+    """
+    gateway = Gateway(chain, domain, wallet, config)
+    door = Door(gateway, host, port)
+    try:
+        bound = await door.open()
+    except OSError as error:
+        raise BadChainUsage(f"the gateway cannot listen on {host}:{port}: {error.strerror}") from error
+    work = asyncio.create_task(gateway.run())
+    told = asyncio.create_task(stop.wait())
+    said(f"gateway listens on http://{host}:{bound}")
+    try:
+        await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+        await door.close()
+        work.cancel()
+        results = await asyncio.gather(work, told, return_exceptions=True)
+    if isinstance(results[0], Exception):
+        raise results[0]
