@@ -48,7 +48,7 @@ def table() -> str:
     lines = ["| | the other | SwarmGame | |", "|---|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
     names = ("round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl", "exchange_scaling")
     results = {name: found for name in names if (found := result(name)) is not None}
-    missed = [f"- missed: {claim['what']}: {_bound(claim)}" for found in results.values() for claim in found["claims"] if not claim["met"]]
+    missed = [f"- missed: {claim['what']}: {_bound(claim)}" for found in results.values() for claim in found.get("claims", []) if not claim["met"]]
     notes = ["", "Medians; “whole” counts the calls, one a peer, that returned with every body. " + " ".join(_measured(results))]
     return "\n".join([*lines, *notes, *(["", *missed] if missed else [])])
 
@@ -98,8 +98,11 @@ def _step(found: Mapping[str, Any] | None) -> Iterator[Row]:
 
 
 def _scaling(found: Mapping[str, Any] | None) -> Iterator[Row]:
-    for claim in (found or {}).get("claims", []):
-        yield Row(claim["what"], "", f"{claim['measured']:.2f}×", "")
+    if found is None:
+        return
+    fewest, most = found["rows"][0]["peers"], found["rows"][-1]["peers"]
+    growth = ", ".join(f"{name.replace('_', ' ')} {value:.2f}×" for name, value in found["growth"].items())
+    yield Row(f"Cost a peer and round as the swarm grows from {fewest} to {most} peers, pull mode", "", growth, "")
 
 
 def _calls(figures: Mapping[str, Any]) -> str:
@@ -124,7 +127,9 @@ def _bound(claim: Mapping[str, Any]) -> str:
 
 def _measured(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, found in results.items():
-        machine = found["machine"]
+        machine = found.get("machine")
+        if machine is None:
+            continue
         under = f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']} to {machine['load_at_end']}"
         yield f"`{name}`: {found['date'][:10]}, {under}."
 
