@@ -30,7 +30,7 @@ _ROSTER = 128
 _MOST_GREETED = 32
 _MOST_KNOWN = 4096
 _PARTING_SECONDS = 1.0
-_LARGE = 8
+_LARGE = 6
 _THOROUGH = 4
 """Every so many beats all copies of the directory are read, not only the nearest."""
 
