@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,14 +24,14 @@ from typing import Any
 
 from channel import Crew
 from genrl.environment import environment
-from harness import claim, machine, publish, summary
+from harness import claim, machine, publish, result, summary
 from work import MULTISTAGE, SWARM, Game, Work
 
 HERE = Path(__file__).parent
 ARMS = ("genrl", "swarmgame")
 PARTS = ("round", "generate", "exchange", "rewards", "train", "processor")
 START_SECONDS = 180.0
-ROUND_SECONDS = 90.0
+ROUND_SECONDS = 240.0
 LEAST_TOKENS = 0.98
 """Share of the tokens that must have been sampled: GenRL's count, made from text, misses a padding token that was drawn."""
 
@@ -115,7 +115,9 @@ def genrl_prompts() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="ours alone, one peer, three stages of a few tokens; nothing is written")
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds of each arm, after two warm-ups")
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds of each arm")
+    parser.add_argument("--warmups", type=int, default=2, help="rounds before those")
+    parser.add_argument("--game", choices=[SWARM.name, MULTISTAGE.name], help="only this one; the other's last result is kept")
     options = parser.parse_args()
     began = machine()
     with tempfile.TemporaryDirectory(prefix="round-") as name:
@@ -125,13 +127,17 @@ def main() -> None:
             games = {"multistage": measure(small, ["swarmgame"], folder, warmups=0, rounds=1)}
             publish("round_vs_genrl", {"claims": [], "games": games}, began=began, smoke=True)
             return
-        games, claims = {}, []
+        games = dict((result("round_vs_genrl") or {}).get("games", {}))
         for game in (SWARM, MULTISTAGE):
-            figures = measure(game, ARMS, folder, warmups=2, rounds=options.rounds)
-            ratio = figures["genrl"]["seconds"]["median"] / figures["swarmgame"]["seconds"]["median"]
-            claims.append(claim(f"{game.name} round: GenRL's seconds / ours", ratio, at_least=5))
-            games[game.name] = figures
+            if options.game in (None, game.name):
+                games[game.name] = {**measure(game, ARMS, folder, warmups=options.warmups, rounds=options.rounds), "machine": machine()}
+    claims = [claim(f"{name} round: GenRL's seconds / ours", _ratio(figures), at_least=5) for name, figures in games.items()]
     publish("round_vs_genrl", {"claims": claims, "games": games}, began=began)
+
+
+def _ratio(figures: Mapping[str, Any]) -> float:
+    ratio: float = figures["genrl"]["seconds"]["median"] / figures["swarmgame"]["seconds"]["median"]
+    return ratio
 
 
 if __name__ == "__main__":

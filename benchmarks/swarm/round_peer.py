@@ -62,18 +62,18 @@ class OnRequest(Observer):
 
 def trainer(work: Work, setting: Setting) -> GRPOTrainer:
     """The size of the work, and GenRL's loss (token-level, no KL), clip range and learning rate; one update a stage, as near as GenRL's."""
-    config = GRPOConfig(
-        generations=work.game.generations,
-        max_new_tokens=work.game.tokens,
-        min_new_tokens=work.game.tokens,
-        learning_rate=LEARNING_RATE,
-        update="per-stage",
-        loss_type="dapo",
-        epsilon=0.2,
-        epsilon_high=0.28,
-        beta=0.0,
-    )
-    return GRPOTrainer(config, setting)
+    chosen = {
+        "generations": work.game.generations,
+        "maxNewTokens": work.game.tokens,
+        "minNewTokens": work.game.tokens,
+        "learningRate": LEARNING_RATE,
+        "update": "per-stage",
+        "loss": "dapo",
+        "epsilon": 0.2,
+        "epsilonHigh": 0.28,
+        "beta": 0.0,
+    }
+    return GRPOTrainer(GRPOConfig.model_validate(chosen), setting)
 
 
 def main(folder: Path) -> None:
