@@ -117,7 +117,13 @@ class Collector:
     def _candidates(self, round: int, stage: int, policy: CollectPolicy) -> list[Letter]:
         mailbox = self.agent.mailbox
         now = [letter for letter in mailbox.stage(round, stage).values() if not letter.taken]
-        return [*now, *mailbox.earlier(round, policy.max_staleness)]
+        late = mailbox.earlier(round, policy.max_staleness)
+        new = [
+            letter
+            for letter in late
+            if (letter.announcement.round, letter.announcement.stage, letter.announcement.peer) not in policy.heard
+        ]
+        return [*now, *new]
 
     async def _pull(
         self, round: int, stage: int, policy: CollectPolicy, stop: asyncio.Event, until: float

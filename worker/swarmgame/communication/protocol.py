@@ -65,6 +65,7 @@ class CollectPolicy:
         prefer_spread: PULL: groups that claim a spread first (the others only when too few do).
         max_staleness: how many rounds back a contribution may be; 0 means this round only. Applies to both modes.
         seed: PULL: makes the choice among equals deterministic.
+        heard: (round, stage, peer) of contributions that were there before, perhaps in an earlier process: not handed out again.
     """
 
     exchange: Exchange
@@ -75,6 +76,7 @@ class CollectPolicy:
     prefer_spread: bool = True
     max_staleness: int = 0
     seed: int = 0
+    heard: frozenset[tuple[int, int, PeerId]] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from statistics import median_low
 from typing import TYPE_CHECKING
 
 from swarmgame.communication.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
+from swarmgame.game.ledger import Ledger
 from swarmgame.game.listening import Listener
 from swarmgame.game.parts import DataManager, RewardManager, Trainer
 from swarmgame.game.report import Evaluation, Observer, RoundReport
@@ -103,6 +104,7 @@ class GameManager:
         trainer: Trainer,
         communication: CommunicationManager,
         roles: RoleManager | None = None,
+        ledger: Ledger | None = None,
         observers: Sequence[Observer] = (),
         stopped: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
@@ -113,6 +115,7 @@ class GameManager:
         self.trainer = trainer
         self.communication = communication
         self.roles = roles or RoleManager()
+        self.ledger = ledger or Ledger(progression.sharing.max_staleness)
         self.observers = tuple(observers)
         self.stopped = stopped
         self._clock = clock
@@ -189,6 +192,9 @@ class GameManager:
             collected = self.communication.collect(number, stage, self._collect_policy(round, stage), stopped=self.stopped)
             if self.stopped():
                 return None
+            self.ledger.note(number, stage, set(collected.members) - set(collected.missing))
+            for late in collected.contributions:
+                self.ledger.note(late.round, late.stage, [late.peer])
             with self._timed(tally, "listen"):
                 heard = self._listener.listen(state, collected.contributions, prompts)
             state = heard.state
@@ -269,6 +275,7 @@ class GameManager:
             prefer_spread=sharing.select == "nonzero-advantage",
             max_staleness=sharing.max_staleness,
             seed=derive_seed(round.peer_seed, "pull", stage),
+            heard=self.ledger.heard,
         )
 
     def _evaluate(self, number: int) -> Evaluation | None:

@@ -24,6 +24,7 @@ from swarmgame.communication.hivemind_backend import HivemindCommunication
 from swarmgame.communication.identity import Identity
 from swarmgame.communication.protocol import CommunicationManager
 from swarmgame.errors import BadData, ExitCode
+from swarmgame.game.ledger import Ledger
 from swarmgame.game.manager import Ending, GameManager
 from swarmgame.game.parts import Setting
 from swarmgame.game.ranks import Ranks
@@ -134,10 +135,11 @@ def _play(
     outbox = Outbox(backend, run=run, keep_rounds=_kept_rounds(manifest)) if backend is not None else None
     communication = _communication(outbox, ranks, peer, run, stop)
     cleanup.callback(communication.leave)
+    ledger = Ledger(manifest.spec.game.sharing.max_staleness_rounds)
     if saved is not None:
-        _restore(saved, parts, outbox)
+        _restore(saved, parts, outbox, ledger)
         logger.info("resuming at round %d from %s", saved.next_round, saved.path)
-    observers = _record(options, manifest, parts, outbox, saved, status, metrics) if outbox is not None else []
+    observers = _record(options, manifest, parts, outbox, ledger, saved, status, metrics) if outbox is not None else []
     stopped = agreed(stop.is_set, ranks)
     status.change(phase=Phase.JOINING)
     expected = tuple(saved.state["members"]) if saved is not None else ()
@@ -151,6 +153,7 @@ def _play(
         trainer=parts.trainer,
         communication=communication,
         roles=roles_of(manifest),
+        ledger=ledger,
         observers=observers,
         stopped=stopped,
     )
@@ -202,10 +205,11 @@ def _communication(outbox: Outbox | None, ranks: Ranks, peer: PeerId, run: str, 
     return RankedCommunication(outbox, ranks, peer=peer, run=run, interrupted=stop.is_set)
 
 
-def _restore(saved: Checkpoint, parts: Parts, outbox: Outbox | None) -> None:
+def _restore(saved: Checkpoint, parts: Parts, outbox: Outbox | None, ledger: Ledger) -> None:
     try:
         parts.trainer.load_state_dict(saved.state["trainer"])
         parts.data.load_state_dict(saved.state["data"])
+        ledger.load_state_dict(saved.state["ledger"])
         if outbox is not None:
             outbox.load_state_dict(saved.state["outbox"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
@@ -218,6 +222,7 @@ def _record(
     manifest: SwarmGame,
     parts: Parts,
     outbox: Outbox,
+    ledger: Ledger,
     saved: Checkpoint | None,
     status: PeerStatus,
     metrics: PeerMetrics,
@@ -230,6 +235,7 @@ def _record(
             "trainer": parts.trainer.state_dict(),
             "data": parts.data.state_dict(),
             "outbox": outbox.state_dict(),
+            "ledger": ledger.state_dict(),
             "members": [member.peer for member in outbox.membership()],
         }
 

@@ -13,6 +13,7 @@ from toys import ToyData, ToyRewards, ToyTrainer
 
 from swarmgame import Contribution, FinishReason, GameState, Group, GroupKey, Item, Message, Prompt, Reference, Rewards, Rollout, Round
 from swarmgame.communication.protocol import Claim, ClosedBy, Collected, CollectPolicy, Exchange, Member
+from swarmgame.game.ledger import Ledger
 from swarmgame.game.manager import Ending, GameManager, Progression
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.sharing import SharingPolicy
@@ -223,6 +224,20 @@ def test_a_late_contribution_is_trained_on_once_and_not_when_it_is_too_old() -> 
     game.run()
     assert [report.external for report in seen.reports] == [{}, {"slow": 3}, {}, {}]
     assert sum(key.peer == "slow" for key in trainer.trained) == 3
+
+
+def test_words_that_were_there_when_a_stage_closed_are_not_asked_for_again_even_by_the_next_process() -> None:
+    first = Scripted(lambda own: [foreign("other", own.round)], members=TWO)
+    game, _, _ = manager(first, replace(SHARE, max_rounds=3))
+    game.run()
+    assert {(2, 0, "other"), (2, 0, "me"), (1, 0, "other")} <= first.policies[-1].heard | game.ledger.heard
+    assert (0, 0, "other") not in game.ledger.heard
+
+    ledger = Ledger(keep_rounds=1)
+    ledger.load_state_dict(game.ledger.state_dict())
+    second = Scripted(members=TWO)
+    manager(second, replace(SHARE, max_rounds=4), ledger=ledger)[0].run(3)
+    assert (2, 0, "other") in second.policies[0].heard
 
 
 def test_stopping_in_the_middle_of_a_round_loses_that_round_alone_and_a_resume_repeats_it() -> None:

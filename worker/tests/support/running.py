@@ -20,11 +20,15 @@ EXAMPLES = ROOT / "examples"
 PATIENCE_SECONDS = 240.0
 
 
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; one that is being written is left for later."""
+    whole = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in whole]
+
+
 def metrics(run: Path, index: int) -> list[dict[str, Any]]:
-    """The whole lines of a peer's metrics."""
-    path = run / "peers" / str(index) / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """What a peer of a local run has finished."""
+    return lines(run / "peers" / str(index) / "metrics.jsonl")
 
 
 def learnt(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from running import EXAMPLES, kill, metrics, peer_process, running, wait_until
+from running import EXAMPLES, kill, lines, metrics, peer_process, running, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
@@ -47,13 +47,11 @@ def test_a_peer_of_four_killed_at_quorum_67_is_back_within_two_rounds_with_its_i
         # Its weights are those of the checkpoint, one update older than before at the most, and one newer by this round.
         assert before["policy_version"] - 1 <= again["policy_version"] - 1 <= before["policy_version"] + 1
         assert len(again["members"]) == 4
-        heard = [row for row in metrics(run, 0) if row["round"] >= again["round"]]
-        wait_until(
-            lambda: any(again["peer"] in row["external"] for row in metrics(run, 0) if row["round"] >= again["round"]),
-            "it is learnt from",
-            runner,
-        )
-        assert heard is not None
+
+        def heard() -> bool:
+            return any(again["peer"] in row["external"] for row in metrics(run, 0) if row["round"] >= again["round"])
+
+        wait_until(heard, "the others learn from it again", runner)
         runner.send_signal(signal.SIGINT)
         assert runner.wait(timeout=60) == 143
 
@@ -76,7 +74,7 @@ def test_a_stranger_joins_with_an_address_takes_part_within_two_rounds_and_leave
             assert hosts_then[-1]["round"] - rows[0]["round"] <= 2
             assert len(rows[1]["members"]) == 3
             wait_until(lambda: any(me in row["external"] for row in metrics(run, 0)), "the hosts learn from the guest", runner)
-            assert any(row["external"] for row in [json.loads(line) for line in (guest / "metrics.jsonl").read_text().split("\n")[:-1]])
+            assert any(row["external"] for row in lines(guest / "metrics.jsonl")), "the guest learns from the hosts"
             joiner.send_signal(signal.SIGINT)
             assert joiner.wait(timeout=60) == 143
         left_at = last_round(run, 0)
