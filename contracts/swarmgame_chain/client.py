@@ -84,6 +84,11 @@ class PeerOnChain:
         return peer_id(public_key(self.identity))
 
     @property
+    def unfinished(self) -> tuple[Sent, ...]:
+        """The messages that are not over, oldest first."""
+        return tuple(self._line.values())
+
+    @property
     def waiting(self) -> int:
         """How many messages are not over."""
         return len(self._line)

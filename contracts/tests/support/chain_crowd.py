@@ -1,0 +1,96 @@
+"""A crowd of peers with keys, a contract for them on any node, and a gateway that is stepped or runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+
+from swarmgame_chain.backends import Chain
+from swarmgame_chain.deploy import deploy
+from swarmgame_chain.gateway import Gateway, GatewayConfig
+from swarmgame_chain.gateway.queue import Entry
+from swarmgame_chain.keys import Wallet
+from swarmgame_chain.messages import Domain, Message, Registration, Report, peer_id, public_key, sign_registration, sign_report
+from swarmgame_chain.reader import Coordinator, SwarmConfig
+
+CARRIER = Wallet(sha256(b"the carrier").digest())
+FAR = 4_000_000_000
+ETHER = 10**18
+
+
+def secret(number: int) -> bytes:
+    return sha256(b"crowd %d" % number).digest()
+
+
+def peer(number: int) -> str:
+    return peer_id(public_key(secret(number)))
+
+
+@dataclass
+class Ground:
+    """A contract on a node."""
+
+    chain: Chain
+    domain: Domain
+
+    @property
+    def coordinator(self) -> Coordinator:
+        return Coordinator(self.chain, self.domain)
+
+    def registration(self, number: int, deadline: int = FAR) -> Registration:
+        return sign_registration(self.domain, secret(number), deadline=deadline)
+
+    def report(self, number: int, round: int, reward: int = 5, winners: Sequence[int] = ()) -> Report:
+        named = tuple(peer(winner) for winner in winners)
+        return sign_report(self.domain, secret(number), peer=peer(number), round=round, reward=reward, winners=named)
+
+    def gateway(self, wallet: Wallet = CARRIER, chain: Chain | None = None, **options: object) -> Gateway:
+        defaults: dict[str, object] = {"confirmations": 1, "interval": 0.02, "ticks": False}
+        return Gateway(chain or self.chain, self.domain, wallet, GatewayConfig(**(defaults | options)))  # type: ignore[arg-type]
+
+
+async def make_ground(chain: Chain, **config: object) -> Ground:
+    defaults: dict[str, object] = {"min_round_time": 0}
+    domain, _ = await deploy(chain, CARRIER, SwarmConfig(**(defaults | config)))  # type: ignore[arg-type]
+    return Ground(chain, domain)
+
+
+async def stepped(gateway: Gateway, messages: Sequence[Message] = (), most: int = 12) -> list[Entry]:
+    """Hands messages in and steps until all are over."""
+    if not gateway.ready:
+        await gateway.start()
+    entries = [entry for entry in await gateway.take(list(messages)) if isinstance(entry, Entry)]
+    for _ in range(most):
+        if not gateway.queue.on_their_way:
+            break
+        await gateway.step()
+    return entries
+
+
+@asynccontextmanager
+async def running(*gateways: Gateway) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(gateway.run()) for gateway in gateways]
+    try:
+        await until(lambda: all(gateway.ready for gateway in gateways) or any(task.done() for task in tasks))
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(holds: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
+    """Waits until something holds; fails loudly when it never does."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = holds()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.01)
+
+
+def states(entries: Sequence[Entry]) -> list[str]:
+    return [f"{entry.state} {entry.reason}".strip() for entry in entries]
