@@ -13,6 +13,8 @@ from swarmgame.communication.announcement import Heartbeat
 from swarmgame.communication.protocol import Member
 from swarmgame.game.state import PeerId
 
+LONGEST = 4.0
+"""A heartbeat counts for at most so many lifetimes: those of large swarms last longer."""
 MOST_MEMBERS = 4096
 """Heartbeats kept; an open swarm's directory may hold any number of invented peers."""
 
@@ -66,7 +68,7 @@ class Membership:
                 return "not-admitted"
             known = self._others[heartbeat.peer] = _Presence(0, 0, now)
         # A lifetime of their own choosing would let a dead peer stay for ever.
-        until = min(heartbeat.expires, now + 2 * self.lifetime)
+        until = min(heartbeat.expires, now + (LONGEST + 1) * self.lifetime)
         known.heartbeat, known.left = heartbeat, heartbeat.goodbye
         known.until = max(known.until, until)
         known.round, known.stage = max((known.round, known.stage), (heartbeat.round, heartbeat.stage))

@@ -18,7 +18,7 @@ import msgpack
 
 from swarmgame.communication.announcement import Heartbeat, Rejected, Sign, Verify, beat, parse_heartbeat
 from swarmgame.communication.clock import Clock
-from swarmgame.communication.membership import Backoff, Membership
+from swarmgame.communication.membership import LONGEST, Backoff, Membership
 from swarmgame.communication.settings import Settings
 from swarmgame.communication.transport import Oversized, Transport, Unreachable
 from swarmgame.errors import Temporary
@@ -30,7 +30,7 @@ _ROSTER = 128
 _MOST_GREETED = 32
 _MOST_KNOWN = 4096
 _PARTING_SECONDS = 1.0
-_LARGE = 6
+_LARGE, _HUGE = 6, 24
 _THOROUGH = 4
 """Every so many beats all copies of the directory are read, not only the nearest."""
 
@@ -148,8 +148,9 @@ class Presence:
             self.hear(message)
 
     def _calm(self) -> float:
-        """Larger swarms beat half as often, and each beat lasts twice as long: every beat is read by everyone."""
-        return 2.0 if len(self.members.others(self.clock.now())) >= _LARGE else 1.0
+        """Larger swarms beat less often, and each beat lasts longer in proportion: every beat is read by everyone."""
+        others = len(self.members.others(self.clock.now()))
+        return 1.0 if others < _LARGE else 2.0 if others < _HUGE else LONGEST
 
     async def greet(self, peer: PeerId) -> PeerId | None:
         """Shows ourselves to a peer, and hears whom it knows. Returns it when it answered."""
