@@ -65,6 +65,7 @@ class Presence:
         self._reached: set[PeerId] = set()
         self._known: dict[bytes, Heartbeat] = {}
         self._random = random.Random(peer)
+        self._calm = 1.0
 
     # ── coming and going ─────────────────────────────────────────────────────────────────────────────────────────────────
     async def enter(self, expect: Sequence[PeerId], at_least: int, timeout_seconds: float) -> None:
@@ -102,8 +103,11 @@ class Presence:
     async def remain(self) -> None:
         """Sends heartbeats and reads those of others, until cancelled."""
         never = asyncio.Event()
+        pause = self._calm
         for beats in count(1):
-            await self.clock.wait(never, self.settings.heartbeat_seconds * self._calm() * self._random.uniform(0.9, 1.1))
+            await self.clock.wait(never, self.settings.heartbeat_seconds * pause * self._random.uniform(0.9, 1.1))
+            # We slow down one beat later than our heartbeats say, and others may still beat as in a small swarm.
+            pause, self._calm = self._calm, min(self._rest(), 2 * self._calm)
             await self.advertise()
             await self.discover(thorough=beats % _THOROUGH == 0)
             now = self.clock.now()
@@ -128,7 +132,7 @@ class Presence:
     def heartbeat(self, *, goodbye: bool = False) -> Heartbeat:
         """Our own, signed now."""
         # A goodbye outlasts the heartbeats before it: directories keep what expires last.
-        expires = self.clock.now() + self.lifetime * self._calm() + (self.settings.heartbeat_seconds if goodbye else 0.0)
+        expires = self.clock.now() + self.lifetime * self._calm + (self.settings.heartbeat_seconds if goodbye else 0.0)
         where = self.members.round, self.members.stage
         return beat(self.run, self.peer, *where, expires, self.sign, addresses=self.transport.addresses(), goodbye=goodbye)
 
@@ -147,7 +151,7 @@ class Presence:
         for message in await self.transport.discover(thorough=thorough):
             self.hear(message)
 
-    def _calm(self) -> float:
+    def _rest(self) -> float:
         """Larger swarms beat less often, and each beat lasts longer in proportion: every beat is read by everyone."""
         others = len(self.members.others(self.clock.now()))
         return 1.0 if others < _LARGE else 2.0 if others < _HUGE else LONGEST
