@@ -99,10 +99,10 @@ def compare(counts: Sequence[int], sizes: Sequence[str], calls: int, folder: Pat
     table: dict[str, Any] = {}
     for peers in counts:
         swarms = {arm: Swarm(arm, peers, folder) for arm in ("genrl", "swarmgame")}
+        table[str(peers)] = {"machine": machine()}
         try:
             for size in sizes:
-                figures = _alternate(swarms, SIZES[size], calls)
-                table.setdefault(str(peers), {})[size] = figures
+                figures = table[str(peers)][size] = _alternate(swarms, SIZES[size], calls)
                 say(f"{peers} peers, {size}: " + ", ".join(f"{arm} {_brief(found)}" for arm, found in figures.items()))
         finally:
             for swarm in swarms.values():
