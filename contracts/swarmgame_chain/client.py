@@ -125,7 +125,8 @@ class PeerOnChain:
                     waits = min(2 * waits, 30.0)
                 self._wake.clear()
                 try:
-                    await asyncio.wait_for(self._wake.wait(), waits if self._line else None)
+                    async with asyncio.timeout(waits if self._line else None):
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
 

@@ -174,7 +174,9 @@ class Gateway:
 
     async def _rest(self, waits: float) -> None:
         try:
-            await asyncio.wait_for(self._awake.wait(), waits)
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the event.
+            async with asyncio.timeout(waits):
+                await self._awake.wait()
         except TimeoutError:
             return
         self._awake.clear()
