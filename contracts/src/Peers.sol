@@ -12,17 +12,17 @@ import "./Types.sol";
 /// (0.4.2's registerPeer) belongs to the first who asks, until its key speaks: then the claim and all that was scored under it are gone.
 /// Invariant: a proven id never goes to anyone whom its key has not named.
 abstract contract Peers is Rounds, EIP712 {
-    // Three slots are read by a report; only the third is written.
+    // A report reads the first three slots and writes the third; a commit touches the second and the last alone.
     struct Peer {
         address owner;
         uint64 position;
         uint8 kind;
         address signer;
-        uint96 deadline;
+        uint64 deadline;
+        uint32 sealedRound;
         int128 totalReward;
         uint32 nextRound;
         uint32 nextVote;
-        uint32 sealedRound;
         uint32 wins;
         bytes32 seal;
     }
@@ -122,7 +122,7 @@ abstract contract Peers is Rounds, EIP712 {
 
     function _register(Registration calldata r) private returns (bytes4) {
         if (r.owner == address(0) || r.signer == address(0)) return InvalidOwner.selector;
-        if (r.deadline < block.timestamp || r.deadline > type(uint96).max) return RegistrationExpired.selector;
+        if (r.deadline < block.timestamp || r.deadline > type(uint64).max) return RegistrationExpired.selector;
         (uint8 kind, bytes32 point) = PeerIds.parse(r.key);
         if (kind == PeerIds.CLAIMED) return InvalidKey.selector;
         bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(REGISTER_PEER, r.owner, r.signer, r.deadline)));
@@ -139,7 +139,7 @@ abstract contract Peers is Rounds, EIP712 {
             delete _peers[id];
             previous = address(0);
         }
-        (p.signer, p.deadline) = (r.signer, uint96(r.deadline));
+        (p.signer, p.deadline) = (r.signer, uint64(r.deadline));
         if (previous != r.owner) {
             bytes32[] storage points = _proofs[r.owner][kind];
             (p.owner, p.position, p.kind) = (r.owner, uint64(points.length), kind);

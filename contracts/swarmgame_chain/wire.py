@@ -6,11 +6,11 @@ beyond 2^53 are safe, since both sides keep them whole. Invariant: `parse(dump(m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from swarmgame_chain.errors import BadMessage
 from swarmgame_chain.messages import MAX_PEER_ID, MAX_VOTES, Commit, Message, Registration, Report
@@ -46,7 +46,7 @@ class _Body(BaseModel):
 class _Registration(_Body):
     owner: Address
     signer: Address
-    deadline: Annotated[int, Field(ge=0, lt=2**96)]
+    deadline: Annotated[int, Field(ge=0, lt=2**64)]
     key: Key
     signature: Signature
 
@@ -102,8 +102,9 @@ def parse(kind: Kind, body: bytes) -> Sequence[Message | BadMessage]:
     if len(body) > MAX_BODY:
         raise BadMessage(f"the body has {len(body)} bytes; expected at most {MAX_BODY}")
     try:
-        loaded = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        # Not json.loads: how deep that may nest is the interpreter's recursion limit, which libraries raise until it crashes.
+        loaded = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
         raise BadMessage("the body is no JSON") from error
     entries = loaded if isinstance(loaded, list) else [loaded]
     if not 0 < len(entries) <= MAX_MESSAGES:

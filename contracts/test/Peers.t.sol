@@ -66,7 +66,7 @@ contract PeersTest is Base {
         batch[1] = registration(1, address(0), session(1), START + 1);
         batch[2] = registration(1, owner(1), address(0), START + 1);
         batch[3] = registration(1, owner(1), session(1), START - 1);
-        batch[4] = registration(1, owner(1), session(1), uint256(type(uint96).max) + 1);
+        batch[4] = registration(1, owner(1), session(1), uint256(type(uint64).max) + 1);
         batch[5] = registration(1);
         batch[5].key = hex"00";
         batch[6] = registration(1);

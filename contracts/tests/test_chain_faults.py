@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from chain_crowd import CARRIER, ETHER, Ground, make_ground, peer, running, secret, states, until
+
 from swarmgame_chain.anvil import Anvil
 from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.client import PeerOnChain

@@ -8,10 +8,10 @@ only of what is in the queue, or was, or is named rejected; a body that is too l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from pydantic_core import from_json
 
 from swarmgame_chain.errors import BadMessage, ChainUnreachable, RpcError
 from swarmgame_chain.gateway.metrics import CONTENT_TYPE, render
@@ -75,10 +75,10 @@ class Door:
 
     async def _look_up(self, request: web.Request) -> web.Response:
         try:
-            ids = json.loads(await request.read())["ids"]
+            ids = from_json(await request.read(), allow_inf_nan=False)["ids"]
             if not isinstance(ids, list) or len(ids) > 4 * MAX_MESSAGES or not all(isinstance(each, str) for each in ids):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             return web.json_response({"error": f'expected {{"ids": [...]}} with at most {4 * MAX_MESSAGES} ids'}, status=400)
         found = ((each, self._gateway.queue.get(each)) for each in ids)
         return web.json_response({"messages": [entry.view() if entry else {"id": each, "state": "unknown"} for each, entry in found]})
