@@ -74,6 +74,7 @@ class Registration:
         """
         return peer_id(self.key)
 
+    @lru_cache(maxsize=8_192)  # noqa: B019  messages are small and the cache is bounded
     def digest(self, domain: Domain) -> bytes:
         fields = encode(["bytes32", "address", "address", "uint256"], [_REGISTER_PEER, self.owner, self.signer, self.deadline])
         return domain.digest(keccak(fields))
@@ -91,6 +92,7 @@ class Commit:
     seal: bytes
     signature: bytes
 
+    @lru_cache(maxsize=8_192)  # noqa: B019
     def digest(self, domain: Domain) -> bytes:
         return domain.digest(
             keccak(encode(["bytes32"] * 2 + ["uint256", "bytes32"], [_COMMIT, keccak(text=self.peer), self.round, self.seal]))
@@ -122,6 +124,7 @@ class Report:
         values = [self.peer, self.round, self.reward, self.votes, self.salt]
         return keccak(encode(["string", "uint256", "int256", "bytes32", "bytes32"], values))
 
+    @lru_cache(maxsize=8_192)  # noqa: B019
     def digest(self, domain: Domain) -> bytes:
         values = [_REPORT, keccak(text=self.peer), self.round, 0, self.reward, self.votes]
         return domain.digest(keccak(encode(["bytes32", "bytes32", "uint256", "uint256", "int256", "bytes32"], values)))
@@ -183,6 +186,7 @@ def sign(secret: bytes, digest: bytes) -> bytes:
     return signature[:64] + bytes([27 + signature[64]])
 
 
+@lru_cache(maxsize=16_384)
 def recover(digest: bytes, signature: bytes) -> str | None:
     """The account that signed, or None where the signature is none. Never raises, whatever the bytes."""
     if len(signature) != 65 or signature[64] not in (27, 28) or int.from_bytes(signature[32:64]) > _HALF_ORDER:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from swarmgame_chain.abi import decode_log, decode_result, encode_call, error_name, topic
+from swarmgame_chain.abi import decode_log, encode_call, error_name, topic
 from swarmgame_chain.errors import RpcError
 from swarmgame_chain.messages import Message, Report
-from swarmgame_chain.reader import Coordinator, PeerState, SwarmConfig
+from swarmgame_chain.reader import Coordinator, PeerState, SwarmConfig, peer_state
 
 LOOK_BACK = 9_000
 """Blocks that are searched for a report of which only its round is known; public endpoints refuse more."""
@@ -38,7 +38,7 @@ class Outcomes:
             calls = [self._peer(peers[index], block) for index in known]
             for index, answer in zip(known, await self._coordinator.chain.ask_all(calls), strict=True):
                 # A node that has no such state, or a contract that was not there yet: nothing is settled.
-                settled[index] = _NOTHING if isinstance(answer, RpcError) or len(answer) <= 2 else _state(answer)
+                settled[index] = _NOTHING if isinstance(answer, RpcError) or len(answer) <= 2 else peer_state(bytes.fromhex(answer[2:]))
         return newest, settled
 
     async def is_reported(self, message: Message, state: PeerState, config: SwarmConfig) -> bool:
@@ -72,10 +72,6 @@ class Outcomes:
 def hex_word(number: int) -> str:
     """A number as a log's topic."""
     return f"0x{number:064x}"
-
-
-def _state(answer: str) -> PeerState:
-    return PeerState(*decode_result("peer", bytes.fromhex(answer[2:])))
 
 
 _NOTHING = PeerState("0x" + "00" * 20, "0x" + "00" * 20, 0, False, 0, 0, 0, bytes(32), 0, 0)
