@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint types generate check-generated bench bench-table clean
+.PHONY: help install demo test test-fast lint types generate check-generated bench bench-table slither clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[worker,dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[worker,chain,dev]'
 	@touch $@
 
 install: $(READY) ## the virtual environment, with exact versions
@@ -26,7 +26,8 @@ test: lint types ## every test that needs no cluster: unit, oracle, processes
 	$(RUN) -m 'unit' -n 2
 	$(RUN) -m 'oracle' -n 2
 	$(RUN) -m 'processes'
-	@$(RUN) --collect-only -m 'not unit and not oracle and not processes and not gpu' >/dev/null; \
+	@if command -v npm >/dev/null; then $(RUN) -m contracts; else echo 'Not run: contracts (no Node here)'; fi
+	@$(RUN) --collect-only -m 'not unit and not oracle and not processes and not contracts and not gpu' >/dev/null; \
 	  if [ $$? -ne 5 ]; then echo 'a test has no layer: mark its module unit, oracle or processes'; exit 1; fi
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(RUN) -m gpu; \
 	  else echo 'layers run: unit, oracle, processes. Not run: gpu (no CUDA device here)'; fi
@@ -54,6 +55,9 @@ bench: $(READY) ## every benchmark (about half an hour); JSON under benchmarks/r
 
 bench-table: $(READY) ## the README's table, from the JSON
 	$(BIN)/python benchmarks/table.py
+
+slither: $(READY) ## static analysis of the contract, in an environment of its own
+	$(BIN)/python contracts/slither.py
 
 clean: ## removes what was built here, but not runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
