@@ -126,6 +126,7 @@ class TesterChain:
     """
 
     name = "eth-tester"
+    __test__ = False
 
     def __init__(self) -> None:
         from eth_tester import EthereumTester, PyEVMBackend

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
-from chain_crowd import CARRIER, ETHER, Ground, make_ground, secret
+from chain_crowd import CARRIER, ETHER, FAR, Ground, make_ground, secret, states, stepped
 
 from swarmgame_chain.abi import artifact
 from swarmgame_chain.anvil import Anvil
 from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.deploy import Receipt, manage
-from swarmgame_chain.messages import sign_commit
+from swarmgame_chain.messages import Registration, sign_commit
 
 pytestmark = pytest.mark.contracts
 
@@ -64,3 +65,22 @@ async def test_gas_of_sealed_reports_and_of_the_deployment(url: str) -> None:
     assert gas[0] <= 24_000 * 1.02, gas
     assert gas[1] <= 37_000 * 1.02, gas
     assert int(deployed["gasUsed"], 16) <= 3_800_000 * 1.02
+
+
+async def test_an_rsa_identity_of_hivemind_registers_through_the_gateway(url: str) -> None:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+    ground = await fresh(url)
+    key = rsa.generate_private_key(65537, 2048)
+    modulus = key.public_key().public_numbers().n.to_bytes(256)
+    unsigned = Registration(CARRIER.address, CARRIER.address, FAR, modulus, b"")
+    proof = replace(unsigned, signature=key.sign(unsigned.digest(ground.domain), padding.PKCS1v15(), hashes.SHA256()))
+    gateway = ground.gateway()
+    (entry,) = await stepped(gateway, [proof])
+    state = await ground.coordinator.peer(proof.peer)
+    await ground.chain.close()
+    assert states([entry]) == ["final"]
+    assert proof.peer.startswith("Qm")
+    assert state.proven
+    assert gateway.sender.counts.gas <= 274_963 * 1.02

@@ -101,10 +101,10 @@ class Queue:
         """How many messages of a kind wait for a transaction."""
         return len(self._waiting[kind])
 
-    def ahead_of(self, round: int) -> int:
-        """How many peers have a message waiting that is of a later round than this."""
+    def ahead_of(self, round: int) -> frozenset[str]:
+        """The peers that have a message waiting that is of a later round than this."""
         said = (entry.message for kind in ("commits", "reports") for entry in self._waiting[kind].values())
-        return len({message.peer for message in said if not isinstance(message, Registration) and message.round > round})
+        return frozenset(message.peer for message in said if not isinstance(message, Registration) and message.round > round)
 
     @property
     def on_their_way(self) -> int:

@@ -8,7 +8,7 @@ chain's events; two tickers agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from swarmgame_chain.abi import Event
 from swarmgame_chain.reader import Clock, SwarmConfig
@@ -53,15 +53,14 @@ class Ticker:
         """How many have reported, or committed, in a round."""
         return len(self._spoken.get(round, ()))
 
-    def is_over(self, clock: Clock, config: SwarmConfig, *, ahead: int) -> bool:
+    def is_over(self, clock: Clock, config: SwarmConfig, *, ahead: Set[str] = frozenset()) -> bool:
         """Whether to end the round now.
 
         Args:
-            ahead: messages that wait for a later round: the swarm is there already.
+            ahead: peers whose messages wait for a later round: they are there already.
         """
         if clock.now < clock.deadline - config.round_duration + config.min_round_time:
             return False
         needed = max(1, math.ceil(self._quorum * self.live(clock.round) - 1e-9))
-        if self.spoken(clock.round) + ahead >= needed:
-            return True
-        return clock.now >= clock.deadline and (self.spoken(clock.round) > 0 or ahead > 0)
+        done = len(self._spoken.get(clock.round, set()) | ahead)
+        return done >= needed or (clock.now >= clock.deadline and done > 0)
