@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from statistics import median_low
 
 from swarmgame.communication.agent import Agent
 from swarmgame.communication.codec import Malformed, merge
@@ -87,6 +88,9 @@ class Collector:
             if 1 + len(expected) - len(missing) >= quorum_of(policy, 1 + len(expected)):
                 self._asked_before = True
                 return ClosedBy.QUORUM
+            if self._left_behind(round, policy, now):
+                self._asked_before = True
+                return ClosedBy.BEHIND
             if now >= deadline or stop.is_set():
                 self._asked_before = True
                 return ClosedBy.DEADLINE
@@ -97,6 +101,11 @@ class Collector:
                 self._asked_before = True
                 next_ask = now + pause
             await agent.clock.wait(agent.changed, min(deadline - now, next_ask - now, _GLANCE))
+
+    def _left_behind(self, round: int, policy: CollectPolicy, now: float) -> bool:
+        """Whether most others are past the point where they would take in, or still serve, words of this round."""
+        rounds = [member.round for member in self.agent.members.members(now) if member.peer != self.agent.peer]
+        return bool(rounds) and median_low(rounds) > round + policy.reach
 
     def _ask(self, missing: Sequence[PeerId], letters: dict[PeerId, Letter], round: int, stage: int) -> None:
         agent = self.agent

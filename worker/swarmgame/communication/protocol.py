@@ -45,11 +45,12 @@ class Exchange(StrEnum):
 
 
 class ClosedBy(StrEnum):
-    """Why a stage closed."""
+    """Why a stage closed. BEHIND: most others are so many rounds ahead that nobody will say more about this one."""
 
     QUORUM = "quorum"
     DEADLINE = "deadline"
     ALONE = "alone"
+    BEHIND = "behind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,12 @@ class CollectPolicy:
     max_staleness: int = 0
     seed: int = 0
     heard: frozenset[tuple[int, int, PeerId]] = frozenset()
+
+    @property
+    def reach(self) -> int:
+        """How many rounds a peer may be behind and still take part: one at least, because peers that were killed together resume that far
+        apart."""
+        return max(1, self.max_staleness)
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,11 @@ def choose(offers: Iterable[Offer], policy: CollectPolicy, taken: Iterable[Offer
 
 
 def quorum_of(policy: CollectPolicy, members: int) -> int:
-    """How many must have spoken, ourselves included."""
-    return max(1, math.ceil(policy.quorum * members - 1e-9))
+    """How many must have spoken, ourselves included.
+
+    A whole percentage stands for the fraction that it rounds: 67 % of three is two, 33 % of three is one, 100 % of any number is all.
+    """
+    return max(1, math.ceil(policy.quorum * members - min(0.005 * members, 0.05)))
 
 
 def to_all(policy: CollectPolicy | None, members: int) -> bool:

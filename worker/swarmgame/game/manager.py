@@ -161,7 +161,7 @@ class GameManager:
     def _catch_up(self, number: int) -> int:
         """Skips rounds that the others can no longer take part in with us."""
         present = self._present_round(number)
-        if present - number > self.progression.sharing.max_staleness:
+        if present - number > max(1, self.progression.sharing.max_staleness):
             logger.warning("the swarm is at round %d, this peer at %d: skipping ahead", present, number)
             return present
         return number

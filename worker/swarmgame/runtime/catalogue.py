@@ -190,8 +190,8 @@ METRICS = (
     Metric(
         "stages_closed_total",
         Kind.COUNTER,
-        "Stages by why they closed: quorum, deadline, alone.",
-        "`deadline`: rounds take as long as the deadline allows.",
+        "Stages by why they closed: quorum, deadline, alone, behind.",
+        "`deadline`: rounds take as long as the deadline allows. `behind`: this peer is too slow for the others.",
         "`quorum` low: members do not answer in time.",
         ("by",),
     ),

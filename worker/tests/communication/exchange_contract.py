@@ -87,6 +87,16 @@ class ExchangeContract:
         assert collected.missing == (eve.peer,)
         assert collected.seconds >= swarm.deadline
 
+    def test_a_peer_that_the_others_have_left_behind_does_not_wait_for_the_deadline(self, swarm: Swarm, contribution_of: Any) -> None:
+        ann, bob, eve = trio(swarm)
+        for peer in (bob, eve):
+            peer.publish(contribution_of(peer.peer, 3))
+        swarm.until(lambda: [member.round for member in ann.membership() if member.peer != ann.peer] == [3, 3])
+        assert ann.collect(0, 0, gather(1.0, 10_000.0, max_staleness=2)).closed_by is ClosedBy.BEHIND
+        near = swarm.begin(ann, 2, 0, gather(1.0, swarm.deadline, max_staleness=2))
+        swarm.pass_time(swarm.deadline)
+        assert near.result(30).closed_by is ClosedBy.DEADLINE
+
     def test_a_wait_ends_when_the_caller_is_stopped(self, swarm: Swarm, contribution_of: Any) -> None:
         ann, _, _ = trio(swarm)
         collected = ann.collect(0, 0, gather(1.0, 10_000.0), stopped=lambda: True)

@@ -87,9 +87,10 @@ def test_what_a_peer_must_hear_depends_on_what_it_wants_not_on_the_swarm() -> No
 
 
 @pytest.mark.parametrize(
-    ("quorum", "members", "needed"), [(0.67, 4, 3), (1.0, 4, 4), (0.5, 4, 2), (0.01, 4, 1), (0.1, 30, 3), (0.67, 1, 1)]
+    ("quorum", "members", "needed"),
+    [(0.67, 4, 3), (1.0, 4, 4), (0.5, 4, 2), (0.01, 4, 1), (0.1, 30, 3), (0.67, 1, 1), (0.67, 3, 2), (0.67, 6, 4), (1.0, 200, 200)],
 )
-def test_a_quorum_is_rounded_up(quorum: float, members: int, needed: int) -> None:
+def test_a_quorum_is_rounded_up_and_a_percentage_stands_for_its_fraction(quorum: float, members: int, needed: int) -> None:
     assert quorum_of(CollectPolicy(Exchange.GATHER, quorum, 1.0), members) == needed
 
 
