@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 from chain_crowd import CARRIER, ETHER, FAR, Ground, make_ground, peer, secret, states, stepped
+from eth_abi.abi import encode
 
 from swarmgame_chain.backends import TesterChain
 from swarmgame_chain.deploy import Receipt, manage
-from swarmgame_chain.errors import ChainRefused
-from swarmgame_chain.gateway.batcher import BYTES_TARGET, GAS_TARGET, cut
+from swarmgame_chain.errors import ChainRefused, RpcError
+from swarmgame_chain.gateway.batcher import BYTES_TARGET, GAS_TARGET, cut, rehearse
 from swarmgame_chain.gateway.queue import Entry
 from swarmgame_chain.messages import Domain, Message, address_of, sign_commit, sign_registration, sign_report
 from swarmgame_chain.reader import EventCursor
@@ -202,3 +203,33 @@ async def test_a_transaction_is_cut_by_gas_bytes_and_count() -> None:
     voting = [Entry(str(n), ground.report(1, 0, 1, range(2, 10))) for n in range(300)]
     chosen, _ = cut(voting)
     assert len(chosen) * (480 + 8 * 128) <= BYTES_TARGET
+
+
+class Dear:
+    """A node on which a call needs more gas than any that was measured."""
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+        self.asked: list[int] = []
+
+    async def ask_all(self, calls: list[tuple[str, tuple[dict[str, str], str]]]) -> list[object]:
+        call = calls[0][1][0]
+        self.asked.append(int(call["gas"], 16))
+        if self.asked[-1] < self.needed:
+            return [RpcError(-32000, "out of gas: gas required exceeds allowance")]
+        entries = (len(call["data"]) - 2) // 2 // 416
+        return ["0x" + (encode(["bytes4[]"], [[bytes(4)] * entries])).hex()]
+
+
+@pytest.mark.parametrize(("needed", "outcome"), [(1_000_000, "sent"), (20_000_000, "OutOfGas")])
+async def test_a_message_that_is_too_dear_does_not_stop_the_line(needed: int, outcome: str) -> None:
+    ground = await fresh()
+    entries = [Entry(str(n), ground.registration(n)) for n in range(2)]
+    node = Dear(needed)
+    rehearsed = await rehearse(node, CARRIER.address, ground.domain.contract, entries)  # type: ignore[arg-type]
+    if outcome == "sent":
+        assert rehearsed.batch is not None
+        assert (rehearsed.batch.entries, rehearsed.left) == ((entries[0],), (entries[1],))
+    else:
+        assert (rehearsed.refused, rehearsed.left) == (((entries[0], "OutOfGas"),), (entries[1],))
+    assert node.asked[-1] == 16_777_216
