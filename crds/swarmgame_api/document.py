@@ -144,6 +144,7 @@ def read_documents(text: str) -> list[JsonValue]:
     if len(text) > MAX_BYTES:
         raise InvalidManifest("", Plain(f"{len(text):,} characters long"), f"at most {MAX_BYTES:,}")
     try:
+        _refuse_deep(text)
         documents = list(yaml.load_all(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -151,9 +152,16 @@ def read_documents(text: str) -> list[JsonValue]:
         raise InvalidManifest("", Plain(f"not valid YAML{where}"), f"YAML that parses; {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise InvalidManifest("", Plain("not valid YAML"), f"YAML that parses; {str(error).splitlines()[0]}") from error
-    except RecursionError as error:
-        raise InvalidManifest("", Plain("nested too deeply"), f"at most {MAX_DEPTH} levels") from error
     return [tree for tree in (plain(document) for document in documents) if tree is not None]
+
+
+def _refuse_deep(text: str) -> None:
+    """Counts levels in the stream of events, which takes no recursion, before anything is built."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise InvalidManifest("", Plain("nested too deeply"), f"at most {MAX_DEPTH} levels")
 
 
 def read_value(text: str) -> JsonValue:
