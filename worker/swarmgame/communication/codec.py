@@ -11,8 +11,10 @@ it; `decode_shard` returns a shard whose parts agree, or raises `Malformed` with
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from typing import Any, NoReturn
 
@@ -29,6 +31,8 @@ _PLAIN, _ZSTD = b"\x00", b"\x01"
 _FINISH = (FinishReason.STOP, FinishReason.LENGTH)
 _LOWEST = -65504.0
 """Least finite f16: a log-probability below is sent as this."""
+_MINUS_ZERO, _MINUS_INFINITY = 0x8000, 0xFC00
+"""As bits of an f16: what lies from the one to just before the other is finite and not above zero, as is 0."""
 
 
 class Malformed(Exception):
@@ -133,7 +137,7 @@ def _group_bytes(group: Group) -> int:
 def _plain(part: Contribution, run: str) -> bytes:
     rollouts = [rollout for group in part.groups for rollout in group.rollouts]
     texts = [rollout.text.encode(errors="replace") for rollout in rollouts]
-    logprobs = np.array([value for rollout in rollouts for value in rollout.logprobs], dtype=np.float64)
+    logprobs = np.frombuffer(b"".join(array("d", rollout.logprobs) for rollout in rollouts), dtype=np.float64)
     if not np.isfinite(logprobs).all():
         raise ValueError(f"a log-probability of {part.peer} in round {part.round}, stage {part.stage} is not finite")
     header = {
@@ -155,8 +159,8 @@ def _plain(part: Contribution, run: str) -> bytes:
     }
     packed = msgpack.packb(header, unicode_errors="replace")
     columns = (
-        np.array([token for group in part.groups for token in group.prompt.token_ids], dtype="<u4").tobytes(),
-        np.array([token for rollout in rollouts for token in rollout.token_ids], dtype="<u4").tobytes(),
+        *(struct.pack(f"<{len(group.prompt.token_ids)}I", *group.prompt.token_ids) for group in part.groups),
+        *(struct.pack(f"<{len(rollout.token_ids)}I", *rollout.token_ids) for rollout in rollouts),
         # Rounding may leave a log-probability a hair above zero; a receiver refuses that.
         np.clip(logprobs, _LOWEST, 0.0).astype("<f2").tobytes(),
         *texts,
@@ -243,6 +247,12 @@ def _unpacked(data: bytes, limits: Limits) -> bytes:
     return bytes(plain)
 
 
+@cache
+def _half_values() -> Any:
+    """Every f16 as a float object, by its bits: to share them costs less than to make one a token."""
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64).astype(object)
+
+
 def _refuse(detail: str) -> NoReturn:
     raise Malformed("malformed", detail)
 
@@ -284,11 +294,10 @@ class _Header:
             raise Malformed("too-large", f"{asked + sampled} tokens, {written} bytes of text")
         if len(columns) != 4 * asked + 6 * sampled + written:
             _refuse(f"{len(columns)} bytes of columns, the header says {4 * asked + 6 * sampled + written}")
-        ids: list[int] = np.frombuffer(columns[: 4 * (asked + sampled)], dtype="<u4").tolist()
-        logprobs_f2 = np.frombuffer(columns[4 * (asked + sampled) : 4 * asked + 6 * sampled], dtype="<f2")
-        if not bool((np.isfinite(logprobs_f2) & (logprobs_f2 <= 0)).all()):
+        halves = np.frombuffer(columns[4 * (asked + sampled) : 4 * asked + 6 * sampled], dtype="<u2")
+        if not bool((((halves >= _MINUS_ZERO) & (halves < _MINUS_INFINITY)) | (halves == 0)).all()):
             _refuse("a log-probability is not finite or above zero")
-        logprobs: list[float] = logprobs_f2.astype(np.float64).tolist()
+        logprobs: list[float] = _half_values()[halves].tolist()
         blob = bytes(columns[4 * asked + 6 * sampled :])
         groups, prompt_at, at, text_at, rollout = [], 0, asked, 0, 0
         try:
@@ -299,13 +308,13 @@ class _Header:
                     rollouts.append(
                         Rollout(
                             text=blob[text_at : text_at + size].decode(),
-                            token_ids=tuple(ids[at : at + length]),
+                            token_ids=struct.unpack_from(f"<{length}I", columns, 4 * at),
                             logprobs=tuple(logprobs[at - asked : at - asked + length]),
                             finish_reason=_FINISH[self.finish[rollout]],
                         )
                     )
                     at, text_at, rollout = at + length, text_at + size, rollout + 1
-                prompt = Prompt(item=item, messages=messages, token_ids=tuple(ids[prompt_at : prompt_at + prompt_length]))
+                prompt = Prompt(item=item, messages=messages, token_ids=struct.unpack_from(f"<{prompt_length}I", columns, 4 * prompt_at))
                 prompt_at += prompt_length
                 groups.append(Group(prompt=prompt, rollouts=tuple(rollouts)))
             return Contribution(
@@ -341,7 +350,10 @@ class _Header:
         return value
 
     def _counts(self, name: str, most: int) -> list[int]:
-        return [self._count(value, most + 1) for value in self._list(self.fields.get(name), self.limits.rollouts)]
+        counts = self._list(self.fields.get(name), self.limits.rollouts)
+        if counts and (set(map(type, counts)) != {int} or min(counts) < 0 or max(counts) > most):
+            _refuse("expected a count")
+        return counts
 
     def _references(self) -> dict[str, Reference]:
         found = {}
