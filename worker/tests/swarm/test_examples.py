@@ -40,7 +40,7 @@ def test_the_digits_are_learnt_without_any_language_model(tmp_path: Path) -> Non
     run_to_end("run", EXAMPLES / "03-digits" / "game.yaml", "--runs", tmp_path)
     run = tmp_path / "digits"
     assert rise(run) > 0.3
-    assert metrics(run, 0)[-1]["external"]
+    assert sum(len(row["external"]) for row in metrics(run, 0)) > 10
 
 
 def test_two_ranks_a_peer_play_the_same_game(tmp_path: Path) -> None:
