@@ -193,8 +193,11 @@ def merge(parts: Sequence[Contribution]) -> Contribution:
     """
     if not parts:
         _refuse("no shards")
-    first = parts[0]
-    if any(replace(part, groups=(), references={}) != replace(first, groups=(), references={}) for part in parts):
+    first, *others = parts
+    if not others:
+        return first
+    head = replace(first, groups=(), references={})
+    if any(replace(part, groups=(), references={}) != head for part in others):
         _refuse("shards of different contributions")
     references = {item: reference for part in parts for item, reference in part.references.items()}
     try:

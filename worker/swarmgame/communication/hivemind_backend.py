@@ -54,7 +54,7 @@ class HivemindCommunication(Bridge):
         heartbeat_seconds: float = 5.0,
         limits: Limits | None = None,
         shard_bytes: int = SHARD_BYTES,
-        inline_bytes: int = 32 << 10,
+        inline_bytes: int = 64 << 10,
         host: str = "0.0.0.0",
         relay: bool = False,
     ) -> None:

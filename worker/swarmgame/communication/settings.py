@@ -27,7 +27,7 @@ class Settings:
     heartbeat_seconds: float = 5.0
     lifetimes: float = 3.0
     keep_rounds: int = 4
-    inline_bytes: int = 32 << 10
+    inline_bytes: int = 64 << 10
     call_seconds: float = 5.0
     shard_bytes: int = SHARD_BYTES
     limits: Limits = field(default_factory=Limits)
