@@ -1,0 +1,44 @@
+"""Pastes a real run into the README, between its markers: `python docs/paste.py runs/demo` after `make demo`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
+
+
+def rows_of(run: Path, index: int) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (run / "peers" / str(index) / "metrics.jsonl").read_text().splitlines()]
+
+
+def main(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    peers = [rows_of(run, index) for index in range(summary["peers"])]
+    every = max(1, summary["rounds"] // 8)
+    lines = [f"{'round':>6} {'reward':>7}   mean over {summary['peers']} peers and {every} rounds"]
+    for start in range(0, summary["rounds"] - every + 1, every):
+        rewards = [float(str(row["reward"])) for rows in peers for row in rows[start : start + every]]
+        mean = sum(rewards) / len(rewards)
+        lines.append(f"{start:>6} {mean:>7.3f}   {'█' * round(40 * mean)}")
+    lines.append(
+        f"first {summary['window']} rounds {summary['first10']:.3f}, last {summary['window']} rounds {summary['last10']:.3f}, rise {summary['rise']:+.3f}"
+    )
+    lines.append(
+        f"{summary['rounds']} rounds in {summary['seconds']:.0f} s, {summary['tokens']:,} tokens, {summary['external']:,} groups learnt from others"
+    )
+    image = ROOT / "docs" / "images" / "quickstart.png"
+    image.parent.mkdir(exist_ok=True)
+    shutil.copyfile(run / "plots" / "reward.png", image)
+    pasted = "\n".join([BEGIN, "```text", *lines, "```", "", "![mean reward by round](docs/images/quickstart.png)", END])
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    head, rest = text.split(BEGIN)
+    readme.write_text(head + pasted + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
