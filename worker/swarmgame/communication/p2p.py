@@ -30,6 +30,7 @@ import base58
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from google.protobuf.wrappers_pb2 import BytesValue  # type: ignore[import-untyped]
 from hivemind.dht.node import DHTNode
+from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2P, P2PContext, P2PDaemonError, P2PHandlerError, PeerID
 from hivemind.p2p.p2p_daemon_bindings import control, datastructures
 from hivemind.utils.multiaddr import Multiaddr
@@ -250,16 +251,35 @@ class P2PTransport:
     async def advertise(self, heartbeat: bytes, expires: float) -> None:
         node = self._node
         if node is not None:
-            store = node.store(self._directory, heartbeat, expires, subkey=self.peer, await_all_replicas=False)
             with contextlib.suppress(Unreachable):
-                await _in_time(store, self.peer, _DIRECTORY_SECONDS)
+                await _in_time(self._store(node, heartbeat, expires), self.peer, _DIRECTORY_SECONDS)
+
+    async def _store(self, node: DHTNode, heartbeat: bytes, expires: float) -> None:
+        """What `node.store` does, but who is nearest is asked for the key beside ours, which has the same neighbours and no value: every
+        node that is asked for our own answers with the whole directory, and the cost of a heartbeat would grow with the swarm."""
+        key = DHTID.generate(source=self._directory)
+        beside = DHTID(key ^ 1)
+        nearest = list((await node.find_nearest_nodes([beside], k_nearest=_BUCKET))[beside].items())
+        value = node.protocol.serializer.dumps(heartbeat)
+
+        async def put(place: DHTID, holder: PeerID) -> bool:
+            if place == node.node_id:
+                node.protocol.storage.store(key, value, expires, subkey=self.peer)
+                return True
+            return await node.protocol.call_store(holder, [key], [value], expires, subkeys=[self.peer]) is not None
+
+        stored = sum(await asyncio.gather(*(put(*replica) for replica in nearest[:_REPLICAS])))
+        if stored < _REPLICAS:
+            await asyncio.gather(*(put(*replica) for replica in nearest[_REPLICAS:]))
 
     async def discover(self, *, thorough: bool = False) -> Sequence[bytes]:
         node = self._node
         found = None
         if node is not None:
             with contextlib.suppress(Unreachable):
-                found = await _in_time(node.get(self._directory, latest=thorough), self.peer, _DIRECTORY_SECONDS)
+                # One replica after another: all have the whole directory, and the first that answers ends a search that is not thorough.
+                search = node.get(self._directory, latest=thorough, num_workers=_REPLICAS if thorough else 1)
+                found = await _in_time(search, self.peer, _DIRECTORY_SECONDS)
         if found is None or not isinstance(found.value, dict):
             return []
         return [record.value for record in found.value.values() if isinstance(record.value, bytes)]
