@@ -31,10 +31,9 @@ test: lint types ## every test that needs no cluster: unit, oracle, processes, c
 	$(RUN) -m processes
 	@if command -v npm >/dev/null; then $(RUN) -m contracts; \
 	  elif [ -n "$$CI" ]; then echo 'the contracts layer needs Node, and CI skips no layer'; exit 1; fi
-	@$(RUN) --collect-only -m 'not unit and not oracle and not processes and not contracts and not gpu' >/dev/null; \
+	@$(RUN) --collect-only -m 'not unit and not oracle and not processes and not contracts' >/dev/null; \
 	  if [ $$? -ne 5 ]; then echo 'a test has no layer: mark its module unit, oracle, processes or contracts'; exit 1; fi
-	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(RUN) -m gpu; fi
-	@echo "layers run: unit, oracle, processes$$(command -v npm >/dev/null && echo ', contracts'). Not run:$$(command -v npm >/dev/null || echo ' contracts (no Node here)') gpu tests without a CUDA device"
+	@echo "layers run: unit, oracle, processes$$(command -v npm >/dev/null && echo ', contracts'). Not run:$$(command -v npm >/dev/null || echo ' contracts (no Node here)') what needs a CUDA device"
 
 test-fast: $(READY) ## the unit layer, under three minutes
 	$(RUN) -m unit -n 2

@@ -24,9 +24,8 @@ def main(run: Path) -> None:
         rewards = [float(str(row["reward"])) for rows in peers for row in rows[start : start + every]]
         mean = sum(rewards) / len(rewards)
         lines.append(f"{start:>6} {mean:>7.3f}   {'█' * round(40 * mean)}")
-    lines.append(
-        f"first {summary['window']} rounds {summary['first10']:.3f}, last {summary['window']} rounds {summary['last10']:.3f}, rise {summary['rise']:+.3f}"
-    )
+    ends = f"first {summary['window']} rounds {summary['first10']:.3f}, last {summary['window']} rounds {summary['last10']:.3f}"
+    lines.append(f"{ends}, rise {summary['rise']:+.3f}")
     lines.append(
         f"{summary['rounds']} rounds in {summary['seconds']:.0f} s, {summary['tokens']:,} tokens, {summary['external']:,} groups learnt from others"
     )

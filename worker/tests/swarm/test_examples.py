@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from running import EXAMPLES, metrics, run_to_end
+from running import EXAMPLES, ROOT, metrics, run_to_end
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
@@ -41,6 +42,17 @@ def test_the_digits_are_learnt_without_any_language_model(tmp_path: Path) -> Non
     run = tmp_path / "digits"
     assert rise(run) > 0.3
     assert sum(len(row["external"]) for row in metrics(run, 0)) > 10
+
+
+def test_the_game_in_the_readme_plays(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    code, manifest = (re.search(rf"```{kind}\n(.*?)```", readme, re.DOTALL) for kind in ("python", "yaml"))
+    assert code is not None
+    assert manifest is not None
+    (tmp_path / "sums.py").write_text(code.group(1))
+    (tmp_path / "game.yaml").write_text(manifest.group(1))
+    run_to_end("run", tmp_path / "game.yaml", "--rounds=2", "--peers=2", "--runs", tmp_path / "runs", "--no-report")
+    assert [row["round"] for row in metrics(tmp_path / "runs" / "sums", 1)] == [0, 1]
 
 
 def test_two_ranks_a_peer_play_the_same_game(tmp_path: Path) -> None:
