@@ -153,3 +153,25 @@ def test_a_process_killed_in_the_middle_hangs_nobody_and_its_daemon_dies_with_it
         child.kill()
         child.wait()
         child.stdout.close()
+
+
+def test_a_heartbeat_is_stored_by_every_replica_and_costs_no_more_in_a_full_directory(swarm: Libp2pSwarm) -> None:
+    import time
+
+    ann = swarm.peer("ann", heartbeat_seconds=300.0)
+    bob = swarm.peer("bob", at_least=2, heartbeat_seconds=300.0)
+    here, there = ann._transport, bob._transport
+    expires = time.time() + 300.0
+    assert there._node is not None
+    for number in range(50):
+        bob._thread.run(there._node.store(there._directory, b"x" * 300, expires, subkey=str(number)))
+
+    before = here.traffic.bytes_sent + here.traffic.bytes_received
+    # It replaces what ann said when it joined only if it lasts longer.
+    ann._thread.run(here.advertise(b"y" * 300, expires + 3600.0))
+    spent = here.traffic.bytes_sent + here.traffic.bytes_received - before
+
+    found = bob._thread.run(there.discover())
+    assert found.count(b"x" * 300) == 50
+    assert b"y" * 300 in found
+    assert 300 < spent < 5_000
