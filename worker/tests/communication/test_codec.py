@@ -212,6 +212,18 @@ def test_a_log_probability_that_is_none_is_refused(contribution_of: Any, value: 
     assert refused(put_together(header, columns[:at] + np.float16(value).tobytes() + columns[at + 2 :])) == "malformed"
 
 
+def test_of_all_f16_just_those_finite_and_not_above_zero_are_log_probabilities(contribution_of: Any) -> None:
+    header, columns = taken_apart(contribution_of("ann", groups=1, rollouts=1, tokens=1))
+    at = 4 * 3 + 4
+    for bits in (0x0000, 0x0001, 0x3C00, 0x7BFF, 0x7C00, 0x7E00, 0x8000, 0x8001, 0xBC00, 0xFBFF, 0xFC00, 0xFC01, 0xFFFF):
+        value = float(np.array([bits], dtype=np.uint16).view(np.float16)[0])
+        data = put_together(header, columns[:at] + bits.to_bytes(2, "little") + columns[at + 2 :])
+        if np.isfinite(value) and value <= 0:
+            assert decode_shard(data).contribution.groups[0].rollouts[0].logprobs == (value,)
+        else:
+            assert refused(data) == "malformed"
+
+
 def test_text_that_is_no_utf8_an_item_twice_and_an_item_without_reference_are_refused(contribution_of: Any) -> None:
     header, columns = taken_apart(contribution_of("ann"))
     assert refused(put_together(header, columns[:-1] + b"\xff")) == "malformed"
