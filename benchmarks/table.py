@@ -48,7 +48,9 @@ def table() -> str:
     lines = ["| | the other | SwarmGame | |", "|---|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
     names = ("round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl", "exchange_scaling")
     results = {name: found for name in names if (found := result(name)) is not None}
-    missed = [f"- missed: {claim['what']}: {_bound(claim)}" for found in results.values() for claim in found.get("claims", []) if not claim["met"]]
+    missed = [
+        f"- missed: {claim['what']}: {_bound(claim)}" for found in results.values() for claim in found.get("claims", []) if not claim["met"]
+    ]
     notes = ["", "Medians; “whole” counts the calls, one a peer, that returned with every body. " + " ".join(_measured(results))]
     return "\n".join([*lines, *notes, *(["", *missed] if missed else [])])
 

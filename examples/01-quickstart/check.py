@@ -19,7 +19,9 @@ def main() -> int:
     summary = json.loads((options.run / "summary.json").read_text())
     rise = summary["rise"]
     good = rise < LEAST_RISE if options.control else rise >= LEAST_RISE
-    print(f"{options.run}: {summary['first10']:.3f} → {summary['last10']:.3f}, {rise:+.3f}: {'as it should be' if good else 'NOT as it should be'}")
+    print(
+        f"{options.run}: {summary['first10']:.3f} → {summary['last10']:.3f}, {rise:+.3f}: {'as it should be' if good else 'NOT as it should be'}"
+    )
     return 0 if good else 1
 
 
