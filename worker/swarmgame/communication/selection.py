@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 from swarmgame.communication.announcement import ShardEntry
@@ -31,8 +32,14 @@ def breadth(policy: CollectPolicy | None) -> int:
 
 def circle(run: str, round: int, stage: int, members: Iterable[PeerId]) -> list[PeerId]:
     """The members in an order that is new in every stage and the same on every peer."""
+    return list(_circle(run, round, stage, frozenset(members)))
+
+
+@lru_cache(maxsize=64)
+def _circle(run: str, round: int, stage: int, members: frozenset[PeerId]) -> tuple[PeerId, ...]:
+    # Asked for at every event of a stage, and the same until somebody comes or goes.
     salt = f"{run}\0{round}\0{stage}\0".encode()
-    return sorted(members, key=lambda peer: blake2b(salt + peer.encode(), digest_size=16).digest())
+    return tuple(sorted(members, key=lambda peer: blake2b(salt + peer.encode(), digest_size=16).digest()))
 
 
 def listeners(ring: Sequence[PeerId], peer: PeerId, count: int) -> list[PeerId]:
