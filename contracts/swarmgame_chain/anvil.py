@@ -76,7 +76,9 @@ class Anvil:
             ChainUnreachable: it died, or does not answer.
         """
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop
-        self._process = subprocess.Popen([find_anvil(), *self._options], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
+        self._process = subprocess.Popen(
+            [find_anvil(), *self._options], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True
+        )
         end = time.monotonic() + patience
         while time.monotonic() < end:
             if self._process.poll() is not None:

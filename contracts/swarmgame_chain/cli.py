@@ -1,7 +1,8 @@
 """`swarmgame chain deploy|status|peers|rewards|advance` and `swarmgame gateway`.
 
 For people with a chain of their own. A key comes from a file, a keystore, or the file that an environment variable names; it is never an
-argument. Invariant: what these commands print comes from the chain itself, and an error is one sentence and an exit code.
+argument. Invariant: what these commands print comes from the chain itself, an error is one sentence and an exit code, and importing this loads
+nothing of Ethereum, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -13,19 +14,18 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from swarmgame_chain.backends import RpcChain
-from swarmgame_chain.deploy import deploy as make
-from swarmgame_chain.deploy import manage
 from swarmgame_chain.errors import BadChainUsage, ChainError
-from swarmgame_chain.keys import load_wallet
-from swarmgame_chain.messages import Domain
-from swarmgame_chain.reader import Coordinator, EventCursor, SwarmConfig
+
+if TYPE_CHECKING:
+    from swarmgame_chain.backends import RpcChain
+    from swarmgame_chain.messages import Domain
+    from swarmgame_chain.reader import Coordinator
 
 RPC_VARIABLE = "SWARMGAME_CHAIN_RPC_FILE"
 app = typer.Typer(name="chain", help="A coordinator contract on a chain of yours.", no_args_is_help=True)
@@ -56,6 +56,9 @@ def deploy(
     as_json: AsJson = False,
 ) -> None:
     """Make a coordinator contract; prints its address."""
+    from swarmgame_chain.deploy import deploy as make
+    from swarmgame_chain.keys import load_wallet
+    from swarmgame_chain.reader import SwarmConfig
 
     async def work(chain: RpcChain) -> None:
         wallet = load_wallet(key_file, keystore, passphrase_file)
@@ -93,7 +96,11 @@ def status(contract: Contract, chain_id: ChainId, rpc: Rpc = "", as_json: AsJson
 
 @app.command()
 def peers(
-    contract: Contract, chain_id: ChainId, rpc: Rpc = "", since: Annotated[int, typer.Option(min=0)] = 0, as_json: AsJson = False
+    contract: Contract,
+    chain_id: ChainId,
+    rpc: Rpc = "",
+    since: Annotated[int, typer.Option(min=0, help="The first block to look at.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """List the peers that registered, with owner, proof and wins."""
 
@@ -110,7 +117,11 @@ def peers(
 
 @app.command()
 def rewards(
-    contract: Contract, chain_id: ChainId, rpc: Rpc = "", since: Annotated[int, typer.Option(min=0)] = 0, as_json: AsJson = False
+    contract: Contract,
+    chain_id: ChainId,
+    rpc: Rpc = "",
+    since: Annotated[int, typer.Option(min=0, help="The first block to look at.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """List what each peer has reported in all, highest first."""
 
@@ -134,6 +145,8 @@ def advance(
     as_json: AsJson = False,
 ) -> None:
     """End the round: anyone after its deadline, a stage manager before."""
+    from swarmgame_chain.deploy import manage
+    from swarmgame_chain.keys import load_wallet
 
     async def work(coordinator: Coordinator) -> None:
         wallet = load_wallet(key_file, keystore, passphrase_file)
@@ -160,6 +173,7 @@ def gateway(
     """Carry signed messages to the contract; the only process with a funded key."""
     from swarmgame_chain.gateway import GatewayConfig
     from swarmgame_chain.gateway.serve import serve
+    from swarmgame_chain.keys import load_wallet
 
     async def work(chain: RpcChain) -> None:
         wallet = load_wallet(key_file, keystore, passphrase_file)
@@ -174,6 +188,8 @@ def gateway(
 
 
 def _with_coordinator(rpc: str, contract: str, chain_id: int, work: Callable[[Coordinator], Awaitable[None]]) -> None:
+    from swarmgame_chain.reader import Coordinator
+
     async def checked(chain: RpcChain) -> None:
         coordinator = Coordinator(chain, _domain(chain_id, contract))
         await coordinator.check()
@@ -184,17 +200,26 @@ def _with_coordinator(rpc: str, contract: str, chain_id: int, work: Callable[[Co
 
 def _with_chain(rpc: str, work: Callable[[RpcChain], Coroutine[Any, Any, None]]) -> None:
     async def open_and_work() -> None:
+        from swarmgame_chain.backends import RpcChain
+
         async with RpcChain(_endpoint(rpc)) as chain:
             await work(chain)
 
     try:
         asyncio.run(open_and_work())
+    except ModuleNotFoundError as error:
+        Console(stderr=True).print(
+            f"swarmgame: {error.name} is not installed: pip install 'swarmgame[chain]'", markup=False, soft_wrap=True
+        )
+        raise typer.Exit(78) from None
     except ChainError as error:
         Console(stderr=True).print(f"swarmgame: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
 
 
 def _domain(chain_id: int, contract: str) -> Domain:
+    from swarmgame_chain.messages import Domain
+
     try:
         if not contract.startswith("0x") or len(bytes.fromhex(contract[2:])) != 20:
             raise ValueError
@@ -215,6 +240,8 @@ def _endpoint(rpc: str) -> str:
 
 
 async def _registered(coordinator: Coordinator, since: int) -> list[str]:
+    from swarmgame_chain.reader import EventCursor
+
     new, _ = await EventCursor(coordinator, max(since, 0), ("PeerRegistered", "PeerProven")).poll()
     return list(dict.fromkeys(event.values["peerId"] for event in new))
 

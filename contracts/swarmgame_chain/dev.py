@@ -130,7 +130,9 @@ class DevChain:
         log = (self._folder / "gateway.log").open("a")
         with log:
             command = [sys.executable, "-m", "swarmgame_chain.cli", "gateway", *words]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
         found: list[str] = []
         reader = threading.Thread(target=lambda: found.append(self._process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
         reader.start()

@@ -22,6 +22,7 @@ from swarmgame.cli.report import report
 from swarmgame.cli.run import run
 from swarmgame.cli.validation import validate
 from swarmgame.errors import ExitCode, InvalidManifest, SwarmGameError, exit_code_of
+from swarmgame_chain import cli as chain
 
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 """Of the click that typer uses, which may be its own copy."""
@@ -36,7 +37,9 @@ app.command()(validate)
 app.command()(report)
 app.command()(new)
 app.command()(peer)
+app.command()(chain.gateway)
 app.add_typer(env.app, name="env")
+app.add_typer(chain.app, name="chain")
 
 
 @app.callback()

@@ -53,6 +53,27 @@ def peer(
     join_seconds: Annotated[
         float, typer.Option("--join-seconds", metavar="S", min=1.0, envvar="SWARMGAME_JOIN_SECONDS", help="Longest wait for them.")
     ] = 60.0,
+    chain_rpc: Annotated[
+        str,
+        typer.Option(
+            "--chain-rpc",
+            metavar="URL",
+            envvar="SWARMGAME_CHAIN_RPC",
+            help="The chain's node. One with a password belongs in the file that SWARMGAME_CHAIN_RPC_FILE names.",
+        ),
+    ] = "",
+    chain_gateway: Annotated[
+        str, typer.Option("--chain-gateway", metavar="URL", envvar="SWARMGAME_CHAIN_GATEWAY", help="The gateway, which carries our words.")
+    ] = "",
+    chain_id: Annotated[
+        int, typer.Option("--chain-id", metavar="N", min=0, envvar="SWARMGAME_CHAIN_ID", help="Its id; 0: as the manifest says.")
+    ] = 0,
+    chain_contract: Annotated[
+        str,
+        typer.Option(
+            "--chain-contract", metavar="ADDRESS", envvar="SWARMGAME_CHAIN_CONTRACT", help="The coordinator; else the manifest's."
+        ),
+    ] = "",
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", min=1, envvar="OMP_NUM_THREADS", help="Of torch. Default: all cores.")
     ] = None,
@@ -74,6 +95,7 @@ def peer(
     try:
         with found_in(game):
             load_manifest(game, tuple(set_ or ()))  # most mistakes are found before torch is loaded
+            from swarmgame.coordination.place import ChainPlace
             from swarmgame.runtime.peer import PeerOptions, run_peer
 
             code = run_peer(
@@ -91,6 +113,7 @@ def peer(
                     at_least=at_least,
                     join_seconds=join_seconds,
                     threads=threads or len(os.sched_getaffinity(0)),
+                    chain=ChainPlace(chain_rpc, chain_gateway, chain_id, chain_contract),
                 )
             )
     except BaseException as error:

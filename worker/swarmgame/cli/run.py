@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from swarmgame.cli.options import Game, Overrides, Rounds, Runs, found_in, say
+
+
+class Chain(StrEnum):
+    """What `--coordination` takes; the manifest's mode External needs more than a word."""
+
+    dev = "dev"
+    none = "none"
 
 
 def run(
@@ -19,6 +27,12 @@ def run(
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the run; else the game's.")] = "",
     processes: Annotated[
         int | None, typer.Option("--processes-per-peer", metavar="N", min=1, help="Ranks of each peer, joined by torch.distributed.")
+    ] = None,
+    coordination: Annotated[
+        Chain | None,
+        typer.Option(
+            "--coordination", metavar="dev|none", help="dev: a chain of the run's own (anvil, play money). Else as the manifest says."
+        ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what this run has done, and begin again.")] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html and plots at the end.")] = True,
@@ -34,6 +48,8 @@ def run(
 
       swarmgame run game.yaml --peers 2 --rounds 20 --set game.trainer.with.generations=4 --fresh
 
+      swarmgame run game.yaml --coordination dev
+
       swarmgame run game.yaml --set game.seed=7 --name seed-7 | jq .reward
     """
     from swarmgame.runtime.local import RunOptions, run
@@ -43,6 +59,7 @@ def run(
         ("spec.peers.replicas", peers),
         ("spec.game.maxRounds", rounds),
         ("spec.peers.processesPerPeer", processes),
+        ("spec.coordination.mode", coordination.value.capitalize() if coordination is not None else None),
     )
     overrides = (*(set_ or ()), *(f"{path}={value}" for path, value in shortcuts if value is not None))
     options = RunOptions(game=game, overrides=overrides, runs=runs, name=name, fresh=fresh, report=report)

@@ -6,6 +6,7 @@ zero.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ class Summary:
         tokens: sampled by all peers.
         external: groups of others that were trained on, by all peers.
         evaluation: mean reward of the last evaluation over all environments; None without one.
+        chain: what the run's chain said last (round, proven, reports, …); None, and left out of the file, without one.
     """
 
     name: str
@@ -47,9 +49,13 @@ class Summary:
     tokens: int
     external: int
     evaluation: float | None
+    chain: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        if self.chain is None:
+            del found["chain"]
+        return found
 
     @property
     def sentence(self) -> str:
@@ -69,6 +75,7 @@ class RunData:
 
     def __init__(self, directory: RunDirectory) -> None:
         self.name = directory.root.name
+        self.chain = _chain_of(directory)
         everyone = [PeerProgress(index, files) for index, files in directory.peers().items()]
         for peer in everyone:
             peer.look()
@@ -138,6 +145,7 @@ class RunData:
             tokens=int(sum(_total(peer.rounds.values(), "tokens") for peer in self.peers)),
             external=sum(sum(authors.values()) for authors in self.learnt_from().values()),
             evaluation=evaluations[-1] if evaluations else None,
+            chain=self.chain,
         )
 
     def peer_rows(self) -> list[dict[str, Any]]:
@@ -172,6 +180,14 @@ def smoothed(series: Series, width: int) -> Series:
     rounds, values = list(series), list(series.values())
     half = width // 2
     return {played: fmean(values[max(0, i - half) : i + half + 1]) for i, played in enumerate(rounds)}
+
+
+def _chain_of(directory: RunDirectory) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(directory.chain_standing.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _id_of(peer: PeerProgress) -> str:

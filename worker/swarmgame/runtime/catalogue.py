@@ -226,6 +226,14 @@ METRICS = (
         "—",
         "Far behind the clock: the peer is stalled.",
     ),
+    Metric(
+        "chain_messages",
+        Kind.GAUGE,
+        "What we said to the chain, by what became of it: waiting, final, rejected, dropped; absent without a chain.",
+        "`waiting`: the chain or its gateway is away, see `chain.problem` in `/status`. `rejected`: see `chain.rejected` there.",
+        "`final` low: rounds are played and the chain does not hear of them.",
+        ("state",),
+    ),
 )
 
 

@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from swarmgame.communication.identity import Identity, dial_address
+from swarmgame.coordination.place import chain_errors, place_of
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest
 from swarmgame.runtime.progress import PeerProgress
 from swarmgame.runtime.rundir import Progress, RunDirectory
@@ -27,6 +29,9 @@ from swarmgame.runtime.supervisor import Outcome, Patience, Supervisor
 from swarmgame.runtime.table import JsonLines, View, view
 from swarmgame_api.load import load_manifest, manifest_data
 from swarmgame_api.manifest import SwarmGame
+
+if TYPE_CHECKING:
+    from swarmgame.coordination.local import ChainWatch
 
 HOST = "127.0.0.1"
 ASK_SECONDS = 1.0
@@ -84,6 +89,7 @@ def run(options: RunOptions, *, check: Step, prepare: Step, say: Callable[[str],
     directory = RunDirectory.of(options.runs, options.name or manifest.metadata.name)
     folder = options.game.absolute().parent
     check(manifest, folder)
+    _check_chain(manifest)
     with ExitStack() as stack:
         stack.enter_context(_nothing_left_of_an_invalid_game(directory.root))
         stack.enter_context(directory.locked())
@@ -138,12 +144,29 @@ def threads_of(peers: int, processes: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // (peers * processes))
 
 
-def peer_commands(options: RunOptions, manifest: SwarmGame, directory: RunDirectory) -> Callable[[int, bool], Sequence[str]]:
-    """How each peer is started; makes the keys that are missing, and takes a port for each peer."""
-    peers, processes = manifest.spec.peers.replicas, processes_of(manifest)
+@dataclass(frozen=True, slots=True)
+class Seats:
+    """The peers' ids and ports, by index."""
+
+    ids: Sequence[str]
+    ports: Sequence[int]
+
+    @property
+    def addresses(self) -> list[str]:
+        return [dial_address(peer, port, HOST) for peer, port in zip(self.ids, self.ports, strict=True)]
+
+
+def seats_of(manifest: SwarmGame, directory: RunDirectory) -> Seats:
+    """Makes the keys that are missing, and takes a port for each peer."""
+    peers = manifest.spec.peers.replicas
     ports = free_ports(peers)
-    ids = [Identity.load_or_create(directory.peer(index).key).peer for index in range(peers)]
-    addresses = [dial_address(peer, port, HOST) for peer, port in zip(ids, ports, strict=True)]
+    return Seats([Identity.load_or_create(directory.peer(index).key).peer for index in range(peers)], ports)
+
+
+def peer_commands(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, seats: Seats) -> Callable[[int, bool], Sequence[str]]:
+    """How each peer is started."""
+    peers, processes = manifest.spec.peers.replicas, processes_of(manifest)
+    ports, addresses = seats.ports, seats.addresses
     outside = manifest.spec.communication.initial_peers
 
     def command(index: int, restart: bool) -> Sequence[str]:
@@ -160,9 +183,26 @@ def peer_commands(options: RunOptions, manifest: SwarmGame, directory: RunDirect
 
 
 def _play(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, say: Callable[[str], None]) -> Outcome:
+    seats = seats_of(manifest, directory)
+    with _chain(manifest, directory, seats) as (chain, watch):
+        outcome = _watched(options, manifest, directory, say, seats, chain, watch)
+        if watch is not None:
+            watch.settle(manifest.spec.game.max_rounds if outcome.code is ExitCode.DONE else 0)
+            say(watch.line or "chain: the node does not answer")
+    return outcome
+
+
+def _watched(
+    options: RunOptions,
+    manifest: SwarmGame,
+    directory: RunDirectory,
+    say: Callable[[str], None],
+    seats: Seats,
+    chain: Mapping[str, str],
+    watch: ChainWatch | None,
+) -> Outcome:
     spec = manifest.spec
     peers, processes = spec.peers.replicas, processes_of(manifest)
-    command = peer_commands(options, manifest, directory)
     progress = [PeerProgress(index, directory.peer(index)) for index in range(peers)]
     for peer in progress:
         peer.look()
@@ -171,8 +211,8 @@ def _play(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, say
         shown.skip(progress)
     supervisor = Supervisor(
         {index: directory.peer(index) for index in range(peers)},
-        command,
-        environment=_environment(threads_of(peers, processes)),
+        peer_commands(options, manifest, directory, seats),
+        environment={**_environment(threads_of(peers, processes)), **chain},
         patience=Patience(
             restarts=spec.failure_policy.backoff_limit_per_peer,
             failed_peers=spec.failure_policy.max_failed_peers,
@@ -192,6 +232,8 @@ def _play(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, say
             for peer in progress:
                 peer.state = states[peer.index]
                 peer.look()
+            if watch is not None:
+                shown.note(watch.line)
             shown.show(progress)
 
         try:
@@ -202,6 +244,35 @@ def _play(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, say
                 peer.look()
             shown.close(progress)
     return outcome
+
+
+def _check_chain(manifest: SwarmGame) -> None:
+    """Finds what is wrong with the chain that the game asks for, before anything is written."""
+    mode = manifest.spec.coordination.mode
+    if mode == "Dev":
+        with chain_errors(mode):
+            from swarmgame.coordination.local import require_anvil
+
+            require_anvil()
+    elif mode == "External":
+        place_of(manifest)
+
+
+@contextmanager
+def _chain(manifest: SwarmGame, directory: RunDirectory, seats: Seats) -> Iterator[tuple[Mapping[str, str], ChainWatch | None]]:
+    """What the peers are told of the chain, by their environment, and what looks at it; nothing of both where the game has none."""
+    mode = manifest.spec.coordination.mode
+    if mode == "None":
+        yield {}, None
+        return
+    with chain_errors(mode):
+        from swarmgame.coordination.local import ChainWatch, dev_chain
+    with ExitStack() as stack:
+        place = stack.enter_context(dev_chain(directory.chain, seats.addresses)) if mode == "Dev" else place_of(manifest)
+        assert place is not None
+        watch = ChainWatch(place, seats.ids, directory.chain_standing, whole=mode == "Dev")
+        watch.start()
+        yield place.environment(), watch
 
 
 def _conclude(options: RunOptions, directory: RunDirectory, outcome: Outcome, say: Callable[[str], None]) -> None:

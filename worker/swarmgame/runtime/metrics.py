@@ -58,6 +58,11 @@ class PeerMetrics:
         self._seen[key] = total
         return total - before if total >= before else total
 
+    def chain(self, *, waiting: int, final: int, rejected: int, dropped: int) -> None:
+        """How we stand with the chain, in messages."""
+        for state, count in (("waiting", waiting), ("final", final), ("rejected", rejected), ("dropped", dropped)):
+            self["chain_messages"].labels(state).set(count)
+
     def render(self) -> bytes:
         """The text that `/metrics` answers."""
         return generate_latest(self.registry)

@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,7 @@ import swarmgame
 from swarmgame.communication.hivemind_backend import HivemindCommunication
 from swarmgame.communication.identity import Identity
 from swarmgame.communication.protocol import CommunicationManager
+from swarmgame.coordination.place import ChainPlace, chain_errors, place_of
 from swarmgame.errors import BadData, ExitCode
 from swarmgame.game.ledger import Ledger
 from swarmgame.game.manager import Ending, GameManager
@@ -43,7 +44,14 @@ from swarmgame.runtime.status import PeerStatus, Phase, StatusObserver
 from swarmgame_api.load import load_manifest
 from swarmgame_api.manifest import SwarmGame
 
+if TYPE_CHECKING:
+    from swarmgame.coordination.chain import ChainLink
+    from swarmgame_chain.voice import Standing
+
 logger = logging.getLogger(__name__)
+CHAIN_SECONDS = 30.0
+"""Longest wait, after the last round, for what we said to become final."""
+CHAIN_SECONDS_STOPPED = 3.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class PeerOptions:
         join_seconds: longest wait for them.
         threads: of torch.
         linger_seconds: longest wait, at the end, for those who still need our words; None: the stage deadline.
+        chain: where the chain is; what is left open comes from the environment and the manifest. Unused where the game has none.
     """
 
     game: Path
@@ -80,6 +89,7 @@ class PeerOptions:
     join_seconds: float = 60.0
     threads: int = 1
     linger_seconds: float | None = None
+    chain: ChainPlace = field(default_factory=ChainPlace)
 
 
 def run_peer(options: PeerOptions) -> ExitCode:
@@ -131,7 +141,13 @@ def _play(
     cleanup.callback(parts.close)
     saved = CheckpointStore(options.directory / "checkpoints", keep=manifest.spec.storage.checkpoints.keep).load_latest()
     run = f"{manifest.metadata.name}-{manifest.spec.game.seed}"
-    backend = _backend(options, manifest, run) if first else None
+    link = _link(options, manifest, peer, status, metrics) if first else None
+    bootnodes: tuple[str, ...] = ()
+    if link is not None:
+        cleanup.callback(link.stop)
+        bootnodes = link.start()
+    registered_only = manifest.spec.communication.admission == "Registered"
+    backend = _backend(options, manifest, run, bootnodes, link if registered_only else None) if first else None
     outbox = Outbox(backend, run=run, keep_rounds=_kept_rounds(manifest)) if backend is not None else None
     communication = _communication(outbox, ranks, peer, run, stop)
     cleanup.callback(communication.leave)
@@ -140,8 +156,14 @@ def _play(
         _restore(saved, parts, outbox, ledger)
         logger.info("resuming at round %d from %s", saved.next_round, saved.path)
     observers = _record(options, manifest, parts, outbox, ledger, saved, status, metrics) if outbox is not None else []
+    if link is not None:
+        from swarmgame.coordination.chain import ChainObserver
+
+        observers.append(ChainObserver(link))
     stopped = agreed(stop.is_set, ranks)
     status.change(phase=Phase.JOINING)
+    if link is not None and registered_only and not link.wait_until_registered(options.join_seconds, stop.is_set):
+        logger.warning("our registration is not final yet, so that the others do not let us in: %s", link.snapshot().problem)
     expected = tuple(saved.state["members"]) if saved is not None else ()
     communication.join(expect=expected, at_least=options.at_least, timeout_seconds=options.join_seconds)
     if backend is not None:
@@ -163,7 +185,11 @@ def _play(
         longest = options.linger_seconds
         deadline = time.monotonic() + (manifest.spec.game.progression.stage_deadline_seconds if longest is None else longest)
         _linger(communication, manifest, agreed(lambda: stop.is_set() or time.monotonic() >= deadline, ranks))
+        if link is not None:
+            link.finish(CHAIN_SECONDS, stop.is_set)
         status.change(phase=Phase.FINISHED)
+    elif link is not None:
+        link.finish(CHAIN_SECONDS_STOPPED, lambda: False)
     return {Ending.FINISHED: ExitCode.DONE, Ending.STOPPED: ExitCode.STOPPED, Ending.ALONE: ExitCode.TEMPORARY}[ending]
 
 
@@ -187,15 +213,36 @@ def _kept_rounds(manifest: SwarmGame) -> int:
     return manifest.spec.game.sharing.max_staleness_rounds + 1
 
 
-def _backend(options: PeerOptions, manifest: SwarmGame, run: str) -> HivemindCommunication:
+def _backend(
+    options: PeerOptions, manifest: SwarmGame, run: str, bootnodes: tuple[str, ...], gate: ChainLink | None
+) -> HivemindCommunication:
     return HivemindCommunication(
         run=run,
         identity=options.identity,
         port=options.port,
-        initial_peers=(*manifest.spec.communication.initial_peers, *options.initial_peers),
+        initial_peers=(*bootnodes, *manifest.spec.communication.initial_peers, *options.initial_peers),
         announce=options.announce,
+        admission=gate.admits if gate is not None else lambda peer: True,
         keep_rounds=_kept_rounds(manifest),
     )
+
+
+def _link(options: PeerOptions, manifest: SwarmGame, peer: PeerId, status: PeerStatus, metrics: PeerMetrics) -> ChainLink | None:
+    """Our link to the game's chain; None where it has none."""
+    place = place_of(manifest, options.chain)
+    if place is None:
+        return None
+    if manifest.spec.communication.admission == "Registered":
+        status.change(registered=False)
+
+    def changed(standing: Standing) -> None:
+        metrics.chain(waiting=standing.waiting, final=standing.final, rejected=standing.rejected_count, dropped=standing.dropped)
+        status.change(chain=asdict(standing), **({"registered": True} if standing.registered else {}))
+
+    with chain_errors(manifest.spec.coordination.mode):
+        from swarmgame.coordination.chain import ChainLink
+
+        return ChainLink(place, Identity.load(options.identity).secret, peer, changed=changed)
 
 
 def _communication(outbox: Outbox | None, ranks: Ranks, peer: PeerId, run: str, stop: threading.Event) -> CommunicationManager:

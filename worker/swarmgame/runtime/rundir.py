@@ -3,6 +3,7 @@
     game.yaml            the resolved manifest            run.json      how far the run came
     peers/<i>/           peer.key metrics.jsonl log.jsonl checkpoints/ http.json exit.json output.log
     report.html  plots/  summary.json                     lock          held by the runner while it lives
+    chain/               a chain of its own, and standing.json: what the chain said last
 
 Nothing here starts anything. Invariant: at most one runner holds a run, and a run never changes its game: a folder that holds another one is
 refused, not overwritten.
@@ -117,6 +118,15 @@ class RunDirectory:
     @property
     def plots(self) -> Path:
         return self.root / "plots"
+
+    @property
+    def chain(self) -> Path:
+        return self.root / "chain"
+
+    @property
+    def chain_standing(self) -> Path:
+        """What the run's chain said last; absent without one."""
+        return self.chain / "standing.json"
 
     @property
     def _progress(self) -> Path:

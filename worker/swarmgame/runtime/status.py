@@ -50,6 +50,7 @@ class Snapshot:
         started: Unix seconds.
         round_finished: Unix seconds of the last finished round, or None.
         checkpoint: round of the newest checkpoint on disk, or None.
+        chain: how we stand with the chain (`swarmgame_chain.voice.Standing`); None, and not shown, where the game has none.
     """
 
     phase: Phase = Phase.STARTING
@@ -70,9 +71,13 @@ class Snapshot:
     started: float = field(default_factory=time.time)
     round_finished: float | None = None
     checkpoint: int | None = None
+    chain: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        if self.chain is None:
+            del found["chain"]
+        return found
 
     @property
     def not_ready(self) -> str:

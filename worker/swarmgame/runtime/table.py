@@ -40,6 +40,9 @@ class View(Protocol):
     def close(self, peers: Sequence[PeerProgress]) -> None:
         """The last look."""
 
+    def note(self, line: str) -> None:
+        """What stands below the table from now on; nothing on a pipe."""
+
     def say(self, line: str) -> None:
         """A sentence for the person who looks on."""
 
@@ -57,13 +60,14 @@ class LiveTable:
         self._title = title
         self._max_rounds = max_rounds
         self._console = console
+        self._note = ""
         self._before: int | None = None
         self._first: tuple[float, int] | None = None
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._live.start()
 
     def show(self, peers: Sequence[PeerProgress]) -> None:
-        self._live.update(table(self._title, peers, self._max_rounds, self._seconds_left(peers)), refresh=True)
+        self._live.update(table(self._title, peers, self._max_rounds, self._seconds_left(peers), self._note), refresh=True)
 
     def _seconds_left(self, peers: Sequence[PeerProgress]) -> float | None:
         """By the pace since the first new round, so that starting does not count; None until there is one."""
@@ -77,8 +81,11 @@ class LiveTable:
         return (now - began) / (total - first) * (self._max_rounds * len(peers) - total) if total > first else None
 
     def close(self, peers: Sequence[PeerProgress]) -> None:
-        self._live.update(table(self._title, peers, self._max_rounds, None), refresh=True)
+        self._live.update(table(self._title, peers, self._max_rounds, None, self._note), refresh=True)
         self._live.stop()
+
+    def note(self, line: str) -> None:
+        self._note = line
 
     def say(self, line: str) -> None:
         self._live.console.print(line, highlight=False)
@@ -98,6 +105,9 @@ class JsonLines:
 
     def close(self, peers: Sequence[PeerProgress]) -> None:
         self._write(peers, max((max(peer.rounds, default=-1) for peer in peers), default=-1))
+
+    def note(self, line: str) -> None:
+        return
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -142,7 +152,7 @@ def round_line(played: int, accounts: Sequence[Line]) -> dict[str, Any]:
     return line if evaluated is None else {**line, "evaluation": _rounded(evaluated)}
 
 
-def table(title: str, peers: Sequence[PeerProgress], max_rounds: int, seconds_left: float | None) -> Table:
+def table(title: str, peers: Sequence[PeerProgress], max_rounds: int, seconds_left: float | None, note: str = "") -> Table:
     """The table of a moment."""
     drawn = Table(
         title=title, title_justify="left", title_style="bold", header_style="dim", show_footer=True, footer_style="bold", expand=False
@@ -161,6 +171,8 @@ def table(title: str, peers: Sequence[PeerProgress], max_rounds: int, seconds_le
     drawn.add_column("exchange", justify="right")
     drawn.add_column("missing", justify="right")
     drawn.add_column("external", justify="right")
+    if note:
+        drawn.caption, drawn.caption_justify = note, "left"
     for peer in peers:
         drawn.add_row(*_row(peer))
     return drawn

@@ -128,7 +128,9 @@ def test_the_clip_ratio_is_the_whole_or_the_sum_of_its_sides(reported: dict[str,
 def test_the_reference_page_lists_every_metric_with_its_meaning() -> None:
     page = Path(__file__).parents[3] / "docs/reference/metrics.md"
     assert page.read_text(encoding="utf-8") == reference()
-    exposed = {sample.split("{")[0] for sample in played(report())}
+    chain = PeerMetrics(peer="a")
+    chain.chain(waiting=1, final=2, rejected=0, dropped=0)
+    exposed = {sample.split("{")[0] for sample in played(report()) | samples(chain)}
     for metric in METRICS:
         assert metric.what
         assert metric.high
@@ -172,3 +174,13 @@ def test_a_reward_that_is_not_a_number_is_null_in_the_status() -> None:
 def test_an_unknown_field_of_the_status_is_an_error() -> None:
     with pytest.raises(TypeError):
         PeerStatus().change(rounds=3)
+
+
+def test_a_peer_without_a_chain_shows_no_number_of_one_and_one_with_a_chain_shows_four() -> None:
+    assert not [name for name in played(report()) if name.startswith("chain")]
+    metrics = PeerMetrics(peer="a")
+    metrics.chain(waiting=3, final=2, rejected=1, dropped=0)
+    shown = {name: value for name, value in samples(metrics).items() if name.startswith("chain")}
+    assert shown == {
+        f"chain_messages{{state={state}}}": count for state, count in (("waiting", 3), ("final", 2), ("rejected", 1), ("dropped", 0))
+    }
