@@ -6,11 +6,14 @@ block, and a port is never guessed: anvil that does not answer is an error with 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -24,6 +27,8 @@ from swarmgame_chain.errors import BadChainUsage, ChainUnreachable
 CHAIN_ID = 31337
 BINARY_VARIABLE = "SWARMGAME_ANVIL"
 ETHER = 10**18
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def find_anvil() -> Path:
@@ -50,11 +55,13 @@ class Anvil:
         options: anvil's own: `--no-mining`, `--block-time 1`, `--state FILE`.
         port: 0 takes a free one.
         chain_id: the chain's.
+        follow: whether it ends with the thread that starts it, even when that is killed; a state file must not have two writers.
     """
 
-    def __init__(self, *options: str, port: int = 0, chain_id: int = CHAIN_ID, host: str = "127.0.0.1") -> None:
+    def __init__(self, *options: str, port: int = 0, chain_id: int = CHAIN_ID, host: str = "127.0.0.1", follow: bool = False) -> None:
         self.port = port or _free_port()
         self.url = f"http://{host}:{self.port}"
+        self._before = die_with_parent if follow else None
         self._options: Sequence[str] = (
             *("--host", host, "--port", str(self.port), "--chain-id", str(chain_id)),
             *("--hardfork", "osaka", "--enable-tx-gas-limit", "--gas-limit", "60000000", "--accounts", "2", "--quiet"),
@@ -77,7 +84,12 @@ class Anvil:
         """
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop
         self._process = subprocess.Popen(
-            [find_anvil(), *self._options], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True
+            [find_anvil(), *self._options],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,  # Ctrl-C reaches whoever started it alone
+            preexec_fn=self._before,
         )
         end = time.monotonic() + patience
         while time.monotonic() < end:
@@ -116,6 +128,12 @@ class Anvil:
             return ""
         self._log.seek(0)
         return self._log.read()[-500:].decode(errors="replace").strip() or "it said nothing"
+
+
+def die_with_parent() -> None:
+    """Has the kernel end this process when the thread that started it ends (Linux). For a child between fork and exec: makes one call."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _free_port() -> int:

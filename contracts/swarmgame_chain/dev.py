@@ -1,8 +1,8 @@
 """Mode Dev: a chain of one's own, brought up, deployed to and funded without a question; and a gateway to it as a process of its own.
 
 What was made is kept in a folder (the chain's state, the contract's address, the gateway's key, readable by its owner only), so that a run that
-is resumed finds its chain again. The money is play money. Invariant: both processes end with the `with` block; a folder is either a whole
-Dev chain or is made one.
+is resumed finds its chain again. The money is play money. Invariant: both processes end with the `with` block, or (on Linux) with ours; a folder
+is either a whole Dev chain or is made one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from swarmgame_chain.anvil import ETHER, Anvil
+from swarmgame_chain.anvil import ETHER, Anvil, die_with_parent
 from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.deploy import deploy, manage
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
@@ -64,7 +64,7 @@ class DevChain:
         key = self._folder / "gateway.key"
         wallet = load_wallet(key) if key.exists() else new_wallet(key)
         try:
-            self._anvil = Anvil("--state", str(self._folder / "state.json"), "--state-interval", "5").start()
+            self._anvil = Anvil("--state", str(self._folder / "state.json"), "--state-interval", "5", follow=True).start()
             self.rpc = self._anvil.url
             self.domain = asyncio.run(self._prepare(wallet))
             self._start_gateway(key)
@@ -131,7 +131,13 @@ class DevChain:
         with log:
             command = [sys.executable, "-m", "swarmgame_chain.cli", "gateway", *words]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
             )
         found: list[str] = []
         reader = threading.Thread(target=lambda: found.append(self._process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
