@@ -18,7 +18,7 @@ from typing import Any
 import harness
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig as TrlConfig
 from trl import GRPOTrainer as TrlTrainer
 
@@ -124,6 +124,8 @@ def measure(repeats: int, warmups: int, folder: Path) -> dict[str, list[float]]:
         processing_class=load_tokenizer(source),
         callbacks=[callback],
     )
+    # It prints TRL's own summary to standard output, where one line of JSON is promised.
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     assert lengths == {NEW_TOKENS}, f"TRL's completions have lengths {lengths}"
     return callback.samples
