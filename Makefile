@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-control test test-fast lint types generate check-generated bench bench-table slither clean
+.PHONY: help install toolchain demo demo-control test test-fast lint types generate check-generated bench bench-table slither clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -19,6 +19,12 @@ $(READY): pyproject.toml constraints.txt
 
 install: $(READY) ## the virtual environment, with exact versions
 
+toolchain: contracts/node_modules/.ready ## forge, anvil and solc, from npm
+
+contracts/node_modules/.ready: contracts/package-lock.json
+	cd contracts && npm ci --no-audit --no-fund
+	@touch $@
+
 demo: $(READY) ## four peers learn together for about two minutes, on this machine
 	$(BIN)/swarmgame run examples/01-quickstart/game.yaml --name demo --fresh
 
@@ -29,7 +35,7 @@ test: lint types ## every test that needs no cluster: unit, oracle, processes, c
 	$(RUN) -m unit -n 2
 	$(RUN) -m oracle -n 2
 	$(RUN) -m processes
-	@if command -v npm >/dev/null; then $(RUN) -m contracts; \
+	@if command -v npm >/dev/null; then $(MAKE) toolchain && $(RUN) -m contracts; \
 	  elif [ -n "$$CI" ]; then echo 'the contracts layer needs Node, and CI skips no layer'; exit 1; fi
 	@$(RUN) --collect-only -m 'not unit and not oracle and not processes and not contracts' >/dev/null; \
 	  if [ $$? -ne 5 ]; then echo 'a test has no layer: mark its module unit, oracle, processes or contracts'; exit 1; fi

@@ -136,11 +136,22 @@ def _make(folder: Path, options: BuiltinOptions, demonstrations: Demonstrations 
         tokenizer.save_pretrained(aside)
         record = {"accuracy": outcome.accuracy if outcome.steps else None, "steps": outcome.steps, "reached": outcome.reached}
         (aside / "warmstart.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
-        if folder.exists():  # without a config.json: left over from something else
-            shutil.rmtree(folder)
-        os.replace(aside, folder)
+        _put(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put(aside: Path, folder: Path) -> None:
+    """Gives a finished model its final name. Whoever was first stays: a model that another process may be loading is never touched, even
+    where the lock did not keep two from making it (network file systems, clean-ups of the cache)."""
+    whole = folder / "config.json"
+    if folder.exists() and not whole.is_file():  # left over from something else
+        shutil.rmtree(folder)
+    try:
+        os.rename(aside, folder)  # refuses a folder that is not empty
+    except OSError:
+        if not whole.is_file():
+            raise
 
 
 def _name(options: BuiltinOptions, demonstrations: Demonstrations | None) -> str:
