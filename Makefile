@@ -22,7 +22,7 @@ install: $(READY) ## the virtual environment, with exact versions
 toolchain: contracts/node_modules/.ready ## forge, anvil and solc, from npm
 
 contracts/node_modules/.ready: contracts/package-lock.json
-	cd contracts && npm ci --no-audit --no-fund
+	cd contracts && npm install --no-package-lock --no-audit --no-fund
 	@touch $@
 
 demo: $(READY) ## four peers learn together for about two minutes, on this machine

@@ -45,7 +45,7 @@ def find_anvil() -> Path:
     for candidate in (named, modules, on_path):
         if candidate and Path(candidate).exists():
             return Path(candidate)
-    raise BadChainUsage(f"anvil is not installed: run `npm ci` in contracts/, or name the binary in {BINARY_VARIABLE}")
+    raise BadChainUsage(f"anvil is not installed: run `make toolchain`, or name the binary in {BINARY_VARIABLE}")
 
 
 class Anvil:

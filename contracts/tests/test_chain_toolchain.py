@@ -17,7 +17,7 @@ FORGE = CONTRACTS / "node_modules" / ".bin" / "forge"
 @pytest.fixture(scope="module", autouse=True)
 def toolchain() -> None:
     if not FORGE.exists():
-        subprocess.run(["npm", "ci"], cwd=CONTRACTS, check=True, capture_output=True, timeout=280)
+        subprocess.run(["npm", "install", "--no-package-lock"], cwd=CONTRACTS, check=True, capture_output=True, timeout=280)
 
 
 def run(*command: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""A swarm on a chain of its own: what the peers played is what the chain says. Needs Node's toolchain (`npm ci` in contracts/)."""
+"""A swarm on a chain of its own: what the peers played is what the chain says. Needs Node's toolchain (`make toolchain`)."""
 
 from __future__ import annotations
 
