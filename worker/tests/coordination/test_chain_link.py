@@ -111,7 +111,7 @@ def test_a_chain_of_its_own_without_anvil_is_the_manifests_mistake(monkeypatch: 
     monkeypatch.setattr("swarmgame_chain.anvil.__file__", str(tmp_path / "contracts" / "swarmgame_chain" / "anvil.py"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("SWARMGAME_ANVIL", raising=False)
-    with pytest.raises(InvalidManifest, match="npm ci") as caught:
+    with pytest.raises(InvalidManifest, match="make toolchain") as caught:
         require_anvil()
     assert exit_code_of(caught.value) is ExitCode.BAD_CONFIG
 
