@@ -48,6 +48,16 @@ def find_anvil() -> Path:
     raise BadChainUsage(f"anvil is not installed: run `make toolchain`, or name the binary in {BINARY_VARIABLE}")
 
 
+def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    """Asks a child to end, and kills it when it has not after ten seconds."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Anvil:
     """A running anvil.
 
@@ -106,12 +116,7 @@ class Anvil:
     def stop(self) -> None:
         """Ends it; with `--state` it writes its state first."""
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end(self._process)
             self._process = None
         if self._log is not None:
             self._log.close()

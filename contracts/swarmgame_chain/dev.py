@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from swarmgame_chain.anvil import ETHER, Anvil, die_with_parent
+from swarmgame_chain.anvil import ETHER, Anvil, die_with_parent, end
 from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.deploy import deploy, manage
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
@@ -76,12 +76,7 @@ class DevChain:
     def stop(self) -> None:
         """Ends both processes; the chain writes its state."""
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end(self._process)
             self._process = None
         if self._anvil is not None:
             self._anvil.stop()
