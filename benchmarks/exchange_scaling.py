@@ -16,18 +16,19 @@ import math
 import tempfile
 import threading
 import time
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from statistics import mean, median
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "exchange_scaling.json"
+from harness import claim, machine, publish
+
+MOST_GROWTH = 1.5
 GROUPS, COMPLETIONS, TOKENS = 8, 8, 128
 PULLED, MOST_PER_PEER = 6, 2
 PEERS_A_PROCESS = 8
-FIRST_PORT = 42_000
+FIRST_PORT = 20_000  # below the ports that outgoing connections take
 
 
 def words(peer: str, round: int) -> Any:
@@ -157,13 +158,16 @@ def main() -> None:
     parser.add_argument("--no-save", action="store_true")
     options = parser.parse_args()
     rows = []
+    began = machine()
     for size in (int(text) for text in options.sizes.split(",")):
         rows.append(measure(size, options.rounds, options.pace))
         print(json.dumps(rows[-1]), flush=True)
     growth = {name: round(rows[-1][name] / rows[0][name], 2) for name in ("bytes", "messages", "cpu_seconds")}
-    line = {
-        "benchmark": "exchange_scaling",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    body = {
+        "claims": [
+            claim(f"{name.replace('_', ' ')} a peer, {rows[0]['peers']} → {rows[-1]['peers']} peers", value, at_most=MOST_GROWTH)
+            for name, value in growth.items()
+        ],
         "mode": "pull",
         "groups": GROUPS,
         "completions": COMPLETIONS,
@@ -174,12 +178,8 @@ def main() -> None:
         "pace_seconds": options.pace,
         "rows": rows,
         "growth": growth,
-        "limit": 1.5,
     }
-    if not options.no_save:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(line) + "\n")
-    print(json.dumps(line))
+    publish("exchange_scaling", body, began=began, smoke=options.no_save)
 
 
 if __name__ == "__main__":

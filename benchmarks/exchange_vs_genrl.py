@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="ours alone, 2 peers, 1 KiB, in seconds; nothing is written")
     parser.add_argument("--thousand", action="store_true", help="only the thousand calls of ours; the rest of the last result is kept")
     parser.add_argument("--peers", type=int, choices=COUNTS, help="only so many; the last result of the others is kept")
-    parser.add_argument("--calls", type=int, default=5, help="calls of each arm at each size")
+    parser.add_argument("--calls", type=int, default=15, help="calls of each arm at each size")
     options = parser.parse_args()
     began = machine()
     with tempfile.TemporaryDirectory(prefix="exchange-") as name:

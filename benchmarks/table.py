@@ -44,9 +44,10 @@ class Row(NamedTuple):
 def table() -> str:
     """The table and, below it, under what it was measured."""
     rows = [*_rounds(result("round_vs_genrl")), *_exchanges(result("exchange_vs_genrl")), *_generation(result("generation"))]
-    rows += [*_step(result("step_vs_trl")), *_scaling(result("exchange_scaling"))]
+    rows += [*_step(result("step_vs_trl")), *_scaling(result("exchange_scaling")), *_operator(result("operator_scale"))]
+    rows += _images(result("image_sizes"))
     lines = ["| | the other | SwarmGame | |", "|---|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
-    names = ("round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl", "exchange_scaling")
+    names = ("round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl", "exchange_scaling", "operator_scale")
     results = {name: found for name in names if (found := result(name)) is not None}
     missed = [
         f"- missed: {claim['what']}: {_bound(claim)}" for found in results.values() for claim in found.get("claims", []) if not claim["met"]
@@ -105,6 +106,29 @@ def _scaling(found: Mapping[str, Any] | None) -> Iterator[Row]:
     fewest, most = found["rows"][0]["peers"], found["rows"][-1]["peers"]
     growth = ", ".join(f"{name.replace('_', ' ')} {value:.2f}×" for name, value in found["growth"].items())
     yield Row(f"Cost a peer and round as the swarm grows from {fewest} to {most} peers, pull mode", "", growth, "")
+
+
+def _operator(found: Mapping[str, Any] | None) -> Iterator[Row]:
+    for size in (found or {}).get("sizes", ()):
+        cold, memory = size["cold_start"], max(size["cold_start"]["resident_mib_at_most"], size["growth"]["resident_mib_at_most"])
+        writes = max(size["idle"]["writes_a_second"], size["idle_after_it"]["writes_a_second"])
+        wait = size["growth"]["apply_to_job_seconds"]["p99"]
+        figures = (
+            f"apply → Job p99 {_seconds(wait)}, cold start {_seconds(cold['seconds'])}, {memory:.0f} MiB, idle {writes:.1f} writes a second"
+        )
+        yield Row(
+            f"Operator, {size['objects']['swarmgames']:,} games, {size['objects']['pods']:,} pods, API server and all on two cores",
+            "",
+            figures,
+            "",
+        )
+
+
+def _images(found: Mapping[str, Any] | None) -> Iterator[Row]:
+    images = (found or {}).get("images", {})
+    if images:
+        figures = ", ".join(f"{name} {each['bytes'] / 1e6:,.0f} MB (code {each['code_bytes'] / 1e6:.1f})" for name, each in images.items())
+        yield Row("Images, uncompressed; of it what a change of the code makes anew", "", figures, "")
 
 
 def _calls(figures: Mapping[str, Any]) -> str:

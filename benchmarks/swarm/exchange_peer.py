@@ -1,12 +1,14 @@
 """Our arm of the exchange: one process, one HivemindCommunication, one publish and one collect (gather, quorum 100 %) a request.
 
-What is said is a contribution as a game would say it: random token ids, log-probabilities and text, so that the
-codec can hardly compress it, cut to the size at which its encoded shards have at least the bytes asked for. It is made before the clock starts;
-encoding, signing, sending, checking and decoding are inside. A call is whole when every other peer's contribution came with all its tokens.
+What is said is a contribution as a game would say it: random token ids, log-probabilities and text, so that the codec can hardly compress it,
+cut to the size at which its encoded shards have at least the bytes asked for. It is made before the clock starts; encoding, signing, sending,
+checking and decoding are inside (numbers that came stay columns until somebody reads them, as in a game). A call is whole when every other
+peer's contribution came with all its tokens.
 """
 
 from __future__ import annotations
 
+import gc
 import random
 import string
 import tempfile
@@ -74,6 +76,8 @@ def main() -> None:
     policy = CollectPolicy(Exchange.GATHER, quorum=1.0, deadline_seconds=60.0)
     with tempfile.TemporaryDirectory(prefix="exchange-peer-") as folder:
         communication = connect(Path(folder), parent, requests)
+        gc.collect()  # as a peer does before it plays
+        gc.freeze()
         parent.answer(ready=True)
         round = 0
         try:

@@ -5,6 +5,7 @@ Between rounds an observer waits for the request of the next one and answers wit
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import tempfile
@@ -106,6 +107,8 @@ def main(folder: Path) -> None:
             observers=[observer],
             stopped=lambda: observer.ended,
         )
+        gc.collect()  # as a peer does before it plays
+        gc.freeze()
         try:
             manager.run(0)
         finally:

@@ -79,6 +79,17 @@ def decode_result(name: str, data: bytes) -> Any:
     return values[0] if len(values) == 1 else values
 
 
+def decode_call(name: str, data: bytes) -> tuple[Any, ...] | None:
+    """The arguments of a call of this function; None when the data is of another call, or of none."""
+    function = _functions()[name]
+    if data[:4] != function.selector:
+        return None
+    try:
+        return tuple(decode(function.inputs, data[4:]))
+    except (DecodingError, OverflowError, ValueError):
+        return None
+
+
 def error_name(data: bytes) -> str:
     """The name of a custom error by its first four bytes; `0x…` when it is none that we know."""
     return _errors().get(bytes(data[:4]), f"0x{bytes(data[:4]).hex()}")

@@ -171,7 +171,7 @@ def gateway(
     interval: Annotated[float, typer.Option(min=0.01, max=60.0, help="Seconds between looks at the chain.")] = 0.25,
 ) -> None:
     """Carry signed messages to the contract; the only process with a funded key."""
-    from swarmgame_chain.gateway import GatewayConfig
+    from swarmgame_chain.gateway import Gateway, GatewayConfig
     from swarmgame_chain.gateway.serve import serve
     from swarmgame_chain.keys import load_wallet
 
@@ -181,7 +181,8 @@ def gateway(
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(chain, _domain(chain_id, contract), wallet, config, host, port, stop, said=lambda line: print(line, flush=True))
+        gateway = Gateway(chain, _domain(chain_id, contract), wallet, config)
+        await serve(gateway, host, port, stop, said=lambda line: print(line, flush=True))
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     _with_chain(rpc, work)

@@ -136,7 +136,8 @@ class PeerOnChain:
         Raises:
             aiohttp.ClientError, TimeoutError, ValueError: the gateway is away or answers nonsense; what was not said is said again.
         """
-        for kind in ("registrations", "commits", "reports"):
+        # A report before the seal of the next one: a gateway that knew only the seal could end the round in which the report must be opened.
+        for kind in ("registrations", "reports", "commits"):
             await self._hand_in(session, kind)
         asked = [sent for sent in self._line.values() if sent.state != "waiting"][:MAX_MESSAGES]
         if asked:
@@ -156,10 +157,12 @@ class PeerOnChain:
         return sent
 
     async def _hand_in(self, session: aiohttp.ClientSession, kind: Kind) -> None:
-        fresh = [sent for sent in self._line.values() if sent.state == "waiting" and kind_of(sent.message) == kind][:MAX_MESSAGES]
-        if fresh:
-            answers = await _post(session, f"{self.gateway}/v1/{kind}", [dump(sent.message) for sent in fresh])
-            for sent, answer in zip(fresh, answers, strict=True):
+        # With what is new goes all that is not over: a gateway that was restarted meanwhile remembers none of it, and would carry the newest
+        # report first, after which the contract takes no older one. What a gateway knows already it answers as a look-up.
+        line = [sent for sent in self._line.values() if kind_of(sent.message) == kind][:MAX_MESSAGES]
+        if any(sent.state == "waiting" for sent in line):
+            answers = await _post(session, f"{self.gateway}/v1/{kind}", [dump(sent.message) for sent in line])
+            for sent, answer in zip(line, answers, strict=True):
                 self._heard(sent, answer)
 
     def _heard(self, sent: Sent, answer: dict[str, str]) -> None:

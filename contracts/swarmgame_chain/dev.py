@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import queue
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,11 @@ from swarmgame_chain.keys import Wallet, load_wallet, new_wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, SwarmConfig
 
+log = logging.getLogger(__name__)
 PATIENCE = 60.0
+LOOK_SECONDS = 0.5
+LONGEST_PAUSE = 30.0
+"""Between two starts of a gateway that dies at once."""
 
 
 class DevChain:
@@ -49,6 +55,8 @@ class DevChain:
         self._quorum = quorum
         self._anvil: Anvil | None = None
         self._process: subprocess.Popen[str] | None = None
+        self._over = threading.Event()
+        self._keeper: threading.Thread | None = None
         self.rpc = ""
         self.gateway = ""
         self.domain = Domain(31337, "0x" + "00" * 20)
@@ -67,7 +75,14 @@ class DevChain:
             self._anvil = Anvil("--state", str(self._folder / "state.json"), "--state-interval", "5", follow=True).start()
             self.rpc = self._anvil.url
             self.domain = asyncio.run(self._prepare(wallet))
-            self._start_gateway(key)
+            # In the thread that starts it, which lives as long as it may: the kernel ends a child with the thread that started it.
+            up: queue.Queue[Exception | None] = queue.Queue()
+            self._over.clear()
+            self._keeper = threading.Thread(target=self._keep_gateway, args=(key, up), name="dev-gateway", daemon=True)
+            self._keeper.start()
+            failed = up.get()
+            if failed is not None:
+                raise failed
         except BaseException:
             self.stop()
             raise
@@ -75,9 +90,10 @@ class DevChain:
 
     def stop(self) -> None:
         """Ends both processes; the chain writes its state."""
-        if self._process is not None:
-            end(self._process)
-            self._process = None
+        self._over.set()
+        if self._keeper is not None:
+            self._keeper.join()
+            self._keeper = None
         if self._anvil is not None:
             self._anvil.stop()
             self._anvil = None
@@ -110,26 +126,54 @@ class DevChain:
             return None
         return domain
 
-    def _start_gateway(self, key: Path) -> None:
+    def _keep_gateway(self, key: Path, up: queue.Queue[Exception | None]) -> None:
+        """Starts the gateway, says how that went, and starts it again whenever it dies."""
+        try:
+            self._start_gateway(key, port=0)
+        except (ChainUnreachable, OSError) as error:
+            self._end_gateway()
+            up.put(error)
+            return
+        up.put(None)
+        port, pause = int(self.gateway.rpartition(":")[2]), LOOK_SECONDS
+        while not self._over.wait(pause):
+            if self._process is not None and self._process.poll() is None:
+                pause = LOOK_SECONDS
+                continue
+            log.warning("the gateway of the Dev chain has died; it is started again")
+            self._end_gateway()
+            try:
+                self._start_gateway(key, port)
+            except (ChainUnreachable, OSError) as error:
+                log.error("%s", error)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        self._end_gateway()
+
+    def _end_gateway(self) -> None:
+        if self._process is not None:
+            end(self._process)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+            self._process = None
+
+    def _start_gateway(self, key: Path, port: int) -> None:
         options = {
             "--rpc": self.rpc,
             "--contract": self.domain.contract,
             "--chain-id": str(self.domain.chain_id),
             "--key-file": str(key),
-            "--port": "0",
+            "--port": str(port),
             "--confirmations": "1",
             "--quorum": str(self._quorum),
             "--interval": "0.1",
         }
         words = [word for pair in options.items() for word in pair]
-        log = (self._folder / "gateway.log").open("a")
-        with log:
-            command = [sys.executable, "-m", "swarmgame_chain.cli", "gateway", *words]
+        with (self._folder / "gateway.log").open("a") as record:
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", "swarmgame_chain.cli", "gateway", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=record,
                 text=True,
                 start_new_session=True,
                 preexec_fn=die_with_parent,

@@ -58,11 +58,12 @@ class SwarmConfig:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The contract's round, when anyone may end it, and the time of the last block; unix seconds."""
+    """The contract's round, when anyone may end it, the time of the last block, unix seconds, and its number."""
 
     round: int
     deadline: int
     now: int
+    block: int = 0
 
 
 class Coordinator:
@@ -124,7 +125,7 @@ class Coordinator:
         calls = [_call(self.domain.contract, name, ()) for name in names]
         answers = successes(await self.chain.ask_all([*calls, ("eth_getBlockByNumber", ("latest", False))]))
         values = [decode_result(name, _bytes(answer)) for name, answer in zip(names, answers, strict=False)]
-        return Clock(values[0], values[1], int(answers[2]["timestamp"], 16))
+        return Clock(values[0], values[1], int(answers[2]["timestamp"], 16), int(answers[2]["number"], 16))
 
     async def round(self) -> int:
         """The current round."""

@@ -86,6 +86,10 @@ class Voice:
     def stop(self, patience: float = 0.0) -> Standing:
         """Waits for what is on its way, up to `patience` seconds, and ends; returns how it stood."""
         end = time.monotonic() + patience
+        # What was said last may not be in line yet, and an empty line would look like the end of it.
+        said = threading.Event()
+        self._do(said.set)
+        said.wait(min(patience, 5.0))
         while self._peer.waiting and time.monotonic() < end:
             time.sleep(0.05)
         self._loop.call_soon_threadsafe(lambda: self._task.cancel() if self._task else None)

@@ -88,8 +88,10 @@ async def test_a_reorganisation_of_five_blocks_takes_nothing_away(ground: Ground
             await ground.chain.ask("evm_mine")
         await asyncio.sleep(0.2)
         assert {entry.state for entry in entries} == {State.SENT}
+        await ground.chain.ask("evm_setAutomine", False)  # or what goes out again might be mined before we have looked
         await ground.chain.ask("anvil_reorg", 5, [])
         assert await reports_on_chain(ground, 60) == 0
+        await ground.chain.ask("evm_setAutomine", True)
         await until(lambda: gateway.sender.counts.reorganised >= 1)
         async with asyncio.timeout(60):
             while gateway.queue.on_their_way:

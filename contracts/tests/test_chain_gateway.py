@@ -140,6 +140,31 @@ async def test_a_sealed_swarm_commits_then_opens() -> None:
     assert states(await stepped(gateway, [ground.report(0, 1, 9)], most=2)) == ["queued"]
 
 
+async def test_a_sealed_swarm_that_has_run_ahead_of_its_chain_loses_no_report() -> None:
+    """All that three peers said of five rounds is handed in at once: each round stays open until what it alone takes has been taken."""
+    ground, rounds = await fresh(sealed_reports=True), 5
+    gateway = ground.gateway(ticks=True, interval=0.0, quorum=0.6)
+    await stepped(gateway, [ground.registration(n) for n in range(3)])
+    reports = [ground.report(n, round, n + round) for round in range(rounds) for n in range(3)]
+    commits = [sign_commit(ground.domain, secret(n), reports[3 * round + n]) for round in range(rounds) for n in range(3)]
+    entries = await stepped(gateway, [*reports, *commits], most=80)
+    assert states(entries) == ["final"] * (6 * rounds)
+    assert await ground.coordinator.round() == rounds
+    assert [state.total_reward for state in await ground.coordinator.peers([peer(n) for n in range(3)])] == [10, 15, 20]
+
+
+async def test_reports_of_a_peer_are_carried_in_the_order_of_their_rounds_however_they_came() -> None:
+    ground = await fresh()
+    for _ in range(3):
+        await call(ground, "updateStageAndRound")
+    gateway = ground.gateway()
+    await stepped(gateway, [ground.registration(n) for n in range(2)])
+    newest_first = [ground.report(n, round, 1 + round) for round in (3, 1, 2, 0) for n in range(2)]
+    entries = await stepped(gateway, newest_first, most=40)
+    assert states(entries) == ["final"] * 8
+    assert [state.total_reward for state in await ground.coordinator.peers([peer(0), peer(1)])] == [10, 10]
+
+
 async def test_the_round_ends_by_quorum_and_waits_for_a_swarm_that_rests() -> None:
     ground = await fresh()
     gateway = ground.gateway(ticks=True, interval=0.0, quorum=0.6)

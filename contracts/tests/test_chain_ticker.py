@@ -42,6 +42,11 @@ def test_a_round_ends_by_quorum_or_deadline_and_never_while_nobody_speaks(report
     assert ticker(reported).is_over(Clock(0, 600, age), CONFIG, ahead=frozenset(ahead)) is over
 
 
+@pytest.mark.parametrize(("age", "over"), [(60, False), (599, False), (601, True)])
+def test_a_round_stays_open_for_what_it_alone_takes_until_its_deadline(age: int, over: bool) -> None:
+    assert ticker("abcd").is_over(Clock(0, 600, age), CONFIG, bound=True) is over
+
+
 def test_a_report_that_a_reorganisation_took_back_does_not_count() -> None:
     made = ticker("abc")
     made.read([], [event("RewardSubmitted", "c")], 0)

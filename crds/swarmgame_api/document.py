@@ -181,7 +181,7 @@ def plain(data: object) -> JsonValue:
     problems: list[Problem] = []
     left = MAX_NODES
 
-    def walk(value: object, path: str, depth: int) -> JsonValue:
+    def walk(value: object, path: Steps, depth: int) -> JsonValue:
         nonlocal left
         left -= 1
         if left < 0:
@@ -193,38 +193,49 @@ def plain(data: object) -> JsonValue:
                 return value
             case int():
                 if not -(2**63) <= value < 2**63:
-                    problems.append(Problem(path, Plain("a very large integer"), "an integer of at most 64 bits"))
+                    problems.append(Problem(written(path), Plain("a very large integer"), "an integer of at most 64 bits"))
                     return None
                 return value
             case float():
                 if not math.isfinite(value):
-                    problems.append(Problem(path, Plain(str(value)), "a finite number"))
+                    problems.append(Problem(written(path), Plain(str(value)), "a finite number"))
                 return value
             case str():
                 return text(value, path)
             case dict():
-                return {key(name, path): walk(child, join(path, str(name)), depth + 1) for name, child in value.items()}
+                return {key(name, path): walk(child, (*path, str(name)), depth + 1) for name, child in value.items()}
             case list() | tuple():
-                return [walk(child, f"{path}[{index}]", depth + 1) for index, child in enumerate(value)]
-        problems.append(Problem(path, Plain(f"a {type(value).__name__}"), "a text, number, boolean, list or mapping"))
+                return [walk(child, (*path, index), depth + 1) for index, child in enumerate(value)]
+        problems.append(Problem(written(path), Plain(f"a {type(value).__name__}"), "a text, number, boolean, list or mapping"))
         return None
 
-    def text(value: str, path: str) -> str:
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
-            problems.append(Problem(path, Plain("not Unicode text"), "a text without lone surrogates"))
+    def text(value: str, path: Steps) -> str:
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            problems.append(Problem(written(path), Plain("not Unicode text"), "a text without lone surrogates"))
         return value
 
-    def key(name: object, path: str) -> str:
+    def key(name: object, path: Steps) -> str:
         if isinstance(name, str):
             return text(name, path)
         shown = Plain(f"under the key {str(name)[:50]}, which YAML reads as a {type(name).__name__}")
-        problems.append(Problem(path, shown, "texts as keys; put quotes around it"))
+        problems.append(Problem(written(path), shown, "texts as keys; put quotes around it"))
         return str(name)[:50]
 
-    tree = walk(data, "", 0)
+    tree = walk(data, (), 0)
     if problems:
         raise InvalidManifest(problems=tuple(problems))
     return tree
+
+
+Steps = tuple[str | int, ...]
+
+
+def written(steps: Steps) -> str:
+    """Steps from the top as a path: `spec.game.roles[0]`."""
+    path = ""
+    for step in steps:
+        path = f"{path}[{step}]" if isinstance(step, int) else join(path, step)
+    return path
 
 
 def join(path: str, key: str) -> str:

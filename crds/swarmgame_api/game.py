@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from swarmgame_api.model import Model, Rule
-from swarmgame_api.quantities import AbsolutePath, Expected, Free, Image, Name, ObjectName, Percentage, fraction
+from swarmgame_api.quantities import AbsolutePath, Expected, Free, Image, Keyed, Name, ObjectName, Percentage, fraction, percent
 
 PartName = Annotated[
     str,
@@ -35,10 +35,15 @@ class Role(Model):
 
     name: Name
     """What the game's code calls it: solver, proposer, evaluator …"""
-    share: Annotated[float, Field(gt=0, le=1), Expected("a number greater than 0 and at most 1")] | None = None
+    share: Percentage | None = None
     """Share of the live members that get it."""
     count: Annotated[int, Field(ge=1, le=4096)] | None = None
     """How many of the live members get it. A role with neither takes the rest."""
+
+    @property
+    def share_fraction(self) -> float | None:
+        """The share in (0, 1]."""
+        return None if self.share is None else fraction(self.share)
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -140,9 +145,9 @@ class GameSpec(Model):
     """How good an answer is: a RewardManager."""
     trainer: Use
     """The policy and its update: a Trainer."""
-    roles: Annotated[tuple[Role, ...], Field(max_length=16)] = ()
+    roles: Annotated[tuple[Role, ...], Field(max_length=16), Keyed("name")] = ()
     """Roles, assigned by rank in the sorted live membership. Empty: everyone does the same."""
-    modules: Annotated[tuple[Module, ...], Field(max_length=8)] = ()
+    modules: Annotated[tuple[Module, ...], Field(max_length=8), Keyed("name")] = ()
     """Code of your own, for the pods. On one machine, what lies next to the manifest is importable without being named here."""
     sharing: Sharing = Sharing()
     """What a peer learns from others."""
@@ -160,9 +165,9 @@ class GameSpec(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!has(self.roles) || self.roles.map(r, has(r.share) ? r.share : 0.0).sum() <= 1.000001",
-            expected="shares that add up to at most 1",
-            check=lambda game: sum(role.share or 0.0 for role in game.roles) <= 1.000001,
+            cel="!has(self.roles) || self.roles.map(r, has(r.share) ? int(r.share.replace('%', '')) : 0).sum() <= 100",
+            expected='shares that add up to at most "100%"',
+            check=lambda game: sum(percent(role.share) for role in game.roles if role.share) <= 100,
             field="roles",
             show=lambda game: [role.share for role in game.roles],
         ),

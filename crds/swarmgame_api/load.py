@@ -7,12 +7,13 @@ expectation; nothing else is raised.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from swarmgame_api.document import MAX_BYTES, plain, read_documents, write_document
 from swarmgame_api.errors import InvalidManifest, Plain, Problem
@@ -129,15 +130,17 @@ def _only_game(documents: Sequence[JsonValue]) -> JsonValue:
     return documents[0]
 
 
+@cache
+def _shapes(model: type[BaseModel]) -> Mapping[str, Shape]:
+    """The fields of a model by the manifest's names."""
+    return {field.alias or name: shape_of_field(field) for name, field in model.model_fields.items()}
+
+
 def _without_nulls(tree: JsonValue, shape: Shape) -> JsonValue:
     """Drops the nulls among an object's fields, as the API server does, so that defaults apply; blocks of others stay as they are."""
     if isinstance(tree, dict) and shape.model is not None:
-        fields = {field.alias or name: field for name, field in shape.model.model_fields.items()}
-        return {
-            key: _without_nulls(value, shape_of_field(fields[key])) if key in fields else value
-            for key, value in tree.items()
-            if value is not None
-        }
+        fields = _shapes(shape.model)
+        return {key: _without_nulls(value, fields[key]) if key in fields else value for key, value in tree.items() if value is not None}
     if isinstance(tree, list) and shape.kind is tuple:
         return [_without_nulls(value, shape_of(shape.arguments[0])) for value in tree]
     return tree

@@ -111,6 +111,11 @@ def _role_counts(spec: Any) -> int:
     return sum(role.count or 0 for role in spec.game.roles)
 
 
+def _world_is_closed(old: Any, new: Any) -> bool:
+    sizes = {old.peers.replicas, new.peers.replicas}
+    return bool(new.communication.backend == "Hivemind" or old.suspend or len(sizes) == 1 or 0 in sizes)
+
+
 class SwarmGameSpec(Model):
     """What is played, by whom, and where."""
 
@@ -174,6 +179,18 @@ class SwarmGameSpec(Model):
             check=lambda spec: spec.completion.policy != "Coordinator" or spec.coordination.mode != "None",
             field="completion.policy",
         ),
+        Rule(
+            cel="self.communication.backend == 'Hivemind' || self.bootnode.expose == 'ClusterIP'",
+            expected="ClusterIP with communication.backend TorchDistributed: that world is closed, and has no bootnode",
+            check=lambda spec: spec.communication.backend == "Hivemind" or spec.bootnode.expose == "ClusterIP",
+            field="bootnode.expose",
+        ),
+        Rule(
+            cel="self.communication.backend == 'Hivemind' || self.peers.replicas <= 64",
+            expected="at most 64 with communication.backend TorchDistributed: every two of its peers keep a connection",
+            check=lambda spec: spec.communication.backend == "Hivemind" or spec.peers.replicas <= 64,
+            field="peers.replicas",
+        ),
     )
     transitions: ClassVar[tuple[Transition, ...]] = (
         Transition(
@@ -187,6 +204,13 @@ class SwarmGameSpec(Model):
             expected="no change while the game runs; suspend it first",
             check=lambda old, new: old.suspend or new.game == old.game,
             field="game",
+        ),
+        Transition(
+            cel="self.communication.backend == 'Hivemind' || oldSelf.suspend || self.peers.replicas == oldSelf.peers.replicas"
+            " || self.peers.replicas == 0 || oldSelf.peers.replicas == 0",
+            expected="no change but to 0 while the game runs with communication.backend TorchDistributed: that world is closed; suspend it first",
+            check=_world_is_closed,
+            field="peers.replicas",
         ),
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from swarmgame_api.model import Model, Rule
-from swarmgame_api.quantities import Expected, Free, OptionalImage, QualifiedName, Quantity
+from swarmgame_api.quantities import Expected, Free, Keyed, OptionalImage, QualifiedName, Quantity, Visible
 from swarmgame_api.storage import TemplateMetadata
 
 Replicas = Annotated[int, Field(ge=0, le=4096)]
@@ -35,7 +35,7 @@ class EnvironmentVariable(Model):
     """Its name."""
     value: Annotated[str, StringConstraints(max_length=32_768)] | None = None
     """Its value."""
-    value_from: Free | None = None
+    value_from: Annotated[Free, Visible()] | None = None
     """Where its value is kept, as a pod's env has it: secretKeyRef, configMapKeyRef, fieldRef …"""
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -77,7 +77,7 @@ class Peers(Model):
     """The worker's image. Empty: the operator's default."""
     resources: Resources = Resources()
     """What a peer's container may use."""
-    env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=64)] = ()
+    env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=64), Keyed("name")] = ()
     """More variables for a peer's environment."""
     pod_template: PodTemplate = PodTemplate()
     """Anything else about the pods."""
@@ -94,6 +94,13 @@ class Peers(Model):
             expected="at most maxReplicas",
             check=lambda peers: peers.min_replicas <= peers.max_replicas,
             field="minReplicas",
+        ),
+        Rule(
+            cel="!has(self.env) || self.env.all(v, self.env.exists_one(other, other.name == v.name))",
+            expected="every variable once",
+            check=lambda peers: len({variable.name for variable in peers.env}) == len(peers.env),
+            field="env",
+            show=lambda peers: [variable.name for variable in peers.env],
         ),
     )
 

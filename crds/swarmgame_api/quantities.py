@@ -19,7 +19,20 @@ class Expected:
     words: str
 
 
-def _integer_as_text(value: Any) -> Any:
+@dataclass(frozen=True)
+class Visible:
+    """Metadata of a free mapping that a rule asks for: CEL does not see mappings of just anything, but it does see objects."""
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """Metadata of a list: its entries are told apart by this field, and the API server merges such lists entry by entry."""
+
+    field: str
+
+
+def integer_as_text(value: Any) -> Any:
+    """What lets YAML's `cpu: 8` pass for `cpu: "8"`."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -29,7 +42,7 @@ Percentage = Annotated[
 
 Quantity = Annotated[
     str,
-    BeforeValidator(_integer_as_text),
+    BeforeValidator(integer_as_text),
     StringConstraints(pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", max_length=32),
     Expected('a Kubernetes quantity such as 2, "500m" or 8Gi'),
 ]
@@ -105,6 +118,7 @@ Address = Annotated[
 Time = Annotated[
     str,
     StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,18}Z$", max_length=32),
+    Field(json_schema_extra={"format": "date-time"}),
     Expected("a time such as 2026-01-31T12:00:00Z"),
 ]
 
@@ -119,6 +133,11 @@ Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 """A duration of at most a year."""
 
 
+def percent(percentage: str) -> int:
+    """`"67%"` as 67."""
+    return int(percentage.removesuffix("%"))
+
+
 def fraction(percentage: str) -> float:
     """`"67%"` as 0.67."""
-    return int(percentage.removesuffix("%")) / 100
+    return percent(percentage) / 100

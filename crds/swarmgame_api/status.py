@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from swarmgame_api.model import Model
-from swarmgame_api.quantities import Address, Expected, Text, Time
+from swarmgame_api.quantities import Address, Expected, Keyed, Text, Time
 
 ConditionType = Literal["Accepted", "Registered", "Ready", "Progressing", "Degraded", "Suspended", "Complete", "Failed"]
 Reason = Annotated[
@@ -41,7 +41,18 @@ REASONS: dict[ConditionType, tuple[str, ...]] = {
         "TransactionReverted",
         "NotRequired",
     ),
-    "Ready": ("PeersReady", "WaitingForQueue", "WaitingForPeers", "WaitingForBootnode", "Initializing", "Unschedulable"),
+    "Ready": (
+        "PeersReady",
+        "WaitingForQueue",
+        "WaitingForPeers",
+        "WaitingForBootnode",
+        "Initializing",
+        "Unschedulable",
+        "NotAccepted",
+        "GameSuspended",
+        "GameComplete",
+        "GameFailed",
+    ),
     "Progressing": ("RoundAdvancing", "ScalingUp", "ScalingDown", "RollingOut", "Stalled", "Finished"),
     "Degraded": ("PeersFailing", "ImagePullFailed", "OutOfMemory", "ChainLagging", "CheckpointFailing", "AsExpected"),
     "Suspended": ("SuspendedByUser", "ScaledToZero", "NotAdmitted", "Preempted", "Resumed"),
@@ -62,7 +73,7 @@ class Condition(Model):
     """Why, for programs."""
     message: Annotated[str, StringConstraints(max_length=32_768)] = ""
     """Why, for people."""
-    observed_generation: Annotated[int, Field(ge=0)] = 0
+    observed_generation: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
     """The generation of the game that this was said of."""
     last_transition_time: Time
     """When status last changed."""
@@ -131,7 +142,7 @@ class Progress(Model):
     """From the time that the last rounds took."""
     last_updated_time: Time | None = None
     """When this was learnt."""
-    metrics: Annotated[tuple[Metric, ...], Field(max_length=32)] = ()
+    metrics: Annotated[tuple[Metric, ...], Field(max_length=32), Keyed("name")] = ()
     """Reward, entropy and the like."""
 
 
@@ -160,7 +171,7 @@ class CheckpointStatus(Model):
 class Status(Model):
     """What is so. Conditions are told apart by type."""
 
-    observed_generation: Annotated[int, Field(ge=0)] = 0
+    observed_generation: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
     """The generation that this status is about."""
     start_time: Time | None = None
     """When the game was first admitted."""
@@ -174,7 +185,7 @@ class Status(Model):
     """How many peers are where."""
     bootnode: BootnodeStatus = BootnodeStatus()
     """The bootnode."""
-    unhealthy_peers: Annotated[tuple[UnhealthyPeer, ...], Field(max_length=16)] = ()
+    unhealthy_peers: Annotated[tuple[UnhealthyPeer, ...], Field(max_length=16), Keyed("index")] = ()
     """The first sixteen that are not well, by index."""
     progress: Progress = Progress()
     """How far the game is."""
@@ -186,5 +197,5 @@ class Status(Model):
     """The Job that runs the peers."""
     template_hash: Word = ""
     """Tells whether the pods are those that the game asks for."""
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=8), Keyed("type")] = ()
     """What is so, one entry a type."""

@@ -93,7 +93,7 @@ class Cache(Model):
 
 
 class RetentionPolicy(Model):
-    """What becomes of the checkpoints' claims."""
+    """What becomes of the checkpoints' claim."""
 
     when_deleted: Retention = "Retain"
     """When the game is deleted."""
@@ -107,7 +107,7 @@ class Checkpoints(Model):
     claim_name: ObjectName | None = None
     """A claim that exists."""
     claim_template: ClaimTemplate | None = None
-    """A claim to be made, one a peer."""
+    """A claim to be made: one for the game, in which every peer has a folder of its own."""
     empty_dir: EmptyDir | None = None
     """A folder that goes with the pod."""
     every_rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
@@ -115,7 +115,7 @@ class Checkpoints(Model):
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     """How many are kept; the oldest go first."""
     retention_policy: RetentionPolicy | None = None
-    """What becomes of the claims. Absent: claims are retained; an emptyDir always goes with its pod."""
+    """What becomes of the claim. Absent: it is retained; an emptyDir always goes with its pod."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         _ONE_SOURCE,

@@ -2,8 +2,9 @@
 
 `POST /v1/registrations|commits|reports` takes one message or a list, and answers 202 with an id and a state for each, in order; the signature is
 the authentication. `POST /v1/lookups` takes {"ids": [...]} and answers what became of them; an id that is unknown was lost with the
-gateway's memory, and its sender hands the message in again. `/healthz`, `/readyz`, `/status` and `/metrics` only read. Invariant: 202 is said
-only of what is in the queue, or was, or is named rejected; a body that is too large is never read whole.
+gateway's memory, and its sender hands the message in again. `POST /rpc` is a read-only view of the contract (`window`). `/healthz`, `/readyz`,
+`/status` and `/metrics` only read. Invariant: 202 is said only of what is in the queue, or was, or is named rejected; a body that is too large is
+never read whole.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from swarmgame_chain.errors import BadMessage, ChainUnreachable, RpcError
 from swarmgame_chain.gateway.metrics import CONTENT_TYPE, render
 from swarmgame_chain.gateway.queue import Entry
 from swarmgame_chain.gateway.service import KINDS, Gateway
+from swarmgame_chain.gateway.window import MALFORMED, Window
 from swarmgame_chain.wire import MAX_BODY, MAX_MESSAGES, Kind, parse
 
 
@@ -32,6 +34,7 @@ class Door:
         self._host = host
         self._port = port
         self._runner: web.AppRunner | None = None
+        self._window = Window(gateway.chain, gateway.domain.contract)
 
     async def open(self) -> int:
         """Listens; returns the port.
@@ -43,6 +46,7 @@ class Door:
         for kind in KINDS:
             application.router.add_post(f"/v1/{kind}", self._taker(kind))
         application.router.add_post("/v1/lookups", self._look_up)
+        application.router.add_post("/rpc", self._look_through)
         application.router.add_get("/healthz", self._healthy)
         application.router.add_get("/readyz", self._ready)
         application.router.add_get("/status", self._status)
@@ -82,6 +86,14 @@ class Door:
             return web.json_response({"error": f'expected {{"ids": [...]}} with at most {4 * MAX_MESSAGES} ids'}, status=400)
         found = ((each, self._gateway.queue.get(each)) for each in ids)
         return web.json_response({"messages": [entry.view() if entry else {"id": each, "state": "unknown"} for each, entry in found]})
+
+    async def _look_through(self, request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await self._window.answer(await request.read()))
+        except BadMessage as error:
+            return web.json_response({"jsonrpc": "2.0", "id": None, "error": {"code": MALFORMED, "message": str(error)}}, status=400)
+        except (ChainUnreachable, RpcError):
+            return web.json_response({"error": "the node does not answer"}, status=503, headers={"Retry-After": "2"})
 
     async def _healthy(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

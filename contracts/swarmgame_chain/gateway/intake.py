@@ -8,7 +8,7 @@ gets the contract's own word for the reason.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from swarmgame_chain.errors import BadMessage
 from swarmgame_chain.gateway.queue import Entry, Queue, State
@@ -37,6 +37,11 @@ class Intake:
         self._seen = clock()
         self._clock = clock
         self._signers: dict[str, str] = {}
+
+    @property
+    def proven(self) -> Set[str]:
+        """The peers whose proof was looked up on chain, for a message of theirs."""
+        return self._signers.keys()
 
     async def take(self, messages: Sequence[Message | BadMessage], swarm: SwarmConfig, clock: Clock) -> list[Entry | BadMessage]:
         """Every message's entry, in order: waiting, known from before, or rejected with the reason.

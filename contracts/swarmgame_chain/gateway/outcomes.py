@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from swarmgame_chain.abi import decode_log, encode_call, error_name, topic
+from swarmgame_chain.abi import decode_call, decode_log, encode_call, error_name, topic
 from swarmgame_chain.errors import RpcError
 from swarmgame_chain.messages import Message, Report
 from swarmgame_chain.reader import Coordinator, PeerState, SwarmConfig, peer_state
@@ -42,7 +42,11 @@ class Outcomes:
         return newest, settled
 
     async def is_reported(self, message: Message, state: PeerState, config: SwarmConfig) -> bool:
-        """Whether the report that the chain has of this round is this one."""
+        """Whether the report that the chain has of this round is this one: the same reward, and the same winners.
+
+        The events name only the winners that counted, so that the transaction itself is read. One that came through another contract, or from a
+        client of 0.4.2, shows no report: then the winners that counted must be all that this one names.
+        """
         if not isinstance(message, Report):
             return False
         head = int(await self._coordinator.chain.ask("eth_blockNumber"), 16)
@@ -56,8 +60,29 @@ class Outcomes:
         for entry in await self._coordinator.chain.ask("eth_getLogs", query):
             event = decode_log(entry, 0)
             if event is not None and event.values["peerId"] == message.peer:
-                return bool(event.values["reward"] == bounded)
+                return bool(event.values["reward"] == bounded) and await self._named(message, event.transaction) == message.winners
         return False
+
+    async def _named(self, message: Report, transaction: str) -> tuple[str, ...]:
+        """The winners that a transaction names in a peer's report of a round."""
+        chain = self._coordinator.chain
+        carried, receipt = (
+            await chain.ask("eth_getTransactionByHash", transaction),
+            await chain.ask("eth_getTransactionReceipt", transaction),
+        )
+        call = decode_call("submitReports", bytes.fromhex(carried["input"][2:])) if carried else None
+        if call is not None:
+            refused = self.rejected(receipt) if receipt else {}
+            for index, (peer, round, _, winners, *_) in enumerate(call[0]):
+                if (peer, round) == (message.peer, message.round) and index not in refused:
+                    return tuple(winners)
+        for log in receipt["logs"] if receipt else ():
+            event = decode_log(log, 0)
+            if event is not None and event.name == "WinnerSubmitted":
+                values = event.values
+                if (values["peerId"], values["roundNumber"]) == (message.peer, message.round):
+                    return tuple(values["winners"])
+        return ()
 
     def rejected(self, receipt: Mapping[str, Any]) -> dict[int, str]:
         """Which entries of a mined batch the contract refused, and its word for why."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from swarmgame_chain.messages import Message, Registration
+from swarmgame_chain.messages import Message, Registration, Report
 from swarmgame_chain.wire import Kind, kind_of
 
 
@@ -39,6 +39,7 @@ class Entry:
         reason: the contract's word for a rejection.
         transaction: the one that carried it, when we did.
         attempts: how often it went into a transaction, or a rehearsal, that did not take it.
+        waited_in: the chain's last round in which it was found to have to wait.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Entry:
     reason: str = ""
     transaction: str = ""
     attempts: int = 0
+    waited_in: int = -1
 
     @property
     def kind(self) -> Kind:
@@ -105,6 +107,33 @@ class Queue:
         """The peers that have a message waiting that is of a later round than this."""
         said = (entry.message for kind in ("commits", "reports") for entry in self._waiting[kind].values())
         return frozenset(message.peer for message in said if not isinstance(message, Registration) and message.round > round)
+
+    def unsent_reports(self) -> dict[str, set[int]]:
+        """The rounds of each peer's reports that no transaction carries yet."""
+        found: dict[str, set[int]] = {}
+        for entry in self._entries.values():
+            if entry.state is State.QUEUED and isinstance(entry.message, Report):
+                found.setdefault(entry.message.peer, set()).add(entry.message.round)
+        return found
+
+    def has_bound_to(self, round: int) -> bool:
+        """Whether a message waits that a sealed swarm takes in this round alone, its commit or the report of the round before, and that nothing
+        but its turn keeps: what was looked at in this round and has to wait for something else does not count."""
+        lines: tuple[tuple[Kind, int], ...] = (("commits", round), ("reports", round - 1))
+        return any(
+            entry.message.round == said and entry.waited_in != round
+            for kind, said in lines
+            for entry in self._waiting[kind].values()
+            if not isinstance(entry.message, Registration)
+        )
+
+    def rejections(self) -> dict[str, int]:
+        """How many messages were rejected, by the contract's word for it."""
+        found: dict[str, int] = {}
+        for (_, state, reason), count in self.ended.items():
+            if state is State.REJECTED:
+                found[reason] = found.get(reason, 0) + count
+        return found
 
     @property
     def on_their_way(self) -> int:

@@ -6,39 +6,42 @@ Invariant: it says its address only once it listens, and a chain that is not the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from swarmgame_chain.backends import Chain
 from swarmgame_chain.errors import BadChainUsage
 from swarmgame_chain.gateway.http import Door
-from swarmgame_chain.gateway.service import Gateway, GatewayConfig
-from swarmgame_chain.keys import Wallet
-from swarmgame_chain.messages import Domain
+from swarmgame_chain.gateway.service import Gateway
 
 
 async def serve(
-    chain: Chain,
-    domain: Domain,
-    wallet: Wallet,
-    config: GatewayConfig,
+    gateway: Gateway,
     host: str,
     port: int,
     stop: asyncio.Event,
     said: Callable[[str], None] = lambda line: None,
+    before: Callable[[Gateway], Awaitable[None]] | None = None,
 ) -> None:
     """Serves until `stop` is set. `said` gets one line with the address: `gateway listens on http://127.0.0.1:8546`.
+
+    Args:
+        before: makes the chain ready, with the door open already; a problem it has it puts into the gateway's.
 
     Raises:
         ChainRefused: another chain, no contract, another contract; says which.
         BadChainUsage: the port is taken.
     """
-    gateway = Gateway(chain, domain, wallet, config)
     door = Door(gateway, host, port)
     try:
         bound = await door.open()
     except OSError as error:
         raise BadChainUsage(f"the gateway cannot listen on {host}:{port}: {error.strerror}") from error
-    work = asyncio.create_task(gateway.run())
+
+    async def carry() -> None:
+        if before is not None:
+            await before(gateway)
+        await gateway.run()
+
+    work = asyncio.create_task(carry())
     told = asyncio.create_task(stop.wait())
     said(f"gateway listens on http://{host}:{bound}")
     try:

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from swarmgame_chain.abi import encode_call
@@ -25,15 +26,28 @@ from swarmgame_chain.gateway.sender import Fate, Job, Sender, Settled
 from swarmgame_chain.gateway.ticker import HEARD, Ticker
 from swarmgame_chain.gateway.verdicts import Do, Situation, judge
 from swarmgame_chain.keys import Wallet
-from swarmgame_chain.messages import Domain, Message
-from swarmgame_chain.reader import Clock, Coordinator, EventCursor, SwarmConfig
+from swarmgame_chain.messages import Domain, Message, Report
+from swarmgame_chain.reader import Clock, Coordinator, EventCursor, PeerState, SwarmConfig
 from swarmgame_chain.wire import Kind
 
 log = logging.getLogger(__name__)
-KINDS: tuple[Kind, ...] = ("registrations", "commits", "reports")
+KINDS: tuple[Kind, ...] = ("registrations", "reports", "commits")
+"""In the order in which they are sent: the contract keeps one seal a peer, so a report is opened before the next one is sealed."""
 TICK = "updateStageAndRound"
+REVERTED = 3
+"""What nodes call a call that reverted."""
+MOST_COUNTED = 100_000
+"""Registered peers that are counted; more are as many."""
 TRIES = 3
 """Transactions that may fail to take a message, though nothing speaks against it, before it is rejected."""
+
+
+class Trouble(StrEnum):
+    """What is in the way, for `/status`. A chain that is another one is not among them: it ends the process."""
+
+    RPC_UNAVAILABLE = "RPCUnavailable"
+    INSUFFICIENT_FUNDS = "InsufficientFunds"
+    TRANSACTION_REVERTED = "TransactionReverted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +95,11 @@ class Gateway:
         self.clock: Clock | None = None
         self.problem = "not started"
         """Why it is not ready; empty when it is."""
-        self._chain = chain
-        self._domain = domain
+        self.chain = chain
+        self.domain = domain
+        self._trouble = Trouble.RPC_UNAVAILABLE
+        self._reverted = ""
+        self._proven: set[str] = set()
         self._cursor = EventCursor(self.coordinator, names=HEARD)
         self._ticked = -math.inf
         self._intake = Intake(self.coordinator, self.queue, self.config.registrations_per_minute)
@@ -99,17 +116,33 @@ class Gateway:
         return {
             "ready": self.ready,
             "problem": self.problem,
-            "chainId": self._domain.chain_id,
-            "contract": self._domain.contract,
+            "chainId": self.domain.chain_id,
+            "contract": self.domain.contract,
             "wallet": self.wallet.address,
             "walletEmpty": self.sender.broke,
             "round": now.round if now else -1,
             "roundAge": now.now - now.deadline + swarm.round_duration if now and swarm else 0,
             "live": self.ticker.live(now.round) if now else 0,
             "spoken": self.ticker.spoken(now.round) if now else 0,
+            "lastBlock": now.block if now else 0,
+            "registered": len(self._proven | self._intake.proven),
             "waiting": {kind: self.queue.waiting(kind) for kind in KINDS},
+            "rejected": self.queue.rejections(),
+            "reverted": self._reverted,
             "inFlight": self.sender.in_flight,
+            "error": self._error(),
         }
+
+    def _error(self) -> dict[str, str] | None:
+        """What is in the way at present, by a word for machines and a sentence for people."""
+        if self.sender.broke:
+            return {"reason": str(Trouble.INSUFFICIENT_FUNDS), "message": f"the wallet {self.wallet.address} cannot pay for gas"}
+        if self.problem:
+            return {"reason": str(self._trouble), "message": self.problem}
+        if self._reverted:
+            message = f"the contract does not take a registration: {self._reverted}"
+            return {"reason": str(Trouble.TRANSACTION_REVERTED), "message": message}
+        return None
 
     async def take(self, messages: Sequence[Message | BadMessage]) -> list[Entry | BadMessage]:
         """Takes messages in, each checked: signature, bounds, round, whether it is there already.
@@ -139,7 +172,8 @@ class Gateway:
             except (ChainUnreachable, RpcError) as error:
                 if str(error) != self.problem:
                     log.warning("the chain is away; messages wait: %s", error)
-                self.problem = str(error)
+                reverted = isinstance(error, RpcError) and error.code == REVERTED
+                self.problem, self._trouble = str(error), Trouble.TRANSACTION_REVERTED if reverted else Trouble.RPC_UNAVAILABLE
                 waits = min(2 * waits, 30.0)
             await self._rest(waits)
 
@@ -154,7 +188,7 @@ class Gateway:
         self.clock = await self.coordinator.clock()
         if self._cursor.block == 0:
             # Who takes part is known from recent events; what is older only matters to those who index.
-            head = int(await self._chain.ask("eth_blockNumber"), 16)
+            head = int(await self.chain.ask("eth_blockNumber"), 16)
             self._cursor.block = max(0, head - 5_000)
         self.problem = ""
 
@@ -210,30 +244,36 @@ class Gateway:
         newest, settled = await self._outcomes.states(peers, self.config.confirmations)
         ready: list[Entry] = []
         waiting: list[Entry] = []
+        # The contract takes no report that is older than the peer's last: each waits for those before it, whatever order the line has come to.
+        unsent = self.queue.unsent_reports() if any(isinstance(entry.message, Report) for entry in entries) else {}
         for entry, now, then in zip(entries, newest, settled, strict=True):
             awaits = self.queue.registration_of(entry.message.peer) is not None
-            verdict = judge(entry.message, now, then, Situation(self._domain, self.swarm, self.clock.round, self.clock.now, awaits))
+            verdict = judge(entry.message, now, then, Situation(self.domain, self.swarm, self.clock.round, self.clock.now, awaits))
             if verdict.do is Do.COMPARE:
                 same = await self._outcomes.is_reported(entry.message, now, self.swarm)
-                self.queue.finish(entry, State.FINAL if same else State.REJECTED, "" if same else "RewardAlreadySubmitted")
+                self._finish(entry, State.FINAL if same else State.REJECTED, "" if same else "RewardAlreadySubmitted")
             elif verdict.do is Do.DONE:
-                self.queue.finish(entry, State.FINAL)
+                self._finish(entry, State.FINAL)
             elif verdict.do is Do.REJECT:
-                self.queue.finish(entry, State.REJECTED, verdict.reason)
-            elif verdict.do is Do.WAIT:
+                self._finish(entry, State.REJECTED, verdict.reason)
+            elif verdict.do is Do.WAIT or _comes_after(entry.message, now, unsent):
+                entry.waited_in = self.clock.round
                 waiting.append(entry)
+                continue
             else:
                 ready.append(entry)
+            if isinstance(entry.message, Report):
+                unsent[entry.message.peer].discard(entry.message.round)
         return ready, waiting
 
     async def _dispatch(self, ready: Sequence[Entry]) -> list[Entry]:
         """Sends one transaction's worth; returns the rest."""
-        rehearsed = await rehearse(self._chain, self.wallet.address, self._domain.contract, ready)
+        rehearsed = await rehearse(self.chain, self.wallet.address, self.domain.contract, ready)
         for entry, reason in rehearsed.refused:
             self._refused(entry, reason)
         left = list(rehearsed.left)
         if rehearsed.reverted:
-            raise RpcError(3, f"the contract takes nothing: {rehearsed.reverted}")
+            raise RpcError(REVERTED, f"the contract takes nothing: {rehearsed.reverted}")
         if rehearsed.batch is not None:
             await self.sender.send(Job(rehearsed.batch.data, rehearsed.batch.gas, rehearsed.batch))
             for entry in rehearsed.batch.entries:
@@ -256,14 +296,21 @@ class Gateway:
                 # Somebody else may have carried it: the next judgement, by the chain's state, knows.
                 self._refused(entry, rejected[index])
                 continue
-            self.queue.finish(entry, State.FINAL, transaction=settled.receipt["transactionHash"])
+            self._finish(entry, State.FINAL, transaction=settled.receipt["transactionHash"])
 
     def _refused(self, entry: Entry, reason: str) -> None:
         entry.attempts += 1
         if entry.attempts >= TRIES:
-            self.queue.finish(entry, State.REJECTED, reason)
+            self._finish(entry, State.REJECTED, reason)
         else:
             self.queue.give_back([entry], first=False)
+
+    def _finish(self, entry: Entry, state: State, reason: str = "", transaction: str = "") -> None:
+        if entry.kind == "registrations":
+            self._reverted = reason
+            if state is State.FINAL and len(self._proven) < MOST_COUNTED:
+                self._proven.add(entry.message.peer)
+        self.queue.finish(entry, state, reason, transaction)
 
     async def _tick(self) -> None:
         assert self.swarm is not None
@@ -273,13 +320,22 @@ class Gateway:
         self._ticked = time.monotonic()
         new, removed = await self._cursor.poll()
         self.ticker.read(new, removed, self.clock.round)
+        if len(self._proven) < MOST_COUNTED:
+            self._proven |= {event.values["peerId"] for event in new if event.name == "PeerProven"}
         data = encode_call(TICK)
         if self.sender.carries(data.hex()) or not self.sender.room:
             return
-        if not self.ticker.is_over(self.clock, self.swarm, ahead=self.queue.ahead_of(self.clock.round)):
+        round = self.clock.round
+        bound = self.swarm.sealed_reports and self.queue.has_bound_to(round)
+        if not self.ticker.is_over(self.clock, self.swarm, ahead=self.queue.ahead_of(round), bound=bound):
             return
-        call = {"from": self.wallet.address, "to": self._domain.contract, "data": "0x" + data.hex()}
-        answers = await self._chain.ask_all([("eth_estimateGas", (call,))])
+        call = {"from": self.wallet.address, "to": self.domain.contract, "data": "0x" + data.hex()}
+        answers = await self.chain.ask_all([("eth_estimateGas", (call,))])
         # A revert means that it is not ours to end yet: no role, or too early; the deadline will come.
         if not isinstance(answers[0], RpcError):
             await self.sender.send(Job(data, int(answers[0], 16) * 5 // 4))
+
+
+def _comes_after(message: Message, of_peer: PeerState, unsent: Mapping[str, Set[int]]) -> bool:
+    """Whether a report has to wait for an older one of its peer that the contract would still take."""
+    return isinstance(message, Report) and any(of_peer.next_round <= round < message.round for round in unsent[message.peer])

@@ -53,13 +53,16 @@ class Ticker:
         """How many have reported, or committed, in a round."""
         return len(self._spoken.get(round, ()))
 
-    def is_over(self, clock: Clock, config: SwarmConfig, *, ahead: Set[str] = frozenset()) -> bool:
+    def is_over(self, clock: Clock, config: SwarmConfig, *, ahead: Set[str] = frozenset(), bound: bool = False) -> bool:
         """Whether to end the round now.
 
         Args:
             ahead: peers whose messages wait for a later round: they are there already.
+            bound: whether a message waits that would come too late in the next round.
         """
         if clock.now < clock.deadline - config.round_duration + config.min_round_time:
+            return False
+        if bound and clock.now < clock.deadline:
             return False
         needed = max(1, math.ceil(self._quorum * self.live(clock.round) - 1e-9))
         done = len(self._spoken.get(clock.round, set()) | ahead)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from swarmgame.cli.options import Announce, Game, InitialPeers, Overrides, Rounds, checked_addresses, found_in, say
-from swarmgame.errors import BadUsage
+from swarmgame.errors import BadUsage, InvalidManifest
 
 
 def join(
@@ -44,6 +44,10 @@ def join(
 
     overrides = (*(set_ or ()), *((f"spec.game.maxRounds={rounds}",) if rounds is not None else ()))
     manifest = load_manifest(game, overrides)
+    with found_in(game):
+        if manifest.spec.communication.backend == "TorchDistributed":
+            expected = "Hivemind: the world of this backend is closed, and nobody joins it later"
+            raise InvalidManifest("spec.communication.backend", "TorchDistributed", expected)
     addresses = checked_addresses(initial_peers, "--initial-peer")
     if not addresses and not manifest.spec.communication.initial_peers:
         raise BadUsage("nobody to join: give --initial-peer with the address of a member, or communication.initialPeers in the manifest")

@@ -46,6 +46,15 @@ def peer(
     ] = "127.0.0.1",
     initial_peers: InitialPeers = None,
     announce: Announce = None,
+    rendezvous: Annotated[
+        str,
+        typer.Option(
+            "--rendezvous",
+            metavar="HOST:PORT",
+            envvar="SWARMGAME_RENDEZVOUS",
+            help="Where the peers of a closed world (backend TorchDistributed) meet: peer 0 listens there.",
+        ),
+    ] = "",
     at_least: Annotated[
         int,
         typer.Option("--at-least", metavar="N", min=1, envvar="SWARMGAME_AT_LEAST", help="Members to wait for, ourselves included."),
@@ -110,6 +119,7 @@ def peer(
                     http_host=http_host,
                     initial_peers=checked_addresses(initial_peers, "--initial-peer"),
                     announce=tuple(announce or ()),
+                    rendezvous=rendezvous,
                     at_least=at_least,
                     join_seconds=join_seconds,
                     threads=threads or len(os.sched_getaffinity(0)),
@@ -118,8 +128,8 @@ def peer(
             )
     except BaseException as error:
         # An error of ours has a traceback to show instead of a message.
-        ours = exit_code_of(error) is ExitCode.INTERNAL
-        _note(directory, exit_code_of(error), "" if ours else str(error))
+        code = ExitCode.STOPPED if isinstance(error, KeyboardInterrupt) else exit_code_of(error)
+        _note(directory, code, "" if code in {ExitCode.INTERNAL, ExitCode.STOPPED} else str(error))
         raise
     if code is not ExitCode.DONE:
         _note(directory, code, "")

@@ -175,7 +175,7 @@ class Agent:
         return speakers(circle(self.run, round, stage, [*others, self.peer]), self.peer, breadth(self.policy))
 
     # ── hearing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-    async def _answer(self, sender: PeerId, message: bytes) -> bytes:
+    def _answer(self, sender: PeerId, message: bytes) -> bytes:
         kind, payload = message[:1], message[1:]
         if len(message) > CALL_BYTES:
             self.outcomes["too-large"] += 1
@@ -220,7 +220,9 @@ class Agent:
                 self.outcomes["bad-hash"] += 1
         if new:
             self._pass_on(payload, sender)
-            self.spawn(self.open(letter))
+            pulls = self.policy is not None and self.policy.exchange is Exchange.PULL
+            if not (letter.entries is not None if pulls else self.fetcher.whole_at_hand(letter)):
+                self.spawn(self.open(letter))
         self.changed.set()
 
     def _inlined(self, letter: Letter) -> set[bytes]:

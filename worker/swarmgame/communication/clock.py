@@ -43,7 +43,9 @@ class RealClock:
         if event.is_set() or seconds <= 0:
             return
         try:
-            await asyncio.wait_for(event.wait(), seconds)
+            # Unlike `wait_for`, this takes no task, and a stage wakes at every word that comes.
+            async with asyncio.timeout(seconds):
+                await event.wait()
         except TimeoutError:
             return
 

@@ -14,7 +14,6 @@ import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from hashlib import sha256
 from typing import Any, NoReturn
 
@@ -22,6 +21,7 @@ import msgpack
 import numpy as np
 import zstandard
 
+from swarmgame.game.column import Column
 from swarmgame.game.state import Contribution, FinishReason, Group, Message, PeerId, Prompt, Reference, Rollout
 
 SCHEMA = 1
@@ -228,9 +228,9 @@ def decode_shard(data: bytes, limits: Limits | None = None) -> DecodedShard:
 def _unpacked(data: bytes, limits: Limits) -> bytes:
     if len(data) > limits.shard_bytes:
         raise Malformed("too-large", f"{len(data)} bytes")
-    kind, body = data[:1], data[1:]
+    kind, body = data[:1], memoryview(data)[1:]
     if kind == _PLAIN:
-        return body
+        return bytes(body)
     if kind != _ZSTD:
         _refuse("unknown packing")
     try:
@@ -248,12 +248,6 @@ def _unpacked(data: bytes, limits: Limits) -> bytes:
     if len(plain) != size:
         _refuse("zstd frame lies about its size")
     return bytes(plain)
-
-
-@cache
-def _half_values() -> Any:
-    """Every f16 as a float object, by its bits: to share them costs less than to make one a token."""
-    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64).astype(object)
 
 
 def _refuse(detail: str) -> NoReturn:
@@ -300,9 +294,9 @@ class _Header:
         halves = np.frombuffer(columns[4 * (asked + sampled) : 4 * asked + 6 * sampled], dtype="<u2")
         if not bool((((halves >= _MINUS_ZERO) & (halves < _MINUS_INFINITY)) | (halves == 0)).all()):
             _refuse("a log-probability is not finite or above zero")
-        logprobs: list[float] = _half_values()[halves].tolist()
-        blob = bytes(columns[4 * asked + 6 * sampled :])
-        groups, prompt_at, at, text_at, rollout = [], 0, asked, 0, 0
+        ids, logprobs = np.frombuffer(columns[4 * asked : 4 * (asked + sampled)], dtype="<u4"), halves.view("<f2")
+        blob = columns[4 * asked + 6 * sampled :]
+        groups, prompt_at, at, text_at, rollout = [], 0, 0, 0, 0
         try:
             for item, prompt_length, count, messages in self.prompts:
                 rollouts = []
@@ -310,9 +304,9 @@ class _Header:
                     length, size = self.lengths[rollout], self.texts[rollout]
                     rollouts.append(
                         Rollout(
-                            text=blob[text_at : text_at + size].decode(),
-                            token_ids=struct.unpack_from(f"<{length}I", columns, 4 * at),
-                            logprobs=tuple(logprobs[at - asked : at - asked + length]),
+                            text=str(blob[text_at : text_at + size], "utf-8"),
+                            token_ids=Column(ids[at : at + length]),
+                            logprobs=Column(logprobs[at : at + length]),
                             finish_reason=_FINISH[self.finish[rollout]],
                         )
                     )

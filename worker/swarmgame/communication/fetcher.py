@@ -19,7 +19,7 @@ from swarmgame.communication.codec import DecodedShard, Limits, Malformed, decod
 from swarmgame.communication.mailbox import Letter
 from swarmgame.communication.membership import Backoff
 from swarmgame.communication.store import Store
-from swarmgame.communication.transport import Oversized, Transport, Unreachable
+from swarmgame.communication.transport import Oversized, Transport, Unreachable, body_seconds
 from swarmgame.game.state import PeerId
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 STREAMS = 4
 CONTRIBUTION_BYTES = 256 << 20
 """The most that one peer may say in one stage."""
-_BASE_SECONDS, _BYTES_A_SECOND = 5.0, 256 << 10
 _OFFLOAD_BYTES = 512 << 10
 """Below, a decode takes less than the handing over of the interpreter's lock would."""
 
@@ -95,16 +94,39 @@ class Fetcher:
             return False
         try:
             decoded = await self._decoded(body)
-            part, said = decoded.contribution, letter.announcement
-            where = (decoded.run, part.peer, part.round, part.stage, len(part.groups))
-            if where != (self.run, said.peer, said.round, said.stage, entry.groups):
-                raise Malformed("malformed", "the body is not what was announced")
         except Malformed as error:
-            logger.info("a body of %s is refused: %s", letter.announcement.peer, error)
-            self._fail(letter, error.reason)
+            return self._refused(letter, error)
+        return self._keep(letter, position, decoded)
+
+    def whole_at_hand(self, letter: Letter) -> bool:
+        """Reads a letter whose bodies, all small, have come with it. False when something is left to fetch, or went wrong."""
+        if letter.entries is None or letter.failed or sum(entry.size for entry in letter.entries) >= _OFFLOAD_BYTES:
             return False
+        for position, entry in enumerate(letter.entries):
+            body = self.store.get(entry.name)
+            if body is None:
+                return False
+            try:
+                decoded = decode_shard(body, self.limits)
+            except Malformed as error:
+                return self._refused(letter, error)
+            if not self._keep(letter, position, decoded):
+                return False
+        return True
+
+    def _keep(self, letter: Letter, position: int, decoded: DecodedShard) -> bool:
+        assert letter.entries is not None
+        part, said = decoded.contribution, letter.announcement
+        where = (decoded.run, part.peer, part.round, part.stage, len(part.groups))
+        if where != (self.run, said.peer, said.round, said.stage, letter.entries[position].groups):
+            return self._refused(letter, Malformed("malformed", "the body is not what was announced"))
         letter.parts[position] = part
         return True
+
+    def _refused(self, letter: Letter, error: Malformed) -> bool:
+        logger.info("a body of %s is refused: %s", letter.announcement.peer, error)
+        self._fail(letter, error.reason)
+        return False
 
     async def _decoded(self, body: bytes) -> DecodedShard:
         if len(body) < _OFFLOAD_BYTES:
@@ -122,7 +144,7 @@ class Fetcher:
                 if self.backoff.leave_alone(holder, self.clock.now()):
                     continue
                 try:
-                    body = await self.transport.fetch(holder, name, size, _BASE_SECONDS + size / _BYTES_A_SECOND)
+                    body = await self.transport.fetch(holder, name, size, body_seconds(size))
                 except Unreachable:
                     self.backoff.failed(holder, self.clock.now())
                     self.outcomes["unreachable"] += 1

@@ -8,7 +8,7 @@ Invariant: peers share nothing but bytes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from swarmgame.communication.agent import Agent
 from swarmgame.communication.bridge import Bridge, LoopThread
@@ -114,6 +114,9 @@ class MemoryTransport:
     async def bootstrap(self) -> Sequence[PeerId]:
         return [peer for peer in self.hub._transports if peer != self.peer]
 
+    async def touch(self, heard: Collection[PeerId]) -> None:
+        """A hub forgets nobody."""
+
     async def connect(self, peer: PeerId, addresses: Sequence[str], seconds: float) -> None:
         self._other(peer)
 
@@ -124,7 +127,7 @@ class MemoryTransport:
             raise Unreachable(peer)
         other._traffic.received(len(message))
         assert other.handlers is not None
-        answer = await other.handlers.call(self.peer, message)
+        answer = other.handlers.call(self.peer, message)
         other._traffic.sent(len(answer))
         if len(answer) > CALL_BYTES:
             raise Oversized(peer)

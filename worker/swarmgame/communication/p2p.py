@@ -1,12 +1,11 @@
 """The libp2p transport: hivemind's p2p daemon and its DHT node, on our own asyncio loop.
 
 `hivemind.DHT` is not used: its forked process talks through a pipe that is read without blocking, and hangs above 16,384 bytes (hivemind
-1.1.12). Small messages are unary calls, bodies are binary streams that we read ourselves under a cap (hivemind's reader believes an 8-byte
-length from the wire; its unary answers hang the caller above 4 MiB), the DHT holds heartbeats alone.
+1.1.12). Small messages are unary calls, bodies go over binary streams of our own reading (`bodies`; hivemind's reader believes an 8-byte
+length from the wire, its unary answers hang the caller above 4 MiB), the DHT holds heartbeats alone.
 
-The daemon ends when its control connection does, so that it does not outlive us even after kill -9; only its socket file does, and the next
-start sweeps such files. Invariant: a call that has been handed to the daemon is never cancelled, only abandoned: hivemind's reader dies of
-an answer to a cancelled call, and with it every later call.
+The daemon ends when its control connection (`daemon`) does, so that it does not outlive us even after kill -9; only its socket file does, and
+the next start sweeps such files. Invariant: as of `Transport`; what a caller may no longer wait for is given up, and harms no other call.
 """
 
 from __future__ import annotations
@@ -16,25 +15,23 @@ import contextlib
 import glob
 import logging
 import os
+import random
 import socket
-import struct
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import base58
-from google.protobuf.message import Message  # type: ignore[import-untyped]
 from google.protobuf.wrappers_pb2 import BytesValue  # type: ignore[import-untyped]
 from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
-from hivemind.p2p import P2P, P2PContext, P2PDaemonError, P2PHandlerError, PeerID
-from hivemind.p2p.p2p_daemon_bindings import control, datastructures
+from hivemind.p2p import P2P, P2PDaemonError, P2PHandlerError, PeerID
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.utils.multiaddr import Multiaddr
 
+from swarmgame.communication.bodies import BodyServer, ask
+from swarmgame.communication.daemon import add_quick_handler, meter, spare_hivemind
 from swarmgame.communication.identity import listen_address, split_address
 from swarmgame.communication.transport import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
 from swarmgame.errors import Temporary
@@ -50,14 +47,8 @@ _BUCKET, _REPLICAS = 5, 3
 """A DHT of heartbeats needs neither wide searches nor many copies, and their cost would grow with the swarm."""
 _DIRECTORY_SECONDS = 4.0
 _CONNECT_SECONDS = 5.0
-_HEAD = struct.Struct(">BQ")
-_HAVE, _HAVE_NOT = 1, 0
-_CHUNK = 1 << 18
 _GONE = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
 _STALE_SOCKET_SECONDS = 60.0
-_DAEMON_GOGC = "400"
-"""Percent by which a daemon's heap may grow before Go sweeps it; unless the environment says otherwise."""
-_KNOWN_IDS = 4096
 
 
 @dataclass(frozen=True)
@@ -94,6 +85,7 @@ class P2PTransport:
         self._p2p: P2P | None = None
         self._node: DHTNode | None = None
         self._handlers: Handlers | None = None
+        self._serving: BodyServer | None = None
         self._addresses: tuple[str, ...] = network.announce
 
     @property
@@ -120,8 +112,9 @@ class P2PTransport:
         assert self._p2p is not None
         if self._p2p.peer_id.to_base58() != self.peer:
             raise Temporary(f"the p2p daemon calls itself {self._p2p.peer_id.to_base58()}, the key is {self.peer}'s")
-        self._meter(self._p2p)
-        await self._p2p.add_protobuf_handler(self._call_name, self._answer, BytesValue)
+        meter(self._p2p, self._traffic)
+        await add_quick_handler(self._p2p, self._call_name, self._answer, self._traffic)
+        self._serving = BodyServer(handlers.body, self._traffic)
         await self._p2p.add_binary_stream_handler(self._body_name, self._serve)
         self._node = await DHTNode.create(
             p2p=self._p2p,
@@ -139,7 +132,7 @@ class P2PTransport:
 
     async def _daemon(self) -> P2P:
         network = self.network
-        _spare_hivemind()
+        spare_hivemind()
         return await P2P.create(
             identity_path=str(self.identity_path),
             # It would parse the key as RSA.
@@ -173,10 +166,25 @@ class P2PTransport:
     def addresses(self) -> tuple[str, ...]:
         return self._addresses
 
+    @property
+    def dead(self) -> str:
+        """Why nothing gets through any more, as a sentence; empty while the daemon lives."""
+        child = self._p2p._child if self._p2p is not None else None
+        if child is None or child.returncode is None:
+            return ""
+        return f"the p2p daemon ended with exit code {child.returncode}"
+
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def bootstrap(self) -> Sequence[PeerId]:
         met = await asyncio.gather(*(self._meet(peer, address) for peer, address in self._initial.items()))
         return [peer for peer in met if peer is not None]
+
+    async def touch(self, heard: Collection[PeerId]) -> None:
+        strangers = [peer for peer in self._initial if peer not in heard]
+        if strangers:
+            peer = random.choice(strangers)
+            with contextlib.suppress(Unreachable):
+                await self._meet(peer, self._initial[peer])
 
     async def _meet(self, peer: PeerId, address: str) -> PeerId | None:
         try:
@@ -204,48 +212,24 @@ class P2PTransport:
             raise Oversized(peer)
         return bytes(answer.value)
 
-    async def _answer(self, message: BytesValue, context: P2PContext) -> BytesValue:
+    def _answer(self, message: bytes, sender: PeerID) -> bytes:
         assert self._handlers is not None
-        assert context.remote_id is not None
-        return BytesValue(value=await self._handlers.call(context.remote_id.to_base58(), message.value))
+        answer = self._handlers.call(sender.to_base58(), BytesValue.FromString(message).value)
+        packed: bytes = BytesValue(value=answer).SerializeToString()
+        return packed
 
     # ── bodies ───────────────────────────────────────────────────────────────────────────────────────────────────────────
     async def fetch(self, peer: PeerId, name: bytes, limit: int, seconds: float) -> bytes | None:
-        return await _in_time(self._read(peer, name, limit), peer, seconds)
+        return await _in_time(self._fetch(peer, name, limit), peer, seconds)
 
-    async def _read(self, peer: PeerId, name: bytes, limit: int) -> bytes | None:
+    async def _fetch(self, peer: PeerId, name: bytes, limit: int) -> bytes | None:
         p2p = self._running(self._p2p)
         _, reader, writer = await p2p.call_binary_stream_handler(PeerID.from_base58(peer), self._body_name)
-        with contextlib.closing(writer):
-            writer.write(name)
-            await writer.drain()
-            self._traffic.sent(len(name))
-            have, size = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-            if have != _HAVE:
-                return None
-            if size > limit:
-                raise Oversized(peer)
-            # Read by chunks: memory is taken for what has arrived, not for what was promised.
-            body = bytearray()
-            while len(body) < size:
-                chunk = await reader.read(min(_CHUNK, size - len(body)))
-                if not chunk:
-                    raise EOFError(f"{peer} closed the stream after {len(body)} of {size} bytes")
-                body += chunk
-        self._traffic.received(len(body))
-        return bytes(body)
+        return await ask(reader, writer, name, limit, self._traffic)
 
-    async def _serve(self, info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert self._handlers is not None
-        with contextlib.closing(writer), contextlib.suppress(*_GONE):
-            name = await asyncio.wait_for(reader.readexactly(32), _CONNECT_SECONDS)
-            body = self._handlers.body(name)
-            self._traffic.received(len(name))
-            writer.write(_HEAD.pack(_HAVE_NOT if body is None else _HAVE, len(body or b"")))
-            if body:
-                writer.write(body)
-            await writer.drain()
-            self._traffic.sent(len(body or b""))
+    async def _serve(self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._serving is not None
+        await self._serving.serve(info.peer_id.to_base58(), reader, writer)
 
     # ── the directory ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def advertise(self, heartbeat: bytes, expires: float) -> None:
@@ -290,43 +274,14 @@ class P2PTransport:
             raise Unreachable("the p2p daemon is not running")
         return part
 
-    def _meter(self, p2p: P2P) -> None:
-        """Counts every unary message, the DHT's own included, and shields each from cancellation (see the invariant above)."""
-        control = p2p._client.control
-        call, add, traffic = control.call_unary_handler, control.add_unary_handler, self._traffic
-
-        async def metered_call(peer_id: PeerID, proto: str, data: bytes) -> bytes:
-            traffic.sent(len(data))
-            task = asyncio.ensure_future(call(peer_id, proto, data))
-            task.add_done_callback(_retrieved)
-            answer: bytes = await asyncio.shield(task)
-            traffic.received(len(answer))
-            return answer
-
-        async def metered_add(proto: str, handler: Any, balanced: bool = False) -> None:
-            async def metered(data: bytes, remote: PeerID) -> bytes:
-                traffic.received(len(data))
-                answer: bytes = await handler(data, remote)
-                traffic.sent(len(answer))
-                return answer
-
-            await add(proto, metered, balanced)
-
-        control.call_unary_handler, control.add_unary_handler = metered_call, metered_add
-
 
 async def _in_time(work: Awaitable[T], peer: PeerId, seconds: float) -> T:
     """The result of work, or `Unreachable` when it fails as networks do or takes longer."""
     try:
-        return await asyncio.wait_for(work, seconds)
+        async with asyncio.timeout(seconds):
+            return await work
     except _GONE as error:
         raise Unreachable(f"{peer}: {type(error).__name__}: {error}") from error
-
-
-def _retrieved(task: asyncio.Task[Any]) -> None:
-    """An abandoned call may fail; nobody is left to be told."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _check_port(host: str, port: int) -> None:
@@ -335,29 +290,6 @@ def _check_port(host: str, port: int) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-
-
-@cache
-def _spare_hivemind() -> None:
-    """Takes three costs out of hivemind that grow with the number of messages, before the first daemon starts."""
-    # The daemon's heap is a few megabytes, yet Go walks it every time that it doubles.
-    os.environ.setdefault("GOGC", _DAEMON_GOGC)
-    # One write a message instead of one a byte of its length, each of which wakes the daemon.
-    control.write_pbmsg = _write_message
-    # Every message that comes in has its sender's id put into base 58, by long division.
-    encode, decode = lru_cache(_KNOWN_IDS)(base58.b58encode), lru_cache(_KNOWN_IDS)(base58.b58decode)
-    datastructures.base58 = SimpleNamespace(b58encode=encode, b58decode=decode)
-
-
-async def _write_message(stream: asyncio.StreamWriter, message: Message) -> None:
-    payload = message.SerializeToString()
-    head, rest = bytearray(), len(payload)
-    while rest > 0x7F:
-        head.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    head.append(rest)
-    stream.write(bytes(head) + payload)
-    await stream.drain()
 
 
 def _sweep_sockets() -> None:

@@ -104,8 +104,11 @@ class Presence:
         """Sends heartbeats and reads those of others, until cancelled."""
         never = asyncio.Event()
         pause = self._calm
+        touching: asyncio.Future[None] = asyncio.ensure_future(asyncio.sleep(0))
         for beats in count(1):
             await self.clock.wait(never, self.settings.heartbeat_seconds * pause * self._random.uniform(0.9, 1.1))
+            if touching.done():  # beside everything else: a dead address must not make our heartbeats late
+                touching = asyncio.ensure_future(self.transport.touch(self.members.heard(self.clock.now())))
             # We slow down one beat later than our heartbeats say, and others may still beat as in a small swarm.
             pause, self._calm = self._calm, min(self._rest(), 2 * self._calm)
             await self.advertise()

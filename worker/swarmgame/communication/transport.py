@@ -6,7 +6,7 @@ the caller allowed, every call ends within its time, and every byte is counted.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,13 @@ from swarmgame.game.state import PeerId
 
 CALL_BYTES = 96 << 10
 """The longest small message or answer; everything above travels as a body."""
+
+_BODY_SECONDS, _BODY_RATE = 5.0, 256 << 10
+
+
+def body_seconds(size: int) -> float:
+    """The longest that a body of so many bytes may take: who asks waits no longer, and who serves holds it no longer."""
+    return _BODY_SECONDS + size / _BODY_RATE
 
 
 class Unreachable(Exception):
@@ -47,11 +54,11 @@ class Handlers:
     """Who answers.
 
     Args:
-        call: (sender, message) → answer.
+        call: (sender, message) → answer; quick, and never raises.
         body: SHA-256 → the body, or None when we do not have it.
     """
 
-    call: Callable[[PeerId, bytes], Awaitable[bytes]]
+    call: Callable[[PeerId, bytes], bytes]
     body: Callable[[bytes], bytes | None]
 
 
@@ -79,6 +86,10 @@ class Transport(Protocol):
 
     async def bootstrap(self) -> Sequence[PeerId]:
         """Connects to the initial peers; those that answered."""
+        ...
+
+    async def touch(self, heard: Collection[PeerId]) -> None:
+        """Greets one initial peer that is none of `heard`: a bootnode says nothing by itself, and one that was restarted knows nobody."""
         ...
 
     async def connect(self, peer: PeerId, addresses: Sequence[str], seconds: float) -> None:

@@ -123,13 +123,14 @@ class Rollout:
     Args:
         text: for people, rewards and later stages, without special tokens; never re-tokenised for training when tokenizers agree.
         token_ids: the sampled ids, with EOS when there was one. For a policy over discrete actions: the actions.
-        logprobs: natural-log probability of each id under the sampling policy at its temperature, before top-k or top-p; one an id.
+        logprobs: natural-log probability of each id under the sampling policy at its temperature, before top-k or top-p; one an id. These
+            and the ids are tuples where they were sampled, a `Column` where they came from others.
         finish_reason: STOP when the policy ended it.
     """
 
     text: str = ""
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[float] = ()
     finish_reason: FinishReason = FinishReason.STOP
 
     def __post_init__(self) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarmgame.errors import InvalidManifest, Temporary
-from swarmgame.models.uri import PATH, read_token
+from swarmgame.models.uri import PATH, Scheme, read_token
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+"""What there is beside weights: configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,37 @@ def load_model(source: Source, *, dtype: torch.dtype, device: str) -> PreTrained
             module.p = 0.0
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
+
+
+def fetch(source: Source) -> None:
+    """Downloads a model of the hub into the local cache, without loading it; one that is there already, or that is no hub's, costs nothing.
+
+    Raises:
+        InvalidManifest: the hub has no such model, or does not let us read it.
+        Temporary: the hub did not answer, and the cache has nothing of it.
+    """
+    if not source.uri.startswith(f"{Scheme.HUB}://"):
+        return
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    def download(*patterns: str) -> Path:
+        token = read_token(source.token) or False
+        return Path(snapshot_download(source.name, revision=source.revision or None, token=token, allow_patterns=list(patterns)))
+
+    try:
+        folder = download(*_SMALL, "*.safetensors")
+        if not any(folder.glob("*.safetensors")):
+            download("*.bin")
+    except GatedRepoError as error:
+        raise InvalidManifest(PATH, source.uri, "a model that you may read: it is gated, so accept its licence and give a token") from error
+    except RevisionNotFoundError as error:
+        raise InvalidManifest("spec.model.revision", source.revision, f"a branch, tag or commit of {source.name}") from error
+    except RepositoryNotFoundError as error:
+        raise InvalidManifest(PATH, source.uri, "a model that exists on the hub (or a token that may read it)") from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Temporary(f"the model {source.uri} could not be fetched: {reason}") from error
 
 
 def _explained(error: Exception, source: Source, what: str) -> Exception:

@@ -132,6 +132,8 @@ def _make(folder: Path, options: BuiltinOptions, demonstrations: Demonstrations 
     transformers_logging.disable_progress_bar()
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
+        # transformers writes on the first rank alone; whichever rank holds the lock makes the whole model here.
+        model.__dict__["should_save_on_this_rank"] = lambda _: True
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         record = {"accuracy": outcome.accuracy if outcome.steps else None, "steps": outcome.steps, "reached": outcome.reached}

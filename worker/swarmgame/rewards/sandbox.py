@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -183,6 +184,8 @@ class Sandbox:
             "PYTHONHASHSEED": "0",
             "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
+            # Some environments import matplotlib, which refuses to be imported without a folder; this one exists, and stays unwritable inside.
+            "MPLCONFIGDIR": tempfile.gettempdir(),
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
         }
         process = subprocess.Popen(

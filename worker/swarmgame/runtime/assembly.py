@@ -41,6 +41,8 @@ GROUPS: Mapping[str, tuple[str, type[Part]]] = {
 
 TOKEN_FILE = "SWARMGAME_MODEL_TOKEN_FILE"
 """Environment: the file that holds the hub's token (in a pod, the Secret that `spec.model.secretRef` names). Never the token itself."""
+CACHE = "SWARMGAME_CACHE"
+"""Environment: the folder that outlives runs, for models and datasets; in a pod a volume."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def blueprint_of(manifest: SwarmGame, folder: Path) -> Blueprint:
 def setting_of(manifest: SwarmGame, **changes: object) -> Setting:
     """The setting of a manifest's parts; `changes` are fields of `Setting`."""
     model = manifest.spec.model
-    token = os.environ.get(TOKEN_FILE)
+    token, cache = os.environ.get(TOKEN_FILE), os.environ.get(CACHE)
     plain = Setting(
         seed=manifest.spec.game.seed,
         stages=manifest.spec.game.stages,
@@ -127,6 +129,8 @@ def setting_of(manifest: SwarmGame, **changes: object) -> Setting:
         model_revision=model.revision if model else "",
         model_token=Path(token) if token else None,
     )
+    if cache:
+        plain = replace(plain, cache=Path(cache))
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -143,16 +147,22 @@ def assemble(blueprint: Blueprint, setting: Setting, rewards: RewardManager | No
 
 
 def prepare(manifest: SwarmGame, folder: Path) -> None:
-    """Fills the model cache, so that no peer has to: the warm start of a builtin model, or the download of one from the hub."""
+    """Fills the model cache, so that no peer has to: the warm start of a builtin model, or the download of one from the hub.
+
+    Raises:
+        InvalidManifest: there is no such model, or the data cannot be made.
+        Temporary: the hub did not answer.
+    """
     if manifest.spec.model is None:
         return
+    from swarmgame.models.loading import fetch
     from swarmgame.models.warmstart import ensure_model
 
     with code_of(folder):
         chosen = _choose(manifest.spec.game, "data")
         data = chosen.part(chosen.config, setting_of(manifest))
         try:
-            ensure_model(setting_of(manifest, demonstrations=data if isinstance(data, Demonstrations) else None))
+            fetch(ensure_model(setting_of(manifest, demonstrations=data if isinstance(data, Demonstrations) else None)))
         finally:
             data.close()
 
@@ -178,7 +188,7 @@ def progression_of(manifest: SwarmGame) -> Progression:
 
 
 def roles_of(manifest: SwarmGame) -> RoleManager:
-    return RoleManager([Role(role.name, role.count, role.share) for role in manifest.spec.game.roles])
+    return RoleManager([Role(role.name, role.count, role.share_fraction) for role in manifest.spec.game.roles])
 
 
 # ── finding one part ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -236,6 +236,22 @@ METRICS = (
     ),
 )
 
+BOOTNODE_PREFIX = "swarmgame_bootnode_"
+BOOTNODE = (
+    Metric(
+        "members",
+        Kind.GAUGE,
+        "Heartbeats that lie with this bootnode.",
+        "—",
+        "0 long after its start: the members do not find it, so that newcomers who ask it play alone.",
+    ),
+    Metric("bytes_sent", Kind.GAUGE, "Bytes sent since the start.", "Many newcomers, or a stranger who asks a lot.", "—"),
+    Metric("bytes_received", Kind.GAUGE, "Bytes received since the start.", "As above.", "—"),
+    Metric("messages_sent", Kind.GAUGE, "Messages sent since the start.", "As above.", "—"),
+    Metric("messages_received", Kind.GAUGE, "Messages received since the start.", "As above.", "—"),
+)
+"""What a bootnode shows instead."""
+
 
 def reference() -> str:
     """The text of `docs/reference/metrics.md`."""
@@ -249,10 +265,14 @@ def reference() -> str:
         "| metric | kind | what it is | when it is high | when it is low |",
         "|---|---|---|---|---|",
     ]
-    for metric in METRICS:
-        labels = "{" + ",".join(metric.labels) + "}" if metric.labels else ""
-        lines.append(f"| `{PREFIX}{metric.name}{labels}` | {metric.kind} | {metric.what} | {metric.high} | {metric.low} |")
+    lines += [_row(PREFIX, metric) for metric in METRICS]
+    lines += ["", "A bootnode serves these instead:", "", *lines[5:7], *(_row(BOOTNODE_PREFIX, metric) for metric in BOOTNODE)]
     return "\n".join(lines) + "\n"
+
+
+def _row(prefix: str, metric: Metric) -> str:
+    labels = "{" + ",".join(metric.labels) + "}" if metric.labels else ""
+    return f"| `{prefix}{metric.name}{labels}` | {metric.kind} | {metric.what} | {metric.high} | {metric.low} |"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Endpoints: `/healthz`, `/readyz`, `/status` and `/metrics` of one peer, on one port.
+"""Endpoints: `/healthz`, `/readyz`, `/status`, `/metrics` and `/drain` of one peer, on one port.
 
-They only read, they take no body, and they run in a thread of their own, so that a long training step does not make a healthy peer look
-dead. Invariant: `/healthz` says that the process and its event loops are alive and never looks at the progress of rounds; a peer that
-waits for others must not be restarted for it.
+They take no body, and they run in a thread of their own, so that a long training step does not make a healthy peer look dead. All but `/drain`
+only read; that one is a pod's preStop hook, which can only GET: the peer is not ready for the next minute, and plays on. Invariant: `/healthz`
+says that the process and its event loops are alive and never looks at the progress of rounds; a peer that waits for others must not be
+restarted for it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from threading import Event, Thread
+from typing import Protocol
 
 from aiohttp import web
 
 from swarmgame.errors import Temporary
-from swarmgame.runtime.metrics import CONTENT_TYPE, PeerMetrics
+from swarmgame.runtime.metrics import CONTENT_TYPE
 from swarmgame.runtime.status import PeerStatus
 
 MAX_LINE_BYTES = 4096
@@ -25,8 +27,16 @@ START_SECONDS = 10.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class Metrics(Protocol):
+    """What `/metrics` shows."""
+
+    def render(self) -> bytes:
+        """The text, as Prometheus reads it."""
+        ...
+
+
 class Endpoints:
-    """The HTTP server of one peer.
+    """The HTTP server of one peer, or of a bootnode.
 
     Args:
         status, metrics: what is shown.
@@ -36,7 +46,7 @@ class Endpoints:
     """
 
     def __init__(
-        self, status: PeerStatus, metrics: PeerMetrics, host: str = "127.0.0.1", port: int = 0, *, alive: Callable[[], str] = lambda: ""
+        self, status: PeerStatus, metrics: Metrics, host: str = "127.0.0.1", port: int = 0, *, alive: Callable[[], str] = lambda: ""
     ) -> None:
         self._status = status
         self._metrics = metrics
@@ -109,6 +119,7 @@ class Endpoints:
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/status", self._show_status)
         application.router.add_get("/metrics", self._show_metrics)
+        application.router.add_get("/drain", self._drain)
         return application
 
     async def _healthz(self, request: web.Request) -> web.Response:
@@ -124,6 +135,10 @@ class Endpoints:
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        self._status.drain()
+        return web.json_response({"draining": True})
 
 
 @web.middleware

@@ -166,15 +166,18 @@ def seats_of(manifest: SwarmGame, directory: RunDirectory) -> Seats:
 def peer_commands(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, seats: Seats) -> Callable[[int, bool], Sequence[str]]:
     """How each peer is started."""
     peers, processes = manifest.spec.peers.replicas, processes_of(manifest)
-    ports, addresses = seats.ports, seats.addresses
-    outside = manifest.spec.communication.initial_peers
+    closed = manifest.spec.communication.backend == "TorchDistributed"
+
+    def reachable(index: int) -> list[str]:
+        others = (*seats.addresses[:index], *seats.addresses[index + 1 :], *manifest.spec.communication.initial_peers)
+        return [f"--port={seats.ports[index]}", *(f"--initial-peer={address}" for address in others)]
 
     def command(index: int, restart: bool) -> Sequence[str]:
         files = directory.peer(index)
         arguments = [*options.program(processes), str(options.game.absolute())]
         arguments += [f"--set={override}" for override in options.overrides]
-        arguments += [f"--index={index}", f"--directory={files.root}", f"--identity={files.key}", f"--port={ports[index]}"]
-        arguments += [f"--initial-peer={address}" for address in (*addresses[:index], *addresses[index + 1 :], *outside)]
+        arguments += [f"--index={index}", f"--directory={files.root}", f"--identity={files.key}"]
+        arguments += [f"--rendezvous={HOST}:{seats.ports[0]}"] if closed else reachable(index)
         # One that comes back must not wait for somebody who has been given up meanwhile.
         arguments += [f"--at-least={min(peers, 2) if restart else peers}", f"--threads={threads_of(peers, processes)}"]
         return arguments

@@ -6,6 +6,7 @@ Invariant: whatever happens, the swarm is told that we leave, and the sandbox, t
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import signal
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import swarmgame
-from swarmgame.communication.hivemind_backend import HivemindCommunication
 from swarmgame.communication.identity import Identity
 from swarmgame.communication.protocol import CommunicationManager
 from swarmgame.coordination.place import ChainPlace, chain_errors, place_of
@@ -34,11 +34,12 @@ from swarmgame.game.state import PeerId
 from swarmgame.runtime import logs
 from swarmgame.runtime.assembly import Blueprint, Parts, assemble, blueprint_of, code_of, progression_of, roles_of, setting_of
 from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore
+from swarmgame.runtime.connection import Connection, Whereabouts, connection
 from swarmgame.runtime.endpoints import Endpoints
 from swarmgame.runtime.metrics import MetricsObserver, PeerMetrics
 from swarmgame.runtime.outbox import Outbox
 from swarmgame.runtime.ranked import RankedCommunication, RankedRewards, agreed
-from swarmgame.runtime.ranks import ranks_from_environment
+from swarmgame.runtime.ranks import DistributedRanks, ranks_from_environment
 from swarmgame.runtime.records import Checkpoints, MetricsFile
 from swarmgame.runtime.status import PeerStatus, Phase, StatusObserver
 from swarmgame_api.load import load_manifest
@@ -68,6 +69,7 @@ class PeerOptions:
         http_port, http_host: of the endpoints; port 0 takes any.
         initial_peers: multiaddresses to try first, beside the manifest's.
         announce: multiaddresses that others should use for us.
+        rendezvous: HOST:PORT where the peers of a closed world (TorchDistributed) meet: peer 0 listens there.
         at_least: members to wait for before the first round, ourselves included.
         join_seconds: longest wait for them.
         threads: of torch.
@@ -85,6 +87,7 @@ class PeerOptions:
     http_host: str = "127.0.0.1"
     initial_peers: tuple[str, ...] = ()
     announce: tuple[str, ...] = ()
+    rendezvous: str = ""
     at_least: int = 1
     join_seconds: float = 60.0
     threads: int = 1
@@ -104,8 +107,10 @@ def run_peer(options: PeerOptions) -> ExitCode:
     manifest = load_manifest(options.game, options.overrides)
     folder = options.game.parent
     torch.set_num_threads(options.threads)
-    with code_of(folder), ExitStack() as cleanup, _stop_signals() as stop:
+    with _stop_signals() as stop, code_of(folder), ExitStack() as cleanup:  # a signal must not tear the clean-up
         ranks = ranks_from_environment()
+        if isinstance(ranks, DistributedRanks):
+            cleanup.enter_context(ranks)
         first = ranks.rank == 0
         options.directory.mkdir(parents=True, exist_ok=True)
         logs.configure(file=options.directory / "log.jsonl", index=options.index, rank=ranks.rank)
@@ -179,6 +184,9 @@ def _play(
         observers=observers,
         stopped=stopped,
     )
+    # What is here now stays until the end: the collector need not walk it again each time that a quarter as much has been added.
+    gc.collect()
+    gc.freeze()
     ending = manager.run(saved.next_round if saved is not None else None)
     status.stopping()
     if ending is Ending.FINISHED:
@@ -213,18 +221,18 @@ def _kept_rounds(manifest: SwarmGame) -> int:
     return manifest.spec.game.sharing.max_staleness_rounds + 1
 
 
-def _backend(
-    options: PeerOptions, manifest: SwarmGame, run: str, bootnodes: tuple[str, ...], gate: ChainLink | None
-) -> HivemindCommunication:
-    return HivemindCommunication(
-        run=run,
+def _backend(options: PeerOptions, manifest: SwarmGame, run: str, bootnodes: tuple[str, ...], gate: ChainLink | None) -> Connection:
+    where = Whereabouts(
+        index=options.index,
         identity=options.identity,
         port=options.port,
         initial_peers=(*bootnodes, *manifest.spec.communication.initial_peers, *options.initial_peers),
         announce=options.announce,
-        admission=gate.admits if gate is not None else lambda peer: True,
-        keep_rounds=_kept_rounds(manifest),
+        rendezvous=options.rendezvous,
+        join_seconds=options.join_seconds,
     )
+    admission = gate.admits if gate is not None else lambda peer: True
+    return connection(manifest, run, where, admission=admission, keep_rounds=_kept_rounds(manifest))
 
 
 def _link(options: PeerOptions, manifest: SwarmGame, peer: PeerId, status: PeerStatus, metrics: PeerMetrics) -> ChainLink | None:

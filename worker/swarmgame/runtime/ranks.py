@@ -11,12 +11,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import TracebackType
+from typing import Self
 
 import torch
 import torch.distributed as dist
 
 from swarmgame.errors import BadUsage, Temporary
-from swarmgame.game.ranks import OneRank, Ranks
+from swarmgame.game.ranks import OneRank
 
 MAX_BYTES = 1 << 31
 TIMEOUT_SECONDS = 1800.0
@@ -92,6 +94,14 @@ class DistributedRanks:
             parameter.grad = part.clone()
             start += parameter.numel()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Leaves the group after a good end: its threads must not outlive the interpreter. After a bad one there may be nobody to part from."""
+        if kind is None:
+            self.close()
+
     def close(self) -> None:
         """Leaves the group. May be called twice."""
         if dist.is_initialized():
@@ -109,7 +119,7 @@ class DistributedRanks:
             ) from error
 
 
-def ranks_from_environment(timeout_seconds: float = TIMEOUT_SECONDS) -> Ranks:
+def ranks_from_environment(timeout_seconds: float = TIMEOUT_SECONDS) -> OneRank | DistributedRanks:
     """One rank, or, under torchrun, this process as one of several; on a machine with GPUs each rank takes the one of its LOCAL_RANK.
 
     Raises:

@@ -17,6 +17,8 @@ from swarmgame.communication.protocol import ClosedBy, Collected
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.state import GameState, Rewards, Round
 
+DRAIN_SECONDS = 60.0
+
 
 class Phase(StrEnum):
     """What the peer is doing, in the order in which it does it. FAILED: an error ended it, and `last_error` says which."""
@@ -51,6 +53,7 @@ class Snapshot:
         round_finished: Unix seconds of the last finished round, or None.
         checkpoint: round of the newest checkpoint on disk, or None.
         chain: how we stand with the chain (`swarmgame_chain.voice.Standing`); None, and not shown, where the game has none.
+        draining_until: Unix seconds until which we count as about to be stopped; 0 when nobody said so.
     """
 
     phase: Phase = Phase.STARTING
@@ -72,9 +75,11 @@ class Snapshot:
     round_finished: float | None = None
     checkpoint: int | None = None
     chain: Mapping[str, Any] | None = None
+    draining_until: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         found = asdict(self)
+        del found["draining_until"]
         if self.chain is None:
             del found["chain"]
         return found
@@ -84,6 +89,8 @@ class Snapshot:
         """Why this peer is not ready, as a sentence; empty when it is."""
         if self.phase is not Phase.RUNNING:
             return f"the peer is {self.phase}" + (f": {self.last_error}" if self.last_error else "")
+        if time.time() < self.draining_until:
+            return "the peer is about to be stopped"
         if self.registered is False:
             return "the peer is not registered on the chain yet, and the game admits registered peers only"
         return ""
@@ -114,6 +121,10 @@ class PeerStatus:
         """The present as JSON-like data, with `ready` and, where it is false, `not_ready`."""
         current = self.current
         return {**current.as_json(), "ready": not current.not_ready, "not_ready": current.not_ready}
+
+    def drain(self) -> None:
+        """Somebody announces that we are about to be stopped: not ready for a minute. No longer, for anyone who reaches the port can say so."""
+        self.change(draining_until=time.time() + DRAIN_SECONDS)
 
     def stopping(self, why: str = "") -> None:
         """From now on not ready, so that nothing new is sent here while we leave."""

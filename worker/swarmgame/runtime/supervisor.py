@@ -167,7 +167,7 @@ class Supervisor:
             self._judge(child, returned)
 
     def _judge(self, child: _Child, returned: int) -> None:
-        code = _own_word(child.directory) if returned not in set(ExitCode) or returned == ExitCode.INTERNAL else returned
+        code = own_word(child.directory) if returned not in set(ExitCode) or returned == ExitCode.INTERNAL else returned
         if code is None:
             code = returned
         if code == ExitCode.DONE:
@@ -254,7 +254,7 @@ def last_words(directory: PeerDirectory) -> str:
     return "\n".join(lines[-LAST_LINES:])
 
 
-def _own_word(directory: PeerDirectory) -> int | None:
+def own_word(directory: PeerDirectory) -> int | None:
     """The exit code that the peer noted itself: torchrun, which stands between us and its ranks, always ends with 1."""
     try:
         code = json.loads(directory.exit.read_text(encoding="utf-8"))["code"]

@@ -1,4 +1,4 @@
-"""The contract of every backend: one suite, collected by `test_memory_backend` and `test_hivemind_backend`."""
+"""The contract of every backend: one suite, collected by `test_memory_backend`, `test_hivemind_backend` and `test_torch_distributed_backend`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Two ways to have a swarm in a test: in memory with virtual time, and over libp2p. The contract suite runs on both."""
+"""Three ways to have a swarm in a test: in memory with virtual time, over libp2p, over gloo. The contract suite runs on all of them."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
@@ -17,7 +18,9 @@ from swarmgame.communication.identity import Identity
 from swarmgame.communication.memory import MemoryHub
 from swarmgame.communication.protocol import Collected, CollectPolicy
 from swarmgame.communication.settings import Settings
+from swarmgame.communication.torch_distributed import TorchDistributedCommunication, TorchDistributedTransport
 from swarmgame.communication.transport import Handlers, Transport
+from swarmgame.communication.world import Place
 from swarmgame.game.state import Contribution, PeerId
 
 RUN = "contract"
@@ -30,7 +33,7 @@ class Rogue:
         self.identity, self.peer, self.transport, self.thread = identity, peer, transport, thread
         self.bodies: dict[bytes, bytes] = {}
 
-        async def silent(sender: PeerId, message: bytes) -> bytes:
+        def silent(sender: PeerId, message: bytes) -> bytes:
             return b""
 
         self.thread.run(self.transport.start(Handlers(call=silent, body=self.bodies.get)))
@@ -124,7 +127,9 @@ class MemorySwarm:
         self.pool.shutdown()
 
 
-class Libp2pSwarm:
+class RealTimeSwarm:
+    """What swarms with real sockets have in common."""
+
     deadline = 1.0
 
     def __init__(self, folder: Path) -> None:
@@ -132,28 +137,6 @@ class Libp2pSwarm:
         self.pool = ThreadPoolExecutor(8)
         self.peers: list[Bridge] = []
         self.rogues: list[Rogue] = []
-        self.known: tuple[str, ...] = ()
-
-    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> Bridge:
-        from swarmgame.communication.hivemind_backend import HivemindCommunication
-
-        settings = {"heartbeat_seconds": 1.0, **settings}
-        made = HivemindCommunication(RUN, self.folder / f"{name}.key", 0, self.known, host="127.0.0.1", **settings)  # type: ignore[arg-type]
-        self.peers.append(made)
-        if join:
-            made.join(at_least=at_least, timeout_seconds=20.0)
-            self.known = (*self.known, *made.addresses[:1])
-        return made
-
-    def rogue(self, name: str) -> Rogue:
-        from swarmgame.communication.p2p import Network, P2PTransport
-
-        path = self.folder / f"{name}.key"
-        identity = Identity.load_or_create(path)
-        network = Network(host="127.0.0.1", initial_peers=self.known)
-        made = Rogue(identity, identity.peer, P2PTransport(RUN, identity.peer, path, network), LoopThread(name))
-        self.rogues.append(made)
-        return made
 
     def begin(self, peer: Bridge, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
         return self.pool.submit(peer.collect, round, stage, policy)
@@ -177,3 +160,66 @@ class Libp2pSwarm:
         for peer in self.peers:
             peer.leave()
         self.pool.shutdown()
+
+
+class Libp2pSwarm(RealTimeSwarm):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.known: tuple[str, ...] = ()
+
+    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> Bridge:
+        from swarmgame.communication.hivemind_backend import HivemindCommunication
+
+        settings = {"heartbeat_seconds": 1.0, **settings}
+        made = HivemindCommunication(RUN, self.folder / f"{name}.key", 0, self.known, host="127.0.0.1", **settings)  # type: ignore[arg-type]
+        self.peers.append(made)
+        if join:
+            made.join(at_least=at_least, timeout_seconds=20.0)
+            self.known = (*self.known, *made.addresses[:1])
+        return made
+
+    def rogue(self, name: str) -> Rogue:
+        from swarmgame.communication.p2p import Network, P2PTransport
+
+        path = self.folder / f"{name}.key"
+        identity = Identity.load_or_create(path)
+        network = Network(host="127.0.0.1", initial_peers=self.known)
+        made = Rogue(identity, identity.peer, P2PTransport(RUN, identity.peer, path, network), LoopThread(name))
+        self.rogues.append(made)
+        return made
+
+
+class GlooSwarm(RealTimeSwarm):
+    """A closed world of four seats, given in the order of asking; the first one hosts the store. A rogue has a seat too: there are no
+    strangers, only members that do not keep to the rules."""
+
+    size = 4
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.seats: dict[str, int] = {}
+
+    def place(self, name: str) -> Place:
+        return Place(self.seats.setdefault(name, len(self.seats)), self.size, "127.0.0.1", self.port)
+
+    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> TorchDistributedCommunication:
+        settings = {"heartbeat_seconds": 1.0, **settings}
+        made = TorchDistributedCommunication(RUN, self.folder / f"{name}.key", self.place(name), **settings)  # type: ignore[arg-type]
+        self.peers.append(made)
+        if join:
+            made.join(at_least=at_least, timeout_seconds=20.0)
+        return made
+
+    def rogue(self, name: str) -> Rogue:
+        identity = Identity.load_or_create(self.folder / f"{name}.key")
+        made = Rogue(identity, identity.peer, TorchDistributedTransport(RUN, identity, self.place(name)), LoopThread(name))
+        self.rogues.append(made)
+        return made
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -13,7 +14,7 @@ import pytest
 from swarmgame.errors import Temporary
 from swarmgame.runtime.endpoints import Endpoints
 from swarmgame.runtime.metrics import PeerMetrics
-from swarmgame.runtime.status import PeerStatus, Phase
+from swarmgame.runtime.status import DRAIN_SECONDS, PeerStatus, Phase
 
 pytestmark = pytest.mark.unit
 
@@ -81,6 +82,19 @@ def test_a_stopping_peer_says_why_it_is_not_ready(peer: Peer) -> None:
     peer.status.change(phase=Phase.RUNNING)
     peer.status.stopping("SIGTERM")
     assert json.loads(peer.ask("/readyz")[1])["reason"] == "the peer is stopping: SIGTERM"
+
+
+def test_a_peer_that_is_about_to_be_stopped_is_not_ready_for_a_minute_and_no_longer(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No longer, because a pod's hook can only GET, and so can anybody who reaches the port."""
+    peer.status.change(phase=Phase.RUNNING)
+    assert peer.ask("/readyz")[0] == 200
+    assert peer.ask("/drain")[0] == 200
+    assert json.loads(peer.ask("/readyz")[1]) == {"ready": False, "reason": "the peer is about to be stopped"}
+    assert peer.ask("/healthz")[0] == 200
+    assert json.loads(peer.ask("/status")[1])["phase"] == "running"
+    later = time.time() + DRAIN_SECONDS + 1
+    monkeypatch.setattr("swarmgame.runtime.status.time.time", lambda: later)
+    assert peer.ask("/readyz")[0] == 200
 
 
 def test_status_is_the_snapshot_as_json(peer: Peer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,14 @@ def test_nothing_of_our_environment_is_inside(box: Sandbox, monkeypatch: pytest.
     assert "SECRET" not in names
     assert "HOME" not in names
     assert fresh.counters() == {}
+
+
+def test_matplotlib_is_imported_where_there_is_no_home_to_write_in() -> None:
+    fresh = Sandbox()
+    try:
+        assert fresh.run(EVAL, [["__import__('matplotlib').get_configdir()"]])[0].value == tempfile.gettempdir()
+    finally:
+        fresh.close()
 
 
 def test_what_one_batch_does_to_the_interpreter_is_gone_in_the_next(box: Sandbox) -> None:

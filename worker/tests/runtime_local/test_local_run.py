@@ -78,6 +78,14 @@ def test_every_peer_gets_its_key_its_port_and_the_addresses_of_the_others(runner
         assert others == [f"/ip4/127.0.0.1/tcp/{ports[i]}/p2p/{ids[i]}" for i in range(3) if i != index]
 
 
+def test_peers_of_a_closed_world_get_its_rendezvous_and_no_addresses(runner: Runner) -> None:
+    assert runner(overrides=("communication.backend=TorchDistributed", "spec.peers.replicas=3")) is ExitCode.DONE
+    given = [[flag for flag in runner.flags(index) if "--set" not in flag] for index in range(3)]
+    assert {flag.rpartition(":")[0] for flags in given for flag in flags if "rendezvous" in flag} == {"--rendezvous=127.0.0.1"}
+    assert len({flag for flags in given for flag in flags if "rendezvous" in flag}) == 1
+    assert not [flag for flags in given for flag in flags if "initial-peer" in flag or "--port" in flag]
+
+
 def test_a_run_writes_its_resolved_manifest(runner: Runner) -> None:
     runner(overrides=("game.seed=7",))
     text = runner.directory.manifest.read_text()

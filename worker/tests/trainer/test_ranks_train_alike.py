@@ -73,8 +73,6 @@ def play():
         language_model(ranks, **options)
     network(ranks)
 
-for model in (rounds.MODEL, rounds.MODEL + "&seed=5"):
-    rounds.trainer(cache, model=model)  # made once, before there are two ranks, as the runner does
 children = []
 for rank in range(2):
     child = os.fork()

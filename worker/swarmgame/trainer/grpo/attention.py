@@ -2,8 +2,9 @@
 
 All completions of a prompt are queries of a single matrix product over its keys; each completion's own tokens are a second, small one; one
 softmax spans both. Eight completions of a long prompt so need an eighth of the memory, and of the memory traffic, of a repeated cache.
-Invariant: equal to attention over the concatenation, to rounding. Shapes: P prompts, B rows (completions, ordered by prompt), K key heads,
-G query heads a key head, D head size, W prompt width, M completions a prompt at most (slots).
+Queries are turned straight into the order in which they are read, keys straight into the cache: for a small model moving numbers costs as much
+as multiplying them. Invariant: equal to attention over the concatenation, to rounding. Shapes: P prompts, M completions a prompt at most
+(slots), B rows (completions, ordered by prompt), K key heads, G query heads a key head, D head size, W prompt width, L tokens so far.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from swarmgame.trainer.grpo.rotation import Rotation
 
 
 @dataclass(frozen=True)
@@ -37,25 +40,56 @@ class SharedPromptAttention:
     """One layer's attention for one batch of prompts.
 
     Args:
-        keys, values: of the prompts, [P, K, W, D].
+        keys, values: of the prompts, [P, K, W, D]; keys turned, in the order of the rotation.
         mask: which prompt positions are real [P, W], or None when all are.
         completions: rows a prompt at first.
         steps: tokens a row may have.
+        queries: query heads, K * G.
+        rotation: turns queries and keys to their positions.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, mask: Tensor | None, completions: int, steps: int) -> None:
+    def __init__(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        completions: int,
+        steps: int,
+        *,
+        queries: int,
+        rotation: Rotation,
+    ) -> None:
         prompts, heads, width, size = keys.shape
-        self._prompt_keys = keys.transpose(2, 3).contiguous()
-        self._prompt_values = values.contiguous()
+        self._queries, self._rotation = queries, rotation
+        self._prompt_keys = keys.transpose(2, 3).reshape(prompts * heads, size, width)
+        self._prompt_values = values.reshape(prompts * heads, width, size)
         self._hidden: Tensor | None = None
         if mask is not None:
-            self._hidden = torch.zeros(mask.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~mask, -torch.inf)[:, None, None]
-        self._own_keys = keys.new_empty(prompts * completions, heads, steps, size)
-        self._own_values = keys.new_empty(prompts * completions, heads, steps, size)
+            hidden = torch.zeros(mask.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~mask, -torch.inf)
+            self._hidden = hidden.repeat_interleave(heads, dim=0).unsqueeze(1)
         self._slots: Slots | None = None
-        self._size = completions
         self._prompt_of_row = torch.arange(prompts, device=keys.device).repeat_interleave(completions)
         self._width, self._length = width, 0
+        self._lay_out(keys.new_empty(prompts, heads, completions, steps, size), keys.new_empty(prompts, heads, completions, steps, size))
+
+    def _lay_out(self, own_keys: Tensor, own_values: Tensor) -> None:
+        """Takes caches [P, K, M, steps, D], and keeps the views of them that every step needs."""
+        self._own_keys, self._own_values = own_keys, own_values
+        prompts, heads, completions, steps, size = own_keys.shape
+        self._shape = prompts, completions, heads, self._queries // heads, size
+        query = own_keys.new_empty(prompts, heads, completions, self._queries // heads, size)
+        self._query_by_prompt = query.view(prompts * heads, -1, size)
+        self._query_by_row = query.view(prompts * heads * completions, -1, size)
+        self._query_in = self._rotation.seen(query.transpose(1, 2))
+        self._keys_in = self._rotation.seen(own_keys.transpose(1, 2))
+        self._values_in = own_values.transpose(1, 2)
+        self._keys_out = own_keys.view(prompts * heads * completions, steps, size).transpose(1, 2)
+        self._values_out = own_values.view(prompts * heads * completions, steps, size)
+
+    @property
+    def slots(self) -> tuple[int, int, Tensor | None]:
+        """P, M, and the row of each slot where rows have left."""
+        return self._shape[0], self._shape[1], None if self._slots is None else self._slots.row_of_slot
 
     def slots_of(self, rows: Tensor) -> Slots:
         """The slots after `select(rows)`, to be shared by all layers."""
@@ -69,43 +103,50 @@ class SharedPromptAttention:
 
     def select(self, rows: Tensor, slots: Slots) -> None:
         """Keeps these rows, and the prompts that still have any."""
-        self._own_keys, self._own_values = self._own_keys[rows], self._own_values[rows]
-        if len(slots.prompts) < len(self._prompt_keys):
-            self._prompt_keys, self._prompt_values = self._prompt_keys[slots.prompts], self._prompt_values[slots.prompts]
-            self._hidden = None if self._hidden is None else self._hidden[slots.prompts]
-        self._prompt_of_row, self._size = slots.prompt_of_row, slots.size
-        self._slots = slots
+        _, heads, completions, steps, size = self._own_keys.shape
+        if len(slots.prompts) < len(self._own_keys):
+            kept = (slots.prompts.unsqueeze(1) * heads + torch.arange(heads, device=rows.device)).view(-1)
+            self._prompt_keys, self._prompt_values = self._prompt_keys[kept], self._prompt_values[kept]
+            self._hidden = None if self._hidden is None else self._hidden[kept]
+        former = rows if self._slots is None else self._slots.slot_of_row[rows]
+        former = former[slots.row_of_slot]
+        prompt, place = former // completions, former % completions
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def moved(own: Tensor) -> Tensor:
+            new = own.new_empty(len(slots.prompts), heads, slots.size, steps, size)
+            found = own[:, :, :, : self._length][prompt, :, place]
+            new[:, :, :, : self._length] = found.view(len(slots.prompts), slots.size, heads, self._length, size).transpose(1, 2)
+            return new
+
+        self._prompt_of_row, self._slots = slots.prompt_of_row, slots
+        self._lay_out(moved(self._own_keys), moved(self._own_values))
+
+    def __call__(self, heads: Tensor, turn: Tensor) -> Tensor:
         """Attends over prompt and completion, the new token included.
 
         Args:
-            query: scaled, [B, K, G, D].
-            key, value: of the new token, [B, K, D].
+            heads: queries (scaled), keys and values of the new token, not yet turned, [B, (G + 2) * K, D].
+            turn: the rotation at the positions of the slots, [P, M, 1, …].
 
         Returns:
-            [B, K, G, D].
+            [B, K * G * D].
         """
         place, self._length = self._length, self._length + 1
-        self._own_keys[:, :, place], self._own_values[:, :, place] = key, value
-        of_prompt = torch.matmul(self._by_prompt(query), self._prompt_keys)
-        if self._hidden is not None:
-            of_prompt = of_prompt + self._hidden
-        of_own = torch.matmul(query, self._own_keys[:, :, : self._length].transpose(2, 3))
-        scores = torch.cat([self._by_row(of_prompt), of_own], dim=-1)
-        shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-        from_prompt = self._by_row(torch.matmul(self._by_prompt(shares[..., : self._width]), self._prompt_values))
-        return from_prompt + torch.matmul(shares[..., self._width :], self._own_values[:, :, : self._length])
-
-    def _by_prompt(self, rows: Tensor) -> Tensor:
-        """[B, K, G, X] → [P, K, M · G, X]."""
         if self._slots is not None:
-            rows = rows[self._slots.row_of_slot]
-        _, heads, group, last = rows.shape
-        return rows.view(-1, self._size, heads, group, last).transpose(1, 2).reshape(-1, heads, self._size * group, last)
-
-    def _by_row(self, prompts: Tensor) -> Tensor:
-        """[P, K, M · G, X] → [B, K, G, X]."""
-        count, heads, _, last = prompts.shape
-        rows = prompts.view(count, heads, self._size, -1, last).transpose(1, 2).reshape(count * self._size, heads, -1, last)
-        return rows if self._slots is None else rows[self._slots.slot_of_row]
+            heads = heads.index_select(0, self._slots.row_of_slot)
+        prompts, completions, keys, group, size = self._shape
+        query, key, value = torch.split(heads.view(prompts, completions, -1, size), [keys * group, keys, keys], dim=2)
+        self._rotation.turn(query.view(prompts, completions, keys, group, size), turn.unsqueeze(2), self._query_in)
+        self._rotation.turn(key, turn, self._keys_in[:, :, :, place])
+        self._values_in[:, :, :, place] = value
+        if self._hidden is None:
+            of_prompt = torch.bmm(self._query_by_prompt, self._prompt_keys)
+        else:
+            of_prompt = torch.baddbmm(self._hidden, self._query_by_prompt, self._prompt_keys)
+        of_own = torch.bmm(self._query_by_row, self._keys_out[:, :, : self._length])
+        scores = torch.cat([of_prompt.view(len(of_own), group, -1), of_own], dim=-1)
+        shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+        attended = torch.bmm(shares.view(prompts * keys, completions * group, -1)[:, :, : self._width], self._prompt_values)
+        attended.view(len(of_own), group, size).baddbmm_(shares[:, :, self._width :], self._values_out[:, : self._length])
+        rows = attended.view(prompts, keys, completions, group, size).transpose(1, 2).reshape(prompts * completions, -1)
+        return rows if self._slots is None else rows.index_select(0, self._slots.slot_of_row)

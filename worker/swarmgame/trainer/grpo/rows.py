@@ -159,7 +159,8 @@ def _group(
 
 
 def _own_row(prompt: tuple[int, ...], rollout: Rollout) -> Row:
-    return Row(prompt, rollout.token_ids, 0.0, rollout.finish_reason is FinishReason.LENGTH, sampler=rollout.logprobs)
+    truncated = rollout.finish_reason is FinishReason.LENGTH
+    return Row(prompt, tuple(rollout.token_ids), 0.0, truncated, sampler=tuple(rollout.logprobs))
 
 
 def _foreign_rows(
@@ -175,11 +176,11 @@ def _foreign_rows(
         prompts[words] = policy.encode(words)
     rows = []
     for rollout in group.rollouts:
-        completion = rollout.token_ids if exact else policy.encode_completion(rollout.text, rollout.finish_reason)
+        completion = tuple(rollout.token_ids) if exact else policy.encode_completion(rollout.text, rollout.finish_reason)
         if not completion or len(completion) > config.max_new_tokens or not policy.knows(completion):
             return None
-        if exact and not all(math.isfinite(logprob) and logprob <= 1e-3 for logprob in rollout.logprobs):
+        sender = tuple(rollout.logprobs) if exact else None
+        if sender is not None and not all(math.isfinite(logprob) and logprob <= 1e-3 for logprob in sender):
             return None
-        truncated = rollout.finish_reason is FinishReason.LENGTH
-        rows.append(Row(prompts[words], completion, 0.0, truncated, sender=rollout.logprobs if exact else None))
+        rows.append(Row(prompts[words], completion, 0.0, rollout.finish_reason is FinishReason.LENGTH, sender=sender))
     return rows

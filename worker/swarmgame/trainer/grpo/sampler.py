@@ -101,33 +101,42 @@ class Draw:
     def __init__(self, params: SamplingParams, eos_token_ids: Sequence[int]) -> None:
         self.params = params
         self.eos = list(eos_token_ids)
-        self._without_eos: Tensor | None = None
+        self._eos: Tensor | None = None
 
     def __call__(self, logits_BV: Tensor, uniform_B: Tensor, *, forbid_eos: bool) -> tuple[Tensor, Tensor]:
         """Token ids and their log-probabilities (fp32), each [B]."""
         scaled = logits_BV.float()
         if self.params.temperature != 1.0:
             scaled = scaled / self.params.temperature
-        logprobs = torch.log_softmax(scaled, dim=-1)
-        allowed = self._allowed(logprobs, forbid_eos)
-        if self.params.greedy:
-            ids = allowed.argmax(dim=-1)
-        else:
-            # fp64: in fp32 a vocabulary of 150,000 would lose its tail to rounding.
-            cumulative = allowed.exp().cumsum(dim=-1, dtype=torch.float64)
-            # Uniform numbers are below 1, so the target stays below the last sum, to fp64; right=True: never a token of probability zero.
-            ids = torch.searchsorted(cumulative, cumulative[:, -1:] * uniform_B.unsqueeze(1), right=True).squeeze(1)
-            ids.clamp_(max=logits_BV.shape[1] - 1)
-        return ids, logprobs.gather(1, ids.unsqueeze(1)).squeeze(1)
+        if self.params.greedy or self.params.top_k or self.params.top_p < 1:
+            logprobs = torch.log_softmax(scaled, dim=-1)
+            allowed = self._allowed(logprobs, forbid_eos)
+            ids = allowed.argmax(dim=-1) if self.params.greedy else self._inverted(allowed.exp(), uniform_B)
+            return ids, logprobs.gather(1, ids.unsqueeze(1)).squeeze(1)
+        # Nothing but EOS is ever forbidden: no logarithm is needed of tokens that are not drawn. One that is drawn is not 0.
+        chances = torch.softmax(scaled, dim=-1)
+        ids = self._inverted(self._but_eos(chances, 0.0) if forbid_eos and self.eos else chances, uniform_B)
+        return ids, chances.gather(1, ids.unsqueeze(1)).squeeze(1).log_()
+
+    @staticmethod
+    def _inverted(chances: Tensor, uniform_B: Tensor) -> Tensor:
+        """The token at which the sum of the chances before it and its own passes a share of all."""
+        # fp64: in fp32 a vocabulary of 150,000 would lose its tail to rounding.
+        cumulative = chances.cumsum(dim=-1, dtype=torch.float64)
+        # Uniform numbers are below 1, so the target stays below the last sum, to fp64; right=True: never a token of probability zero.
+        ids = torch.searchsorted(cumulative, cumulative[:, -1:] * uniform_B.unsqueeze(1), right=True).squeeze(1)
+        return ids.clamp_(max=chances.shape[1] - 1)
+
+    def _but_eos(self, x: Tensor, instead: float) -> Tensor:
+        if self._eos is None:
+            self._eos = torch.tensor(self.eos, device=x.device)
+        return x.index_fill(1, self._eos, instead)
 
     def _allowed(self, logprobs: Tensor, forbid_eos: bool) -> Tensor:
         """Log-probabilities with -inf for what may not be drawn: EOS too early, then all but top-k, then all but top-p."""
         params, allowed = self.params, logprobs
         if forbid_eos and self.eos:
-            if self._without_eos is None:
-                self._without_eos = logprobs.new_zeros(logprobs.shape[1])
-                self._without_eos[self.eos] = -torch.inf
-            allowed = allowed + self._without_eos
+            allowed = self._but_eos(allowed, -torch.inf)
         if params.greedy:
             return allowed
         if 0 < params.top_k < allowed.shape[1]:

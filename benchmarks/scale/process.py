@@ -1,0 +1,104 @@
+"""The operator as a process of its own, with the settings of the chart, and what can be read of it from outside.
+
+Invariant: only /proc, its probes and its /metrics are asked; a scrape of all games is work for it, and falls on its own account.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from native_cluster import daemons
+from native_cluster.control_plane import free_ports
+from scale.cluster import Cluster
+
+WRITES = ("create", "apply", "patch", "update", "delete")
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """One look at /metrics."""
+
+    looks: int
+    errors: int
+    depth: int
+    writes: int
+    ready: int
+    lists: int
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A running operator.
+
+    Args:
+        began: when its process was started, on the monotonic clock.
+    """
+
+    daemon: daemons.Daemon
+    metrics: int
+    probes: int
+    began: float
+
+    def in_step(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.probes}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def scrape(self) -> Scrape:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+
+        def total(name: str, *labels: str) -> int:
+            return int(
+                sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and all(each in line for each in labels))
+            )
+
+        requests = "swarmgame_operator_k8s_requests_total{"
+        return Scrape(
+            looks=total("swarmgame_operator_reconcile_total{", 'result="done"'),
+            errors=total("swarmgame_operator_reconcile_total{") - total("swarmgame_operator_reconcile_total{", 'result="done"'),
+            depth=total("swarmgame_operator_queue_depth "),
+            writes=sum(total(requests, f'verb="{verb}"') for verb in WRITES),
+            ready=total("swarmgame_condition{", 'type="Ready"', 'status="True"'),
+            lists=total("swarmgame_operator_watch_lists{"),
+        )
+
+    def memory_mib(self) -> tuple[float, float]:
+        """Resident now, and at most so far."""
+        status = Path(f"/proc/{self.daemon.pid}/status").read_text(encoding="ascii").splitlines()
+        figures = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in status if line.startswith(("VmRSS", "VmHWM"))}
+        return figures["VmRSS"], figures["VmHWM"]
+
+    def processor_seconds(self) -> float:
+        fields = Path(f"/proc/{self.daemon.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        self.daemon.stop(grace_seconds=30.0)
+
+
+def start(cluster: Cluster, name: str) -> Operator:
+    """Starts one; returns at once.
+
+    Args:
+        name: of its log in the cluster's directory.
+    """
+    metrics, probes = free_ports(2)
+    environment = {
+        "KUBECONFIG": str(cluster.operator_kubeconfig),
+        "SWARMGAME_OPERATOR_METRICS_PORT": str(metrics),
+        "SWARMGAME_OPERATOR_PROBE_PORT": str(probes),
+    }
+    began = time.monotonic()
+    daemon = daemons.start(
+        name, [sys.executable, "-m", "swarmgame_operator.main"], cluster.directory, environment=environment, with_parent=True
+    )
+    return Operator(daemon, metrics, probes, began)

@@ -1,0 +1,17 @@
+"""An API server's answers as they are: for discovery and schemas, of which the client library has no models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from api_servers import ApiServer
+
+from native_cluster import tools
+
+
+def get(server: ApiServer, path: str) -> Any:
+    """The JSON behind a path."""
+    command = [str(tools.tool("kubectl")), "--kubeconfig", str(server.kubeconfig), "get", "--raw", path]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

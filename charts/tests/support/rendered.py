@@ -1,0 +1,73 @@
+"""A chart as helm renders it: manifests as dictionaries, found by kind and name.
+
+Invariant: helm itself renders, never a stand-in; what helm refuses is raised with helm's own words.
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from native_cluster import tools
+
+CHARTS = Path(__file__).resolve().parents[2]
+OPERATOR = CHARTS / "swarmgame"
+DEFINITION = CHARTS / "swarmgame-crds"
+NAMESPACE = "swarmgame-system"
+EVERYTHING = {
+    "replicaCount": 2,
+    "imagePullSecrets": [{"name": "pull"}],
+    "podDisruptionBudget": {"enabled": True},
+    "metrics": {name: {"enabled": True} for name in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")},
+    "networkPolicy": {"restrictEgress": True},
+}
+"""Values that turn everything on."""
+
+
+class Refused(Exception):
+    """Helm would not render. Its message is what a user reads."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What `helm template` printed."""
+
+    text: str
+
+    @property
+    def manifests(self) -> list[dict[str, Any]]:
+        return [document for document in yaml.safe_load_all(self.text) if document]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [manifest for manifest in self.manifests if manifest["kind"] == kind]
+
+    def one(self, kind: str, name: str = "") -> dict[str, Any]:
+        """The only manifest of its kind, and name where one is given."""
+        found = [manifest for manifest in self.of(kind) if not name or manifest["metadata"]["name"] == name]
+        assert len(found) == 1, f"{len(found)} of {kind} {name}: {[manifest['metadata']['name'] for manifest in self.of(kind)]}"
+        return found[0]
+
+
+def render(chart: Path = OPERATOR, values: dict[str, Any] | None = None, release: str = "swarmgame") -> Rendered:
+    """Renders a chart with values, for Kubernetes 1.36."""
+    return _render(chart, yaml.safe_dump(values or {}), release)
+
+
+@functools.cache
+def _render(chart: Path, values: str, release: str) -> Rendered:
+    command = ["template", release, str(chart), "--namespace", NAMESPACE, "--kube-version", "1.36.3", "--values", "-"]
+    done = subprocess.run([str(tools.tool("helm")), *command], input=values, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Refused(done.stderr)
+    return Rendered(done.stdout)
+
+
+def environment(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a Deployment's only container, by name: the value, or where it comes from."""
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}

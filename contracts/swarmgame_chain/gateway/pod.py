@@ -1,0 +1,230 @@
+"""`swarmgame-gateway`: the gateway in a pod, configured by its environment; in mode Dev it also makes the contract.
+
+It waits for a chain that is away, with its door open, so that whoever asks `/status` hears why. A chain or a contract that is another one ends it,
+with 77 and a line in the termination log. Mode Dev is a chain of play money, begun anew whenever its pod loses its state: the account is anvil's
+public one, and the contract its first transaction, so that its address is known beforehand. Invariant: a second start finds what the first one made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eth_utils.crypto import keccak
+
+from swarmgame_chain.backends import Chain, RpcChain
+from swarmgame_chain.deploy import deploy, manage
+from swarmgame_chain.errors import BadChainUsage, ChainError, ChainRefused, ChainUnreachable, RpcError
+from swarmgame_chain.gateway.serve import serve
+from swarmgame_chain.gateway.service import Gateway, GatewayConfig
+from swarmgame_chain.keys import Wallet, load_wallet
+from swarmgame_chain.messages import Domain
+from swarmgame_chain.reader import Coordinator, SwarmConfig
+
+log = logging.getLogger(__name__)
+DEV_SECRET = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
+"""The first account of anvil's public mnemonic: no secret, and worth nothing outside a chain of one's own."""
+DEV_CONFIG = SwarmConfig(round_duration=3_600, min_round_time=0)
+RETRY_SECONDS = 10.0
+TERMINATION_LOG = Path("/dev/termination-log")
+
+
+@dataclass(frozen=True, slots=True)
+class PodSettings:
+    """What the environment says. `dev`: whether the contract is ours to make.
+
+    Args:
+        rpc: the node's address; never shown, since it may hold a password.
+        bootnodes: what the contract is to name; empty leaves it alone.
+    """
+
+    dev: bool
+    rpc: str = field(repr=False)
+    domain: Domain
+    wallet: Wallet
+    config: GatewayConfig
+    host: str
+    port: int
+    bootnodes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> PodSettings:
+        """Reads `SWARMGAME_CHAIN_*` and `SWARMGAME_GATEWAY_*`; see docs/guide/chain.md.
+
+        Raises:
+            BadChainUsage: one is missing, or makes no sense; says which.
+        """
+        mode = environment.get("SWARMGAME_CHAIN_MODE", "External")
+        if mode not in ("Dev", "External"):
+            raise BadChainUsage(f"SWARMGAME_CHAIN_MODE is {mode!r}; expected Dev or External")
+        dev = mode == "Dev"
+        wallet = Wallet(DEV_SECRET) if dev else _wallet(environment)
+        contract = environment.get("SWARMGAME_CHAIN_CONTRACT") or (first_contract(wallet.address) if dev else "")
+        chain_id = _number(environment, "SWARMGAME_CHAIN_ID", 31337 if dev else None, 1, 2**63)
+        config = GatewayConfig(
+            confirmations=_number(environment, "SWARMGAME_GATEWAY_CONFIRMATIONS", 1 if dev else 2, 1, 256),
+            quorum=_share(environment, "SWARMGAME_GATEWAY_QUORUM", 0.67),
+        )
+        host, port = environment.get("SWARMGAME_GATEWAY_HOST") or "0.0.0.0", _number(environment, "SWARMGAME_GATEWAY_PORT", 8645, 0, 65_535)
+        bootnodes = tuple(environment.get("SWARMGAME_GATEWAY_BOOTNODES", "").split())
+        return cls(dev, _rpc(environment), _domain(chain_id, contract), wallet, config, host, port, bootnodes)
+
+
+async def run(settings: PodSettings, stop: asyncio.Event, said: Callable[[str], None]) -> None:
+    """Serves until `stop` is set; as `serve` raises.
+
+    Raises:
+        ChainRefused: also where a Dev chain cannot be given its contract.
+        ChainUnreachable: a Dev chain has been begun anew while we served it: start again.
+    """
+    async with RpcChain(settings.rpc) as chain:
+
+        async def before(gateway: Gateway) -> None:
+            while True:
+                try:
+                    await make_ready(chain, settings)
+                except (ChainUnreachable, RpcError) as error:
+                    gateway.problem = str(error)
+                    await asyncio.sleep(min(RETRY_SECONDS, 4 * settings.config.interval))
+                else:
+                    return
+
+        gateway = Gateway(chain, settings.domain, settings.wallet, settings.config)
+        try:
+            await serve(gateway, settings.host, settings.port, stop, said, before)
+        except ChainRefused as error:
+            if settings.dev and gateway.clock is not None:
+                raise ChainUnreachable(f"the chain has been begun anew: {error}") from error
+            raise
+
+
+async def make_ready(chain: Chain, settings: PodSettings) -> None:
+    """Gives a Dev chain its contract where it has none, and the contract the bootnodes that it should name. More than once does no harm.
+
+    Raises:
+        ChainRefused: it is another chain, or the address that the contract would get is spent.
+        ChainUnreachable, RpcError: the node does not answer; to be tried again.
+    """
+    domain, coordinator = settings.domain, Coordinator(chain, settings.domain)
+    if settings.dev:
+        found = int(await chain.ask("eth_chainId"), 16)
+        if found != domain.chain_id:
+            raise ChainRefused(f"the node is of chain {found}; expected chain {domain.chain_id}")
+        if len(await chain.ask("eth_getCode", domain.contract, "latest")) <= 2:
+            await _deploy(chain, settings)
+    await coordinator.check()
+    if settings.bootnodes and await coordinator.bootnodes() != settings.bootnodes:
+        try:
+            await manage(chain, settings.wallet, domain.contract, "setBootnodes", list(settings.bootnodes))
+        except ChainRefused as error:
+            # Somebody else manages the contract; peers have the addresses from the manifest too.
+            log.warning("the bootnodes are not put on chain: %s", error)
+
+
+def first_contract(account: str) -> str:
+    """The address of the contract that an account's first transaction makes."""
+    return "0x" + keccak(b"\xd6\x94" + bytes.fromhex(account[2:]) + b"\x80")[12:].hex()
+
+
+def main() -> None:
+    """Runs until SIGTERM; exit codes are those of every command."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        settings = PodSettings.of(os.environ)
+        asyncio.run(_work(settings))
+    except ChainError as error:
+        print(f"swarmgame-gateway: {error}", file=sys.stderr)
+        _say_last(str(error))
+        sys.exit(error.exit_code)
+    sys.exit(143)
+
+
+async def _work(settings: PodSettings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run(settings, stop, lambda line: print(line, flush=True))
+
+
+async def _deploy(chain: Chain, settings: PodSettings) -> None:
+    wallet = settings.wallet
+    sent = int(await chain.ask("eth_getTransactionCount", wallet.address, "latest"), 16)
+    if sent or int(settings.domain.contract, 16) != int(first_contract(wallet.address), 16):
+        raise ChainRefused(
+            f"there is no contract at {settings.domain.contract}, and it cannot be made there: that is for the first transaction of "
+            f"{wallet.address}, which has sent {sent}; give the chain a new state"
+        )
+    made, _ = await deploy(chain, wallet, DEV_CONFIG)
+    log.info("made the contract %s", made.contract)
+
+
+def _wallet(environment: Mapping[str, str]) -> Wallet:
+    named = {
+        name: Path(environment[variable]) if environment.get(variable) else None
+        for name, variable in (
+            ("key_file", "SWARMGAME_CHAIN_KEY_FILE"),
+            ("keystore", "SWARMGAME_CHAIN_KEYSTORE_FILE"),
+            ("passphrase_file", "SWARMGAME_CHAIN_PASSPHRASE_FILE"),
+        )
+    }
+    return load_wallet(**named)
+
+
+def _rpc(environment: Mapping[str, str]) -> str:
+    file = environment.get("SWARMGAME_CHAIN_RPC_FILE")
+    try:
+        url = environment.get("SWARMGAME_CHAIN_RPC") or (Path(file).read_text(encoding="utf-8").strip() if file else "")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise BadChainUsage(f"the file that SWARMGAME_CHAIN_RPC_FILE names cannot be read: {reason}") from None
+    if not url.startswith(("http://", "https://")):
+        raise BadChainUsage("no node: set SWARMGAME_CHAIN_RPC to http(s)://…, or SWARMGAME_CHAIN_RPC_FILE to a file that holds it")
+    return url
+
+
+def _domain(chain_id: int, contract: str) -> Domain:
+    try:
+        if not contract.startswith("0x") or len(bytes.fromhex(contract[2:])) != 20:
+            raise ValueError
+    except ValueError:
+        raise BadChainUsage(f"SWARMGAME_CHAIN_CONTRACT is {contract!r}; expected an address: 0x and 40 hexadecimal digits") from None
+    return Domain(chain_id, contract)
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None, least: int, most: int) -> int:
+    text = environment.get(name) or ("" if default is None else str(default))
+    if not text.isascii() or not text.isdecimal() or not least <= int(text) <= most:
+        raise BadChainUsage(f"{name} is {text!r}; expected a number from {least} to {most}")
+    return int(text)
+
+
+def _share(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name) or str(default)
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise BadChainUsage(f"{name} is {text!r}; expected a share above 0 and at most 1")
+    return share
+
+
+def _say_last(line: str) -> None:
+    """Where the kubelet looks for the reason of a container's end; nowhere, outside a pod."""
+    named = os.environ.get("SWARMGAME_TERMINATION_LOG")
+    path = Path(named) if named else TERMINATION_LOG
+    if named or path.exists():
+        try:
+            path.write_text(line[:1_024] + "\n", encoding="utf-8")
+        except OSError as error:
+            print(f"{path} cannot be written: {error.strerror}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

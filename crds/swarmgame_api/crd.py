@@ -1,0 +1,134 @@
+"""The CustomResourceDefinition, from the models: `python -m swarmgame_api.crd [FILE]` writes crds/swarmgame.yaml.
+
+What is specific to Kubernetes and said nowhere else stands here: names, columns, subresources. Everything about fields comes from `schema`.
+Invariant: the file is never edited, and it stays far below the size at which `kubectl apply` cannot keep a copy of it in an annotation.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from swarmgame_api.document import write_document
+from swarmgame_api.manifest import API_VERSION, KIND, Metadata, SwarmGame, SwarmGameSpec
+from swarmgame_api.schema import Schema, object_schema, one_line, validation
+from swarmgame_api.status import Status
+
+GROUP, VERSION = API_VERSION.split("/")
+PLURAL = "swarmgames"
+SHORT_NAME = "sg"
+CATEGORY = "all"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+
+_HEADER = "# Made from the models in crds/swarmgame_api by `python -m swarmgame_api.crd`. Do not edit.\n"
+
+Column = tuple[str, str, str, str]
+
+_COLUMNS: tuple[Column, ...] = (
+    ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether enough peers take part."),
+    ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is ready or not."),
+    ("Peers", "integer", ".status.peers.ready", "Peers in the swarm."),
+    ("Desired", "integer", ".spec.peers.replicas", "Peers asked for."),
+    ("Round", "integer", ".status.progress.round", "Rounds played."),
+    ("Rounds", "integer", ".spec.game.maxRounds", "Rounds to play."),
+    ("Reward", "string", '.status.progress.metrics[?(@.name=="reward")].value', "Mean reward of the last round."),
+    ("Age", "date", ".metadata.creationTimestamp", "Since it was made."),
+)
+_WIDE_COLUMNS: tuple[Column, ...] = (
+    ("Registered", "integer", ".status.peers.registered", "Peers proven on chain."),
+    ("Queue", "string", ".metadata.labels." + QUEUE_LABEL.replace(".", r"\."), "The queue that admits it."),
+    ("Chain-Round", "integer", ".status.coordination.round", "The round on chain."),
+    ("Model", "string", ".spec.model.uri", "The policy's first weights."),
+    ("Suspended", "string", '.status.conditions[?(@.type=="Suspended")].status', "Whether nothing runs on purpose."),
+)
+
+
+def definition() -> dict[str, Any]:
+    """The CustomResourceDefinition as plain data."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": [SHORT_NAME],
+                "categories": [CATEGORY],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {
+                        "status": {},
+                        "scale": {
+                            "specReplicasPath": ".spec.peers.replicas",
+                            "statusReplicasPath": ".status.replicas",
+                            "labelSelectorPath": ".status.selector",
+                        },
+                    },
+                    "additionalPrinterColumns": [_column(column) for column in _COLUMNS]
+                    + [{**_column(column), "priority": 1} for column in _WIDE_COLUMNS],
+                    "schema": {"openAPIV3Schema": _root()},
+                }
+            ],
+        },
+    }
+
+
+def document() -> str:
+    """The definition as the file has it."""
+    return _HEADER + write_document(definition())
+
+
+def _root() -> Schema:
+    """The object itself. The API server owns its metadata, so rules about the name stand here."""
+    return {
+        "type": "object",
+        "description": one_line(SwarmGame.__doc__ or ""),
+        "properties": {
+            "apiVersion": {"type": "string", "description": "The version of this schema."},
+            "kind": {"type": "string", "description": f"{KIND}."},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}},
+            "spec": object_schema(SwarmGameSpec),
+            "status": _as_written(object_schema(Status)),
+        },
+        "required": ["spec"],
+        "x-kubernetes-validations": [{**validation(rule), "fieldPath": f".metadata.{rule.field}"} for rule in Metadata.rules],
+    }
+
+
+def _as_written(schema: Schema) -> Schema:
+    """A schema without defaults: a status says what its controller said, and nothing that nobody said."""
+    bare = {key: value for key, value in schema.items() if key != "default"}
+    if "properties" in bare:
+        bare["properties"] = {name: _as_written(child) for name, child in bare["properties"].items()}
+    if "items" in bare:
+        bare["items"] = _as_written(bare["items"])
+    return bare
+
+
+def _column(column: Column) -> Schema:
+    name, kind, path, description = column
+    return {"name": name, "type": kind, "jsonPath": path, "description": description}
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the definition to a file, by default crds/swarmgame.yaml below the current folder."""
+    target = Path(arguments[0] if arguments else "crds/swarmgame.yaml")
+    if not target.parent.is_dir():
+        print(f"{target.parent} is no folder; run this from the root of the repository", file=sys.stderr)
+        return 64
+    target.write_text(document(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,31 @@
+"""Peers that talk over torch.distributed meet at peer 0 by its name, and one that is lost takes its seat again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from clusters import Namespace
+from games import Game
+from polling import until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+
+
+def test_peers_of_a_closed_world_meet_without_a_bootnode_and_a_lost_one_takes_its_seat_again(
+    game: Callable[..., Game], namespace: Namespace
+) -> None:
+    playing = game()
+    playing.wait("Ready", seconds=180)
+    playing.wait_for_round(3)
+    assert not playing.pods("bootnode")
+    until(lambda: len(playing.of_peer(0)["members"]) == 2, 60, every=0.5, seen=namespace.describe)
+    known = until(lambda: playing.identities() if len(playing.identities()) == 2 else {}, 60)
+
+    lost = playing.peers()[1]["metadata"]["name"]
+    namespace.kubectl("delete", "pod", lost, "--wait=false")
+    until(lambda: playing.peers().get(1, {}).get("metadata", {}).get("name", lost) != lost, 90, seen=namespace.describe)
+    until(lambda: playing.identities() == known, 120, every=0.5, seen=namespace.describe)
+    until(lambda: len(playing.of_peer(1)["members"]) == 2, 90, every=0.5, seen=namespace.describe)
+    played = playing.round
+    playing.wait_for_round(played + 2)

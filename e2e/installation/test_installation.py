@@ -1,0 +1,31 @@
+"""The chart is changed while a game runs: the game does not notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from clusters import Namespace
+from games import Game, Installation
+from polling import until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+
+
+def test_an_upgrade_of_the_chart_leaves_a_running_game_alone(
+    game: Callable[..., Game], operator: Installation, namespace: Namespace
+) -> None:
+    playing = game()
+    playing.wait("Ready", seconds=180)
+    playing.wait_for_round(2)
+    pods = {pod["metadata"]["uid"] for pod in playing.pods()}
+    before = {pod["metadata"]["uid"] for pod in operator.operator_pods()}
+    try:
+        # Another operator, and another default image for peers: neither is a reason to restart what learns.
+        operator.upgrade("--set", "operator.logLevel=DEBUG", "--set", "games.workerImage.tag=another")
+        until(lambda: not before & {pod["metadata"]["uid"] for pod in operator.operator_pods()}, 60)
+        played = playing.round
+        playing.wait_for_round(played + 2)
+        assert {pod["metadata"]["uid"] for pod in playing.pods()} == pods
+    finally:
+        operator.upgrade()

@@ -1,0 +1,62 @@
+"""The operator is killed in the middle of everything: nothing changes that was right, and what was changed by hand meanwhile is repaired."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from clusters import Namespace
+from games import SYSTEM, Game, Installation
+from polling import until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+CHILDREN = "jobs,deployments,services,configmaps,networkpolicies"
+
+
+def test_nothing_changes_when_the_operator_is_killed_and_comes_back(
+    game: Callable[..., Game], operator: Installation, namespace: Namespace
+) -> None:
+    playing = game()
+    operator.cluster.kubectl(
+        "delete", "pod", "--namespace", SYSTEM, "-l", "app.kubernetes.io/component=operator", "--grace-period=0", "--force"
+    )
+    playing.wait("Ready", seconds=240)  # it was killed while the game was being made
+    playing.wait_for_round(2)
+    made = _generations(playing)
+    pods = {pod["metadata"]["uid"] for pod in playing.pods()}
+    killed = {pod["metadata"]["uid"] for pod in operator.operator_pods()}
+
+    operator.cluster.kubectl(
+        "delete", "pod", "--namespace", SYSTEM, "-l", "app.kubernetes.io/component=operator", "--grace-period=0", "--force"
+    )
+    until(lambda: _ready(operator, killed), 90, seen=operator.operator_pods)
+    played = playing.round
+    playing.wait_for_round(played + 2)
+    assert _generations(playing) == made
+    assert {pod["metadata"]["uid"] for pod in playing.pods()} == pods
+
+
+def test_what_somebody_changes_or_deletes_by_hand_is_repaired(game: Callable[..., Game], namespace: Namespace) -> None:
+    playing = game()
+    until(lambda: len(playing.pods()) >= 2, 60)
+    service = namespace.get("service", f"{playing.name}-peers")
+    broken = json.dumps({"spec": {"selector": {"swarmgame.dev/game": "another"}}})
+    namespace.kubectl("patch", "service", f"{playing.name}-peers", "--type=merge", "-p", broken)
+    until(lambda: namespace.get("service", f"{playing.name}-peers")["spec"]["selector"] == service["spec"]["selector"], 30)
+    namespace.kubectl("delete", "configmap", f"{playing.name}-game")
+    until(lambda: namespace.kubectl("get", "configmap", f"{playing.name}-game", "--ignore-not-found", "-o", "name"), 30)
+    namespace.kubectl("scale", "deployment", f"{playing.name}-bootnode", "--replicas=0")
+    until(lambda: namespace.get("deployment", f"{playing.name}-bootnode")["spec"]["replicas"] == 1, 30)
+
+
+def _generations(playing: Game) -> dict[str, Any]:
+    """Every child, and how often its spec was changed."""
+    listed = playing.namespace.get(CHILDREN, "-l", f"swarmgame.dev/game={playing.name}")["items"]
+    return {f"{each['kind']}/{each['metadata']['name']}": (each["metadata"]["uid"], each["metadata"].get("generation")) for each in listed}
+
+
+def _ready(operator: Installation, killed: set[str]) -> bool:
+    pods = [pod for pod in operator.operator_pods() if pod["metadata"]["uid"] not in killed]
+    return any(each["ready"] for pod in pods for each in pod["status"].get("containerStatuses", ()))

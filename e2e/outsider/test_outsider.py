@@ -1,0 +1,59 @@
+"""Somebody outside the cluster joins through the bootnode's NodePort, takes part, and leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from clusters import Cluster, Namespace
+from games import Game
+from polling import until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+
+
+def test_a_peer_outside_the_cluster_joins_through_the_node_port(
+    cluster: Cluster, game: Callable[..., Game], namespace: Namespace, tmp_path: Path
+) -> None:
+    playing = game()
+    playing.wait("Ready", seconds=180)
+    playing.wait_for_round(2)
+    inside = playing.status["bootnode"]["address"]
+    port = namespace.get("service", f"{playing.name}-bootnode-external")["spec"]["ports"][0]["nodePort"]
+    address = f"/ip4/{cluster.address}/tcp/{port}/p2p/{inside.rsplit('/', 1)[1]}"
+    manifest = tmp_path / "game.yaml"
+    body = {key: value for key, value in playing.read().items() if key in ("apiVersion", "kind", "spec")}
+    manifest.write_text(json.dumps(body | {"metadata": {"name": playing.name}}))
+    command = [sys.executable, "-m", "swarmgame", "join", str(manifest), "--initial-peer", address]
+    command += [
+        "--directory",
+        str(tmp_path / "joined"),
+        "--announce",
+        f"/ip4/{cluster.address}/tcp/31999",
+        "--port",
+        "31999",
+        "--no-report",
+    ]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}) as guest,
+    ):
+        try:
+            until(lambda: len(playing.of_peer(0)["members"]) == 3, 150, every=0.5, seen=lambda: (tmp_path / "log").read_text()[-3000:])
+            metrics = tmp_path / "joined"
+            until(lambda: _foreign_rounds(metrics) >= 2, 120, every=0.5, seen=lambda: (tmp_path / "log").read_text()[-3000:])
+        finally:
+            guest.terminate()
+            guest.wait(60)
+    until(lambda: len(playing.of_peer(0)["members"]) == 2, 120, every=0.5)
+
+
+def _foreign_rounds(directory: Path) -> int:
+    """Rounds in which the guest heard others."""
+    lines = [json.loads(line) for file in directory.rglob("metrics.jsonl") for line in file.read_text().splitlines() if line.endswith("}")]
+    return sum(1 for line in lines if len(line.get("members", ())) >= 3)

@@ -1,0 +1,134 @@
+"""The cluster itself: that pods, names, Services, logs, exec and claims work, before anything is said about games."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from clusters import Cluster, Namespace
+from polling import until
+
+pytestmark = pytest.mark.cluster
+RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+IDENTITY = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def pod(name: str, image: str, *command: str, **spec: Any) -> Mapping[str, Any]:
+    container = {"name": "main", "image": image, "imagePullPolicy": "IfNotPresent", "command": list(command), "securityContext": RESTRICTED}
+    container |= spec.pop("container", {})
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "securityContext": IDENTITY,
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "containers": [container],
+            **spec,
+        },
+    }
+
+
+def finished(namespace: Namespace, name: str) -> str:
+    """Waits for a pod to end well, and returns its log."""
+    phase = until(lambda: {"Succeeded", "Failed"} & {namespace.get("pod", name)["status"]["phase"]}, 60.0).pop()
+    log = namespace.kubectl("logs", name)
+    assert phase == "Succeeded", log
+    return log
+
+
+FETCH = """
+import time, urllib.request
+for attempt in range(40):  # a pod is ready before every node knows that its Service leads there
+    try:
+        print(urllib.request.urlopen("http://web/hostname", timeout=10).read().decode())
+        break
+    except OSError as error:
+        last = error
+        time.sleep(0.5)
+else:
+    raise last
+"""
+
+
+def test_a_service_is_found_by_name_and_reached_from_a_pod_and_from_the_host(cluster: Cluster, namespace: Namespace) -> None:
+    image = cluster.images["operator"]
+    ready = {"container": {"readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1}}}
+    ports = {"selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8000}], "type": "NodePort"}
+    namespace.apply(
+        pod("server", image, "python3", "-u", "-m", "http.server", "--directory", "/etc", "8000", **ready),
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": ports},
+    )
+    namespace.kubectl("wait", "pod/server", "--for=condition=Ready", "--timeout=60s")
+    namespace.apply(pod("client", image, "python3", "-c", FETCH))
+    assert finished(namespace, "client").strip() == "server"
+
+    port = namespace.get("service", "web")["spec"]["ports"][0]["nodePort"]
+    assert urllib.request.urlopen(f"http://{cluster.address}:{port}/hostname", timeout=10).read().strip() == b"server"
+    assert "GET /hostname" in namespace.kubectl("logs", "server")
+    assert namespace.kubectl("exec", "server", "--", "id", "-u").strip() == "65532"
+
+
+def test_the_api_server_is_reached_from_a_pod_by_its_service(cluster: Cluster, namespace: Namespace) -> None:
+    ask = """
+import ssl, urllib.request
+account = "/var/run/secrets/kubernetes.io/serviceaccount/"
+bearer = {"Authorization": "Bearer " + open(account + "token").read()}
+request = urllib.request.Request("https://kubernetes.default.svc/version", headers=bearer)
+print(urllib.request.urlopen(request, context=ssl.create_default_context(cafile=account + "ca.crt"), timeout=10).read().decode())
+"""
+    namespace.apply(pod("client", cluster.images["operator"], "python3", "-c", ask))
+    assert json.loads(finished(namespace, "client"))["major"] == "1"
+
+
+def test_a_claim_is_a_folder_that_the_pods_group_may_write(cluster: Cluster, namespace: Namespace) -> None:
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
+    mounts = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
+    namespace.apply(
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": claim},
+        pod(
+            "writer",
+            cluster.images["operator"],
+            "sh",
+            "-c",
+            "echo kept > /data/file && ls -ln /data/file",
+            container=mounts,
+            volumes=volumes,
+        ),
+    )
+    finished(namespace, "writer")
+    namespace.apply(pod("reader", cluster.images["operator"], "cat", "/data/file", container=mounts, volumes=volumes))
+    assert finished(namespace, "reader").strip() == "kept"
+
+
+def test_a_pod_that_wants_to_be_root_is_refused(cluster: Cluster, namespace: Namespace) -> None:
+    wanted = dict(pod("root", cluster.images["operator"], "true"))
+    wanted["spec"] = {**wanted["spec"], "securityContext": {"runAsUser": 0}}
+    done = cluster.try_kubectl("--namespace", namespace.name, "apply", "-f", "-", stdin=json.dumps(wanted))
+    assert done.returncode != 0
+    assert "violates PodSecurity" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "arguments", "said"), [("worker", ["--help"], "peer"), ("chain", ["--version"], "anvil")])
+def test_an_image_starts_as_nobody_on_a_root_it_cannot_write(
+    cluster: Cluster, namespace: Namespace, name: str, arguments: list[str], said: str
+) -> None:
+    wanted = dict(pod("once", cluster.images[name]))
+    container = {**wanted["spec"]["containers"][0], "args": arguments, "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
+    del container["command"]
+    wanted["spec"] = {**wanted["spec"], "containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}]}
+    namespace.apply(wanted)
+    assert said in finished(namespace, "once")
+
+
+def test_the_operators_image_holds_operator_and_gateway_and_no_torch(cluster: Cluster, namespace: Namespace) -> None:
+    look = (
+        "import importlib.util as u, shutil, swarmgame_operator.main; print(bool(u.find_spec('torch')), shutil.which('swarmgame-gateway'))"
+    )
+    namespace.apply(pod("look", cluster.images["operator"], "python3", "-c", look))
+    assert finished(namespace, "look").split() == ["False", "/opt/swarmgame/bin/swarmgame-gateway"]

@@ -1,0 +1,42 @@
+"""A game that is suspended holds nothing that costs, and goes on at the next round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from clusters import Namespace
+from games import Game
+from polling import until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+def test_a_suspended_game_goes_on_at_the_next_round_with_its_weights(game: Callable[..., Game], namespace: Namespace) -> None:
+    playing = game()
+    playing.wait_for_round(4)
+    playing.patch({"suspend": True})
+    assert playing.wait("Suspended", seconds=60)["reason"] == "SuspendedByUser"
+    until(lambda: not playing.pods(), 60, seen=namespace.describe)
+    kept = namespace.get("secret", f"{playing.name}-peer-keys")["data"]
+    assert namespace.get("pvc", f"{playing.name}-checkpoints")["status"]["phase"] == "Bound"
+    played = playing.round
+
+    playing.patch({"game": {"maxRounds": 90_000}, "suspend": True})  # what is played may be changed only now
+    playing.patch({"suspend": False})
+    assert playing.wait("Suspended", "False", seconds=60)["reason"] == "Resumed"
+    playing.wait("Ready", seconds=150)
+    resumed = playing.of_peer(0)
+    assert resumed["rounds_finished"] >= played - 1, "a peer began again"
+    assert resumed["max_rounds"] == 90_000
+    playing.wait_for_round(played + 2)
+    assert namespace.get("secret", f"{playing.name}-peer-keys")["data"] == kept
+
+
+def test_what_is_played_cannot_be_changed_while_it_runs(game: Callable[..., Game], namespace: Namespace) -> None:
+    playing = game(suspend=False)
+    done = namespace.cluster.try_kubectl(
+        "--namespace", namespace.name, "patch", "sg", playing.name, "--type=merge", "-p", '{"spec": {"game": {"seed": 8}}}'
+    )
+    assert done.returncode != 0
+    assert "suspend" in done.stderr

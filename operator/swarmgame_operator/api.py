@@ -1,0 +1,245 @@
+"""The API server, as far as the operator speaks to it: a few verbs on plain JSON, over one session of `kubernetes.aio`.
+
+It is not a client of everything: no models, no discovery. Invariant: every request is counted, has a timeout, and ends as data or as one of
+our errors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from kubernetes.aio import client as kubernetes_client
+from kubernetes.aio import config as kubernetes_config
+
+from swarmgame_operator.errors import AlreadyExists, Gone, Invalid, NotFound, OperatorError, Retry
+
+MANAGER = "swarmgame-operator"
+"""Our name as a field manager."""
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+TIMEOUT_SECONDS = 30
+LARGEST_ERROR = 64 * 1024
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of object, and where the API server keeps it."""
+
+    name: str
+    api: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
+        """The path of an object, or of all, in a namespace, or (None) in all namespaces."""
+        root = f"/api/{self.api}" if "/" not in self.api else f"/apis/{self.api}"
+        inside = f"/namespaces/{namespace}" if namespace else ""
+        return "/".join(part for part in (f"{root}{inside}/{self.plural}", name, subresource) if part)
+
+
+GAME = Kind("SwarmGame", "swarmgame.dev/v1alpha1", "swarmgames")
+POD = Kind("Pod", "v1", "pods")
+JOB = Kind("Job", "batch/v1", "jobs")
+SECRET = Kind("Secret", "v1", "secrets")
+CONFIG_MAP = Kind("ConfigMap", "v1", "configmaps")
+CLAIM = Kind("PersistentVolumeClaim", "v1", "persistentvolumeclaims")
+SERVICE = Kind("Service", "v1", "services")
+DEPLOYMENT = Kind("Deployment", "apps/v1", "deployments")
+STATEFUL_SET = Kind("StatefulSet", "apps/v1", "statefulsets")
+NETWORK_POLICY = Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
+LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
+EVENT = Kind("Event", "events.k8s.io/v1", "events")
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind for kind in (GAME, POD, JOB, SECRET, CONFIG_MAP, CLAIM, SERVICE, DEPLOYMENT, STATEFUL_SET, NETWORK_POLICY)
+}
+
+
+class Api:
+    """Requests to one API server.
+
+    Args:
+        client: holds the address, the credentials and the session.
+        count: told the verb and the status code of every request, or the error's name.
+    """
+
+    def __init__(self, client: Any, count: Callable[[str, str], None] = lambda verb, code: None) -> None:
+        self._client = client
+        self._count = count
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
+        """The object, or None where there is none."""
+        try:
+            return await self._call("get", "GET", kind.path(namespace, name))
+        except NotFound:
+            return None
+
+    async def list_page(
+        self, kind: Kind, namespace: str | None, *, selector: str = "", limit: int = 500, token: str = "", metadata: bool = False
+    ) -> Object:
+        """One page of a list; `metadata.continue` of the answer is the next one's token.
+
+        Raises:
+            Gone: the token is too old.
+        """
+        query = {"labelSelector": selector, "limit": limit, "continue": token}
+        accept = METADATA_LIST if metadata else "application/json"
+        return await self._call("list", "GET", kind.path(namespace), query=query, accept=accept)
+
+    async def create(self, kind: Kind, namespace: str | None, body: Object, *, dry_run: bool = False) -> Object:
+        """Makes an object. A dry run goes through admission and validation, and writes nothing."""
+        query = {"fieldManager": MANAGER, "dryRun": "All" if dry_run else ""}
+        verb = "create_dry_run" if dry_run else "create"
+        return await self._call(verb, "POST", kind.path(namespace), query=query, body=body)
+
+    async def apply(self, kind: Kind, namespace: str | None, body: Object) -> Object:
+        """Server-side apply, by force: what the body names is ours."""
+        path = kind.path(namespace, body["metadata"]["name"])
+        return await self._call("apply", "PATCH", path, query={"fieldManager": MANAGER, "force": "true"}, body=body, content=APPLY)
+
+    async def merge(self, kind: Kind, namespace: str | None, name: str, patch: Object, *, subresource: str = "") -> Object:
+        """A merge patch."""
+        path = kind.path(namespace, name, subresource)
+        return await self._call("patch", "PATCH", path, query={"fieldManager": MANAGER}, body=patch, content=MERGE)
+
+    async def replace(self, kind: Kind, namespace: str | None, body: Object) -> Object:
+        """Writes the whole object; a conflict if its resourceVersion is not the present one."""
+        return await self._call("update", "PUT", kind.path(namespace, body["metadata"]["name"]), body=body)
+
+    async def delete(self, kind: Kind, namespace: str | None, name: str, *, propagation: str, uid: str = "") -> None:
+        """Deletes an object; nothing happens if there is none."""
+        body: Object = {"propagationPolicy": propagation}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            await self._call("delete", "DELETE", kind.path(namespace, name), body=body)
+        except NotFound:
+            return
+
+    async def version(self) -> tuple[int, int]:
+        """Major and minor version of the cluster."""
+        found = await self._call("get", "GET", "/version")
+        return int(found["major"]), int("".join(filter(str.isdigit, found["minor"])))
+
+    async def text(self, path: str, *, query: Mapping[str, Any] | None = None, largest: int = 4 << 20, seconds: float = 30) -> str:
+        """The answer as text, up to a number of bytes: logs, or what a pod says through the API server's proxy."""
+        async with self._request("get", "GET", path, query=query, seconds=seconds) as response:
+            return (await response.content.read(largest)).decode("utf-8", "replace")
+
+    @asynccontextmanager
+    async def lines(self, path: str, query: Mapping[str, Any], *, accept: str = "application/json") -> AsyncIterator[aiohttp.StreamReader]:
+        """An answer that goes on: a watch, or a log that is followed. The caller bounds its silence."""
+        async with self._request("watch", "GET", path, query=query, accept=accept, seconds=None) as response:
+            yield response.content
+
+    async def _call(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Object | None = None,
+        content: str = "application/json",
+        accept: str = "application/json",
+    ) -> Object:
+        async with self._request(verb, method, path, query=query, body=body, content=content, accept=accept) as response:
+            found: Object = json.loads(await response.read())
+            return found
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Object | None = None,
+        content: str = "application/json",
+        accept: str = "application/json",
+        seconds: float | None = TIMEOUT_SECONDS,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = {"Accept": accept, "Content-Type": content}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        asked = urlencode({key: value for key, value in (query or {}).items() if value != ""})
+        url = f"{self._client.configuration.host}{path}{f'?{asked}' if asked else ''}"
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
+        code, response = "broken", None
+        try:
+            answer = await self._client.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
+            response = answer.response
+            code = str(response.status)
+            if response.status >= 300:
+                raise await _error_of(response, f"{method} {path}")
+            yield response
+        except TimeoutError as error:
+            code = "timeout"
+            raise Retry(None, "APITimeout", f"{method} {path} took longer than {seconds} s") from error
+        except (aiohttp.ClientError, ConnectionError, json.JSONDecodeError) as error:
+            code = "broken" if code == "200" or response is None else code
+            raise Retry(None, "APIUnavailable", f"{method} {path}: {error or type(error).__name__}") from error
+        finally:
+            self._count(verb, code)
+            if response is not None:
+                response.release()  # closes the connection where the answer was not read to its end
+
+
+async def _error_of(response: aiohttp.ClientResponse, request: str) -> OperatorError:
+    raw = await response.content.read(LARGEST_ERROR)
+    try:
+        status = json.loads(raw)
+        reason, message = str(status.get("reason") or ""), str(status.get("message") or "")
+    except (ValueError, AttributeError):
+        reason, message = "", raw[:200].decode("utf-8", "replace")
+    return error_of(response.status, reason, f"{request}: {message}", response.headers.get("Retry-After", ""))
+
+
+def error_of(code: int, reason: str, message: str, retry_after: str = "") -> OperatorError:
+    """What an answer of the API server means for us."""
+    wait = float(retry_after) if retry_after.isdigit() else None
+    if code == 409 and reason == "AlreadyExists":
+        return AlreadyExists(None, reason, message, status=code)
+    if code == 410:
+        return Gone(None, reason or "Gone", message, status=code)
+    if code in (404, 405):
+        return NotFound(reason or "NotFound", message, status=code)
+    if code in (401, 403, 408, 409, 425, 429) or code >= 500:
+        # 401 and 403 pass when a token is renewed or a role is bound; a human will see the metric meanwhile.
+        return Retry(wait, reason or f"HTTP{code}", message, status=code)
+    return Invalid(reason or f"HTTP{code}", message, status=code)
+
+
+async def connect(count: Callable[[str, str], None] = lambda verb, code: None, *, config_file: str = "", context: str = "") -> Api:
+    """The API server that KUBECONFIG names, or the one of the cluster that we run in. Needs a running loop."""
+    configuration = kubernetes_client.Configuration()
+    config_file = config_file or os.environ.get("KUBECONFIG", "")  # the package reads the variable when it is imported
+    if config_file:
+        await kubernetes_config.load_kube_config(config_file=config_file, context=context or None, client_configuration=configuration)
+    else:
+        try:
+            kubernetes_config.load_incluster_config(client_configuration=configuration)
+        except kubernetes_config.ConfigException:
+            await kubernetes_config.load_kube_config(context=context or None, client_configuration=configuration)
+    configuration.connection_pool_maxsize = 128
+    configuration.proxy = configuration.proxy or proxy_of(configuration.host)
+    configuration.client_session_kwargs = {"trust_env": False}  # else every request asks two threads: for ~/.netrc, and for a proxy
+    return Api(kubernetes_client.ApiClient(configuration=configuration), count)
+
+
+def proxy_of(address: str) -> str | None:
+    """The proxy that the environment names for an address (HTTPS_PROXY, NO_PROXY), or None."""
+    scheme, _, rest = address.partition("://")
+    return None if proxy_bypass(rest) else getproxies().get(scheme)

@@ -1,0 +1,1 @@
+"""`kubectl swarmgame`: how a swarm is doing, for a person at a terminal. Reads only."""

@@ -1,0 +1,255 @@
+"""The commands of `kubectl swarmgame`.
+
+Only reads: objects through the API server, logs likewise, and what a peer says of itself through the API server's proxy to its pod.
+Invariant: every failure is one line that says what was asked and what to do, and an exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from kubernetes.aio.config import ConfigException, list_kube_config_contexts
+from rich.console import Console
+from rich.live import Live
+
+from swarmgame_operator.api import GAME, POD, Api, Kind, connect
+from swarmgame_operator.errors import NotFound, OperatorError
+from swarmgame_operator.facts import pod as pod_facts
+from swarmgame_operator.kubectl import view
+
+NOT_FOUND, UNAVAILABLE, BAD_CONFIG = 66, 69, 78
+HTTP_PORT = 8080
+application = typer.Typer(
+    name="kubectl swarmgame",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="How a swarm is doing.\n\nFirst: kubectl swarmgame status\nThen: kubectl swarmgame status GAME --watch",
+)
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The game's namespace. Default: the context's.")]
+Context = Annotated[str, typer.Option("--context", help="A context of the kubeconfig. Default: the current one.")]
+Game = Annotated[str, typer.Argument(help="The game's name.")]
+Peer = Annotated[int, typer.Option("--peer", "-p", min=0, help="A peer's index.")]
+
+
+@application.command()
+def status(
+    name: Annotated[str, typer.Argument(help="A game's name; without it, all games are listed.")] = "",
+    namespace: Namespace = "",
+    context: Context = "",
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="List the games of all namespaces.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep the table up to date until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks with --watch.")] = 2.0,
+) -> None:
+    """Games and how far they are; or one game in full.
+
+    \b
+    kubectl swarmgame status                 the games of this namespace
+    kubectl swarmgame status -A              of all namespaces
+    kubectl swarmgame status sums            progress, conditions and peers of one
+    kubectl swarmgame status sums --watch    the same, live
+    """
+
+    async def look(api: Api, place: str) -> Any:
+        if name:
+            return view.game(await _game(api, place, name), await _pods(api, place, name, "peer"), datetime.now(UTC))
+        return view.games(await _all(api, GAME, None if all_namespaces else place), datetime.now(UTC))
+
+    async def show(api: Api, place: str) -> None:
+        console = Console()
+        if not watch:
+            console.print(await look(api, place))
+            return
+        with Live(await look(api, place), console=console, auto_refresh=False) as live:
+            while True:
+                await asyncio.sleep(every)
+                live.update(await look(api, place), refresh=True)
+
+    _run(show, namespace, context)
+
+
+@application.command()
+def peers(name: Game, namespace: Namespace = "", context: Context = "") -> None:
+    """A game's peers: where they run, and why one is not well.
+
+    \b
+    kubectl swarmgame peers sums
+    """
+
+    async def show(api: Api, place: str) -> None:
+        game = await _game(api, place, name)
+        Console().print(view.peers(await _pods(api, place, name, "peer"), game.get("status") or {}, datetime.now(UTC)))
+
+    _run(show, namespace, context)
+
+
+@application.command()
+def logs(
+    name: Game,
+    peer: Peer = 0,
+    role: Annotated[str, typer.Option(help="peer, bootnode, initializer, gateway or chain.")] = "peer",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the pod ends.")] = False,
+    previous: Annotated[bool, typer.Option("--previous", help="Of the container before its last restart.")] = False,
+    tail: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many of the last lines.")] = 200,
+    namespace: Namespace = "",
+    context: Context = "",
+) -> None:
+    """What a peer, or another part of a game, printed.
+
+    \b
+    kubectl swarmgame logs sums                   of peer 0
+    kubectl swarmgame logs sums --peer 3 -f       of peer 3, and what it says from now on
+    kubectl swarmgame logs sums --role bootnode
+    """
+
+    async def show(api: Api, place: str) -> None:
+        pod = await _pod(api, place, name, role, peer)
+        path = POD.path(place, pod["metadata"]["name"], "log")
+        query = {"tailLines": tail, "container": pod["spec"]["containers"][0]["name"], "previous": "true" if previous else ""}
+        if not follow:
+            sys.stdout.write(await api.text(path, query=query))
+            return
+        async with api.lines(path, {**query, "follow": "true"}, accept="*/*") as content:
+            async for part in content.iter_any():
+                sys.stdout.write(part.decode("utf-8", "replace"))
+                sys.stdout.flush()
+
+    _run(show, namespace, context)
+
+
+@application.command()
+def report(
+    name: Game,
+    peer: Peer = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder for what is fetched; made if it is not there.")] = Path("."),
+    namespace: Namespace = "",
+    context: Context = "",
+) -> None:
+    """Fetches what is needed to look into a game later: the object, a peer's status, its metrics and its log.
+
+    \b
+    kubectl swarmgame report sums -o sums-report
+    kubectl swarmgame report sums --peer 3 -o sums-report
+    """
+
+    async def fetch(api: Api, place: str) -> None:
+
+        game = await _game(api, place, name)
+        game["metadata"].pop("managedFields", None)
+        output.mkdir(parents=True, exist_ok=True)
+        _save(output / "game.json", json.dumps(game, indent=2) + "\n", "the object, from the API server")
+        pod = await _pod(api, place, name, "peer", peer)
+        pod_name = pod["metadata"]["name"]
+        sources = {
+            f"peer-{peer}-status.json": (POD.path(place, f"{pod_name}:{HTTP_PORT}", "proxy/status"), "through the API server's proxy"),
+            f"peer-{peer}-metrics.txt": (POD.path(place, f"{pod_name}:{HTTP_PORT}", "proxy/metrics"), "through the API server's proxy"),
+            f"peer-{peer}.log": (POD.path(place, pod_name, "log"), "the last 10,000 lines, from the kubelet"),
+        }
+        missing = []
+        for file, (path, how) in sources.items():
+            query = {"tailLines": 10_000, "container": pod["spec"]["containers"][0]["name"]} if file.endswith(".log") else {}
+            try:
+                _save(output / file, await api.text(path, query=query, largest=64 << 20), f"of {pod_name}, {how}")
+            except OperatorError as error:
+                missing.append(file)
+                print(f"{output / file}: not fetched; {error.reason}: {error.message}", file=sys.stderr)
+        if missing:
+            _fail(UNAVAILABLE, f"{len(missing)} of {len(sources) + 1} files are missing; try again when the peer is ready")
+
+    _run(fetch, namespace, context)
+
+
+def _save(path: Path, text: str, how: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    print(f"{path}: {how}")
+
+
+async def _game(api: Api, namespace: str, name: str) -> dict[str, Any]:
+    found = await api.get(GAME, namespace, name)
+    if found is None:
+        _fail(NOT_FOUND, f"there is no game {name} in namespace {namespace}; `kubectl swarmgame status -A` lists all")
+    return found
+
+
+async def _pods(api: Api, namespace: str, name: str, role: str) -> list[dict[str, Any]]:
+    return await _all(api, POD, namespace, f"swarmgame.dev/game={name},swarmgame.dev/role={role}")
+
+
+async def _all(api: Api, kind: Kind, namespace: str | None, selector: str = "") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    token = ""
+    while True:
+        page = await api.list_page(kind, namespace, selector=selector, token=token)
+        found += page["items"]
+        token = page["metadata"].get("continue") or ""
+        if not token:
+            return found
+
+
+async def _pod(api: Api, namespace: str, name: str, role: str, index: int) -> dict[str, Any]:
+    """The newest pod of a peer, or of another role."""
+    pods = [each for each in await _pods(api, namespace, name, role) if role != "peer" or pod_facts(each).facts.index == index]
+    if not pods:
+        what = f"peer {index}" if role == "peer" else role
+        _fail(NOT_FOUND, f"{what} of {namespace}/{name} has no pod; `kubectl swarmgame status {name}` says why")
+    return max(pods, key=lambda each: str(each["metadata"]["creationTimestamp"]))
+
+
+@asynccontextmanager
+async def _connected(context: str) -> AsyncIterator[Api]:
+    api = await connect(context=context)
+    try:
+        yield api
+    finally:
+        await api.close()
+
+
+def _namespace(given: str, context: str) -> str:
+    if given:
+        return given
+    try:
+        contexts, active = list_kube_config_contexts(config_file=os.environ.get("KUBECONFIG"))
+    except ConfigException:
+        return "default"
+    chosen = next((each for each in contexts if each["name"] == context), active)
+    return str(chosen["context"].get("namespace") or "default")
+
+
+def _run(work: Callable[[Api, str], Awaitable[None]], namespace: str, context: str) -> None:
+    async def connected() -> None:
+        async with _connected(context) as api:
+            await work(api, _namespace(namespace, context))
+
+    try:
+        asyncio.run(connected())
+    except ConfigException as error:
+        _fail(BAD_CONFIG, f"the kubeconfig cannot be used: {error}; set KUBECONFIG or --context")
+    except NotFound as error:
+        _fail(NOT_FOUND, f"{error.message}; is the definition of SwarmGame installed?")
+    except OperatorError as error:
+        _fail(UNAVAILABLE, f"{error.reason}: {error.message}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(code: int, message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """The command."""
+    application()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Leadership: of several operators one writes, the one that holds the Lease.
+
+`kubernetes.aio.leaderelection` ends on the first broken connection and never lets go of its lock, so a restart would wait for the whole
+lease; hence this. Clocks of others are never read: a holder is gone when its Lease has not changed for as long as it said. Invariant: a
+leader stops (`Lost`) before anybody else may take over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime
+from typing import Any
+
+from swarmgame_operator.api import LEASE, Api
+from swarmgame_operator.errors import Lost, OperatorError
+from swarmgame_operator.logs import log
+
+RENEWALS = 5
+"""Attempts to renew in the time of one lease."""
+
+
+class Leader:
+    """One candidate.
+
+    Args:
+        identity: tells it from all others, and from itself before a restart.
+        seconds: how long the others wait for a sign of life.
+    """
+
+    def __init__(self, api: Api, *, namespace: str, name: str, identity: str, seconds: int) -> None:
+        self._api, self._namespace, self._name = api, namespace, name
+        self._identity, self._seconds = identity, seconds
+        self._seen: tuple[str, float] = ("", 0.0)
+        self.leads = False
+
+    async def acquire(self) -> None:
+        """Waits until this candidate is the leader."""
+        while not await self._try():
+            await asyncio.sleep(self._seconds / RENEWALS * (1 + random.random() / 5))
+        self.leads = True
+        log.info("leading", identity=self._identity)
+
+    async def hold(self) -> None:
+        """Renews for as long as it can.
+
+        Raises:
+            Lost: somebody else leads, or nobody could be told in time that this one still does.
+        """
+        loop = asyncio.get_running_loop()
+        renewed = loop.time()
+        while True:
+            await asyncio.sleep(self._seconds / RENEWALS)
+            left = renewed + self._seconds * 2 / 3 - loop.time()
+            try:
+                async with asyncio.timeout(max(0.1, left)):
+                    started = loop.time()
+                    if await self._try():
+                        renewed = started
+            except TimeoutError:
+                log.warning("lease not renewed", error="the API server did not answer in time")
+            if loop.time() - renewed >= self._seconds * 2 / 3:
+                self.leads = False
+                raise Lost(f"the Lease {self._namespace}/{self._name} could not be renewed in time")
+
+    async def release(self) -> None:
+        """Lets go, so that another can take over at once."""
+        if not self.leads:
+            return
+        self.leads = False
+        try:
+            lease = await self._api.get(LEASE, self._namespace, self._name)
+            if lease is not None and lease["spec"].get("holderIdentity") == self._identity:
+                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+                await self._api.replace(LEASE, self._namespace, lease)
+        except OperatorError as error:
+            log.warning("lease not released", reason=error.reason)
+
+    async def _try(self) -> bool:
+        try:
+            lease = await self._api.get(LEASE, self._namespace, self._name)
+            if lease is None:
+                await self._api.create(LEASE, self._namespace, self._body({"metadata": {"name": self._name}}, 0))
+                return True
+            spec = lease.get("spec") or {}
+            holder = spec.get("holderIdentity") or ""
+            if holder not in ("", self._identity) and not self._expired(lease, spec):
+                return False
+            changes = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
+            await self._api.replace(LEASE, self._namespace, self._body(lease, changes))
+            return True
+        except OperatorError as error:  # a conflict says that another was faster; anything else may pass
+            log.info("lease not taken", reason=error.reason, message=error.message)
+            return False
+
+    def _expired(self, lease: dict[str, Any], spec: dict[str, Any]) -> bool:
+        now = asyncio.get_running_loop().time()
+        version = str(lease["metadata"]["resourceVersion"])
+        if self._seen[0] != version:
+            self._seen = (version, now)
+        return now - self._seen[1] > float(spec.get("leaseDurationSeconds") or self._seconds)
+
+    def _body(self, lease: dict[str, Any], changes: int) -> dict[str, Any]:
+        spec = dict(lease.get("spec") or {})
+        now = _now()
+        if spec.get("holderIdentity") != self._identity:
+            spec["acquireTime"] = now
+        spec |= {"holderIdentity": self._identity, "leaseDurationSeconds": self._seconds, "renewTime": now, "leaseTransitions": changes}
+        return {**lease, "apiVersion": LEASE.api, "kind": LEASE.name, "spec": spec}
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

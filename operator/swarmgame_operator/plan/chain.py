@@ -1,0 +1,111 @@
+"""The chain's side of a game: the gateway, which alone holds the wallet and alone reaches the RPC; in mode Dev, a chain too.
+
+Both stay until the game is deleted, suspended or over as it may be: reports may still be on their way, and what was reported can be read.
+Invariant: the wallet and the RPC's address are mounted in the gateway, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from swarmgame_operator.plan.outcome import Child, Manifest
+from swarmgame_operator.plan.pod import container, http_port, http_probe, mount, pod_spec, scratch, small, value, volume
+from swarmgame_operator.plan.services import DEV_CHAIN_ID, bootnode_address, chain_rpc, contract
+from swarmgame_operator.plan.setting import CHAIN_PORT, GATEWAY_PORT, Setting
+from swarmgame_operator.plan.storage import READ_BY_GROUP
+
+GATEWAY = "gateway"
+CHAIN = "chain"
+WALLET = "/etc/swarmgame/wallet"
+RPC = "/etc/swarmgame/rpc"
+STATE = "/state"
+
+
+def chain(setting: Setting) -> tuple[Child, ...]:
+    """What the game's coordination asks for."""
+    if not setting.has_chain:
+        return ()
+    return (*([_dev_chain(setting)] if setting.spec.coordination.mode == "Dev" else []), _gateway(setting))
+
+
+def _gateway(setting: Setting) -> Child:
+    coordination = setting.spec.coordination
+    environment = [
+        value("HOME", "/tmp"),
+        value("SWARMGAME_GATEWAY_HOST", "0.0.0.0"),
+        value("SWARMGAME_GATEWAY_PORT", str(GATEWAY_PORT)),
+        value("SWARMGAME_GATEWAY_QUORUM", f"{setting.spec.game.progression.quorum_fraction:g}"),
+        value("SWARMGAME_GATEWAY_BOOTNODES", bootnode_address(setting)),
+        value("SWARMGAME_CHAIN_MODE", coordination.mode),
+        value("SWARMGAME_CHAIN_CONTRACT", contract(setting)),
+    ]
+    volumes, mounts = [scratch()], [mount("tmp", "/tmp")]
+    if coordination.mode == "Dev":
+        # A block of its own for every transaction, and none without one: a second confirmation would never come.
+        environment += [
+            value("SWARMGAME_CHAIN_ID", str(DEV_CHAIN_ID)),
+            value("SWARMGAME_CHAIN_RPC", chain_rpc(setting)),
+            value("SWARMGAME_GATEWAY_CONFIRMATIONS", "1"),
+        ]
+    else:
+        environment += [
+            value("SWARMGAME_CHAIN_ID", str(coordination.chain_id)),
+            value("SWARMGAME_CHAIN_RPC_FILE", f"{RPC}/url"),
+            value("SWARMGAME_CHAIN_KEY_FILE", f"{WALLET}/key"),
+            value("SWARMGAME_GATEWAY_CONFIRMATIONS", str(coordination.confirmations)),
+        ]
+        for name, reference, key, path in (
+            ("rpc", coordination.rpc_secret_ref, "url", RPC),
+            ("wallet", coordination.wallet_secret_ref, "key", WALLET),
+        ):
+            if reference is not None:
+                items = [{"key": key, "path": key}]
+                volumes.append(volume(name, secret={"secretName": reference.name, "items": items, "defaultMode": READ_BY_GROUP}))
+                mounts.append(mount(name, path, readOnly=True))
+    pod = container(
+        setting,
+        GATEWAY,
+        setting.defaults.gateway_image,
+        command=["swarmgame-gateway"],
+        env=environment,
+        ports=[http_port(GATEWAY_PORT)],
+        resources=small("256Mi", "50m"),
+        volumeMounts=mounts,
+        startupProbe=http_probe("/healthz", periodSeconds=2, failureThreshold=60, timeoutSeconds=5),
+        readinessProbe=http_probe("/readyz", periodSeconds=5, failureThreshold=3, timeoutSeconds=5),
+        livenessProbe=http_probe("/healthz", periodSeconds=20, failureThreshold=6, timeoutSeconds=10),
+    )
+    spec: Manifest = {
+        "replicas": 1,
+        "strategy": {"type": "Recreate"},  # two of them would race for the wallet's nonces
+        "selector": {"matchLabels": setting.selector("gateway")},
+        "template": {"metadata": {"labels": setting.labels("gateway")}, "spec": pod_spec(setting, containers=[pod], volumes=volumes)},
+    }
+    return Child({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": setting.metadata(GATEWAY, "gateway"), "spec": spec})
+
+
+def _dev_chain(setting: Setting) -> Child:
+    probe = {"tcpSocket": {"port": "rpc"}}
+    pod = container(
+        setting,
+        CHAIN,
+        setting.defaults.chain_image,
+        args=[
+            *("--host", "0.0.0.0", "--port", str(CHAIN_PORT), "--chain-id", str(DEV_CHAIN_ID)),
+            *("--state", f"{STATE}/anvil.json", "--state-interval", "5"),
+        ],
+        env=[value("HOME", "/tmp")],
+        ports=[{"name": "rpc", "containerPort": CHAIN_PORT, "protocol": "TCP"}],
+        resources=small("512Mi", "50m"),
+        volumeMounts=[mount("tmp", "/tmp"), mount("state", STATE)],
+        readinessProbe={**probe, "periodSeconds": 2, "failureThreshold": 3},
+        livenessProbe={**probe, "periodSeconds": 20, "failureThreshold": 6},
+    )
+    spec: Manifest = {
+        "replicas": 1,
+        "serviceName": setting.name(CHAIN),
+        "selector": {"matchLabels": setting.selector("chain")},
+        "template": {
+            "metadata": {"labels": setting.labels("chain")},
+            "spec": pod_spec(setting, containers=[pod], volumes=[scratch(), volume("state", emptyDir={})]),
+        },
+    }
+    return Child({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": setting.metadata(CHAIN, "chain"), "spec": spec})

@@ -1,0 +1,160 @@
+"""The setting of a game's objects: its names, labels and owner, and the hash by which an object tells what it was made from.
+
+Every child's name is the game's and a role's, so that a person finds it without looking anything up. Invariant: no name is longer than 63
+characters, because the game's has at most 52 and the longest ending 11.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from swarmgame_api.manifest import API_VERSION, KIND, SwarmGame, SwarmGameSpec
+from swarmgame_api.resource import GameResource
+from swarmgame_operator.defaults import Defaults
+from swarmgame_operator.plan.outcome import Manifest
+
+GAME_LABEL = "swarmgame.dev/game"
+ROLE_LABEL = "swarmgame.dev/role"
+INTENT_HASH = "swarmgame.dev/intent-hash"
+TEMPLATE_HASH = "swarmgame.dev/template-hash"
+
+HTTP_PORT = 8080
+GATEWAY_PORT = 8645
+CHAIN_PORT = 8545
+
+
+def digest(data: Any) -> str:
+    """A short name for JSON-like data; equal data has equal names."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A game that can be played, where it is, and what its installation gives.
+
+    Args:
+        resource: the object.
+        game: its manifest.
+        defaults: of the installation.
+        bootnode_peer: the peer id of the bootnode's key; empty while there is none.
+    """
+
+    resource: GameResource
+    game: SwarmGame
+    defaults: Defaults
+    bootnode_peer: str = ""
+
+    @property
+    def spec(self) -> SwarmGameSpec:
+        return self.game.spec
+
+    @property
+    def namespace(self) -> str:
+        return self.resource.namespace
+
+    def name(self, ending: str) -> str:
+        """`<game>-<ending>`."""
+        return f"{self.resource.name}-{ending}"
+
+    def host(self, service: str) -> str:
+        """The DNS name of a Service of this game."""
+        domain = f".{self.defaults.cluster_domain}" if self.defaults.cluster_domain else ""
+        return f"{self.name(service)}.{self.namespace}.svc{domain}"
+
+    @property
+    def worker_image(self) -> str:
+        return self.spec.peers.image or self.defaults.worker_image
+
+    @property
+    def has_chain(self) -> bool:
+        return self.spec.coordination.mode != "None"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the peers are a closed world, which meets at peer 0 and that nobody joins."""
+        return self.spec.communication.backend == "TorchDistributed"
+
+    @property
+    def has_bootnode(self) -> bool:
+        return self.spec.bootnode.enabled and not self.closed
+
+    @property
+    def exposed(self) -> bool:
+        """Whether members may live outside the cluster."""
+        return bool((self.has_bootnode and self.spec.bootnode.expose != "ClusterIP") or self.spec.communication.initial_peers)
+
+    @property
+    def cache_outlives_a_pod(self) -> bool:
+        cache = self.spec.storage.cache
+        return cache.claim_name is not None or cache.claim_template is not None
+
+    @property
+    def must_be_initialized(self) -> bool:
+        """Whether there is a model to bring into the cache. A `file://` model is where the author's podTemplate puts it."""
+        return self.spec.model is not None and not self.spec.model.uri.startswith("file://")
+
+    @property
+    def key_secret(self) -> str:
+        """The Secret with the peers' keys."""
+        return self.spec.identity.secret_name or self.name("peer-keys")
+
+    @cached_property
+    def spec_data(self) -> dict[str, Any]:
+        """The spec as its author wrote it: without what is at its default, so that a newer schema's defaults change no hash."""
+        data: dict[str, Any] = self.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+        return data
+
+    def labels(self, role: str) -> dict[str, str]:
+        return {
+            "app.kubernetes.io/name": "swarmgame",
+            "app.kubernetes.io/instance": self.resource.name,
+            "app.kubernetes.io/component": role,
+            "app.kubernetes.io/part-of": "swarmgame",
+            "app.kubernetes.io/managed-by": "swarmgame-operator",
+            GAME_LABEL: self.resource.name,
+            ROLE_LABEL: role,
+        }
+
+    def selector(self, role: str) -> dict[str, str]:
+        """What tells the pods of a role from all others in the namespace. Never changes: selectors are immutable."""
+        return {GAME_LABEL: self.resource.name, ROLE_LABEL: role}
+
+    @property
+    def owner(self) -> Manifest:
+        return {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": self.resource.name,
+            "uid": self.resource.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+
+    def metadata(
+        self,
+        ending: str,
+        role: str,
+        *,
+        owned: bool = True,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> Manifest:
+        """Metadata of a child; its author's labels and annotations never replace ours."""
+        found: Manifest = {"name": self.name(ending), "namespace": self.namespace, "labels": {**(labels or {}), **self.labels(role)}}
+        if annotations:
+            found["annotations"] = dict(annotations)
+        if owned:
+            found["ownerReferences"] = [self.owner]
+        return found
+
+
+def with_intent(manifest: Manifest, intent: str) -> Manifest:
+    """The manifest with the hash of what it is meant to be."""
+    metadata = manifest["metadata"]
+    return {**manifest, "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), INTENT_HASH: intent}}}

@@ -1,0 +1,168 @@
+"""The work queue: which games need a look, each at most once, one worker a game at a time.
+
+It knows keys and time, nothing of games. What client-go's work queue does: a key that is added twice before a worker takes it is worked on
+once; one that is added while a worker has it is worked on again afterwards; failures back off. Invariant: an added key is always handed
+out after the addition, and never to two workers at once.
+
+Source: k8s.io/client-go/util/workqueue. Delays use the running loop's clock, so a loop with virtual time tests them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+from swarmgame_operator.errors import Lost, Retry
+from swarmgame_operator.logs import log
+
+Key = TypeVar("Key", bound=Hashable)
+Work = Callable[[Key], Awaitable[float | None]]
+"""Works on a key; returns seconds after which it wants it again, or None."""
+
+
+class WorkQueue(Generic[Key]):
+    """Keys that need work.
+
+    Args:
+        first_delay, longest_delay: seconds of back-off after the first failure in a row, and at most; it doubles in between.
+        jitter: a number in [0, 1); a delay is stretched by up to half of itself, so that failures do not march in step.
+        waited: told how long a key waited from when it was due until a worker took it.
+    """
+
+    def __init__(
+        self,
+        *,
+        first_delay: float = 0.25,
+        longest_delay: float = 120.0,
+        jitter: Callable[[], float] = random.random,
+        waited: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._ready: deque[Key] = deque()
+        self._due: dict[Key, float] = {}
+        self._again: set[Key] = set()
+        self._working: dict[Key, float] = {}
+        self._later: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+        self._takers: deque[asyncio.Future[None]] = deque()
+        self._first, self._longest, self._jitter, self._waited = first_delay, longest_delay, jitter, waited
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def depth(self) -> int:
+        """Keys that are due and that no worker has."""
+        return len(self._ready)
+
+    @property
+    def delayed(self) -> int:
+        """Keys that will be due later."""
+        return len(self._later)
+
+    @property
+    def oldest(self) -> float:
+        """Seconds since the oldest key that is due, or is being worked on, was due; 0 when there is none. Any thread may ask."""
+        since = [when for times in (self._due, self._working) for when in list(times.values())[:1]]
+        return max(0.0, self._loop.time() - min(since)) if since and self._loop is not None else 0.0
+
+    def add(self, key: Key) -> None:
+        """The key needs work, now."""
+        if (timer := self._later.pop(key, None)) is not None:
+            timer.cancel()
+        if key in self._working:
+            self._again.add(key)
+        elif key not in self._due:
+            self._loop = asyncio.get_running_loop()
+            self._due[key] = self._loop.time()
+            self._ready.append(key)
+            self._wake()
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """The key needs work in a while; an earlier time that is set already stays."""
+        if seconds <= 0:
+            self.add(key)
+            return
+        if key in self._due or key in self._again:
+            return
+        loop = asyncio.get_running_loop()
+        when = loop.time() + seconds
+        if (timer := self._later.get(key)) is not None:
+            if timer.when() <= when:
+                return
+            timer.cancel()
+        self._later[key] = loop.call_at(when, self._now, key)
+
+    def forget(self, key: Key) -> None:
+        """What failed before counts no more; nothing that is due is dropped."""
+        self._failures.pop(key, None)
+
+    def backoff(self, key: Key) -> float:
+        """Counts a failure; the seconds to wait for it."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        delay = min(self._longest, self._first * 2.0 ** min(failures - 1, 32))
+        return delay * (1 + self._jitter() / 2)
+
+    async def take(self) -> Key:
+        """The next key that is due; it is the caller's until `done`."""
+        while not self._ready:
+            taker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._takers.append(taker)
+            try:
+                await taker
+            except asyncio.CancelledError:
+                if taker.done() and not taker.cancelled():
+                    self._wake()  # this taker was chosen, and will not take: another must
+                raise
+        key = self._ready.popleft()
+        now = asyncio.get_running_loop().time()
+        self._waited(now - self._due.pop(key))
+        self._working[key] = now
+        return key
+
+    def done(self, key: Key) -> None:
+        """The worker has finished with the key."""
+        del self._working[key]
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+
+    async def work(self, work: Work[Key], failed: Callable[[str], None] = lambda reason: None) -> None:
+        """Takes keys and works on them, for ever. Many of these may run at once.
+
+        Args:
+            failed: told the reason of every failure.
+        """
+        while True:
+            key = await self.take()
+            try:
+                again = await work(key)
+                self.forget(key)
+                if again is not None:
+                    self.add_after(key, again)
+            except Lost:
+                raise
+            except Retry as error:
+                failed(error.reason)
+                delay = self.backoff(key)
+                delay = delay if error.after is None else max(error.after, 0.01)
+                log.info("retry", key=key, reason=error.reason, message=error.message, seconds=round(delay, 2))
+                self.add_after(key, delay)
+            except Exception as error:  # noqa: BLE001 — whatever it is, one game must not stop the others
+                failed(getattr(error, "reason", type(error).__name__))
+                delay = self.backoff(key)
+                log.error("failed", key=key, seconds=round(delay, 2), exc_info=error)
+                self.add_after(key, delay)
+            finally:
+                self.done(key)
+
+    def _now(self, key: Key) -> None:
+        self._later.pop(key, None)
+        self.add(key)
+
+    def _wake(self) -> None:
+        while self._takers:
+            taker = self._takers.popleft()
+            if not taker.done():
+                taker.set_result(None)
+                return

@@ -1,0 +1,54 @@
+"""Serving: /metrics on one port, /healthz and /readyz on another, over aiohttp, in the operator's own loop.
+
+So a loop that hangs fails its probe. Invariant: nothing here changes anything, and no answer names more than counts and ages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from swarmgame_operator.logs import log
+
+Probe = Callable[[], str]
+"""Says what is wrong, as a sentence; nothing when all is well."""
+
+
+@asynccontextmanager
+async def serve(registry: CollectorRegistry, *, metrics_port: int, probe_port: int, alive: Probe, ready: Probe, host: str = "") -> Any:
+    """Serves while the block runs; gives the two ports."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        text = await asyncio.to_thread(generate_latest, registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def probe(check: Probe) -> Callable[[web.Request], Any]:
+        async def answer(request: web.Request) -> web.Response:
+            problem = check()
+            return web.Response(text=f"{problem or 'ok'}\n", status=503 if problem else 200)
+
+        return answer
+
+    async with AsyncExitStack() as stack:
+        first = await _listen(stack, host, metrics_port, {"/metrics": metrics})
+        second = await _listen(stack, host, probe_port, {"/healthz": probe(alive), "/readyz": probe(ready)})
+        log.info("serving", metrics_port=first, probe_port=second)
+        yield first, second
+
+
+async def _listen(stack: AsyncExitStack, host: str, port: int, routes: dict[str, Any]) -> int:
+    application = web.Application()
+    for path, handler in routes.items():
+        application.router.add_get(path, handler)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = web.TCPSite(runner, host or None, port, reuse_address=True)
+    await site.start()
+    return int(runner.addresses[0][1])

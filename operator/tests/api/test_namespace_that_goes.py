@@ -1,0 +1,37 @@
+"""A namespace is deleted while a game runs in it: nothing holds it up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from operators import eventually, manifest, operator, settled
+
+from swarmgame_operator.api import GAME, POD, Api, Kind
+
+pytestmark = pytest.mark.api
+NAMESPACE = Kind("Namespace", "v1", "namespaces")
+
+
+async def test_a_failed_peer_does_not_keep_its_namespace(api: Api, cluster_config: Path, namespace: str) -> None:
+    async with operator(cluster_config, namespace) as running:
+        await api.create(GAME, namespace, manifest())
+
+        async def pods() -> list[str]:
+            page = await api.list_page(POD, namespace, selector="swarmgame.dev/role=peer")
+            return [each["metadata"]["name"] for each in page["items"]]
+
+        async def two() -> bool:
+            return len(await pods()) == 2
+
+        await eventually(two)
+        await settled(running)
+        # As a kubelet says it of pods that are told to stop; the Job waits for a replacement, which the namespace forbids.
+        await api.delete(NAMESPACE, None, namespace, propagation="Background")
+        for pod in await pods():
+            await api.merge(POD, namespace, pod, {"status": {"phase": "Failed"}}, subresource="status")
+
+        async def gone() -> bool:
+            return await api.get(NAMESPACE, None, namespace) is None
+
+        await eventually(gone, 60)

@@ -1,0 +1,195 @@
+"""Operators on a real API server: killed, replaced, doubled, and cut off; what is lost is counted, and is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from operators import eventually, look_again, manifest, names, operator, settled
+
+from swarmgame_operator.api import GAME, JOB, LEASE, SECRET, SERVICE, Api
+from swarmgame_operator.metrics import Metrics
+from swarmgame_operator.running import Operator
+from swarmgame_operator.settings import Settings
+
+pytestmark = pytest.mark.api
+GAMES = 12
+
+
+async def complete(api: Api, namespace: str, count: int) -> bool:
+    """Whether every game has its Job, its Services and its keys."""
+    expected = {f"g{number}" for number in range(count)}
+    jobs, services, secrets = [await names(api, kind, namespace) for kind in (JOB, SERVICE, SECRET)]
+    return (
+        jobs == {f"{game}-peers" for game in expected}
+        and services == {f"{game}-{role}" for game in expected for role in ("peers", "bootnode")}
+        and secrets == {f"{game}-{role}-key{s}" for game in expected for role, s in (("peer", "s"), ("bootnode", ""))}
+    )
+
+
+def start(kubeconfig: Path, namespace: str, **more: str) -> asyncio.subprocess.Process:
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(kubeconfig),
+        "SWARMGAME_OPERATOR_WATCH_NAMESPACES": namespace,
+        "SWARMGAME_OPERATOR_METRICS_PORT": "0",
+        "SWARMGAME_OPERATOR_PROBE_PORT": "0",
+        "SWARMGAME_OPERATOR_PROGRESS_SECONDS": "0",
+        **more,
+    }
+    return asyncio.create_subprocess_exec(  # type: ignore[return-value]
+        sys.executable, "-m", "swarmgame_operator.main", env=environment, stderr=asyncio.subprocess.DEVNULL
+    )
+
+
+async def test_an_operator_killed_at_any_moment_loses_nothing_and_the_next_writes_nothing_twice(
+    api: Api, cluster_config: Path, namespace: str
+) -> None:
+    chance = random.Random(1)
+    for number in range(GAMES):
+        await api.create(GAME, namespace, manifest(f"g{number}"))
+    kills = 0
+    for _ in range(3):
+        process = await start(cluster_config, namespace)
+
+        async def begun(before: int = len(await names(api, SERVICE, namespace)), more: int = chance.randrange(1, 6)) -> bool:
+            return len(await names(api, SERVICE, namespace)) >= min(before + more, 2 * GAMES)
+
+        await eventually(begun, 60)
+        process.send_signal(signal.SIGKILL)
+        assert await process.wait() == -signal.SIGKILL
+        kills += 1
+    keys = {name: (await api.get(SECRET, namespace, name) or {})["data"] for name in await names(api, SECRET, namespace)}
+    async with operator(cluster_config, namespace) as last:
+        await eventually(lambda: complete(api, namespace, GAMES), 60)
+        await settled(last)
+    for name, data in keys.items():
+        now = (await api.get(SECRET, namespace, name) or {})["data"]
+        assert {key: now[key] for key in data} == data
+    async with operator(cluster_config, namespace) as idle:
+        await asyncio.wait_for(idle.working.wait(), 30)
+        assert await look_again(idle) == GAMES
+        assert idle.metrics.writes == 0
+    assert kills == 3
+
+
+async def test_an_operator_that_is_told_to_stop_ends_with_zero_and_lets_go_of_its_lease(
+    api: Api, cluster_config: Path, namespace: str
+) -> None:
+    lease = {"SWARMGAME_OPERATOR_LEASE_NAMESPACE": namespace, "SWARMGAME_OPERATOR_LEASE_SECONDS": "600"}
+    process = await start(cluster_config, namespace, **lease)
+    await api.create(GAME, namespace, manifest("g0"))
+    await eventually(lambda: complete(api, namespace, 1), 60)
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+    held = await api.get(LEASE, namespace, "swarmgame-operator")
+    assert held is not None
+    assert held["spec"]["holderIdentity"] == ""
+
+
+async def test_of_two_operators_one_writes_and_the_other_takes_over(api: Api, cluster_config: Path, namespace: str) -> None:
+    lease = {"lease_namespace": namespace, "lease_seconds": 4}
+    async with operator(cluster_config, namespace, **lease) as first:
+        await asyncio.wait_for(first.working.wait(), 30)
+        async with operator(cluster_config, namespace, **lease) as second:
+            await eventually(lambda: not second.not_ready())
+            await api.create(GAME, namespace, manifest("g0"))
+            await eventually(lambda: complete(api, namespace, 1))
+            await settled(first)
+            assert not second.working.is_set()
+            assert second.metrics.writes == 0
+            process = await start(
+                cluster_config, namespace, SWARMGAME_OPERATOR_LEASE_NAMESPACE=namespace, SWARMGAME_OPERATOR_LEASE_SECONDS="4"
+            )
+    # Both have let go; the third takes over, is killed without a word, and a fourth waits for its lease to run out.
+    await api.create(GAME, namespace, manifest("g1"))
+    await eventually(lambda: complete(api, namespace, 2), 60)
+    process.kill()
+    await process.wait()
+    await api.create(GAME, namespace, manifest("g2"))
+    async with operator(cluster_config, namespace, **lease) as fourth:
+        await eventually(lambda: complete(api, namespace, 3), 60)
+        assert fourth.working.is_set()
+
+
+@asynccontextmanager
+async def unreliable(target: str, tls: object, chance: random.Random) -> AsyncIterator[tuple[str, dict[str, int]]]:
+    """A way to the API server on which answers are refused or get lost, and watches break; counts what it did."""
+    done = {"passed": 0, "refused": 0, "lost": 0, "cut": 0}
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        luck = chance.random()
+        if luck < 0.10:
+            done["refused"] += 1
+            code = chance.choice([429, 500, 503, 409])
+            return web.json_response({"kind": "Status", "reason": "Unlucky", "code": code}, status=code)
+        headers = {name: request.headers[name] for name in ("Content-Type", "Accept") if name in request.headers}
+        async with session.request(request.method, f"{target}{request.path_qs}", data=await request.read(), headers=headers) as answer:
+            if luck < 0.15:
+                done["lost"] += 1  # it was done, and nobody is told
+                assert request.transport is not None
+                request.transport.abort()
+                return web.Response()
+            response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
+            await response.prepare(request)
+            left = chance.randrange(1, 40) if request.query.get("watch") else sys.maxsize
+            async for part in answer.content.iter_any():
+                await response.write(part)
+                left -= 1
+                if not left:
+                    done["cut"] += 1
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return response
+            done["passed"] += 1
+            return response
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls, limit=0)) as session:  # type: ignore[arg-type]
+        application = web.Application(client_max_size=1 << 24)
+        application.router.add_route("*", "/{path:.*}", handle)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}", done
+        finally:
+            await runner.cleanup()
+
+
+async def test_with_a_bad_connection_everything_still_comes_about_and_everything_goes(
+    api: Api, cluster_config: Path, namespace: str
+) -> None:
+    from kubernetes.aio import client
+
+    tls = api._client.rest_client.ssl_context
+    async with unreliable(api._client.configuration.host, tls, random.Random(7)) as (address, done):
+        metrics = Metrics("test")
+        faulty = Api(client.ApiClient(configuration=client.Configuration(host=address)), metrics.requested)
+        settings = Settings(watch_namespaces=(namespace,), metrics_port=0, probe_port=0, debounce_seconds=0.02, progress_seconds=0)
+        running, stop = Operator(settings, faulty, metrics), asyncio.Event()
+        task = asyncio.create_task(running.run(stop))
+        for number in range(GAMES):
+            await api.create(GAME, namespace, manifest(f"g{number}", identity={"retentionPolicy": "Delete"}))
+        await eventually(lambda: complete(api, namespace, GAMES), 120)
+        for number in range(0, GAMES, 2):
+            await api.delete(GAME, namespace, f"g{number}", propagation="Background")
+        await eventually(lambda: {key[1] for key, _ in running.cache.games()} == {f"g{number}" for number in range(1, GAMES, 2)}, 60)
+        odd = {f"g{number}-peers" for number in range(1, GAMES, 2)}
+
+        async def gone() -> bool:
+            return await names(api, JOB, namespace) == odd
+
+        await eventually(gone, 60)
+        stop.set()
+        await task
+        await faulty.close()
+    assert min(done["refused"], done["lost"], done["cut"]) > 0

@@ -1,0 +1,101 @@
+"""Operators in tests: one that runs in the test's own loop, against a real API server, with its requests counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from swarmgame_operator.api import GAME, Api, Kind, connect
+from swarmgame_operator.metrics import Metrics
+from swarmgame_operator.running import Operator
+from swarmgame_operator.settings import Settings
+
+SPEC: dict[str, Any] = {
+    "game": {
+        "maxRounds": 10,
+        "data": {"use": "reasoning-gym", "with": {"environments": [{"name": "chain_sum"}], "questionsPerRound": 2}},
+        "rewards": {"use": "reasoning-gym"},
+        "trainer": {"use": "grpo"},
+    },
+    "model": {"uri": "builtin://tiny"},
+    "peers": {"replicas": 2, "image": "localhost/worker:test"},
+}
+
+
+def manifest(name: str = "sums", **spec: Any) -> dict[str, Any]:
+    """A small game; keywords replace whole blocks of its spec."""
+    return {"apiVersion": GAME.api, "kind": GAME.name, "metadata": {"name": name}, "spec": {**SPEC, **spec}}
+
+
+@asynccontextmanager
+async def operator(kubeconfig: Path, namespace: str = "", **settings: Any) -> AsyncIterator[Operator]:
+    """A running operator of one namespace, or (empty) of all; stopped as SIGTERM would when the block ends."""
+    metrics = Metrics("test")
+    api = await connect(metrics.requested, config_file=str(kubeconfig))
+    quick: dict[str, Any] = {"metrics_port": 0, "probe_port": 0, "debounce_seconds": 0.02, "progress_seconds": 0}
+    chosen = Settings(watch_namespaces=(namespace,) if namespace else (), **{**quick, **settings})
+    stop = asyncio.Event()
+    running = Operator(chosen, api, metrics)
+    task = asyncio.create_task(running.run(stop))
+    try:
+        yield running
+        if task.done():
+            task.result()
+    finally:
+        stop.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await api.close()
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """The first true value of a condition, which may be a coroutine function.
+
+    Raises:
+        AssertionError: it never was true; with what it was last.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while True:
+        value = condition()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return value
+        if loop.time() > end:
+            raise AssertionError(f"not so after {seconds:.0f} s; seen last: {value!r}")
+        await asyncio.sleep(0.05)
+
+
+async def settled(running: Operator, seconds: float = 30.0) -> None:
+    """Waits until every game that the operator knows has been looked at, twice more, without a single write."""
+    await asyncio.wait_for(running.working.wait(), seconds)
+    quiet = 0
+    for _ in range(200):
+        before = running.metrics.writes
+        await look_again(running)
+        quiet = quiet + 1 if running.metrics.writes == before else 0
+        if quiet == 2:
+            return
+    raise AssertionError("the operator goes on writing")
+
+
+async def look_again(running: Operator) -> int:
+    """Has every game looked at once more; returns how many there were."""
+    keys = [key for key, _ in running.cache.games()]
+    done = running.metrics.reconciles.labels("done")
+    before = done._value.get()
+    for key in keys:
+        running.queue.add(key)
+    await eventually(lambda: done._value.get() >= before + len(keys) and running.queue.depth == 0)
+    return len(keys)
+
+
+async def names(api: Api, kind: Kind, namespace: str) -> set[str]:
+    """The names of all objects of a kind."""
+    page = await api.list_page(kind, namespace)
+    return {each["metadata"]["name"] for each in page["items"]}
