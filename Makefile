@@ -13,7 +13,7 @@ AGAIN  := --reruns 1
 WHOLE  := $(AGAIN) --maxfail 5 --durations=10
 RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 .DEFAULT_GOAL := help
-.PHONY: help install toolchain demo demo-control test test-contracts test-fast lint types generate check-generated bench bench-table slither clean
+.PHONY: help install toolchain demo demo-control test test-contracts test-gpu test-fast lint types generate check-generated bench bench-table slither clean
 .PHONY: cluster-prepare cluster-tools cluster-tools-api cluster-load cluster-up cluster-down e2e e2e-api e2e-cluster
 
 help: ## this list
@@ -49,12 +49,17 @@ ifneq ($(NODE),)
 else
 	@[ -z "$$CI" ] || { echo 'contracts: Node is missing, and a skipped layer is a failure here'; exit 1; }
 endif
-	@$(RUN) --collect-only -m 'not unit and not oracle and not processes and not contracts and not api and not cluster' >/dev/null; \
-	  if [ $$? -ne 5 ]; then echo 'a test has no layer: mark its module unit, oracle, processes, contracts, api or cluster'; exit 1; fi
-	@echo 'layers run: unit, oracle, processes$(if $(NODE),$(COMMA) contracts). Not run: $(if $(NODE),,contracts (Node is missing); )api, cluster (make e2e); what needs a CUDA device'
+	@$(RUN) --collect-only -m 'not unit and not oracle and not processes and not contracts and not gpu and not api and not cluster' >/dev/null; \
+	  if [ $$? -ne 5 ]; then echo 'a test has no layer: mark its module unit, oracle, processes, contracts, gpu, api or cluster'; exit 1; fi
+	@echo 'layers run: unit, oracle, processes$(if $(NODE),$(COMMA) contracts). Not run: $(if $(NODE),,contracts (Node is missing); )gpu (make test-gpu, on a CUDA device); api, cluster (make e2e)'
 
 test-contracts: $(READY) toolchain ## forge, anvil, and swarms on a chain of their own (Node)
 	$(RUN) -m contracts
+
+test-gpu: $(READY) ## what needs a CUDA device, and every sampler on it
+	$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no CUDA device here")'
+	$(RUN) -m gpu
+	$(RUN) worker/tests/grpo/test_sampler_contract.py
 
 test-fast: $(READY) ## the unit layer, under three minutes
 	$(RUN) -m unit -n 2

@@ -1,4 +1,4 @@
-"""What every sampler must do, on tiny random models of two architectures."""
+"""What every sampler must do, on tiny random models of three architectures; on a CUDA device where there is one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from peft import LoraConfig, get_peft_model
 from scipy.stats import chi2
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from swarmgame.trainer.grpo import static_decoder
 from swarmgame.trainer.grpo.decoder import Decoder
+from swarmgame.trainer.grpo.forward import knows
 from swarmgame.trainer.grpo.logprobs import completion_logprobs
-from swarmgame.trainer.grpo.sampler import SamplingParams
+from swarmgame.trainer.grpo.sampler import BELOW_ONE, WIDE, Draw, SamplingParams
+from swarmgame.trainer.grpo.sampler_cudagraph import CudaGraphSampler, bucket
 from swarmgame.trainer.grpo.sampler_eager import EagerSampler
 
 pytestmark = pytest.mark.oracle
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PAD, EOS = 0, 1
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [3], [12, 4, 9], [5, 6, 7]]
 ARCHITECTURES = {
@@ -44,12 +48,13 @@ def tiny(architecture="qwen2", vocabulary=19, spread=0.4, **more):
         "eos_token_id": EOS,
         "pad_token_id": PAD,
     }
-    return model(config(**shape | more)).eval()
+    return model(config(**shape | more)).eval().to(DEVICE)
 
 
 SAMPLERS = {
     "eager": EagerSampler,
     "eager, the model's own forward": partial(EagerSampler, written_out=False),
+    "cudagraph": CudaGraphSampler,  # on a CPU its steps run one by one
 }
 
 
@@ -60,7 +65,7 @@ def make(request):
 
 
 def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator(device=DEVICE).manual_seed(seed)
 
 
 def completions(groups):
@@ -74,7 +79,7 @@ def test_greedy_equals_transformers_generate(make, architecture):
     greedy = GenerationConfig(max_new_tokens=24, do_sample=False, eos_token_id=EOS, pad_token_id=PAD)
     lengths = set()
     for prompt in PROMPTS:
-        expected = model.generate(torch.tensor([prompt]), generation_config=greedy)[0, len(prompt) :].tolist()
+        expected = model.generate(torch.tensor([prompt], device=DEVICE), generation_config=greedy)[0, len(prompt) :].tolist()
         [[ours]] = sampler.sample([prompt], 1, SamplingParams(24, greedy=True), seeded())
         assert list(ours.token_ids) == expected
         lengths.add(len(expected))
@@ -119,7 +124,7 @@ def joint_distribution(model, prompt, params):
     """By brute force, from forward passes of transformers and processors written the obvious way."""
 
     def step(ids):
-        logits = model(torch.tensor([ids])).logits[0, -1] / params.temperature
+        logits = model(torch.tensor([ids], device=DEVICE)).logits[0, -1] / params.temperature
         probabilities = logits.softmax(-1).tolist()
         order = sorted(range(len(probabilities)), key=lambda token: -probabilities[token])
         kept = order[: params.top_k or None]
@@ -149,11 +154,11 @@ def test_logprobs_equal_a_full_forward_whatever_was_filtered(make, architecture,
     groups = make(model).sample(PROMPTS, 6, params, seeded(1))
     for prompt, group in zip(PROMPTS, groups, strict=True):
         for completion in group:
-            ids = torch.tensor([[*prompt, *completion.token_ids]])
+            ids = torch.tensor([[*prompt, *completion.token_ids]], device=DEVICE)
             with torch.no_grad():
                 logprobs = (model(ids).logits[0, len(prompt) - 1 : -1] / params.temperature).log_softmax(-1)
             expected = logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0]
-            torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(torch.tensor(completion.logprobs), expected.cpu(), atol=1e-4, rtol=0)
 
 
 def test_training_scores_a_fresh_rollout_as_its_sampler_did(make):
@@ -164,7 +169,7 @@ def test_training_scores_a_fresh_rollout_as_its_sampler_did(make):
     logprobs, _, mask = completion_logprobs(model, prompts, [c.token_ids for c in fresh], 0.9, with_entropy=False)
     assert mask.sum(1).tolist() == [len(completion.token_ids) for completion in fresh]
     for row, completion in zip(logprobs, fresh, strict=True):
-        torch.testing.assert_close(row[: len(completion.logprobs)], torch.tensor(completion.logprobs), atol=1e-4, rtol=0)
+        torch.testing.assert_close(row[: len(completion.logprobs)].cpu(), torch.tensor(completion.logprobs), atol=1e-4, rtol=0)
     assert any(completion.stopped for completion in fresh)
 
 
@@ -260,22 +265,104 @@ def test_finished_rows_leave_the_written_out_decoder_too(monkeypatch):
     assert min(seen) < 0.5 * seen[0]
 
 
+def adapted(model, *targets):
+    """The model with adapters in place, which are not zero."""
+    get_peft_model(model, LoraConfig(r=2, target_modules=list(targets), task_type="CAUSAL_LM", init_lora_weights=False))
+    return model.eval()
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_written_out_decoder_knows_llama_shaped_models_and_nothing_it_has_not_seen(architecture):
-    assert Decoder.knows(tiny(architecture))
+def test_llama_shaped_models_are_written_out_and_nothing_that_was_not_seen(architecture):
+    assert knows(tiny(architecture))
+    assert knows(adapted(tiny(architecture), "q_proj", "down_proj"))
+    assert not knows(adapted(tiny(architecture), "embed_tokens"))
     hooked = tiny(architecture)
     hooked.model.layers[1].mlp.register_forward_hook(lambda *_: None)
-    assert not Decoder.knows(hooked)
-    assert not Decoder.knows(get_peft_model(tiny(architecture), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")))
+    assert not knows(hooked)
     stretched = tiny(architecture, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
-    assert not Decoder.knows(stretched)
+    assert not knows(stretched)
 
 
-def test_both_ways_to_take_a_step_draw_the_same_tokens():
+@pytest.mark.parametrize("adapters", [(), ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")], ids=["plain", "adapted"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_ways_to_take_a_step_draw_the_same_tokens(architecture, adapters):
+    model = tiny(architecture)
+    if adapters:
+        model = adapted(model, *adapters)
+    drawn = [
+        [c.token_ids for c in completions(one(model, (EOS,), PAD).sample(PROMPTS, 12, SamplingParams(40), seeded(10)))]
+        for one in SAMPLERS.values()
+    ]
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+# ── fixed shapes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_windows_grow_and_slots_are_halved_without_a_trace_in_what_is_drawn(monkeypatch):
+    monkeypatch.setattr(static_decoder, "SMALLEST_WINDOW", 4)
+    seen = []
+    step = static_decoder.StaticDecoder._advance
+    monkeypatch.setattr(static_decoder.StaticDecoder, "_advance", lambda self, *key: seen.append(key) or step(self, *key))
+    params = SamplingParams(90, min_new_tokens=3, temperature=1.1)
     model = tiny()
-    one = EagerSampler(model, (EOS,), PAD).sample(PROMPTS, 12, SamplingParams(40), seeded(10))
-    other = EagerSampler(model, (EOS,), PAD, written_out=False).sample(PROMPTS, 12, SamplingParams(40), seeded(10))
-    assert [c.token_ids for c in completions(one)] == [c.token_ids for c in completions(other)]
+    fixed = CudaGraphSampler(model, (EOS,), PAD).sample(PROMPTS, 16, params, seeded(8))
+    eager = EagerSampler(model, (EOS,), PAD).sample(PROMPTS, 16, params, seeded(8))
+    assert [c.token_ids for c in completions(fixed)] == [c.token_ids for c in completions(eager)]
+    assert {window for _, window, _ in seen} >= {4, 8, 16, 32}
+    assert {slots for slots, _, _ in seen} >= {16, 8, 4}
+    assert [forbidden for _, _, forbidden in seen[:3]] == [True, True, False]
+
+
+def test_memory_is_kept_for_the_last_shapes_until_it_is_released_or_the_weights_have_moved():
+    model = tiny()
+    sampler = CudaGraphSampler(model, (EOS,), PAD)
+    params = SamplingParams(8)
+    first = sampler.sample(PROMPTS, 4, params, seeded(5))
+    kept = dict(sampler._decoders)
+    assert sampler.sample(PROMPTS, 4, params, seeded(5)) == first
+    assert dict(sampler._decoders) == kept
+    for n in range(5, 10):
+        sampler.sample(PROMPTS, n, params, seeded(5))
+    assert [shape.slots for shape in sampler._decoders] == [7, 8, 9]
+    assert sampler.release()
+    assert not sampler.release()
+    assert sampler.sample(PROMPTS, 4, params, seeded(5)) == first
+    model.model.layers[0].mlp.down_proj.weight.data = model.model.layers[0].mlp.down_proj.weight.data.clone().zero_()
+    moved = sampler.sample(PROMPTS, 4, params, seeded(5))
+    assert moved == CudaGraphSampler(model, (EOS,), PAD).sample(PROMPTS, 4, params, seeded(5)) != first
+
+
+def test_an_update_of_the_weights_is_seen_by_the_next_call():
+    model = tiny()
+    sampler, params = CudaGraphSampler(model, (EOS,), PAD), SamplingParams(12)
+    before = sampler.sample(PROMPTS, 6, params, seeded(5))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9)
+    after = sampler.sample(PROMPTS, 6, params, seeded(5))
+    assert after == CudaGraphSampler(model, (EOS,), PAD).sample(PROMPTS, 6, params, seeded(5)) != before
+
+
+@pytest.mark.parametrize(("width", "padded"), [(1, 64), (64, 64), (65, 128), (512, 512), (513, 640), (1024, 1024), (1025, 1280)])
+def test_prompts_are_padded_to_few_widths(width, padded):
+    assert bucket(width) == padded
+
+
+def test_a_wide_vocabulary_is_searched_by_blocks_with_the_same_result():
+    """Against the plain inversion; also where most tokens have no chance, and where the chance is next to 0 and to 1."""
+    vocabulary = WIDE + 77
+    generator = torch.Generator().manual_seed(0)
+    chances = torch.rand(64, vocabulary, generator=generator) ** 8
+    chances[:32] *= torch.rand(32, vocabulary, generator=generator) < 0.001
+    chances[:, 2000] += 0.01
+    uniform = torch.rand(64, dtype=torch.float64, generator=generator)
+    uniform[::8], uniform[1::8] = 0.0, BELOW_ONE
+    cumulative = chances.double().cumsum(1)
+    expected = torch.searchsorted(cumulative, (uniform * cumulative[:, -1]).unsqueeze(1), right=True).squeeze(1)
+    drawn = Draw._inverted(chances, uniform)
+    assert (chances.gather(1, drawn.unsqueeze(1)) > 0).all()
+    assert torch.equal(drawn, expected)
 
 
 def test_a_model_with_a_sliding_window_is_sampled_through_its_own_cache(make):
@@ -284,7 +371,7 @@ def test_a_model_with_a_sliding_window_is_sampled_through_its_own_cache(make):
     sampler, prompt = make(model), [5, 6, 7, 8, 9, 10, 11]
     [[ours], _] = sampler.sample([prompt, [3, 4]], 1, SamplingParams(16, greedy=True, min_new_tokens=16), seeded())
     settings = GenerationConfig(max_new_tokens=16, min_new_tokens=16, do_sample=False, eos_token_id=EOS, pad_token_id=PAD)
-    assert list(ours.token_ids) == model.generate(torch.tensor([prompt]), generation_config=settings)[0, 7:].tolist()
+    assert list(ours.token_ids) == model.generate(torch.tensor([prompt], device=DEVICE), generation_config=settings)[0, 7:].tolist()
 
 
 def test_bfloat16_models_are_sampled_with_fp32_logprobs(make):
@@ -294,4 +381,4 @@ def test_bfloat16_models_are_sampled_with_fp32_logprobs(make):
     logprobs, _, _ = completion_logprobs(model, prompts, [c.token_ids for c in fresh], 1.0, with_entropy=False)
     assert logprobs.dtype == torch.float32
     for row, completion in zip(logprobs, fresh, strict=True):
-        torch.testing.assert_close(row[: len(completion.logprobs)], torch.tensor(completion.logprobs), atol=0.15, rtol=0)
+        torch.testing.assert_close(row[: len(completion.logprobs)].cpu(), torch.tensor(completion.logprobs), atol=0.15, rtol=0)

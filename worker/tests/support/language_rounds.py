@@ -37,9 +37,9 @@ def round_of(number: int = 0, *, peer: str = "me", stages: int = 1) -> Round:
     )
 
 
-def trainer(cache: Path, *, peer: str = "me", ranks: Any = None, model: str = MODEL, **options: Any) -> GRPOTrainer:
+def trainer(cache: Path, *, peer: str = "me", ranks: Any = None, model: str = MODEL, device: str = "cpu", **options: Any) -> GRPOTrainer:
     config = GRPOConfig(**({"generations": 4, "max_new_tokens": 8, "learning_rate": 2e-3} | options))
-    setting = Setting(model_uri=model, cache=cache, peer=peer)
+    setting = Setting(model_uri=model, cache=cache, peer=peer, device=device)
     return GRPOTrainer(config, setting if ranks is None else replace(setting, ranks=ranks))
 
 

@@ -45,7 +45,10 @@ class GRPOConfig(LossOptions):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Draw among the fewest that together have this probability."""
     rollouts_per_batch: Annotated[int, Field(ge=1)] = 512
-    """At most this many rollouts are sampled at once."""
+    """At most this many rollouts are sampled at once. Halved, and kept so, when the device runs out of memory."""
+    sampler: Literal["auto", "eager", "cudagraph"] = "auto"
+    """`cudagraph` replays each step of decoding as one CUDA graph (Llama, Qwen2 and Qwen3 models, adapters included; others are sampled as `eager`
+    does); `eager` calls operation by operation, on any device. `auto`: `cudagraph` on a CUDA device."""
     evaluation_generations: Annotated[int, Field(ge=1, le=4096)] = 1
     """Rollouts a held-out question."""
     evaluation_temperature: Annotated[float, Field(ge=0, le=10)] = 0.0

@@ -1,47 +1,98 @@
 """Generation by all ranks of a peer: prompts are dealt out, sampled, and gathered again in their order.
 
-Invariant: what is sampled is a function of seeds, prompts, weights and the number of ranks, never of what the process did before.
+Invariant: what is sampled is a function of seeds, prompts, weights and the number of ranks, never of what the process did before, nor of how
+many rollouts its device had memory for at once.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import msgpack
 import torch
 
+from swarmgame.errors import InvalidManifest, Temporary
 from swarmgame.game.ranks import Ranks
+from swarmgame.trainer.grpo.config import GRPOConfig
+from swarmgame.trainer.grpo.policy import Policy
 from swarmgame.trainer.grpo.sampler import Sampled, Sampler, SamplingParams
+from swarmgame.trainer.grpo.sampler_cudagraph import CudaGraphSampler
+from swarmgame.trainer.grpo.sampler_eager import EagerSampler
+
+logger = logging.getLogger(__name__)
 
 
-def generate_on_ranks(
-    sampler: Sampler,
-    prompts: Sequence[tuple[int, ...]],
-    n: int,
-    params: SamplingParams,
-    *,
-    seed: int,
-    ranks: Ranks,
-    rollouts_per_batch: int,
-    device: str,
-) -> list[list[Sampled]]:
-    """`n` completions of each prompt, in the order of the prompts, on every rank.
+def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
+    """The sampler that the manifest asks for.
+
+    Raises:
+        InvalidManifest: graphs where there is no CUDA device.
+    """
+    on_cuda = policy.model.device.type == "cuda"
+    if config.sampler == "cudagraph" and not on_cuda:
+        raise InvalidManifest(
+            "spec.game.trainer.with.sampler",
+            config.sampler,
+            f"eager or auto: this peer computes on {policy.model.device}, without CUDA graphs",
+        )
+    kind = CudaGraphSampler if on_cuda and config.sampler != "eager" else EagerSampler
+    return kind(policy.model, policy.eos_token_ids, policy.pad_token_id)
+
+
+class Generation:
+    """Samples on this rank, in batches for which the device has memory.
 
     Args:
-        seed: of this rank; ranks must differ.
         rollouts_per_batch: at most this many completions at once (but always at least one prompt's).
     """
-    generator = torch.Generator(device=device).manual_seed(seed)
-    own = prompts[ranks.rank :: ranks.size]
-    step = max(1, rollouts_per_batch // n)
-    groups: list[list[Sampled]] = []
-    for start in range(0, len(own), step):
-        groups += sampler.sample(own[start : start + step], n, params, generator)
-    if ranks.size == 1:
-        return groups
-    dealt = [_unpacked(payload) for payload in ranks.gather(_packed(groups))]
-    return [dealt[index % ranks.size][index // ranks.size] for index in range(len(prompts))]
+
+    def __init__(self, sampler: Sampler, ranks: Ranks, *, rollouts_per_batch: int, device: str) -> None:
+        self.sampler = sampler
+        self.rollouts_per_batch = rollouts_per_batch
+        self._ranks, self._device = ranks, device
+
+    def __call__(self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, *, seed: int) -> list[list[Sampled]]:
+        """`n` completions of each prompt, in the order of the prompts, on every rank.
+
+        Args:
+            seed: of this rank; ranks must differ.
+
+        Raises:
+            Temporary: the device has no memory for the completions of a single prompt.
+        """
+        ranks = self._ranks
+        generator = torch.Generator(device=self._device).manual_seed(seed)
+        own = prompts[ranks.rank :: ranks.size]
+        groups: list[list[Sampled]] = []
+        while len(groups) < len(own):
+            groups += self._batch(own[len(groups) :], n, params, generator)
+        if ranks.size == 1:
+            return groups
+        dealt = [_unpacked(payload) for payload in ranks.gather(_packed(groups))]
+        return [dealt[index % ranks.size][index // ranks.size] for index in range(len(prompts))]
+
+    def _batch(self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
+        """As many of the first prompts as there is memory for."""
+        before = generator.get_state()
+        while True:
+            batch = prompts[: max(1, self.rollouts_per_batch // n)]
+            try:
+                return self.sampler.sample(batch, n, params, generator)
+            except torch.cuda.OutOfMemoryError as error:
+                # Rows draw their chance in their order, so smaller batches from the same state say the same words.
+                generator.set_state(before)
+                released = self.sampler.release()
+                if len(batch) == 1 and not released:
+                    raise Temporary(
+                        f"the device has no memory for {n} rollouts of {params.max_new_tokens} tokens of one prompt: lower generations or "
+                        "maxNewTokens, or use a device with more memory"
+                    ) from error
+                if len(batch) > 1:
+                    self.rollouts_per_batch = max(1, len(batch) * n // 2)
+                logger.warning("out of memory while sampling: at most %d rollouts at once from now on", self.rollouts_per_batch)
+            torch.cuda.empty_cache()
 
 
 def _packed(groups: list[list[Sampled]]) -> bytes:

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+BLOCK = 128
+BELOW_ONE = 1.0 - 1e-12
+"""A share of a sum that stays below the sum, however both are rounded in fp64."""
+
+WIDE = 4096
+"""Vocabularies from here on are searched by blocks of `BLOCK` ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +91,20 @@ class Sampler(Protocol):
         """
         ...
 
+    def release(self) -> bool:
+        """Gives back what memory of the device is held between calls; returns whether there was any."""
+        ...
+
 
 def uniforms(rows: int, params: SamplingParams, generator: torch.Generator, device: torch.device) -> Tensor:
-    """All chance of a call at once: fp64 in [0, 1), of shape [max_new_tokens, rows].
+    """All chance of a call at once: fp64 in [0, `BELOW_ONE`], of shape [max_new_tokens, rows].
 
     Drawn row by row, so that a row's chance depends on its place alone, and neither on EOS nor on compaction.
     """
     if params.greedy:
         return torch.empty(params.max_new_tokens, 0, dtype=torch.float64, device=device)
     drawn = torch.rand(rows, params.max_new_tokens, dtype=torch.float64, generator=generator, device=generator.device)
-    return drawn.t().contiguous().to(device)
+    return drawn.clamp_(max=BELOW_ONE).t().contiguous().to(device)
 
 
 class Draw:
@@ -121,11 +133,19 @@ class Draw:
     @staticmethod
     def _inverted(chances: Tensor, uniform_B: Tensor) -> Tensor:
         """The token at which the sum of the chances before it and its own passes a share of all."""
-        # fp64: in fp32 a vocabulary of 150,000 would lose its tail to rounding.
-        cumulative = chances.cumsum(dim=-1, dtype=torch.float64)
-        # Uniform numbers are below 1, so the target stays below the last sum, to fp64; right=True: never a token of probability zero.
-        ids = torch.searchsorted(cumulative, cumulative[:, -1:] * uniform_B.unsqueeze(1), right=True).squeeze(1)
-        return ids.clamp_(max=chances.shape[1] - 1)
+        if chances.shape[1] < WIDE:
+            return _passed(chances.cumsum(dim=-1, dtype=torch.float64), uniform_B)[0].squeeze(1)
+        # First the block, then the token in it: all sums of a wide vocabulary in fp64 would be several times the traffic of its chances.
+        blocks = F.pad(chances, (0, -chances.shape[1] % BLOCK)).view(len(chances), -1, BLOCK)
+        sums = blocks.sum(dim=-1, dtype=torch.float64)
+        cumulative = sums.cumsum(dim=-1)
+        block, target = _passed(cumulative, uniform_B)
+        own = sums.gather(1, block)
+        # How far into the block, as a share of it below 1, whatever was rounded.
+        within = ((target - cumulative.gather(1, block) + own) / own).squeeze(1).clamp_(0.0, BELOW_ONE)
+        chosen = blocks.gather(1, block.unsqueeze(2).expand(-1, 1, BLOCK)).squeeze(1)
+        place, _ = _passed(chosen.cumsum(dim=-1, dtype=torch.float64), within)
+        return (block * BLOCK + place).squeeze(1)
 
     def _but_eos(self, x: Tensor, instead: float) -> Tensor:
         if self._eos is None:
@@ -148,6 +168,14 @@ class Draw:
             beyond = (ordered.cumsum(dim=-1) - ordered) >= params.top_p
             allowed = allowed.masked_fill(torch.zeros_like(beyond).scatter(1, places, beyond), -torch.inf)
         return allowed
+
+
+def _passed(cumulative: Tensor, share_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the sums (fp64: in fp32 a vocabulary of 150,000 would lose its tail to rounding) pass a share of the last one, and that target;
+    both [B, 1]."""
+    # The target stays below the last sum; right=True: never one of probability zero.
+    target = cumulative[:, -1:] * share_B.unsqueeze(1)
+    return torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[1] - 1), target
 
 
 def check_request(prompts: Sequence[Sequence[int]], n: int) -> None:

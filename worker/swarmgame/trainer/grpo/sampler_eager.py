@@ -6,16 +6,16 @@ positions; rows that have finished leave the batch when less than three quarters
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
-from swarmgame.trainer.grpo.cache import decoding_cache, is_windowed
+from swarmgame.trainer.grpo.cache import is_windowed
 from swarmgame.trainer.grpo.decoder import Decoder
+from swarmgame.trainer.grpo.forward import knows
+from swarmgame.trainer.grpo.prefill import prefill
 from swarmgame.trainer.grpo.sampler import Draw, Sampled, SamplingParams, check_request, cut, uniforms
 
 COMPACT_BELOW = 0.75
@@ -40,7 +40,10 @@ class EagerSampler:
         self.eos_token_ids = tuple(eos_token_ids)
         self.pad_token_id = pad_token_id
         self.written_out = written_out
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+    def release(self) -> bool:
+        """Nothing is held between calls."""
+        return False
 
     @torch.inference_mode()
     def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
@@ -68,15 +71,15 @@ class EagerSampler:
         ids = torch.full((steps, rows), self.eos_token_ids[0] if self.eos_token_ids else self.pad_token_id, device=device)
         logprobs = torch.zeros(steps, rows, device=device)
 
-        logits, cache, mask, positions = self._prefill(prompts, width, steps)
-        logits = logits.repeat_interleave(n, dim=0)
+        read = prefill(self.model, prompts, width, self.pad_token_id, room=steps)
+        logits, cache, mask = read.logits.repeat_interleave(n, dim=0), read.cache, read.mask
         decoder = seen = None
-        if self.written_out and Decoder.knows(self.model):
-            decoder = Decoder(self.model, cache, None if mask is None else mask[:, :width], n, steps, width + steps)
+        if self.written_out and knows(self.model):
+            decoder = Decoder(self.model, cache, mask, n, steps, width + steps)
         else:
             cache.batch_repeat_interleave(n)
-            seen = _DecodeMask(self.model, mask.repeat_interleave(n, dim=0), width) if mask is not None else None
-        positions = positions.repeat_interleave(n, dim=0)
+            seen = _DecodeMask(self.model, mask.repeat_interleave(n, dim=0), width, steps) if mask is not None else None
+        positions = read.positions.repeat_interleave(n, dim=0)
         alive = torch.arange(rows, device=device)
         finished = torch.zeros(rows, dtype=torch.bool, device=device)
         every = 1 if device.type == "cpu" else SYNC_EVERY
@@ -119,28 +122,6 @@ class EagerSampler:
             positions = positions + 1
         return ids.t(), logprobs.t()
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], width: int, steps: int) -> tuple[Tensor, Cache, Tensor | None, Tensor]:
-        """Reads all prompts once.
-
-        Returns:
-            Logits of the first token [P, V]; the cache; the mask over prompt and completion [P, width + steps], None when all prompts
-            have one length; the position of the first token [P].
-        """
-        device = self.model.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        padded = [[self.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        ids = torch.tensor(padded, device=device)
-        mask = None
-        arguments: dict[str, Any] = {}
-        if int(lengths.min()) < width:
-            mask = torch.arange(width + steps) >= (width - lengths).unsqueeze(1)
-            mask = mask.to(device)
-            arguments["attention_mask"] = mask[:, :width].long()
-        positions = (torch.arange(width) - (width - lengths).unsqueeze(1)).clamp(min=0).to(device)
-        cache = decoding_cache(self.model.config, width + steps)
-        outputs = self.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **arguments, **self._last_only)
-        return outputs.logits[:, -1], cache, mask, lengths.to(device)
-
 
 class _DecodeMask:
     """What each row may attend to while it decodes, made once for all steps.
@@ -149,7 +130,8 @@ class _DecodeMask:
     models with windows or other kernels still get the two-dimensional one.
     """
 
-    def __init__(self, model: Any, mask_BS: Tensor, width: int) -> None:
+    def __init__(self, model: Any, mask_BW: Tensor, width: int, steps: int) -> None:
+        mask_BS = torch.cat([mask_BW, mask_BW.new_ones(len(mask_BW), steps)], dim=1)
         windowed = is_windowed(model.config)
         implementation = model.config.get_text_config()._attn_implementation
         self._width = width

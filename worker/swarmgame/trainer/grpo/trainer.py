@@ -27,12 +27,11 @@ from swarmgame.game.parts import Setting, Trainer
 from swarmgame.game.state import FinishReason, GameState, Group, Prompt, Rewards, Rollout, Round
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.grpo.config import GRPOConfig
-from swarmgame.trainer.grpo.generation import generate_on_ranks
+from swarmgame.trainer.grpo.generation import Generation, sampler_of
 from swarmgame.trainer.grpo.loss import LossInputs, Mean, Normalizer, entropy_threshold, importance_weights, loss
 from swarmgame.trainer.grpo.policy import Policy
 from swarmgame.trainer.grpo.rows import Row, Update, micro_batches, updates
-from swarmgame.trainer.grpo.sampler import Sampled, Sampler, SamplingParams
-from swarmgame.trainer.grpo.sampler_eager import EagerSampler
+from swarmgame.trainer.grpo.sampler import Sampled, SamplingParams
 from swarmgame.trainer.grpo.schedule import learning_rate
 from swarmgame.trainer.optimization import Optimization
 
@@ -51,7 +50,9 @@ class GRPOTrainer(Trainer):
         super().__init__(config, setting)
         self.config: GRPOConfig = config
         self.policy = Policy(config, setting)
-        self._sampler: Sampler = EagerSampler(self.policy.model, self.policy.eos_token_ids, self.policy.pad_token_id)
+        self._generation = Generation(
+            sampler_of(self.policy, config), setting.ranks, rollouts_per_batch=config.rollouts_per_batch, device=setting.device
+        )
         self._optimization = Optimization(
             self.policy.parameters, betas=config.betas, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm
         )
@@ -84,16 +85,7 @@ class GRPOTrainer(Trainer):
         )
         purpose = "evaluate" if round.evaluation else "generate"
         seed = derive_seed(round.peer_seed, purpose, round.number, round.stage, self.setting.ranks.rank)
-        sampled = generate_on_ranks(
-            self._sampler,
-            [prompt.token_ids for prompt in asked],
-            generations,
-            params,
-            seed=seed,
-            ranks=self.setting.ranks,
-            rollouts_per_batch=config.rollouts_per_batch,
-            device=self.setting.device,
-        )
+        sampled = self._generation([prompt.token_ids for prompt in asked], generations, params, seed=seed)
         return [Group(prompt, tuple(map(self._rollout, group))) for prompt, group in zip(asked, sampled, strict=True)]
 
     def _rollout(self, sampled: Sampled) -> Rollout:
@@ -131,7 +123,10 @@ class GRPOTrainer(Trainer):
                 break
             except torch.cuda.OutOfMemoryError as error:
                 # The whole step again: a backward pass that was cut short has left part of its gradients behind.
-                self._halve_micro_batches(rows, error)
+                self._optimization.clear()
+                if not self._generation.sampler.release():
+                    self._halve_micro_batches(rows, error)
+            torch.cuda.empty_cache()
         norm = self._optimization.step(rate, self.setting.ranks)
         if norm is None:
             logger.warning("the gradient was not finite: the step was left out")
@@ -209,8 +204,6 @@ class GRPOTrainer(Trainer):
             ) from error
         self._tokens_per_micro_batch = max(1, min(self._tokens_per_micro_batch, largest) // 2)
         logger.warning("out of memory while training: micro-batches of %d tokens from now on", self._tokens_per_micro_batch)
-        self._optimization.clear()
-        torch.cuda.empty_cache()
 
     @contextmanager
     def _learning(self, round: Round) -> Iterator[None]:
