@@ -77,7 +77,7 @@ def arms(model: Any, work: Work) -> dict[str, Callable[[], float]]:
             model.generate(ids, attention_mask=mask, generation_config=settings)
 
     params = SamplingParams(work.new_tokens, min_new_tokens=work.new_tokens)
-    generator = torch.Generator(device=model.device).manual_seed(2)
+    generator = torch.Generator().manual_seed(2)
     eager, graphs = EagerSampler(model, (EOS,), PAD), CudaGraphSampler(model, (EOS,), PAD)
     every = {
         "sequential": lambda: [generate(1) for _ in range(work.completions)],

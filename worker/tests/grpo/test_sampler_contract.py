@@ -65,7 +65,7 @@ def make(request):
 
 
 def seeded(seed=0):
-    return torch.Generator(device=DEVICE).manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
 
 
 def completions(groups):

@@ -46,6 +46,7 @@ class SharedPromptAttention:
         steps: tokens a row may have.
         queries: query heads, K * G.
         rotation: turns queries and keys to their positions.
+        scaling: of queries; None where they come scaled.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class SharedPromptAttention:
         *,
         queries: int,
         rotation: Rotation,
+        scaling: float | None = None,
     ) -> None:
         prompts, heads, width, size = keys.shape
-        self._queries, self._rotation = queries, rotation
+        self._queries, self._rotation, self._scaling = queries, rotation, scaling
         self._prompt_keys = keys.transpose(2, 3).reshape(prompts * heads, size, width)
         self._prompt_values = values.reshape(prompts * heads, width, size)
         self._hidden: Tensor | None = None
@@ -125,7 +127,7 @@ class SharedPromptAttention:
         """Attends over prompt and completion, the new token included.
 
         Args:
-            heads: queries (scaled), keys and values of the new token, not yet turned, [B, (G + 2) * K, D].
+            heads: queries, keys and values of the new token, not yet turned, [B, (G + 2) * K, D].
             turn: the rotation at the positions of the slots, [P, M, 1, …].
 
         Returns:
@@ -139,6 +141,8 @@ class SharedPromptAttention:
         self._rotation.turn(query.view(prompts, completions, keys, group, size), turn.unsqueeze(2), self._query_in)
         self._rotation.turn(key, turn, self._keys_in[:, :, :, place])
         self._values_in[:, :, :, place] = value
+        if self._scaling is not None:
+            self._query_by_row.mul_(self._scaling)
         if self._hidden is None:
             of_prompt = torch.bmm(self._query_by_prompt, self._prompt_keys)
         else:

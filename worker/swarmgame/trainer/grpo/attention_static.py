@@ -77,20 +77,30 @@ class StaticAttention:
         slots: M.
         window: L; the caller takes a larger one before step L is written.
         queries: query heads, K * G.
+        scaling: of queries.
         step: [1], the place at which the new token is written, changed by the caller before each call.
         hidden: what may not be attended to, likewise.
     """
 
     def __init__(
-        self, cache: StaticCache, slots: int, window: int, *, queries: int, rotation: Rotation, step: Tensor, hidden: Hidden
+        self,
+        cache: StaticCache,
+        slots: int,
+        window: int,
+        *,
+        queries: int,
+        rotation: Rotation,
+        scaling: float,
+        step: Tensor,
+        hidden: Hidden,
     ) -> None:
-        self._cache, self._rotation, self._step, self._hidden = cache, rotation, step, hidden
+        self._cache, self._rotation, self._scaling, self._step, self._hidden = cache, rotation, scaling, step, hidden
         self._keys, self._values = cache.own(slots)
         prompts, heads, _, steps, size = self._keys.shape
         self._shape = prompts, slots, heads, queries // heads, size
         query = self._keys.new_empty(prompts, heads, slots, queries // heads, size)
-        self._key = self._keys.new_empty(prompts, heads, slots, 1, size)
-        self._query_in, self._key_in = rotation.seen(query.transpose(1, 2)), rotation.seen(self._key.transpose(1, 2))
+        self._query_in = query.transpose(1, 2)
+        self._turned = self._keys.new_empty(prompts, slots, queries + heads, size)
         self._query_by_prompt = query.view(prompts * heads, -1, size)
         self._query_by_row = query.view(prompts * heads * slots, -1, size)
         self._keys_out = self._keys.view(-1, steps, size)[:, :window].transpose(1, 2)
@@ -100,22 +110,24 @@ class StaticAttention:
         """Attends over prompt and completion, the new token included.
 
         Args:
-            heads: queries (scaled), keys and values of the new token, not yet turned, [P * M, (G + 2) * K, D].
+            heads: queries, keys and values of the new token, not yet turned, [P * M, (G + 2) * K, D].
             turns: the rotation at the positions of the rows, [P, M, 1, …].
 
         Returns:
             [P * M, K * G * D].
         """
         prompts, slots, keys, group, size = self._shape
-        query, key, value = torch.split(heads.view(prompts, slots, -1, size), [keys * group, keys, keys], dim=2)
-        self._rotation.turn(query.view(prompts, slots, keys, group, size), turns.unsqueeze(2), self._query_in)
-        self._rotation.turn(key.unsqueeze(3), turns.unsqueeze(3), self._key_in)
-        self._keys.index_copy_(3, self._step, self._key)
+        turning, value = torch.split(heads.view(prompts, slots, -1, size), [keys * group + keys, keys], dim=2)
+        # Queries and keys are turned together: here an operation costs what its start costs.
+        self._rotation.turn(turning, turns, self._rotation.seen(self._turned))
+        query, key = torch.split(self._turned, [keys * group, keys], dim=2)
+        self._query_in.copy_(query.view(prompts, slots, keys, group, size))
+        self._keys.index_copy_(3, self._step, key.transpose(1, 2).unsqueeze(3))
         self._values.index_copy_(3, self._step, value.transpose(1, 2).unsqueeze(3))
-        of_prompt = torch.baddbmm(self._hidden.prompt, self._query_by_prompt, self._cache.prompt_keys)
-        of_own = torch.baddbmm(self._hidden.own, self._query_by_row, self._keys_out)
-        scores = torch.cat([of_prompt.view(len(of_own), group, -1), of_own], dim=-1)
-        shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+        of_prompt = torch.baddbmm(self._hidden.prompt, self._query_by_prompt, self._cache.prompt_keys, alpha=self._scaling)
+        of_own = torch.baddbmm(self._hidden.own, self._query_by_row, self._keys_out, alpha=self._scaling)
+        # Below fp32 the softmax computes in fp32 and rounds at the end: one kernel, where asking for fp32 and rounding would be two.
+        shares = torch.softmax(torch.cat([of_prompt.view(len(of_own), group, -1), of_own], dim=-1), dim=-1)
         width = of_prompt.shape[-1]
         attended = torch.bmm(shares.view(prompts * keys, slots * group, -1)[:, :, :width], self._cache.prompt_values)
         attended.view(len(of_own), group, size).baddbmm_(shares[:, :, width:], self._values_out)

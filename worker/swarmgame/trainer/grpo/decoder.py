@@ -34,7 +34,14 @@ class Decoder:
         order = Rotation.order(self._forward.head_dim) if self._forward.fused else slice(None)
         self._attentions = [
             SharedPromptAttention(
-                layer.keys[..., order], layer.values, mask, completions, steps, queries=self._forward.queries, rotation=self._rotation
+                layer.keys[..., order],
+                layer.values,
+                mask,
+                completions,
+                steps,
+                queries=self._forward.queries,
+                rotation=self._rotation,
+                scaling=self._forward.scaling,
             )
             for layer in cache.layers
         ]

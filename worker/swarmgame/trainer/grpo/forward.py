@@ -32,8 +32,10 @@ _STATIC_ROTATIONS = frozenset({"default", "linear", "llama3"})
 """Rotary embeddings that depend on the position alone, and not on how long the sequence has become."""
 
 Map = Callable[[Tensor], Tensor]
+Maps = Callable[[Tensor], Sequence[Tensor]]
 Attention = Callable[[Tensor, Tensor], Tensor]
-"""Queries, keys and values of the new token [B, (G + 2) * K, D] and the turns of its positions → what was attended to [B, K * G * D]."""
+"""Queries, keys and values of the new token [B, (G + 2) * K, D] and the turns of its positions → what was attended to [B, K * G * D]. Queries
+are to be multiplied by `Forward.scaling`, unless that is None."""
 
 
 def knows(model: Any) -> bool:
@@ -70,6 +72,7 @@ class Forward:
         self.fused = fused
         self.queries, self.keys = int(config.num_attention_heads), int(config.num_key_value_heads)
         self.head_dim = int(inner.layers[0].self_attn.head_dim)
+        self.scaling = None if fused else float(inner.layers[0].self_attn.scaling)
         self._embedding: Tensor = inner.embed_tokens.weight
         self._rotary = inner.rotary_emb
         self._layers = [_layer(layer, fused) for layer in inner.layers]
@@ -91,10 +94,8 @@ class Forward:
             if layer.query_norm is not None and layer.key_norm is not None:
                 query, key, value = torch.split(heads, [queries, keys, keys], dim=1)
                 heads = torch.cat([layer.query_norm(query), layer.key_norm(key), value], dim=1)
-            if layer.scaling is not None:
-                heads[:, :queries].mul_(layer.scaling)
             hidden = _added(hidden, attention(heads, turns), layer.output)
-            gate, up = layer.gate_up(layer.second_norm(hidden)).chunk(2, dim=-1)
+            gate, up = layer.gate_up(layer.second_norm(hidden))
             hidden = _added(hidden, layer.activation(gate).mul_(up), layer.down)
         return self._head(self._norm(hidden))
 
@@ -112,14 +113,13 @@ class _Norm:
             return x * torch.addcmul(self._epsilons, length, length, value=1.0 / x.shape[-1]).rsqrt_()
         if x.dtype == torch.float32:
             return F.rms_norm(x, (x.shape[-1],), self._weight, self._epsilon)
-        # In fp32, rounded before the weight is applied, as transformers does it.
-        rounded: Tensor = self._weight * F.rms_norm(x.float(), (x.shape[-1],), None, self._epsilon).to(x.dtype)
-        return rounded
+        # Computed in fp32 and rounded before the weight is applied, as transformers does it.
+        return self._weight * F.rms_norm(x, (x.shape[-1],), None, self._epsilon)
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer's parts; `scaling` is None where queries come out of `qkv` or `query_norm` scaled."""
+    """One layer's parts."""
 
     first_norm: _Norm
     second_norm: _Norm
@@ -127,10 +127,9 @@ class _Layer:
     output: Any
     query_norm: _Norm | None
     key_norm: _Norm | None
-    gate_up: Map
+    gate_up: Maps
     down: Any
     activation: Any
-    scaling: float | None
 
 
 def _linears(layer: Any) -> list[Any]:
@@ -162,9 +161,9 @@ def _layer(layer: Any, fused: bool) -> _Layer:
             scale = scales[place]
             scales[place] = None if scale is None else scale[order] * factor
         qkv = _joined(weights, biases, first.weight)
-        gate_up = _joined([gate.weight, up.weight], [gate.bias, up.bias], second.weight)
+        gate_up = _halves(_joined([gate.weight, up.weight], [gate.bias, up.bias], second.weight))
     else:
-        qkv, gate_up = _beside(query, key, value), _beside(gate, up)
+        qkv, gate_up = _beside(query, key, value), _apart(gate, up)
     query_norm, key_norm = (None if norm is None else _Norm(norm, weight=scale) for norm, scale in zip(norms, scales, strict=True))
     return _Layer(
         first_norm=_Norm(first, weight=None if fused else first.weight),
@@ -176,7 +175,6 @@ def _layer(layer: Any, fused: bool) -> _Layer:
         gate_up=gate_up,
         down=down,
         activation=layer.mlp.act_fn,
-        scaling=None if fused else attention.scaling,
     )
 
 
@@ -186,10 +184,21 @@ def _map(linear: Any) -> Map:
     return map
 
 
-def _beside(*linears: Any) -> Map:
-    """Several linear maps of one input, side by side."""
+def _apart(*linears: Any) -> Maps:
+    """Several linear maps of one input."""
     maps = [_map(linear) for linear in linears]
-    return lambda x: torch.cat([one(x) for one in maps], dim=-1)
+    return lambda x: [one(x) for one in maps]
+
+
+def _beside(*linears: Any) -> Map:
+    """The same, side by side."""
+    apart = _apart(*linears)
+    return lambda x: torch.cat(list(apart(x)), dim=-1)
+
+
+def _halves(both: Map) -> Maps:
+    """Two maps of one input that were joined, apart again."""
+    return lambda x: both(x).chunk(2, dim=-1)
 
 
 def _joined(weights: list[Tensor], biases: list[Tensor | None], input_scale: Tensor) -> Map:

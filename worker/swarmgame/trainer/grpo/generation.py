@@ -48,10 +48,10 @@ class Generation:
         rollouts_per_batch: at most this many completions at once (but always at least one prompt's).
     """
 
-    def __init__(self, sampler: Sampler, ranks: Ranks, *, rollouts_per_batch: int, device: str) -> None:
+    def __init__(self, sampler: Sampler, ranks: Ranks, *, rollouts_per_batch: int) -> None:
         self.sampler = sampler
         self.rollouts_per_batch = rollouts_per_batch
-        self._ranks, self._device = ranks, device
+        self._ranks = ranks
 
     def __call__(self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, *, seed: int) -> list[list[Sampled]]:
         """`n` completions of each prompt, in the order of the prompts, on every rank.
@@ -63,7 +63,8 @@ class Generation:
             Temporary: the device has no memory for the completions of a single prompt.
         """
         ranks = self._ranks
-        generator = torch.Generator(device=self._device).manual_seed(seed)
+        # The processor's: a device's generator gives a row other numbers when other rows are drawn with it.
+        generator = torch.Generator().manual_seed(seed)
         own = prompts[ranks.rank :: ranks.size]
         groups: list[list[Sampled]] = []
         while len(groups) < len(own):

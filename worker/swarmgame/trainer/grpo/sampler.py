@@ -81,7 +81,7 @@ class Sampler(Protocol):
         Args:
             prompts: token ids, each non-empty; lengths may differ.
             n: completions a prompt, at least 1.
-            generator: the only source of chance; advanced by the same amount whatever is drawn.
+            generator: of the CPU, whatever the device; the only source of chance, advanced by the same amount whatever is drawn.
 
         Returns:
             One list a prompt, in order, of `n` completions.
@@ -117,16 +117,15 @@ class Draw:
 
     def __call__(self, logits_BV: Tensor, uniform_B: Tensor, *, forbid_eos: bool) -> tuple[Tensor, Tensor]:
         """Token ids and their log-probabilities (fp32), each [B]."""
-        scaled = logits_BV.float()
-        if self.params.temperature != 1.0:
-            scaled = scaled / self.params.temperature
+        # Dividing needs fp32; where there is nothing to divide, the softmax reads what the model wrote.
+        scaled = logits_BV if self.params.temperature == 1.0 else logits_BV.float() / self.params.temperature
         if self.params.greedy or self.params.top_k or self.params.top_p < 1:
-            logprobs = torch.log_softmax(scaled, dim=-1)
+            logprobs = torch.log_softmax(scaled, dim=-1, dtype=torch.float32)
             allowed = self._allowed(logprobs, forbid_eos)
             ids = allowed.argmax(dim=-1) if self.params.greedy else self._inverted(allowed.exp(), uniform_B)
             return ids, logprobs.gather(1, ids.unsqueeze(1)).squeeze(1)
         # Nothing but EOS is ever forbidden: no logarithm is needed of tokens that are not drawn. One that is drawn is not 0.
-        chances = torch.softmax(scaled, dim=-1)
+        chances = torch.softmax(scaled, dim=-1, dtype=torch.float32)
         ids = self._inverted(self._but_eos(chances, 0.0) if forbid_eos and self.eos else chances, uniform_B)
         return ids, chances.gather(1, ids.unsqueeze(1)).squeeze(1).log_()
 
@@ -136,7 +135,8 @@ class Draw:
         if chances.shape[1] < WIDE:
             return _passed(chances.cumsum(dim=-1, dtype=torch.float64), uniform_B)[0].squeeze(1)
         # First the block, then the token in it: all sums of a wide vocabulary in fp64 would be several times the traffic of its chances.
-        blocks = F.pad(chances, (0, -chances.shape[1] % BLOCK)).view(len(chances), -1, BLOCK)
+        rest = -chances.shape[1] % BLOCK
+        blocks = (F.pad(chances, (0, rest)) if rest else chances).view(len(chances), -1, BLOCK)
         sums = blocks.sum(dim=-1, dtype=torch.float64)
         cumulative = sums.cumsum(dim=-1)
         block, target = _passed(cumulative, uniform_B)

@@ -47,6 +47,7 @@ class StaticDecoder:
     def __init__(self, model: Any, shape: Shape, eos_token_ids: Sequence[int], *, capture: bool) -> None:
         self.shape = shape
         self._forward = Forward(model, fused=False)
+        self._scaling = float(model.model.layers[0].self_attn.scaling)
         self._draw = Draw(shape.params, eos_token_ids)
         self._rotation = self._forward.rotation(shape.width + shape.params.max_new_tokens)
         self._capture = capture
@@ -160,7 +161,14 @@ class StaticDecoder:
             hidden = Hidden(self._hidden_prompt, self._hidden_own[:, :, :window])
             self._attentions[slots, window] = [
                 StaticAttention(
-                    cache, slots, window, queries=self._forward.queries, rotation=self._rotation, step=self._step, hidden=hidden
+                    cache,
+                    slots,
+                    window,
+                    queries=self._forward.queries,
+                    rotation=self._rotation,
+                    scaling=self._scaling,
+                    step=self._step,
+                    hidden=hidden,
                 )
                 for cache in self._caches
             ]
