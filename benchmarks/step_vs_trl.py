@@ -169,7 +169,7 @@ def main() -> None:
     torch.set_num_threads(1)
     began = harness.machine() | ({"device": torch.cuda.get_device_name(0)} if given.cuda else {})
     with tempfile.TemporaryDirectory() as folder:
-        samples = measure(arena, 2 if given.smoke else 15, 1 if given.smoke else 3, Path(folder))
+        samples = measure(arena, 2 if given.smoke else (10 if given.cuda else 15), 1 if given.smoke else 3, Path(folder))
     figures = {name: harness.summary(seconds) for name, seconds in samples.items()}
     ratio = figures["trl"]["median"] / figures["ours"]["median"]
     what = f"median step of TRL's GRPOTrainer / ours, {PROMPTS} prompts x {COMPLETIONS} completions x {arena.new_tokens} tokens"
