@@ -33,7 +33,6 @@ from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 PROMPTS, COMPLETIONS = 8, 8
-LEARNING_RATE = 1e-4
 QUESTIONS = [f"Calculate {17 * index} + {index + 3}. Answer:" for index in range(PROMPTS)]
 
 
@@ -45,14 +44,15 @@ class Arena:
     device: str
     model: str
     new_tokens: int
+    learning_rate: float
 
     @property
     def dtype(self) -> torch.dtype:
         return torch.float32 if self.device == "cpu" else torch.bfloat16
 
 
-CPU = Arena("step_vs_trl", "cpu", "builtin://tiny?hidden=96&accuracy=0", 32)
-CUDA = Arena("step_vs_trl_cuda", "cuda:0", "builtin://tiny?hidden=1024&layers=20&heads=16&accuracy=0", 128)
+CPU = Arena("step_vs_trl", "cpu", "builtin://tiny?hidden=96&accuracy=0", 32, 1e-4)
+CUDA = Arena("step_vs_trl_cuda", "cuda:0", "builtin://tiny?hidden=1024&layers=20&heads=16&accuracy=0", 128, 1e-6)
 
 
 def reward(texts: Sequence[str]) -> list[float]:
@@ -70,11 +70,11 @@ def _now() -> float:
 class Ours:
     """One peer that speaks to nobody."""
 
-    def __init__(self, setting: Setting, tokens: int) -> None:
-        self.tokens = tokens
+    def __init__(self, setting: Setting, arena: Arena) -> None:
+        self.tokens = tokens = arena.new_tokens
         self.items = [Item(Reference("bench", "v1", 0, index), question) for index, question in enumerate(QUESTIONS)]
         config = GRPOConfig(
-            generations=COMPLETIONS, max_new_tokens=tokens, min_new_tokens=tokens, learning_rate=LEARNING_RATE, loss_type="dapo"
+            generations=COMPLETIONS, max_new_tokens=tokens, min_new_tokens=tokens, learning_rate=arena.learning_rate, loss_type="dapo"
         )
         self.trainer = GRPOTrainer(config, setting)
         self.number = 0
@@ -116,7 +116,7 @@ def measure(arena: Arena, repeats: int, warmups: int, folder: Path) -> dict[str,
     """Seconds a step of each arm."""
     setting = Setting(model_uri=arena.model, cache=folder, peer="bench", device=arena.device)
     source = ensure_model(setting)
-    callback = Alternate(Ours(setting, arena.new_tokens), warmups)
+    callback = Alternate(Ours(setting, arena), warmups)
     lengths: set[int] = set()
 
     def trl_reward(completion_ids: Sequence[Sequence[int]], completions: Sequence[str], **_: Any) -> list[float]:
@@ -129,7 +129,7 @@ def measure(arena: Arena, repeats: int, warmups: int, folder: Path) -> dict[str,
         num_generations=COMPLETIONS,
         max_completion_length=arena.new_tokens,
         generation_kwargs={"min_new_tokens": arena.new_tokens},
-        learning_rate=LEARNING_RATE,
+        learning_rate=arena.learning_rate,
         lr_scheduler_type="constant",
         loss_type="dapo",
         beta=0.0,

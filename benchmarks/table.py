@@ -44,10 +44,15 @@ class Row(NamedTuple):
 def table() -> str:
     """The table and, below it, under what it was measured."""
     rows = [*_rounds(result("round_vs_genrl")), *_exchanges(result("exchange_vs_genrl")), *_generation(result("generation"))]
-    rows += [*_step(result("step_vs_trl")), *_scaling(result("exchange_scaling")), *_operator(result("operator_scale"))]
+    rows += [
+        *_on_a_device(result("generation_cuda")),
+        *_step(result("step_vs_trl")),
+        *_scaling(result("exchange_scaling")),
+        *_operator(result("operator_scale")),
+    ]
     rows += _images(result("image_sizes"))
     lines = ["| | the other | SwarmGame | |", "|---|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
-    names = ("round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl", "exchange_scaling", "operator_scale")
+    names = ("round_vs_genrl", "exchange_vs_genrl", "generation", "generation_cuda", "step_vs_trl", "exchange_scaling", "operator_scale")
     results = {name: found for name in names if (found := result(name)) is not None}
     missed = [
         f"- missed: {claim['what']}: {_bound(claim)}" for found in results.values() for claim in found.get("claims", []) if not claim["met"]
@@ -91,6 +96,19 @@ def _generation(found: Mapping[str, Any] | None) -> Iterator[Row]:
     ):
         other = seconds[name]["median"]
         yield Row("Generation, 8 prompts × 8 completions × 32 tokens", f"{what}: {_seconds(other)}", _seconds(ours), _times(other, ours))
+
+
+def _on_a_device(found: Mapping[str, Any] | None) -> Iterator[Row]:
+    for name, calls in (("usual", {"sequential": "8 calls of `generate`, as GenRL"}), ("wide", {})):
+        if found is None:
+            continue
+        figures, device = found[name], found["machine"]["device"].removeprefix("NVIDIA ")
+        ours = figures["seconds"]["cudagraph"]["median"]
+        size = f"{found['shape']['parameters'] / 1e6:.0f} M parameters, bfloat16"
+        what = f"Generation on one {device}, {figures['rows']} completions × {figures['new_tokens']} tokens, {size}"
+        for arm, call in {**calls, "num_return_sequences": "one `generate`, `num_return_sequences`", "eager": "our eager sampler"}.items():
+            other = figures["seconds"][arm]["median"]
+            yield Row(what, f"{call}: {_seconds(other)}", _seconds(ours), _times(other, ours))
 
 
 def _step(found: Mapping[str, Any] | None) -> Iterator[Row]:
@@ -156,7 +174,8 @@ def _measured(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         machine = found.get("machine")
         if machine is None:
             continue
-        under = f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']} to {machine['load_at_end']}"
+        device = f"{machine['device']}, " if "device" in machine else ""
+        under = f"{device}{machine['cpu']}, {machine['cores']} cores, load {machine['load']} to {machine['load_at_end']}"
         yield f"`{name}`: {found['date'][:10]}, {under}."
 
 
