@@ -78,6 +78,7 @@ generate: $(READY) ## the CRD and the reference pages, which are made from the c
 	$(BIN)/python -m swarmgame.runtime.catalogue > docs/reference/metrics.md
 	$(BIN)/python -m swarmgame.cli.reference > docs/reference/cli.md
 	$(BIN)/swarmgame env list --markdown > docs/reference/environments.md
+	$(BIN)/swarmgame parts list --markdown > docs/reference/parts.md
 	$(BIN)/python charts/generate.py
 
 check-generated: generate ## fails where a generated file was not current, and shows how

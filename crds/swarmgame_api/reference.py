@@ -43,7 +43,7 @@ The least that a manifest says:
 ```yaml
 {MINIMAL}```
 `swarmgame validate game.yaml` shows it with every default filled in. Unknown keys and wrong types are errors; `null` means absent.
-What stands under a `with` belongs to the part that `use` names. A value may be set from the command line:
+What stands under a `with` belongs to the part that `use` names: [parts](parts.md). A value may be set from the command line:
 `--set game.maxRounds=5`, `--set game.data.with.environments[0].name=gcd`, `--set 'metadata.labels["kueue.x-k8s.io/queue-name"]=research'`.
 """
 

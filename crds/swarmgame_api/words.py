@@ -5,6 +5,7 @@ Invariant: the words come from the annotation alone, so that they cannot disagre
 
 from __future__ import annotations
 
+from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -79,13 +80,19 @@ def describe(shape: Shape) -> str:
     low, high, most = _bounds(shape.metadata)
     between = f" from {_grouped(low)} to {_grouped(high)}" if low is not None and high is not None else ""
     if not between and low is not None:
-        between = f" of at least {_grouped(low)}"
+        between = f" of {low}" if isinstance(low, str) else f" of at least {_grouped(low)}"
     length = "" if most is None else f" of at most {most:,}"
     if shape.model is not None:
         return f"a mapping with the fields {', '.join(field.alias or name for name, field in shape.model.model_fields.items())}"
     if shape.kind is Literal:
         choices = [str(choice) or '""' for choice in shape.arguments]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    if isinstance(shape.kind, type) and issubclass(shape.kind, Enum):
+        return f"one of {', '.join(str(each.value) for each in shape.kind)}"
+    if shape.kind is Any:
+        return "anything"
+    if shape.kind is tuple and len(shape.arguments) > 1 and Ellipsis not in shape.arguments:
+        return f"a list of {len(shape.arguments)}: {', '.join(describe(shape_of(argument)) for argument in shape.arguments)}"
     if shape.kind in (tuple, list):
         return f"a list{length}, each {describe(shape_of(shape.arguments[0]))}"
     if shape.kind is dict:

@@ -14,7 +14,7 @@ from typing import Annotated, cast
 
 import typer
 
-from swarmgame.cli import env, pod
+from swarmgame.cli import env, parts, pod
 from swarmgame.cli.join import join
 from swarmgame.cli.new import new
 from swarmgame.cli.peer import peer
@@ -39,6 +39,7 @@ app.command()(new)
 app.command()(peer)
 app.command()(chain.gateway)
 app.add_typer(env.app, name="env")
+app.add_typer(parts.app, name="parts")
 app.add_typer(pod.app, name="pod")
 app.add_typer(chain.app, name="chain")
 

@@ -39,7 +39,7 @@ class FiniteConfig(Config):
     """How rows are drawn."""
 
     source: Annotated[str, Field(min_length=1)]
-    """Where the rows are; see the data's own page for what it reads."""
+    """Where the rows are: a path or an address of what the data reads."""
     split: str = "train"
     """Which split of a dataset on the hub."""
     subset: str = ""

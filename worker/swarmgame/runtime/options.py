@@ -1,0 +1,132 @@
+"""What may stand under `use` and `with`: the parts that are installed, and every option of each, from their own configurations.
+
+Invariant: every word stands in the code that enforces it; nothing is made, read or started.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import entry_points
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from swarmgame.game.parts import Part
+from swarmgame.runtime.assembly import GROUPS
+from swarmgame_api.words import Shape, describe, shape_of, shape_of_field
+
+_SEE = "See the module."
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key of a `with` block.
+
+    Args:
+        path: below `with`; `[]` stands for each entry of a list.
+        takes: what it may be, in words.
+        default: as JSON; empty where there is none to show, `required` where it must be said.
+        meaning: the sentence under it.
+    """
+
+    path: str
+    takes: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A part that a manifest may name.
+
+    Args:
+        kind: where in `spec.game` it is named: data, rewards or trainer.
+        use: its name.
+        summary: what it is.
+        options: of its `with` block.
+    """
+
+    kind: str
+    use: str
+    summary: str
+    options: tuple[Option, ...]
+
+
+def registered() -> list[Registered]:
+    """Every installed part, in the order of the manifest and of names."""
+    found = []
+    for kind, (group, _) in GROUPS.items():
+        for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
+            part: type[Part] = entry.load()
+            found.append(Registered(kind, entry.name, _summary(part), tuple(options_of(part.Config))))
+    return found
+
+
+def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[Option]:
+    """All options of a configuration, those of nested ones behind the one that holds them."""
+    for name, field in model.model_fields.items():
+        path = prefix + (field.alias or name)
+        shape = shape_of_field(field)
+        inner, ending = _nested(shape)
+        takes = describe(shape) if inner is None else "a list, each with the fields below" if ending else "the fields below"
+        yield Option(path, takes, _default(field), _one_line(field.description or ""))
+        if inner is not None:
+            yield from options_of(inner, f"{path}{ending}.")
+
+
+def page(parts: list[Registered]) -> str:
+    """The text of `docs/reference/parts.md`."""
+    lines = [
+        "# What may stand under `use` and `with`",
+        "",
+        "Written by `swarmgame parts list --markdown > docs/reference/parts.md` from the configurations themselves. `swarmgame parts show grpo`",
+        "shows one of them, one's own included where it is installed. Unknown keys and wrong types are errors, with path, value and expectation.",
+    ]  # fmt: skip
+    for part in parts:
+        lines += ["", f"## {part.kind}: {part.use}", "", part.summary, ""]
+        if not part.options:
+            lines.append("No options.")
+            continue
+        lines += ["| option | takes | default | |", "|---|---|---|---|"]
+        for option in part.options:
+            default = option.default if option.default in ("", "required") else f"`{option.default}`"
+            cells = [f"`{option.path}`", option.takes, default, option.meaning]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _nested(shape: Shape) -> tuple[type[BaseModel] | None, str]:
+    """The configuration inside a field, and what stands between its path and theirs."""
+    if shape.model is not None:
+        return shape.model, ""
+    if shape.kind in (tuple, list) and shape.arguments:
+        return shape_of(shape.arguments[0]).model, "[]"
+    return None, ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default: Any = field.get_default(call_default_factory=True)
+    if default is PydanticUndefined or default is None or isinstance(default, BaseModel):
+        return ""
+    return json.dumps(default, ensure_ascii=False, default=lambda value: value.value if isinstance(value, Enum) else str(value))
+
+
+def _summary(part: type[Part]) -> str:
+    """What the class says of itself, and where that is "see the module", what the module says before its invariant."""
+    own = _one_line((part.__doc__ or "").partition("\n\n")[0])
+    if not own.startswith(_SEE):
+        return own
+    module = _one_line((sys.modules[part.__module__].__doc__ or "").partition("Invariant")[0])
+    return f"{module} {own.removeprefix(_SEE)}".strip()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
