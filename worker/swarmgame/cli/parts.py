@@ -71,10 +71,11 @@ def _named(name: str, parts: Sequence[Registered]) -> list[Registered]:
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold", row_styles=("", "dim"))
+    table = Table(title=Text(title), title_justify="left", header_style="bold", row_styles=("", "dim"))
     for number, heading in enumerate(headings):
         table.add_column(heading, overflow="fold", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*row)
-    Console().print(table, markup=False)
+        table.add_row(*map(Text, row))  # as they are: brackets in them are no markup
+    Console().print(table)
