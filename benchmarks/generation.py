@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import harness
@@ -51,10 +51,13 @@ def prompts() -> list[list[int]]:
     return [torch.randint(0, 200, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
 
 
-def arms(model: Qwen2ForCausalLM, asked: list[list[int]], eos: tuple[int, ...], minimum: int) -> dict[str, Callable[[], float]]:
+def by_transformers(
+    model: Any, asked: list[list[int]], completions: int, params: SamplingParams, eos: Sequence[int], pad: int
+) -> dict[str, Callable[[], Any]]:
+    """The arms of transformers' own `generate`: once a completion, and once for all of them."""
     width = max(map(len, asked))
-    ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in asked])
-    mask = (ids != PAD).long()
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in asked], device=model.device)
+    mask = (ids != pad).long()
 
     def generate(sequences: int) -> None:
         settings = GenerationConfig(
@@ -62,25 +65,22 @@ def arms(model: Qwen2ForCausalLM, asked: list[list[int]], eos: tuple[int, ...], 
             temperature=1.0,
             top_k=0,
             num_return_sequences=sequences,
-            max_new_tokens=NEW_TOKENS,
-            min_new_tokens=minimum,
-            pad_token_id=PAD,
+            max_new_tokens=params.max_new_tokens,
+            min_new_tokens=params.min_new_tokens,
+            pad_token_id=pad,
             eos_token_id=list(eos),
         )
         with torch.inference_mode():
             model.generate(ids, attention_mask=mask, generation_config=settings)
 
-    def sequential() -> None:
-        for _ in range(COMPLETIONS):
-            generate(1)
+    return {"sequential": lambda: [generate(1) for _ in range(completions)], "num_return_sequences": lambda: generate(completions)}
 
+
+def arms(model: Qwen2ForCausalLM, asked: list[list[int]], eos: tuple[int, ...], minimum: int) -> dict[str, Callable[[], float]]:
     sampler, generator = EagerSampler(model, eos, PAD), torch.Generator().manual_seed(2)
     params = SamplingParams(NEW_TOKENS, min_new_tokens=minimum)
-    return {
-        "sequential": timed(sequential),
-        "num_return_sequences": timed(lambda: generate(COMPLETIONS)),
-        "ours": timed(lambda: sampler.sample(asked, COMPLETIONS, params, generator)),
-    }
+    ours = {"ours": lambda: sampler.sample(asked, COMPLETIONS, params, generator)}
+    return {name: timed(work) for name, work in (by_transformers(model, asked, COMPLETIONS, params, eos, PAD) | ours).items()}
 
 
 def timed(work: Callable[[], Any]) -> Callable[[], float]:

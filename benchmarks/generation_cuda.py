@@ -17,7 +17,8 @@ from typing import Any
 
 import harness
 import torch
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, logging
+from generation import by_transformers
+from transformers import Qwen2Config, Qwen2ForCausalLM, logging
 
 from swarmgame.trainer.grpo.sampler import SamplingParams
 from swarmgame.trainer.grpo.sampler_cudagraph import CudaGraphSampler
@@ -58,30 +59,10 @@ def half_billion(device: str) -> Any:
 def arms(model: Any, work: Work) -> dict[str, Callable[[], float]]:
     random = torch.Generator().manual_seed(1)
     asked = [torch.randint(0, 100_000, (64 + 4 * (index % 8),), generator=random).tolist() for index in range(work.prompts)]
-    width = max(map(len, asked))
-    ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in asked], device=model.device)
-    mask = (ids != PAD).long()
-
-    def generate(sequences: int) -> None:
-        settings = GenerationConfig(
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            num_return_sequences=sequences,
-            max_new_tokens=work.new_tokens,
-            min_new_tokens=work.new_tokens,
-            pad_token_id=PAD,
-            eos_token_id=EOS,
-        )
-        with torch.inference_mode():
-            model.generate(ids, attention_mask=mask, generation_config=settings)
-
     params = SamplingParams(work.new_tokens, min_new_tokens=work.new_tokens)
     generator = torch.Generator().manual_seed(2)
     eager, graphs = EagerSampler(model, (EOS,), PAD), CudaGraphSampler(model, (EOS,), PAD)
-    every = {
-        "sequential": lambda: [generate(1) for _ in range(work.completions)],
-        "num_return_sequences": lambda: generate(work.completions),
+    every = by_transformers(model, asked, work.completions, params, (EOS,), PAD) | {
         "eager": lambda: eager.sample(asked, work.completions, params, generator),
         "cudagraph": lambda: graphs.sample(asked, work.completions, params, generator),
     }

@@ -6,18 +6,16 @@ Puts an agent on the libp2p transport and on a loop of its own. Not `hivemind.DH
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from swarmgame.communication.agent import Agent
 from swarmgame.communication.bridge import Bridge, LoopThread
 from swarmgame.communication.clock import RealClock
-from swarmgame.communication.codec import SHARD_BYTES, Limits
 from swarmgame.communication.identity import Identity, verify
 from swarmgame.communication.p2p import Network, P2PTransport
 from swarmgame.communication.settings import Settings
 from swarmgame.communication.transport import Traffic
-from swarmgame.game.state import PeerId
 
 
 class HivemindCommunication(Bridge):
@@ -29,10 +27,7 @@ class HivemindCommunication(Bridge):
         port: TCP port to listen on; 0 takes any.
         initial_peers: dial addresses of some members (`identity.dial_address`); our own among them is ignored, dead ones do no harm.
         announce: multiaddrs under which others reach us, where that is not what we listen on; without the peer id.
-        admission: whether a peer may take part.
-        keep_rounds: how many rounds our words are served and those of others are heard.
-        heartbeat_seconds: between heartbeats; a peer silent for three of them is gone.
-        limits: of what others may send.
+        settings: how the agent behaves.
         host: IPv4 address to listen on.
         relay: for peers that cannot be dialled: be reached through the initial peers.
 
@@ -48,27 +43,14 @@ class HivemindCommunication(Bridge):
         port: int = 0,
         initial_peers: Sequence[str] = (),
         announce: Sequence[str] = (),
-        admission: Callable[[PeerId], bool] = lambda peer: True,
         *,
-        keep_rounds: int = 4,
-        heartbeat_seconds: float = 5.0,
-        limits: Limits | None = None,
-        shard_bytes: int = SHARD_BYTES,
-        inline_bytes: int = 64 << 10,
+        settings: Settings | None = None,
         host: str = "0.0.0.0",
         relay: bool = False,
     ) -> None:
         key = Identity.load_or_create(identity)
         network = Network(port, tuple(initial_peers), tuple(announce), host, relay)
         self._transport = P2PTransport(run, key.peer, identity, network)
-        settings = Settings(
-            admission=admission,
-            heartbeat_seconds=heartbeat_seconds,
-            keep_rounds=keep_rounds,
-            inline_bytes=inline_bytes,
-            shard_bytes=shard_bytes,
-            limits=limits or Limits(),
-        )
         agent = Agent(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
         super().__init__(agent, LoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from swarmgame.communication.agent import Agent
 from swarmgame.communication.bridge import Bridge, LoopThread
 from swarmgame.communication.clock import RealClock
-from swarmgame.communication.codec import SHARD_BYTES, Limits
 from swarmgame.communication.gloo import Frame, Kind, device_of
 from swarmgame.communication.identity import Identity, verify
 from swarmgame.communication.neighbour import FETCH_BYTES, NAME_BYTES, Neighbour
@@ -191,10 +190,7 @@ class TorchDistributedCommunication(Bridge):
         run: name of the run; it keeps its keys in the store apart from those of others.
         identity: key file; made when there is none.
         place: our seat, and where the world meets.
-        admission: whether a peer may take part.
-        keep_rounds: how many rounds our words are served and those of others are heard.
-        heartbeat_seconds: between heartbeats; a peer silent for three of them is gone.
-        limits: of what others may send.
+        settings: how the agent behaves.
         meet_seconds: how long peer 0 may take to open the store.
         lost_seconds: how long it may be away later, before this world is over.
 
@@ -207,26 +203,13 @@ class TorchDistributedCommunication(Bridge):
         run: str,
         identity: Path,
         place: Place,
-        admission: Callable[[PeerId], bool] = lambda peer: True,
         *,
-        keep_rounds: int = 4,
-        heartbeat_seconds: float = 5.0,
-        limits: Limits | None = None,
-        shard_bytes: int = SHARD_BYTES,
-        inline_bytes: int = 64 << 10,
+        settings: Settings | None = None,
         meet_seconds: float = MEET_SECONDS,
         lost_seconds: float = LOST_SECONDS,
     ) -> None:
         key = Identity.load_or_create(identity)
         self._transport = TorchDistributedTransport(run, key, place, meet_seconds=meet_seconds, lost_seconds=lost_seconds)
-        settings = Settings(
-            admission=admission,
-            heartbeat_seconds=heartbeat_seconds,
-            keep_rounds=keep_rounds,
-            inline_bytes=inline_bytes,
-            shard_bytes=shard_bytes,
-            limits=limits or Limits(),
-        )
         agent = Agent(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
         super().__init__(agent, LoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
 

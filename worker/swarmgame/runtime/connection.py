@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from swarmgame.communication.protocol import CommunicationManager
+from swarmgame.communication.settings import Settings
 from swarmgame.errors import BadUsage
 from swarmgame.game.state import PeerId
 from swarmgame_api.manifest import SwarmGame
@@ -51,6 +52,7 @@ def connection(manifest: SwarmGame, run: str, where: Whereabouts, *, admission: 
     Raises:
         BadUsage: no rendezvous, or no seat, in a closed world.
     """
+    settings = Settings(admission=admission, keep_rounds=keep_rounds)
     if manifest.spec.communication.backend == "TorchDistributed":
         from swarmgame.communication.torch_distributed import TorchDistributedCommunication
         from swarmgame.communication.world import Place
@@ -58,9 +60,7 @@ def connection(manifest: SwarmGame, run: str, where: Whereabouts, *, admission: 
         place = Place(where.index, manifest.spec.peers.replicas, *_rendezvous(where.rendezvous))
         if place.index >= place.size:
             raise BadUsage(f"peer {place.index} has no seat: with TorchDistributed there are spec.peers.replicas of them, {place.size}")
-        return TorchDistributedCommunication(
-            run, where.identity, place, admission, keep_rounds=keep_rounds, meet_seconds=where.join_seconds
-        )
+        return TorchDistributedCommunication(run, where.identity, place, settings=settings, meet_seconds=where.join_seconds)
     from swarmgame.communication.hivemind_backend import HivemindCommunication
 
     return HivemindCommunication(
@@ -69,8 +69,7 @@ def connection(manifest: SwarmGame, run: str, where: Whereabouts, *, admission: 
         port=where.port,
         initial_peers=where.initial_peers,
         announce=where.announce,
-        admission=admission,
-        keep_rounds=keep_rounds,
+        settings=settings,
     )
 
 

@@ -170,8 +170,8 @@ class Libp2pSwarm(RealTimeSwarm):
     def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> Bridge:
         from swarmgame.communication.hivemind_backend import HivemindCommunication
 
-        settings = {"heartbeat_seconds": 1.0, **settings}
-        made = HivemindCommunication(RUN, self.folder / f"{name}.key", 0, self.known, host="127.0.0.1", **settings)  # type: ignore[arg-type]
+        how = Settings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
+        made = HivemindCommunication(RUN, self.folder / f"{name}.key", 0, self.known, host="127.0.0.1", settings=how)
         self.peers.append(made)
         if join:
             made.join(at_least=at_least, timeout_seconds=20.0)
@@ -204,8 +204,8 @@ class GlooSwarm(RealTimeSwarm):
         return Place(self.seats.setdefault(name, len(self.seats)), self.size, "127.0.0.1", self.port)
 
     def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> TorchDistributedCommunication:
-        settings = {"heartbeat_seconds": 1.0, **settings}
-        made = TorchDistributedCommunication(RUN, self.folder / f"{name}.key", self.place(name), **settings)  # type: ignore[arg-type]
+        how = Settings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
+        made = TorchDistributedCommunication(RUN, self.folder / f"{name}.key", self.place(name), settings=how)
         self.peers.append(made)
         if join:
             made.join(at_least=at_least, timeout_seconds=20.0)

@@ -104,7 +104,8 @@ CHILD = """
     from pathlib import Path
     from conftest import make_contribution
     from swarmgame.communication.hivemind_backend import HivemindCommunication
-    peer = HivemindCommunication("contract", Path(sys.argv[2]), 0, sys.argv[3:], host="127.0.0.1", heartbeat_seconds=1.0)
+    from swarmgame.communication.settings import Settings
+    peer = HivemindCommunication("contract", Path(sys.argv[2]), 0, sys.argv[3:], host="127.0.0.1", settings=Settings(heartbeat_seconds=1.0))
     peer.join(at_least=2, timeout_seconds=60)
     peer.publish(make_contribution(peer.peer, 0))
     print("ready", flush=True)

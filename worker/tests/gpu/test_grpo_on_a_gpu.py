@@ -19,7 +19,7 @@ pytestmark = pytest.mark.gpu
 def graphs(learner: GRPOTrainer) -> int:
     sampler = learner._generation.sampler
     assert isinstance(sampler, CudaGraphSampler)
-    return sum(len(decoder._graphs) for decoder in sampler._decoders.values())
+    return sum(graph is not None for decoder in sampler._decoders.values() for graph in decoder._graphs.values())
 
 
 def gradients(learner: GRPOTrainer) -> dict[str, torch.Tensor]:

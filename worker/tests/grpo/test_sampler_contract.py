@@ -344,6 +344,21 @@ def test_an_update_of_the_weights_is_seen_by_the_next_call():
     assert after == CudaGraphSampler(model, (EOS,), PAD).sample(PROMPTS, 6, params, seeded(5)) != before
 
 
+def test_a_step_that_cannot_be_recorded_is_taken_as_it_is(monkeypatch, caplog):
+    def refused(*_, **__):
+        raise RuntimeError("CUDA out of memory\nand more")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", refused)
+    made = static_decoder.StaticDecoder.__init__
+    monkeypatch.setattr(static_decoder.StaticDecoder, "__init__", lambda self, *args, capture: made(self, *args, capture=True))
+    model, params = tiny(), SamplingParams(12)
+    drawn, expected = (one(model, (EOS,), PAD).sample(PROMPTS, 4, params, seeded(5)) for one in (CudaGraphSampler, EagerSampler))
+    assert [c.token_ids for c in completions(drawn)] == [c.token_ids for c in completions(expected)]
+    assert [record.message for record in caplog.records] == [
+        "a step of 4 slots could not be recorded as a graph and is taken operation by operation: CUDA out of memory"
+    ]
+
+
 @pytest.mark.parametrize(("width", "padded"), [(1, 64), (64, 64), (65, 128), (512, 512), (513, 640), (1024, 1024), (1025, 1280)])
 def test_prompts_are_padded_to_few_widths(width, padded):
     assert bucket(width) == padded

@@ -8,9 +8,10 @@ and `n`, not on which rows shared a batch or when they left it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,45 @@ class Sampler(Protocol):
     def release(self) -> bool:
         """Gives back what memory of the device is held between calls; returns whether there was any."""
         ...
+
+
+class ModelSampler(ABC):
+    """What samplers of a model of transformers share: what they are given, and the model's mode.
+
+    Args:
+        model: a causal language model of transformers; put into evaluation mode while sampling, and back afterwards.
+        eos_token_ids: ids that end a completion.
+        pad_token_id: any valid id; never attended to.
+    """
+
+    def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> None:
+        self.model = model
+        self.eos_token_ids = tuple(eos_token_ids)
+        self.pad_token_id = pad_token_id
+
+    @torch.inference_mode()
+    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
+        """See `Sampler.sample`."""
+        check_request(prompts, n)
+        if not prompts:
+            return []
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            ids, logprobs = self._rollout(prompts, n, params, generator)
+        finally:
+            self.model.train(was_training)
+        return cut(ids, logprobs, self.eos_token_ids, n)
+
+    def release(self) -> bool:
+        """See `Sampler.release`; nothing is held, unless a sampler says otherwise."""
+        return False
+
+    @abstractmethod
+    def _rollout(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and log-probabilities, each [rows, max_new_tokens]; whatever stands behind a row's EOS is not looked at."""
 
 
 def uniforms(rows: int, params: SamplingParams, generator: torch.Generator, device: torch.device) -> Tensor:

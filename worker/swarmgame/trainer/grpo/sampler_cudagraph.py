@@ -16,7 +16,7 @@ from torch import Tensor
 
 from swarmgame.trainer.grpo.forward import knows
 from swarmgame.trainer.grpo.prefill import prefill
-from swarmgame.trainer.grpo.sampler import Sampled, SamplingParams, check_request, cut, uniforms
+from swarmgame.trainer.grpo.sampler import ModelSampler, SamplingParams, uniforms
 from swarmgame.trainer.grpo.sampler_eager import SYNC_EVERY, EagerSampler
 from swarmgame.trainer.grpo.static_decoder import Shape, StaticDecoder
 
@@ -24,19 +24,11 @@ KEPT = 3
 """Shapes whose memory and graphs are kept: training, evaluation, and a stage with longer prompts."""
 
 
-class CudaGraphSampler:
-    """Samples with graphs.
-
-    Args:
-        model: a causal language model of transformers; put into evaluation mode while sampling, and back afterwards.
-        eos_token_ids: ids that end a completion.
-        pad_token_id: any valid id; never attended to.
-    """
+class CudaGraphSampler(ModelSampler):
+    """Samples with graphs."""
 
     def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> None:
-        self.model = model
-        self.eos_token_ids = tuple(eos_token_ids)
-        self.pad_token_id = pad_token_id
+        super().__init__(model, eos_token_ids, pad_token_id)
         self._eager = EagerSampler(model, eos_token_ids, pad_token_id)
         self._decoders: OrderedDict[Shape, StaticDecoder] = OrderedDict()
         self._weights: tuple[int, ...] = ()
@@ -47,25 +39,11 @@ class CudaGraphSampler:
         self._decoders.clear()
         return held
 
-    @torch.inference_mode()
-    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
-        """See `Sampler.sample`."""
-        check_request(prompts, n)
-        if not prompts:
-            return []
-        if not knows(self.model):
-            return self._eager.sample(prompts, n, params, generator)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            ids, logprobs = self._rollout(prompts, n, params, generator)
-        finally:
-            self.model.train(was_training)
-        return cut(ids, logprobs, self.eos_token_ids, n)
-
     def _rollout(
         self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
+        if not knows(self.model):
+            return self._eager._rollout(prompts, n, params, generator)
         device, steps, rows = self.model.device, params.max_new_tokens, len(prompts) * n
         width = bucket(max(len(prompt) for prompt in prompts))
         decoder = self._decoder(Shape(len(prompts), n, width, params))

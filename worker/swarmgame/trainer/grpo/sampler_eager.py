@@ -16,7 +16,7 @@ from swarmgame.trainer.grpo.cache import is_windowed
 from swarmgame.trainer.grpo.decoder import Decoder
 from swarmgame.trainer.grpo.forward import knows
 from swarmgame.trainer.grpo.prefill import prefill
-from swarmgame.trainer.grpo.sampler import Draw, Sampled, SamplingParams, check_request, cut, uniforms
+from swarmgame.trainer.grpo.sampler import Draw, ModelSampler, SamplingParams, uniforms
 
 COMPACT_BELOW = 0.75
 """Share of rows alive under which the finished ones are taken out: copying the cache must cost less than carrying them."""
@@ -25,39 +25,16 @@ SYNC_EVERY = 16
 """On an accelerator, how many steps pass between looks at who has finished: each look waits for the device."""
 
 
-class EagerSampler:
-    """Samples with the model's own forward.
+class EagerSampler(ModelSampler):
+    """Samples operation by operation.
 
     Args:
-        model: a causal language model of transformers; put into evaluation mode while sampling, and back afterwards.
-        eos_token_ids: ids that end a completion.
-        pad_token_id: any valid id; never attended to.
-        written_out: take decode steps with `Decoder` where it knows the model; otherwise always with the model's own forward.
+        written_out: take decode steps with `Decoder` where the model is known; otherwise always with the model's own forward.
     """
 
     def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int, *, written_out: bool = True) -> None:
-        self.model = model
-        self.eos_token_ids = tuple(eos_token_ids)
-        self.pad_token_id = pad_token_id
+        super().__init__(model, eos_token_ids, pad_token_id)
         self.written_out = written_out
-
-    def release(self) -> bool:
-        """Nothing is held between calls."""
-        return False
-
-    @torch.inference_mode()
-    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
-        """See `Sampler.sample`."""
-        check_request(prompts, n)
-        if not prompts:
-            return []
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            ids, logprobs = self._rollout(prompts, n, params, generator)
-        finally:
-            self.model.train(was_training)
-        return cut(ids, logprobs, self.eos_token_ids, n)
 
     def _rollout(
         self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator

@@ -9,6 +9,7 @@ Invariants: a step changes nothing but its own memory; the host waits for the de
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from swarmgame.trainer.grpo.attention_static import Hidden, StaticAttention, Sta
 from swarmgame.trainer.grpo.forward import Forward
 from swarmgame.trainer.grpo.prefill import Prefilled
 from swarmgame.trainer.grpo.sampler import Draw, SamplingParams
+
+logger = logging.getLogger(__name__)
 
 SMALLEST_WINDOW = 128
 """Steps in the first window; each further one is twice as long. A row so reads at most twice as much of its own past as there is."""
@@ -51,7 +54,7 @@ class StaticDecoder:
         self._draw = Draw(shape.params, eos_token_ids)
         self._rotation = self._forward.rotation(shape.width + shape.params.max_new_tokens)
         self._capture = capture
-        self._graphs: dict[tuple[int, int, bool], torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple[int, int, bool], torch.cuda.CUDAGraph | None] = {}
         self._pool: Any = None
         device, weights = model.device, model.model.embed_tokens.weight
         rows, steps = shape.prompts * shape.slots, shape.params.max_new_tokens
@@ -101,16 +104,14 @@ class StaticDecoder:
         while window <= step:
             window *= 2
         key = self.slots, min(window, steps), step + 1 < self.shape.params.min_new_tokens
-        if not self._capture:
-            return self._advance(*key)
         graph = self._graphs.get(key)
-        if graph is None:
-            # Taken once as it is: a real step, which also makes what libraries make at their first call. Recorded after that, which runs nothing.
-            self._advance(*key)
+        if graph is not None:
+            graph.replay()
+            return
+        # Taken as it is: a real step, which also makes what libraries make at their first call. Recorded after that, which runs nothing.
+        self._advance(*key)
+        if self._capture and key not in self._graphs:
             self._graphs[key] = self._recorded(*key)
-            return None
-        graph.replay()
-        return None
 
     @property
     def finished(self) -> Tensor:
@@ -174,9 +175,16 @@ class StaticDecoder:
             ]
         return self._attentions[slots, window]
 
-    def _recorded(self, slots: int, window: int, forbid_eos: bool) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            self._advance(slots, window, forbid_eos)
+    def _recorded(self, slots: int, window: int, forbid_eos: bool) -> torch.cuda.CUDAGraph | None:
+        """The step as a graph; None, with a word in the log, where the device refuses (too little memory for a second set of temporaries)."""
+        try:
+            graph = torch.cuda.CUDAGraph()
+            # Only this thread is held to the rules of capturing: NCCL's watchdog asks for events from its own.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                self._advance(slots, window, forbid_eos)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            logger.warning("a step of %d slots could not be recorded as a graph and is taken operation by operation: %s", slots, reason)
+            return None
         self._pool = graph.pool()  # graphs never run at the same time, so their temporary memory may be the same
         return graph
