@@ -43,7 +43,7 @@ demo-control: $(READY) ## the same with rewards shuffled within the batch: nothi
 test: lint types ## every test that needs no cluster: unit, oracle, processes, and with Node contracts
 	$(RUN) -m unit -n 2
 	$(RUN) -m oracle -n 2
-	$(RUN) -m processes -n 2 $(AGAIN)
+	$(RUN) -m processes -n 2 $(AGAIN) --durations=10
 ifneq ($(NODE),)
 	$(MAKE) test-contracts
 else
