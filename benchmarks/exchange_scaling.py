@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import tempfile
 import threading
 import time
@@ -118,6 +119,7 @@ def measure(size: int, rounds: int, pace: float) -> dict[str, Any]:
     """One swarm of a size."""
     from swarmgame.communication.identity import Identity
 
+    os.environ["GOMAXPROCS"] = "1"  # as a peer with one thread sets it for its daemon
     context = get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         for number in range(size):

@@ -84,7 +84,8 @@ def peer(
         ),
     ] = "",
     threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", min=1, envvar="OMP_NUM_THREADS", help="Of torch. Default: all cores.")
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, envvar="OMP_NUM_THREADS", help="Of torch and the libp2p daemon. Default: all cores."),
     ] = None,
 ) -> None:
     """Play one peer's part of a game, as a pod or `swarmgame run` does.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import signal
 import threading
 import time
@@ -72,7 +73,7 @@ class PeerOptions:
         rendezvous: HOST:PORT where the peers of a closed world (TorchDistributed) meet: peer 0 listens there.
         at_least: members to wait for before the first round, ourselves included.
         join_seconds: longest wait for them.
-        threads: of torch.
+        threads: of torch, and of the libp2p daemon unless GOMAXPROCS says otherwise.
         linger_seconds: longest wait, at the end, for those who still need our words; None: the stage deadline.
         chain: where the chain is; what is left open comes from the environment and the manifest. Unused where the game has none.
     """
@@ -107,6 +108,8 @@ def run_peer(options: PeerOptions) -> ExitCode:
     manifest = load_manifest(options.game, options.overrides)
     folder = options.game.parent
     torch.set_num_threads(options.threads)
+    # The libp2p daemon's too: many daemons on few cores, each with a scheduler for every core, take them from each other (docs/LOG.md, 2026-11-26).
+    os.environ.setdefault("GOMAXPROCS", str(options.threads))
     with _stop_signals() as stop, code_of(folder), ExitStack() as cleanup:  # a signal must not tear the clean-up
         ranks = ranks_from_environment()
         if isinstance(ranks, DistributedRanks):

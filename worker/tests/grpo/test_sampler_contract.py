@@ -276,6 +276,9 @@ def test_llama_shaped_models_are_written_out_and_nothing_that_was_not_seen(archi
     assert knows(tiny(architecture))
     assert knows(adapted(tiny(architecture), "q_proj", "down_proj"))
     assert not knows(adapted(tiny(architecture), "embed_tokens"))
+    checkpointed = adapted(tiny(architecture), "q_proj")
+    checkpointed.enable_input_require_grads()
+    assert knows(checkpointed)
     hooked = tiny(architecture)
     hooked.model.layers[1].mlp.register_forward_hook(lambda *_: None)
     assert not knows(hooked)
@@ -324,7 +327,7 @@ def test_memory_is_kept_for_the_last_shapes_until_it_is_released_or_the_weights_
     assert dict(sampler._decoders) == kept
     for n in range(5, 10):
         sampler.sample(PROMPTS, n, params, seeded(5))
-    assert [shape.slots for shape in sampler._decoders] == [7, 8, 9]
+    assert [shape.slots for shape in sampler._decoders] == [6, 7, 8, 9]
     assert sampler.release()
     assert not sampler.release()
     assert sampler.sample(PROMPTS, 4, params, seeded(5)) == first

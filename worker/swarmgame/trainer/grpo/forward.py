@@ -45,11 +45,17 @@ def knows(model: Any) -> bool:
     rotation = getattr(model.config, "rope_parameters", None) or {}
     if rotation.get("rope_type", "default") not in _STATIC_ROTATIONS or model.config._attn_implementation not in ("sdpa", "eager"):
         return False
-    if any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__ for module in model.modules()):
+    if any(_is_hooked(module) for module in model.modules()):
         return False
     if type(model.model.embed_tokens) is not nn.Embedding or type(model.lm_head) is not nn.Linear:
         return False
     return all(type(one) is nn.Linear or _is_adapted(one) for layer in model.model.layers for one in _linears(layer))
+
+
+def _is_hooked(module: Any) -> bool:
+    """Whether a module does anything beside its forward. The hook of checkpointed adapters does not count: it is about gradients alone."""
+    hooks = [hook for hook in module._forward_hooks.values() if getattr(hook, "__name__", "") != "make_inputs_require_grads"]
+    return bool(hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
 def is_fusible(model: Any) -> bool:

@@ -7,6 +7,7 @@ many rollouts its device had memory for at once.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,10 +76,12 @@ class Generation:
         return [dealt[index % ranks.size][index // ranks.size] for index in range(len(prompts))]
 
     def _batch(self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
-        """As many of the first prompts as there is memory for."""
+        """As many of the first prompts as there is memory for, in batches of one size where that can be: a sampler may keep what it made for it."""
         before = generator.get_state()
         while True:
-            batch = prompts[: max(1, self.rollouts_per_batch // n)]
+            most = max(1, self.rollouts_per_batch // n)
+            batches = math.ceil(len(prompts) / most)
+            batch = prompts[: math.ceil(len(prompts) / batches)]
             try:
                 return self.sampler.sample(batch, n, params, generator)
             except torch.cuda.OutOfMemoryError as error:

@@ -20,8 +20,8 @@ from swarmgame.trainer.grpo.sampler import ModelSampler, SamplingParams, uniform
 from swarmgame.trainer.grpo.sampler_eager import SYNC_EVERY, EagerSampler
 from swarmgame.trainer.grpo.static_decoder import Shape, StaticDecoder
 
-KEPT = 3
-"""Shapes whose memory and graphs are kept: training, evaluation, and a stage with longer prompts."""
+KEPT = 4
+"""Shapes whose memory and graphs are kept: training and evaluation, and for each a second one (a stage with longer prompts, an uneven batch)."""
 
 
 class CudaGraphSampler(ModelSampler):

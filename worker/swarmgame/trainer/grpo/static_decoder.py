@@ -4,7 +4,7 @@ A decode step of a language model is some hundreds of small kernels, and startin
 device. A graph starts them all at once. For that, everything a step reads or writes stays where it is: the number of the step, the last token,
 positions, chance and results are tensors on the device. Graphs are made the first time a shape is met, and kept for later calls: they read the
 model's own weights, so that an update between calls needs no new graph. On a device without graphs the same step runs operation by operation.
-Invariants: a step changes nothing but its own memory; the host waits for the device only where `Decoding.finished` is read.
+Invariants: a step changes nothing but its own memory; the host waits for the device only where `finished` is read.
 """
 
 from __future__ import annotations

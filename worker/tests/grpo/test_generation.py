@@ -1,0 +1,85 @@
+"""Generation on one rank: how prompts are cut into batches, and what happens when a device has no memory for one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.game.ranks import OneRank
+from swarmgame.trainer.grpo.config import GRPOConfig
+from swarmgame.trainer.grpo.generation import Generation, sampler_of
+from swarmgame.trainer.grpo.sampler import Sampled, SamplingParams, uniforms
+
+pytestmark = pytest.mark.unit
+PARAMS = SamplingParams(3)
+
+
+class SmallDevice:
+    """A sampler that says its chance, on a device with room for so many rows; what it holds between calls takes some of it."""
+
+    def __init__(self, room: int, held: int = 0) -> None:
+        self.room, self.held = room, held
+        self.batches: list[int] = []
+
+    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
+        chance = uniforms(len(prompts) * n, params, generator, torch.device("cpu")).t()
+        if len(prompts) * n > self.room - self.held:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        self.batches.append(len(prompts))
+        words = [Sampled(tuple(int(1000 * number) for number in row), (0.0,) * len(row), stopped=False) for row in chance]
+        return [words[start : start + n] for start in range(0, len(words), n)]
+
+    def release(self) -> bool:
+        held, self.held = self.held, 0
+        return bool(held)
+
+
+def generation(sampler: SmallDevice, rollouts_per_batch: int) -> Generation:
+    return Generation(sampler, OneRank(), rollouts_per_batch=rollouts_per_batch)
+
+
+def prompts(count: int) -> list[tuple[int, ...]]:
+    return [(index,) for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "batches"), [(8, 512, [8]), (100, 512, [50, 50]), (101, 512, [51, 50]), (3, 8, [1, 1, 1]), (3, 1, [1, 1, 1])]
+)
+def test_batches_are_as_even_as_can_be_so_that_one_shape_serves_them_all(count: int, most: int, batches: list[int]) -> None:
+    sampler = SmallDevice(10_000)
+    assert len(generation(sampler, most)(prompts(count), 8, PARAMS, seed=1)) == count
+    assert sampler.batches == batches
+
+
+def test_smaller_batches_say_the_same_words_and_stay_small(caplog: pytest.LogCaptureFixture) -> None:
+    expected = generation(SmallDevice(10_000), 512)(prompts(13), 4, PARAMS, seed=7)
+    sampler = SmallDevice(20)
+    pressed = generation(sampler, 512)
+    with caplog.at_level(logging.WARNING):
+        assert pressed(prompts(13), 4, PARAMS, seed=7) == expected
+    assert max(sampler.batches) <= 5
+    warnings = len(caplog.records)
+    assert warnings >= 1
+    assert pressed(prompts(13), 4, PARAMS, seed=7) == expected
+    assert len(caplog.records) == warnings
+
+
+def test_what_a_sampler_holds_is_given_back_before_a_single_prompt_is_given_up() -> None:
+    assert generation(SmallDevice(8, held=4), 512)(prompts(1), 8, PARAMS, seed=1)
+    with pytest.raises(Temporary, match="no memory for 8 rollouts of 3 tokens of one prompt"):
+        generation(SmallDevice(7), 512)(prompts(4), 8, PARAMS, seed=1)
+
+
+def test_graphs_without_a_cuda_device_are_an_error_of_the_manifest() -> None:
+    class Policy:
+        model = torch.nn.Linear(1, 1)
+        eos_token_ids = (1,)
+        pad_token_id = 0
+
+    Policy.model.device = torch.device("cpu")  # type: ignore[assignment]
+    with pytest.raises(InvalidManifest, match=r"spec\.game\.trainer\.with\.sampler.*cudagraph.*cpu"):
+        sampler_of(Policy(), GRPOConfig(sampler="cudagraph"))  # type: ignore[arg-type]
