@@ -20,7 +20,7 @@ from swarmgame.communication.protocol import Collected, CollectPolicy
 from swarmgame.communication.settings import Settings
 from swarmgame.communication.torch_distributed import TorchDistributedCommunication, TorchDistributedTransport
 from swarmgame.communication.transport import Handlers, Transport
-from swarmgame.communication.world import Place
+from swarmgame.communication.world import LOST_SECONDS, Place
 from swarmgame.game.state import Contribution, PeerId
 
 RUN = "contract"
@@ -203,9 +203,12 @@ class GlooSwarm(RealTimeSwarm):
     def place(self, name: str) -> Place:
         return Place(self.seats.setdefault(name, len(self.seats)), self.size, "127.0.0.1", self.port)
 
-    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> TorchDistributedCommunication:
+    def peer(
+        self, name: str, *, at_least: int = 1, join: bool = True, lost_seconds: float = LOST_SECONDS, **settings: object
+    ) -> TorchDistributedCommunication:
         how = Settings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
-        made = TorchDistributedCommunication(RUN, self.folder / f"{name}.key", self.place(name), settings=how)
+        key = self.folder / f"{name}.key"
+        made = TorchDistributedCommunication(RUN, key, self.place(name), settings=how, lost_seconds=lost_seconds)
         self.peers.append(made)
         if join:
             made.join(at_least=at_least, timeout_seconds=20.0)
