@@ -29,8 +29,11 @@ async def asked(dev: DevChain, peers: list[str]) -> tuple[int, list[PeerState], 
 
 
 def test_four_peers_are_proven_and_each_reports_each_round(tmp_path: Path) -> None:
-    """And others are admitted only because the chain knows them: had nobody been proven, nobody would have learnt from anybody."""
-    chosen = ("--coordination=dev", "--set=communication.admission=Registered")
+    """And others are admitted only because the chain knows them: had nobody been proven, nobody would have learnt from anybody.
+
+    All wait for all: at a lower quorum a slow starter takes up the game where the others are, and has nothing to report of the rounds before.
+    """
+    chosen = ("--coordination=dev", "--set=communication.admission=Registered", "--set=game.progression.quorum=100%")
     done = run_to_end("run", GAME, f"--rounds={ROUNDS}", *chosen, "--runs", tmp_path)
     run = tmp_path / "digits"
     assert f"chain: round {ROUNDS}, 4 peers proven, {4 * ROUNDS} reports final" in done.stderr
