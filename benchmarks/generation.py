@@ -9,7 +9,6 @@ Run as `python benchmarks/generation.py`; `--smoke` is quick and writes nothing.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,9 +84,9 @@ def arms(model: Qwen2ForCausalLM, asked: list[list[int]], eos: tuple[int, ...], 
 
 def timed(work: Callable[[], Any]) -> Callable[[], float]:
     def measure() -> float:
-        began = time.perf_counter()
+        began = harness.now()
         work()
-        return time.perf_counter() - began
+        return harness.now() - began
 
     return measure
 

@@ -10,14 +10,13 @@ Run as `python benchmarks/generation_cuda.py` on a machine with a CUDA device; `
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import harness
 import torch
-from generation import by_transformers
+from generation import by_transformers, timed
 from transformers import Qwen2Config, Qwen2ForCausalLM, logging
 
 from swarmgame.trainer.grpo.sampler import SamplingParams
@@ -66,18 +65,7 @@ def arms(model: Any, work: Work) -> dict[str, Callable[[], float]]:
         "eager": lambda: eager.sample(asked, work.completions, params, generator),
         "cudagraph": lambda: graphs.sample(asked, work.completions, params, generator),
     }
-    return {name: _timed(call) for name, call in every.items() if work.sequential or name != "sequential"}
-
-
-def _timed(work: Callable[[], Any]) -> Callable[[], float]:
-    def measure() -> float:
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        return time.perf_counter() - began
-
-    return measure
+    return {name: timed(call) for name, call in every.items() if work.sequential or name != "sequential"}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import os
 import platform
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -32,6 +33,15 @@ def interleave(arms: Mapping[str, Callable[[], float]], *, repeats: int, warmups
             if repeat >= warmups:
                 samples[name].append(measured)
     return samples
+
+
+def now() -> float:
+    """The time when all that was asked of a device is done."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def summary(samples: Sequence[float], *, digits: int = 5) -> dict[str, float | int]:

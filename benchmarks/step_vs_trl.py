@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +59,6 @@ def reward(texts: Sequence[str]) -> list[float]:
     return [sum(map(ord, text)) / 1000 for text in texts]
 
 
-def _now() -> float:
-    """The time when all that was asked of a device is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 class Ours:
     """One peer that speaks to nobody."""
 
@@ -81,14 +73,14 @@ class Ours:
 
     def step(self) -> float:
         """Seconds of one step."""
-        began = _now()
+        began = harness.now()
         round = Round(self.number, 0, self.number, 1, "bench")
         groups = tuple(self.trainer.generate([Prompt.ask(item) for item in self.items], round))
         said = Contribution("bench", self.number, 0, groups, {item.id: item.reference for item in self.items}, self.trainer.tokenizer)
         state = GameState.begin(round, self.items).with_contribution(said)
         rewards = {key: reward([rollout.text for rollout in group.rollouts]) for key, group in state.groups()}
         metrics = self.trainer.train(state, rewards)
-        seconds = _now() - began
+        seconds = harness.now() - began
         assert metrics["tokens_trained"] == PROMPTS * COMPLETIONS * self.tokens, metrics
         self.number += 1
         return seconds
@@ -103,10 +95,10 @@ class Alternate(TrainerCallback):  # type: ignore[misc]
         self._began = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._began = _now()
+        self._began = harness.now()
 
     def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        seconds = {"trl": _now() - self._began, "ours": self.ours.step()}
+        seconds = {"trl": harness.now() - self._began, "ours": self.ours.step()}
         if state.global_step > self.warmups:
             for name, value in seconds.items():
                 self.samples[name].append(value)

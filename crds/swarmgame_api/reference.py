@@ -5,20 +5,17 @@ Invariant: every word of it stands in the models; the page is never edited.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from swarmgame_api.manifest import API_VERSION, SwarmGame
 from swarmgame_api.model import Model
 from swarmgame_api.rules import objects
 from swarmgame_api.status import REASONS, Status
-from swarmgame_api.words import Shape, describe, shape_of, shape_of_field
+from swarmgame_api.words import Shape, default_cell, default_of, describe, shape_of, shape_of_field
 
 MINIMAL = """\
 apiVersion: swarmgame.dev/v1alpha1
@@ -83,7 +80,7 @@ def _section(model: type[Model], places: list[str]) -> str:
 
 def _row(name: str, field: FieldInfo) -> str:
     description = _one_line(field.description or "")
-    return f"| `{name}` | {_cell(_takes(shape_of_field(field)))} | {_cell(_default(field))} | {_cell(description)} |"
+    return f"| `{name}` | {_cell(_takes(shape_of_field(field)))} | {_cell(default_cell(default_of(field)))} | {_cell(description)} |"
 
 
 def _takes(shape: Shape) -> str:
@@ -92,15 +89,6 @@ def _takes(shape: Shape) -> str:
     if shape.kind is tuple and (inner := shape_of(shape.arguments[0])).model is not None:
         return f"{describe(shape).split(', each ')[0]}, each {_takes(inner)}"
     return describe(shape)
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    default: Any = field.get_default(call_default_factory=True)
-    if default is PydanticUndefined or default is None or isinstance(default, Model):
-        return ""
-    return f"`{json.dumps(default, ensure_ascii=False)}`"
 
 
 def _one_line(text: str) -> str:

@@ -5,6 +5,7 @@ Invariant: the words come from the annotation alone, so that they cannot disagre
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from swarmgame_api.quantities import Expected
 
@@ -70,6 +72,21 @@ def _bounds(metadata: tuple[Any, ...]) -> tuple[Any, Any, int | None]:
 
 def _grouped(number: Any) -> str:
     return f"{number:,}" if isinstance(number, int) else str(number)
+
+
+def default_of(field: FieldInfo) -> str:
+    """What a field is when nothing is said, as JSON; `required` where something must be, empty where there is nothing to show."""
+    if field.is_required():
+        return "required"
+    default: Any = field.get_default(call_default_factory=True)
+    if default is PydanticUndefined or default is None or isinstance(default, BaseModel):
+        return ""
+    return json.dumps(default, ensure_ascii=False, default=lambda value: value.value if isinstance(value, Enum) else str(value))
+
+
+def default_cell(default: str) -> str:
+    """The same in a table of a page."""
+    return default if default in ("", "required") else f"`{default}`"
 
 
 def describe(shape: Shape) -> str:

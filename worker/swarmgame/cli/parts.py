@@ -9,15 +9,12 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from swarmgame.errors import InvalidManifest
 from swarmgame_api.explain import did_you_mean
-
-if TYPE_CHECKING:
-    from swarmgame.runtime.options import Registered
 
 app = typer.Typer(no_args_is_help=True, help="Data, rewards and trainers that a game may use, and their options.")
 
@@ -49,23 +46,17 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="What stands u
 
       swarmgame parts show reasoning-gym
     """
-    from swarmgame.runtime.options import registered
+    from swarmgame.runtime.options import names, registered
 
-    parts = registered()
-    for part in _named(name, parts):
+    parts = registered(name)
+    if not parts:
+        raise InvalidManifest("NAME", name, f"an installed part{did_you_mean(name, names())}; `swarmgame parts list` has them all")
+    for part in parts:
         if not sys.stdout.isatty():
             typer.echo(json.dumps(asdict(part)))
             continue
         rows = ((option.path, option.takes, option.default, option.meaning) for option in part.options)
         _table(f"{part.kind}: {part.use}. {part.summary}", ("option", "takes", "default", ""), rows)
-
-
-def _named(name: str, parts: Sequence[Registered]) -> list[Registered]:
-    found = [part for part in parts if part.use == name]
-    if not found:
-        names = {part.use: part for part in parts}
-        raise InvalidManifest("NAME", name, f"an installed part{did_you_mean(name, names)}; `swarmgame parts list` has them all")
-    return found
 
 
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

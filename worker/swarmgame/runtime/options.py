@@ -5,21 +5,16 @@ Invariant: every word stands in the code that enforces it; nothing is made, read
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 from importlib.metadata import entry_points
-from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from swarmgame.game.parts import Part
 from swarmgame.runtime.assembly import GROUPS
-from swarmgame_api.words import Shape, describe, shape_of, shape_of_field
+from swarmgame_api.words import Shape, default_cell, default_of, describe, shape_of, shape_of_field
 
 _SEE = "See the module."
 
@@ -58,11 +53,17 @@ class Registered:
     options: tuple[Option, ...]
 
 
-def registered() -> list[Registered]:
-    """Every installed part, in the order of the manifest and of names."""
+def names() -> set[str]:
+    """What may stand under `use` without naming a module; imports none of them."""
+    return {entry.name for group, _ in GROUPS.values() for entry in entry_points(group=group)}
+
+
+def registered(use: str | None = None) -> list[Registered]:
+    """The installed parts, all or those of one name, in the order of the manifest and of names; the others are not imported."""
     found = []
     for kind, (group, _) in GROUPS.items():
-        for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
+        entries = entry_points(group=group) if use is None else entry_points(group=group, name=use)
+        for entry in sorted(entries, key=lambda entry: entry.name):
             part: type[Part] = entry.load()
             found.append(Registered(kind, entry.name, _summary(part), tuple(options_of(part.Config))))
     return found
@@ -75,7 +76,7 @@ def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[Option]:
         shape = shape_of_field(field)
         inner, ending = _nested(shape)
         takes = describe(shape) if inner is None else "a list, each with the fields below" if ending else "the fields below"
-        yield Option(path, takes, _default(field), _one_line(field.description or ""))
+        yield Option(path, takes, default_of(field), _one_line(field.description or ""))
         if inner is not None:
             yield from options_of(inner, f"{path}{ending}.")
 
@@ -95,8 +96,7 @@ def page(parts: list[Registered]) -> str:
             continue
         lines += ["| option | takes | default | |", "|---|---|---|---|"]
         for option in part.options:
-            default = option.default if option.default in ("", "required") else f"`{option.default}`"
-            cells = [f"`{option.path}`", option.takes, default, option.meaning]
+            cells = [f"`{option.path}`", option.takes, default_cell(option.default), option.meaning]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -108,15 +108,6 @@ def _nested(shape: Shape) -> tuple[type[BaseModel] | None, str]:
     if shape.kind in (tuple, list) and shape.arguments:
         return shape_of(shape.arguments[0]).model, "[]"
     return None, ""
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    default: Any = field.get_default(call_default_factory=True)
-    if default is PydanticUndefined or default is None or isinstance(default, BaseModel):
-        return ""
-    return json.dumps(default, ensure_ascii=False, default=lambda value: value.value if isinstance(value, Enum) else str(value))
 
 
 def _summary(part: type[Part]) -> str:

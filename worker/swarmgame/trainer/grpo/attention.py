@@ -46,7 +46,7 @@ class SharedPromptAttention:
         steps: tokens a row may have.
         queries: query heads, K * G.
         rotation: turns queries and keys to their positions.
-        scaling: of queries; None where they come scaled.
+        scaling: of queries; 1 where they come scaled.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class SharedPromptAttention:
         *,
         queries: int,
         rotation: Rotation,
-        scaling: float | None = None,
+        scaling: float,
     ) -> None:
         prompts, heads, width, size = keys.shape
         self._queries, self._rotation, self._scaling = queries, rotation, scaling
@@ -141,7 +141,7 @@ class SharedPromptAttention:
         self._rotation.turn(query.view(prompts, completions, keys, group, size), turn.unsqueeze(2), self._query_in)
         self._rotation.turn(key, turn, self._keys_in[:, :, :, place])
         self._values_in[:, :, :, place] = value
-        if self._scaling is not None:
+        if self._scaling != 1.0:
             self._query_by_row.mul_(self._scaling)
         if self._hidden is None:
             of_prompt = torch.bmm(self._query_by_prompt, self._prompt_keys)

@@ -35,7 +35,7 @@ Map = Callable[[Tensor], Tensor]
 Maps = Callable[[Tensor], Sequence[Tensor]]
 Attention = Callable[[Tensor, Tensor], Tensor]
 """Queries, keys and values of the new token [B, (G + 2) * K, D] and the turns of its positions → what was attended to [B, K * G * D]. Queries
-are to be multiplied by `Forward.scaling`, unless that is None."""
+are still to be multiplied by `Forward.scaling`."""
 
 
 def knows(model: Any) -> bool:
@@ -78,7 +78,7 @@ class Forward:
         self.fused = fused
         self.queries, self.keys = int(config.num_attention_heads), int(config.num_key_value_heads)
         self.head_dim = int(inner.layers[0].self_attn.head_dim)
-        self.scaling = None if fused else float(inner.layers[0].self_attn.scaling)
+        self.scaling = 1.0 if fused else float(inner.layers[0].self_attn.scaling)  # multiplied into the joined weights
         self._embedding: Tensor = inner.embed_tokens.weight
         self._rotary = inner.rotary_emb
         self._layers = [_layer(layer, fused) for layer in inner.layers]

@@ -50,7 +50,6 @@ class StaticDecoder:
     def __init__(self, model: Any, shape: Shape, eos_token_ids: Sequence[int], *, capture: bool) -> None:
         self.shape = shape
         self._forward = Forward(model, fused=False)
-        self._scaling = float(model.model.layers[0].self_attn.scaling)
         self._draw = Draw(shape.params, eos_token_ids)
         self._rotation = self._forward.rotation(shape.width + shape.params.max_new_tokens)
         self._capture = capture
@@ -167,7 +166,7 @@ class StaticDecoder:
                     window,
                     queries=self._forward.queries,
                     rotation=self._rotation,
-                    scaling=self._scaling,
+                    scaling=self._forward.scaling,
                     step=self._step,
                     hidden=hidden,
                 )
