@@ -59,7 +59,7 @@ test-contracts: $(READY) toolchain ## forge, anvil, and swarms on a chain of the
 test-gpu: $(READY) ## what needs a CUDA device, and every sampler on it
 	$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no CUDA device here")'
 	$(RUN) -m gpu
-	$(RUN) worker/tests/grpo/test_sampler_contract.py
+	$(RUN) worker/tests/inference/test_sampler_contract.py
 
 test-fast: $(READY) ## the unit layer, under three minutes
 	$(RUN) -m unit -n 2

@@ -16,8 +16,8 @@ import harness
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, logging
 
-from swarmgame.trainer.grpo.sampler import SamplingParams
-from swarmgame.trainer.grpo.sampler_eager import EagerSampler
+from swarmgame.inference.eager import EagerSampler
+from swarmgame.inference.sampler import SamplingParams
 
 PROMPT_LENGTHS = (20, 22, 24, 26, 28, 30, 32, 34)
 COMPLETIONS, NEW_TOKENS = 8, 32
@@ -76,9 +76,9 @@ def by_transformers(
 
 
 def arms(model: Qwen2ForCausalLM, asked: list[list[int]], eos: tuple[int, ...], minimum: int) -> dict[str, Callable[[], float]]:
-    sampler, generator = EagerSampler(model, eos, PAD), torch.Generator().manual_seed(2)
+    sampler = EagerSampler(model, eos, PAD)
     params = SamplingParams(NEW_TOKENS, min_new_tokens=minimum)
-    ours = {"ours": lambda: sampler.sample(asked, COMPLETIONS, params, generator)}
+    ours = {"ours": lambda: sampler.sample(asked, COMPLETIONS, params, 2)}
     return {name: timed(work) for name, work in (by_transformers(model, asked, COMPLETIONS, params, eos, PAD) | ours).items()}
 
 

@@ -19,9 +19,9 @@ import torch
 from generation import by_transformers, timed
 from transformers import Qwen2Config, Qwen2ForCausalLM, logging
 
-from swarmgame.trainer.grpo.sampler import SamplingParams
-from swarmgame.trainer.grpo.sampler_cudagraph import CudaGraphSampler
-from swarmgame.trainer.grpo.sampler_eager import EagerSampler
+from swarmgame.inference.cudagraph import CudaGraphSampler
+from swarmgame.inference.eager import EagerSampler
+from swarmgame.inference.sampler import SamplingParams
 
 EOS, PAD = 151_645, 151_643
 

@@ -10,7 +10,7 @@ import torch
 from language_rounds import play, round_of, said, scored, small_letters, state_of, trainer
 
 from swarmgame.game.state import Contribution
-from swarmgame.trainer.grpo.sampler_cudagraph import CudaGraphSampler
+from swarmgame.inference.cudagraph import CudaGraphSampler
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 pytestmark = pytest.mark.gpu

@@ -10,9 +10,9 @@ import torch
 
 from swarmgame.errors import InvalidManifest, Temporary
 from swarmgame.game.ranks import OneRank
+from swarmgame.inference.sampler import Sampled, SamplingParams, uniforms
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.generation import Generation, sampler_of
-from swarmgame.trainer.grpo.sampler import Sampled, SamplingParams, uniforms
 
 pytestmark = pytest.mark.unit
 PARAMS = SamplingParams(3)
@@ -25,13 +25,25 @@ class SmallDevice:
         self.room, self.held = room, held
         self.batches: list[int] = []
 
-    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
-        chance = uniforms(len(prompts) * n, params, generator, torch.device("cpu")).t()
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        seed: int,
+        *,
+        first_row: int = 0,
+        budgets: Sequence[int] | None = None,
+    ) -> list[list[Sampled]]:
+        chance = uniforms(len(prompts) * n, params, seed, first_row)
         if len(prompts) * n > self.room - self.held:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         self.batches.append(len(prompts))
         words = [Sampled(tuple(int(1000 * number) for number in row), (0.0,) * len(row), stopped=False) for row in chance]
         return [words[start : start + n] for start in range(0, len(words), n)]
+
+    def update_weights(self, version: int) -> None:
+        self.version = version
 
     def release(self) -> bool:
         held, self.held = self.held, 0

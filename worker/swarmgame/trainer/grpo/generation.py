@@ -16,11 +16,10 @@ import torch
 
 from swarmgame.errors import InvalidManifest, Temporary
 from swarmgame.game.ranks import Ranks
+from swarmgame.inference.eager import EagerSampler
+from swarmgame.inference.sampler import Sampled, Sampler, SamplingParams
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.policy import Policy
-from swarmgame.trainer.grpo.sampler import Sampled, Sampler, SamplingParams
-from swarmgame.trainer.grpo.sampler_cudagraph import CudaGraphSampler
-from swarmgame.trainer.grpo.sampler_eager import EagerSampler
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +37,7 @@ def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
             config.sampler,
             f"eager or auto: this peer computes on {policy.model.device}, without CUDA graphs",
         )
-    kind = CudaGraphSampler if on_cuda and config.sampler != "eager" else EagerSampler
-    return kind(policy.model, policy.eos_token_ids, policy.pad_token_id)
+    return EagerSampler(policy.model, policy.eos_token_ids, policy.pad_token_id)
 
 
 class Generation:
@@ -64,29 +62,26 @@ class Generation:
             Temporary: the device has no memory for the completions of a single prompt.
         """
         ranks = self._ranks
-        # The processor's: a device's generator gives a row other numbers when other rows are drawn with it.
-        generator = torch.Generator().manual_seed(seed)
         own = prompts[ranks.rank :: ranks.size]
         groups: list[list[Sampled]] = []
         while len(groups) < len(own):
-            groups += self._batch(own[len(groups) :], n, params, generator)
+            groups += self._batch(own[len(groups) :], n, params, seed, first_row=len(groups) * n)
         if ranks.size == 1:
             return groups
         dealt = [_unpacked(payload) for payload in ranks.gather(_packed(groups))]
         return [dealt[index % ranks.size][index // ranks.size] for index in range(len(prompts))]
 
-    def _batch(self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, generator: torch.Generator) -> list[list[Sampled]]:
+    def _batch(
+        self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, seed: int, *, first_row: int
+    ) -> list[list[Sampled]]:
         """As many of the first prompts as there is memory for, in batches of one size where that can be: a sampler may keep what it made for it."""
-        before = generator.get_state()
         while True:
             most = max(1, self.rollouts_per_batch // n)
             batches = math.ceil(len(prompts) / most)
             batch = prompts[: math.ceil(len(prompts) / batches)]
             try:
-                return self.sampler.sample(batch, n, params, generator)
+                return self.sampler.sample(batch, n, params, seed, first_row=first_row)
             except torch.cuda.OutOfMemoryError as error:
-                # Rows draw their chance in their order, so smaller batches from the same state say the same words.
-                generator.set_state(before)
                 released = self.sampler.release()
                 if len(batch) == 1 and not released:
                     raise Temporary(

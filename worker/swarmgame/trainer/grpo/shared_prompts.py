@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from swarmgame.trainer.grpo.cache import is_windowed
+from swarmgame.inference.cache import is_windowed
 
 WORTHWHILE = 0.85
 """The share of the plain pass's tokens, below which two passes are quicker than one."""

@@ -25,13 +25,13 @@ from torch import Tensor
 from swarmgame.errors import Temporary
 from swarmgame.game.parts import Setting, Trainer
 from swarmgame.game.state import FinishReason, GameState, Group, Prompt, Rewards, Rollout, Round
+from swarmgame.inference.sampler import Sampled, SamplingParams
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.generation import Generation, sampler_of
 from swarmgame.trainer.grpo.loss import LossInputs, Mean, Normalizer, entropy_threshold, importance_weights, loss
 from swarmgame.trainer.grpo.policy import Policy
 from swarmgame.trainer.grpo.rows import Row, Update, micro_batches, updates
-from swarmgame.trainer.grpo.sampler import Sampled, SamplingParams
 from swarmgame.trainer.grpo.schedule import learning_rate
 from swarmgame.trainer.optimization import Optimization
 
@@ -98,6 +98,7 @@ class GRPOTrainer(Trainer):
         rate = learning_rate(self.config, self._rounds)
         counts: Counter[str] = Counter()
         tally = _Tally()
+        version = self._version
         with self._learning(state.round):
             for update in updates(state, rewards, self.policy, self.config):
                 counts.update(update.counts)
@@ -108,6 +109,8 @@ class GRPOTrainer(Trainer):
                 for _ in range(self.config.iterations):
                     tally.add(self._step(rows, normalizer, rate))
         self._rounds += self.config.update != "none"
+        if self._version != version:
+            self._generation.sampler.update_weights(self._version)
         return _metrics(counts, tally.over(self.setting.ranks.gather(tally.packed())), rate)
 
     def _step(self, rows: Sequence[Row], normalizer: Normalizer, rate: float) -> _Tally:
@@ -231,6 +234,7 @@ class GRPOTrainer(Trainer):
         self._optimization.load_state_dict(state["optimization"])
         self._version, self._rounds = int(state["policy_version"]), int(state["rounds"])
         self._tokens_per_micro_batch = int(state["tokens_per_micro_batch"])
+        self._generation.sampler.update_weights(self._version)
 
     def export(self, folder: Path) -> None:
         self.policy.export(folder)

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swarmgame.trainer.grpo.cache import is_windowed
-from swarmgame.trainer.grpo.decoder import Decoder
-from swarmgame.trainer.grpo.forward import knows
-from swarmgame.trainer.grpo.prefill import prefill
-from swarmgame.trainer.grpo.sampler import Draw, ModelSampler, SamplingParams, uniforms
+from swarmgame.inference.cache import is_windowed
+from swarmgame.inference.decoder import Decoder
+from swarmgame.inference.llama import knows
+from swarmgame.inference.prefill import prefill
+from swarmgame.inference.sampler import ModelSampler, SamplingParams
+from swarmgame.inference.token_sampler import TokenSampler
 
 COMPACT_BELOW = 0.75
 """Share of rows alive under which the finished ones are taken out: copying the cache must cost less than carrying them."""
@@ -37,13 +38,15 @@ class EagerSampler(ModelSampler):
         self.written_out = written_out
 
     def _rollout(
-        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, generator: torch.Generator
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, uniforms_RT: Tensor, budgets: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         device = self.model.device
         rows, width = len(prompts) * n, max(len(prompt) for prompt in prompts)
-        steps = params.max_new_tokens
-        chance = uniforms(rows, params, generator, device)
-        draw = Draw(params, self.eos_token_ids)
+        steps = max(budgets)
+        uniforms_TR = uniforms_RT.t().contiguous().to(device)
+        sample_token = TokenSampler(params, self.eos_token_ids)
+        # Where all rows have the same budget the loop ends at it, and no row needs to be looked at.
+        last = torch.tensor(budgets, device=device) - 1 if min(budgets) < steps else None
         eos = torch.tensor(self.eos_token_ids, device=device)
         ids = torch.full((steps, rows), self.eos_token_ids[0] if self.eos_token_ids else self.pad_token_id, device=device)
         logprobs = torch.zeros(steps, rows, device=device)
@@ -61,16 +64,18 @@ class EagerSampler(ModelSampler):
         finished = torch.zeros(rows, dtype=torch.bool, device=device)
         every = 1 if device.type == "cpu" else SYNC_EVERY
         for step in range(steps):
-            whole = len(alive) == rows
-            uniform = chance[step] if params.greedy or whole else chance[step, alive]
-            token, logprob = draw(logits, uniform, forbid_eos=step < params.min_new_tokens)
-            if whole:
+            complete = len(alive) == rows
+            uniform = uniforms_TR if params.greedy else uniforms_TR[step] if complete else uniforms_TR[step, alive]
+            token, logprob = sample_token(logits, uniform, forbid_eos=step < params.min_new_tokens)
+            if complete:
                 ids[step], logprobs[step] = token, logprob
             else:
                 ids[step, alive], logprobs[step, alive] = token, logprob
             if step + 1 == steps:
                 break
-            if step + 1 > params.min_new_tokens:
+            if last is not None:
+                finished |= last <= step
+            if step + 1 > params.min_new_tokens or last is not None:
                 finished |= torch.isin(token, eos)
                 if (step + 1) % every == 0:
                     left = int((~finished).sum())
@@ -79,6 +84,7 @@ class EagerSampler(ModelSampler):
                     if left < COMPACT_BELOW * len(alive):
                         keep = (~finished).nonzero().squeeze(1)
                         alive, token, positions, finished = alive[keep], token[keep], positions[keep], finished[keep]
+                        last = None if last is None else last[keep]
                         if decoder is not None:
                             decoder.select(keep)
                         else:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from swarmgame.trainer.grpo.rotation import Rotation
+from swarmgame.inference.rope import Rotation
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from swarmgame.trainer.grpo.attention import SharedPromptAttention
-from swarmgame.trainer.grpo.forward import Forward, is_fusible
-from swarmgame.trainer.grpo.rotation import Rotation
+from swarmgame.inference.attention import SharedPromptAttention
+from swarmgame.inference.llama import Forward, is_fusible
+from swarmgame.inference.rope import Rotation
 
 
 class Decoder:

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swarmgame.trainer.grpo.cache import is_windowed
-from swarmgame.trainer.grpo.rotation import Rotation
+from swarmgame.inference.cache import is_windowed
+from swarmgame.inference.rope import Rotation
 
 KNOWN = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from swarmgame.trainer.grpo.cache import decoding_cache
+from swarmgame.inference.cache import decoding_cache
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from peft import LoraConfig, get_peft_model
 from scipy.stats import chi2
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from swarmgame.trainer.grpo import static_decoder
-from swarmgame.trainer.grpo.decoder import Decoder
-from swarmgame.trainer.grpo.forward import knows
+from swarmgame.inference.decoder import Decoder
+from swarmgame.inference.eager import EagerSampler
+from swarmgame.inference.llama import knows
+from swarmgame.inference.sampler import ONE_MINUS_EPS, SamplingParams
+from swarmgame.inference.token_sampler import BLOCKED_FROM, TokenSampler
 from swarmgame.trainer.grpo.logprobs import completion_logprobs
-from swarmgame.trainer.grpo.sampler import BELOW_ONE, WIDE, Draw, SamplingParams
-from swarmgame.trainer.grpo.sampler_cudagraph import CudaGraphSampler, bucket
-from swarmgame.trainer.grpo.sampler_eager import EagerSampler
 
 pytestmark = pytest.mark.oracle
 
@@ -54,7 +53,6 @@ def tiny(architecture="qwen2", vocabulary=19, spread=0.4, **more):
 SAMPLERS = {
     "eager": EagerSampler,
     "eager, the model's own forward": partial(EagerSampler, written_out=False),
-    "cudagraph": CudaGraphSampler,  # on a CPU its steps run one by one
 }
 
 
@@ -62,10 +60,6 @@ SAMPLERS = {
 def make(request):
     """Builds the sampler under test for a model."""
     return lambda model, eos=(EOS,): SAMPLERS[request.param](model, eos, PAD)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def completions(groups):
@@ -80,7 +74,7 @@ def test_greedy_equals_transformers_generate(make, architecture):
     lengths = set()
     for prompt in PROMPTS:
         expected = model.generate(torch.tensor([prompt], device=DEVICE), generation_config=greedy)[0, len(prompt) :].tolist()
-        [[ours]] = sampler.sample([prompt], 1, SamplingParams(24, greedy=True), seeded())
+        [[ours]] = sampler.sample([prompt], 1, SamplingParams(24, greedy=True), 0)
         assert list(ours.token_ids) == expected
         lengths.add(len(expected))
     assert max(lengths) > 2
@@ -91,9 +85,9 @@ def test_greedy_equals_transformers_generate(make, architecture):
 def test_ragged_prompts_in_one_batch_answer_as_they_do_alone(make, architecture, attention):
     sampler = make(tiny(architecture, attn_implementation=attention))
     params = SamplingParams(20, greedy=True, min_new_tokens=3)
-    together = sampler.sample(PROMPTS, 3, params, seeded())
+    together = sampler.sample(PROMPTS, 3, params, 0)
     for prompt, group in zip(PROMPTS, together, strict=True):
-        [[alone]] = sampler.sample([prompt], 1, params, seeded())
+        [[alone]] = sampler.sample([prompt], 1, params, 0)
         for completion in group:
             assert completion.token_ids == alone.token_ids
             assert completion.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
@@ -107,7 +101,7 @@ def test_the_distribution_is_the_policys_own(make, params):
     model = tiny(vocabulary=5, spread=0.2)
     sampler, draws = make(model, eos=(EOS,)), 6000
     counts: dict[tuple[int, ...], int] = {}
-    [group] = sampler.sample([[2, 3]], draws, params, seeded(3))
+    [group] = sampler.sample([[2, 3]], draws, params, 3)
     for completion in group:
         counts[completion.token_ids] = counts.get(completion.token_ids, 0) + 1
     expected = joint_distribution(model, [2, 3], params)
@@ -151,7 +145,7 @@ def joint_distribution(model, prompt, params):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_logprobs_equal_a_full_forward_whatever_was_filtered(make, architecture, params):
     model = tiny(architecture)
-    groups = make(model).sample(PROMPTS, 6, params, seeded(1))
+    groups = make(model).sample(PROMPTS, 6, params, 1)
     for prompt, group in zip(PROMPTS, groups, strict=True):
         for completion in group:
             ids = torch.tensor([[*prompt, *completion.token_ids]], device=DEVICE)
@@ -163,7 +157,7 @@ def test_logprobs_equal_a_full_forward_whatever_was_filtered(make, architecture,
 
 def test_training_scores_a_fresh_rollout_as_its_sampler_did(make):
     model = tiny()
-    groups = make(model).sample(PROMPTS, 6, SamplingParams(30, temperature=0.9), seeded(2))
+    groups = make(model).sample(PROMPTS, 6, SamplingParams(30, temperature=0.9), 2)
     fresh = completions(groups)
     prompts = [prompt for prompt in PROMPTS for _ in range(6)]
     logprobs, _, mask = completion_logprobs(model, prompts, [c.token_ids for c in fresh], 0.9, with_entropy=False)
@@ -174,7 +168,7 @@ def test_training_scores_a_fresh_rollout_as_its_sampler_did(make):
 
 
 def test_eos_is_the_last_id_of_a_stopped_completion_and_appears_nowhere_else(make):
-    fresh = completions(make(tiny()).sample(PROMPTS, 25, SamplingParams(12), seeded(4)))
+    fresh = completions(make(tiny()).sample(PROMPTS, 25, SamplingParams(12), 4))
     assert {completion.stopped for completion in fresh} == {True, False}
     for completion in fresh:
         assert EOS not in completion.token_ids[:-1]
@@ -185,55 +179,63 @@ def test_eos_is_the_last_id_of_a_stopped_completion_and_appears_nowhere_else(mak
 
 
 def test_any_of_several_eos_ids_stops(make):
-    fresh = completions(make(tiny(), eos=(EOS, 4, 9)).sample(PROMPTS, 25, SamplingParams(12), seeded(4)))
+    fresh = completions(make(tiny(), eos=(EOS, 4, 9)).sample(PROMPTS, 25, SamplingParams(12), 4))
     assert {completion.token_ids[-1] for completion in fresh if completion.stopped} == {EOS, 4, 9}
     assert not any({EOS, 4, 9} & set(completion.token_ids[:-1]) for completion in fresh)
 
 
 def test_eos_is_not_drawn_before_the_minimum_length(make):
-    fresh = completions(make(tiny()).sample(PROMPTS, 25, SamplingParams(12, min_new_tokens=7), seeded(4)))
+    fresh = completions(make(tiny()).sample(PROMPTS, 25, SamplingParams(12, min_new_tokens=7), 4))
     assert min(len(completion.token_ids) for completion in fresh) >= 8
     assert any(completion.stopped for completion in fresh)
-    whole = completions(make(tiny()).sample(PROMPTS, 5, SamplingParams(12, min_new_tokens=12), seeded(4)))
+    whole = completions(make(tiny()).sample(PROMPTS, 5, SamplingParams(12, min_new_tokens=12), 4))
     assert {(len(completion.token_ids), completion.stopped) for completion in whole} == {(12, False)}
 
 
-def test_the_same_generator_gives_the_same_completions_and_moves_on_by_the_same_amount(make):
+def test_the_same_seed_gives_the_same_completions_and_another_seed_others(make):
     sampler = make(tiny())
-    one, other = seeded(5), seeded(5)
-    first, again = sampler.sample(PROMPTS, 4, SamplingParams(16), one), sampler.sample(PROMPTS, 4, SamplingParams(16), other)
-    assert first == again
-    assert sampler.sample(PROMPTS, 4, SamplingParams(16), one) != first
-    sampler.sample(PROMPTS[::-1], 4, SamplingParams(16), other)
-    assert torch.equal(one.get_state(), other.get_state())
+    first = sampler.sample(PROMPTS, 4, SamplingParams(16), 5)
+    assert sampler.sample(PROMPTS, 4, SamplingParams(16), 5) == first
+    assert sampler.sample(PROMPTS, 4, SamplingParams(16), 6) != first
 
 
-def test_a_completion_does_not_depend_on_who_shares_its_batch(make):
-    """Rows draw their chance from their place, so a batch in one call and prompt by prompt are the same."""
-    sampler, together, alone = make(tiny()), seeded(6), seeded(6)
-    batch = sampler.sample(PROMPTS, 8, SamplingParams(30), together)
-    for prompt, group in zip(PROMPTS, batch, strict=True):
-        [single] = sampler.sample([prompt], 8, SamplingParams(30), alone)
+def test_a_completion_does_not_depend_on_which_rows_share_its_batch(make):
+    """A row's random numbers come from its place, so one call for all prompts and one call a prompt are the same."""
+    sampler = make(tiny())
+    batch = sampler.sample(PROMPTS, 8, SamplingParams(30), 6)
+    for index, (prompt, group) in enumerate(zip(PROMPTS, batch, strict=True)):
+        [single] = sampler.sample([prompt], 8, SamplingParams(30), 6, first_row=8 * index)
         assert [completion.token_ids for completion in single] == [completion.token_ids for completion in group]
+
+
+def test_each_prompt_has_its_own_budget(make):
+    sampler, budgets = make(tiny()), [3, 20, 1, 12]
+    free = sampler.sample(PROMPTS, 8, SamplingParams(20), 6)
+    bounded = sampler.sample(PROMPTS, 8, SamplingParams(20), 6, budgets=budgets)
+    for group, whole, budget in zip(bounded, free, budgets, strict=True):
+        assert [completion.token_ids for completion in group] == [completion.token_ids[:budget] for completion in whole]
+        assert all(completion.stopped == (completion.token_ids[-1] == EOS) for completion in group)
+    with pytest.raises(ValueError, match="one a prompt, each of 1 to 20 tokens"):
+        sampler.sample(PROMPTS, 8, SamplingParams(20), 6, budgets=[3, 21, 1, 12])
 
 
 def test_a_training_model_is_left_in_training_mode_and_without_gradients(make):
     model = tiny().train()
-    make(model).sample(PROMPTS, 2, SamplingParams(4), seeded())
+    make(model).sample(PROMPTS, 2, SamplingParams(4), 0)
     assert model.training
     assert all(parameter.grad is None and not parameter.is_inference() for parameter in model.parameters())
 
 
 def test_no_prompts_give_no_completions(make):
-    assert make(tiny()).sample([], 3, SamplingParams(4), seeded()) == []
+    assert make(tiny()).sample([], 3, SamplingParams(4), 0) == []
 
 
 def test_impossible_requests_are_refused(make):
     sampler = make(tiny())
     with pytest.raises(ValueError, match=r"prompts \[1\] are empty"):
-        sampler.sample([[3], []], 2, SamplingParams(4), seeded())
+        sampler.sample([[3], []], 2, SamplingParams(4), 0)
     with pytest.raises(ValueError, match="n is 0"):
-        sampler.sample([[3]], 0, SamplingParams(4), seeded())
+        sampler.sample([[3]], 0, SamplingParams(4), 0)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +250,7 @@ def test_finished_rows_leave_the_batch_and_the_prompt_is_read_once():
     """Counts the rows that the model really sees: nobody is carried to the end for others' sake."""
     model, seen = tiny(), []
     model.register_forward_pre_hook(lambda _, __, arguments: seen.append(arguments["input_ids"].shape[0]), with_kwargs=True)
-    EagerSampler(model, (EOS,), PAD).sample(PROMPTS, 16, SamplingParams(60), seeded(8))
+    EagerSampler(model, (EOS,), PAD).sample(PROMPTS, 16, SamplingParams(60), 8)
     prefill, *steps = seen
     assert prefill == len(PROMPTS)
     assert steps[0] == len(PROMPTS) * 16
@@ -260,7 +262,7 @@ def test_finished_rows_leave_the_written_out_decoder_too(monkeypatch):
     seen = []
     step = Decoder.__call__
     monkeypatch.setattr(Decoder, "__call__", lambda self, token, position: seen.append(len(token)) or step(self, token, position))
-    EagerSampler(tiny(), (EOS,), PAD).sample(PROMPTS, 16, SamplingParams(60), seeded(8))
+    EagerSampler(tiny(), (EOS,), PAD).sample(PROMPTS, 16, SamplingParams(60), 8)
     assert seen[0] == len(PROMPTS) * 16
     assert min(seen) < 0.5 * seen[0]
 
@@ -293,92 +295,23 @@ def test_all_ways_to_take_a_step_draw_the_same_tokens(architecture, adapters):
     if adapters:
         model = adapted(model, *adapters)
     drawn = [
-        [c.token_ids for c in completions(one(model, (EOS,), PAD).sample(PROMPTS, 12, SamplingParams(40), seeded(10)))]
-        for one in SAMPLERS.values()
+        [c.token_ids for c in completions(one(model, (EOS,), PAD).sample(PROMPTS, 12, SamplingParams(40), 10))] for one in SAMPLERS.values()
     ]
-    assert drawn[0] == drawn[1] == drawn[2]
-
-
-# ── fixed shapes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_windows_grow_and_slots_are_halved_without_a_trace_in_what_is_drawn(monkeypatch):
-    monkeypatch.setattr(static_decoder, "SMALLEST_WINDOW", 4)
-    seen = []
-    step = static_decoder.StaticDecoder._advance
-    monkeypatch.setattr(static_decoder.StaticDecoder, "_advance", lambda self, *key: seen.append(key) or step(self, *key))
-    params = SamplingParams(90, min_new_tokens=3, temperature=1.1)
-    model = tiny()
-    fixed = CudaGraphSampler(model, (EOS,), PAD).sample(PROMPTS, 16, params, seeded(8))
-    eager = EagerSampler(model, (EOS,), PAD).sample(PROMPTS, 16, params, seeded(8))
-    assert [c.token_ids for c in completions(fixed)] == [c.token_ids for c in completions(eager)]
-    assert {window for _, window, _ in seen} >= {4, 8, 16, 32}
-    assert {slots for slots, _, _ in seen} >= {16, 8, 4}
-    assert [forbidden for _, _, forbidden in seen[:3]] == [True, True, False]
-
-
-def test_memory_is_kept_for_the_last_shapes_until_it_is_released_or_the_weights_have_moved():
-    model = tiny()
-    sampler = CudaGraphSampler(model, (EOS,), PAD)
-    params = SamplingParams(8)
-    first = sampler.sample(PROMPTS, 4, params, seeded(5))
-    kept = dict(sampler._decoders)
-    assert sampler.sample(PROMPTS, 4, params, seeded(5)) == first
-    assert dict(sampler._decoders) == kept
-    for n in range(5, 10):
-        sampler.sample(PROMPTS, n, params, seeded(5))
-    assert [shape.slots for shape in sampler._decoders] == [6, 7, 8, 9]
-    assert sampler.release()
-    assert not sampler.release()
-    assert sampler.sample(PROMPTS, 4, params, seeded(5)) == first
-    model.model.layers[0].mlp.down_proj.weight.data = model.model.layers[0].mlp.down_proj.weight.data.clone().zero_()
-    moved = sampler.sample(PROMPTS, 4, params, seeded(5))
-    assert moved == CudaGraphSampler(model, (EOS,), PAD).sample(PROMPTS, 4, params, seeded(5)) != first
-
-
-def test_an_update_of_the_weights_is_seen_by_the_next_call():
-    model = tiny()
-    sampler, params = CudaGraphSampler(model, (EOS,), PAD), SamplingParams(12)
-    before = sampler.sample(PROMPTS, 6, params, seeded(5))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(0.9)
-    after = sampler.sample(PROMPTS, 6, params, seeded(5))
-    assert after == CudaGraphSampler(model, (EOS,), PAD).sample(PROMPTS, 6, params, seeded(5)) != before
-
-
-def test_a_step_that_cannot_be_recorded_is_taken_as_it_is(monkeypatch, caplog):
-    def refused(*_, **__):
-        raise RuntimeError("CUDA out of memory\nand more")
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", refused)
-    made = static_decoder.StaticDecoder.__init__
-    monkeypatch.setattr(static_decoder.StaticDecoder, "__init__", lambda self, *args, capture: made(self, *args, capture=True))
-    model, params = tiny(), SamplingParams(12)
-    drawn, expected = (one(model, (EOS,), PAD).sample(PROMPTS, 4, params, seeded(5)) for one in (CudaGraphSampler, EagerSampler))
-    assert [c.token_ids for c in completions(drawn)] == [c.token_ids for c in completions(expected)]
-    assert [record.message for record in caplog.records] == [
-        "a step of 4 slots could not be recorded as a graph and is taken operation by operation: CUDA out of memory"
-    ]
-
-
-@pytest.mark.parametrize(("width", "padded"), [(1, 64), (64, 64), (65, 128), (512, 512), (513, 640), (1024, 1024), (1025, 1280)])
-def test_prompts_are_padded_to_few_widths(width, padded):
-    assert bucket(width) == padded
+    assert all(other == drawn[0] for other in drawn[1:])
 
 
 def test_a_wide_vocabulary_is_searched_by_blocks_with_the_same_result():
     """Against the plain inversion; also where most tokens have no chance, and where the chance is next to 0 and to 1."""
-    vocabulary = WIDE + 77
+    vocabulary = BLOCKED_FROM + 77
     generator = torch.Generator().manual_seed(0)
     chances = torch.rand(64, vocabulary, generator=generator) ** 8
     chances[:32] *= torch.rand(32, vocabulary, generator=generator) < 0.001
     chances[:, 2000] += 0.01
     uniform = torch.rand(64, dtype=torch.float64, generator=generator)
-    uniform[::8], uniform[1::8] = 0.0, BELOW_ONE
+    uniform[::8], uniform[1::8] = 0.0, ONE_MINUS_EPS
     cumulative = chances.double().cumsum(1)
     expected = torch.searchsorted(cumulative, (uniform * cumulative[:, -1]).unsqueeze(1), right=True).squeeze(1)
-    drawn = Draw._inverted(chances, uniform)
+    drawn = TokenSampler._invert(chances, uniform)
     assert (chances.gather(1, drawn.unsqueeze(1)) > 0).all()
     assert torch.equal(drawn, expected)
 
@@ -387,14 +320,14 @@ def test_a_model_with_a_sliding_window_is_sampled_through_its_own_cache(make):
     model = tiny(use_sliding_window=True, sliding_window=4, max_window_layers=1)
     assert "sliding_attention" in model.config.layer_types
     sampler, prompt = make(model), [5, 6, 7, 8, 9, 10, 11]
-    [[ours], _] = sampler.sample([prompt, [3, 4]], 1, SamplingParams(16, greedy=True, min_new_tokens=16), seeded())
+    [[ours], _] = sampler.sample([prompt, [3, 4]], 1, SamplingParams(16, greedy=True, min_new_tokens=16), 0)
     settings = GenerationConfig(max_new_tokens=16, min_new_tokens=16, do_sample=False, eos_token_id=EOS, pad_token_id=PAD)
     assert list(ours.token_ids) == model.generate(torch.tensor([prompt], device=DEVICE), generation_config=settings)[0, 7:].tolist()
 
 
 def test_bfloat16_models_are_sampled_with_fp32_logprobs(make):
     model = tiny().to(torch.bfloat16)
-    fresh = completions(make(model).sample(PROMPTS, 4, SamplingParams(10), seeded(9)))
+    fresh = completions(make(model).sample(PROMPTS, 4, SamplingParams(10), 9))
     prompts = [prompt for prompt in PROMPTS for _ in range(4)]
     logprobs, _, _ = completion_logprobs(model, prompts, [c.token_ids for c in fresh], 1.0, with_entropy=False)
     assert logprobs.dtype == torch.float32

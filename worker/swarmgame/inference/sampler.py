@@ -1,0 +1,210 @@
+"""The protocol of samplers: prompts in, token-exact completions out.
+
+Holds the request (`SamplingParams`), the answer (`Sampled`) and what samplers of a transformers model share. Backends: `eager.py` (any model, any
+device), `engine.py` (CUDA graphs, continuous batching), `vllm.py` (another process). A completion holds exactly the sampled ids, EOS included, and
+for each id the log-probability under the policy at the sampling temperature, before top-k, top-p and minimum lengths. Completions depend on the
+seed, the prompts and `n`, not on which rows shared a batch or when they left it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ONE_MINUS_EPS = 1.0 - 1e-12
+"""A share of a sum that stays below the sum after rounding in fp64."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample.
+
+    Args:
+        max_new_tokens: budget of a completion, EOS included, at least 1.
+        temperature: divides the logits; positive.
+        top_k: sample among the k likeliest tokens only; 0 means all.
+        top_p: sample among the fewest tokens that together have this probability; 1 means all.
+        min_new_tokens: EOS is not sampled before that many tokens.
+        greedy: take the likeliest token instead of sampling.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_new_tokens: int = 0
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected at least 1")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; expected a positive number (greedy=True takes the likeliest token)")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; expected 0 for all tokens, or a positive number")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; expected a number in (0, 1]")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(f"min_new_tokens is {self.min_new_tokens}; expected 0 to max_new_tokens")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether tokens are sampled from the whole distribution: no top-k, no top-p, not greedy."""
+        return not (self.greedy or self.top_k or self.top_p < 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One completion.
+
+    Args:
+        token_ids: as sampled, with EOS when it was.
+        logprobs: one an id, natural logarithm.
+        stopped: whether the last id is an EOS; otherwise the budget ran out.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stopped: bool
+
+
+class Sampler(Protocol):
+    """Anything that samples from the policy."""
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        seed: int,
+        *,
+        first_row: int = 0,
+        budgets: Sequence[int] | None = None,
+    ) -> list[list[Sampled]]:
+        """Sample `n` completions of each prompt.
+
+        Args:
+            prompts: token ids, each non-empty; lengths may differ.
+            n: completions a prompt, at least 1.
+            seed: the only source of randomness, 0 ≤ seed < 2^64.
+            first_row: number of the first completion; row r of a call gets the random numbers of row `first_row + r`, so a batch that is split into
+                two calls samples the same tokens.
+            budgets: tokens that each prompt's completions may have, 1 to `params.max_new_tokens`; None: the latter for all.
+
+        Returns:
+            One list a prompt, in order, of `n` completions.
+
+        Raises:
+            ValueError: a prompt is empty, `n` is below 1, or a budget is out of range.
+        """
+        ...
+
+    def update_weights(self, version: int) -> None:
+        """Take note that the policy's weights have changed, in place; `version` counts optimizer steps."""
+        ...
+
+    def release(self) -> bool:
+        """Give back the device memory that is held between calls; return whether there was any."""
+        ...
+
+
+class ModelSampler(ABC):
+    """What samplers of a transformers model share: arguments, checks, and the model's mode.
+
+    Args:
+        model: a causal language model of transformers; put into evaluation mode while sampling, and back afterwards.
+        eos_token_ids: ids that end a completion.
+        pad_token_id: any valid id; never attended to.
+    """
+
+    def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> None:
+        self.model = model
+        self.eos_token_ids = tuple(eos_token_ids)
+        self.pad_token_id = pad_token_id
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        seed: int,
+        *,
+        first_row: int = 0,
+        budgets: Sequence[int] | None = None,
+    ) -> list[list[Sampled]]:
+        """See `Sampler.sample`."""
+        check_request(prompts, n, params, budgets)
+        if not prompts:
+            return []
+        row_budgets = [budget for budget in (budgets or [params.max_new_tokens] * len(prompts)) for _ in range(n)]
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            rows = self._rollout(prompts, n, params, uniforms(len(row_budgets), params, seed, first_row), row_budgets)
+        finally:
+            self.model.train(was_training)
+        completions = truncate(*rows, self.eos_token_ids, row_budgets)
+        return [completions[start : start + n] for start in range(0, len(completions), n)]
+
+    def update_weights(self, version: int) -> None:  # noqa: B027 — a sampler that reads the model's own weights has nothing to do
+        """See `Sampler.update_weights`."""
+
+    def release(self) -> bool:
+        """See `Sampler.release`; nothing is held, unless a sampler says otherwise."""
+        return False
+
+    @abstractmethod
+    def _rollout(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, uniforms_RT: Tensor, budgets: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return ids and log-probabilities, each [rows, max_new_tokens]; what stands behind a row's EOS or budget is not looked at.
+
+        Args:
+            uniforms_RT: see `uniforms`; on the CPU.
+            budgets: one a row.
+        """
+
+
+def uniforms(rows: int, params: SamplingParams, seed: int, first_row: int = 0) -> Tensor:
+    """Return all random numbers of a call: fp64 in [0, `ONE_MINUS_EPS`], [rows, max_new_tokens], on the CPU; [rows, 0] when greedy.
+
+    They come from a counter-based generator (Philox, Salmon et al. 2011), so a row's numbers depend on the seed and its place alone. They are made on
+    the CPU for every device: a device's generator gives a row other numbers when other rows are drawn with it.
+    """
+    if params.greedy:
+        return torch.empty(rows, 0, dtype=torch.float64)
+    blocks = -(-params.max_new_tokens // 4)  # one count of Philox4x64 gives four numbers
+    philox = np.random.Philox(key=seed).advance(first_row * blocks)
+    numbers = np.random.Generator(philox).random((rows, 4 * blocks))[:, : params.max_new_tokens]
+    return torch.from_numpy(numbers).clamp_(max=ONE_MINUS_EPS)
+
+
+def check_request(prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, budgets: Sequence[int] | None) -> None:
+    """Raise ValueError for a request that no backend can answer."""
+    if n < 1:
+        raise ValueError(f"n is {n}; expected at least one completion a prompt")
+    empty = [number for number, prompt in enumerate(prompts) if not len(prompt)]
+    if empty:
+        raise ValueError(f"prompts {empty} are empty; expected at least one token each")
+    if budgets is None:
+        return
+    if len(budgets) != len(prompts) or any(not 1 <= budget <= params.max_new_tokens for budget in budgets):
+        raise ValueError(f"budgets are {list(budgets)}; expected one a prompt, each of 1 to {params.max_new_tokens} tokens")
+
+
+def truncate(ids_RT: Tensor, logprobs_RT: Tensor, eos_token_ids: Sequence[int], budgets: Sequence[int]) -> list[Sampled]:
+    """End each row behind its first EOS or at its budget."""
+    eos = frozenset(eos_token_ids)
+    completions = []
+    for ids, logprobs, budget in zip(ids_RT.tolist(), logprobs_RT.tolist(), budgets, strict=True):
+        length = next((place + 1 for place, token in enumerate(ids[:budget]) if token in eos), 0)
+        stop = length or min(budget, len(ids))
+        completions.append(Sampled(tuple(ids[:stop]), tuple(logprobs[:stop]), stopped=length > 0))
+    return completions
