@@ -2,8 +2,8 @@
 
 All completions of a prompt are queries of a single matrix product over its keys; each completion's own tokens are a second, small one; one
 softmax spans both. Eight completions of a long prompt so need an eighth of the memory, and of the memory traffic, of a repeated cache.
-Queries are turned straight into the order in which they are read, keys straight into the cache: for a small model moving numbers costs as much
-as multiplying them. Invariant: equal to attention over the concatenation, to rounding. Shapes: P prompts, M completions a prompt at most
+Queries are rotated straight into the order in which they are read, keys straight into the cache: for a small model moving numbers costs as much as
+multiplying them. The result equals attention over the concatenation, to rounding. Shapes: P prompts, M completions a prompt at most
 (slots), B rows (completions, ordered by prompt), K key heads, G query heads a key head, D head size, W prompt width, L tokens so far.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from swarmgame.inference.rope import Rotation
+from swarmgame.inference.rope import RotaryEmbedding
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class SharedPromptAttention:
     """One layer's attention for one batch of prompts.
 
     Args:
-        keys, values: of the prompts, [P, K, W, D]; keys turned, in the order of the rotation.
+        keys, values: of the prompts, [P, K, W, D]; keys rotated, in the order of `rope`.
         mask: which prompt positions are real [P, W], or None when all are.
         completions: rows a prompt at first.
         steps: tokens a row may have.
-        queries: query heads, K * G.
-        rotation: turns queries and keys to their positions.
+        num_heads: query heads, K * G.
+        rope: rotates queries and keys to their positions.
         scaling: of queries; 1 where they come scaled.
     """
 
@@ -57,12 +57,12 @@ class SharedPromptAttention:
         completions: int,
         steps: int,
         *,
-        queries: int,
-        rotation: Rotation,
+        num_heads: int,
+        rope: RotaryEmbedding,
         scaling: float,
     ) -> None:
         prompts, heads, width, size = keys.shape
-        self._queries, self._rotation, self._scaling = queries, rotation, scaling
+        self._num_heads, self._rope, self._scaling = num_heads, rope, scaling
         self._prompt_keys = keys.transpose(2, 3).reshape(prompts * heads, size, width)
         self._prompt_values = values.reshape(prompts * heads, width, size)
         self._hidden: Tensor | None = None
@@ -78,12 +78,12 @@ class SharedPromptAttention:
         """Takes caches [P, K, M, steps, D], and keeps the views of them that every step needs."""
         self._own_keys, self._own_values = own_keys, own_values
         prompts, heads, completions, steps, size = own_keys.shape
-        self._shape = prompts, completions, heads, self._queries // heads, size
-        query = own_keys.new_empty(prompts, heads, completions, self._queries // heads, size)
+        self._shape = prompts, completions, heads, self._num_heads // heads, size
+        query = own_keys.new_empty(prompts, heads, completions, self._num_heads // heads, size)
         self._query_by_prompt = query.view(prompts * heads, -1, size)
         self._query_by_row = query.view(prompts * heads * completions, -1, size)
-        self._query_in = self._rotation.seen(query.transpose(1, 2))
-        self._keys_in = self._rotation.seen(own_keys.transpose(1, 2))
+        self._query_in = self._rope.pairs(query.transpose(1, 2))
+        self._keys_in = self._rope.pairs(own_keys.transpose(1, 2))
         self._values_in = own_values.transpose(1, 2)
         self._keys_out = own_keys.view(prompts * heads * completions, steps, size).transpose(1, 2)
         self._values_out = own_values.view(prompts * heads * completions, steps, size)
@@ -123,23 +123,23 @@ class SharedPromptAttention:
         self._prompt_of_row, self._slots = slots.prompt_of_row, slots
         self._lay_out(moved(self._own_keys), moved(self._own_values))
 
-    def __call__(self, heads: Tensor, turn: Tensor) -> Tensor:
+    def __call__(self, qkv: Tensor, cos_sin: Tensor) -> Tensor:
         """Attends over prompt and completion, the new token included.
 
         Args:
-            heads: queries, keys and values of the new token, not yet turned, [B, (G + 2) * K, D].
-            turn: the rotation at the positions of the slots, [P, M, 1, …].
+            qkv: queries, keys and values of the new token, not yet rotated, [B, (G + 2) * K * D].
+            cos_sin: the rotations at the positions of the slots, [P, M, 1, …].
 
         Returns:
             [B, K * G * D].
         """
         place, self._length = self._length, self._length + 1
         if self._slots is not None:
-            heads = heads.index_select(0, self._slots.row_of_slot)
+            qkv = qkv.index_select(0, self._slots.row_of_slot)
         prompts, completions, keys, group, size = self._shape
-        query, key, value = torch.split(heads.view(prompts, completions, -1, size), [keys * group, keys, keys], dim=2)
-        self._rotation.turn(query.view(prompts, completions, keys, group, size), turn.unsqueeze(2), self._query_in)
-        self._rotation.turn(key, turn, self._keys_in[:, :, :, place])
+        query, key, value = torch.split(qkv.view(prompts, completions, -1, size), [keys * group, keys, keys], dim=2)
+        self._rope.apply(query.view(prompts, completions, keys, group, size), cos_sin.unsqueeze(2), self._query_in)
+        self._rope.apply(key, cos_sin, self._keys_in[:, :, :, place])
         self._values_in[:, :, :, place] = value
         if self._scaling != 1.0:
             self._query_by_row.mul_(self._scaling)

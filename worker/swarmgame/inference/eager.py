@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from swarmgame.inference.cache import is_windowed
-from swarmgame.inference.decoder import Decoder
-from swarmgame.inference.llama import knows
+from swarmgame.inference.decoder import SharedPromptDecoder
+from swarmgame.inference.llama import is_supported
 from swarmgame.inference.prefill import prefill
 from swarmgame.inference.sampler import ModelSampler, SamplingParams
 from swarmgame.inference.token_sampler import TokenSampler
@@ -30,7 +30,7 @@ class EagerSampler(ModelSampler):
     """Samples operation by operation.
 
     Args:
-        written_out: take decode steps with `Decoder` where the model is known; otherwise always with the model's own forward.
+        written_out: take decode steps with `SharedPromptDecoder` where the model is supported; otherwise always with the model's own forward.
     """
 
     def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int, *, written_out: bool = True) -> None:
@@ -54,8 +54,8 @@ class EagerSampler(ModelSampler):
         read = prefill(self.model, prompts, width, self.pad_token_id, room=steps)
         logits, cache, mask = read.logits.repeat_interleave(n, dim=0), read.cache, read.mask
         decoder = seen = None
-        if self.written_out and knows(self.model):
-            decoder = Decoder(self.model, cache, mask, n, steps, width + steps)
+        if self.written_out and is_supported(self.model):
+            decoder = SharedPromptDecoder(self.model, cache, mask, n, steps, width + steps)
         else:
             cache.batch_repeat_interleave(n)
             seen = _DecodeMask(self.model, mask.repeat_interleave(n, dim=0), width, steps) if mask is not None else None

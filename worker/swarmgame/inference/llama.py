@@ -1,55 +1,54 @@
-"""The forward pass of a Llama-shaped model for one new token a row, written out: the same mathematics as transformers', with few and large
+"""One forward pass of a Llama-shaped model for one token a row, without gradients: the mathematics of transformers' forward, with few and large
 operations.
 
-A step of a small model spends most of its time between operations, not in them. Here projections are joined, what their input or output is
-multiplied by in any case (weights of norms, the scaling of queries) is multiplied into them, rotations are looked up, and nothing is looked for
-that cannot be there. It is without gradients and knows no caches: attention is given by the caller, one a layer. `knows` refuses whatever is not
-known here (other architectures, windows, quantised or hooked modules), and samplers then call the model itself.
-Invariant: logits equal those of the model's own forward (tested on every architecture of `KNOWN`).
+A decode step of a small model spends most of its time between operations. Here the projections of a layer are joined, and attention is given by the
+caller, one function a layer, so the decoder knows no caches. Three kinds of layer share the loop: `_FoldedLayer` for small fp32 models on a CPU
+(what an input is multiplied by in any case is multiplied into the weights once a call), `_ModuleLayer` for anything else in PyTorch's own operations
+(adapters included), and `_KernelLayer` on the kernels of a CUDA device. `is_supported` refuses other architectures, windows, quantised and hooked
+modules; samplers then call the model itself. Logits equal those of the model's own forward (tested for every architecture of `SUPPORTED`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swarmgame.inference.cache import is_windowed
-from swarmgame.inference.rope import Rotation
+from swarmgame.inference.ops import rms_norm
+from swarmgame.inference.rope import RotaryEmbedding
 
-KNOWN = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
+SUPPORTED = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 
-FUSED_BELOW_BYTES = 1 << 28
-"""Weights of larger models are not joined: their products are large enough as they are, and the copies would cost memory. Nor are those
-below fp32: what is multiplied in beforehand would be rounded otherwise than the model rounds it."""
+FOLD_BELOW_BYTES = 1 << 28
+"""Weights of larger models are not folded: their products are large enough as they are, and the copies would cost memory. Nor are those below fp32:
+what is multiplied in beforehand would be rounded otherwise than the model rounds it."""
 
-_STATIC_ROTATIONS = frozenset({"default", "linear", "llama3"})
-"""Rotary embeddings that depend on the position alone, and not on how long the sequence has become."""
+_STATIC_ROPE = frozenset({"default", "linear", "llama3"})
+"""Rotary embeddings that depend on the position alone, and not on the length of the sequence."""
 
 Map = Callable[[Tensor], Tensor]
-Maps = Callable[[Tensor], Sequence[Tensor]]
-Attention = Callable[[Tensor, Tensor], Tensor]
-"""Queries, keys and values of the new token [B, (G + 2) * K, D] and the turns of its positions → what was attended to [B, K * G * D]. Queries
-are still to be multiplied by `Forward.scaling`."""
+Attention = Callable[[Tensor], Tensor]
+"""Queries, keys and values of the new token [B, (G + 2) * K * D] → what was attended to [B, K * G * D]."""
 
 
-def knows(model: Any) -> bool:
-    """Whether there is nothing about the model that is not known here."""
-    if type(model).__name__ not in KNOWN or is_windowed(model.config):
+def is_supported(model: Any) -> bool:
+    """Whether the model computes nothing but what is written out here."""
+    if type(model).__name__ not in SUPPORTED or is_windowed(model.config):
         return False
-    rotation = getattr(model.config, "rope_parameters", None) or {}
-    if rotation.get("rope_type", "default") not in _STATIC_ROTATIONS or model.config._attn_implementation not in ("sdpa", "eager"):
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") not in _STATIC_ROPE or model.config._attn_implementation not in ("sdpa", "eager"):
         return False
-    if any(_is_hooked(module) for module in model.modules()):
+    if getattr(model.config, "hidden_act", "silu") != "silu" or any(_is_hooked(module) for module in model.modules()):
         return False
     if type(model.model.embed_tokens) is not nn.Embedding or type(model.lm_head) is not nn.Linear:
         return False
-    return all(type(one) is nn.Linear or _is_adapted(one) for layer in model.model.layers for one in _linears(layer))
+    return all(type(linear) is nn.Linear or _is_adapted(linear) for layer in model.model.layers for linear in _linears(layer))
 
 
 def _is_hooked(module: Any) -> bool:
@@ -58,84 +57,213 @@ def _is_hooked(module: Any) -> bool:
     return bool(hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
-def is_fusible(model: Any) -> bool:
-    """Whether its weights may be joined: small, in fp32, and without adapters."""
+def is_foldable(model: Any) -> bool:
+    """Whether its weights may be folded: small, in fp32, on a CPU, and without adapters."""
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    plain = all(type(one) is nn.Linear for layer in model.model.layers for one in _linears(layer))
-    return bool(plain and model.dtype == torch.float32 and size < FUSED_BELOW_BYTES)
+    plain = all(type(linear) is nn.Linear for layer in model.model.layers for linear in _linears(layer))
+    return bool(plain and model.dtype == torch.float32 and model.device.type == "cpu" and size < FOLD_BELOW_BYTES)
 
 
-class Forward:
+@torch.inference_mode(mode=False)  # the parameters go on to be trained
+def join_projections(model: Any) -> None:
+    """Put the weights of each layer's q, k and v projections side by side in memory, and those of gate and up.
+
+    The parameters stay what they are, with views of the joined memory as data, so training and checkpoints see no difference and an update in place
+    is seen by a decoder that reads the joined matrix. Adapted layers are left alone. Calling it again changes nothing.
+    """
+    for layer in model.model.layers:
+        query, key, value, _, gate, up, _ = _linears(layer)
+        for group in ((query, key, value), (gate, up)):
+            if any(type(linear) is not nn.Linear for linear in group):
+                continue
+            for parameters in ([linear.weight for linear in group], [linear.bias for linear in group]):
+                if any(parameter is None for parameter in parameters) or joined_view(parameters) is not None:
+                    continue
+                whole = torch.cat([parameter.data for parameter in parameters])
+                for parameter, part in zip(parameters, whole.split([len(parameter) for parameter in parameters]), strict=True):
+                    parameter.data = part
+
+
+def joined_view(parameters: Sequence[Tensor]) -> Tensor | None:
+    """Return the matrix that the parameters are parts of, as a view, or None when they do not lie side by side in one memory."""
+    first = parameters[0]
+    place = first.data_ptr()
+    for parameter in parameters:
+        same = parameter.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not (same and parameter.is_contiguous() and parameter.data_ptr() == place):
+            return None
+        place += parameter.numel() * parameter.element_size()
+    rows = sum(len(parameter) for parameter in parameters)
+    return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
+
+
+class _Layer(Protocol):
+    """One decoder layer without its attention."""
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Queries, keys and values [B, (G + 2) * K * D]."""
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """Output projection, residual, and the feed-forward part; may write into `hidden`."""
+
+
+class FusedLlamaDecoder:
     """One step of a model.
 
     Args:
-        model: one that `knows` says yes to.
-        fused: join its weights; what is joined is a copy, of the weights as they are now. Otherwise the model's own are read at each step.
+        model: one that `is_supported`; its projections are joined in place (`join_projections`), unless they are folded.
+        folded: multiply norms and scaling into copies of the weights, as they are now. Otherwise the model's own weights are read at each step.
+        kernels: the module `kernels` or `ops`; None for PyTorch's operations, where q/k norms are applied by `project` instead of the attention.
     """
 
-    def __init__(self, model: Any, *, fused: bool) -> None:
-        config, inner = model.config, model.model
-        self.fused = fused
-        self.queries, self.keys = int(config.num_attention_heads), int(config.num_key_value_heads)
-        self.head_dim = int(inner.layers[0].self_attn.head_dim)
-        self.scaling = 1.0 if fused else float(inner.layers[0].self_attn.scaling)  # multiplied into the joined weights
+    def __init__(self, model: Any, *, folded: bool = False, kernels: ModuleType | None = None) -> None:
+        inner, attention = model.model, model.model.layers[0].self_attn
+        self.folded = folded
+        self.num_heads, self.num_kv_heads = int(model.config.num_attention_heads), int(model.config.num_key_value_heads)
+        self.head_dim = int(attention.head_dim)
+        self.scaling = 1.0 if folded else float(attention.scaling)  # folded into the weights
         self._embedding: Tensor = inner.embed_tokens.weight
         self._rotary = inner.rotary_emb
-        self._layers = [_layer(layer, fused) for layer in inner.layers]
-        self._norm = _Norm(inner.norm, weight=None if fused else inner.norm.weight)
-        self._head: Map = _joined([model.lm_head.weight], [model.lm_head.bias], inner.norm.weight) if fused else _map(model.lm_head)
+        if not folded:
+            join_projections(model)
+        if kernels is not None:
+            counts = torch.zeros(-(-model.config.hidden_size // 16), dtype=torch.int32, device=self._embedding.device)
+        self._layers: list[_Layer] = [
+            _FoldedLayer(layer) if folded else _ModuleLayer(layer) if kernels is None else _KernelLayer(layer, kernels, counts)
+            for layer in inner.layers
+        ]
+        scale, epsilon = inner.norm.weight, float(inner.norm.variance_epsilon)
+        self._head: Map
+        if folded:
+            norm, head = _FoldedNorm(inner.norm), _fold([model.lm_head.weight], [model.lm_head.bias], scale)
+            self._head = lambda hidden: head(norm(hidden))
+        else:
+            norm_linear = _norm_linear if kernels is None else kernels.norm_linear
+            self._head = lambda hidden: norm_linear(hidden, scale, epsilon, model.lm_head.weight, model.lm_head.bias)
 
-    def rotation(self, positions: int) -> Rotation:
-        """The turns of that many positions, in the order in which queries and keys come out of the projections."""
+    def rotary_tables(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [positions, D] in the model's type."""
         every = torch.arange(positions, device=self._embedding.device).unsqueeze(0)
-        cosine, sine = self._rotary(self._embedding[:1].unsqueeze(0), every)
-        return Rotation(cosine[0], sine[0], interleaved=self.fused)
+        cos, sin = self._rotary(self._embedding[:1].unsqueeze(0), every)
+        return cos[0], sin[0]
 
-    def __call__(self, token_B: Tensor, turns: Tensor, attentions: Sequence[Attention]) -> Tensor:
-        """Logits [B, V] after one more token a row."""
-        queries, keys = self.queries, self.keys
+    def hidden_states(self, token_B: Tensor, attentions: Sequence[Attention]) -> Tensor:
+        """The residual stream [B, H] behind the last layer, after one more token a row."""
         hidden = F.embedding(token_B, self._embedding)
         for layer, attention in zip(self._layers, attentions, strict=True):
-            heads = layer.qkv(layer.first_norm(hidden)).view(len(token_B), queries + 2 * keys, self.head_dim)
-            if layer.query_norm is not None and layer.key_norm is not None:
-                query, key, value = torch.split(heads, [queries, keys, keys], dim=1)
-                heads = torch.cat([layer.query_norm(query), layer.key_norm(key), value], dim=1)
-            hidden = _added(hidden, attention(heads, turns), layer.output)
-            gate, up = layer.gate_up(layer.second_norm(hidden))
-            hidden = _added(hidden, layer.activation(gate).mul_(up), layer.down)
-        return self._head(self._norm(hidden))
+            hidden = layer.finish(hidden, attention(layer.project(hidden)))
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [B, V] of the residual stream, the last norm included."""
+        return self._head(hidden)
+
+    def __call__(self, token_B: Tensor, attentions: Sequence[Attention]) -> Tensor:
+        """Logits [B, V] after one more token a row."""
+        return self._head(self.hidden_states(token_B, attentions))
 
 
-class _Norm:
-    """RMSNorm; without a weight where that is multiplied into whatever comes next (fp32 only)."""
+class _KernelLayer:
+    """A layer on kernels, or on their definitions in `ops`. Layers with adapters call their modules."""
 
-    def __init__(self, norm: Any, *, weight: Tensor | None) -> None:
-        self._weight, self._epsilon = weight, float(norm.variance_epsilon)
-        self._epsilons = torch.full((1, 1), self._epsilon, device=norm.weight.device)
+    def __init__(self, layer: Any, kernels: ModuleType, counts: Tensor) -> None:
+        query, key, value, self._output, gate, up, self._down = _linears(layer)
+        self._kernels, self._counts = kernels, counts
+        self._norms = [(norm.weight, float(norm.variance_epsilon)) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        self._qkv, self._gate_up = _joined((query, key, value)), _joined((gate, up))
+        self._apart = (query, key, value), (gate, up)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        if self._qkv is not None:
+            qkv: Tensor = self._kernels.norm_linear(hidden, *self._norms[0], *self._qkv)
+            return qkv
+        normed = self._kernels.rms_norm(hidden, *self._norms[0])
+        return torch.cat([linear(normed) for linear in self._apart[0]], dim=-1)
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        hidden = self._add(hidden, attended, self._output)
+        if self._gate_up is not None:
+            inner: Tensor = self._kernels.norm_gate_up(hidden, *self._norms[1], *self._gate_up)
+        else:
+            normed = self._kernels.rms_norm(hidden, *self._norms[1])
+            gate, up = (linear(normed) for linear in self._apart[1])
+            inner = F.silu(gate) * up
+        return self._add(hidden, inner, self._down)
+
+    def _add(self, hidden: Tensor, x: Tensor, linear: Any) -> Tensor:
+        if type(linear) is not nn.Linear:
+            return hidden.add_(linear(x))
+        added: Tensor = self._kernels.linear_add_(hidden, x, linear.weight, linear.bias, self._counts)
+        return added
+
+
+class _ModuleLayer:
+    """A layer in PyTorch's operations, on the model's own weights, adapters included."""
+
+    def __init__(self, layer: Any) -> None:
+        query, key, value, self._output, gate, up, self._down = _linears(layer)
+        attention = layer.self_attn
+        self._norms = [(norm.weight, float(norm.variance_epsilon)) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        self._qkv, self._gate_up = _map_of((query, key, value)), _map_of((gate, up))
+        self._head_dim = int(attention.head_dim)
+        self._split = [linear.out_features for linear in (query, key, value)]
+        norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        self._head_norms = [(norm.weight, float(norm.variance_epsilon)) for norm in norms if norm is not None]
+
+    def project(self, hidden: Tensor) -> Tensor:
+        qkv = self._qkv(rms_norm(hidden, *self._norms[0]))
+        return _with_head_norms(qkv, self._split, self._head_dim, [partial(_norm_last, norm=norm) for norm in self._head_norms])
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        hidden = _added(hidden, attended, self._output)
+        gate, up = self._gate_up(rms_norm(hidden, *self._norms[1])).chunk(2, dim=-1)
+        return _added(hidden, F.silu(gate).mul_(up), self._down)
+
+
+class _FoldedLayer:
+    """A layer whose norms' weights, the scaling of queries and the interleaved order of rotary pairs are multiplied into its projections (fp32)."""
+
+    def __init__(self, layer: Any) -> None:
+        query, key, value, self._output, gate, up, self._down = _linears(layer)
+        attention, first, second = layer.self_attn, layer.input_layernorm, layer.post_attention_layernorm
+        self._norms = _FoldedNorm(first), _FoldedNorm(second)
+        self._head_dim = int(attention.head_dim)
+        self._split = [linear.out_features for linear in (query, key, value)]
+        weights, biases = [query.weight, key.weight, value.weight], [query.bias, key.bias, value.bias]
+        order = RotaryEmbedding.interleave_permutation(attention.head_dim).to(query.weight.device)
+        self._head_norms: list[Map] = []
+        for place, factor in enumerate((attention.scaling, 1.0)):
+            norm = getattr(attention, ("q_norm", "k_norm")[place], None)
+            # A norm takes out what its input is scaled by, so there the factor goes into its own weight.
+            weights[place], biases[place] = (
+                part if part is None else part.unflatten(0, (-1, len(order)))[:, order].flatten(0, 1) * (factor if norm is None else 1.0)
+                for part in (weights[place], biases[place])
+            )
+            if norm is not None:
+                self._head_norms.append(_FoldedNorm(norm, scale=norm.weight[order] * factor))
+        self._qkv = _fold(weights, biases, first.weight)
+        self._gate_up = _fold([gate.weight, up.weight], [gate.bias, up.bias], second.weight)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return _with_head_norms(self._qkv(self._norms[0](hidden)), self._split, self._head_dim, self._head_norms)
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        hidden = _added(hidden, attended, self._output)
+        gate, up = self._gate_up(self._norms[1](hidden)).chunk(2, dim=-1)
+        return _added(hidden, F.silu(gate).mul_(up), self._down)
+
+
+class _FoldedNorm:
+    """RMSNorm in few operations (fp32); without a scale where that is multiplied into what comes next."""
+
+    def __init__(self, norm: Any, *, scale: Tensor | None = None) -> None:
+        self._scale = scale
+        self._epsilons = torch.full((1, 1), float(norm.variance_epsilon), device=norm.weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._weight is None:
-            length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            return x * torch.addcmul(self._epsilons, length, length, value=1.0 / x.shape[-1]).rsqrt_()
-        if x.dtype == torch.float32:
-            return F.rms_norm(x, (x.shape[-1],), self._weight, self._epsilon)
-        # Computed in fp32 and rounded before the weight is applied, as transformers does it.
-        return self._weight * F.rms_norm(x, (x.shape[-1],), None, self._epsilon)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One layer's parts."""
-
-    first_norm: _Norm
-    second_norm: _Norm
-    qkv: Map
-    output: Any
-    query_norm: _Norm | None
-    key_norm: _Norm | None
-    gate_up: Maps
-    down: Any
-    activation: Any
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        normed = x * torch.addcmul(self._epsilons, length, length, value=1.0 / x.shape[-1]).rsqrt_()
+        return normed if self._scale is None else normed.mul_(self._scale)
 
 
 def _linears(layer: Any) -> list[Any]:
@@ -148,70 +276,48 @@ def _is_adapted(linear: Any) -> bool:
     return type(linear).__module__.startswith("peft.tuners.") and type(getattr(linear, "base_layer", None)) is nn.Linear
 
 
-def _layer(layer: Any, fused: bool) -> _Layer:
-    query, key, value, output, gate, up, down = _linears(layer)
-    attention, first, second = layer.self_attn, layer.input_layernorm, layer.post_attention_layernorm
-    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-    scales = [None if norm is None else norm.weight for norm in norms]
-    if fused:
-        weights, biases = [query.weight, key.weight, value.weight], [query.bias, key.bias, value.bias]
-        order = Rotation.order(attention.head_dim).to(query.weight.device)
-        for place, factor in enumerate((attention.scaling, 1.0)):
-            # A norm takes out what its input is scaled by, so there the factor is put into its own weight.
-            weights[place], biases[place] = (
-                part
-                if part is None
-                else part.unflatten(0, (-1, len(order)))[:, order].flatten(0, 1) * (factor if norms[place] is None else 1.0)
-                for part in (weights[place], biases[place])
-            )
-            scale = scales[place]
-            scales[place] = None if scale is None else scale[order] * factor
-        qkv = _joined(weights, biases, first.weight)
-        gate_up = _halves(_joined([gate.weight, up.weight], [gate.bias, up.bias], second.weight))
-    else:
-        qkv, gate_up = _beside(query, key, value), _apart(gate, up)
-    query_norm, key_norm = (None if norm is None else _Norm(norm, weight=scale) for norm, scale in zip(norms, scales, strict=True))
-    return _Layer(
-        first_norm=_Norm(first, weight=None if fused else first.weight),
-        second_norm=_Norm(second, weight=None if fused else second.weight),
-        qkv=qkv,
-        output=output,
-        query_norm=query_norm,
-        key_norm=key_norm,
-        gate_up=gate_up,
-        down=down,
-        activation=layer.mlp.act_fn,
-    )
+def _joined(linears: Sequence[Any]) -> tuple[Tensor, Tensor | None] | None:
+    """The joined weight and bias of plain linear layers; None with adapters."""
+    if any(type(linear) is not nn.Linear for linear in linears):
+        return None
+    weight = joined_view([linear.weight for linear in linears])
+    biases = [linear.bias for linear in linears]
+    bias = None if all(one is None for one in biases) else joined_view(biases) if all(one is not None for one in biases) else None
+    if weight is None or (bias is None and any(one is not None for one in biases)):
+        return None
+    return weight, bias
 
 
-def _map(linear: Any) -> Map:
-    """A linear layer without what a module does around its product; one with adapters as it is."""
-    map: Map = partial(F.linear, weight=linear.weight, bias=linear.bias) if type(linear) is nn.Linear else linear
-    return map
+def _map_of(linears: Sequence[Any]) -> Map:
+    """Several linear layers of one input, side by side."""
+    joined = _joined(linears)
+    if joined is not None:
+        return partial(F.linear, weight=joined[0], bias=joined[1])
+    return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
 
 
-def _apart(*linears: Any) -> Maps:
-    """Several linear maps of one input."""
-    maps = [_map(linear) for linear in linears]
-    return lambda x: [one(x) for one in maps]
+def _norm_linear(hidden: Tensor, scale: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(rms_norm(hidden, scale, epsilon), weight, bias)
 
 
-def _beside(*linears: Any) -> Map:
-    """The same, side by side."""
-    apart = _apart(*linears)
-    return lambda x: torch.cat(list(apart(x)), dim=-1)
+def _norm_last(x: Tensor, norm: tuple[Tensor, float]) -> Tensor:
+    return rms_norm(x, *norm)
 
 
-def _halves(both: Map) -> Maps:
-    """Two maps of one input that were joined, apart again."""
-    return lambda x: both(x).chunk(2, dim=-1)
+def _with_head_norms(qkv: Tensor, split: list[int], head_dim: int, norms: Sequence[Map]) -> Tensor:
+    """Apply the norms of queries and keys, where the architecture has them."""
+    if not norms:
+        return qkv
+    query, key, value = qkv.split(split, dim=-1)
+    heads = [norm(part.unflatten(-1, (-1, head_dim))).flatten(-2) for norm, part in zip(norms, (query, key), strict=True)]
+    return torch.cat([*heads, value], dim=-1)
 
 
-def _joined(weights: list[Tensor], biases: list[Tensor | None], input_scale: Tensor) -> Map:
-    """The same as one matrix, of an input that lacks this scale."""
+def _fold(weights: list[Tensor], biases: list[Tensor | None], input_scale: Tensor) -> Map:
+    """Join linear layers, for an input that lacks this scale."""
     weight = torch.cat(weights) * input_scale
     bias = None
-    if any(bias is not None for bias in biases):
+    if any(one is not None for one in biases):
         bias = torch.cat([part.new_zeros(len(part)) if one is None else one for part, one in zip(weights, biases, strict=True)])
     return partial(F.linear, weight=weight, bias=bias)
 
@@ -221,4 +327,4 @@ def _added(hidden: Tensor, x: Tensor, linear: Any) -> Tensor:
     plain = type(linear) is nn.Linear
     if plain and hidden.dtype == torch.float32 and linear.bias is None:
         return torch.addmm(hidden, x, linear.weight.t())
-    return hidden + _map(linear)(x)
+    return hidden + (F.linear(x, linear.weight, linear.bias) if plain else linear(x))

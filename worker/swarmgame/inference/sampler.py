@@ -109,6 +109,10 @@ class Sampler(Protocol):
         """Take note that the policy's weights have changed, in place; `version` counts optimizer steps."""
         ...
 
+    def limit(self, rows: int) -> int:
+        """Hold at most `rows` completions in the device at once from now on; return how many a call may ask for."""
+        ...
+
     def release(self) -> bool:
         """Give back the device memory that is held between calls; return whether there was any."""
         ...
@@ -156,6 +160,10 @@ class ModelSampler(ABC):
     def update_weights(self, version: int) -> None:  # noqa: B027 — a sampler that reads the model's own weights has nothing to do
         """See `Sampler.update_weights`."""
 
+    def limit(self, rows: int) -> int:
+        """See `Sampler.limit`; all completions of a call are in the device at once, unless a sampler says otherwise."""
+        return rows
+
     def release(self) -> bool:
         """See `Sampler.release`; nothing is held, unless a sampler says otherwise."""
         return False
@@ -201,10 +209,11 @@ def check_request(prompts: Sequence[Sequence[int]], n: int, params: SamplingPara
 
 def truncate(ids_RT: Tensor, logprobs_RT: Tensor, eos_token_ids: Sequence[int], budgets: Sequence[int]) -> list[Sampled]:
     """End each row behind its first EOS or at its budget."""
-    eos = frozenset(eos_token_ids)
+    ids, logprobs = ids_RT.cpu().numpy(), logprobs_RT.cpu().numpy()
+    is_eos = np.isin(ids, np.array(eos_token_ids, dtype=ids.dtype))
+    first_eos = np.where(is_eos.any(axis=1), is_eos.argmax(axis=1), ids.shape[1])
     completions = []
-    for ids, logprobs, budget in zip(ids_RT.tolist(), logprobs_RT.tolist(), budgets, strict=True):
-        length = next((place + 1 for place, token in enumerate(ids[:budget]) if token in eos), 0)
-        stop = length or min(budget, len(ids))
-        completions.append(Sampled(tuple(ids[:stop]), tuple(logprobs[:stop]), stopped=length > 0))
+    for row, (eos, budget) in enumerate(zip(first_eos.tolist(), budgets, strict=True)):
+        stop = min(eos + 1, budget, ids.shape[1])
+        completions.append(Sampled(tuple(ids[row, :stop].tolist()), tuple(logprobs[row, :stop].tolist()), stopped=eos < stop))
     return completions

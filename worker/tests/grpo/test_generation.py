@@ -45,6 +45,9 @@ class SmallDevice:
     def update_weights(self, version: int) -> None:
         self.version = version
 
+    def limit(self, rows: int) -> int:
+        return rows
+
     def release(self) -> bool:
         held, self.held = self.held, 0
         return bool(held)

@@ -10,49 +10,23 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from scipy.stats import chi2
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from tiny_models import ARCHITECTURES, DEVICE, EOS, PAD, PROMPTS, completions, tiny
+from transformers import GenerationConfig
 
-from swarmgame.inference.decoder import Decoder
+from swarmgame.inference.decoder import SharedPromptDecoder
 from swarmgame.inference.eager import EagerSampler
-from swarmgame.inference.llama import knows
+from swarmgame.inference.engine import EngineSampler
+from swarmgame.inference.llama import is_supported
 from swarmgame.inference.sampler import ONE_MINUS_EPS, SamplingParams
 from swarmgame.inference.token_sampler import BLOCKED_FROM, TokenSampler
 from swarmgame.trainer.grpo.logprobs import completion_logprobs
 
 pytestmark = pytest.mark.oracle
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PAD, EOS = 0, 1
-PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [3], [12, 4, 9], [5, 6, 7]]
-ARCHITECTURES = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
-
-
-def tiny(architecture="qwen2", vocabulary=19, spread=0.4, **more):
-    torch.manual_seed(7)
-    config, model = ARCHITECTURES[architecture]
-    shape = {
-        "vocab_size": vocabulary,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "initializer_range": spread,
-        "bos_token_id": None,
-        "eos_token_id": EOS,
-        "pad_token_id": PAD,
-    }
-    return model(config(**shape | more)).eval().to(DEVICE)
-
-
 SAMPLERS = {
     "eager": EagerSampler,
     "eager, the model's own forward": partial(EagerSampler, written_out=False),
+    "engine": EngineSampler,  # on a CPU with the definitions of its kernels, step by step
 }
 
 
@@ -60,10 +34,6 @@ SAMPLERS = {
 def make(request):
     """Builds the sampler under test for a model."""
     return lambda model, eos=(EOS,): SAMPLERS[request.param](model, eos, PAD)
-
-
-def completions(groups):
-    return [completion for group in groups for completion in group]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -260,8 +230,10 @@ def test_finished_rows_leave_the_batch_and_the_prompt_is_read_once():
 
 def test_finished_rows_leave_the_written_out_decoder_too(monkeypatch):
     seen = []
-    step = Decoder.__call__
-    monkeypatch.setattr(Decoder, "__call__", lambda self, token, position: seen.append(len(token)) or step(self, token, position))
+    step = SharedPromptDecoder.__call__
+    monkeypatch.setattr(
+        SharedPromptDecoder, "__call__", lambda self, token, position: seen.append(len(token)) or step(self, token, position)
+    )
     EagerSampler(tiny(), (EOS,), PAD).sample(PROMPTS, 16, SamplingParams(60), 8)
     assert seen[0] == len(PROMPTS) * 16
     assert min(seen) < 0.5 * seen[0]
@@ -275,17 +247,17 @@ def adapted(model, *targets):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_llama_shaped_models_are_written_out_and_nothing_that_was_not_seen(architecture):
-    assert knows(tiny(architecture))
-    assert knows(adapted(tiny(architecture), "q_proj", "down_proj"))
-    assert not knows(adapted(tiny(architecture), "embed_tokens"))
+    assert is_supported(tiny(architecture))
+    assert is_supported(adapted(tiny(architecture), "q_proj", "down_proj"))
+    assert not is_supported(adapted(tiny(architecture), "embed_tokens"))
     checkpointed = adapted(tiny(architecture), "q_proj")
     checkpointed.enable_input_require_grads()
-    assert knows(checkpointed)
+    assert is_supported(checkpointed)
     hooked = tiny(architecture)
     hooked.model.layers[1].mlp.register_forward_hook(lambda *_: None)
-    assert not knows(hooked)
+    assert not is_supported(hooked)
     stretched = tiny(architecture, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
-    assert not knows(stretched)
+    assert not is_supported(stretched)
 
 
 @pytest.mark.parametrize("adapters", [(), ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")], ids=["plain", "adapted"])

@@ -17,6 +17,7 @@ import torch
 from swarmgame.errors import InvalidManifest, Temporary
 from swarmgame.game.ranks import Ranks
 from swarmgame.inference.eager import EagerSampler
+from swarmgame.inference.engine import EngineSampler
 from swarmgame.inference.sampler import Sampled, Sampler, SamplingParams
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.policy import Policy
@@ -37,7 +38,8 @@ def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
             config.sampler,
             f"eager or auto: this peer computes on {policy.model.device}, without CUDA graphs",
         )
-    return EagerSampler(policy.model, policy.eos_token_ids, policy.pad_token_id)
+    kind = EngineSampler if on_cuda and config.sampler != "eager" else EagerSampler
+    return kind(policy.model, policy.eos_token_ids, policy.pad_token_id)
 
 
 class Generation:
@@ -76,20 +78,23 @@ class Generation:
     ) -> list[list[Sampled]]:
         """As many of the first prompts as there is memory for, in batches of one size where that can be: a sampler may keep what it made for it."""
         while True:
-            most = max(1, self.rollouts_per_batch // n)
-            batches = math.ceil(len(prompts) / most)
+            allowed = self.sampler.limit(self.rollouts_per_batch)
+            batches = math.ceil(len(prompts) / max(1, allowed // n))
             batch = prompts[: math.ceil(len(prompts) / batches)]
             try:
                 return self.sampler.sample(batch, n, params, seed, first_row=first_row)
             except torch.cuda.OutOfMemoryError as error:
                 released = self.sampler.release()
-                if len(batch) == 1 and not released:
+                at_once = min(self.rollouts_per_batch, len(batch) * n)
+                # A sampler that lets rows wait can hold fewer than one prompt's.
+                divisible = len(batch) > 1 or (allowed > self.rollouts_per_batch and at_once > 1)
+                if not (divisible or released):
                     raise Temporary(
                         f"the device has no memory for {n} rollouts of {params.max_new_tokens} tokens of one prompt: lower generations or "
                         "maxNewTokens, or use a device with more memory"
                     ) from error
-                if len(batch) > 1:
-                    self.rollouts_per_batch = max(1, len(batch) * n // 2)
+                if divisible:
+                    self.rollouts_per_batch = max(1, at_once // 2)
                 logger.warning("out of memory while sampling: at most %d rollouts at once from now on", self.rollouts_per_batch)
             torch.cuda.empty_cache()
 

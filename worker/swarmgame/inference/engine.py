@@ -1,0 +1,391 @@
+"""Continuous batching on a CUDA device: one CUDA graph a step, lanes that are refilled as completions finish.
+
+A step of a model is some hundred small kernels, and launching them takes the processor longer than running them takes the device, so a step (forward,
+sampling, bookkeeping) is captured once as a graph and replayed. A graph reads and writes fixed memory: an `Arena` holds the caches, the lanes and the
+completions of a call, for bucketed sizes, and is kept between calls until `release`. Finished completions leave their lane to waiting ones within the
+step, on the device; when none wait, the step goes on with half of the lanes. The host waits for the device only every `SYNC_EVERY` steps. Graphs read
+the model's own weights, so an update in place between calls needs no new graph. Models that are not written out are left to `eager.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swarmgame.inference import ops
+from swarmgame.inference.eager import EagerSampler
+from swarmgame.inference.llama import FusedLlamaDecoder, is_supported
+from swarmgame.inference.ops import AttentionShape, Batch, Lanes, LayerCache
+from swarmgame.inference.sampler import ModelSampler, SamplingParams
+from swarmgame.inference.token_sampler import TokenSampler
+
+logger = logging.getLogger(__name__)
+
+SYNC_EVERY = 16
+"""Steps between looks at how many completions are left: each look waits for the device."""
+
+KEPT = 4
+"""Arenas that are kept: training and evaluation, and for each a second one (a stage with longer prompts, an uneven batch)."""
+
+PREFILL_TOKENS = 16_384
+"""Prompt tokens, padding included, that are read at once."""
+
+FIRST_TOKENS = 512
+"""Completions whose first token is sampled at once."""
+
+MEMORY_SHARE = 0.6
+"""Share of the free memory that the cache of own tokens may take."""
+
+
+@dataclass(frozen=True)
+class ArenaShape:
+    """Bucketed sizes: what memory and graphs are made for.
+
+    Args:
+        lanes: rows of a step.
+        rows: completions of a call.
+        prompt_tokens: of all prompts together.
+        longest: of the prompts, plus `params.max_new_tokens`.
+    """
+
+    lanes: int
+    rows: int
+    prompt_tokens: int
+    longest: int
+    params: SamplingParams
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """How busy lanes were in one call.
+
+    Args:
+        lane_steps: lanes times steps.
+        tokens: those of them in which a completion got a token.
+    """
+
+    lane_steps: int = 0
+    tokens: int = 0
+
+    @property
+    def share(self) -> float:
+        return self.tokens / self.lane_steps if self.lane_steps else 1.0
+
+
+class EngineSampler(ModelSampler):
+    """Samples with graphs on a CUDA device; on a CPU, where tests run it, step by step.
+
+    Args:
+        kernels: the module of kernels; None takes `kernels.py` on a CUDA device and the definitions in `ops.py` elsewhere.
+    """
+
+    def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int, *, kernels: ModuleType | None = None) -> None:
+        super().__init__(model, eos_token_ids, pad_token_id)
+        self.max_lanes = 512
+        self.occupancy = Occupancy()
+        self._eager = EagerSampler(model, eos_token_ids, pad_token_id)
+        self._kernels = kernels or (load_kernels() if model.device.type == "cuda" else ops)
+        self._arenas: OrderedDict[ArenaShape, Arena] = OrderedDict()
+        self._addresses: tuple[int, ...] = ()
+
+    def limit(self, rows: int) -> int:
+        """See `Sampler.limit`: rows beyond the lanes wait for one, so a call may ask for several times as many."""
+        self.max_lanes = rows
+        return rows * 8 if self._kernels is not None and is_supported(self.model) else rows
+
+    def release(self) -> bool:
+        """Give the memory of all arenas back; they are made anew when they are needed."""
+        held = bool(self._arenas)
+        self._arenas.clear()
+        return held
+
+    def _rollout(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, uniforms_RT: Tensor, budgets: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        kernels = self._kernels if is_supported(self.model) else None
+        if kernels is None:
+            return self._eager._rollout(prompts, n, params, uniforms_RT, budgets)
+        lanes = min(self.max_lanes, len(prompts) * n, self._lanes_that_fit(params.max_new_tokens))
+        if lanes < min(self.max_lanes, len(prompts) * n):
+            logger.info("memory for %d completions of %d tokens at once: the others wait for a lane", lanes, params.max_new_tokens)
+        shape = ArenaShape(
+            lanes=_even(lanes),
+            rows=_bucket(len(prompts) * n),
+            prompt_tokens=_bucket(sum(map(len, prompts))),
+            longest=_bucket(max(map(len, prompts))) + params.max_new_tokens,
+            params=params,
+        )
+        arena = self._arena(shape, kernels)
+        arena.begin(prompts, n, uniforms_RT, budgets)
+        self.occupancy = arena.run()
+        rows = len(prompts) * n
+        return arena.batch.ids[:rows], arena.batch.logprobs[:rows]
+
+    def _arena(self, shape: ArenaShape, kernels: ModuleType) -> Arena:
+        """The shape's memory and graphs; all are dropped when the weights have moved, where no graph would find them."""
+        if self._weight_addresses() != self._addresses:
+            self.release()
+        arena = self._arenas.pop(shape, None)
+        if arena is None:
+            while len(self._arenas) >= KEPT:
+                self._arenas.popitem(last=False)
+            arena = Arena(self.model, shape, self.eos_token_ids, kernels, capture=self.model.device.type == "cuda")
+            self._addresses = self._weight_addresses()  # joining projections has moved them
+        self._arenas[shape] = arena
+        return arena
+
+    def _weight_addresses(self) -> tuple[int, ...]:
+        return tuple(parameter.data_ptr() for parameter in self.model.parameters())
+
+    def _lanes_that_fit(self, steps: int) -> int:
+        if self.model.device.type != "cuda" or self._arenas:
+            return self.max_lanes  # where an arena is held already, its memory is part of what is taken
+        config = self.model.config
+        size = 2 * config.num_hidden_layers * config.num_key_value_heads * self.model.model.layers[0].self_attn.head_dim
+        free, _ = torch.cuda.mem_get_info(self.model.device)
+        free += torch.cuda.memory_reserved(self.model.device) - torch.cuda.memory_allocated(self.model.device)
+        return max(1, int(MEMORY_SHARE * free) // (size * steps * self.model.dtype.itemsize))
+
+
+class Arena:
+    """Memory and graphs for one shape.
+
+    Args:
+        model: one that `is_supported`; its weights are read where they are.
+        eos_token_ids: ids that end a completion.
+        kernels: the module `kernels` or `ops`.
+        capture: replay steps as CUDA graphs.
+    """
+
+    def __init__(self, model: Any, shape: ArenaShape, eos_token_ids: Sequence[int], kernels: ModuleType, *, capture: bool) -> None:
+        self.shape = shape
+        self._kernels, self._capture = kernels, capture
+        self._decoder = decoder = FusedLlamaDecoder(model, kernels=kernels)
+        self._sampler = TokenSampler(shape.params, eos_token_ids)
+        self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
+        self._pool: Any = None
+        weights, device, steps = model.model.embed_tokens.weight, model.device, shape.params.max_new_tokens
+        cos, sin = decoder.rotary_tables(shape.longest)
+        self._attention = AttentionShape(
+            decoder.num_heads, decoder.num_kv_heads, decoder.head_dim, decoder.scaling, cos.contiguous(), sin.contiguous(), shape.longest
+        )
+        self._caches = [
+            LayerCache(
+                *(weights.new_zeros(decoder.num_kv_heads, shape.prompt_tokens, decoder.head_dim) for _ in range(2)),
+                *(weights.new_zeros(shape.lanes, decoder.num_kv_heads, steps, decoder.head_dim) for _ in range(2)),
+                *(getattr(norm, "weight", None) for norm in _head_norms(layer)),
+                epsilon=float(getattr(_head_norms(layer)[0], "variance_epsilon", 0.0)),
+            )
+            for layer in model.model.layers
+        ]
+        self._eos = torch.tensor(list(eos_token_ids), dtype=torch.long, device=device)
+
+        def whole(*size: int, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.zeros(*size, dtype=dtype, device=device)
+
+        lanes, rows = shape.lanes, shape.rows
+        self.lanes = Lanes(
+            *(whole(lanes) for _ in range(6)), forbid_eos=whole(lanes, dtype=torch.int32), uniform=whole(lanes, dtype=torch.float64)
+        )
+        self.batch = Batch(
+            ids=whole(rows, steps),
+            logprobs=whole(rows, steps, dtype=torch.float32),
+            uniforms=whole(rows, 0 if shape.params.greedy else steps, dtype=torch.float64),
+            budget=whole(rows),
+            first_token=whole(rows),
+            prompt_start=whole(rows),
+            prompt_length=whole(rows),
+            queue=whole(rows),
+            state=whole(4),
+        )
+        self._longest = self._certain = 0
+
+    def begin(self, prompts: Sequence[Sequence[int]], n: int, uniforms_RT: Tensor, budgets: Sequence[int]) -> None:
+        """Read the prompts, sample the first token of every completion, and fill the lanes."""
+        batch, rows, device = self.batch, len(prompts) * n, self.batch.ids.device
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        starts = lengths.cumsum(0) - lengths
+        batch.prompt_start[:rows], batch.prompt_length[:rows] = starts.repeat_interleave(n), lengths.repeat_interleave(n)
+        batch.budget[:rows] = torch.tensor(budgets)
+        if batch.uniforms.numel():
+            batch.uniforms[:rows] = uniforms_RT
+        # Prompts of similar length are read together: padding is computed like anything else.
+        order, logits = sorted(range(len(prompts)), key=lambda index: len(prompts[index])), None
+        for chunk in _chunks(order, lengths.tolist()):
+            read = self._prefill([prompts[index] for index in chunk], starts[chunk])
+            logits = read.new_empty(len(prompts), read.shape[1]) if logits is None else logits
+            logits[torch.tensor(chunk, device=device)] = read
+        assert logits is not None
+        forbid = torch.full((len(prompts),), int(self.shape.params.min_new_tokens > 0), dtype=torch.int32, device=device)
+        source = torch.arange(len(prompts), device=device).repeat_interleave(n)
+        uniforms = batch.uniforms[:, 0].contiguous() if batch.uniforms.numel() else batch.uniforms.flatten()
+        for start in range(0, rows, FIRST_TOKENS):
+            part = slice(start, min(start + FIRST_TOKENS, rows))
+            token, logprob = self._sample(logits, source[part], uniforms[part], forbid)
+            batch.ids[part, 0], batch.logprobs[part, 0], batch.first_token[part] = token, logprob, token
+        done = torch.isin(batch.first_token[:rows], self._eos) | (batch.budget[:rows] <= 1)
+        waiting = (~done).nonzero().squeeze(1)
+        batch.queue[: len(waiting)] = waiting
+        batch.state.copy_(torch.tensor([0, len(waiting), len(waiting), 0]))
+        self._fill(len(waiting))
+        self._longest = max(budgets) - 1
+        self._certain = min(budgets) - 1 if not len(self._eos) else min(*budgets, self.shape.params.min_new_tokens) - 1
+
+    def run(self) -> Occupancy:
+        """Take steps until every completion is finished."""
+        lanes, step, lane_steps = self.shape.lanes, 0, 0
+        left = int(self.batch.state[2])
+        one_wave = left <= lanes
+        while left > 0:
+            while left <= (half := _even(-(-lanes // 2))) < lanes:
+                lanes = self._compact(lanes, half)
+            count = SYNC_EVERY
+            if one_wave:  # all began together: before `certain` none ends, and at the longest budget all have ended
+                count = min(max(count, self._certain - step), self._longest - step)
+            for _ in range(count):
+                self._step(lanes)
+            step, lane_steps = step + count, lane_steps + count * lanes
+            left = int(self.batch.state[2])
+        return Occupancy(lane_steps, int(self.batch.state[3]))
+
+    # ── a step ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _step(self, lanes: int) -> None:
+        """Feed one token a lane and sample the next ones. Nothing is waited for."""
+        graph = self._graphs.get(lanes)
+        if graph is not None:
+            graph.replay()
+            return
+        # The first step runs as it is, which also makes what libraries make at their first call. It is captured after that, which runs nothing.
+        self._compute(lanes)
+        if self._capture and lanes not in self._graphs:
+            self._graphs[lanes] = self._captured(lanes)
+
+    def _compute(self, count: int) -> None:
+        lanes = self.lanes.first(count)
+        attentions = [partial(self._kernels.decode_attention, layer=cache, lanes=lanes, shape=self._attention) for cache in self._caches]
+        logits = self._decoder(lanes.token, attentions)
+        source = torch.arange(count, device=logits.device)
+        token, logprob = self._sample(logits, source, lanes.uniform, lanes.forbid_eos)
+        self._kernels.advance(lanes, self.batch, token, logprob, self._eos, self.shape.params.min_new_tokens)
+
+    def _sample(self, logits: Tensor, source: Tensor, uniforms: Tensor, forbid_eos: Tensor) -> tuple[Tensor, Tensor]:
+        params = self.shape.params
+        if params.is_plain:
+            token, logprob = self._kernels.sample_tokens(logits, source, uniforms, forbid_eos, self._eos, params.temperature)
+            return token, logprob
+        return self._sampler(logits[source], uniforms, forbid_eos=forbid_eos[source] != 0)
+
+    def _captured(self, lanes: int) -> torch.cuda.CUDAGraph | None:
+        """The step as a graph; None, with a warning, where the device refuses (too little memory for a second set of temporaries)."""
+        try:
+            graph = torch.cuda.CUDAGraph()
+            # Only this thread is held to the rules of capturing: NCCL's watchdog asks for events from its own.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                self._compute(lanes)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            logger.warning("a step of %d lanes could not be captured as a graph and runs operation by operation: %s", lanes, reason)
+            return None
+        self._pool = graph.pool()  # graphs never run at the same time, so their temporary memory may be the same
+        return graph
+
+    # ── lanes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _fill(self, waiting: int) -> None:
+        """Give every lane its first completion."""
+        lanes, batch, count = self.lanes, self.batch, min(waiting, self.shape.lanes)
+        for value in vars(lanes).values():
+            value.zero_()
+        lanes.slot.copy_(torch.arange(self.shape.lanes))
+        lanes.row.fill_(-1)
+        rows = batch.queue[:count]
+        lanes.row[:count], lanes.token[:count] = rows, batch.first_token[rows]
+        lanes.prompt_start[:count], lanes.prompt_length[:count] = batch.prompt_start[rows], batch.prompt_length[rows]
+        lanes.forbid_eos[:count] = int(self.shape.params.min_new_tokens > 1)
+        if batch.uniforms.shape[1] > 1:
+            lanes.uniform[:count] = batch.uniforms[rows, 1]
+        batch.state[0] = count
+
+    def _compact(self, lanes: int, fewer: int) -> int:
+        """Go on with fewer lanes, the busy ones first; the caches stay where they are."""
+        self.lanes.move((self.lanes.row[:lanes] < 0).to(torch.uint8).argsort(stable=True)[:fewer])
+        return fewer
+
+    # ── prompts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _prefill(self, prompts: Sequence[Sequence[int]], starts: Tensor) -> Tensor:
+        """Read some prompts into the prompt cache; return the logits [P, V] behind their last tokens.
+
+        They are padded on the right, so plain causal attention needs no mask.
+        """
+        device, count, width = self.batch.ids.device, len(prompts), max(map(len, prompts))
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ids = torch.tensor([list(prompt) + [0] * (width - len(prompt)) for prompt in prompts]).to(device)
+        position = torch.arange(width).expand(count, -1)
+        place = torch.where(position < lengths[:, None], starts[:, None] + position, -1).reshape(-1).to(device)
+        positions = position.reshape(-1).to(device)
+        shape = self._attention
+
+        def attention(qkv: Tensor, layer: LayerCache) -> Tensor:
+            query, key = self._kernels.prefill_rotary(qkv, layer, shape, positions, place)
+            value = qkv.view(count * width, -1, shape.head_dim)[:, shape.num_heads + shape.num_kv_heads :]
+            parts = (part.reshape(count, width, -1, shape.head_dim).transpose(1, 2) for part in (query, key, value))
+            attended = F.scaled_dot_product_attention(*parts, is_causal=True, scale=shape.scaling, enable_gqa=True)
+            return attended.transpose(1, 2).reshape(count * width, -1)
+
+        hidden = self._decoder.hidden_states(ids.view(-1), [partial(attention, layer=cache) for cache in self._caches])
+        last = torch.arange(count) * width + lengths - 1
+        return self._decoder.logits(hidden[last.to(device)])
+
+
+def load_kernels() -> ModuleType | None:
+    """The Triton kernels, compiled and tried once; None, with a warning, where they cannot run."""
+    try:
+        from swarmgame.inference import kernels
+
+        one = torch.ones(1, 16, device="cuda")
+        kernels.rms_norm(one, one[0], 0.0)
+    except (ImportError, OSError, RuntimeError) as error:
+        logger.warning(
+            "the decode kernels cannot run here, and tokens are sampled operation by operation, several times slower: %s. Triton needs a C "
+            "compiler (gcc) and Python's headers, and a GPU of compute capability 8.0 or later",
+            str(error).partition("\n")[0],
+        )
+        return None
+    return kernels
+
+
+def _head_norms(layer: Any) -> tuple[Any, Any]:
+    return getattr(layer.self_attn, "q_norm", None), getattr(layer.self_attn, "k_norm", None)
+
+
+def _chunks(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Cut prompts, sorted by length, where padded to the longest they would exceed `PREFILL_TOKENS`."""
+    chunks: list[list[int]] = []
+    for index in order:
+        if chunks and (len(chunks[-1]) + 1) * lengths[index] <= PREFILL_TOKENS:
+            chunks[-1].append(index)
+        else:
+            chunks.append([index])
+    return chunks
+
+
+def _even(lanes: int) -> int:
+    """Round a number of lanes up, so that few graphs serve many calls: to 1, 2, 4, multiples of 8, and above 128 of 32."""
+    unit = 1 if lanes <= 2 else 4 if lanes <= 4 else 8 if lanes <= 128 else 32
+    return -(-lanes // unit) * unit
+
+
+def _bucket(size: int) -> int:
+    """Round a size up to a multiple of 64, of 128 above 512, of 256 above 1,024, and so on; at most an eighth too much."""
+    unit = 64
+    while unit * 8 < size:
+        unit *= 2
+    return -(-size // unit) * unit

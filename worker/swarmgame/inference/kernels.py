@@ -1,0 +1,536 @@
+"""Triton kernels of a decode step, with the signatures of `ops.py`, which defines what each computes.
+
+A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes moved. Per layer there are
+five kernels: RMSNorm + QKV projection, rotary + cache write + attention over the shared prompt and the row's own tokens, output projection +
+residual, RMSNorm + gate/up projections + SiLU, down projection + residual. Up to `SKINNY_ROWS` rows the projections are kernels of this module; with
+more rows cuBLAS is quicker, and norms and activation are kernels of their own. Shapes: B rows, H hidden size, N outputs, V vocabulary.
+
+Sources: online softmax (arXiv 1805.02867), FlashDecoding (split keys), Triton's tutorials on matrix multiplication.
+"""
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+SKINNY_ROWS = 128
+"""Rows up to which a projection is a kernel of this module, with all rows in one tile."""
+
+VOCABULARY_BLOCK = 4096
+"""Ids whose probabilities are summed by one program."""
+
+_PROGRAMS = 264
+"""Programs to aim for: two a multiprocessor of a Hopper GPU."""
+
+
+# ── projections ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+@triton.jit(do_not_specialize=["B"])
+def _norm_linear(
+    x_ptr, scale_ptr, weight_ptr, bias_ptr, out_ptr, B, N, epsilon, H: tl.constexpr,
+    HAS_NORM: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    rows = tl.arange(0, BLOCK_B)
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    total = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
+    squares = tl.zeros((BLOCK_B,), tl.float32)
+    for start in range(0, H, BLOCK_H):
+        inner = start + tl.arange(0, BLOCK_H)
+        x = tl.load(x_ptr + rows[:, None] * H + inner[None, :], mask=(rows[:, None] < B) & (inner[None, :] < H), other=0.0)
+        weight_mask = (columns[None, :] < N) & (inner[:, None] < H)
+        weight = tl.load(weight_ptr + columns[None, :].to(tl.int64) * H + inner[:, None], mask=weight_mask, other=0.0)
+        if HAS_NORM:
+            wide = x.to(tl.float32)
+            squares += tl.sum(wide * wide, axis=1)
+            x = (wide * tl.load(scale_ptr + inner, mask=inner < H, other=0.0).to(tl.float32)[None, :]).to(weight.dtype)
+        total = tl.dot(x, weight, total)
+    if HAS_NORM:
+        total *= tl.rsqrt(squares / H + epsilon)[:, None]
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
+    places = rows[:, None].to(tl.int64) * N + columns[None, :]
+    tl.store(out_ptr + places, total.to(out_ptr.dtype.element_ty), mask=(rows[:, None] < B) & (columns[None, :] < N))
+
+
+@triton.jit(do_not_specialize=["B"])
+def _norm_gate_up(
+    x_ptr, scale_ptr, weight_ptr, bias_ptr, out_ptr, B, N, epsilon, H: tl.constexpr,
+    HAS_BIAS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    rows = tl.arange(0, BLOCK_B)
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    gate = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
+    up = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
+    squares = tl.zeros((BLOCK_B,), tl.float32)
+    for start in range(0, H, BLOCK_H):
+        inner = start + tl.arange(0, BLOCK_H)
+        x = tl.load(x_ptr + rows[:, None] * H + inner[None, :], mask=(rows[:, None] < B) & (inner[None, :] < H), other=0.0)
+        weight_mask = (columns[None, :] < N) & (inner[:, None] < H)
+        places = columns[None, :].to(tl.int64) * H + inner[:, None]
+        gate_weight = tl.load(weight_ptr + places, mask=weight_mask, other=0.0)
+        up_weight = tl.load(weight_ptr + (columns[None, :] + N).to(tl.int64) * H + inner[:, None], mask=weight_mask, other=0.0)
+        wide = x.to(tl.float32)
+        squares += tl.sum(wide * wide, axis=1)
+        x = (wide * tl.load(scale_ptr + inner, mask=inner < H, other=0.0).to(tl.float32)[None, :]).to(gate_weight.dtype)
+        gate = tl.dot(x, gate_weight, gate)
+        up = tl.dot(x, up_weight, up)
+    factor = tl.rsqrt(squares / H + epsilon)[:, None]
+    gate, up = gate * factor, up * factor
+    if HAS_BIAS:
+        gate += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
+        up += tl.load(bias_ptr + N + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
+    result = gate * tl.sigmoid(gate) * up
+    places = rows[:, None] * N + columns[None, :]
+    tl.store(out_ptr + places, result.to(out_ptr.dtype.element_ty), mask=(rows[:, None] < B) & (columns[None, :] < N))
+
+
+@triton.jit(do_not_specialize=["B"])
+def _linear_add(
+    x_ptr, weight_ptr, bias_ptr, hidden_ptr, partial_ptr, count_ptr, B, H, N: tl.constexpr, CHUNK: tl.constexpr,
+    SPLITS: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """hidden [B, H] += x [B, N] · weight [H, N]ᵀ (+ bias), the inner dimension divided among SPLITS programs; the last of them to arrive adds all
+    partial sums in a fixed order, so the result does not depend on which came last."""
+    rows = tl.arange(0, BLOCK_B)
+    columns = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    split = tl.program_id(1)
+    total = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
+    for start in range(0, CHUNK, BLOCK_N):
+        inner = split * CHUNK + start + tl.arange(0, BLOCK_N)
+        x = tl.load(x_ptr + rows[:, None] * N + inner[None, :], mask=(rows[:, None] < B) & (inner[None, :] < N), other=0.0)
+        weight = tl.load(weight_ptr + columns[None, :] * N + inner[:, None], mask=(columns[None, :] < H) & (inner[:, None] < N), other=0.0)
+        total = tl.dot(x, weight, total)
+    places = rows[:, None] * H + columns[None, :]
+    mask = (rows[:, None] < B) & (columns[None, :] < H)
+    if SPLITS > 1:
+        tl.store(partial_ptr + split * B * H + places, total, mask=mask)
+        tl.debug_barrier()  # all threads' partial sums are written before the count says so
+        arrived = tl.atomic_add(count_ptr + tl.program_id(0), 1, sem="acq_rel")
+        if arrived == SPLITS - 1:
+            total = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
+            for other in range(SPLITS):
+                total += tl.load(partial_ptr + other * B * H + places, mask=mask, other=0.0, cache_modifier=".cg")
+            if HAS_BIAS:
+                total += tl.load(bias_ptr + columns, mask=columns < H, other=0.0).to(tl.float32)[None, :]
+            total += tl.load(hidden_ptr + places, mask=mask, other=0.0).to(tl.float32)
+            tl.store(hidden_ptr + places, total.to(hidden_ptr.dtype.element_ty), mask=mask)
+            tl.store(count_ptr + tl.program_id(0), 0)
+    else:
+        if HAS_BIAS:
+            total += tl.load(bias_ptr + columns, mask=columns < H, other=0.0).to(tl.float32)[None, :]
+        total += tl.load(hidden_ptr + places, mask=mask, other=0.0).to(tl.float32)
+        tl.store(hidden_ptr + places, total.to(hidden_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _rms_norm(x_ptr, scale_ptr, out_ptr, epsilon, H: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    inner = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + row * H + inner, mask=inner < H, other=0.0).to(tl.float32)
+    normed = (x * tl.rsqrt(tl.sum(x * x, axis=0) / H + epsilon)).to(out_ptr.dtype.element_ty)
+    scale = tl.load(scale_ptr + inner, mask=inner < H, other=0.0)
+    tl.store(out_ptr + row * H + inner, (normed * scale).to(out_ptr.dtype.element_ty), mask=inner < H)
+
+
+@triton.jit
+def _silu_mul(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(x_ptr + row * 2 * N + column, mask=column < N, other=0.0).to(tl.float32)
+    up = tl.load(x_ptr + row * 2 * N + N + column, mask=column < N, other=0.0)
+    silu = (gate * tl.sigmoid(gate)).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * N + column, (silu * up).to(out_ptr.dtype.element_ty), mask=column < N)
+
+
+# ── attention ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@triton.jit
+def _rotated(x_ptr, places, partner, sign, cos, sin, mask, scale_ptr, dims, epsilon, D: tl.constexpr, HAS_NORM: tl.constexpr):
+    """Load heads [R, D], normalise them where the model does, and rotate them; fp32."""
+    x = tl.load(x_ptr + places, mask=mask, other=0.0).to(tl.float32)
+    other = tl.load(x_ptr + partner, mask=mask, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        factor = tl.rsqrt(tl.sum(x * x, axis=1) / D + epsilon)[:, None]
+        x = x * factor * tl.load(scale_ptr + dims, mask=dims < D, other=0.0).to(tl.float32)[None, :]
+        turned = (dims + D // 2) % D
+        other = other * factor * tl.load(scale_ptr + turned, mask=dims < D, other=0.0).to(tl.float32)[None, :]
+    return x * cos[None, :] + other * sign[None, :] * sin[None, :]
+
+
+@triton.jit
+def _attend(
+    query, keys_ptr, values_ptr, start, stop, peak, total, attended, D: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr
+):
+    """Go on with the online softmax over the keys start … stop of one contiguous run [stop, D]."""
+    dims = tl.arange(0, query.shape[1])
+    for first in range(start, stop, BLOCK_N):
+        place = first + tl.arange(0, BLOCK_N)
+        keys = tl.load(keys_ptr + place[None, :] * D + dims[:, None], mask=(place[None, :] < stop) & (dims[:, None] < D), other=0.0)
+        scores = tl.dot(query, keys, input_precision=PRECISION)
+        scores = tl.where(place[None, :] < stop, scores, -float("inf"))
+        higher = tl.maximum(peak, tl.max(scores, axis=1))
+        shares = tl.exp(scores - higher[:, None])
+        faded = tl.exp(peak - higher)
+        values = tl.load(values_ptr + place[:, None] * D + dims[None, :], mask=(place[:, None] < stop) & (dims[None, :] < D), other=0.0)
+        attended = attended * faded[:, None] + tl.dot(shares.to(values.dtype), values, input_precision=PRECISION)
+        total = total * faded + tl.sum(shares, axis=1)
+        peak = higher
+    return peak, total, attended
+
+
+@triton.jit
+def _decode_attention(
+    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, prompt_keys_ptr, prompt_values_ptr, own_keys_ptr, own_values_ptr,
+    prompt_start_ptr, prompt_length_ptr, slot_ptr, length_ptr, out_ptr, partial_ptr, peak_ptr, scaling, epsilon, prompt_capacity, steps,
+    K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    SPLITS: tl.constexpr, HAS_NORM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    lane, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    prompt_length, length = tl.load(prompt_length_ptr + lane).to(tl.int32), tl.load(length_ptr + lane).to(tl.int32)
+    slot = tl.load(slot_ptr + lane).to(tl.int64)
+    dims, group = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_G)
+    partner, sign = (dims + D // 2) % D, tl.where(dims < D // 2, -1.0, 1.0)
+    angle = (prompt_length + length) * D + dims
+    cos = tl.load(cos_ptr + angle, mask=dims < D, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + angle, mask=dims < D, other=0.0).to(tl.float32)
+    base = lane * (K * G + 2 * K) * D
+    query_rows = base + (head * G + group[:, None]) * D
+    real = (group[:, None] < G) & (dims[None, :] < D)
+    query = _rotated(
+        qkv_ptr, query_rows + dims[None, :], query_rows + partner[None, :], sign, cos, sin, real, query_scale_ptr, dims, epsilon, D, HAS_NORM
+    )  # fmt: skip
+    query = (query * scaling).to(qkv_ptr.dtype.element_ty)
+    own_keys = own_keys_ptr + (slot * K + head) * steps * D
+    own_values = own_values_ptr + (slot * K + head) * steps * D
+    peak = tl.full((BLOCK_G,), -float("inf"), tl.float32)
+    total = tl.zeros((BLOCK_G,), tl.float32)
+    attended = tl.zeros((BLOCK_G, BLOCK_D), tl.float32)
+    if split == 0:
+        # The new token itself: its key and value go to the cache, and the softmax begins with it.
+        one = tl.arange(0, 1)
+        key_row = base + (K * G + head) * D + one[:, None] * D
+        key = _rotated(
+            qkv_ptr, key_row + dims[None, :], key_row + partner[None, :], sign, cos, sin, dims[None, :] < D, key_scale_ptr, dims, epsilon, D, HAS_NORM
+        ).to(qkv_ptr.dtype.element_ty)  # fmt: skip
+        key = tl.reshape(key, (BLOCK_D,))
+        value = tl.load(qkv_ptr + base + (K * G + K + head) * D + dims, mask=dims < D, other=0.0)
+        tl.store(own_keys + length * D + dims, key, mask=dims < D)
+        tl.store(own_values + length * D + dims, value, mask=dims < D)
+        peak = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], axis=1)
+        total = tl.full((BLOCK_G,), 1.0, tl.float32)
+        attended += value.to(tl.float32)[None, :]
+    chunk = tl.cdiv(prompt_length + length, SPLITS)
+    start = split * chunk
+    stop = tl.minimum(start + chunk, prompt_length + length)
+    run = (head * prompt_capacity + tl.load(prompt_start_ptr + lane)).to(tl.int64) * D
+    peak, total, attended = _attend(
+        query, prompt_keys_ptr + run, prompt_values_ptr + run, start, tl.minimum(stop, prompt_length), peak, total, attended, D, BLOCK_N, PRECISION
+    )  # fmt: skip
+    peak, total, attended = _attend(
+        query, own_keys, own_values, tl.maximum(start - prompt_length, 0), stop - prompt_length, peak, total, attended, D, BLOCK_N, PRECISION
+    )  # fmt: skip
+    out = (lane * K * G + head * G + group[:, None]) * D + dims[None, :]
+    if SPLITS == 1:
+        tl.store(out_ptr + out, (attended / total[:, None]).to(out_ptr.dtype.element_ty), mask=real)
+    else:
+        row = (lane * K * G + head * G + group) * SPLITS + split
+        tl.store(partial_ptr + row[:, None] * D + dims[None, :], attended, mask=real)
+        tl.store(peak_ptr + row * 2, peak, mask=group < G)
+        tl.store(peak_ptr + row * 2 + 1, total, mask=group < G)
+
+
+@triton.jit
+def _combine_splits(partial_ptr, peak_ptr, out_ptr, D: tl.constexpr, BLOCK_D: tl.constexpr, SPLITS: tl.constexpr):
+    head = tl.program_id(0)
+    dims, split = tl.arange(0, BLOCK_D), tl.arange(0, SPLITS)
+    peaks = tl.load(peak_ptr + (head * SPLITS + split) * 2)
+    totals = tl.load(peak_ptr + (head * SPLITS + split) * 2 + 1)
+    factors = tl.exp(peaks - tl.max(peaks, axis=0))
+    parts = tl.load(partial_ptr + (head * SPLITS + split[:, None]) * D + dims[None, :], mask=dims[None, :] < D, other=0.0)
+    result = tl.sum(parts * factors[:, None], axis=0) / tl.sum(totals * factors, axis=0)
+    tl.store(out_ptr + head * D + dims, result.to(out_ptr.dtype.element_ty), mask=dims < D)
+
+
+@triton.jit
+def _prefill_rotary(
+    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, position_ptr, place_ptr, prompt_keys_ptr, prompt_values_ptr, query_ptr, key_ptr,
+    epsilon, prompt_capacity, K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, HAS_NORM: tl.constexpr,
+):  # fmt: skip
+    """Rotate the queries and keys of one prompt token, and write keys and values to the cache at `place` (padding has none: -1)."""
+    token = tl.program_id(0).to(tl.int64)
+    dims, heads = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_R)
+    partner, sign = (dims + D // 2) % D, tl.where(dims < D // 2, -1.0, 1.0)
+    angle = tl.load(position_ptr + token) * D + dims
+    cos = tl.load(cos_ptr + angle, mask=dims < D, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + angle, mask=dims < D, other=0.0).to(tl.float32)
+    base = token * (K * G + 2 * K) * D
+    place = tl.load(place_ptr + token)
+    rows = base + heads[:, None] * D
+    real = (heads[:, None] < K * G) & (dims[None, :] < D)
+    query = _rotated(
+        qkv_ptr, rows + dims[None, :], rows + partner[None, :], sign, cos, sin, real, query_scale_ptr, dims, epsilon, D, HAS_NORM
+    )
+    tl.store(query_ptr + token * K * G * D + heads[:, None] * D + dims[None, :], query.to(query_ptr.dtype.element_ty), mask=real)
+    real = (heads[:, None] < K) & (dims[None, :] < D)
+    rows = base + (K * G + heads[:, None]) * D
+    key = _rotated(qkv_ptr, rows + dims[None, :], rows + partner[None, :], sign, cos, sin, real, key_scale_ptr, dims, epsilon, D, HAS_NORM)
+    key = key.to(key_ptr.dtype.element_ty)
+    tl.store(key_ptr + token * K * D + heads[:, None] * D + dims[None, :], key, mask=real)
+    value = tl.load(qkv_ptr + base + (K * G + K + heads[:, None]) * D + dims[None, :], mask=real, other=0.0)
+    cached = (heads[:, None].to(tl.int64) * prompt_capacity + place) * D + dims[None, :]
+    real = real & (place + 0 * heads[:, None] >= 0)
+    tl.store(prompt_keys_ptr + cached, key, mask=real)
+    tl.store(prompt_values_ptr + cached, value, mask=real)
+
+
+# ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@triton.jit
+def _block_sums(
+    logits_ptr, forbid_ptr, eos_ptr, peak_ptr, sum_ptr, allowed_ptr, inverse_temperature, V, EOS: tl.constexpr, BLOCKS, BLOCK: tl.constexpr
+):
+    row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    ids = block * BLOCK + tl.arange(0, BLOCK)
+    logits = tl.load(logits_ptr + row * V + ids, mask=ids < V, other=-float("inf")).to(tl.float32) * inverse_temperature
+    peak = tl.max(logits, axis=0)
+    # A block of which all logits are -inf has no probability, and must not become NaN.
+    weights = tl.exp(logits - tl.where(peak == -float("inf"), 0.0, peak))
+    tl.store(peak_ptr + row * BLOCKS + block, peak)
+    tl.store(sum_ptr + row * BLOCKS + block, tl.sum(weights, axis=0))
+    if tl.load(forbid_ptr + row) != 0:
+        for index in range(EOS):
+            weights = tl.where(ids == tl.load(eos_ptr + index), 0.0, weights)
+    tl.store(allowed_ptr + row * BLOCKS + block, tl.sum(weights, axis=0))
+
+
+@triton.jit
+def _sample(
+    logits_ptr, source_ptr, forbid_ptr, eos_ptr, peak_ptr, sum_ptr, allowed_ptr, uniform_ptr, token_ptr, logprob_ptr, inverse_temperature, V, BLOCKS,
+    EOS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_BLOCKS: tl.constexpr,
+):  # fmt: skip
+    lane = tl.program_id(0)
+    row = tl.load(source_ptr + lane).to(tl.int64)
+    block = tl.arange(0, BLOCK_BLOCKS)
+    real = block < BLOCKS
+    peaks = tl.load(peak_ptr + row * BLOCKS + block, mask=real, other=-float("inf"))
+    peak = tl.max(peaks, axis=0)
+    factors = tl.where(peaks == -float("inf"), 0.0, tl.exp(peaks - peak))
+    normalizer = peak + tl.log(tl.sum(tl.load(sum_ptr + row * BLOCKS + block, mask=real, other=0.0) * factors, axis=0))
+    weights = tl.load(allowed_ptr + row * BLOCKS + block, mask=real, other=0.0) * factors
+    cumulative = tl.cumsum(weights, axis=0)
+    uniform = tl.load(uniform_ptr + lane)
+    target = uniform * tl.sum(weights, axis=0)
+    chosen = tl.min(tl.where((cumulative > target) & (weights > 0.0), block, BLOCK_BLOCKS), axis=0)
+    last = tl.max(tl.where(weights > 0.0, block, 0), axis=0)
+    chosen = tl.minimum(chosen, last)  # the target may be the whole sum, after rounding
+    own = tl.sum(tl.where(block == chosen, weights, 0.0), axis=0)
+    before = tl.sum(tl.where(block == chosen, cumulative, 0.0), axis=0) - own
+    within = tl.minimum(tl.maximum((target - before) / own, 0.0), 1.0)
+    ids = chosen * BLOCK + tl.arange(0, BLOCK)
+    logits = tl.load(logits_ptr + row * V + ids, mask=ids < V, other=-float("inf")).to(tl.float32) * inverse_temperature
+    weights = tl.exp(logits - tl.max(logits, axis=0))
+    if tl.load(forbid_ptr + row) != 0:
+        for index in range(EOS):
+            weights = tl.where(ids == tl.load(eos_ptr + index), 0.0, weights)
+    cumulative = tl.cumsum(weights, axis=0)
+    target = within * tl.sum(weights, axis=0)
+    place = tl.min(tl.where((cumulative > target) & (weights > 0.0), ids, V), axis=0)
+    place = tl.minimum(place, tl.max(tl.where(weights > 0.0, ids, 0), axis=0))
+    logit = tl.sum(tl.where(ids == place, logits, 0.0), axis=0)
+    tl.store(token_ptr + lane, place.to(tl.int64))
+    tl.store(logprob_ptr + lane, logit - normalizer)
+
+
+@triton.jit
+def _advance(
+    token_ptr, row_ptr, length_ptr, start_ptr, prompt_length_ptr, forbid_ptr, uniform_ptr, sampled_ptr, logprob_ptr, ids_ptr, logprobs_ptr,
+    uniforms_ptr, budget_ptr, first_ptr, row_start_ptr, row_length_ptr, queue_ptr, state_ptr, eos_ptr, LANES, STEPS, MINIMUM,
+    EOS: tl.constexpr, BLOCK: tl.constexpr, GREEDY: tl.constexpr,
+):  # fmt: skip
+    lane = tl.arange(0, BLOCK)
+    real = lane < LANES
+    row = tl.load(row_ptr + lane, mask=real, other=-1)
+    length = tl.load(length_ptr + lane, mask=real, other=0)
+    active = row >= 0
+    token = tl.load(sampled_ptr + lane, mask=active, other=0)
+    place = row * STEPS + length + 1
+    tl.store(ids_ptr + place, token, mask=active)
+    tl.store(logprobs_ptr + place, tl.load(logprob_ptr + lane, mask=active, other=0.0), mask=active)
+    tl.store(state_ptr + 3, tl.load(state_ptr + 3) + tl.sum(active.to(tl.int64), axis=0))
+    done = active & (length + 2 >= tl.load(budget_ptr + row, mask=active, other=0))
+    for index in range(EOS):
+        done = done | (active & (token == tl.load(eos_ptr + index)))
+    free = real & ((row < 0) | done)
+    first, queued = tl.load(state_ptr), tl.load(state_ptr + 1)
+    turn = first + tl.cumsum(free.to(tl.int64), axis=0) - 1
+    taken = free & (turn < queued)
+    row = tl.where(taken, tl.load(queue_ptr + turn, mask=taken, other=-1), tl.where(free, -1, row))
+    active = row >= 0
+    tl.store(token_ptr + lane, tl.where(taken, tl.load(first_ptr + row, mask=taken, other=0), token), mask=real)
+    tl.store(row_ptr + lane, row, mask=real)
+    length = tl.where(taken | (row < 0), 0, length + 1)
+    tl.store(length_ptr + lane, length, mask=real)
+    tl.store(start_ptr + lane, tl.load(row_start_ptr + row, mask=active, other=0), mask=real)
+    tl.store(prompt_length_ptr + lane, tl.load(row_length_ptr + row, mask=active, other=0), mask=real)
+    tl.store(forbid_ptr + lane, (length + 1 < MINIMUM).to(tl.int32), mask=real)
+    if not GREEDY:
+        tl.store(
+            uniform_ptr + lane, tl.load(uniforms_ptr + row * STEPS + length + 1, mask=active & (length + 1 < STEPS), other=0.0), mask=real
+        )
+    first += tl.sum(taken.to(tl.int64), axis=0)
+    tl.store(state_ptr, first)
+    tl.store(state_ptr + 2, tl.sum(active.to(tl.int64), axis=0) + queued - first)
+
+
+# ── launches ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def norm_linear(x: Tensor, scale: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See `ops.norm_linear`."""
+    rows, size = x.shape
+    outputs = weight.shape[0]
+    if not _is_skinny(x) or outputs > 65_536:  # a language model's head is wide enough for cuBLAS at any number of rows
+        return F.linear(rms_norm(x, scale, epsilon), weight, bias)
+    out = x.new_empty(rows, outputs)
+    block = _columns(outputs)
+    _norm_linear[(triton.cdiv(outputs, block),)](
+        x, scale, weight, weight if bias is None else bias, out, rows, outputs, epsilon, size, True, bias is not None,
+        _rows(rows), block, 128, num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return out
+
+
+def norm_gate_up(x: Tensor, scale: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See `ops.norm_gate_up`."""
+    rows, size = x.shape
+    outputs = weight.shape[0] // 2
+    if not _is_skinny(x):
+        both = F.linear(rms_norm(x, scale, epsilon), weight, bias)
+        out = x.new_empty(rows, outputs)
+        _silu_mul[(rows, triton.cdiv(outputs, 1024))](both, out, outputs, 1024, num_warps=4)
+        return out
+    out = x.new_empty(rows, outputs)
+    block = 32 if rows > 16 else 16
+    _norm_gate_up[(triton.cdiv(outputs, block),)](
+        x, scale, weight, weight if bias is None else bias, out, rows, outputs, epsilon, size, bias is not None,
+        _rows(rows), block, 128 if rows <= 64 else 64, num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return out
+
+
+def linear_add_(hidden: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:
+    """See `ops.linear_add_`."""
+    rows, size = hidden.shape
+    inner = weight.shape[1]
+    if not _is_skinny(x):
+        hidden.addmm_(x, weight.t())
+        return hidden if bias is None else hidden.add_(bias)
+    columns, block = 32 if size >= 512 else 16, 128 if rows <= 64 else 64
+    tiles = triton.cdiv(size, columns)
+    splits = max(1, min(16, _PROGRAMS // 2 // tiles, inner // (2 * block)))
+    chunk = triton.cdiv(triton.cdiv(inner, splits), block) * block
+    splits = triton.cdiv(inner, chunk)
+    partial = torch.empty(splits if splits > 1 else 0, rows, size, dtype=torch.float32, device=x.device)
+    _linear_add[(tiles, splits)](
+        x, weight, weight if bias is None else bias, hidden, partial if splits > 1 else hidden, counts, rows, size, inner, chunk, splits,
+        bias is not None, _rows(rows), columns, block, num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return hidden
+
+
+def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm of rows, rounded before the scale is applied, as transformers does it."""
+    out = torch.empty_like(x)
+    _rms_norm[(len(x),)](x, scale, out, epsilon, x.shape[1], triton.next_power_of_2(x.shape[1]), num_warps=4)
+    return out
+
+
+def decode_attention(qkv: Tensor, layer: Any, lanes: Any, shape: Any) -> Tensor:
+    """See `ops.decode_attention`."""
+    rows, kv_heads, group, size = len(qkv), shape.num_kv_heads, shape.num_heads // shape.num_kv_heads, shape.head_dim
+    block_d = max(16, triton.next_power_of_2(size))
+    # Few rows leave multiprocessors without work, and long sequences take one program long: divide them.
+    splits = max(1, min(16, triton.next_power_of_2(_PROGRAMS // 2 // (rows * kv_heads) + 1) // 2)) if shape.longest >= 256 else 1
+    out = qkv.new_empty(rows, kv_heads * group * size)
+    partial = peaks = out
+    if splits > 1:
+        partial = torch.empty(rows * kv_heads * group * splits, size, dtype=torch.float32, device=qkv.device)
+        peaks = torch.empty(rows * kv_heads * group * splits, 2, dtype=torch.float32, device=qkv.device)
+    has_norm = layer.query_scale is not None
+    _decode_attention[(rows, kv_heads, splits)](
+        qkv, shape.cos, shape.sin, layer.query_scale if has_norm else qkv, layer.key_scale if has_norm else qkv,
+        layer.prompt_keys, layer.prompt_values, layer.own_keys, layer.own_values, lanes.prompt_start, lanes.prompt_length, lanes.slot, lanes.length,
+        out, partial, peaks, shape.scaling, layer.epsilon, layer.prompt_keys.shape[1], layer.own_keys.shape[2],
+        kv_heads, group, size, max(16, triton.next_power_of_2(group)), block_d, 64 if block_d <= 128 else 32, splits, has_norm,
+        "ieee" if qkv.dtype == torch.float32 else "tf32", num_warps=4, num_stages=2 if qkv.dtype == torch.float32 else 3,
+    )  # fmt: skip
+    if splits > 1:
+        _combine_splits[(rows * kv_heads * group,)](partial, peaks, out, size, block_d, splits, num_warps=1)
+    return out
+
+
+def prefill_rotary(qkv: Tensor, layer: Any, shape: Any, positions: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """See `ops.prefill_rotary`."""
+    rows, kv_heads, heads, size = len(qkv), shape.num_kv_heads, shape.num_heads, shape.head_dim
+    query, key = qkv.new_empty(rows, heads, size), qkv.new_empty(rows, kv_heads, size)
+    has_norm = layer.query_scale is not None
+    _prefill_rotary[(rows,)](
+        qkv, shape.cos, shape.sin, layer.query_scale if has_norm else qkv, layer.key_scale if has_norm else qkv, positions, places,
+        layer.prompt_keys, layer.prompt_values, query, key, layer.epsilon, layer.prompt_keys.shape[1],
+        kv_heads, heads // kv_heads, size, triton.next_power_of_2(heads), triton.next_power_of_2(size), has_norm, num_warps=4,
+    )  # fmt: skip
+    return query, key
+
+
+def sample_tokens(
+    logits: Tensor, source: Tensor, uniforms: Tensor, forbid_eos: Tensor, eos_ids: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """See `ops.sample_tokens`."""
+    rows, vocabulary = logits.shape
+    blocks = triton.cdiv(vocabulary, VOCABULARY_BLOCK)
+    peaks, sums, allowed = torch.empty(3, rows, blocks, dtype=torch.float32, device=logits.device)
+    _block_sums[(rows, blocks)](
+        logits,
+        forbid_eos,
+        eos_ids,
+        peaks,
+        sums,
+        allowed,
+        1.0 / temperature,
+        vocabulary,
+        len(eos_ids),
+        blocks,
+        VOCABULARY_BLOCK,
+        num_warps=8,
+    )
+    token = torch.empty(len(source), dtype=torch.long, device=logits.device)
+    logprob = torch.empty(len(source), dtype=torch.float32, device=logits.device)
+    _sample[(len(source),)](
+        logits, source, forbid_eos, eos_ids, peaks, sums, allowed, uniforms, token, logprob, 1.0 / temperature, vocabulary, blocks,
+        len(eos_ids), VOCABULARY_BLOCK, triton.next_power_of_2(blocks), num_warps=8,
+    )  # fmt: skip
+    return token, logprob
+
+
+def advance(lanes: Any, batch: Any, sampled: Tensor, logprob: Tensor, eos_ids: Tensor, min_new_tokens: int) -> None:
+    """See `ops.advance`."""
+    count = len(lanes.token)
+    _advance[(1,)](
+        lanes.token, lanes.row, lanes.length, lanes.prompt_start, lanes.prompt_length, lanes.forbid_eos, lanes.uniform, sampled, logprob,
+        batch.ids, batch.logprobs, batch.uniforms, batch.budget, batch.first_token, batch.prompt_start, batch.prompt_length, batch.queue, batch.state,
+        eos_ids, count, batch.ids.shape[1], min_new_tokens, len(eos_ids), triton.next_power_of_2(count), batch.uniforms.numel() == 0, num_warps=4,
+    )  # fmt: skip
+
+
+def _is_skinny(x: Tensor) -> bool:
+    return x.shape[0] <= SKINNY_ROWS and x.dtype in (torch.bfloat16, torch.float16)
+
+
+def _rows(rows: int) -> int:
+    return max(16, triton.next_power_of_2(rows))
+
+
+def _columns(outputs: int) -> int:
+    """Outputs of a program: few enough that all multiprocessors have work."""
+    return 32 if outputs >= 32 * _PROGRAMS // 2 else 16

@@ -1,0 +1,168 @@
+"""The kernels of a decode step compute what `ops.py` defines: compiled on a CUDA device, by Triton's interpreter elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_models import DEVICE, EOS, PAD, PROMPTS, completions, tiny
+
+from swarmgame.inference import ops
+from swarmgame.inference.engine import EngineSampler
+from swarmgame.inference.sampler import ONE_MINUS_EPS, SamplingParams
+
+kernels = pytest.importorskip("swarmgame.inference.kernels", reason="Triton is not installed")
+
+pytestmark = pytest.mark.oracle
+
+HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # Triton's interpreter multiplies the bits of bfloat16 as integers
+DTYPES = [torch.float32, HALF]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+def random(*size, dtype=torch.float32, seed=0):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE[expected.dtype], rtol=TOLERANCE[expected.dtype])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("rows", "size", "outputs"), [(1, 32, 24), (5, 72, 50), (17, 256, 33), (130, 48, 40)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_projections_behind_a_norm(dtype, rows, size, outputs, bias):
+    x, scale, weight = (
+        random(rows, size, dtype=dtype),
+        random(size, dtype=dtype, seed=1),
+        random(2 * outputs, size, dtype=dtype, seed=2) / size**0.5,
+    )
+    offset = random(2 * outputs, dtype=dtype, seed=3) if bias else None
+    assert_close(kernels.norm_linear(x, scale, 1e-6, weight, offset), ops.norm_linear(x, scale, 1e-6, weight, offset))
+    assert_close(kernels.norm_gate_up(x, scale, 1e-6, weight, offset), ops.norm_gate_up(x, scale, 1e-6, weight, offset))
+    assert_close(kernels.rms_norm(x, scale, 1e-6), ops.rms_norm(x, scale, 1e-6))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("rows", "size", "inner"), [(1, 32, 24), (5, 48, 700), (20, 33, 1300), (70, 520, 256), (130, 48, 40)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_projection_that_is_added_to_the_residual_stream(dtype, rows, size, inner, bias):
+    x, weight = random(rows, inner, dtype=dtype), random(size, inner, dtype=dtype, seed=2) / inner**0.5
+    offset = random(size, dtype=dtype, seed=3) if bias else None
+    hidden, counts = random(rows, size, dtype=dtype, seed=4), torch.zeros(-(-size // 16), dtype=torch.int32, device=DEVICE)
+    expected = ops.linear_add_(hidden.clone(), x, weight, offset, counts)
+    for _ in range(2):  # the second call finds the counts as the first
+        ours = hidden.clone()
+        assert kernels.linear_add_(ours, x, weight, offset, counts).data_ptr() == ours.data_ptr()
+        assert_close(ours, expected)
+        assert not counts.any()
+
+
+def attention_case(dtype, size, heads, kv_heads, norms, longest=64):
+    """Five lanes: two share a prompt, one has no own tokens yet, one has a long past, one is idle."""
+    angles = torch.arange(longest)[:, None] / 10.0 ** (torch.arange(size) % (size // 2) / size)
+    shape = ops.AttentionShape(heads, kv_heads, size, size**-0.5, angles.cos().to(DEVICE, dtype), angles.sin().to(DEVICE, dtype), longest)
+    lengths, starts, prompts = [3, 0, 17, 1, 0], [0, 0, 7, 27, 0], [7, 7, 20, 2, 0]
+    long = partial_tensor(torch.long)
+    lanes = ops.Lanes(
+        long([0] * 5),
+        long([4, 1, 2, 0, -1]),
+        long([2, 0, 1, 4, 3]),
+        long(lengths),
+        long(starts),
+        long(prompts),
+        long([0] * 5),
+        long([0] * 5),
+    )
+    scales = (random(size, dtype=dtype, seed=5), random(size, dtype=dtype, seed=6)) if norms else (None, None)
+    layer = ops.LayerCache(
+        random(kv_heads, 32, size, dtype=dtype, seed=7),
+        random(kv_heads, 32, size, dtype=dtype, seed=8),
+        random(5, kv_heads, 24, size, dtype=dtype, seed=9),
+        random(5, kv_heads, 24, size, dtype=dtype, seed=10),
+        *scales,
+        epsilon=1e-6,
+    )
+    return random(5, (heads + 2 * kv_heads) * size, dtype=dtype), layer, lanes, shape
+
+
+def partial_tensor(dtype):
+    return lambda values: torch.tensor(values, dtype=dtype, device=DEVICE)
+
+
+def copied(layer):
+    return dataclasses.replace(
+        layer, own_keys=layer.own_keys.clone(), own_values=layer.own_values.clone(), prompt_keys=layer.prompt_keys.clone()
+    )
+
+
+@pytest.mark.parametrize("norms", [False, True], ids=["plain", "normed heads"])
+@pytest.mark.parametrize(("size", "heads", "kv_heads"), [(8, 4, 2), (16, 7, 1), (24, 3, 3), (64, 14, 2)])
+@pytest.mark.parametrize("longest", [64, 300], ids=["one program a head", "keys divided"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_over_a_shared_prompt_and_own_tokens(dtype, longest, size, heads, kv_heads, norms):
+    qkv, layer, lanes, shape = attention_case(dtype, size, heads, kv_heads, norms, longest)
+    ours, reference = copied(layer), copied(layer)
+    expected = ops.decode_attention(qkv, reference, lanes, shape)
+    assert_close(kernels.decode_attention(qkv, ours, lanes, shape)[:4], expected[:4])
+    busy = lanes.slot[:4]
+    assert_close(ours.own_keys[busy], reference.own_keys[busy])
+    assert torch.equal(ours.own_values[busy], reference.own_values[busy])
+
+
+@pytest.mark.parametrize("norms", [False, True], ids=["plain", "normed heads"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_prompt_tokens_are_rotated_and_cached(dtype, norms):
+    _, layer, _, shape = attention_case(dtype, 24, 6, 3, norms)
+    qkv, integers = random(6, 12 * 24, dtype=dtype), partial_tensor(torch.long)
+    ours, reference = copied(layer), copied(layer)
+    positions, places = integers([0, 1, 2, 0, 1, 2]), integers([4, 5, 6, 11, -1, -1])
+    for actual, expected in zip(
+        kernels.prefill_rotary(qkv, ours, shape, positions, places),
+        ops.prefill_rotary(qkv, reference, shape, positions, places),
+        strict=True,
+    ):
+        assert_close(actual, expected)
+    assert_close(ours.prompt_keys, reference.prompt_keys)
+
+
+@pytest.mark.parametrize("vocabulary", [19, 5000, 9001])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_tokens_are_those_of_the_inverted_distribution(vocabulary, temperature):
+    """With very unequal and with impossible tokens, random numbers next to 0 and to 1, and EOS forbidden in some rows."""
+    rows = 12
+    logits = random(rows, vocabulary) * 3
+    logits[3, : vocabulary // 2] = -torch.inf
+    logits[4, vocabulary // 2 :] = -torch.inf
+    logits[5, 4] = 40.0
+    source = torch.arange(rows, device=DEVICE).repeat_interleave(3)
+    uniforms = torch.rand(3 * rows, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    uniforms[::9], uniforms[1::9] = 0.0, ONE_MINUS_EPS
+    forbid = torch.tensor([0, 1] * (rows // 2), dtype=torch.int32, device=DEVICE)
+    eos = torch.tensor([4, 11], device=DEVICE)
+    token, logprob = kernels.sample_tokens(logits, source, uniforms, forbid, eos, temperature)
+    expected, expected_logprob = ops.sample_tokens(logits, source, uniforms, forbid, eos, temperature)
+    # fp32 sums against fp64 ones: a number on a boundary may fall to the neighbour.
+    assert (token == expected).float().mean() > 0.9
+    scaled = (logits / temperature).log_softmax(-1)[source]
+    torch.testing.assert_close(logprob, scaled.gather(1, token[:, None])[:, 0], atol=2e-5, rtol=1e-5)
+    assert logprob.isfinite().all()
+    assert not torch.isin(token[forbid[source] != 0], eos).any()
+    same = token == expected
+    torch.testing.assert_close(logprob[same], expected_logprob[same], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_a_whole_call_on_kernels_samples_what_the_definitions_sample(architecture):
+    """More completions than lanes: they wait, take the lanes of finished ones, and the last go on with fewer lanes."""
+    model = tiny(architecture)
+    params, budgets = SamplingParams(10, min_new_tokens=2, temperature=1.1), [10, 4, 7, 1]
+    samplers = [EngineSampler(model, (EOS,), PAD, kernels=module) for module in (kernels, ops)]
+    for sampler in samplers:
+        sampler.limit(5)
+    ours, expected = (sampler.sample(PROMPTS, 3, params, 5, budgets=budgets) for sampler in samplers)
+    assert [c.token_ids for c in completions(ours)] == [c.token_ids for c in completions(expected)]
+    for one, other in zip(completions(ours), completions(expected), strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    assert samplers[0].occupancy == samplers[1].occupancy
