@@ -19,8 +19,8 @@ import torch
 from generation import by_transformers, timed
 from transformers import Qwen2Config, Qwen2ForCausalLM, logging
 
-from swarmgame.inference.cudagraph import CudaGraphSampler
 from swarmgame.inference.eager import EagerSampler
+from swarmgame.inference.engine import EngineSampler
 from swarmgame.inference.sampler import SamplingParams
 
 EOS, PAD = 151_645, 151_643
@@ -59,11 +59,10 @@ def arms(model: Any, work: Work) -> dict[str, Callable[[], float]]:
     random = torch.Generator().manual_seed(1)
     asked = [torch.randint(0, 100_000, (64 + 4 * (index % 8),), generator=random).tolist() for index in range(work.prompts)]
     params = SamplingParams(work.new_tokens, min_new_tokens=work.new_tokens)
-    generator = torch.Generator().manual_seed(2)
-    eager, graphs = EagerSampler(model, (EOS,), PAD), CudaGraphSampler(model, (EOS,), PAD)
+    eager, graphs = EagerSampler(model, (EOS,), PAD), EngineSampler(model, (EOS,), PAD)
     every = by_transformers(model, asked, work.completions, params, (EOS,), PAD) | {
-        "eager": lambda: eager.sample(asked, work.completions, params, generator),
-        "cudagraph": lambda: graphs.sample(asked, work.completions, params, generator),
+        "eager": lambda: eager.sample(asked, work.completions, params, 2),
+        "cudagraph": lambda: graphs.sample(asked, work.completions, params, 2),
     }
     return {name: timed(call) for name, call in every.items() if work.sequential or name != "sequential"}
 
