@@ -153,7 +153,7 @@ class EngineSampler(ModelSampler):
         size = 2 * config.num_hidden_layers * config.num_key_value_heads * self.model.model.layers[0].self_attn.head_dim
         free, _ = torch.cuda.mem_get_info(self.model.device)
         free += torch.cuda.memory_reserved(self.model.device) - torch.cuda.memory_allocated(self.model.device)
-        return max(1, int(MEMORY_SHARE * free) // (size * steps * self.model.dtype.itemsize))
+        return max(1, int(MEMORY_SHARE * free / (size * steps * self.model.dtype.itemsize)))
 
 
 class Arena:
@@ -178,13 +178,10 @@ class Arena:
         self._attention = AttentionShape(
             decoder.num_heads, decoder.num_kv_heads, decoder.head_dim, decoder.scaling, cos.contiguous(), sin.contiguous(), shape.longest
         )
+        size = LayerCache.size(decoder.num_kv_heads, decoder.head_dim, shape.prompt_tokens, shape.lanes, steps)
         self._caches = [
-            LayerCache(
-                *(weights.new_zeros(decoder.num_kv_heads, shape.prompt_tokens, decoder.head_dim) for _ in range(2)),
-                *(weights.new_zeros(shape.lanes, decoder.num_kv_heads, steps, decoder.head_dim) for _ in range(2)),
-                *(getattr(norm, "weight", None) for norm in _head_norms(layer)),
-                epsilon=float(getattr(_head_norms(layer)[0], "variance_epsilon", 0.0)),
-            )
+            # Zeros, not whatever was there: a share of 0 of NaN would be NaN.
+            LayerCache(weights.new_zeros(size), weights.new_zeros(size), shape.prompt_tokens, steps, *_head_norms(layer))
             for layer in model.model.layers
         ]
         self._eos = torch.tensor(list(eos_token_ids), dtype=torch.long, device=device)
@@ -194,7 +191,14 @@ class Arena:
 
         lanes, rows = shape.lanes, shape.rows
         self.lanes = Lanes(
-            *(whole(lanes) for _ in range(6)), forbid_eos=whole(lanes, dtype=torch.int32), uniform=whole(lanes, dtype=torch.float64)
+            token=whole(lanes),
+            row=whole(lanes),
+            slot=whole(lanes),
+            length=whole(lanes),
+            prompt_start=whole(lanes),
+            prompt_length=whole(lanes),
+            forbid_eos=whole(lanes, dtype=torch.int32),
+            uniform=whole(lanes, dtype=torch.float64),
         )
         self.batch = Batch(
             ids=whole(rows, steps),
@@ -336,8 +340,8 @@ class Arena:
         def attention(qkv: Tensor, layer: LayerCache) -> Tensor:
             query, key = self._kernels.prefill_rotary(qkv, layer, shape, positions, place)
             value = qkv.view(count * width, -1, shape.head_dim)[:, shape.num_heads + shape.num_kv_heads :]
-            parts = (part.reshape(count, width, -1, shape.head_dim).transpose(1, 2) for part in (query, key, value))
-            attended = F.scaled_dot_product_attention(*parts, is_causal=True, scale=shape.scaling, enable_gqa=True)
+            query, key, value = (part.reshape(count, width, -1, shape.head_dim).transpose(1, 2) for part in (query, key, value))
+            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=shape.scaling, enable_gqa=True)
             return attended.transpose(1, 2).reshape(count * width, -1)
 
         hidden = self._decoder.hidden_states(ids.view(-1), [partial(attention, layer=cache) for cache in self._caches])
@@ -362,8 +366,10 @@ def load_kernels() -> ModuleType | None:
     return kernels
 
 
-def _head_norms(layer: Any) -> tuple[Any, Any]:
-    return getattr(layer.self_attn, "q_norm", None), getattr(layer.self_attn, "k_norm", None)
+def _head_norms(layer: Any) -> tuple[Tensor | None, Tensor | None, float]:
+    """The scales and epsilon of the norms of queries and keys, where the architecture has them."""
+    query, key = getattr(layer.self_attn, "q_norm", None), getattr(layer.self_attn, "k_norm", None)
+    return (None, None, 0.0) if query is None or key is None else (query.weight, key.weight, float(query.variance_epsilon))
 
 
 def _chunks(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

@@ -1,11 +1,11 @@
 """Triton kernels of a decode step, with the signatures of `ops.py`, which defines what each computes.
 
 A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes moved. Per layer there are
-five kernels: RMSNorm + QKV projection, rotary + cache write + attention over the shared prompt and the row's own tokens, output projection +
-residual, RMSNorm + gate/up projections + SiLU, down projection + residual. Up to `SKINNY_ROWS` rows the projections are kernels of this module; with
-more rows cuBLAS is quicker, and norms and activation are kernels of their own. Shapes: B rows, H hidden size, N outputs, V vocabulary.
+eight: RMSNorm, QKV product, rotary + cache write + attention over the shared prompt and the row's own tokens, output product with the residual,
+RMSNorm, gate/up product, SiLU, down product with the residual. Products are cuBLAS's: kernels that took norm or activation along were two to four times
+slower (docs/decisions/0001-decode-kernels.md). Sampling reads the logits once and one block of them again. Shapes: B rows, H hidden size, V vocabulary.
 
-Sources: online softmax (arXiv 1805.02867), FlashDecoding (split keys), Triton's tutorials on matrix multiplication.
+Sources: online softmax (arXiv 1805.02867), FlashDecoding (keys divided among programs).
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
@@ -14,13 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-
-SKINNY_ROWS = 128
-"""Rows up to which a projection is a kernel of this module, with all rows in one tile."""
 
 VOCABULARY_BLOCK = 4096
 """Ids whose probabilities are summed by one program."""
@@ -29,104 +25,7 @@ _PROGRAMS = 264
 """Programs to aim for: two a multiprocessor of a Hopper GPU."""
 
 
-# ── projections ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-@triton.jit(do_not_specialize=["B"])
-def _norm_linear(
-    x_ptr, scale_ptr, weight_ptr, bias_ptr, out_ptr, B, N, epsilon, H: tl.constexpr,
-    HAS_NORM: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
-):  # fmt: skip
-    rows = tl.arange(0, BLOCK_B)
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    total = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
-    squares = tl.zeros((BLOCK_B,), tl.float32)
-    for start in range(0, H, BLOCK_H):
-        inner = start + tl.arange(0, BLOCK_H)
-        x = tl.load(x_ptr + rows[:, None] * H + inner[None, :], mask=(rows[:, None] < B) & (inner[None, :] < H), other=0.0)
-        weight_mask = (columns[None, :] < N) & (inner[:, None] < H)
-        weight = tl.load(weight_ptr + columns[None, :].to(tl.int64) * H + inner[:, None], mask=weight_mask, other=0.0)
-        if HAS_NORM:
-            wide = x.to(tl.float32)
-            squares += tl.sum(wide * wide, axis=1)
-            x = (wide * tl.load(scale_ptr + inner, mask=inner < H, other=0.0).to(tl.float32)[None, :]).to(weight.dtype)
-        total = tl.dot(x, weight, total)
-    if HAS_NORM:
-        total *= tl.rsqrt(squares / H + epsilon)[:, None]
-    if HAS_BIAS:
-        total += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
-    places = rows[:, None].to(tl.int64) * N + columns[None, :]
-    tl.store(out_ptr + places, total.to(out_ptr.dtype.element_ty), mask=(rows[:, None] < B) & (columns[None, :] < N))
-
-
-@triton.jit(do_not_specialize=["B"])
-def _norm_gate_up(
-    x_ptr, scale_ptr, weight_ptr, bias_ptr, out_ptr, B, N, epsilon, H: tl.constexpr,
-    HAS_BIAS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
-):  # fmt: skip
-    rows = tl.arange(0, BLOCK_B)
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    gate = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
-    up = tl.zeros((BLOCK_B, BLOCK_N), tl.float32)
-    squares = tl.zeros((BLOCK_B,), tl.float32)
-    for start in range(0, H, BLOCK_H):
-        inner = start + tl.arange(0, BLOCK_H)
-        x = tl.load(x_ptr + rows[:, None] * H + inner[None, :], mask=(rows[:, None] < B) & (inner[None, :] < H), other=0.0)
-        weight_mask = (columns[None, :] < N) & (inner[:, None] < H)
-        places = columns[None, :].to(tl.int64) * H + inner[:, None]
-        gate_weight = tl.load(weight_ptr + places, mask=weight_mask, other=0.0)
-        up_weight = tl.load(weight_ptr + (columns[None, :] + N).to(tl.int64) * H + inner[:, None], mask=weight_mask, other=0.0)
-        wide = x.to(tl.float32)
-        squares += tl.sum(wide * wide, axis=1)
-        x = (wide * tl.load(scale_ptr + inner, mask=inner < H, other=0.0).to(tl.float32)[None, :]).to(gate_weight.dtype)
-        gate = tl.dot(x, gate_weight, gate)
-        up = tl.dot(x, up_weight, up)
-    factor = tl.rsqrt(squares / H + epsilon)[:, None]
-    gate, up = gate * factor, up * factor
-    if HAS_BIAS:
-        gate += tl.load(bias_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
-        up += tl.load(bias_ptr + N + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
-    result = gate * tl.sigmoid(gate) * up
-    places = rows[:, None] * N + columns[None, :]
-    tl.store(out_ptr + places, result.to(out_ptr.dtype.element_ty), mask=(rows[:, None] < B) & (columns[None, :] < N))
-
-
-@triton.jit(do_not_specialize=["B"])
-def _linear_add(
-    x_ptr, weight_ptr, bias_ptr, hidden_ptr, partial_ptr, count_ptr, B, H, N: tl.constexpr, CHUNK: tl.constexpr,
-    SPLITS: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """hidden [B, H] += x [B, N] · weight [H, N]ᵀ (+ bias), the inner dimension divided among SPLITS programs; the last of them to arrive adds all
-    partial sums in a fixed order, so the result does not depend on which came last."""
-    rows = tl.arange(0, BLOCK_B)
-    columns = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
-    split = tl.program_id(1)
-    total = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
-    for start in range(0, CHUNK, BLOCK_N):
-        inner = split * CHUNK + start + tl.arange(0, BLOCK_N)
-        x = tl.load(x_ptr + rows[:, None] * N + inner[None, :], mask=(rows[:, None] < B) & (inner[None, :] < N), other=0.0)
-        weight = tl.load(weight_ptr + columns[None, :] * N + inner[:, None], mask=(columns[None, :] < H) & (inner[:, None] < N), other=0.0)
-        total = tl.dot(x, weight, total)
-    places = rows[:, None] * H + columns[None, :]
-    mask = (rows[:, None] < B) & (columns[None, :] < H)
-    if SPLITS > 1:
-        tl.store(partial_ptr + split * B * H + places, total, mask=mask)
-        tl.debug_barrier()  # all threads' partial sums are written before the count says so
-        arrived = tl.atomic_add(count_ptr + tl.program_id(0), 1, sem="acq_rel")
-        if arrived == SPLITS - 1:
-            total = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
-            for other in range(SPLITS):
-                total += tl.load(partial_ptr + other * B * H + places, mask=mask, other=0.0, cache_modifier=".cg")
-            if HAS_BIAS:
-                total += tl.load(bias_ptr + columns, mask=columns < H, other=0.0).to(tl.float32)[None, :]
-            total += tl.load(hidden_ptr + places, mask=mask, other=0.0).to(tl.float32)
-            tl.store(hidden_ptr + places, total.to(hidden_ptr.dtype.element_ty), mask=mask)
-            tl.store(count_ptr + tl.program_id(0), 0)
-    else:
-        if HAS_BIAS:
-            total += tl.load(bias_ptr + columns, mask=columns < H, other=0.0).to(tl.float32)[None, :]
-        total += tl.load(hidden_ptr + places, mask=mask, other=0.0).to(tl.float32)
-        tl.store(hidden_ptr + places, total.to(hidden_ptr.dtype.element_ty), mask=mask)
-
-
+# ── norm and activation ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 @triton.jit
 def _rms_norm(x_ptr, scale_ptr, out_ptr, epsilon, H: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -162,30 +61,9 @@ def _rotated(x_ptr, places, partner, sign, cos, sin, mask, scale_ptr, dims, epsi
 
 
 @triton.jit
-def _attend(
-    query, keys_ptr, values_ptr, start, stop, peak, total, attended, D: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr
-):
-    """Go on with the online softmax over the keys start … stop of one contiguous run [stop, D]."""
-    dims = tl.arange(0, query.shape[1])
-    for first in range(start, stop, BLOCK_N):
-        place = first + tl.arange(0, BLOCK_N)
-        keys = tl.load(keys_ptr + place[None, :] * D + dims[:, None], mask=(place[None, :] < stop) & (dims[:, None] < D), other=0.0)
-        scores = tl.dot(query, keys, input_precision=PRECISION)
-        scores = tl.where(place[None, :] < stop, scores, -float("inf"))
-        higher = tl.maximum(peak, tl.max(scores, axis=1))
-        shares = tl.exp(scores - higher[:, None])
-        faded = tl.exp(peak - higher)
-        values = tl.load(values_ptr + place[:, None] * D + dims[None, :], mask=(place[:, None] < stop) & (dims[None, :] < D), other=0.0)
-        attended = attended * faded[:, None] + tl.dot(shares.to(values.dtype), values, input_precision=PRECISION)
-        total = total * faded + tl.sum(shares, axis=1)
-        peak = higher
-    return peak, total, attended
-
-
-@triton.jit
 def _decode_attention(
-    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, prompt_keys_ptr, prompt_values_ptr, own_keys_ptr, own_values_ptr,
-    prompt_start_ptr, prompt_length_ptr, slot_ptr, length_ptr, out_ptr, partial_ptr, peak_ptr, scaling, epsilon, prompt_capacity, steps,
+    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, keys_ptr, values_ptr, prompt_start_ptr, prompt_length_ptr, slot_ptr,
+    length_ptr, out_ptr, partial_ptr, peak_ptr, scaling, epsilon, prompt_capacity, steps,
     K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     SPLITS: tl.constexpr, HAS_NORM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -204,8 +82,8 @@ def _decode_attention(
         qkv_ptr, query_rows + dims[None, :], query_rows + partner[None, :], sign, cos, sin, real, query_scale_ptr, dims, epsilon, D, HAS_NORM
     )  # fmt: skip
     query = (query * scaling).to(qkv_ptr.dtype.element_ty)
-    own_keys = own_keys_ptr + (slot * K + head) * steps * D
-    own_values = own_values_ptr + (slot * K + head) * steps * D
+    prompt_run = (head * prompt_capacity + tl.load(prompt_start_ptr + lane)).to(tl.int64) * D
+    own_run = (K * prompt_capacity + (slot * K + head) * steps).to(tl.int64) * D
     peak = tl.full((BLOCK_G,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK_G,), tl.float32)
     attended = tl.zeros((BLOCK_G, BLOCK_D), tl.float32)
@@ -218,21 +96,28 @@ def _decode_attention(
         ).to(qkv_ptr.dtype.element_ty)  # fmt: skip
         key = tl.reshape(key, (BLOCK_D,))
         value = tl.load(qkv_ptr + base + (K * G + K + head) * D + dims, mask=dims < D, other=0.0)
-        tl.store(own_keys + length * D + dims, key, mask=dims < D)
-        tl.store(own_values + length * D + dims, value, mask=dims < D)
+        tl.store(keys_ptr + own_run + length * D + dims, key, mask=dims < D)
+        tl.store(values_ptr + own_run + length * D + dims, value, mask=dims < D)
         peak = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], axis=1)
         total = tl.full((BLOCK_G,), 1.0, tl.float32)
         attended += value.to(tl.float32)[None, :]
     chunk = tl.cdiv(prompt_length + length, SPLITS)
     start = split * chunk
     stop = tl.minimum(start + chunk, prompt_length + length)
-    run = (head * prompt_capacity + tl.load(prompt_start_ptr + lane)).to(tl.int64) * D
-    peak, total, attended = _attend(
-        query, prompt_keys_ptr + run, prompt_values_ptr + run, start, tl.minimum(stop, prompt_length), peak, total, attended, D, BLOCK_N, PRECISION
-    )  # fmt: skip
-    peak, total, attended = _attend(
-        query, own_keys, own_values, tl.maximum(start - prompt_length, 0), stop - prompt_length, peak, total, attended, D, BLOCK_N, PRECISION
-    )  # fmt: skip
+    # One loop over the prompt's keys and the row's own, so that there is one ramp of loads; both are parts of one buffer.
+    for first in range(start, stop, BLOCK_N):
+        place = first + tl.arange(0, BLOCK_N)
+        offset = tl.where(place < prompt_length, prompt_run + place * D, own_run + (place - prompt_length) * D)
+        keys = tl.load(keys_ptr + offset[None, :] + dims[:, None], mask=(place[None, :] < stop) & (dims[:, None] < D), other=0.0)
+        scores = tl.dot(query, keys, input_precision=PRECISION)
+        scores = tl.where(place[None, :] < stop, scores, -float("inf"))
+        higher = tl.maximum(peak, tl.max(scores, axis=1))
+        shares = tl.exp(scores - higher[:, None])
+        faded = tl.exp(peak - higher)
+        values = tl.load(values_ptr + offset[:, None] + dims[None, :], mask=(place[:, None] < stop) & (dims[None, :] < D), other=0.0)
+        attended = attended * faded[:, None] + tl.dot(shares.to(values.dtype), values, input_precision=PRECISION)
+        total = total * faded + tl.sum(shares, axis=1)
+        peak = higher
     out = (lane * K * G + head * G + group[:, None]) * D + dims[None, :]
     if SPLITS == 1:
         tl.store(out_ptr + out, (attended / total[:, None]).to(out_ptr.dtype.element_ty), mask=real)
@@ -257,7 +142,7 @@ def _combine_splits(partial_ptr, peak_ptr, out_ptr, D: tl.constexpr, BLOCK_D: tl
 
 @triton.jit
 def _prefill_rotary(
-    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, position_ptr, place_ptr, prompt_keys_ptr, prompt_values_ptr, query_ptr, key_ptr,
+    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, position_ptr, place_ptr, keys_ptr, values_ptr, query_ptr, key_ptr,
     epsilon, prompt_capacity, K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, HAS_NORM: tl.constexpr,
 ):  # fmt: skip
     """Rotate the queries and keys of one prompt token, and write keys and values to the cache at `place` (padding has none: -1)."""
@@ -283,8 +168,8 @@ def _prefill_rotary(
     value = tl.load(qkv_ptr + base + (K * G + K + heads[:, None]) * D + dims[None, :], mask=real, other=0.0)
     cached = (heads[:, None].to(tl.int64) * prompt_capacity + place) * D + dims[None, :]
     real = real & (place + 0 * heads[:, None] >= 0)
-    tl.store(prompt_keys_ptr + cached, key, mask=real)
-    tl.store(prompt_values_ptr + cached, value, mask=real)
+    tl.store(keys_ptr + cached, key, mask=real)
+    tl.store(values_ptr + cached, value, mask=real)
 
 
 # ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -386,63 +271,18 @@ def _advance(
 
 
 # ── launches ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def norm_linear(x: Tensor, scale: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """See `ops.norm_linear`."""
-    rows, size = x.shape
-    outputs = weight.shape[0]
-    if not _is_skinny(x) or outputs > 65_536:  # a language model's head is wide enough for cuBLAS at any number of rows
-        return F.linear(rms_norm(x, scale, epsilon), weight, bias)
-    out = x.new_empty(rows, outputs)
-    block = _columns(outputs)
-    _norm_linear[(triton.cdiv(outputs, block),)](
-        x, scale, weight, weight if bias is None else bias, out, rows, outputs, epsilon, size, True, bias is not None,
-        _rows(rows), block, 128, num_warps=4, num_stages=3,
-    )  # fmt: skip
-    return out
-
-
-def norm_gate_up(x: Tensor, scale: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """See `ops.norm_gate_up`."""
-    rows, size = x.shape
-    outputs = weight.shape[0] // 2
-    if not _is_skinny(x):
-        both = F.linear(rms_norm(x, scale, epsilon), weight, bias)
-        out = x.new_empty(rows, outputs)
-        _silu_mul[(rows, triton.cdiv(outputs, 1024))](both, out, outputs, 1024, num_warps=4)
-        return out
-    out = x.new_empty(rows, outputs)
-    block = 32 if rows > 16 else 16
-    _norm_gate_up[(triton.cdiv(outputs, block),)](
-        x, scale, weight, weight if bias is None else bias, out, rows, outputs, epsilon, size, bias is not None,
-        _rows(rows), block, 128 if rows <= 64 else 64, num_warps=4, num_stages=3,
-    )  # fmt: skip
-    return out
-
-
-def linear_add_(hidden: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:
-    """See `ops.linear_add_`."""
-    rows, size = hidden.shape
-    inner = weight.shape[1]
-    if not _is_skinny(x):
-        hidden.addmm_(x, weight.t())
-        return hidden if bias is None else hidden.add_(bias)
-    columns, block = 32 if size >= 512 else 16, 128 if rows <= 64 else 64
-    tiles = triton.cdiv(size, columns)
-    splits = max(1, min(16, _PROGRAMS // 2 // tiles, inner // (2 * block)))
-    chunk = triton.cdiv(triton.cdiv(inner, splits), block) * block
-    splits = triton.cdiv(inner, chunk)
-    partial = torch.empty(splits if splits > 1 else 0, rows, size, dtype=torch.float32, device=x.device)
-    _linear_add[(tiles, splits)](
-        x, weight, weight if bias is None else bias, hidden, partial if splits > 1 else hidden, counts, rows, size, inner, chunk, splits,
-        bias is not None, _rows(rows), columns, block, num_warps=4, num_stages=3,
-    )  # fmt: skip
-    return hidden
-
-
 def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
     """RMSNorm of rows, rounded before the scale is applied, as transformers does it."""
     out = torch.empty_like(x)
     _rms_norm[(len(x),)](x, scale, out, epsilon, x.shape[1], triton.next_power_of_2(x.shape[1]), num_warps=4)
+    return out
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """See `ops.silu_mul`."""
+    rows, size = len(gate_up), gate_up.shape[1] // 2
+    out = gate_up.new_empty(rows, size)
+    _silu_mul[(rows, triton.cdiv(size, 1024))](gate_up, out, size, 1024, num_warps=4)
     return out
 
 
@@ -460,8 +300,8 @@ def decode_attention(qkv: Tensor, layer: Any, lanes: Any, shape: Any) -> Tensor:
     has_norm = layer.query_scale is not None
     _decode_attention[(rows, kv_heads, splits)](
         qkv, shape.cos, shape.sin, layer.query_scale if has_norm else qkv, layer.key_scale if has_norm else qkv,
-        layer.prompt_keys, layer.prompt_values, layer.own_keys, layer.own_values, lanes.prompt_start, lanes.prompt_length, lanes.slot, lanes.length,
-        out, partial, peaks, shape.scaling, layer.epsilon, layer.prompt_keys.shape[1], layer.own_keys.shape[2],
+        layer.keys, layer.values, lanes.prompt_start, lanes.prompt_length, lanes.slot, lanes.length,
+        out, partial, peaks, shape.scaling, layer.epsilon, layer.prompt_capacity, layer.steps,
         kv_heads, group, size, max(16, triton.next_power_of_2(group)), block_d, 64 if block_d <= 128 else 32, splits, has_norm,
         "ieee" if qkv.dtype == torch.float32 else "tf32", num_warps=4, num_stages=2 if qkv.dtype == torch.float32 else 3,
     )  # fmt: skip
@@ -477,7 +317,7 @@ def prefill_rotary(qkv: Tensor, layer: Any, shape: Any, positions: Tensor, place
     has_norm = layer.query_scale is not None
     _prefill_rotary[(rows,)](
         qkv, shape.cos, shape.sin, layer.query_scale if has_norm else qkv, layer.key_scale if has_norm else qkv, positions, places,
-        layer.prompt_keys, layer.prompt_values, query, key, layer.epsilon, layer.prompt_keys.shape[1],
+        layer.keys, layer.values, query, key, layer.epsilon, layer.prompt_capacity,
         kv_heads, heads // kv_heads, size, triton.next_power_of_2(heads), triton.next_power_of_2(size), has_norm, num_warps=4,
     )  # fmt: skip
     return query, key
@@ -521,16 +361,3 @@ def advance(lanes: Any, batch: Any, sampled: Tensor, logprob: Tensor, eos_ids: T
         batch.ids, batch.logprobs, batch.uniforms, batch.budget, batch.first_token, batch.prompt_start, batch.prompt_length, batch.queue, batch.state,
         eos_ids, count, batch.ids.shape[1], min_new_tokens, len(eos_ids), triton.next_power_of_2(count), batch.uniforms.numel() == 0, num_warps=4,
     )  # fmt: skip
-
-
-def _is_skinny(x: Tensor) -> bool:
-    return x.shape[0] <= SKINNY_ROWS and x.dtype in (torch.bfloat16, torch.float16)
-
-
-def _rows(rows: int) -> int:
-    return max(16, triton.next_power_of_2(rows))
-
-
-def _columns(outputs: int) -> int:
-    """Outputs of a program: few enough that all multiprocessors have work."""
-    return 32 if outputs >= 32 * _PROGRAMS // 2 else 16

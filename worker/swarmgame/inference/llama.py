@@ -80,7 +80,7 @@ def join_projections(model: Any) -> None:
                 if any(parameter is None for parameter in parameters) or joined_view(parameters) is not None:
                     continue
                 whole = torch.cat([parameter.data for parameter in parameters])
-                for parameter, part in zip(parameters, whole.split([len(parameter) for parameter in parameters]), strict=True):
+                for parameter, part in zip(parameters, torch.split(whole, [len(parameter) for parameter in parameters]), strict=True):
                     parameter.data = part
 
 
@@ -126,10 +126,8 @@ class FusedLlamaDecoder:
         self._rotary = inner.rotary_emb
         if not folded:
             join_projections(model)
-        if kernels is not None:
-            counts = torch.zeros(-(-model.config.hidden_size // 16), dtype=torch.int32, device=self._embedding.device)
         self._layers: list[_Layer] = [
-            _FoldedLayer(layer) if folded else _ModuleLayer(layer) if kernels is None else _KernelLayer(layer, kernels, counts)
+            _FoldedLayer(layer) if folded else _ModuleLayer(layer) if kernels is None else _KernelLayer(layer, kernels)
             for layer in inner.layers
         ]
         scale, epsilon = inner.norm.weight, float(inner.norm.variance_epsilon)
@@ -138,8 +136,8 @@ class FusedLlamaDecoder:
             norm, head = _FoldedNorm(inner.norm), _fold([model.lm_head.weight], [model.lm_head.bias], scale)
             self._head = lambda hidden: head(norm(hidden))
         else:
-            norm_linear = _norm_linear if kernels is None else kernels.norm_linear
-            self._head = lambda hidden: norm_linear(hidden, scale, epsilon, model.lm_head.weight, model.lm_head.bias)
+            normed = rms_norm if kernels is None else kernels.rms_norm
+            self._head = lambda hidden: F.linear(normed(hidden, scale, epsilon), model.lm_head.weight, model.lm_head.bias)
 
     def rotary_tables(self, positions: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [positions, D] in the model's type."""
@@ -164,37 +162,20 @@ class FusedLlamaDecoder:
 
 
 class _KernelLayer:
-    """A layer on kernels, or on their definitions in `ops`. Layers with adapters call their modules."""
+    """A layer on the kernels of norm and activation, or on their definitions in `ops`; its products are cuBLAS's, adapters' modules are called."""
 
-    def __init__(self, layer: Any, kernels: ModuleType, counts: Tensor) -> None:
+    def __init__(self, layer: Any, kernels: ModuleType) -> None:
         query, key, value, self._output, gate, up, self._down = _linears(layer)
-        self._kernels, self._counts = kernels, counts
+        self._rms_norm, self._silu_mul = kernels.rms_norm, kernels.silu_mul
         self._norms = [(norm.weight, float(norm.variance_epsilon)) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
-        self._qkv, self._gate_up = _joined((query, key, value)), _joined((gate, up))
-        self._apart = (query, key, value), (gate, up)
+        self._qkv, self._gate_up = _map_of((query, key, value)), _map_of((gate, up))
 
     def project(self, hidden: Tensor) -> Tensor:
-        if self._qkv is not None:
-            qkv: Tensor = self._kernels.norm_linear(hidden, *self._norms[0], *self._qkv)
-            return qkv
-        normed = self._kernels.rms_norm(hidden, *self._norms[0])
-        return torch.cat([linear(normed) for linear in self._apart[0]], dim=-1)
+        return self._qkv(self._rms_norm(hidden, *self._norms[0]))
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        hidden = self._add(hidden, attended, self._output)
-        if self._gate_up is not None:
-            inner: Tensor = self._kernels.norm_gate_up(hidden, *self._norms[1], *self._gate_up)
-        else:
-            normed = self._kernels.rms_norm(hidden, *self._norms[1])
-            gate, up = (linear(normed) for linear in self._apart[1])
-            inner = F.silu(gate) * up
-        return self._add(hidden, inner, self._down)
-
-    def _add(self, hidden: Tensor, x: Tensor, linear: Any) -> Tensor:
-        if type(linear) is not nn.Linear:
-            return hidden.add_(linear(x))
-        added: Tensor = self._kernels.linear_add_(hidden, x, linear.weight, linear.bias, self._counts)
-        return added
+        hidden = _add_(hidden, attended, self._output)
+        return _add_(hidden, self._silu_mul(self._gate_up(self._rms_norm(hidden, *self._norms[1]))), self._down)
 
 
 class _ModuleLayer:
@@ -296,10 +277,6 @@ def _map_of(linears: Sequence[Any]) -> Map:
     return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
 
 
-def _norm_linear(hidden: Tensor, scale: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(rms_norm(hidden, scale, epsilon), weight, bias)
-
-
 def _norm_last(x: Tensor, norm: tuple[Tensor, float]) -> Tensor:
     return rms_norm(x, *norm)
 
@@ -308,8 +285,8 @@ def _with_head_norms(qkv: Tensor, split: list[int], head_dim: int, norms: Sequen
     """Apply the norms of queries and keys, where the architecture has them."""
     if not norms:
         return qkv
-    query, key, value = qkv.split(split, dim=-1)
-    heads = [norm(part.unflatten(-1, (-1, head_dim))).flatten(-2) for norm, part in zip(norms, (query, key), strict=True)]
+    query, key, value = torch.split(qkv, split, dim=-1)
+    heads = [norm(part.view(len(part), -1, head_dim)).flatten(-2) for norm, part in zip(norms, (query, key), strict=True)]
     return torch.cat([*heads, value], dim=-1)
 
 
@@ -320,6 +297,14 @@ def _fold(weights: list[Tensor], biases: list[Tensor | None], input_scale: Tenso
     if any(one is not None for one in biases):
         bias = torch.cat([part.new_zeros(len(part)) if one is None else one for part, one in zip(weights, biases, strict=True)])
     return partial(F.linear, weight=weight, bias=bias)
+
+
+def _add_(hidden: Tensor, x: Tensor, linear: Any) -> Tensor:
+    """hidden += linear(x): one product that begins with the residual."""
+    if type(linear) is not nn.Linear:
+        return hidden.add_(linear(x))
+    hidden.addmm_(x, linear.weight.t())
+    return hidden if linear.bias is None else hidden.add_(linear.bias)
 
 
 def _added(hidden: Tensor, x: Tensor, linear: Any) -> Tensor:

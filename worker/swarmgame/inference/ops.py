@@ -41,19 +41,34 @@ class LayerCache:
     """Keys and values of one layer, and the norms of its queries and keys.
 
     Args:
-        prompt_keys, prompt_values: [K, capacity, D], all prompts one behind the other.
-        own_keys, own_values: [S, K, steps, D].
+        keys, values: one buffer each: first those of all prompts, one behind the other [K, prompt_capacity, D], then those of own tokens
+            [S, K, steps, D].
         query_scale, key_scale: [D], or None where the architecture has no such norms.
         epsilon: of those norms.
     """
 
-    prompt_keys: Tensor
-    prompt_values: Tensor
-    own_keys: Tensor
-    own_values: Tensor
+    keys: Tensor
+    values: Tensor
+    prompt_capacity: int
+    steps: int
     query_scale: Tensor | None
     key_scale: Tensor | None
     epsilon: float
+
+    @staticmethod
+    def size(kv_heads: int, head_dim: int, prompt_capacity: int, slots: int, steps: int) -> int:
+        """Numbers in a buffer."""
+        return kv_heads * head_dim * (prompt_capacity + slots * steps)
+
+    def prompt(self, buffer: Tensor, shape: AttentionShape) -> Tensor:
+        """The prompts' part of a buffer [K, prompt_capacity, D]."""
+        size = shape.num_kv_heads * self.prompt_capacity * shape.head_dim
+        return buffer[:size].view(shape.num_kv_heads, self.prompt_capacity, shape.head_dim)
+
+    def own(self, buffer: Tensor, shape: AttentionShape) -> Tensor:
+        """The own tokens' part of a buffer [S, K, steps, D]."""
+        size = shape.num_kv_heads * self.prompt_capacity * shape.head_dim
+        return buffer[size:].view(-1, shape.num_kv_heads, self.steps, shape.head_dim)
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,7 @@ class Batch:
     state: Tensor
 
 
-# ── projections ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── norm and activation ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
     """RMSNorm of the last dimension, computed in fp32 and rounded before the scale is applied, as transformers does it."""
     if x.dtype == torch.float32:
@@ -122,24 +137,10 @@ def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
     return scale * F.rms_norm(x, (x.shape[-1],), None, epsilon)
 
 
-def norm_linear(x: Tensor, scale: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """RMSNorm [B, H], then a projection [N, H] → [B, N]."""
-    return F.linear(rms_norm(x, scale, epsilon), weight, bias)
-
-
-def norm_gate_up(x: Tensor, scale: Tensor, epsilon: float, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """RMSNorm [B, H], the joined projections gate and up [2N, H], and SiLU(gate) · up → [B, N]."""
-    gate, up = norm_linear(x, scale, epsilon, weight, bias).chunk(2, dim=-1)
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """SiLU(gate) · up of the joined product [B, 2N] → [B, N]."""
+    gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
-
-
-def linear_add_(hidden: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:
-    """Add the projection [H, N] of x [B, N] to the residual stream [B, H], in place, and return it.
-
-    Args:
-        counts: int32 zeros, one for 16 of H; scratch of the kernel, zeros again afterwards.
-    """
-    return hidden.add_(F.linear(x, weight, bias))
 
 
 # ── attention ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,16 +155,17 @@ def decode_attention(qkv: Tensor, layer: LayerCache, lanes: Lanes, shape: Attent
     """
     keys, rows = shape.num_kv_heads, len(qkv)
     query, key, value = _rotate(qkv, layer, shape, lanes.prompt_length + lanes.length)
-    layer.own_keys[lanes.slot, :, lanes.length] = key
-    layer.own_values[lanes.slot, :, lanes.length] = value
+    own_keys, own_values = layer.own(layer.keys, shape), layer.own(layer.values, shape)
+    own_keys[lanes.slot, :, lanes.length] = key
+    own_values[lanes.slot, :, lanes.length] = value
     prompt = lanes.prompt_start[:, None] + torch.arange(int(lanes.prompt_length.max()), device=qkv.device)
     prompt_visible = prompt < (lanes.prompt_start + lanes.prompt_length)[:, None]
     own = torch.arange(int(lanes.length.max()) + 1, device=qkv.device).expand(rows, -1)
     own_visible = own <= lanes.length[:, None]
-    prompt = prompt.clamp(max=layer.prompt_keys.shape[1] - 1)
+    prompt = prompt.clamp(max=layer.prompt_capacity - 1)
     everything = [
         torch.cat([of_prompt[:, prompt].transpose(0, 1), of_own[lanes.slot, :, : own.shape[1]]], dim=2)
-        for of_prompt, of_own in ((layer.prompt_keys, layer.own_keys), (layer.prompt_values, layer.own_values))
+        for of_prompt, of_own in ((layer.prompt(layer.keys, shape), own_keys), (layer.prompt(layer.values, shape), own_values))
     ]
     scores = query.view(rows, keys, -1, shape.head_dim).float() @ everything[0].float().transpose(2, 3) * shape.scaling
     scores = scores.masked_fill(~torch.cat([prompt_visible, own_visible], dim=1)[:, None, None, :], -torch.inf)
@@ -184,14 +186,14 @@ def prefill_rotary(qkv: Tensor, layer: LayerCache, shape: AttentionShape, positi
     """
     query, key, value = _rotate(qkv, layer, shape, positions)
     real = places >= 0
-    layer.prompt_keys[:, places[real]] = key[real].transpose(0, 1)
-    layer.prompt_values[:, places[real]] = value[real].transpose(0, 1)
+    layer.prompt(layer.keys, shape)[:, places[real]] = key[real].transpose(0, 1)
+    layer.prompt(layer.values, shape)[:, places[real]] = value[real].transpose(0, 1)
     return query, key
 
 
 def _rotate(qkv: Tensor, layer: LayerCache, shape: AttentionShape, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     heads = qkv.view(len(qkv), -1, shape.head_dim)
-    query, key, value = heads.split([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1)
+    query, key, value = torch.split(heads, [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1)
     if layer.query_scale is not None and layer.key_scale is not None:
         query, key = rms_norm(query, layer.query_scale, layer.epsilon), rms_norm(key, layer.key_scale, layer.epsilon)
     cos, sin = shape.cos[positions].unsqueeze(1), shape.sin[positions].unsqueeze(1)
