@@ -3,7 +3,8 @@
 A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes moved. Per layer there are
 eight: RMSNorm, QKV product, rotary + cache write + attention over the shared prompt and the row's own tokens, output product with the residual,
 RMSNorm, gate/up product, SiLU, down product with the residual. Products are cuBLAS's: kernels that took norm or activation along were two to four times
-slower (docs/decisions/0001-decode-kernels.md). Sampling reads the logits once and one block of them again. Shapes: B rows, H hidden size, V vocabulary.
+slower (docs/decisions/0001-decode-kernels.md). Sampling reads the logits once and one block of them again.
+Shapes: B rows, H hidden size, V vocabulary.
 
 Sources: online softmax (arXiv 1805.02867), FlashDecoding (keys divided among programs).
 """
@@ -184,11 +185,13 @@ def _block_sums(
     # A block of which all logits are -inf has no probability, and must not become NaN.
     weights = tl.exp(logits - tl.where(peak == -float("inf"), 0.0, peak))
     tl.store(peak_ptr + row * BLOCKS + block, peak)
-    tl.store(sum_ptr + row * BLOCKS + block, tl.sum(weights, axis=0))
+    total = tl.sum(weights, axis=0)
+    tl.store(sum_ptr + row * BLOCKS + block, total)
     if tl.load(forbid_ptr + row) != 0:
         for index in range(EOS):
             weights = tl.where(ids == tl.load(eos_ptr + index), 0.0, weights)
-    tl.store(allowed_ptr + row * BLOCKS + block, tl.sum(weights, axis=0))
+        total = tl.sum(weights, axis=0)
+    tl.store(allowed_ptr + row * BLOCKS + block, total)
 
 
 @triton.jit
