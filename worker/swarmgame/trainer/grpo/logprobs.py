@@ -85,9 +85,7 @@ def selective_log_softmax(
     return logprobs, entropies if with_entropy else None
 
 
-def score_rows(
-    logits_RV: Tensor, target_R: Tensor, temperature: float, *, with_entropy: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
+def score_rows(logits_RV: Tensor, target_R: Tensor, temperature: float, *, with_entropy: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-probabilities of the targets, entropies (an empty tensor unless asked for) and logsumexps of a chunk of rows, without gradient."""
     scaled = _wide(logits_RV) / temperature
     normalizer = scaled.logsumexp(dim=-1)

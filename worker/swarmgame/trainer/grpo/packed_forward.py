@@ -83,7 +83,9 @@ class PackedForward:
         logprobs_N, entropies_N = self._score(_Gather.apply(hidden_TH, source_N), target_N, temperature)
         logprobs = logprobs_N.new_zeros(layout.shape).index_put((row_N, place_N), logprobs_N)
         entropies = entropies_N.new_zeros(layout.shape).index_put((row_N, place_N), entropies_N)
-        mask = torch.zeros(layout.shape, dtype=torch.bool, device=device).index_put((row_N, place_N), torch.ones_like(row_N, dtype=torch.bool))
+        mask = torch.zeros(layout.shape, dtype=torch.bool, device=device).index_put(
+            (row_N, place_N), torch.ones_like(row_N, dtype=torch.bool)
+        )
         return logprobs, entropies, mask
 
     def _hidden(self, token_T: Tensor, position_T: Tensor, segments: Segments) -> Tensor:
