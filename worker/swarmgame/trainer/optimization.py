@@ -48,22 +48,22 @@ class Optimization:
 
     def accumulate(self) -> None:
         """Moves the gradients of a backward pass to the float32 copies. Call it after each."""
-        found = [
-            (parameter, self._masters[name])
-            for name, parameter in self._parameters.items()
-            if self._masters[name] is not parameter and parameter.grad is not None
-        ]
-        first = [(parameter, master) for parameter, master in found if master.grad is None]
-        more = [(parameter, master) for parameter, master in found if master.grad is not None]
-        for _, master in first:
-            master.grad = torch.empty_like(master)
-        with torch.no_grad():
-            if first:
-                torch._foreach_copy_([master.grad for _, master in first], [parameter.grad for parameter, _ in first])
-            if more:
-                torch._foreach_add_([master.grad for _, master in more], [parameter.grad for parameter, _ in more])
-        for parameter, _ in found:
+        first: tuple[list[Tensor], list[Tensor]] = ([], [])
+        more: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for name, parameter in self._parameters.items():
+            master = self._masters[name]
+            if master is parameter or parameter.grad is None:
+                continue
+            totals, added = first if master.grad is None else more
+            if master.grad is None:
+                master.grad = torch.empty_like(master)
+            totals.append(master.grad)
+            added.append(parameter.grad)
             parameter.grad = None
+        if first[0]:
+            torch._foreach_copy_(*first)
+        if more[0]:
+            torch._foreach_add_(*more)
 
     def step(self, learning_rate: float, ranks: Ranks) -> float | None:
         """Adds up the ranks' gradients, clips, and steps.

@@ -75,10 +75,10 @@ class PackedForward:
             raise ValueError(f"temperature is {temperature}; expected a positive number")
         layout = pack(prompts, completions)
         device = self._model.device
-        token_T, position_T, source_N, target_N, row_N, place_N, key_index, *starts = _moved(layout, device)
-        segments = Segments(key_index, *(part.to(torch.int32) for part in starts), layout.longest_query, layout.longest_key, None)
-        if not is_fast(self._model):
-            segments = segments._replace(visible_TT=visible_tokens(*segments[:3]))
+        token_T, position_T, source_N, target_N, row_N, place_N, key_index_K, query_starts, key_starts = _moved(layout, device)
+        bounds = query_starts.to(torch.int32), key_starts.to(torch.int32)
+        visible_TT = None if is_fast(self._model) else visible_tokens(key_index_K, *bounds)
+        segments = Segments(key_index_K, *bounds, layout.longest_query, layout.longest_key, visible_TT)
         hidden_TH = self._hidden(token_T, position_T, segments)
         logprobs_N, entropies_N = self._score(_Gather.apply(hidden_TH, source_N), target_N, temperature)
         logprobs = logprobs_N.new_zeros(layout.shape).index_put((row_N, place_N), logprobs_N)
@@ -184,4 +184,4 @@ def _moved(layout: PackedLayout, device: torch.device) -> list[Tensor]:
     joined = torch.from_numpy(np.concatenate(arrays))
     if device.type == "cuda":
         joined = joined.pin_memory()
-    return list(joined.to(device, non_blocking=True).split([len(array) for array in arrays]))
+    return list(torch.split(joined.to(device, non_blocking=True), [len(array) for array in arrays]))
