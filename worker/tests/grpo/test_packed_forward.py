@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -71,7 +72,8 @@ def _numbers(model: Any, score: Score, prompts: Sequence[Sequence[int]], complet
 def _assert_equal(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert ours.keys() == expected.keys()
     for name, numbers in expected.items():
-        torch.testing.assert_close(ours[name], numbers, atol=3e-5, rtol=3e-5, msg=lambda text, name=name: f"{name}: {text}")
+        bound = 3e-5 * max(1.0, float(numbers.abs().max()))
+        torch.testing.assert_close(ours[name], numbers, atol=bound, rtol=0.0, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.fixture
@@ -114,8 +116,8 @@ def _flash_backward(gradient: Tensor, query: Tensor, keys: Tensor, values: Tenso
 
 
 def _segments(query_starts: Tensor, key_starts: Tensor) -> list[tuple[slice, slice]]:
-    bounds = query_starts.tolist(), key_starts.tolist()
-    return [(slice(*queries), slice(*keys)) for queries, keys in zip(*(zip(part, part[1:], strict=False) for part in bounds), strict=True)]
+    bounds = zip(pairwise(query_starts.tolist()), pairwise(key_starts.tolist()), strict=True)
+    return [(slice(*queries), slice(*keys)) for queries, keys in bounds]
 
 
 def _scores(query: Tensor, keys: Tensor, scale: float) -> Tensor:
@@ -190,7 +192,7 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_numbers() -> None:
 
 
 @pytest.mark.usefixtures("emulated")
-def test_one_compiled_layer_serves_all_layers_and_all_lengths() -> None:
+def test_one_compiled_layer_serves_all_layers_and_all_lengths(caplog: pytest.LogCaptureFixture) -> None:
     model = _model(num_hidden_layers=3)
     score = _packed(model, compile=True)
     frames: list[int] = []
@@ -200,6 +202,7 @@ def test_one_compiled_layer_serves_all_layers_and_all_lengths() -> None:
         frames.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert frames[0] == frames[-1], "other lengths must not be compiled again"
     assert not torch._dynamo.utils.counters["graph_break"]
+    assert "could not be compiled" not in caplog.text
 
 
 def test_a_layer_that_cannot_be_compiled_runs_uncompiled_and_one_warning_says_why(

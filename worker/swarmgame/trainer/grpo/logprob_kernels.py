@@ -6,8 +6,6 @@ are kept in float32. Import this module only where Triton is installed.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -56,18 +54,18 @@ def gradient_(
         )
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _score(
-    logits: Any,
-    targets: Any,
-    logprobs: Any,
-    entropies: Any,
-    normalizers: Any,
-    stride: Any,
-    vocabulary: Any,
-    inverse_temperature: Any,
+@triton.jit  # type: ignore[untyped-decorator]
+def _score(  # type: ignore[no-untyped-def]  # the compiler reads annotations other than constexpr as code
+    logits,
+    targets,
+    logprobs,
+    entropies,
+    normalizers,
+    stride,
+    vocabulary,
+    inverse_temperature,
     BLOCK: tl.constexpr,
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     # The largest logit so far is one number, the sums are one per lane: only the maximum is reduced in every block.
@@ -93,17 +91,17 @@ def _score(
     tl.store(normalizers + row, largest + log_total)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _gradient(
-    logits: Any,
-    targets: Any,
-    normalizers: Any,
-    gradients: Any,
-    stride: Any,
-    vocabulary: Any,
-    inverse_temperature: Any,
+@triton.jit  # type: ignore[untyped-decorator]
+def _gradient(  # type: ignore[no-untyped-def]  # the compiler reads annotations other than constexpr as code
+    logits,
+    targets,
+    normalizers,
+    gradients,
+    stride,
+    vocabulary,
+    inverse_temperature,
     BLOCK: tl.constexpr,
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     place = logits + row * stride + column

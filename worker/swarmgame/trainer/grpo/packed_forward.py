@@ -104,7 +104,8 @@ class PackedForward:
 
     def _score(self, hidden_NH: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         head = self._model.lm_head
-        if type(head) is nn.Linear and head.bias is None:
+        bias = getattr(head, "bias", None)
+        if type(head) is nn.Linear and bias is None:
             return linear_logprobs(hidden_NH, head.weight, target_N, temperature)
         logprobs, entropies = selective_log_softmax(head(hidden_NH), target_N, temperature, with_entropy=True)
         assert entropies is not None
