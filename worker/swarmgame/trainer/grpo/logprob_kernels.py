@@ -27,8 +27,8 @@ def score(logits_RV: Tensor, target_R: Tensor, temperature: float, *, block: int
             entropies,
             normalizers,
             logits_RV.stride(0),
-            vocabulary,
             1.0 / temperature,
+            vocabulary=vocabulary,
             BLOCK=block,
             num_warps=8,
         )
@@ -47,8 +47,8 @@ def gradient_(
             normalizers_R,
             gradient_R.contiguous(),
             logits_RV.stride(0),
-            vocabulary,
             1.0 / temperature,
+            vocabulary=vocabulary,
             BLOCK=block,
             num_warps=8,
         )
@@ -62,8 +62,8 @@ def _score(  # type: ignore[no-untyped-def]  # the compiler reads annotations ot
     entropies,
     normalizers,
     stride,
-    vocabulary,
     inverse_temperature,
+    vocabulary: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -98,8 +98,8 @@ def _gradient(  # type: ignore[no-untyped-def]  # the compiler reads annotations
     normalizers,
     gradients,
     stride,
-    vocabulary,
     inverse_temperature,
+    vocabulary: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)

@@ -84,18 +84,26 @@ def micro_batches(rows: Sequence[Row], tokens: int, *, packed: bool = False) -> 
 
 
 def _packed_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    batches: list[list[Row]] = []
     ordered = sorted(rows, key=lambda row: (len(row.prompt), row.prompt, len(row.completion), row.completion))
+    # As many batches as the budget asks for, all of about one size: a small remainder would leave a device half idle.
+    total = sum(row.length if start else len(row.completion) for row, start in zip(ordered, _first_of_prompt(ordered), strict=True))
+    share = -(-total // max(1, -(-total // tokens)))
+    limit = min(tokens, share + max((row.length for row in rows), default=0))
+    batches: list[list[Row]] = []
     filled = 0
-    for row in ordered:
-        added = len(row.completion) if batches and batches[-1][-1].prompt == row.prompt else row.length
-        if batches and filled + added <= tokens:
+    for row, start in zip(ordered, _first_of_prompt(ordered), strict=True):
+        added = row.length if start else len(row.completion)
+        if batches and filled + added <= limit:
             batches[-1].append(row)
             filled += added
         else:
             batches.append([row])
             filled = row.length
     return batches
+
+
+def _first_of_prompt(ordered: Sequence[Row]) -> list[bool]:
+    return [index == 0 or ordered[index - 1].prompt != row.prompt for index, row in enumerate(ordered)]
 
 
 def _padded_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
