@@ -3,77 +3,22 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from scored_batches import ARCHITECTURES, Score, assert_equal, batch_of, numbers, packed, plain, small_model
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from swarmgame.trainer.grpo import packed_attention, packed_forward
-from swarmgame.trainer.grpo.logprobs import completion_logprobs
-from swarmgame.trainer.grpo.packed_forward import PackedForward, supports_packing
+from swarmgame.trainer.grpo.packed_forward import supports_packing
 
 pytestmark = pytest.mark.oracle
 
-KINDS: dict[str, tuple[Any, Any]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
-SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-PROMPTS = {
-    "one token": [1],
-    "one prompt": [9],
-    "mixed": [1, 5, 12, 3, 5],
-}
-Score = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], tuple[Tensor, Tensor | None, Tensor]]
-
-
-def _model(kind: str = "qwen2", **changes: Any) -> Any:
-    torch.manual_seed(0)
-    config, model = KINDS[kind]
-    options = {"vocab_size": 64, "tie_word_embeddings": kind != "llama", "initializer_range": 0.3, "head_dim": 8, **SHAPE, **changes}
-    return model(config(**options)).train()
-
-
-def _batch(lengths: Sequence[int], completions: int = 3, seed: int = 3) -> tuple[list[list[int]], list[list[int]]]:
-    """Rollouts in random order; the shortest completions have one token."""
-    draw = random.Random(seed)
-    prompts = [[draw.randrange(64) for _ in range(length)] for length in lengths]
-    rows = [prompt for prompt in prompts for _ in range(completions)]
-    draw.shuffle(rows)
-    return rows, [[draw.randrange(64) for _ in range(draw.randint(1, 6))] for _ in rows]
-
-
-def _plain(model: Any) -> Score:
-    return lambda prompts, completions: completion_logprobs(model, prompts, completions, 0.7, with_entropy=True)
-
-
-def _packed(model: Any, *, compile: bool = False) -> Score:
-    forward = PackedForward(model, compile=compile)
-    return lambda prompts, completions: forward.score(prompts, completions, 0.7)
-
-
-def _numbers(model: Any, score: Score, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    model.zero_grad()
-    logprobs, entropies, mask = score(prompts, completions)
-    assert entropies is not None
-    assert not entropies.requires_grad
-    (logprobs.exp() * torch.arange(1, logprobs.shape[1] + 1)).sum().backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-    return {"logprobs": logprobs.detach(), "entropies": entropies, "mask": mask.float(), **gradients}
-
-
-def _assert_equal(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert ours.keys() == expected.keys()
-    for name, numbers in expected.items():
-        bound = 3e-5 * max(1.0, float(numbers.abs().max()))
-        torch.testing.assert_close(ours[name], numbers, atol=bound, rtol=0.0, msg=lambda text, name=name: f"{name}: {text}")
+PROMPTS = {"one token": [1], "one prompt": [9], "mixed": [1, 5, 12, 3, 5]}
 
 
 @pytest.fixture
@@ -134,45 +79,45 @@ def _summed(gradient: Tensor, keys: Tensor) -> Tensor:
     return gradient.unflatten(1, (keys.shape[1], -1)).sum(2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("lengths", PROMPTS.values(), ids=PROMPTS)
-def test_the_dense_mask_gives_the_numbers_of_the_plain_pass(kind: str, lengths: list[int]) -> None:
-    model = _model(kind)
+def test_the_dense_mask_gives_the_numbers_of_the_plain_pass(architecture: str, lengths: list[int]) -> None:
+    model = small_model(architecture)
     assert supports_packing(model)
-    batch = _batch(lengths)
-    _assert_equal(_numbers(model, _packed(model), *batch), _numbers(model, _plain(model), *batch))
+    batch = batch_of(lengths)
+    assert_equal(numbers(model, packed(model), batch), numbers(model, plain(model), batch))
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_operator_gives_the_numbers_of_the_plain_pass(kind: str) -> None:
-    model = _model(kind)
-    batch = _batch(PROMPTS["mixed"])
-    _assert_equal(_numbers(model, _packed(model), *batch), _numbers(model, _plain(model), *batch))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_operator_gives_the_numbers_of_the_plain_pass(architecture: str) -> None:
+    model = small_model(architecture)
+    batch = batch_of(PROMPTS["mixed"])
+    assert_equal(numbers(model, packed(model), batch), numbers(model, plain(model), batch))
 
 
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_adapters_get_the_gradients_of_the_plain_pass_and_nothing_else_gets_any(checkpointed: bool) -> None:
-    model = _model()
+    model = small_model()
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False))
-    batch = _batch(PROMPTS["mixed"])
-    expected = _numbers(model, _plain(model), *batch)
+    batch = batch_of(PROMPTS["mixed"])
+    expected = numbers(model, plain(model), batch)
     if checkpointed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    ours = _numbers(model, _packed(model), *batch)
-    _assert_equal(ours, expected)
+    ours = numbers(model, packed(model), batch)
+    assert_equal(ours, expected)
     assert len(ours) > 3
     assert all("lora_" in name or name in ("logprobs", "entropies", "mask") for name in ours)
     with adapted.disable_adapter(), torch.no_grad():
-        torch.testing.assert_close(_packed(model)(*batch)[0], _plain(model)(*batch)[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(packed(model)(*batch)[0], plain(model)(*batch)[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("emulated")
 def test_gradient_checkpointing_keeps_less_and_gives_the_same_numbers() -> None:
-    model = _model()
-    batch = _batch(PROMPTS["mixed"])
+    model = small_model()
+    batch = batch_of(PROMPTS["mixed"])
     kept: list[int] = []
 
     def measured(score: Score) -> Score:
@@ -185,20 +130,20 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_numbers() -> None:
 
         return counted
 
-    expected = _numbers(model, measured(_packed(model)), *batch)
+    expected = numbers(model, measured(packed(model)), batch)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    _assert_equal(_numbers(model, measured(_packed(model)), *batch), expected)
+    assert_equal(numbers(model, measured(packed(model)), batch), expected)
     assert kept[1] < 0.5 * kept[0]
 
 
 @pytest.mark.usefixtures("emulated")
 def test_one_compiled_layer_serves_all_layers_and_all_lengths(caplog: pytest.LogCaptureFixture) -> None:
-    model = _model(num_hidden_layers=3)
-    score = _packed(model, compile=True)
+    model = small_model(num_hidden_layers=3)
+    score = packed(model, compile=True)
     frames: list[int] = []
     for lengths in ([5], [3, 9], PROMPTS["mixed"]):
-        batch = _batch(lengths)
-        _assert_equal(_numbers(model, score, *batch), _numbers(model, _plain(model), *batch))
+        batch = batch_of(lengths)
+        assert_equal(numbers(model, score, batch), numbers(model, plain(model), batch))
         frames.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert frames[0] == frames[-1], "other lengths must not be compiled again"
     assert not torch._dynamo.utils.counters["graph_break"]
@@ -215,22 +160,22 @@ def test_a_layer_that_cannot_be_compiled_runs_uncompiled_and_one_warning_says_wh
         return fail
 
     monkeypatch.setattr(torch, "compile", broken)
-    model = _model()
-    batch = _batch([4])
-    score = _packed(model, compile=True)
+    model = small_model()
+    batch = batch_of([4])
+    score = packed(model, compile=True)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            _assert_equal(_numbers(model, score, *batch), _numbers(model, _plain(model), *batch))
+            assert_equal(numbers(model, score, batch), numbers(model, plain(model), batch))
     (record,) = [record for record in caplog.records if "could not be compiled" in record.message]
     assert "Failed to find C compiler" in record.message
     assert "compile: false" in record.message
 
 
 def test_a_head_with_a_bias_is_called_as_it_is() -> None:
-    model = _model("llama")
+    model = small_model("llama")
     model.lm_head = torch.nn.Linear(32, 64, bias=True)
-    batch = _batch([4, 2])
-    _assert_equal(_numbers(model, _packed(model), *batch), _numbers(model, _plain(model), *batch))
+    batch = batch_of([4, 2])
+    assert_equal(numbers(model, packed(model), batch), numbers(model, plain(model), batch))
 
 
 @pytest.mark.parametrize(
@@ -243,4 +188,4 @@ def test_a_head_with_a_bias_is_called_as_it_is() -> None:
     ids=["window", "dropout", "angles that depend on the length"],
 )
 def test_other_models_are_not_packed(changes: dict[str, Any]) -> None:
-    assert not supports_packing(_model(**changes))
+    assert not supports_packing(small_model(**changes))
