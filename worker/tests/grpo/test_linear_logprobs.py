@@ -63,11 +63,16 @@ def test_the_gradient_of_a_bfloat16_weight_is_added_up_in_float32(monkeypatch: p
     assert errors[0] < 1.1 * errors[1]
 
 
-def test_a_frozen_head_gets_no_gradient() -> None:
-    hidden, weight, target, _ = _given()
-    linear_logprobs(hidden, weight.detach(), target)[0].sum().backward()
-    assert hidden.grad is not None
-    assert weight.grad is None
+def test_under_a_frozen_head_the_gradient_is_the_same_and_one_row_per_token_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rowwise, "CHUNK_ELEMENTS", VOCABULARY * 100)
+    hidden, weight, target, upstream = _given()
+    (expected,) = torch.autograd.grad((linear_logprobs(hidden, weight, target, 0.7)[0] * upstream).sum(), hidden)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+        logprobs, _ = linear_logprobs(hidden, weight.detach(), target, 0.7)
+    (found,) = torch.autograd.grad((logprobs * upstream).sum(), hidden)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert kept == [ROWS * HIDDEN]
 
 
 def test_nothing_as_large_as_all_logits_is_kept_for_the_backward_pass() -> None:

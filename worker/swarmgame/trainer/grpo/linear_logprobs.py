@@ -2,8 +2,9 @@
 
 Logits exist for one chunk of rows at a time. The forward pass keeps one float32 number per row; the backward pass computes the chunk's logits
 again, turns them into their gradient in place, and adds up the gradient of the weight in float32 over the chunks. Recomputing costs one more
-product with the head, a third of the head's forward and backward. The numbers are those of `logprobs.selective_log_softmax` on
-the logits of a linear head without bias. On a CUDA device the passes over the logits are Triton kernels (`logprob_kernels`).
+product with the head, a third of the head's forward and backward. Under a frozen head (adapters) nothing is computed twice: the backward pass
+multiplies rows of H numbers, made in the forward pass. The numbers are those of `logprobs.selective_log_softmax` on the logits of a linear
+head without bias. On a CUDA device the passes over the logits are Triton kernels (`logprob_kernels`).
 
 Shapes: N scored tokens, H hidden size, V vocabulary, R rows of a chunk.
 """
@@ -46,17 +47,30 @@ class _LinearLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs, entropies, normalizers = (torch.empty(len(hidden), device=hidden.device, dtype=kind) for _ in range(3))
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        # Under a frozen head (adapters) a row's gradient is the upstream number times a row that is known now: nothing is computed twice.
+        ctx.is_known = needs_hidden and not needs_weight
+        slopes = torch.empty_like(hidden) if ctx.is_known else None
         for rows, logits in _logits(hidden, weight):
             found = _score(logits, target[rows], temperature)
             for whole, part in zip((logprobs, entropies, normalizers), found, strict=True):
                 whole[rows] = part
-        ctx.save_for_backward(hidden, weight, target, normalizers)
+            if slopes is not None:
+                _gradient_(logits, target[rows], found[2], torch.ones_like(found[2]), temperature)
+                torch.mm(logits, weight, out=slopes[rows])
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        else:
+            ctx.save_for_backward(hidden, weight, target, normalizers)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if ctx.is_known:
+            (slopes,) = ctx.saved_tensors
+            return (slopes * gradients[0].unsqueeze(1)).to(slopes.dtype), None, None, None
         hidden, weight, target, normalizers = ctx.saved_tensors
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         of_hidden = torch.empty_like(hidden) if needs_hidden else None

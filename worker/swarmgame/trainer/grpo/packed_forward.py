@@ -1,9 +1,10 @@
 """The forward pass of training over a packed micro-batch: log-probabilities without padding and with each prompt read once.
 
-It serves Llama, Qwen2 and Qwen3 models with full attention, adapters in place included (`supports_packing`); others, float32 on a CUDA device and
-CPUs keep `logprobs.completion_logprobs`, which is its oracle. The layers' own modules are called; only attention and the order of calls are
-written here. One decoder layer is compiled (torch.compile), and all layers share the result; the samplers' calls of the same modules
-stay as they are. Logits exist for a chunk of tokens at a time (`linear_logprobs`).
+It serves Llama, Qwen2 and Qwen3 models with full attention, adapters in place included (`supports_packing`); others, float32 on a CUDA device
+and CPUs keep `logprobs.completion_logprobs`, which is its oracle. The layers' own modules are called; only attention and the order of calls
+are written here (without adapters, queries, keys and values come of one product, which calls no hooks of the three modules). One decoder layer is
+compiled (torch.compile), and all layers share the result; the samplers' calls of the same modules stay as they are. Logits exist for a
+chunk of tokens at a time (`linear_logprobs`).
 
 Shapes: T tokens of the packed sequence, H hidden size, N query heads, G key heads, D head dimension; B rollouts.
 """
@@ -141,14 +142,27 @@ def _decoder_layer(layer: Any, hidden_TH: Tensor, cos_T1D: Tensor, sin_T1D: Tens
     attention = layer.self_attn
     split = (hidden_TH.shape[0], -1, attention.head_dim)
     read = layer.input_layernorm(hidden_TH)
-    query, key = attention.q_proj(read).view(split), attention.k_proj(read).view(split)
+    query, key, value = (part.view(split) for part in _projections(attention, read))
     if hasattr(attention, "q_norm"):  # Qwen3
         query, key = attention.q_norm(query), attention.k_norm(key)
     query, key = (part * cos_T1D + _rotate_half(part) * sin_T1D for part in (query, key))
-    attended = attend(query, key, attention.v_proj(read).view(split), segments, attention.scaling)
+    attended = attend(query, key, value, segments, attention.scaling)
     hidden_TH = hidden_TH + attention.o_proj(attended.reshape(split[0], -1))
     changed: Tensor = hidden_TH + layer.mlp(layer.post_attention_layernorm(hidden_TH))
     return changed
+
+
+def _projections(attention: Any, read_TH: Tensor) -> tuple[Tensor, ...]:
+    """Return queries, keys and values side by side: one product for the three where no adapter stands in the way.
+
+    Two heads of keys are too narrow for a device: their products take as long as that of all the queries, forward and backward.
+    """
+    modules = (attention.q_proj, attention.k_proj, attention.v_proj)
+    if any(type(module) is not nn.Linear for module in modules):
+        return tuple(module(read_TH) for module in modules)
+    bias = None if attention.q_proj.bias is None else torch.cat([module.bias for module in modules])
+    joined = nn.functional.linear(read_TH, torch.cat([module.weight for module in modules]), bias)
+    return torch.split(joined, [module.out_features for module in modules], dim=-1)
 
 
 def _norm(module: Any, hidden_TH: Tensor) -> Tensor:
