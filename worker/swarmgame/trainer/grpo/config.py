@@ -82,7 +82,8 @@ class GRPOConfig(LossOptions):
     of memory."""
     layout: Literal["auto", "padded", "packed"] = "auto"
     """`packed` trains on one sequence without padding, in which each prompt stands once (Llama, Qwen2 and Qwen3 models with full attention, adapters
-    included); `padded` on rectangles, with any model. `auto`: `packed` where its kernels run, in bfloat16 on a CUDA device."""
+    included); `padded` on rectangles, with any model. `auto`: `packed` in bfloat16 on a CUDA device, where its kernels run; elsewhere `packed` is for
+    tests, and takes memory for each pair of tokens."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the weights that compute. `auto`: bfloat16 on an accelerator, float32 on a CPU. The optimizer's copy is always float32."""

@@ -128,9 +128,9 @@ def flash_forward(
     query: Tensor, keys: Tensor, values: Tensor, query_starts: Tensor, key_starts: Tensor, most: int, most_keys: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Return output [T, N, D] and logsumexps [N, T] of torch's kernel, which aligns queries and keys at the end of a segment."""
-    output, normalizer, *_ = torch.ops.aten._flash_attention_forward(
-        query, keys, values, query_starts, key_starts, most, most_keys, 0.0, True, False, scale=scale
-    )
+    # At most one query in every segment is a case of its own in the kernel (decoding), with another layout of the logsumexps.
+    starts = query_starts, key_starts, max(most, 2), most_keys
+    output, normalizer, *_ = torch.ops.aten._flash_attention_forward(query, keys, values, *starts, 0.0, True, False, scale=scale)
     return output, normalizer
 
 
@@ -150,7 +150,7 @@ def flash_backward(
     """Return the gradients of queries, listed keys and listed values."""
     # Random numbers are for dropout only, of which there is none; torch.nn.attention.varlen hands over the same.
     unused = torch.zeros(2, dtype=torch.uint64, device=query.device), torch.empty(0, device=query.device)
-    starts = query_starts, key_starts, most, most_keys
+    starts = query_starts, key_starts, max(most, 2), most_keys
     gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
         gradient, query, keys, values, output, normalizer, *starts, 0.0, True, *unused, scale=scale
     )
