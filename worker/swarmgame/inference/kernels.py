@@ -1,9 +1,9 @@
 """Triton kernels of a decode step, with the signatures of `ops.py`, which defines what each computes.
 
-A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes moved. Per layer there are
-eight: RMSNorm, QKV product, rotary + cache write + attention over the shared prompt and the row's own tokens, output product with the residual,
-RMSNorm, gate/up product, SiLU, down product with the residual. Products are cuBLAS's: kernels that took norm or activation along were two to four times
-slower (docs/decisions/0001-decode-kernels.md). Sampling reads the logits once and one block of them again.
+A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes moved. A layer is eight
+launches: RMSNorm, QKV product, rotary + cache write + attention over the shared prompt and the row's own tokens, output product with the residual,
+RMSNorm, gate/up product, SiLU, down product with the residual. Products are cuBLAS's: kernels that took norm or activation along were two to four
+times slower (docs/decisions/0001-decode-kernels.md). Sampling reads the logits once, and one block of them again.
 Shapes: B rows, H hidden size, V vocabulary.
 
 Sources: online softmax (arXiv 1805.02867), FlashDecoding (keys divided among programs).

@@ -48,15 +48,22 @@ class Optimization:
 
     def accumulate(self) -> None:
         """Moves the gradients of a backward pass to the float32 copies. Call it after each."""
+        first: tuple[list[Tensor], list[Tensor]] = ([], [])
+        more: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name, parameter in self._parameters.items():
             master = self._masters[name]
             if master is parameter or parameter.grad is None:
                 continue
+            totals, added = first if master.grad is None else more
             if master.grad is None:
-                master.grad = parameter.grad.float()
-            else:
-                master.grad.add_(parameter.grad)
+                master.grad = torch.empty_like(master)
+            totals.append(master.grad)
+            added.append(parameter.grad)
             parameter.grad = None
+        if first[0]:
+            torch._foreach_copy_(*first)
+        if more[0]:
+            torch._foreach_add_(*more)
 
     def step(self, learning_rate: float, ranks: Ranks) -> float | None:
         """Adds up the ranks' gradients, clips, and steps.
@@ -71,16 +78,22 @@ class Optimization:
         if ranks.size > 1:
             ranks.sum_gradients(masters)
         limit = math.inf if self._max_grad_norm is None else self._max_grad_norm
-        norm = float(torch.nn.utils.clip_grad_norm_(masters, limit))
-        if not math.isfinite(norm):
-            self.clear()
-            return None
+        norm = torch.nn.utils.clip_grad_norm_(masters, limit)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
+        # The fused kernel leaves out the step where `found_inf` is 1 (torch.amp.GradScaler hands it over likewise): the device decides, and the
+        # host need not wait for the norm before it queues the step.
+        self._adam.found_inf = (~torch.isfinite(norm)).to(torch.float32)  # type: ignore[attr-defined]
+        is_first = not self._adam.state
         self._adam.step()
         self.clear()
         self._copy_back()
-        return norm
+        measured = float(norm)
+        if math.isfinite(measured):
+            return measured
+        if is_first:  # moments that no step has filled
+            self._adam.state.clear()
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and moments by parameter name, as copies on the CPU."""
@@ -110,9 +123,9 @@ class Optimization:
 
     @torch.no_grad()
     def _copy_back(self) -> None:
-        for name, parameter in self._parameters.items():
-            if self._masters[name] is not parameter:
-                parameter.copy_(self._masters[name])
+        pairs = [(parameter, self._masters[name]) for name, parameter in self._parameters.items() if self._masters[name] is not parameter]
+        if pairs:
+            torch._foreach_copy_([parameter for parameter, _ in pairs], [master for _, master in pairs])
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -85,6 +85,29 @@ def selective_log_softmax(
     return logprobs, entropies if with_entropy else None
 
 
+def score_rows(logits_RV: Tensor, target_R: Tensor, temperature: float, *, with_entropy: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probabilities of the targets, entropies (an empty tensor unless asked for) and logsumexps of a chunk of rows, without gradient."""
+    scaled = _wide(logits_RV) / temperature
+    normalizer = scaled.logsumexp(dim=-1)
+    chosen = scaled.gather(1, target_R.unsqueeze(1)).squeeze(1) - normalizer
+    if not with_entropy:
+        return chosen, chosen.new_empty(0), normalizer
+    logprobs = scaled - normalizer.unsqueeze(1)
+    return chosen, -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1), normalizer
+
+
+def gradient_rows(logits_RV: Tensor, target_R: Tensor, normalizer_R: Tensor, gradient_R: Tensor, temperature: float) -> Tensor:
+    """Return the gradient of a chunk's logits, in float32 at least, given that of its log-probabilities."""
+    gradient = gradient_R.unsqueeze(1) / temperature
+    share = (_wide(logits_RV) / temperature - normalizer_R.unsqueeze(1)).exp_().mul_(-gradient)
+    return share.scatter_add_(1, target_R.unsqueeze(1), gradient)
+
+
+def chunk_rows(vocabulary: int) -> int:
+    """Return how many rows of logits are turned into float32 at once."""
+    return max(1, CHUNK_ELEMENTS // vocabulary)
+
+
 class _SelectiveLogSoftmax(torch.autograd.Function):
     """Keeps the logits as they are (bf16 on an accelerator) and one fp32 number a row; probabilities are made again, chunk by chunk."""
 
@@ -92,17 +115,14 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, target: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
         normalizers, chosen, entropies = [], [], []
         for part, wanted in zip(_chunks(logits), _chunks(target, logits.shape[1]), strict=True):
-            scaled = _wide(part) / temperature
-            normalizer = scaled.logsumexp(dim=-1)
+            logprob, entropy, normalizer = score_rows(part, wanted, temperature, with_entropy=with_entropy)
             normalizers.append(normalizer)
-            chosen.append(scaled.gather(1, wanted.unsqueeze(1)).squeeze(1) - normalizer)
-            if with_entropy:
-                logprobs = scaled - normalizer.unsqueeze(1)
-                entropies.append(-(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1))
+            chosen.append(logprob)
+            entropies.append(entropy)
         normalizer = torch.cat(normalizers)
         ctx.save_for_backward(logits, target, normalizer)
         ctx.temperature = temperature
-        entropy = torch.cat(entropies) if with_entropy else normalizer.new_empty(0)
+        entropy = torch.cat(entropies)
         ctx.mark_non_differentiable(entropy)
         return torch.cat(chosen), entropy
 
@@ -110,13 +130,10 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         logits, target, normalizer = ctx.saved_tensors
         result = torch.empty_like(logits)
-        rows = _chunk_rows(logits.shape[1])
+        rows = chunk_rows(logits.shape[1])
         for start in range(0, logits.shape[0], rows):
             piece = slice(start, start + rows)
-            gradient = gradients[0][piece].unsqueeze(1) / ctx.temperature
-            share = (_wide(logits[piece]) / ctx.temperature - normalizer[piece].unsqueeze(1)).exp_().mul_(-gradient)
-            share.scatter_add_(1, target[piece].unsqueeze(1), gradient)
-            result[piece] = share.to(logits.dtype)
+            result[piece] = gradient_rows(logits[piece], target[piece], normalizer[piece], gradients[0][piece], ctx.temperature)
         return result, None, None, None
 
 
@@ -124,9 +141,5 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _chunk_rows(vocabulary: int) -> int:
-    return max(1, CHUNK_ELEMENTS // vocabulary)
-
-
 def _chunks(tensor: Tensor, vocabulary: int | None = None) -> tuple[Tensor, ...]:
-    return torch.split(tensor, _chunk_rows(vocabulary or tensor.shape[1]))
+    return torch.split(tensor, chunk_rows(vocabulary or tensor.shape[1]))

@@ -23,6 +23,7 @@ from swarmgame.models.warmstart import ensure_model
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.grpo.config import GRPOConfig, Lora
 from swarmgame.trainer.grpo.logprobs import completion_logprobs
+from swarmgame.trainer.grpo.packed_forward import ARCHITECTURES, PackedForward, is_fast, supports_packing
 
 
 class Policy:
@@ -55,8 +56,15 @@ class Policy:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             if self._adapted is not None:
                 self.model.enable_input_require_grads()
-        if config.compile:
+        self.packed = _is_packed(self.model, config)
+        """Whether micro-batches are packed, and their budget counts no padding."""
+        if config.compile is True and not self.packed:
             _compile_layers(self.model)
+        compiled = self.packed and (config.compile is True or (config.compile == "auto" and not on_cpu))
+        self._packed = PackedForward(self.model, compile=compiled) if self.packed else None
+        self._packed_reference = self._packed
+        if self.packed and self._reference is not None:
+            self._packed_reference = PackedForward(self._reference, compile=compiled)
 
     def _eos(self) -> tuple[int, ...]:
         found: list[int] = []
@@ -105,6 +113,8 @@ class Policy:
     # ── probabilities ────────────────────────────────────────────────────────────────────────────────────────────────────
     def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities with gradient, entropies, and mask, each [B, T]."""
+        if self._packed is not None:
+            return self._packed.score(prompts, completions, self.config.temperature)
         logprobs, entropies, mask = completion_logprobs(
             self.model, prompts, completions, self.config.temperature, with_entropy=True, pad_token_id=self.pad_token_id
         )
@@ -115,6 +125,8 @@ class Policy:
     def score_reference(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
         """Log-probabilities [B, T] under the model as it was loaded: the frozen copy, or the model without its adapters."""
         with self._adapted.disable_adapter() if self._adapted is not None else nullcontext():
+            if self._packed_reference is not None:
+                return self._packed_reference.score(prompts, completions, self.config.temperature)[0]
             model = self.model if self._reference is None else self._reference
             logprobs, _, _ = completion_logprobs(
                 model, prompts, completions, self.config.temperature, with_entropy=False, pad_token_id=self.pad_token_id
@@ -145,6 +157,19 @@ def _adapters(model: Any, lora: Lora, seed: int) -> Any:
             raise InvalidManifest(
                 "spec.game.trainer.with.lora.targetModules", lora.target_modules, f"layers of this model: {error}"
             ) from error
+
+
+def _is_packed(model: Any, config: GRPOConfig) -> bool:
+    if config.layout == "auto":
+        return supports_packing(model) and is_fast(model)
+    if config.layout == "packed" and not supports_packing(model):
+        from swarmgame.errors import InvalidManifest
+
+        served = ", ".join(sorted(ARCHITECTURES))
+        raise InvalidManifest(
+            "spec.game.trainer.with.layout", "packed", f"padded or auto: {type(model).__name__} is not one of {served} with full attention"
+        )
+    return config.layout == "packed"
 
 
 def _compile_layers(model: Any) -> None:

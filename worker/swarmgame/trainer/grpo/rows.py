@@ -73,8 +73,40 @@ def updates(state: GameState, rewards: Rewards, policy: Policy, config: GRPOConf
     return [_update(state, [key for key in keys if key.stage == stage], rewards, policy, config) for stage in stages]
 
 
-def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """Packs rows of similar length together, so that rows times the longest stays within the budget (a single row may exceed it)."""
+def micro_batches(rows: Sequence[Row], tokens: int, *, packed: bool = False) -> list[list[Row]]:
+    """Cut rows into micro-batches within a budget of tokens, which a single row may exceed.
+
+    Args:
+        packed: rows of a prompt stay together, and the budget counts each prompt of a batch once and no padding. Otherwise rows of similar length
+            stay together, and the budget is rows times the longest.
+    """
+    return _packed_batches(rows, tokens) if packed else _padded_batches(rows, tokens)
+
+
+def _packed_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
+    ordered = sorted(rows, key=lambda row: (len(row.prompt), row.prompt, len(row.completion), row.completion))
+    # As many batches as the budget asks for, all of about one size: a small remainder would leave a device half idle.
+    total = sum(row.length if start else len(row.completion) for row, start in zip(ordered, _first_of_prompt(ordered), strict=True))
+    share = -(-total // max(1, -(-total // tokens)))
+    limit = min(tokens, share + max((row.length for row in rows), default=0))
+    batches: list[list[Row]] = []
+    filled = 0
+    for row, start in zip(ordered, _first_of_prompt(ordered), strict=True):
+        added = row.length if start else len(row.completion)
+        if batches and filled + added <= limit:
+            batches[-1].append(row)
+            filled += added
+        else:
+            batches.append([row])
+            filled = row.length
+    return batches
+
+
+def _first_of_prompt(ordered: Sequence[Row]) -> list[bool]:
+    return [index == 0 or ordered[index - 1].prompt != row.prompt for index, row in enumerate(ordered)]
+
+
+def _padded_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
     batches: list[list[Row]] = []
     longest_prompt = longest_completion = 0
     for row in sorted(rows, key=lambda row: (row.length, row.prompt, row.completion)):

@@ -119,7 +119,7 @@ class GRPOTrainer(Trainer):
             self._optimization.clear()
             tally = _Tally()
             try:
-                for batch in micro_batches(rows, self._tokens_per_micro_batch):
+                for batch in self._micro_batches(rows):
                     tally.add(self._backward(batch, normalizer))
                 break
             except torch.cuda.OutOfMemoryError as error:
@@ -141,14 +141,16 @@ class GRPOTrainer(Trainer):
         prompts, completions = [row.prompt for row in batch], [row.completion for row in batch]
         logprobs, entropies, mask = self.policy.score(prompts, completions)
         old, importance = self._old_logprobs(batch, logprobs.detach(), mask)
+        advantages = self._moved([row.advantage for row in batch], torch.float32)
+        truncated = self._moved([row.truncated for row in batch], torch.bool)
         inputs = LossInputs(
             logprobs_BT=logprobs,
             sampler_logprobs_BT=old,
-            advantages_B=torch.tensor([row.advantage for row in batch], device=logprobs.device),
+            advantages_B=advantages,
             mask_BT=mask,
             entropies_BT=entropies,
             reference_logprobs_BT=self.policy.score_reference(prompts, completions) if self.config.beta > 0 else None,
-            truncated_B=torch.tensor([row.truncated for row in batch], device=logprobs.device),
+            truncated_B=truncated,
             importance_BT=importance,
         )
         outputs = loss(inputs, self.config, normalizer)
@@ -161,25 +163,40 @@ class GRPOTrainer(Trainer):
 
         For our own rows: what the sampler reported. For those of others: our policy when training began, weighted by its distance to theirs.
         """
-        old = current.clone()
-        sender = current.clone()
-        foreign = False
-        for index, row in enumerate(batch):
-            length = len(row.completion)
-            if row.sampler is not None:
-                old[index, :length] = torch.tensor(row.sampler)
-                sender[index] = old[index]
-                continue
-            foreign = True
+        # One copy to the device for all rows; padding keeps what `current` has there.
+        own = self._rectangle([row.sampler for row in batch], current, mask)
+        foreign = [index for index, row in enumerate(batch) if row.sampler is None]
+        if not foreign:
+            return own, None
+        started = current.clone()
+        for index in foreign:
+            row, length = batch[index], len(batch[index].completion)
             if row.start is None:
                 row.start = current[index, :length].clone()
-            old[index, :length] = row.start
-            sender[index] = old[index]
-            if row.sender is not None:
-                sender[index, :length] = torch.tensor(row.sender)
-        if not foreign:
-            return old, None
+            else:
+                started[index, :length] = row.start
+        is_own = self._moved([row.sampler is not None for row in batch], torch.bool).unsqueeze(1)
+        old = torch.where(is_own, own, started)
+        sender = self._rectangle([row.sampler if row.sampler is not None else row.sender for row in batch], old, mask)
         return old, importance_weights(old, sender, mask, self.config)
+
+    def _rectangle(self, given: Sequence[Sequence[float] | None], otherwise_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Return one row per rollout: the given numbers, and `otherwise_BT` on padding and in rows where none are given."""
+        values = np.zeros(tuple(otherwise_BT.shape), dtype=np.float32)
+        for row, numbers in zip(values, given, strict=True):
+            if numbers is not None:
+                row[: len(numbers)] = numbers
+        known = self._moved([numbers is not None for numbers in given], torch.bool).unsqueeze(1)
+        return torch.where(known & mask_BT, self._moved(values, otherwise_BT.dtype), otherwise_BT)
+
+    def _moved(self, values: Any, dtype: torch.dtype) -> Tensor:
+        """Move numbers to the device without waiting for it."""
+        made = torch.as_tensor(values, dtype=dtype)
+        device = torch.device(self.setting.device)
+        return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
+
+    def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+        return micro_batches(rows, self._tokens_per_micro_batch, packed=self.policy.packed)
 
     def _normalizer(self, update: Update, rows: Sequence[Row]) -> Normalizer:
         """The update's, with the entropy below which no token is learnt from, where that was asked for."""
@@ -187,7 +204,7 @@ class GRPOTrainer(Trainer):
             return update.normalizer
         found = []
         with torch.no_grad():
-            for batch in micro_batches(rows, self._tokens_per_micro_batch):
+            for batch in self._micro_batches(rows):
                 _, entropies, mask = self.policy.score([row.prompt for row in batch], [row.completion for row in batch])
                 found.append(entropies[mask].float().cpu())
         own = torch.cat(found) if found else torch.zeros(0)
@@ -196,8 +213,8 @@ class GRPOTrainer(Trainer):
         return replace(update.normalizer, entropy_threshold=entropy_threshold(torch.from_numpy(everything.copy()), self.config))
 
     def _halve_micro_batches(self, rows: Sequence[Row], error: Exception) -> None:
-        largest = max(sum(row.length for row in batch) for batch in micro_batches(rows, self._tokens_per_micro_batch))
-        alone = all(len(batch) == 1 for batch in micro_batches(rows, self._tokens_per_micro_batch))
+        largest = max(sum(row.length for row in batch) for batch in self._micro_batches(rows))
+        alone = all(len(batch) == 1 for batch in self._micro_batches(rows))
         if alone:
             raise Temporary(
                 f"the device has no memory to learn from a single rollout of {largest} tokens: lower maxNewTokens, or use "
@@ -257,8 +274,13 @@ class _Tally:
         self.skipped += other.skipped
 
     def packed(self) -> bytes:
-        means = {name: (float(mean.total), float(mean.weight)) for name, mean in self.means.items()}
-        return json.dumps({"loss": float(self.loss), "means": means}).encode()
+        # One tensor for all numbers: each float() of a tensor on a device waits for it.
+        values = [self.loss, *(part for mean in self.means.values() for part in (mean.total, mean.weight))]
+        tensors = [value.detach().double() for value in values if isinstance(value, Tensor)]
+        measured = iter(torch.stack(tensors).tolist() if tensors else [])
+        loss, *parts = [next(measured) if isinstance(value, Tensor) else float(value) for value in values]
+        means = dict(zip(self.means, zip(parts[::2], parts[1::2], strict=True), strict=True))
+        return json.dumps({"loss": loss, "means": means}).encode()
 
     def over(self, payloads: Sequence[bytes]) -> _Tally:
         """This rank's steps, with the losses and means of all ranks."""
