@@ -23,6 +23,7 @@ from torch import Tensor
 
 from swarmgame.inference import ops
 from swarmgame.inference.eager import EagerSampler
+from swarmgame.inference.graphs import Graph, GraphPool
 from swarmgame.inference.llama import FusedLlamaDecoder, is_supported
 from swarmgame.inference.ops import AttentionShape, Batch, Lanes, LayerCache
 from swarmgame.inference.sampler import ModelSampler, SamplingParams
@@ -38,6 +39,12 @@ KEPT = 4
 
 PREFILL_TOKENS = 16_384
 """Prompt tokens, padding included, that are read at once."""
+
+CAPTURED_PREFILL_TOKENS = 8192
+"""Prompt tokens up to which reading them is captured as a graph."""
+
+KEPT_PREFILLS = 16
+"""Graphs of reading prompts that are kept, one a number of prompts and width."""
 
 FIRST_TOKENS = 512
 """Completions whose first token is sampled at once."""
@@ -168,11 +175,12 @@ class Arena:
 
     def __init__(self, model: Any, shape: ArenaShape, eos_token_ids: Sequence[int], kernels: ModuleType, *, capture: bool) -> None:
         self.shape = shape
-        self._kernels, self._capture = kernels, capture
+        self._kernels = kernels
         self._decoder = decoder = FusedLlamaDecoder(model, kernels=kernels)
         self._sampler = TokenSampler(shape.params, eos_token_ids)
-        self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
-        self._pool: Any = None
+        self._pool = GraphPool(capture=capture)
+        self._steps: dict[int, Graph] = {}
+        self._prefills: OrderedDict[tuple[int, int], Graph] = OrderedDict()
         weights, device, steps = model.model.embed_tokens.weight, model.device, shape.params.max_new_tokens
         cos, sin = decoder.rotary_tables(shape.longest)
         self._attention = AttentionShape(
@@ -264,14 +272,9 @@ class Arena:
     # ── a step ───────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _step(self, lanes: int) -> None:
         """Feed one token a lane and sample the next ones. Nothing is waited for."""
-        graph = self._graphs.get(lanes)
-        if graph is not None:
-            graph.replay()
-            return
-        # The first step runs as it is, which also makes what libraries make at their first call. It is captured after that, which runs nothing.
-        self._compute(lanes)
-        if self._capture and lanes not in self._graphs:
-            self._graphs[lanes] = self._captured(lanes)
+        if lanes not in self._steps:
+            self._steps[lanes] = Graph(f"a step of {lanes} lanes", partial(self._compute, lanes), self._pool)
+        self._steps[lanes]()
 
     def _compute(self, count: int) -> None:
         lanes = self.lanes.first(count)
@@ -287,20 +290,6 @@ class Arena:
             token, logprob = self._kernels.sample_tokens(logits, source, uniforms, forbid_eos, self._eos, params.temperature)
             return token, logprob
         return self._sampler(logits[source], uniforms, forbid_eos=forbid_eos[source] != 0)
-
-    def _captured(self, lanes: int) -> torch.cuda.CUDAGraph | None:
-        """The step as a graph; None, with a warning, where the device refuses (too little memory for a second set of temporaries)."""
-        try:
-            graph = torch.cuda.CUDAGraph()
-            # Only this thread is held to the rules of capturing: NCCL's watchdog asks for events from its own.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                self._compute(lanes)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            logger.warning("a step of %d lanes could not be captured as a graph and runs operation by operation: %s", lanes, reason)
-            return None
-        self._pool = graph.pool()  # graphs never run at the same time, so their temporary memory may be the same
-        return graph
 
     # ── lanes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _fill(self, waiting: int) -> None:
@@ -329,24 +318,40 @@ class Arena:
 
         They are padded on the right, so plain causal attention needs no mask.
         """
-        device, count, width = self.batch.ids.device, len(prompts), max(map(len, prompts))
+        count, longest = len(prompts), max(map(len, prompts))
+        width = min(_bucket(longest, 32), max(longest, PREFILL_TOKENS // count))
         lengths = torch.tensor([len(prompt) for prompt in prompts])
-        ids = torch.tensor([list(prompt) + [0] * (width - len(prompt)) for prompt in prompts]).to(device)
+        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts]).view(-1)
         position = torch.arange(width).expand(count, -1)
-        place = torch.where(position < lengths[:, None], starts[:, None] + position, -1).reshape(-1).to(device)
-        positions = position.reshape(-1).to(device)
-        shape = self._attention
+        places = torch.where(position < lengths[:, None], starts[:, None] + position, -1).reshape(-1)
+        last = torch.arange(count) * width + lengths - 1
+        given = torch.cat([ids, places, last]).to(self.batch.ids.device)
+        # Many tokens keep the device busy longer than their launches take.
+        key, read = (count, width), partial(self._read, count, width)
+        if count * width > CAPTURED_PREFILL_TOKENS:
+            return read(given)
+        prefill = self._prefills.pop(key, None) or Graph(f"reading {count} prompts of {width} tokens", read, self._pool, given)
+        while len(self._prefills) >= KEPT_PREFILLS:
+            self._prefills.popitem(last=False)
+        self._prefills[key] = prefill
+        logits = prefill(given)
+        assert logits is not None
+        return logits
+
+    def _read(self, count: int, width: int, given: Tensor) -> Tensor:
+        """Logits [P, V] for ids, places in the cache and last tokens, one behind the other."""
+        shape, tokens = self._attention, count * width
+        ids, places, last = torch.split(given, [tokens, tokens, count])
+        positions = torch.arange(width, device=given.device).repeat(count)
 
         def attention(qkv: Tensor, layer: LayerCache) -> Tensor:
-            query, key = self._kernels.prefill_rotary(qkv, layer, shape, positions, place)
-            value = qkv.view(count * width, -1, shape.head_dim)[:, shape.num_heads + shape.num_kv_heads :]
+            query, key = self._kernels.prefill_rotary(qkv, layer, shape, positions, places)
+            value = qkv.view(tokens, -1, shape.head_dim)[:, shape.num_heads + shape.num_kv_heads :]
             query, key, value = (part.reshape(count, width, -1, shape.head_dim).transpose(1, 2) for part in (query, key, value))
             attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=shape.scaling, enable_gqa=True)
-            return attended.transpose(1, 2).reshape(count * width, -1)
+            return attended.transpose(1, 2).reshape(tokens, -1)
 
-        hidden = self._decoder.hidden_states(ids.view(-1), [partial(attention, layer=cache) for cache in self._caches])
-        last = torch.arange(count) * width + lengths - 1
-        return self._decoder.logits(hidden[last.to(device)])
+        return self._decoder(ids, [partial(attention, layer=cache) for cache in self._caches], last)
 
 
 def load_kernels() -> ModuleType | None:
@@ -355,7 +360,7 @@ def load_kernels() -> ModuleType | None:
         from swarmgame.inference import kernels
 
         one = torch.ones(1, 16, device="cuda")
-        kernels.rms_norm(one, one[0], 0.0)
+        kernels.add_rms_norm(one, None, one[0], 0.0)
     except (ImportError, OSError, RuntimeError) as error:
         logger.warning(
             "the decode kernels cannot run here, and tokens are sampled operation by operation, several times slower: %s. Triton needs a C "
@@ -389,9 +394,8 @@ def _even(lanes: int) -> int:
     return -(-lanes // unit) * unit
 
 
-def _bucket(size: int) -> int:
-    """Round a size up to a multiple of 64, of 128 above 512, of 256 above 1,024, and so on; at most an eighth too much."""
-    unit = 64
+def _bucket(size: int, unit: int = 64) -> int:
+    """Round a size up to a multiple of the unit, of twice the unit above 8 units, and so on; at most an eighth too much from there."""
     while unit * 8 < size:
         unit *= 2
     return -(-size // unit) * unit

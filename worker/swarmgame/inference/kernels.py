@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -22,16 +23,27 @@ from torch import Tensor
 VOCABULARY_BLOCK = 4096
 """Ids whose probabilities are summed by one program."""
 
+SPLIT_ROWS = 128
+"""Rows up to which a product with a long inner dimension is divided along it: it has too few outputs for all multiprocessors."""
+
+SPLIT_PARTS = 4
+
 _PROGRAMS = 264
 """Programs to aim for: two a multiprocessor of a Hopper GPU."""
 
 
 # ── norm and activation ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 @triton.jit
-def _rms_norm(x_ptr, scale_ptr, out_ptr, epsilon, H: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm(x_ptr, delta_ptr, scale_ptr, out_ptr, epsilon, B, H: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     inner = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + row * H + inner, mask=inner < H, other=0.0).to(tl.float32)
+    if PARTS > 0:
+        for part in tl.static_range(PARTS):
+            x += tl.load(delta_ptr + (part * B + row) * H + inner, mask=inner < H, other=0.0).to(tl.float32)
+        x = x.to(x_ptr.dtype.element_ty)
+        tl.store(x_ptr + row * H + inner, x, mask=inner < H)
+        x = x.to(tl.float32)
     normed = (x * tl.rsqrt(tl.sum(x * x, axis=0) / H + epsilon)).to(out_ptr.dtype.element_ty)
     scale = tl.load(scale_ptr + inner, mask=inner < H, other=0.0)
     tl.store(out_ptr + row * H + inner, (normed * scale).to(out_ptr.dtype.element_ty), mask=inner < H)
@@ -274,11 +286,26 @@ def _advance(
 
 
 # ── launches ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
-    """RMSNorm of rows, rounded before the scale is applied, as transformers does it."""
-    out = torch.empty_like(x)
-    _rms_norm[(len(x),)](x, scale, out, epsilon, x.shape[1], triton.next_power_of_2(x.shape[1]), num_warps=4)
+def add_rms_norm(hidden: Tensor, delta: Tensor | None, scale: Tensor, epsilon: float) -> Tensor:
+    """See `ops.add_rms_norm`."""
+    out, (rows, size) = torch.empty_like(hidden), hidden.shape
+    parts = 0 if delta is None else 1 if delta.dim() == 2 else len(delta)
+    # One warp for a thousand numbers: more of them wait for each other longer than they save.
+    block = triton.next_power_of_2(size)
+    _rms_norm[(rows,)](
+        hidden, delta if parts else hidden, scale, out, epsilon, rows, size, parts, block, num_warps=min(8, max(1, block // 1024))
+    )
     return out
+
+
+def split_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See `ops.split_linear`."""
+    rows, inner = x.shape
+    parts = SPLIT_PARTS
+    if bias is not None or rows > SPLIT_ROWS or x.dtype == torch.float32 or inner % (64 * parts) or inner < 2 * len(weight):
+        return F.linear(x, weight, bias)
+    by_part = weight.view(len(weight), parts, -1).permute(1, 2, 0)
+    return torch.bmm(x.view(rows, parts, -1).transpose(0, 1), by_part, out_dtype=torch.float32)
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
@@ -301,12 +328,14 @@ def decode_attention(qkv: Tensor, layer: Any, lanes: Any, shape: Any) -> Tensor:
         partial = torch.empty(rows * kv_heads * group * splits, size, dtype=torch.float32, device=qkv.device)
         peaks = torch.empty(rows * kv_heads * group * splits, 2, dtype=torch.float32, device=qkv.device)
     has_norm = layer.query_scale is not None
+    many = rows * kv_heads >= 512  # enough programs that small ones fill the device better
+    block_n = 32 if many or block_d > 128 else 64
     _decode_attention[(rows, kv_heads, splits)](
         qkv, shape.cos, shape.sin, layer.query_scale if has_norm else qkv, layer.key_scale if has_norm else qkv,
         layer.keys, layer.values, lanes.prompt_start, lanes.prompt_length, lanes.slot, lanes.length,
         out, partial, peaks, shape.scaling, layer.epsilon, layer.prompt_capacity, layer.steps,
-        kv_heads, group, size, max(16, triton.next_power_of_2(group)), block_d, 64 if block_d <= 128 else 32, splits, has_norm,
-        "ieee" if qkv.dtype == torch.float32 else "tf32", num_warps=4, num_stages=2 if qkv.dtype == torch.float32 else 3,
+        kv_heads, group, size, max(16, triton.next_power_of_2(group)), block_d, block_n, splits, has_norm,
+        "ieee" if qkv.dtype == torch.float32 else "tf32", num_warps=2 if many else 4, num_stages=2 if qkv.dtype == torch.float32 else 3,
     )  # fmt: skip
     if splits > 1:
         _combine_splits[(rows * kv_heads * group,)](partial, peaks, out, size, block_d, splits, num_warps=1)

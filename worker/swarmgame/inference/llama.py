@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from swarmgame.inference import ops
 from swarmgame.inference.cache import is_windowed
 from swarmgame.inference.ops import rms_norm
 from swarmgame.inference.rope import RotaryEmbedding
@@ -98,13 +99,13 @@ def joined_view(parameters: Sequence[Tensor]) -> Tensor | None:
 
 
 class _Layer(Protocol):
-    """One decoder layer without its attention."""
+    """One decoder layer without its attention. The residual stream is `hidden` [B, H] plus `delta`, which the next norm adds; None is nothing."""
 
-    def project(self, hidden: Tensor) -> Tensor:
-        """Queries, keys and values [B, (G + 2) * K * D]."""
+    def project(self, hidden: Tensor, delta: Tensor | None) -> Tensor:
+        """Queries, keys and values [B, (G + 2) * K * D]; adds `delta` to `hidden`, in place."""
 
-    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        """Output projection, residual, and the feed-forward part; may write into `hidden`."""
+    def finish(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The residual stream behind the output projection and the feed-forward part; may write into `hidden`."""
 
 
 class FusedLlamaDecoder:
@@ -130,14 +131,14 @@ class FusedLlamaDecoder:
             _FoldedLayer(layer) if folded else _ModuleLayer(layer) if kernels is None else _KernelLayer(layer, kernels)
             for layer in inner.layers
         ]
-        scale, epsilon = inner.norm.weight, float(inner.norm.variance_epsilon)
-        self._head: Map
+        scale, epsilon, head = inner.norm.weight, float(inner.norm.variance_epsilon), model.lm_head
+        self._head: Callable[[Tensor, Tensor | None], Tensor]
         if folded:
-            norm, head = _FoldedNorm(inner.norm), _fold([model.lm_head.weight], [model.lm_head.bias], scale)
-            self._head = lambda hidden: head(norm(hidden))
+            norm, folded_head = _FoldedNorm(inner.norm), _fold([head.weight], [head.bias], scale)
+            self._head = lambda hidden, delta: folded_head(norm(hidden))
         else:
-            normed = rms_norm if kernels is None else kernels.rms_norm
-            self._head = lambda hidden: F.linear(normed(hidden, scale, epsilon), model.lm_head.weight, model.lm_head.bias)
+            add_rms_norm = (kernels or ops).add_rms_norm
+            self._head = lambda hidden, delta: F.linear(add_rms_norm(hidden, delta, scale, epsilon), head.weight, head.bias)
 
     def rotary_tables(self, positions: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [positions, D] in the model's type."""
@@ -145,20 +146,18 @@ class FusedLlamaDecoder:
         cos, sin = self._rotary(self._embedding[:1].unsqueeze(0), every)
         return cos[0], sin[0]
 
-    def hidden_states(self, token_B: Tensor, attentions: Sequence[Attention]) -> Tensor:
-        """The residual stream [B, H] behind the last layer, after one more token a row."""
-        hidden = F.embedding(token_B, self._embedding)
+    def __call__(self, token_B: Tensor, attentions: Sequence[Attention], last: Tensor | None = None) -> Tensor:
+        """Logits [B, V] after one more token a row.
+
+        Args:
+            last: rows whose logits are wanted [L], if not those of all: of the tokens of several prompts, the last ones. Returns [L, V] then.
+        """
+        hidden, delta = F.embedding(token_B, self._embedding), None
         for layer, attention in zip(self._layers, attentions, strict=True):
-            hidden = layer.finish(hidden, attention(layer.project(hidden)))
-        return hidden
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [B, V] of the residual stream, the last norm included."""
-        return self._head(hidden)
-
-    def __call__(self, token_B: Tensor, attentions: Sequence[Attention]) -> Tensor:
-        """Logits [B, V] after one more token a row."""
-        return self._head(self.hidden_states(token_B, attentions))
+            hidden, delta = layer.finish(hidden, attention(layer.project(hidden, delta)))
+        if last is not None:
+            hidden, delta = hidden[last], None if delta is None else delta.index_select(-2, last)
+        return self._head(hidden, delta)
 
 
 class _KernelLayer:
@@ -166,16 +165,22 @@ class _KernelLayer:
 
     def __init__(self, layer: Any, kernels: ModuleType) -> None:
         query, key, value, self._output, gate, up, self._down = _linears(layer)
-        self._rms_norm, self._silu_mul = kernels.rms_norm, kernels.silu_mul
+        self._kernels = kernels
         self._norms = [(norm.weight, float(norm.variance_epsilon)) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
         self._qkv, self._gate_up = _map_of((query, key, value)), _map_of((gate, up))
 
-    def project(self, hidden: Tensor) -> Tensor:
-        return self._qkv(self._rms_norm(hidden, *self._norms[0]))
+    def project(self, hidden: Tensor, delta: Tensor | None) -> Tensor:
+        return self._qkv(self._kernels.add_rms_norm(hidden, delta, *self._norms[0]))
 
-    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        hidden = _add_(hidden, attended, self._output)
-        return _add_(hidden, self._silu_mul(self._gate_up(self._rms_norm(hidden, *self._norms[1]))), self._down)
+    def finish(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, Tensor | None]:
+        delta = self._product(attended, self._output)
+        return hidden, self._product(
+            self._kernels.silu_mul(self._gate_up(self._kernels.add_rms_norm(hidden, delta, *self._norms[1]))), self._down
+        )
+
+    def _product(self, x: Tensor, linear: Any) -> Tensor:
+        product: Tensor = self._kernels.split_linear(x, linear.weight, linear.bias) if type(linear) is nn.Linear else linear(x)
+        return product
 
 
 class _ModuleLayer:
@@ -191,14 +196,14 @@ class _ModuleLayer:
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
         self._head_norms = [(norm.weight, float(norm.variance_epsilon)) for norm in norms if norm is not None]
 
-    def project(self, hidden: Tensor) -> Tensor:
+    def project(self, hidden: Tensor, delta: Tensor | None) -> Tensor:
         qkv = self._qkv(rms_norm(hidden, *self._norms[0]))
         return _with_head_norms(qkv, self._split, self._head_dim, [partial(_norm_last, norm=norm) for norm in self._head_norms])
 
-    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+    def finish(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, Tensor | None]:
         hidden = _added(hidden, attended, self._output)
         gate, up = self._gate_up(rms_norm(hidden, *self._norms[1])).chunk(2, dim=-1)
-        return _added(hidden, F.silu(gate).mul_(up), self._down)
+        return _added(hidden, F.silu(gate).mul_(up), self._down), None
 
 
 class _FoldedLayer:
@@ -225,13 +230,13 @@ class _FoldedLayer:
         self._qkv = _fold(weights, biases, first.weight)
         self._gate_up = _fold([gate.weight, up.weight], [gate.bias, up.bias], second.weight)
 
-    def project(self, hidden: Tensor) -> Tensor:
+    def project(self, hidden: Tensor, delta: Tensor | None) -> Tensor:
         return _with_head_norms(self._qkv(self._norms[0](hidden)), self._split, self._head_dim, self._head_norms)
 
-    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+    def finish(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, Tensor | None]:
         hidden = _added(hidden, attended, self._output)
         gate, up = self._gate_up(self._norms[1](hidden)).chunk(2, dim=-1)
-        return _added(hidden, F.silu(gate).mul_(up), self._down)
+        return _added(hidden, F.silu(gate).mul_(up), self._down), None
 
 
 class _FoldedNorm:
@@ -297,14 +302,6 @@ def _fold(weights: list[Tensor], biases: list[Tensor | None], input_scale: Tenso
     if any(one is not None for one in biases):
         bias = torch.cat([part.new_zeros(len(part)) if one is None else one for part, one in zip(weights, biases, strict=True)])
     return partial(F.linear, weight=weight, bias=bias)
-
-
-def _add_(hidden: Tensor, x: Tensor, linear: Any) -> Tensor:
-    """hidden += linear(x): one product that begins with the residual."""
-    if type(linear) is not nn.Linear:
-        return hidden.add_(linear(x))
-    hidden.addmm_(x, linear.weight.t())
-    return hidden if linear.bias is None else hidden.add_(linear.bias)
 
 
 def _added(hidden: Tensor, x: Tensor, linear: Any) -> Tensor:

@@ -137,6 +137,22 @@ def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
     return scale * F.rms_norm(x, (x.shape[-1],), None, epsilon)
 
 
+def add_rms_norm(hidden: Tensor, delta: Tensor | None, scale: Tensor, epsilon: float) -> Tensor:
+    """Add to the residual stream [B, H], in place, and return its RMSNorm.
+
+    Args:
+        delta: [B, H], or parts of it [S, B, H] that are to be added up; None: nothing is to be added.
+    """
+    if delta is not None:
+        hidden.add_(delta if delta.dim() == 2 else delta.sum(0))
+    return rms_norm(hidden, scale, epsilon)
+
+
+def split_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A product for `add_rms_norm`: whole [B, H], or in parts along its inner dimension [S, B, H] in fp32."""
+    return F.linear(x, weight, bias)
+
+
 def silu_mul(gate_up: Tensor) -> Tensor:
     """SiLU(gate) · up of the joined product [B, 2N] → [B, N]."""
     gate, up = gate_up.chunk(2, dim=-1)

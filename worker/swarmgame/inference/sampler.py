@@ -209,11 +209,12 @@ def check_request(prompts: Sequence[Sequence[int]], n: int, params: SamplingPara
 
 def truncate(ids_RT: Tensor, logprobs_RT: Tensor, eos_token_ids: Sequence[int], budgets: Sequence[int]) -> list[Sampled]:
     """End each row behind its first EOS or at its budget."""
-    ids, logprobs = ids_RT.cpu().numpy(), logprobs_RT.cpu().numpy()
-    is_eos = np.isin(ids, np.array(eos_token_ids, dtype=ids.dtype))
-    first_eos = np.where(is_eos.any(axis=1), is_eos.argmax(axis=1), ids.shape[1])
+    is_eos = torch.zeros_like(ids_RT, dtype=torch.bool)
+    for eos in eos_token_ids:
+        is_eos |= ids_RT == eos
+    first_eos = torch.where(is_eos.any(dim=1), is_eos.int().argmax(dim=1), ids_RT.shape[1]).tolist()
     completions = []
-    for row, (eos, budget) in enumerate(zip(first_eos.tolist(), budgets, strict=True)):
-        stop = min(eos + 1, budget, ids.shape[1])
-        completions.append(Sampled(tuple(ids[row, :stop].tolist()), tuple(logprobs[row, :stop].tolist()), stopped=eos < stop))
+    for ids, logprobs, eos, budget in zip(ids_RT.tolist(), logprobs_RT.tolist(), first_eos, budgets, strict=True):
+        stop = min(eos + 1, budget, len(ids))
+        completions.append(Sampled(tuple(ids[:stop]), tuple(logprobs[:stop]), stopped=eos < stop))
     return completions

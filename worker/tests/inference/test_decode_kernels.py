@@ -33,7 +33,10 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_norm_and_activation(dtype, rows, size):
     x, scale = random(rows, size, dtype=dtype), random(size, dtype=dtype, seed=1)
-    assert_close(kernels.rms_norm(x, scale, 1e-6), ops.rms_norm(x, scale, 1e-6))
+    for delta in (None, random(rows, size, dtype=dtype, seed=2), random(3, rows, size, seed=3)):
+        ours, reference = x.clone(), x.clone()
+        assert_close(kernels.add_rms_norm(ours, delta, scale, 1e-6), ops.add_rms_norm(reference, delta, scale, 1e-6))
+        assert_close(ours, reference)
     assert_close(kernels.silu_mul(x), ops.silu_mul(x))
 
 
