@@ -43,12 +43,13 @@ def _flash_forward(
         scores, value = _scores(query[queries], keys[listed], scale), _repeated(values[listed], query)
         normalizers.append(scores.logsumexp(-1))
         outputs.append(torch.einsum("nqk,knd->qnd", scores.softmax(-1), value))
-    return torch.cat(outputs), torch.cat(normalizers, dim=1)
+    return torch.cat(outputs).to(query.dtype), torch.cat(normalizers, dim=1)
 
 
 def _flash_backward(gradient: Tensor, query: Tensor, keys: Tensor, values: Tensor, output: Tensor, normalizer: Tensor, *rest: Any) -> Any:
     query_starts, key_starts, _, _, scale = rest
     of_query, of_keys, of_values = (torch.zeros_like(tensor) for tensor in (query, keys, values))
+    gradient, query = gradient.float(), query.float()
     for queries, listed in _segments(query_starts, key_starts):
         share = (_scores(query[queries], keys[listed], scale) - normalizer[:, queries].unsqueeze(-1)).exp()
         of_share = torch.einsum("qnd,knd->nqk", gradient[queries], _repeated(values[listed], query))
@@ -66,13 +67,13 @@ def _segments(query_starts: Tensor, key_starts: Tensor) -> list[tuple[slice, sli
 
 
 def _scores(query: Tensor, keys: Tensor, scale: float) -> Tensor:
-    scores = torch.einsum("qnd,knd->nqk", query, _repeated(keys, query)) * scale
+    scores = torch.einsum("qnd,knd->nqk", query.float(), _repeated(keys, query)) * scale
     length, count = scores.shape[1:]
     return scores.masked_fill(~torch.ones(length, count, dtype=torch.bool).tril(count - length), -torch.inf)
 
 
 def _repeated(keys: Tensor, query: Tensor) -> Tensor:
-    return keys.repeat_interleave(query.shape[1] // keys.shape[1], dim=1)
+    return keys.float().repeat_interleave(query.shape[1] // keys.shape[1], dim=1)
 
 
 def _summed(gradient: Tensor, keys: Tensor) -> Tensor:

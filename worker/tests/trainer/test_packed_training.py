@@ -58,5 +58,5 @@ def test_auto_is_padded_on_a_cpu_and_nothing_is_compiled(cache: Path) -> None:
 
 def test_a_model_that_cannot_be_packed_is_refused_when_that_is_asked_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_module, "supports_packing", lambda _: False)
-    with pytest.raises(InvalidManifest, match=r"layout is packed; expected padded or auto"):
+    with pytest.raises(InvalidManifest, match='layout is "packed"; expected padded or auto'):
         trainer(cache, layout="packed")
