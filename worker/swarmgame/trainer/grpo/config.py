@@ -77,9 +77,9 @@ class GRPOConfig(LossOptions):
     """What the learning rate does after the warm-up: stays, or falls to zero by `totalRounds`."""
     total_rounds: Annotated[int, Field(ge=1)] | None = None
     """Where the schedule ends; needed unless it is constant."""
-    tokens_per_micro_batch: Annotated[int, Field(ge=1)] = 16_384
+    tokens_per_micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Prompt and completion tokens in one forward and backward, padding included where there is any. Halved, and kept so, when the device runs out
-    of memory."""
+    of memory. `auto`: 32,768 where rows are packed, 16,384 elsewhere."""
     layout: Literal["auto", "padded", "packed"] = "auto"
     """`packed` trains on one sequence without padding, in which each prompt stands once (Llama, Qwen2 and Qwen3 models with full attention, adapters
     included); `padded` on rectangles, with any model. `auto`: `packed` in bfloat16 on a CUDA device, where its kernels run; elsewhere `packed` is for

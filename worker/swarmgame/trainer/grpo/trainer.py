@@ -56,7 +56,8 @@ class GRPOTrainer(Trainer):
         )
         self._version = 0
         self._rounds = 0
-        self._tokens_per_micro_batch = config.tokens_per_micro_batch
+        tokens = config.tokens_per_micro_batch
+        self._tokens_per_micro_batch = tokens if tokens != "auto" else 32_768 if self.policy.packed else 16_384
 
     @property
     def policy_version(self) -> int:
