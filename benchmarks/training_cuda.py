@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a tiny model and one repeat, nothing written")
     parser.add_argument("--profile", action="store_true", help="print the kernels of one packed step, and nothing else")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tokens-per-micro-batch", type=int, default=16_384)
+    parser.add_argument("--tokens-per-micro-batch", type=int, default="auto")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     given = parser.parse_args()
     logging.set_verbosity_error()
