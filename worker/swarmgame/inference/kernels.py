@@ -1,9 +1,8 @@
 """Triton kernels of a decode step, with the signatures of `ops.py`, which defines what each computes.
 
-A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes moved. A layer is eight
-launches: RMSNorm, QKV product, rotary + cache write + attention over the shared prompt and the row's own tokens, output product with the residual,
-RMSNorm, gate/up product, SiLU, down product with the residual. Products are cuBLAS's: kernels that took norm or activation along were two to four
-times slower (docs/decisions/0001-decode-kernels.md). Sampling reads the logits once, and one block of them again.
+A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes moved. A layer is seven
+or eight launches: RMSNorm with the residual, QKV product, rotary + cache write + attention over the shared prompt and the row's own tokens, output
+product, RMSNorm with the residual, gate/up product and SiLU, down product (`products.py`). Sampling reads the logits once, and one block again.
 Shapes: B rows, H hidden size, V vocabulary.
 
 Sources: online softmax (arXiv 1805.02867), FlashDecoding (keys divided among programs).
@@ -15,18 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 VOCABULARY_BLOCK = 4096
 """Ids whose probabilities are summed by one program."""
-
-SPLIT_ROWS = 128
-"""Rows up to which a product with a long inner dimension is divided along it: it has too few outputs for all multiprocessors."""
-
-SPLIT_PARTS = 4
 
 _PROGRAMS = 264
 """Programs to aim for: two a multiprocessor of a Hopper GPU."""
@@ -293,19 +286,18 @@ def add_rms_norm(hidden: Tensor, delta: Tensor | None, scale: Tensor, epsilon: f
     # One warp for a thousand numbers: more of them wait for each other longer than they save.
     block = triton.next_power_of_2(size)
     _rms_norm[(rows,)](
-        hidden, delta if parts else hidden, scale, out, epsilon, rows, size, parts, block, num_warps=min(8, max(1, block // 1024))
+        hidden,
+        delta if parts else hidden,
+        scale,
+        out,
+        epsilon,
+        rows,
+        size,
+        parts,
+        block,
+        num_warps=4 if parts > 1 else min(8, max(1, block // 1024)),
     )
     return out
-
-
-def split_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """See `ops.split_linear`."""
-    rows, inner = x.shape
-    parts = SPLIT_PARTS
-    if bias is not None or rows > SPLIT_ROWS or x.dtype == torch.float32 or inner % (64 * parts) or inner < 2 * len(weight):
-        return F.linear(x, weight, bias)
-    by_part = weight.view(len(weight), parts, -1).permute(1, 2, 0)
-    return torch.bmm(x.view(rows, parts, -1).transpose(0, 1), by_part, out_dtype=torch.float32)
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
@@ -374,7 +366,7 @@ def sample_tokens(
         len(eos_ids),
         blocks,
         VOCABULARY_BLOCK,
-        num_warps=8,
+        num_warps=4,
     )
     token = torch.empty(len(source), dtype=torch.long, device=logits.device)
     logprob = torch.empty(len(source), dtype=torch.float32, device=logits.device)
