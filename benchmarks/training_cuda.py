@@ -13,7 +13,6 @@ writes nothing.
 from __future__ import annotations
 
 import argparse
-import gc
 import math
 import tempfile
 from collections.abc import Callable
@@ -23,8 +22,8 @@ from typing import Any
 
 import harness
 import torch
-from generation_cuda import half_billion
-from transformers import Qwen2Config, Qwen2ForCausalLM, logging
+from generation_cuda import half_billion, small
+from transformers import logging
 
 from swarmgame.game.parts import Setting
 from swarmgame.game.state import Contribution, FinishReason, GameState, Group, Item, Prompt, Reference, Rollout, Round
@@ -64,11 +63,7 @@ class Work:
         return 6 * layers * tokens + 6 * model.lm_head.weight.numel() * scored + attention
 
 
-def small(device: str) -> Any:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = Qwen2Config(vocab_size=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0, **sizes)
-    return Qwen2ForCausalLM(config).to(device)
+WORK, SMOKE = Work(9, 8, 256, 64), Work(2, 4, 16, 12)
 
 
 def rollouts(work: Work, tokenizer: str, vocabulary: int) -> tuple[GameState, dict[Any, list[float]]]:
@@ -128,32 +123,47 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a tiny model and one repeat, nothing written")
     parser.add_argument("--profile", action="store_true", help="print the kernels of one packed step, and nothing else")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tokens-per-micro-batch", type=int, default="auto")
+    parser.add_argument("--tokens-per-micro-batch", type=int, help="instead of the trainer's own choice")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     given = parser.parse_args()
     logging.set_verbosity_error()
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     began = harness.machine() | {"device": torch.cuda.get_device_name(0) if device != "cpu" else "cpu"}
-    work = Work(2, 4, 16, 12) if given.smoke else Work(9, 8, 256, 64)
     with tempfile.TemporaryDirectory() as folder:
-        model = small(device) if given.smoke else half_billion(device)
-        model.save_pretrained(folder)
-        character_tokenizer().save_pretrained(folder)
-        operations, parameters = work.operations(model), sum(parameter.numel() for parameter in model.parameters())
-        del model
-        gc.collect()
-        options = {"max_new_tokens": work.new_tokens, "learning_rate": 1e-6, "tokens_per_micro_batch": given.tokens_per_micro_batch}
-        trainers = {
-            name: GRPOTrainer(GRPOConfig(**options, **ARMS[name]), Setting(model_uri=f"file://{folder}", cache=Path(folder), device=device))
-            for name in (["packed"] if given.profile else given.arms)
-        }
+        save(small(device) if given.smoke else half_billion(device), Path(folder))
+        if given.profile:
+            work = SMOKE if given.smoke else WORK
+            profile(step(trainer_of(Path(folder), device, work, "packed", given.tokens_per_micro_batch), work))
+            return
+        work, repeats = (SMOKE, 1) if given.smoke else (WORK, given.repeats)
+        body = measure(Path(folder), device, work, given.arms, repeats, given.tokens_per_micro_batch)
+    harness.publish("training_cuda", body, began=began, smoke=given.smoke)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write the model with a tokenizer of characters, as trainers load it."""
+    model.save_pretrained(folder)
+    character_tokenizer().save_pretrained(folder)
+
+
+def trainer_of(folder: Path, device: str, work: Work, arm: str, tokens_per_micro_batch: int | None) -> GRPOTrainer:
+    config = GRPOConfig(
+        max_new_tokens=work.new_tokens, learning_rate=1e-6, tokens_per_micro_batch=tokens_per_micro_batch or "auto", **ARMS[arm]
+    )
+    return GRPOTrainer(config, Setting(model_uri=f"file://{folder}", cache=folder, device=device))
+
+
+def measure(
+    folder: Path, device: str, work: Work, arm_names: list[str], repeats: int, tokens_per_micro_batch: int | None
+) -> dict[str, Any]:
+    """Figures and claims of the arms, on the model in a folder."""
+    trainers = {name: trainer_of(folder, device, work, name, tokens_per_micro_batch) for name in arm_names}
     calls = {name: step(trainer, work) for name, trainer in trainers.items()}
-    if given.profile:
-        profile(calls["packed"])
-        return
-    rate = matrix_rate(device, 512 if given.smoke else 8192)
-    samples = harness.interleave(calls, repeats=1 if given.smoke else given.repeats, warmups=2)
+    model = trainers[arm_names[0]].policy.model
+    rate = matrix_rate(device, 8192 if device != "cpu" else 512)
+    samples = harness.interleave(calls, repeats=repeats, warmups=2)
     seconds = {arm: harness.summary(values) for arm, values in samples.items()}
+    operations = work.operations(model)
     tokens = sum(work.prompt_lengths) + work.prompts * work.completions * work.new_tokens
     arms = {
         arm: {
@@ -166,16 +176,18 @@ def main() -> None:
     claims = []
     if "packed" in arms:
         claims.append(harness.claim("share of the card's matrix rate", arms["packed"]["share_of_matrix_rate"], at_least=0.45))
-    body = {
+    return {
         "claims": claims,
-        "shape": {"parameters": parameters, "dtype": str(trainers[given.arms[0]].policy.model.dtype).removeprefix("torch.")},
+        "shape": {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        },
         "work": {"prompts": work.prompts, "completions": work.completions, "new_tokens": work.new_tokens, "tokens": tokens},
         "useful_teraflop": round(operations / 1e12, 3),
         "matrix_teraflop_per_second": round(rate / 1e12, 1),
         "arms": arms,
         "seconds": seconds,
     }
-    harness.publish("training_cuda", body, began=began, smoke=given.smoke)
 
 
 if __name__ == "__main__":

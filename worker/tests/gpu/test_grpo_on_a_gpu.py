@@ -10,7 +10,7 @@ import torch
 from language_rounds import play, round_of, said, scored, small_letters, state_of, trainer
 
 from swarmgame.game.state import Contribution
-from swarmgame.inference.cudagraph import CudaGraphSampler
+from swarmgame.inference.engine import EngineSampler
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 pytestmark = pytest.mark.gpu
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.gpu
 
 def graphs(learner: GRPOTrainer) -> int:
     sampler = learner._generation.sampler
-    assert isinstance(sampler, CudaGraphSampler)
-    return sum(graph is not None for decoder in sampler._decoders.values() for graph in decoder._graphs.values())
+    assert isinstance(sampler, EngineSampler)
+    return sum(graph.is_captured for arena in sampler._arenas.values() for graph in arena._steps.values())
 
 
 def gradients(learner: GRPOTrainer) -> dict[str, torch.Tensor]:
