@@ -126,7 +126,7 @@ def choose_products(rows: int, gate_up_weights: Sequence[Tensor], down_weights: 
         return LIBRARY
     inner, size = len(weight) // 2, weight.shape[1]
     gate_up: dict[str, Product] = {"library": library_gate_up}
-    for block_n, block_h, warps, stages in ((32, 64, 4, 4), (32, 128, 4, 3), (64, 64, 8, 4), (64, 128, 8, 3)):
+    for block_n, block_h, warps, stages in ((32, 64, 4, 4), (32, 128, 4, 3), (64, 64, 4, 4), (64, 64, 8, 4), (64, 128, 8, 3)):
         if size % block_h == 0:
             gate_up[f"one launch {block_n}x{block_h}"] = partial(gate_up_silu, block_n=block_n, block_h=block_h, warps=warps, stages=stages)
     down: dict[str, Product] = {"library": F.linear}
