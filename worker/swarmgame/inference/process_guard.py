@@ -1,0 +1,48 @@
+"""The guard of a server: runs a command in a process group of its own, and ends the whole group when the process that asked for it is gone.
+
+`python -S process_guard.py COMMAND …`, with a pipe as standard input that nobody writes to: its end is the end of the parent, however the parent
+ended. vLLM's server has processes of its own, which a signal to the server alone would leave on the GPU. Imports nothing but the standard library.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+GRACE_SECONDS = 10.0
+POLL_SECONDS = 0.1
+
+
+def main(command: list[str]) -> int:
+    """Run the command; return its exit code, or 143 when it was ended."""
+    stopping = [False]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.__setitem__(0, True))
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while child.poll() is None:
+            readable, _, _ = select.select([0], [], [], POLL_SECONDS)
+            if stopping[0] or (readable and not os.read(0, 1)):
+                signal_group(child.pid, signal.SIGTERM)
+                deadline = time.monotonic() + GRACE_SECONDS
+                while child.poll() is None and time.monotonic() < deadline:
+                    time.sleep(POLL_SECONDS)
+                return 143
+        return child.returncode if child.returncode >= 0 else 128 - child.returncode
+    finally:
+        signal_group(child.pid, signal.SIGKILL)  # whatever the command left behind
+        child.wait()
+
+
+def signal_group(group: int, number: int) -> None:
+    """Send a signal to a process group, if there is still one."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
