@@ -40,7 +40,9 @@ _OURS = (
 )  # fmt: skip
 """Arguments that are set from elsewhere, or that generation depends on."""
 
-Argument = Annotated[str, StringConstraints(min_length=1, max_length=1024), Expected("an argument of at most 1,024 characters, such as --enforce-eager")]
+Argument = Annotated[
+    str, StringConstraints(min_length=1, max_length=1024), Expected("an argument of at most 1,024 characters, such as --enforce-eager")
+]
 
 
 def _names_of(arguments: tuple[str, ...]) -> set[str]:
@@ -53,15 +55,21 @@ class VllmOptions(Model):
     engine: Literal["vllm"]
     """`vllm`: completions come from vLLM's HTTP server, and every update is loaded into it."""
     url: Annotated[
-        str, StringConstraints(pattern=r"^(https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9._/-]*)?)?$", max_length=512), Expected("http://host:port, or nothing")
+        str,
+        StringConstraints(pattern=r"^(https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9._/-]*)?)?$", max_length=512),
+        Expected("http://host:port, or nothing"),
     ] = ""
-    """A server that runs already, for this peer alone: it is given this peer's weights. Empty: `swarmgame run` starts a server for every peer, and the
+    """A server that runs already, for this peer alone: it is given this peer's weights. Empty: with `swarmgame run` every peer starts one, and the
     operator puts one into every peer's pod."""
-    weights_folder: Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._/-]+)?$", max_length=255), Expected("an absolute path below /")] = ""
+    weights_folder: Annotated[
+        str, StringConstraints(pattern=r"^(/[A-Za-z0-9._/-]+)?$", max_length=255), Expected("an absolute path below /")
+    ] = ""
     """With `url`: a folder that the peer and the server both see under this path; the weights are handed over there. Empty: a folder of the peer's
     own, which only a server on the same machine sees."""
     api_key_env: Annotated[
-        str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", max_length=253), Expected("the name of an environment variable, or nothing")
+        str,
+        StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", max_length=253),
+        Expected("the name of an environment variable, or nothing"),
     ] = ""
     """With `url`: the name of the environment variable that holds the server's API key; never the key itself. Empty: the server asks for none."""
     timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
@@ -69,8 +77,8 @@ class VllmOptions(Model):
     startup_seconds: Annotated[int, Field(ge=1, le=86_400)] = 1800
     """Longest that the server may take to be ready."""
     command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=16, strict=False)] = ("vllm",)
-    """`swarmgame run`: the program that is started, found on PATH, and arguments that come before `serve`. A path leads to a vLLM in an environment of
-    its own: `[/opt/vllm/bin/vllm]`."""
+    """`swarmgame run`: the program that is started, found on PATH, and arguments that come before `serve`. A path leads to a vLLM in an
+    environment of its own: `[/opt/vllm/bin/vllm]`."""
     arguments: Annotated[tuple[Argument, ...], Field(max_length=64, strict=False)] = ()
     """More arguments of `vllm serve`, for a server that is started: `[--enforce-eager, --dtype=bfloat16]`."""
     max_model_len: Annotated[int, Field(ge=2, le=16_777_216)] | None = None

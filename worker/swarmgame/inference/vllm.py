@@ -1,8 +1,8 @@
 """Generation by a vLLM server: prompts go out as token ids, each update of the policy is loaded into it.
 
-Adapters (LoRA) are saved into a folder that both see and loaded under a new name, then the old name is unloaded; all weights are saved as safetensors and
-reloaded in place. The name (or the label of the weights) carries the policy's version, so an answer of other weights, such as those of a server that
-was started again, is noticed, counted in `engine_stale`, thrown away, and asked for again once the weights are there.
+Adapters (LoRA) are saved into a folder that both see and loaded under a new name, then the old name is unloaded; all weights are saved as
+safetensors and reloaded in place. The name (or the label of the weights) carries the policy's version. So an answer of other weights, such as
+those of a server that was started again, is noticed, counted in `engine_stale`, thrown away, and requested again once the weights are there.
 
 Not exact: vLLM's log-probabilities differ from a training forward's by more than rounding, so its rollouts are corrected by importance weights like
 those of a remote peer (`importance*` options), and `mismatch_kl` measures the difference. They are those of the distribution that was sampled from,
@@ -26,7 +26,7 @@ from swarmgame.errors import InvalidManifest, Temporary
 from swarmgame.game.ranks import Ranks
 from swarmgame.inference.sampler import Sampled, SamplingParams, check_request
 from swarmgame.inference.vllm_client import PromptRequest, ServerUnavailable, StaleWeights, VllmClient
-from swarmgame.inference.vllm_process import PATH, VllmProcess
+from swarmgame.inference.vllm_process import PATH, VllmProcess, wait_until_healthy
 from swarmgame.seeds import derive_seed
 from swarmgame_api.sampler import VllmOptions
 
@@ -78,8 +78,8 @@ class VllmSampler:
         if process is not None:
             process.start()  # it loads while this peer does
         told = ranks.broadcast(json.dumps([process.url if process else url, uuid.uuid4().hex[:8]]).encode() if ranks.rank == 0 else None)
+        # A life is one start of the peer: after a resume the same version may be other weights.
         self._url, self._life = json.loads(told)
-        """A life is one start of the peer: after a resume the same version may be other weights."""
         self._client = client(self._url)
         self._base = ""
         self._version = 0
@@ -169,13 +169,16 @@ class VllmSampler:
             self._counts["engine_requests"] += len(missing)
             model, weights = (self._label, "") if self._adapters else (self._base, self._label)
             answers = self._client.complete(model, [requests[index] for index in missing], params, weights=weights)
+            stale = next((answer for answer in answers if isinstance(answer, StaleWeights)), None)
+            if stale is not None:
+                raise stale
+            # Servers before 0.33 do not say in an answer which weights it is of.
             if not self._adapters and self._client.weight_version() != self._label:
                 raise StaleWeights(f"the server lost the weights {self._label} while it generated")
             for index, answer in zip(missing, answers, strict=True):
                 found[index] = answer if isinstance(answer, list) else None
-            problems = [answer for answer in answers if not isinstance(answer, list)]
-            if problems:
-                raise next((each for each in problems if isinstance(each, StaleWeights)), problems[0])
+            if problems := [answer for answer in answers if isinstance(answer, ServerUnavailable)]:
+                raise problems[0]
 
         self._patiently(ask)
         return [group for group in found if group is not None]
@@ -184,7 +187,8 @@ class VllmSampler:
         """Do something that may fail for a while, with growing pauses."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return work()
+                work()
+                return
             except (ServerUnavailable, StaleWeights) as error:
                 self._pushed = None
                 self._counts["engine_retries"] += 1
@@ -206,7 +210,9 @@ class VllmSampler:
             return
         if self._options.url and not self._client.scales_logprobs(self._label if self._adapters else self._base, prompt):
             raise InvalidManifest(
-                f"{PATH}.url", self._url, "a server started with --logprobs-mode=processed_logprobs: temperature, top-k, top-p or a minimum length is set"
+                f"{PATH}.url",
+                self._url,
+                "a server started with --logprobs-mode=processed_logprobs: temperature, top-k, top-p or a minimum length is set",
             )
         self._probed = True
 
@@ -223,6 +229,8 @@ class VllmSampler:
         if self._pushed == self._label:
             return
         if self._pushed is None:
+            if self._process is None and not wait_until_healthy(self._url, self._options.startup_seconds):
+                raise Temporary(f"no vLLM server was ready at {self._url} within {self._options.startup_seconds} seconds. {self._cure}")
             self._meet()
         if not self._has_weights():
             self._push()
@@ -234,7 +242,9 @@ class VllmSampler:
         self._base = model.name
         if model.max_model_len < self._longest:
             raise InvalidManifest(
-                f"{PATH}.maxModelLen", model.max_model_len, f"at least {self._longest}: the longest prompt and maxNewTokens (or lower maxPromptTokens)"
+                f"{PATH}.maxModelLen",
+                model.max_model_len,
+                f"at least {self._longest}: the longest prompt and maxNewTokens (or lower maxPromptTokens)",
             )
         logger.info("vLLM %s at %s serves %s, %d tokens at most", self._client.version(), self._url, model.root, model.max_model_len)
 

@@ -1,10 +1,10 @@
 """vLLM's HTTP protocol: completions of token ids, and weights; what comes back is checked before it is believed.
 
-Read from vLLM 0.33.0 and compared with 0.22.1 and 0.30.0: `/v1/completions`, `/v1/load_lora_adapter` and `/v1/unload_lora_adapter` serve since 0.22 at
-least (with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1), `/collective_rpc` and `/reset_prefix_cache` too, `/update_weight_version` and `/weight_info` since 0.30
-(all four with VLLM_SERVER_DEV_MODE=1). Quirks that shape this module: all prompts of one request share a seed, so each prompt is a request of its
-own; the n completions of a request have the seeds s, s+1, …; a greedy request takes n=1 alone; a stop token is in `token_ids`; -inf and NaN arrive as
--9999. Not here: retries, versions, processes (`vllm.py`).
+Read from vLLM 0.33.0 and compared with 0.22.1 and 0.30.0: `/v1/completions`, and with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 `/v1/load_lora_adapter`
+and `/v1/unload_lora_adapter`, serve since 0.22 at least; with VLLM_SERVER_DEV_MODE=1 so do `/collective_rpc` and `/reset_prefix_cache`, and since
+0.30 at the latest `/update_weight_version` and `/weight_info`. Quirks that shape this module: all prompts of one request share a seed, so each
+prompt is a request of its own; the n completions of a request have the seeds s, s+1, …; a greedy request takes n=1 alone; a stop token is in
+`token_ids`; -inf and NaN arrive as -9999. Not here: retries, versions, processes (`vllm.py`).
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ class VllmClient:
         if reason in ("abort", "error"):
             raise ServerUnavailable(f"the server gave a request up ({reason})")
         ids, told = choice.get("token_ids"), choice.get("logprobs")
-        logprobs = told.get("token_logprobs") if isinstance(told, Mapping) else None
+        told = told if isinstance(told, Mapping) else {}
+        logprobs = told.get("token_logprobs")
         if not isinstance(ids, list) or not isinstance(logprobs, list):
             raise self._nonsense("a choice without token_ids or logprobs.token_logprobs")
         if choice.get("prompt_token_ids") not in (None, list(request.prompt)):
@@ -302,21 +303,23 @@ class VllmClient:
             raise self._nonsense(f"more than {limit:,} bytes on {path}")
         if status == 200:
             return _read(content, self._nonsense) if content.startswith((b"{", b"[")) else content.decode("utf-8", "replace")
-        self._refuse(path, status, content.decode("utf-8", "replace"), needs)
+        raise self._refusal(path, status, content.decode("utf-8", "replace"), needs)
 
-    def _refuse(self, path: str, status: int, text: str, needs: str) -> None:
-        """Raise what a status other than 200 means."""
+    def _refusal(self, path: str, status: int, text: str, needs: str) -> Exception:
+        """Return what a status other than 200 means."""
         said = _message(text)
         if status in (401, 403):
-            raise InvalidManifest(f"{PATH}.apiKeyEnv", None, f"the name of a variable with a key that {self.url} takes; it answered {status}")
+            return InvalidManifest(
+                f"{PATH}.apiKeyEnv", None, f"the name of a variable with a key that {self.url} takes; it answered {status}"
+            )
         if status == 404 and path == "/v1/completions" and "does not exist" in said:
-            raise StaleWeights(said)
+            return StaleWeights(said)
         if status == 404 and (needs or path == "/v1/completions") and said == "Not Found":
-            raise InvalidManifest(f"{PATH}.url", self.url, f"a vLLM server that has {path}{f': {needs}' if needs else ''}")
+            return InvalidManifest(f"{PATH}.url", self.url, f"a vLLM server that has {path}{f': {needs}' if needs else ''}")
         hint = f"; it needs {needs}, and must see that folder under the same path" if needs else ""
         if status >= 500 or status in (408, 429):
-            raise ServerUnavailable(f"{path} answered {status}: {said}{hint}")
-        raise InvalidManifest(f"{PATH}.url", self.url, f"a server that takes what is sent to {path}; it answered {status}: {said}{hint}")
+            return ServerUnavailable(f"{path} answered {status}: {said}{hint}")
+        return InvalidManifest(f"{PATH}.url", self.url, f"a server that takes what is sent to {path}; it answered {status}: {said}{hint}")
 
     def _nonsense(self, what: str) -> BadData:
         return BadData(f"the server at {self.url} answered {what}; expected vLLM's own HTTP server, 0.22 or newer, of this peer's model")

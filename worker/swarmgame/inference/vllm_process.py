@@ -108,22 +108,14 @@ class VllmProcess:
             self.start()
         if self._ready:
             return
-        began = said = time.monotonic()
-        while not _healthy(self.url):
-            now = time.monotonic()
+        if not wait_until_healthy(self.url, self._startup_seconds, lambda: self.alive, f"; its log is {self.log}"):
             if not self.alive:
                 raise Temporary(f"vLLM {self._ended()} while starting; its log is {self.log}:\n{self._last_lines()}")
-            if now - began > self._startup_seconds:
-                self.stop()
-                raise Temporary(
-                    f"vLLM was not ready after {self._startup_seconds} seconds; its log is {self.log}. Raise {PATH}.startupSeconds if it needs longer"
-                )
-            if now - said >= PROGRESS_SECONDS:
-                said = now
-                logger.info("vLLM is starting, %.0f seconds so far; its log is %s", now - began, self.log)
-            time.sleep(POLL_SECONDS)
+            self.stop()
+            raise Temporary(
+                f"vLLM was not ready after {self._startup_seconds} seconds; its log is {self.log}. Raise {PATH}.startupSeconds if it needs longer"
+            )
         self._ready = True
-        logger.info("vLLM is ready at %s after %.1f seconds", self.url, time.monotonic() - began)
 
     def stop(self) -> None:
         """End the server and all its processes; returns when they are gone."""
@@ -151,10 +143,35 @@ class VllmProcess:
             return ""
 
 
+def wait_until_healthy(url: str, seconds: float, worth_waiting: Callable[[], bool] = lambda: True, where: str = "") -> bool:
+    """Return whether a server is ready, within that time; says now and then that it waits."""
+    began = said = time.monotonic()
+    while not _healthy(url):
+        now = time.monotonic()
+        if not worth_waiting() or now - began > seconds:
+            return False
+        if now - said >= PROGRESS_SECONDS:
+            said = now
+            logger.info("waiting for vLLM at %s, %.0f seconds so far%s", url, now - began, where)
+        time.sleep(POLL_SECONDS)
+    logger.info("vLLM is ready at %s after %.1f seconds", url, time.monotonic() - began)
+    return True
+
+
 def _environment() -> dict[str, str]:
     """Ours without what is meant for the peer: vLLM has an environment and libraries of its own."""
     ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_NUM_THREADS", "SWARMGAME_")
-    distributed = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_")
+    distributed = (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_RANK",
+        "ROLE_",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "TORCHELASTIC_",
+    )
     return {name: text for name, text in os.environ.items() if not name.startswith((*ours, *distributed))} | dict(SERVER_ENVIRONMENT)
 
 

@@ -15,21 +15,27 @@ import msgpack
 import torch
 
 from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.game.parts import Setting
 from swarmgame.game.ranks import Ranks
 from swarmgame.inference.eager import EagerSampler
 from swarmgame.inference.sampler import Sampled, Sampler, SamplingParams
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.policy import Policy
+from swarmgame_api.sampler import VllmOptions
 
 logger = logging.getLogger(__name__)
 
 
-def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
+def sampler_of(policy: Policy, config: GRPOConfig, setting: Setting) -> Sampler:
     """The sampler that the manifest asks for.
 
     Raises:
-        InvalidManifest: graphs where there is no CUDA device.
+        InvalidManifest: graphs where there is no CUDA device; a server that cannot be started.
     """
+    if isinstance(config.sampler, VllmOptions):
+        from swarmgame.inference.vllm_start import vllm_sampler
+
+        return vllm_sampler(policy, config.sampler, setting, longest=policy.longest_prompt + config.max_new_tokens)
     on_cuda = policy.model.device.type == "cuda"
     if config.sampler == "cudagraph" and not on_cuda:
         raise InvalidManifest(
