@@ -1,7 +1,8 @@
 """The guard of a server: runs a command in a process group of its own, and ends the whole group when the process that asked for it is gone.
 
-`python -S process_guard.py COMMAND …`, with a pipe as standard input that nobody writes to: its end is the end of the parent, however the parent
-ended. vLLM's server has processes of its own, which a signal to the server alone would leave on the GPU. Imports nothing but the standard library.
+`python -S process_guard.py COMMAND …`, with a pipe as standard input that nobody writes to: its end, or another parent, is the end of the process
+that started us, however it ended. vLLM's server has processes of its own, which a signal to the server alone would leave on the GPU. Imports nothing
+but the standard library.
 """
 
 import os
@@ -17,14 +18,15 @@ POLL_SECONDS = 0.1
 
 def main(command: list[str]) -> int:
     """Run the command; return its exit code, or 143 when it was ended."""
-    stopping = [False]
+    stopping, parent = [False], os.getppid()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.__setitem__(0, True))
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         while child.poll() is None:
             readable, _, _ = select.select([0], [], [], POLL_SECONDS)
-            if stopping[0] or (readable and not os.read(0, 1)):
+            # The pipe alone is not enough: whatever the parent forked may hold it open.
+            if stopping[0] or os.getppid() != parent or (readable and not os.read(0, 1)):
                 signal_group(child.pid, signal.SIGTERM)
                 deadline = time.monotonic() + GRACE_SECONDS
                 while child.poll() is None and time.monotonic() < deadline:

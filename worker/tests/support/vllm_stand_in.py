@@ -7,6 +7,7 @@ weights that were reloaded serve once the prefix cache was reset; what was pushe
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import sys
@@ -239,10 +240,11 @@ class StandIn:
                 content = (
                     answer if isinstance(answer, bytes) else answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
                 )
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                with contextlib.suppress(OSError):  # the client has gone
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
 
             def log_message(self, format: str, *arguments: Any) -> None:
                 return
