@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -47,6 +48,14 @@ Argument = Annotated[
 
 def _names_of(arguments: tuple[str, ...]) -> set[str]:
     return {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+
+
+def _has_a_possible_port(url: str) -> bool:
+    try:
+        port = urlsplit(url).port
+    except ValueError:
+        return False
+    return port is None or port > 0
 
 
 class VllmOptions(Model):
@@ -100,7 +109,9 @@ class VllmOptions(Model):
             for field, value in (("weightsFolder", self.weights_folder), ("apiKeyEnv", self.api_key_env)):
                 if value:
                     broken.append((field, value, "nothing without url: it belongs to a server that runs already"))
-        elif self.arguments:
+        elif not _has_a_possible_port(self.url):
+            broken.append(("url", self.url, "http://host:port, with a port from 1 to 65535"))
+        if self.url and self.arguments:
             broken.append(("arguments", list(self.arguments), "nothing beside url: a server that runs already has its own"))
         if taken := sorted(_names_of(self.arguments) & set(_OURS)):
             broken.append(("arguments", list(self.arguments), f"no {', '.join(taken)}: set from other options, or by us"))

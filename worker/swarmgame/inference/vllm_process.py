@@ -64,7 +64,8 @@ class VllmProcess:
         self._startup_seconds = options.startup_seconds
         self.log = log
         self._guard: subprocess.Popen[bytes] | None = None
-        self._port = 0
+        # One port for all starts: the other ranks of the peer know it.
+        self._port = _free_port()
         self._ready = False
         self.starts = 0
 
@@ -80,7 +81,6 @@ class VllmProcess:
     def start(self) -> None:
         """Start the server and return at once."""
         self.stop()
-        self._port = _free_port()
         self._ready = False
         self.starts += 1
         self.log.parent.mkdir(parents=True, exist_ok=True)

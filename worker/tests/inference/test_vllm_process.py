@@ -101,7 +101,7 @@ def test_it_is_awaited_and_ended_with_all_that_it_started(servers: Servers) -> N
 def test_one_that_was_killed_is_started_again(servers: Servers) -> None:
     process = servers()
     process.ensure()
-    first = servers.pids()
+    first, url = servers.pids(), process.url
     os.kill(first[0], signal.SIGKILL)
     assert gone(first)
     deadline = time.monotonic() + 10
@@ -109,6 +109,7 @@ def test_one_that_was_killed_is_started_again(servers: Servers) -> None:
         time.sleep(0.05)
     process.ensure()
     assert process.starts == 2
+    assert process.url == url
     assert process.alive
     process.stop()
     assert gone(servers.pids())
