@@ -5,6 +5,7 @@ that started us, however it ended. vLLM's server has processes of its own, which
 but the standard library.
 """
 
+import ctypes
 import os
 import select
 import signal
@@ -14,6 +15,8 @@ import time
 
 GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.1
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def main(command: list[str]) -> int:
@@ -21,7 +24,7 @@ def main(command: list[str]) -> int:
     stopping, parent = [False], os.getppid()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.__setitem__(0, True))
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_us)
     try:
         while child.poll() is None:
             readable, _, _ = select.select([0], [], [], POLL_SECONDS)
@@ -36,6 +39,11 @@ def main(command: list[str]) -> int:
     finally:
         signal_group(child.pid, signal.SIGKILL)  # whatever the command left behind
         child.wait()
+
+
+def _die_with_us() -> None:
+    """Have the kernel kill the command, should this guard itself be killed. Between fork and exec: nothing but the call."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def signal_group(group: int, number: int) -> None:

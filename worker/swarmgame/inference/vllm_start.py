@@ -6,6 +6,7 @@ The server is, in this order: the manifest's `url`; the one that the operator pu
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,10 @@ def _weights_folder(options: VllmOptions, setting: Setting) -> Path:
         return Path(options.weights_folder)
     if setting.sampler_weights is not None:
         return setting.sampler_weights
-    return _directory(setting) / "weights"
+    folder = _directory(setting) / "weights"
+    if setting.ranks.rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)  # what a peer that was killed left behind
+    return folder
 
 
 def _directory(setting: Setting) -> Path:

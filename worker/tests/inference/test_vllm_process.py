@@ -138,6 +138,17 @@ def test_it_ends_with_the_peer_that_started_it_killed_included(servers: Servers,
     assert gone(pids)
 
 
+def test_it_ends_even_when_its_guard_is_killed(servers: Servers) -> None:
+    process = servers()
+    process.ensure()
+    [server, child] = servers.pids()
+    assert process._guard is not None
+    process._guard.kill()
+    assert gone([server])
+    os.kill(child, signal.SIGKILL)
+    process.stop()
+
+
 def test_it_has_an_environment_of_its_own(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARMGAME_MODEL_TOKEN_FILE", "/secret")
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", "") or "/ours")

@@ -36,7 +36,7 @@ def tiny(vocabulary=19, spread=0.4, seed=7):
     return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, initializer_range=spread, **shape, **ids)).eval()
 
 
-def sampler_for(model, url, folder, *, eos=(EOS,), adapters=None, longest=64, **options):
+def sampler_for(model, url, folder, *, eos=(EOS,), adapters=None, longest=64, ranks=None, **options):
     saved = adapters or model
     settings = VllmOptions(engine="vllm", url=url, **({"startup_seconds": 1, "timeout_seconds": 20} | options))
 
@@ -46,7 +46,7 @@ def sampler_for(model, url, folder, *, eos=(EOS,), adapters=None, longest=64, **
         )
 
     return VllmSampler(
-        settings, client, saved.save_pretrained, adapters=adapters is not None, folder=folder, longest=longest, ranks=OneRank(), process=None, url=url
+        settings, client, saved.save_pretrained, adapters=adapters is not None, folder=folder, longest=longest, ranks=ranks or OneRank(), process=None, url=url
     )  # fmt: skip
 
 
@@ -267,6 +267,57 @@ def test_a_server_that_always_loses_its_weights_is_given_up(serve):
     server.engine.faults.append(forget)
     with pytest.raises(Temporary, match=r"failed 5 times: the answer is of the weights \['default'\], and policy-.*-0 were asked for"):
         sampler.sample(PROMPTS, 2, SamplingParams(4), 0)
+
+
+class TwoRanks:
+    """Two ranks as two threads of a test."""
+
+    size = 2
+
+    def __init__(self, rank, box, barrier):
+        self.rank, self._box, self._barrier = rank, box, barrier
+
+    def broadcast(self, payload):
+        if self.rank == 0:
+            self._box["payload"] = payload
+        self._barrier.wait(20)
+        found = self._box["payload"]
+        self._barrier.wait(20)
+        return found
+
+
+def of_both_ranks(work):
+    """What both threads return or raise, by rank."""
+    found = {}
+
+    def run(rank):
+        try:
+            found[rank] = work(rank)
+        except Exception as error:  # noqa: BLE001 — looked at by the test
+            found[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found[0], found[1]
+
+
+def test_ranks_share_a_server_and_its_weights_and_learn_of_a_failure_together(tmp_path):
+    model, box, barrier = tiny(), {}, threading.Barrier(2)
+    with StandIn(Engine(tiny(seed=99))) as server:
+        one, two = of_both_ranks(lambda rank: sampler_for(model, server.url, tmp_path, ranks=TwoRanks(rank, box, barrier)))
+        samplers = [one, two]
+        assert one._label == two._label
+        of_both_ranks(lambda rank: samplers[rank].update_weights(3))
+        first, second = of_both_ranks(lambda rank: samplers[rank].sample(PROMPTS, 2, SamplingParams(6), 5))
+        assert first == second
+        assert [sampler.metrics()["engine_pushes"] for sampler in samplers] == [1, 0]
+        server.engine.faults.append(only("/collective_rpc", (500, {"error": {"message": "disk", "code": 500}})))
+        failures = of_both_ranks(lambda rank: samplers[rank].update_weights(4))
+        assert all(isinstance(failure, Temporary) for failure in failures)
+        assert "rank 0 could not push the weights" in str(failures[1])
 
 
 # ── servers that are wrong ───────────────────────────────────────────────────────────────────────────────────────────────────

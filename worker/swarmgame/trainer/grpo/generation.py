@@ -15,7 +15,6 @@ import msgpack
 import torch
 
 from swarmgame.errors import InvalidManifest, Temporary
-from swarmgame.game.parts import Setting
 from swarmgame.game.ranks import Ranks
 from swarmgame.inference.eager import EagerSampler
 from swarmgame.inference.sampler import Sampled, Sampler, SamplingParams
@@ -26,7 +25,7 @@ from swarmgame_api.sampler import VllmOptions
 logger = logging.getLogger(__name__)
 
 
-def sampler_of(policy: Policy, config: GRPOConfig, setting: Setting) -> Sampler:
+def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
     """The sampler that the manifest asks for.
 
     Raises:
@@ -35,7 +34,7 @@ def sampler_of(policy: Policy, config: GRPOConfig, setting: Setting) -> Sampler:
     if isinstance(config.sampler, VllmOptions):
         from swarmgame.inference.vllm_start import vllm_sampler
 
-        return vllm_sampler(policy, config.sampler, setting, longest=policy.longest_prompt + config.max_new_tokens)
+        return vllm_sampler(policy, config.sampler, policy.setting, longest=policy.longest_prompt + config.max_new_tokens)
     on_cuda = policy.model.device.type == "cuda"
     if config.sampler == "cudagraph" and not on_cuda:
         raise InvalidManifest(

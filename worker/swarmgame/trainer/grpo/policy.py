@@ -34,6 +34,7 @@ class Policy:
 
     def __init__(self, config: GRPOConfig, setting: Setting) -> None:
         self.config = config
+        self.setting = setting
         self.source = source = ensure_model(setting)
         on_cpu = torch.device(setting.device).type == "cpu"
         name = config.dtype if config.dtype != "auto" else "float32" if on_cpu else "bfloat16"

@@ -50,7 +50,7 @@ class GRPOTrainer(Trainer):
         super().__init__(config, setting)
         self.config: GRPOConfig = config
         self.policy = Policy(config, setting)
-        self._generation = Generation(sampler_of(self.policy, config, setting), setting.ranks, rollouts_per_batch=config.rollouts_per_batch)
+        self._generation = Generation(sampler_of(self.policy, config), setting.ranks, rollouts_per_batch=config.rollouts_per_batch)
         self._optimization = Optimization(
             self.policy.parameters, betas=config.betas, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm
         )
