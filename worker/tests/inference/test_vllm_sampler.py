@@ -45,9 +45,8 @@ def sampler_for(model, url, folder, *, eos=(EOS,), adapters=None, longest=64, ra
             address, eos_token_ids=eos, vocabulary=model.config.vocab_size, timeout_seconds=settings.timeout_seconds, api_key="key"
         )
 
-    return VllmSampler(
-        settings, client, saved.save_pretrained, adapters=adapters is not None, folder=folder, longest=longest, ranks=ranks or OneRank(), process=None, url=url
-    )  # fmt: skip
+    shared = {"adapters": adapters is not None, "folder": folder, "longest": longest, "ranks": ranks or OneRank()}
+    return VllmSampler(settings, client, saved.save_pretrained, process=None, url=url, **shared)
 
 
 @pytest.fixture(autouse=True)
