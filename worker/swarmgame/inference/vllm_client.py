@@ -4,7 +4,8 @@ Read from vLLM 0.33.0 and compared with 0.22.1 and 0.30.0: `/v1/completions`, an
 and `/v1/unload_lora_adapter`, serve since 0.22 at least; with VLLM_SERVER_DEV_MODE=1 so do `/collective_rpc` and `/reset_prefix_cache`, and since
 0.30 at the latest `/update_weight_version` and `/weight_info`. Quirks that shape this module: all prompts of one request share a seed, so each
 prompt is a request of its own; the n completions of a request have the seeds s, s+1, …; a greedy request takes n=1 alone; a stop token is in
-`token_ids`; -inf and NaN arrive as -9999. Not here: retries, versions, processes (`vllm.py`).
+`token_ids`; -inf and NaN arrive as -9999; a budget that does not fit the longest sequence is lowered without a word. Run against vLLM 0.32.0 on a CPU,
+whose log-probabilities were within 1.4e-5 of a full forward in fp32. Not here: retries, versions, processes (`vllm.py`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ LEAST_LOGPROB = -1_000.0
 LARGEST_LOGPROB = 1e-3
 """Rounding of fp32 may pass 0 by a little; a sampled token is never as unlikely as `LEAST_LOGPROB`."""
 EXCERPT = 300
+RELOADING = "reloading"
+"""Label of weights that are being replaced."""
 
 T = TypeVar("T")
 
@@ -191,7 +194,9 @@ class VllmClient:
         if any(token in self._eos for token in ids[:-1]):
             raise self._nonsense("tokens behind an end-of-sequence token")
         if not stopped and len(ids) < request.budget:
-            raise self._nonsense(f"a completion of {len(ids)} tokens that neither ended nor used up its budget of {request.budget}")
+            raise self._nonsense(
+                f"a completion of {len(ids)} tokens that neither ended nor used up its budget of {request.budget} (is --max-model-len too small?)"
+            )
         return Sampled(tuple(ids), tuple(min(float(value), 0.0) for value in logprobs), stopped)
 
     def scales_logprobs(self, model: str, prompt: Sequence[int]) -> bool:
@@ -238,9 +243,13 @@ class VllmClient:
         return str(answer.get("weight_version", "")) if isinstance(answer, Mapping) else ""
 
     def reload(self, folder: Path, label: str) -> None:
-        """Load all weights from a folder of safetensors, drop what was cached from the old ones, and label them."""
+        """Load all weights from a folder of safetensors, drop what was cached from the old ones, and label them.
+
+        A reload that fails leaves vLLM without usable weights (0.32.0: they stay on the meta device), so the old label goes first.
+        """
         needs = "vLLM 0.30.0 or newer, with VLLM_SERVER_DEV_MODE=1 in its environment"
         call = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": self._timeout_seconds}
+        self._change("/update_weight_version", {"new_version": RELOADING}, needs=needs)
         self._change("/collective_rpc", call, needs=needs)
         answer = self._change("/reset_prefix_cache", {}, needs=needs)
         if isinstance(answer, Mapping) and answer.get("success") is False:

@@ -446,6 +446,21 @@ def test_a_server_with_too_short_sequences_is_refused(serve):
         sampler.sample(PROMPTS, 2, SamplingParams(4), 0)
 
 
+def test_a_completion_that_the_server_cut_short_is_noticed(serve):
+    sampler, _ = serve(tiny(), max_model_len=64)
+    with pytest.raises(BadData, match=r"neither ended nor used up its budget of 100 \(is --max-model-len too small\?\)"):
+        sampler.sample([[5] * 60], 8, SamplingParams(100), 0)
+
+
+def test_a_reload_that_failed_does_not_keep_the_old_label(serve):
+    sampler, server = serve(tiny())
+    sampler.sample(PROMPTS, 2, SamplingParams(4), 0)
+    server.engine.faults.append(only("/collective_rpc", (500, {"error": {"message": "disk", "code": 500}})))
+    with pytest.raises(Temporary):
+        sampler.update_weights(1)
+    assert server.engine.weight_version == "reloading"
+
+
 def test_a_server_with_raw_logprobs_is_refused_where_they_would_be_wrong(serve):
     sampler, _ = serve(tiny(), processed=False)
     assert sampler.sample(PROMPTS, 2, SamplingParams(4), 0)

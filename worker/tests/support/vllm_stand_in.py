@@ -1,8 +1,9 @@
 """A stand-in for `vllm serve`: the endpoints, field names, error shapes and quirks that the client meets, over a tiny model and our own sampler.
 
 Read from vLLM 0.33.0. Its log-probabilities are true. As a program it is what a manifest's `sampler.command` names; in a test it is a thread with
-`faults`. Quirks kept: a greedy request takes n=1 alone; unknown fields are accepted; the endpoints for weights are there in dev mode only;
-weights that were reloaded serve once the prefix cache was reset; what was pushed is gone after a restart; an adapter cannot be loaded twice.
+`faults`. Quirks kept: a greedy request takes n=1 alone; a budget that does not fit is lowered; unknown fields are accepted; the endpoints for
+weights are there in dev mode only; weights that were reloaded serve once the prefix cache was reset; what was pushed is gone after a restart; an
+adapter cannot be loaded twice.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Engine:
         name, prompt, n, most = body["model"], body["prompt"], body.get("n", 1), body.get("max_tokens", 16)
         if name != "base" and name not in self.adapters:
             raise Refused(404, f"The model `{name}` does not exist. Valid aliases: base.", "NotFoundError")
-        if len(prompt) + most > self.max_model_len:
+        most = min(most, self.max_model_len - len(prompt))
+        if most < 1:
             raise Refused(
                 400, f"This model's maximum context length is {self.max_model_len} tokens, however you requested {len(prompt) + most}."
             )
