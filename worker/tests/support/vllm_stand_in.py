@@ -94,9 +94,7 @@ class Engine:
             raise Refused(404, f"The model `{name}` does not exist. Valid aliases: base.", "NotFoundError")
         most = min(most, self.max_model_len - len(prompt))
         if most < 1:
-            raise Refused(
-                400, f"This model's maximum context length is {self.max_model_len} tokens, however you requested {len(prompt) + most}."
-            )
+            raise Refused(400, f"This model's maximum context length is {self.max_model_len} tokens, however you requested {len(prompt)}.")
         greedy = body.get("temperature", 1.0) < 1e-5
         if greedy and n > 1:
             raise Refused(400, f"n must be 1 when using greedy sampling, got {n}.")
