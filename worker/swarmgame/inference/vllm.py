@@ -191,6 +191,8 @@ class VllmSampler:
                 return
             except (ServerUnavailable, StaleWeights) as error:
                 self._pushed = None
+                if self._process is not None and isinstance(error, ServerUnavailable):
+                    self._process.doubt()
                 self._counts["engine_retries"] += 1
                 self._counts["engine_stale"] += isinstance(error, StaleWeights)
                 logger.warning("vLLM at %s: %s (attempt %d of %d)", self._url, error, attempt, ATTEMPTS)

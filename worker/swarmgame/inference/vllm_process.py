@@ -28,6 +28,8 @@ PATH = "spec.game.trainer.with.sampler"
 """Where the manifest has the options."""
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.2
+DOUBT_SECONDS = 30.0
+"""How long a server that failed may be unhealthy before it is started again."""
 PROGRESS_SECONDS = 30.0
 LAST_BYTES = 4_096
 
@@ -66,7 +68,7 @@ class VllmProcess:
         self._guard: subprocess.Popen[bytes] | None = None
         # One port for all starts: the other ranks of the peer know it.
         self._port = _free_port()
-        self._ready = False
+        self._ready = self._doubted = False
         self.starts = 0
 
     @property
@@ -102,6 +104,9 @@ class VllmProcess:
         Raises:
             Temporary: it ended while starting, or took longer than `startupSeconds`.
         """
+        if self._doubted and self.alive and not wait_until_healthy(self.url, DOUBT_SECONDS, lambda: self.alive):
+            self.stop()
+        self._doubted = False
         if not self.alive:
             if self._ready:
                 logger.warning("vLLM has ended (%s); starting it again", self._ended())
@@ -116,6 +121,10 @@ class VllmProcess:
                 f"vLLM was not ready after {self._startup_seconds} seconds; its log is {self.log}. Raise {PATH}.startupSeconds if it needs longer"
             )
         self._ready = True
+
+    def doubt(self) -> None:
+        """Take note that a request failed: `ensure` then looks at the server's health too. A server outlives its engine for a moment."""
+        self._doubted = True
 
     def stop(self) -> None:
         """End the server and all its processes; returns when they are gone."""

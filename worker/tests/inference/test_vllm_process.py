@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.inference import vllm_process
 from swarmgame.inference.vllm_process import VllmProcess, find_program, wait_until_healthy
 from swarmgame_api.sampler import SERVER_ENVIRONMENT, VllmOptions
 
@@ -35,7 +36,7 @@ SERVER = textwrap.dedent(
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200)
+            self.send_response(503 if Path(options["notes"] + ".dead").exists() else 200)
             self.end_headers()
 
     http.server.HTTPServer(("127.0.0.1", int(options["port"])), Handler).serve_forever()
@@ -112,6 +113,24 @@ def test_one_that_was_killed_is_started_again(servers: Servers) -> None:
     assert process.url == url
     assert process.alive
     process.stop()
+    assert gone(servers.pids())
+
+
+def test_one_that_is_no_longer_healthy_is_started_again(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_process, "DOUBT_SECONDS", 0.5)
+    process = servers()
+    process.ensure()
+    process.doubt()
+    process.ensure()
+    assert process.starts == 1
+    dead = Path(f"{servers.notes}.dead")
+    dead.touch()
+    process.doubt()
+    stop = process.stop
+    monkeypatch.setattr(process, "stop", lambda: (stop(), dead.unlink(missing_ok=True)))
+    process.ensure()
+    assert process.starts == 2
+    stop()
     assert gone(servers.pids())
 
 
