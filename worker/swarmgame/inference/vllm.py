@@ -227,7 +227,10 @@ class VllmSampler:
     def _ready(self) -> None:
         """Bring the server up, and the weights into it, where they are not there already."""
         if self._process is not None:
+            starts = self._process.starts
             self._process.ensure()
+            if self._process.starts != starts:
+                self._pushed = None  # a new process has the model's own weights
         if self._pushed == self._label:
             return
         if self._pushed is None:

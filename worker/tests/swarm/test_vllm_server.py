@@ -83,7 +83,7 @@ def test_a_killed_server_is_started_again_with_the_weights_and_the_run_goes_on(t
         rows = metrics(run, 0)
         assert [row["round"] for row in rows] == list(range(len(rows)))
         assert sum(row["metrics"]["engine_pushes"] for row in rows) >= len(rows) + 1
-        assert sum(row["metrics"]["engine_retries"] for row in rows) >= 1
+        assert "starting it again" in (run / "peers/0/log.jsonl").read_text()
         assert all(row["metrics"]["mismatch_kl"] < 1e-5 for row in rows)
         assert "resuming" not in (run / "peers/0/log.jsonl").read_text()
         [successor] = servers(run, 0)
