@@ -93,6 +93,7 @@ def test_the_games_images_reach_the_operator() -> None:
             "workerImage": {"repository": "r/worker", "digest": DIGEST},
             "gatewayImage": {"repository": "r/gateway", "tag": "2"},
             "chainImage": {"repository": "r/chain"},
+            "samplerImage": {"repository": "r/vllm", "tag": "v1"},
             "imagePullPolicy": "Never",
             "imagePullSecrets": ["one", "two"],
         }
@@ -101,6 +102,7 @@ def test_the_games_images_reach_the_operator() -> None:
     assert variables["SWARMGAME_OPERATOR_WORKER_IMAGE"] == f"r/worker@{DIGEST}"
     assert variables["SWARMGAME_OPERATOR_GATEWAY_IMAGE"] == "r/gateway:2"
     assert variables["SWARMGAME_OPERATOR_CHAIN_IMAGE"] == "r/chain:0.1.0"
+    assert variables["SWARMGAME_OPERATOR_SAMPLER_IMAGE"] == "r/vllm:v1"
     assert variables["SWARMGAME_OPERATOR_IMAGE_PULL_POLICY"] == "Never"
     assert variables["SWARMGAME_OPERATOR_IMAGE_PULL_SECRETS"] == "one,two"
 

@@ -1,16 +1,19 @@
 """`spec.game`: what is played. Data, rewards and trainer by name, and how a round goes.
 
-What stands under `with` belongs to the part that `use` names and is checked by that part, not here.
+What stands under `with` belongs to the part that `use` names and is checked by that part, not here; but for a trainer's `sampler: {engine: vllm}`,
+which the operator must understand too.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from swarmgame_api.model import Model, Rule
 from swarmgame_api.quantities import AbsolutePath, Expected, Free, Image, Keyed, Name, ObjectName, Percentage, fraction, percent
+from swarmgame_api.sampler import VllmOptions, sampler_problems, vllm_options
 
 PartName = Annotated[
     str,
@@ -162,6 +165,18 @@ class GameSpec(Model):
         if self.sharing.exchange == "Auto":
             return "Gather" if self.stages > 1 else "Pull"
         return self.sharing.exchange
+
+    @property
+    def vllm(self) -> VllmOptions | None:
+        """The vLLM server that the trainer generates with; None where it generates by itself."""
+        return vllm_options(self.trainer.with_)
+
+    @model_validator(mode="after")
+    def _read_the_sampler(self) -> Self:
+        broken = [(f"trainer.with.{each.path}", each.got, each.expected) for each in sampler_problems(self.trainer.with_)]
+        if broken:
+            raise PydanticCustomError("rules", "expected {summary}", {"summary": "; ".join(b[2] for b in broken), "broken": broken})
+        return self
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

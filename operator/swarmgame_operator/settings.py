@@ -41,6 +41,8 @@ class Settings(BaseModel):
     """Image of the gateway: the operator's own."""
     chain_image: str = Defaults().chain_image
     """Image of the Dev chain."""
+    sampler_image: str = Defaults().sampler_image
+    """Image of the vLLM server beside a peer, where a game generates with one and names no image."""
     image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
     """Pull policy of all of them. Empty: Kubernetes' own choice."""
     image_pull_secrets: Words = ()

@@ -14,6 +14,7 @@ from swarmgame_operator.plan import initializer
 from swarmgame_operator.plan.peer_job import peer_job
 from swarmgame_operator.plan.references import references
 from swarmgame_operator.plan.rollout import dry_run_of
+from swarmgame_operator.plan.sampler import sidecar_options
 from swarmgame_operator.plan.scene import IMAGE_ERRORS, Scene, job_says, last_words
 from swarmgame_operator.reasons import Verdict
 
@@ -30,7 +31,7 @@ def unreadable(problems: tuple[Problem, ...]) -> Verdict:
 
 
 def acceptance(scene: Scene) -> Verdict:
-    checks = (_cluster, _secrets, _config_maps, _claims, _pod_template, _pods, _modules_pulled, _model)
+    checks = (_cluster, _sampler, _secrets, _config_maps, _claims, _pod_template, _pods, _modules_pulled, _model)
     return next((verdict for check in checks if (verdict := check(scene)) is not None), reasons.valid())
 
 
@@ -47,6 +48,17 @@ def _cluster(scene: Scene) -> Verdict | None:
             "that holds the module."
         )
     return None
+
+
+def _sampler(scene: Scene) -> Verdict | None:
+    """A server beside the peer starts before it, so it must be able to load the model by itself."""
+    model = scene.spec.model
+    if sidecar_options(scene.setting) is None or (model is not None and not model.uri.startswith("builtin://")):
+        return None
+    found = f"spec.model.uri is {model.uri}" if model is not None else "spec.model is missing"
+    return reasons.invalid_game(
+        f"{found}; expected hf:// or file:// with spec.game.trainer.with.sampler.engine vllm: the server beside the peer loads the model itself."
+    )
 
 
 def _secrets(scene: Scene) -> Verdict | None:

@@ -2,17 +2,20 @@
 
 | who | is reached by | reaches |
 |---|---|---|
-| peers, bootnode | one another on p2p; the operator and Prometheus on http | DNS, one another, the gateway; in mode Dev the chain |
+| peers, bootnode | one another on p2p; the operator and Prometheus on http | DNS, one another, the gateway; in mode Dev the chain; a vLLM server |
 | whoever initializes | nobody | DNS, and port 443 anywhere, for a model of the hub |
 | gateway | peers, the operator, Prometheus | DNS; in mode Dev the chain, in mode External any address: where the RPC is stands in a Secret |
 | chain (Dev) | gateway, peers | nothing |
 
 The peers of a closed world (TorchDistributed) reach one another on any port: gloo listens where the kernel lets it.
 A game that is exposed, or that joins a swarm elsewhere, has members that may live anywhere: its peers and bootnode are reached by anyone on the
-p2p port, and reach any address over TCP. Invariant: policies only add up, so an author can allow more with one of their own.
+p2p port, and reach any address over TCP. Where a vLLM server is named by its url, its port is reached at any address: a policy knows no names.
+Invariant: policies only add up, so an author can allow more with one of their own.
 """
 
 from __future__ import annotations
+
+from urllib.parse import urlsplit
 
 from swarmgame_operator.plan import initializer
 from swarmgame_operator.plan.outcome import Child, Manifest
@@ -51,6 +54,8 @@ def _peers(setting: Setting) -> Child:
         egress.append({"to": _pods(setting, "gateway"), "ports": _tcp(GATEWAY_PORT)})
     if setting.spec.coordination.mode == "Dev":
         egress.append({"to": _pods(setting, "chain"), "ports": _tcp(CHAIN_PORT)})
+    if setting.vllm is not None and setting.vllm.url:
+        egress.append({"ports": _tcp(_port_of(setting.vllm.url))})
     if setting.exposed:
         egress.append(ANYWHERE_TCP)
     return _policy(setting, "peers", "peer", ("bootnode", "initializer", "peer"), ingress, egress)
@@ -78,6 +83,11 @@ def _fetches(setting: Setting) -> bool:
 
 def _pods(setting: Setting, *roles: str) -> list[Manifest]:
     return [{"podSelector": {"matchLabels": setting.selector(role)}} for role in roles]
+
+
+def _port_of(url: str) -> int:
+    found = urlsplit(url)
+    return found.port or (443 if found.scheme == "https" else 80)
 
 
 def _tcp(port: int) -> list[Manifest]:

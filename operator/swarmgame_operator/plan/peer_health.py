@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from swarmgame_api.status import PeerCounts, UnhealthyPeer
 from swarmgame_operator.observed import ContainerFacts, PodFacts
+from swarmgame_operator.plan import sampler
 from swarmgame_operator.plan.scene import ENDED, ORDINARY_WAITS, Scene, last_words
 
 SHOWN = 16
@@ -40,10 +41,11 @@ def peer_counts(scene: Scene) -> PeerCounts:
 
 
 def failed_container(pod: PodFacts) -> ContainerFacts | None:
-    """The container for which a pod failed; none where the pod was taken away."""
+    """The container for which a pod failed; none where the pod was taken away. A server beside the peer ends with it, and is not why."""
     if pod.phase != "Failed" or pod.disrupted or pod.terminating:
         return None
-    return next((container for container in pod.containers if container.exit_code), None)
+    ended = [container for container in pod.containers if container.exit_code]
+    return next((container for container in ended if container.name != sampler.CONTAINER), next(iter(ended), None))
 
 
 def _for_good(scene: Scene, index: int, pods: list[PodFacts]) -> tuple[str, str] | None:

@@ -137,7 +137,7 @@ def with_memory_requested(limits: Mapping[str, str], requests: Mapping[str, str]
 
 
 def gpus(setting: Setting) -> int:
-    """GPUs of a peer, as far as its limits say."""
+    """GPUs of a peer's own container, as far as its limits say."""
     resources = setting.spec.peers.resources
     asked = {**resources.requests, **resources.limits}
     return sum(int(amount) for name, amount in asked.items() if name.endswith("/gpu") and amount.isdigit())
@@ -145,4 +145,6 @@ def gpus(setting: Setting) -> int:
 
 def gpu_toleration(setting: Setting) -> Manifest:
     """Nodes with GPUs are often tainted, so that only those who need them come; where the peers may run, their initializer may too."""
-    return {"tolerations": [{"key": GPU_TAINT, "operator": "Exists", "effect": "NoSchedule"}]} if gpus(setting) else {}
+    server = setting.vllm
+    served = server is not None and not server.url and any(name.endswith("/gpu") for name in server.resources.limits)
+    return {"tolerations": [{"key": GPU_TAINT, "operator": "Exists", "effect": "NoSchedule"}]} if gpus(setting) or served else {}

@@ -15,6 +15,7 @@ from typing import Any
 
 from swarmgame_api.manifest import API_VERSION, KIND, SwarmGame, SwarmGameSpec
 from swarmgame_api.resource import GameResource
+from swarmgame_api.sampler import VllmOptions
 from swarmgame_operator.defaults import Defaults
 from swarmgame_operator.plan.outcome import Manifest
 
@@ -98,6 +99,11 @@ class Setting:
     def must_be_initialized(self) -> bool:
         """Whether there is a model to bring into the cache. A `file://` model is where the author's podTemplate puts it."""
         return self.spec.model is not None and not self.spec.model.uri.startswith("file://")
+
+    @cached_property
+    def vllm(self) -> VllmOptions | None:
+        """The vLLM server that the game's peers generate with; None where they generate by themselves."""
+        return self.spec.game.vllm
 
     @property
     def key_secret(self) -> str:

@@ -75,6 +75,30 @@ EXTERNAL: dict[str, Any] = {
     "completion": {"policy": "Coordinator"},
     "identity": {"retentionPolicy": "Delete"},
 }
+VLLM: dict[str, Any] = {
+    "game": {
+        "maxRounds": 500,
+        "data": {"use": "reasoning-gym"},
+        "rewards": {"use": "reasoning-gym"},
+        "trainer": {
+            "use": "grpo",
+            "with": {
+                "generations": 16,
+                "lora": {"rank": 20},
+                "sampler": {
+                    "engine": "vllm",
+                    "gpuMemoryUtilization": 0.9,
+                    "maxModelLen": 8192,
+                    "arguments": ["--enforce-eager"],
+                    "startupSeconds": 900,
+                    "resources": {"limits": {"nvidia.com/gpu": "1", "memory": "24Gi"}, "requests": {"cpu": "4"}},
+                },
+            },
+        },
+    },
+    "model": {"uri": "hf://Qwen/Qwen2.5-0.5B-Instruct", "revision": "main"},
+    "peers": {"replicas": 2, "resources": {"limits": {"nvidia.com/gpu": "1", "memory": "32Gi"}}},
+}
 SECRETS = {"hf-token": frozenset({"token"}), "chain": frozenset({"url"}), "wallet": frozenset({"key"})}
 AROUND = Observed(EMPTY.now, secrets=SECRETS, config_maps={"patches": frozenset({"fix.py"})}, claims=frozenset({"hf-cache"}))
 
@@ -99,6 +123,7 @@ def quickstart() -> GameResource:
 GAMES: dict[str, GameResource] = {
     "quickstart": quickstart(),
     "gpu-hub-claims-modules": valid_game(GPU),
+    "generation-by-vllm": valid_game(VLLM),
     "dev-chain": valid_game({"coordination": {"mode": "Dev"}}),
     "external-isolated-nodeport": valid_game(EXTERNAL),
     "suspended": valid_game({"suspend": True}),

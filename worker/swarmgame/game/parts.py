@@ -35,6 +35,9 @@ class Setting:
         cache: a folder that outlives the run, for models and datasets.
         ranks: the other processes of this peer.
         demonstrations: worked examples for a warm start; empty where the data has none. Set for trainers, by the runtime.
+        directory: a folder of this peer's own, for logs and for what it hands to other processes; None outside of a run.
+        sampler_url: a generation server that was put beside this peer; empty where there is none.
+        sampler_weights: a folder that this server sees under the same path.
     """
 
     seed: int = 0
@@ -47,6 +50,9 @@ class Setting:
     cache: Path = field(default_factory=lambda: Path("~/.cache/swarmgame").expanduser())
     ranks: Ranks = field(default_factory=OneRank)
     demonstrations: Demonstrations | None = None
+    directory: Path | None = None
+    sampler_url: str = ""
+    sampler_weights: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

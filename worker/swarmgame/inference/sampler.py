@@ -9,7 +9,7 @@ seed, the prompts and `n`, not on which rows shared a batch or when they left it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,6 +77,12 @@ class Sampled:
 class Sampler(Protocol):
     """Anything that samples from the policy."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether log-probabilities are those of the training forward but for rounding. Those of another engine are not, and its rollouts are
+        weighted like those of a remote policy."""
+        ...
+
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
@@ -117,6 +123,14 @@ class Sampler(Protocol):
         """Give back the device memory that is held between calls; return whether there was any."""
         ...
 
+    def metrics(self) -> Mapping[str, float]:
+        """Return what an engine did since the last call, by names that begin with `engine_`; nothing for a sampler of this process."""
+        ...
+
+    def close(self) -> None:
+        """Give back processes and files."""
+        ...
+
 
 class ModelSampler(ABC):
     """What samplers of a transformers model share: arguments, checks, and the model's mode.
@@ -126,6 +140,8 @@ class ModelSampler(ABC):
         eos_token_ids: ids that end a completion.
         pad_token_id: any valid id; never attended to.
     """
+
+    exact = True
 
     def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> None:
         self.model = model
@@ -167,6 +183,13 @@ class ModelSampler(ABC):
     def release(self) -> bool:
         """See `Sampler.release`; nothing is held, unless a sampler says otherwise."""
         return False
+
+    def metrics(self) -> Mapping[str, float]:
+        """See `Sampler.metrics`."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 — nothing is held
+        """See `Sampler.close`."""
 
     @abstractmethod
     def _rollout(

@@ -41,6 +41,8 @@ GROUPS: Mapping[str, tuple[str, type[Part]]] = {
 
 TOKEN_FILE = "SWARMGAME_MODEL_TOKEN_FILE"
 """Environment: the file that holds the hub's token (in a pod, the Secret that `spec.model.secretRef` names). Never the token itself."""
+SAMPLER_URL, SAMPLER_WEIGHTS = "SWARMGAME_SAMPLER_URL", "SWARMGAME_SAMPLER_WEIGHTS"
+"""Environment: the generation server that the operator put beside this peer, and the folder that both see."""
 CACHE = "SWARMGAME_CACHE"
 """Environment: the folder that outlives runs, for models and datasets; in a pod a volume."""
 
@@ -128,6 +130,8 @@ def setting_of(manifest: SwarmGame, **changes: object) -> Setting:
         model_uri=model.uri if model else "",
         model_revision=model.revision if model else "",
         model_token=Path(token) if token else None,
+        sampler_url=os.environ.get(SAMPLER_URL, ""),
+        sampler_weights=Path(os.environ[SAMPLER_WEIGHTS]) if os.environ.get(SAMPLER_WEIGHTS) else None,
     )
     if cache:
         plain = replace(plain, cache=Path(cache))

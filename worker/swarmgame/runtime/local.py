@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from swarmgame.communication.identity import Identity, dial_address
 from swarmgame.coordination.place import chain_errors, place_of
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest
+from swarmgame.inference.vllm_process import find_program
 from swarmgame.runtime.progress import PeerProgress
 from swarmgame.runtime.rundir import Progress, RunDirectory
 from swarmgame.runtime.supervisor import Outcome, Patience, Supervisor
@@ -90,6 +91,7 @@ def run(options: RunOptions, *, check: Step, prepare: Step, say: Callable[[str],
     folder = options.game.absolute().parent
     check(manifest, folder)
     _check_chain(manifest)
+    _check_sampler(manifest)
     with ExitStack() as stack:
         stack.enter_context(_nothing_left_of_an_invalid_game(directory.root))
         stack.enter_context(directory.locked())
@@ -259,6 +261,13 @@ def _check_chain(manifest: SwarmGame) -> None:
             require_anvil()
     elif mode == "External":
         place_of(manifest)
+
+
+def _check_sampler(manifest: SwarmGame) -> None:
+    """Finds the program of the generation server that each peer will start."""
+    options = manifest.spec.game.vllm
+    if options is not None and not options.url:
+        find_program(options)
 
 
 @contextmanager

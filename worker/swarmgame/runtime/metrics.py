@@ -21,6 +21,8 @@ from swarmgame.runtime.status import first_of
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 COLLECTORS = {Kind.GAUGE: Gauge, Kind.COUNTER: Counter, Kind.HISTOGRAM: Histogram}
+ENGINE_METRICS = frozenset(metric.name.removesuffix("_total") for metric in METRICS if metric.name.startswith("engine_"))
+"""What a trainer reports of its generation server: what happened since the round before (`Sampler.metrics`)."""
 MAX_LABEL_VALUES = 64
 """Names beyond these are counted under `other`: a game's author chooses metric names, and strangers choose nothing."""
 
@@ -129,7 +131,9 @@ class MetricsObserver(Observer):
             if value is not None:
                 self._metrics[name].set(value)
         for name, value in reported.items():
-            if name not in {"entropy", "kl", "clip_ratio"}:
+            if name in ENGINE_METRICS:
+                self._metrics[f"{name}_total"].inc(value)
+            elif name not in {"entropy", "kl", "clip_ratio"}:
                 self._metrics.labelled("trainer", name).set(value)
 
 

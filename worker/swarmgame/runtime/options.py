@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Union
 
 from pydantic import BaseModel
 
@@ -76,6 +77,9 @@ def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[Option]:
         shape = shape_of_field(field)
         inner, ending = _nested(shape)
         takes = describe(shape) if inner is None else "a list, each with the fields below" if ending else "the fields below"
+        if inner is not None and shape.kind is Union:
+            others = [describe(found) for found in map(shape_of, shape.arguments) if found.model is None]
+            takes = ", or ".join([*others, "the fields below"])
         yield Option(path, takes, default_of(field), _one_line(field.description or ""))
         if inner is not None:
             yield from options_of(inner, f"{path}{ending}.")
@@ -107,6 +111,8 @@ def _nested(shape: Shape) -> tuple[type[BaseModel] | None, str]:
         return shape.model, ""
     if shape.kind in (tuple, list) and shape.arguments:
         return shape_of(shape.arguments[0]).model, "[]"
+    if shape.kind is Union:
+        return next((found.model for found in map(shape_of, shape.arguments) if found.model is not None), None), ""
     return None, ""
 
 

@@ -145,7 +145,7 @@ def _play(
         cleanup.callback(endpoints.stop)
         port = endpoints.start()
         (options.directory / "http.json").write_text(json.dumps({"port": port, "peer": peer}))
-    parts = _parts(manifest, blueprint, ranks, peer)
+    parts = _parts(manifest, blueprint, ranks, peer, options.directory)
     cleanup.callback(parts.close)
     saved = CheckpointStore(options.directory / "checkpoints", keep=manifest.spec.storage.checkpoints.keep).load_latest()
     run = f"{manifest.metadata.name}-{manifest.spec.game.seed}"
@@ -204,9 +204,9 @@ def _play(
     return {Ending.FINISHED: ExitCode.DONE, Ending.STOPPED: ExitCode.STOPPED, Ending.ALONE: ExitCode.TEMPORARY}[ending]
 
 
-def _parts(manifest: SwarmGame, blueprint: Blueprint, ranks: Ranks, peer: PeerId) -> Parts:
+def _parts(manifest: SwarmGame, blueprint: Blueprint, ranks: Ranks, peer: PeerId, directory: Path) -> Parts:
     """The parts of this rank: the first holds the sandbox, the others take its word."""
-    setting: Setting = setting_of(manifest, peer=peer, ranks=ranks, device=_device(ranks))
+    setting: Setting = setting_of(manifest, peer=peer, ranks=ranks, device=_device(ranks), directory=directory.absolute())
     if ranks.size == 1:
         return assemble(blueprint, setting)
     if ranks.rank == 0:

@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from swarmgame.errors import BadData, BadUsage, Temporary
+from swarmgame_api.sampler import is_vllm
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 
@@ -220,9 +221,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _essence(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What makes a game the same game: its data, rewards, trainer, model and stages, not its length, its size or where it runs."""
+    """What makes a game the same game: its data, rewards, trainer, model and stages, not its length, its size or where it runs and generates."""
     spec = manifest.get("spec", {})
     game = {key: value for key, value in spec.get("game", {}).items() if key not in {"maxRounds", "evaluation", "progression"}}
+    trainer = game.get("trainer")
+    if isinstance(trainer, Mapping) and isinstance(trainer.get("with"), Mapping) and is_vllm(trainer["with"].get("sampler")):
+        game["trainer"] = {**trainer, "with": {key: value for key, value in trainer["with"].items() if key != "sampler"}}
     return {"game": game, "model": spec.get("model")}
 
 

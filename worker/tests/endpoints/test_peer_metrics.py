@@ -184,3 +184,17 @@ def test_a_peer_without_a_chain_shows_no_number_of_one_and_one_with_a_chain_show
     assert shown == {
         f"chain_messages{{state={state}}}": count for state, count in (("waiting", 3), ("final", 2), ("rejected", 1), ("dropped", 0))
     }
+
+
+def test_what_a_generation_server_did_is_added_up_over_rounds() -> None:
+    first = report(metrics={"engine_requests": 8.0, "engine_retries": 1.0, "engine_seconds": 0.5, "engine_pushes": 2.0, "loss": 0.1})
+    second = report(
+        metrics={"engine_requests": 8.0, "engine_retries": 0.0, "engine_seconds": 0.25, "engine_pushes": 1.0, "engine_mine": 3.0}
+    )
+    found = played(first, second)
+    assert found["engine_requests_total"] == 16
+    assert found["engine_retries_total"] == 1
+    assert found["engine_seconds_total"] == 0.75
+    assert found["engine_pushes_total"] == 3
+    assert found["trainer{name=engine_mine}"] == 3
+    assert not [name for name in found if "trainer{name=engine_requests" in name]

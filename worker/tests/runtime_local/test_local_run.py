@@ -141,6 +141,19 @@ def test_another_game_under_the_same_name_is_refused_with_the_difference(runner:
     assert runner(overrides=("game.seed=7",), fresh=True) is ExitCode.DONE
 
 
+def test_a_run_goes_on_with_other_options_of_its_generation_server(tmp_path: Path) -> None:
+    directory = RunDirectory.of(tmp_path, "served")
+
+    def manifest(memory: float, generations: int = 4) -> dict[str, Any]:
+        block = {"generations": generations, "sampler": {"engine": "vllm", "gpuMemoryUtilization": memory}}
+        return {"spec": {"game": {"trainer": {"use": "grpo", "with": block}}}}
+
+    directory.keep_manifest(manifest(0.4))
+    directory.refuse_another_game(manifest(0.2))
+    with pytest.raises(BadUsage, match="generations was 4 and is 8"):
+        directory.refuse_another_game(manifest(0.4, generations=8))
+
+
 def test_two_runs_of_one_name_do_not_collide(runner: Runner) -> None:
     with runner.directory.locked(), pytest.raises(Temporary, match=f"held by another process .*{os.getpid()}"):
         runner()

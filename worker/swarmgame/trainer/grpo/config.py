@@ -5,19 +5,21 @@ Nothing is computed here. Invariant: what could only fail later (a group of one,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from swarmgame.config import Config
 from swarmgame.trainer.grpo.advantages import Scale
 from swarmgame.trainer.grpo.loss_options import LossOptions
+from swarmgame_api.sampler import DEFAULT_LORA_RANK, LARGEST_LORA_RANK, VllmOptions
 
 
 class Lora(Config):
     """Train low-rank adapters (peft) and leave the model's own weights as they are."""
 
-    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    rank: Annotated[int, Field(ge=1, le=1024)] = DEFAULT_LORA_RANK
     """Inner dimension of the adapters."""
     alpha: Annotated[float, Field(gt=0)] = 32.0
     """The adapters' output is multiplied by `alpha / rank`."""
@@ -25,6 +27,16 @@ class Lora(Config):
     """On the adapters' input, while training."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the layers that get an adapter; `all-linear` is every linear layer but the head."""
+
+
+def _kind_of_sampler(value: object) -> str:
+    return "VllmOptions" if isinstance(value, Mapping | VllmOptions) else "name"
+
+
+SamplerChoice = Annotated[
+    Annotated[Literal["auto", "eager", "cudagraph"], Tag("name")] | Annotated[VllmOptions, Tag("VllmOptions")],
+    Discriminator(_kind_of_sampler),
+]
 
 
 class GRPOConfig(LossOptions):
@@ -46,9 +58,10 @@ class GRPOConfig(LossOptions):
     """Draw among the fewest that together have this probability."""
     rollouts_per_batch: Annotated[int, Field(ge=1)] = 512
     """At most this many rollouts are sampled at once. Halved, and kept so, when the device runs out of memory."""
-    sampler: Literal["auto", "eager", "cudagraph"] = "auto"
+    sampler: SamplerChoice = "auto"
     """`cudagraph` replays each step of decoding as one CUDA graph (Llama, Qwen2 and Qwen3 models, adapters included; others are sampled as `eager`
-    does); `eager` calls operation by operation, on any device. `auto`: `cudagraph` on a CUDA device."""
+    does); `eager` calls operation by operation, on any device. `auto`: `cudagraph` on a CUDA device.
+    `{engine: vllm}`: a vLLM server, with the options below (see docs/guide/vllm.md)."""
     evaluation_generations: Annotated[int, Field(ge=1, le=4096)] = 1
     """Rollouts a held-out question."""
     evaluation_temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
@@ -103,4 +116,6 @@ class GRPOConfig(LossOptions):
             raise ValueError("totalRounds must be above warmupRounds")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError("minNewTokens is above maxNewTokens")
+        if isinstance(self.sampler, VllmOptions) and self.lora is not None and self.lora.rank > LARGEST_LORA_RANK:
+            raise ValueError(f"lora.rank is {self.lora.rank}; vLLM takes adapters of rank {LARGEST_LORA_RANK} at most")
         return self

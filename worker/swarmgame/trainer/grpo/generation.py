@@ -21,6 +21,7 @@ from swarmgame.inference.engine import EngineSampler
 from swarmgame.inference.sampler import Sampled, Sampler, SamplingParams
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.policy import Policy
+from swarmgame_api.sampler import VllmOptions
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,12 @@ def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
     """The sampler that the manifest asks for.
 
     Raises:
-        InvalidManifest: graphs where there is no CUDA device.
+        InvalidManifest: graphs where there is no CUDA device; a server that cannot be started.
     """
+    if isinstance(config.sampler, VllmOptions):
+        from swarmgame.inference.vllm_start import vllm_sampler
+
+        return vllm_sampler(policy, config.sampler, policy.setting, longest=policy.longest_prompt + config.max_new_tokens)
     on_cuda = policy.model.device.type == "cuda"
     if config.sampler == "cudagraph" and not on_cuda:
         raise InvalidManifest(

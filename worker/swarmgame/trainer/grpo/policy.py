@@ -35,7 +35,8 @@ class Policy:
 
     def __init__(self, config: GRPOConfig, setting: Setting) -> None:
         self.config = config
-        source = ensure_model(setting)
+        self.setting = setting
+        self.source = source = ensure_model(setting)
         on_cpu = torch.device(setting.device).type == "cpu"
         name = config.dtype if config.dtype != "auto" else "float32" if on_cpu else "bfloat16"
         dtype = torch.float32 if name == "float32" else torch.bfloat16
@@ -87,7 +88,7 @@ class Policy:
         else:
             ids = self.tokenizer(prompt.text)["input_ids"]
         ids = list(ids) or [self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.pad_token_id]
-        return tuple(ids[-self._longest_prompt :])
+        return tuple(ids[-self.longest_prompt :])
 
     def encode_completion(self, text: str, reason: FinishReason) -> tuple[int, ...]:
         """The ids of words that a policy with another tokenizer said; EOS only where it had ended."""
@@ -106,7 +107,7 @@ class Policy:
         return all(0 <= token < self.vocabulary for token in token_ids)
 
     @property
-    def _longest_prompt(self) -> int:
+    def longest_prompt(self) -> int:
         room = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30)) - self.config.max_new_tokens
         return max(1, min(self.config.max_prompt_tokens, room))
 
@@ -133,9 +134,13 @@ class Policy:
             )
         return logprobs
 
+    def save_weights(self, folder: Path) -> None:
+        """`save_pretrained` of the adapters, or else of the model: safetensors and their configuration."""
+        (self._adapted or self.model).save_pretrained(folder)
+
     def export(self, folder: Path) -> None:
         """`save_pretrained` of model (or adapters) and tokenizer."""
-        (self._adapted or self.model).save_pretrained(folder)
+        self.save_weights(folder)
         self.tokenizer.save_pretrained(folder)
 
 

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from swarmgame.game.state import FinishReason, GameState, Group, GroupKey, Prompt, Rewards, Rollout
 from swarmgame.trainer.grpo.advantages import ragged_advantages, scored_rollouts
 from swarmgame.trainer.grpo.config import GRPOConfig
-from swarmgame.trainer.grpo.loss import Normalizer
+from swarmgame.trainer.grpo.loss import Mean, Normalizer
 from swarmgame.trainer.grpo.policy import Policy
 
 
@@ -30,8 +31,10 @@ class Row:
         advantage: finite.
         truncated: whether the budget ran out.
         sampler: log-probabilities of our own policy when it sampled this; None for what another policy said.
-        sender: those of the policy that said it, as claimed, where its ids are ours too; else None.
+        sender: those of the policy that said it, as claimed, where its ids are ours too; those of our own policy as another engine computed
+            them; else None.
         start: our policy's log-probabilities when training first saw the row; filled in then, for rows without `sampler`.
+        remote: whether another peer said it.
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +44,7 @@ class Row:
     sampler: tuple[float, ...] | None = None
     sender: tuple[float, ...] | None = None
     start: Tensor | None = None
+    remote: bool = False
 
     @property
     def length(self) -> int:
@@ -62,15 +66,19 @@ class Update:
     counts: Mapping[str, int]
 
 
-def updates(state: GameState, rewards: Rewards, policy: Policy, config: GRPOConfig) -> list[Update]:
-    """The steps that a round asks for: one over everything, or one a stage."""
+def updates(state: GameState, rewards: Rewards, policy: Policy, config: GRPOConfig, *, exact: bool = True) -> list[Update]:
+    """The steps that a round asks for: one over everything, or one a stage.
+
+    Args:
+        exact: whether our own rollouts have the log-probabilities of the training forward (see `Sampler.exact`).
+    """
     keys = [*(key for key, _ in state.own_groups()), *state.external]
     if config.update == "none":
         return []
     if config.update == "per-round":
-        return [_update(state, keys, rewards, policy, config)]
+        return [_update(state, keys, rewards, policy, config, exact)]
     stages = range(len(state.stages))
-    return [_update(state, [key for key in keys if key.stage == stage], rewards, policy, config) for stage in stages]
+    return [_update(state, [key for key in keys if key.stage == stage], rewards, policy, config, exact) for stage in stages]
 
 
 def micro_batches(rows: Sequence[Row], tokens: int, *, packed: bool = False) -> list[list[Row]]:
@@ -120,12 +128,27 @@ def _padded_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
     return batches
 
 
-def _update(state: GameState, keys: Sequence[GroupKey], rewards: Rewards, policy: Policy, config: GRPOConfig) -> Update:
+def engine_mismatch(batch: Sequence[Row], logprobs_BT: Tensor) -> Mean | None:
+    """How far our log-probabilities are from those that an engine of another kind reported for our own rollouts: an estimate of the KL divergence
+    from engine to learner, as `mismatch_kl` is for our own samplers. None where no row is of such an engine."""
+    total, tokens = 0.0, 0
+    for row, ours in zip(batch, logprobs_BT.detach(), strict=True):
+        if row.sender is None or row.remote:
+            continue
+        drift = ours[: len(row.sender)].float().cpu() - torch.tensor(row.sender)
+        total += float((drift.exp() - drift - 1).sum())
+        tokens += len(row.sender)
+    return Mean(total, float(tokens)) if tokens else None
+
+
+def _update(
+    state: GameState, keys: Sequence[GroupKey], rewards: Rewards, policy: Policy, config: GRPOConfig, exact_sampler: bool
+) -> Update:
     counts: Counter[str] = Counter()
     groups: list[tuple[list[Row], list[float]]] = []
     prompts: dict[Prompt, tuple[int, ...]] = {}
     for key in keys:
-        made = _group(state, key, rewards.get(key), policy, config, prompts, counts)
+        made = _group(state, key, rewards.get(key), policy, config, prompts, counts, exact_sampler)
         if made is not None:
             groups.append(made)
     scored = [values for _, values in groups]
@@ -158,6 +181,7 @@ def _group(
     config: GRPOConfig,
     prompts: dict[Prompt, tuple[int, ...]],
     counts: Counter[str],
+    exact_sampler: bool,
 ) -> tuple[list[Row], list[float]] | None:
     """The scored rollouts of one group, with their rewards; None when the group is of no use."""
     own = key.peer == state.peer and key.round == state.round.number
@@ -172,7 +196,7 @@ def _group(
         counts["groups_unscored" if own else "foreign_dropped"] += 1
         return None
     if own:
-        rows = [_own_row(group.prompt.token_ids, rollout) for rollout in group.rollouts]
+        rows = [_own_row(group.prompt.token_ids, rollout, exact=exact_sampler) for rollout in group.rollouts]
     else:
         exact = contribution.tokenizer == policy.hash
         made = _foreign_rows(group, policy, config, prompts, exact=exact)
@@ -190,9 +214,10 @@ def _group(
     return [row for row, _ in kept], [reward for _, reward in kept]
 
 
-def _own_row(prompt: tuple[int, ...], rollout: Rollout) -> Row:
+def _own_row(prompt: tuple[int, ...], rollout: Rollout, *, exact: bool) -> Row:
     truncated = rollout.finish_reason is FinishReason.LENGTH
-    return Row(prompt, tuple(rollout.token_ids), 0.0, truncated, sampler=tuple(rollout.logprobs))
+    logprobs = tuple(rollout.logprobs)
+    return Row(prompt, tuple(rollout.token_ids), 0.0, truncated, sampler=logprobs if exact else None, sender=None if exact else logprobs)
 
 
 def _foreign_rows(
@@ -214,5 +239,5 @@ def _foreign_rows(
         sender = tuple(rollout.logprobs) if exact else None
         if sender is not None and not all(math.isfinite(logprob) and logprob <= 1e-3 for logprob in sender):
             return None
-        rows.append(Row(prompts[words], completion, 0.0, rollout.finish_reason is FinishReason.LENGTH, sender=sender))
+        rows.append(Row(prompts[words], completion, 0.0, rollout.finish_reason is FinishReason.LENGTH, sender=sender, remote=True))
     return rows

@@ -31,7 +31,7 @@ from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.generation import Generation, sampler_of
 from swarmgame.trainer.grpo.loss import LossInputs, Mean, Normalizer, entropy_threshold, importance_weights, loss
 from swarmgame.trainer.grpo.policy import Policy
-from swarmgame.trainer.grpo.rows import Row, Update, micro_batches, updates
+from swarmgame.trainer.grpo.rows import Row, Update, engine_mismatch, micro_batches, updates
 from swarmgame.trainer.grpo.schedule import learning_rate
 from swarmgame.trainer.optimization import Optimization
 
@@ -101,7 +101,7 @@ class GRPOTrainer(Trainer):
         tally = _Tally()
         version = self._version
         with self._learning(state.round):
-            for update in updates(state, rewards, self.policy, self.config):
+            for update in updates(state, rewards, self.policy, self.config, exact=self._generation.sampler.exact):
                 counts.update(update.counts)
                 if not update.rows:
                     continue
@@ -112,7 +112,8 @@ class GRPOTrainer(Trainer):
         self._rounds += self.config.update != "none"
         if self._version != version:
             self._generation.sampler.update_weights(self._version)
-        return _metrics(counts, tally.over(self.setting.ranks.gather(tally.packed())), rate)
+        metrics = _metrics(counts, tally.over(self.setting.ranks.gather(tally.packed())), rate)
+        return {**metrics, **self._generation.sampler.metrics()}
 
     def _step(self, rows: Sequence[Row], normalizer: Normalizer, rate: float) -> _Tally:
         """One optimizer step: gradients of all micro-batches of all ranks, then AdamW."""
@@ -157,7 +158,10 @@ class GRPOTrainer(Trainer):
         outputs = loss(inputs, self.config, normalizer)
         outputs.loss.backward()  # type: ignore[no-untyped-call]
         self._optimization.accumulate()
-        return _Tally(outputs.loss.detach(), dict(outputs.metrics))
+        metrics = dict(outputs.metrics)
+        if (mismatch := engine_mismatch(batch, logprobs)) is not None:
+            metrics["mismatch_kl"] = mismatch
+        return _Tally(outputs.loss.detach(), metrics)
 
     def _old_logprobs(self, batch: Sequence[Row], current: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the ratio is taken against, and how much foreign rollouts count.
@@ -256,6 +260,9 @@ class GRPOTrainer(Trainer):
 
     def export(self, folder: Path) -> None:
         self.policy.export(folder)
+
+    def close(self) -> None:
+        self._generation.sampler.close()
 
 
 class _Tally:
