@@ -77,6 +77,12 @@ class Sampled:
 class Sampler(Protocol):
     """Anything that samples from the policy."""
 
+    @property
+    def uses_model(self) -> bool:
+        """Whether sampling computes with the policy's own modules, so that training must not run at the same time (the weights, and train or
+        evaluation mode, are shared). False for an engine with weights of its own, which change in `update_weights` alone."""
+        ...
+
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
@@ -122,6 +128,8 @@ class ModelSampler(ABC):
         eos_token_ids: ids that end a completion.
         pad_token_id: any valid id; never attended to.
     """
+
+    uses_model = True
 
     def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> None:
         self.model = model

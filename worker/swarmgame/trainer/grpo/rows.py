@@ -29,9 +29,10 @@ class Row:
         prompt, completion: ids; EOS, when there was one, is the completion's last.
         advantage: finite.
         truncated: whether the budget ran out.
-        sampler: log-probabilities of our own policy when it sampled this; None for what another policy said.
+        sampler: log-probabilities of our own policy when it sampled this; None for what another policy, or an older version of ours, said.
         sender: those of the policy that said it, as claimed, where its ids are ours too; else None.
         start: our policy's log-probabilities when training first saw the row; filled in then, for rows without `sampler`.
+        lagged: an older version of our own policy sampled it (`overlap`).
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +42,7 @@ class Row:
     sampler: tuple[float, ...] | None = None
     sender: tuple[float, ...] | None = None
     start: Tensor | None = None
+    lagged: bool = False
 
     @property
     def length(self) -> int:
@@ -62,15 +64,19 @@ class Update:
     counts: Mapping[str, int]
 
 
-def updates(state: GameState, rewards: Rewards, policy: Policy, config: GRPOConfig) -> list[Update]:
-    """The steps that a round asks for: one over everything, or one a stage."""
+def updates(state: GameState, rewards: Rewards, policy: Policy, config: GRPOConfig, version: int | None = None) -> list[Update]:
+    """The steps that a round asks for: one over everything, or one a stage.
+
+    Args:
+        version: of the policy that learns; own rollouts of another version are lagged rows. None: there are none such.
+    """
     keys = [*(key for key, _ in state.own_groups()), *state.external]
     if config.update == "none":
         return []
     if config.update == "per-round":
-        return [_update(state, keys, rewards, policy, config)]
+        return [_update(state, keys, rewards, policy, config, version)]
     stages = range(len(state.stages))
-    return [_update(state, [key for key in keys if key.stage == stage], rewards, policy, config) for stage in stages]
+    return [_update(state, [key for key in keys if key.stage == stage], rewards, policy, config, version) for stage in stages]
 
 
 def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
@@ -88,12 +94,14 @@ def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
     return batches
 
 
-def _update(state: GameState, keys: Sequence[GroupKey], rewards: Rewards, policy: Policy, config: GRPOConfig) -> Update:
+def _update(
+    state: GameState, keys: Sequence[GroupKey], rewards: Rewards, policy: Policy, config: GRPOConfig, version: int | None
+) -> Update:
     counts: Counter[str] = Counter()
     groups: list[tuple[list[Row], list[float]]] = []
     prompts: dict[Prompt, tuple[int, ...]] = {}
     for key in keys:
-        made = _group(state, key, rewards.get(key), policy, config, prompts, counts)
+        made = _group(state, key, rewards.get(key), policy, config, prompts, counts, version)
         if made is not None:
             groups.append(made)
     scored = [values for _, values in groups]
@@ -126,6 +134,7 @@ def _group(
     config: GRPOConfig,
     prompts: dict[Prompt, tuple[int, ...]],
     counts: Counter[str],
+    version: int | None,
 ) -> tuple[list[Row], list[float]] | None:
     """The scored rollouts of one group, with their rewards; None when the group is of no use."""
     own = key.peer == state.peer and key.round == state.round.number
@@ -140,7 +149,8 @@ def _group(
         counts["groups_unscored" if own else "foreign_dropped"] += 1
         return None
     if own:
-        rows = [_own_row(group.prompt.token_ids, rollout) for rollout in group.rollouts]
+        lagged = version is not None and contribution.policy_version != version
+        rows = [_own_row(group.prompt.token_ids, rollout, lagged=lagged) for rollout in group.rollouts]
     else:
         exact = contribution.tokenizer == policy.hash
         made = _foreign_rows(group, policy, config, prompts, exact=exact)
@@ -158,9 +168,17 @@ def _group(
     return [row for row, _ in kept], [reward for _, reward in kept]
 
 
-def _own_row(prompt: tuple[int, ...], rollout: Rollout) -> Row:
+def _own_row(prompt: tuple[int, ...], rollout: Rollout, *, lagged: bool) -> Row:
+    """A row of our own.
+
+    A lagged one is treated as another policy's: clipping stays a bound on this round's step. Against the older version's log-probabilities it would
+    bound this step and the one before together, and leave out tokens because of what the step before did.
+    """
+    completion, logprobs = tuple(rollout.token_ids), tuple(rollout.logprobs)
     truncated = rollout.finish_reason is FinishReason.LENGTH
-    return Row(prompt, tuple(rollout.token_ids), 0.0, truncated, sampler=tuple(rollout.logprobs))
+    if lagged:
+        return Row(prompt, completion, 0.0, truncated, sender=logprobs, lagged=True)
+    return Row(prompt, completion, 0.0, truncated, sampler=logprobs)
 
 
 def _foreign_rows(
