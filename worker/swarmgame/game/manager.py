@@ -133,7 +133,9 @@ class GameManager:
         """
         number = self._present_round(0) if first_round is None else first_round
         if self.trainer.generates_ahead and not self._generates_ahead:
-            logger.warning("%s knows a round's questions only when the one before is over: nothing is generated ahead", type(self.data).__name__)
+            logger.warning(
+                "%s knows a round's questions only when the one before is over: nothing is generated ahead", type(self.data).__name__
+            )
         for observer in self.observers:
             observer.game_started(number, self.progression.max_rounds)
         ending = Ending.FINISHED

@@ -270,11 +270,9 @@ def test_an_error_of_the_thread_is_raised_where_its_rollouts_are_needed(cache: P
     gate = gated(learner, Temporary("the device has no memory"))
     gate.open.set()
     learner.generate_ahead(prompts(), round_of(1))
+    use = {"train": lambda: learner.train(state, scored(state)), "generate": lambda: said(learner, round_of(1))}[place]
     with pytest.raises(Temporary, match="no memory"):
-        if place == "train":
-            learner.train(state, scored(state))
-        else:
-            said(learner, round_of(1))
+        use()
     learner.close()
 
 

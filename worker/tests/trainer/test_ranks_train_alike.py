@@ -124,7 +124,7 @@ def test_two_ranks_make_the_update_of_one(tmp_path: Path) -> None:
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(support),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(support), os.environ.get("PYTHONPATH")))),
     }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=200, check=False
