@@ -21,7 +21,7 @@ from swarmgame.game.parts import RewardManager, Setting
 from swarmgame.game.state import GameState, Group, GroupKey, Item, PeerId, Rewards, Rollout
 
 _REMEMBERED = 16_384
-"""Scores that are kept, because a round scores its own answers twice: before it publishes them and before it trains. About 4 MiB, however long answers are."""
+"""Scores that are kept: a round scores its own answers twice, before it publishes and before it trains. About 4 MiB, however long answers are."""
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
