@@ -47,7 +47,7 @@ def play(game: str, overlap: bool, rounds: int, folder: Path) -> list[dict[str, 
     command = [sys.executable, "-m", "swarmgame", "run", str(GAME), f"--peers={PEERS}", f"--rounds={rounds + DROPPED}", "--no-report"]
     command += [f"--set={setting}" for setting in settings] + ["--runs", str(folder), "--name", "run", "--fresh"]
     paths = [str(HERE / "swarm"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "SWARMGAME_CACHE": str(folder / "cache")}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, check=False)
     if ran.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")

@@ -66,7 +66,8 @@ def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[li
     command = [sys.executable, "-m", "swarmgame", "run", str(GAME), f"--peers={PEERS}", f"--rounds={rounds}", "--no-report"]
     command += [f"--set={setting}" for setting in settings] + ["--runs", str(folder), "--name", "run", "--fresh"]
     paths = [str(HERE / "swarm"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # What a daemon keeps is 25 MiB. With its usual GOGC of 400 garbage hides that: it grows to 165 MiB over the first 1,500 exchanges, and stays there.
+    # What a daemon keeps is 25 MiB. With its usual GOGC of 400 garbage hides that: it grows to 165 MiB over its first
+    # 1,500 exchanges, and stays there.
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "GOGC": "50"}
     sizes: dict[str, float] = {}
     runner: list[dict[str, float]] = []

@@ -120,7 +120,7 @@ class Presence:
                     await self.greet(peer)
 
     def forget(self, now: float) -> None:
-        """Drop what is known of members that are gone, and heartbeats that have expired: a swarm that comes and goes for days must not fill memory."""
+        """Drop what is known of members that are gone, and heartbeats that have expired, so that memory does not grow with churn."""
         self.members.forget(now)
         self.backoff.forget(now)
         self._reached.intersection_update(self.members.others(now))
