@@ -2,7 +2,7 @@
 
 The quickstart's game, `swarmgame run` as a user starts it: hivemind, sharing, rewards in the sandbox, training, a
 checkpoint every 50 rounds, held-out questions every 100. Every ten rounds each peer writes down its memory (resident
-and unique, MiB, after a garbage collection), descriptors, threads and tracked objects, and the memory of its daemon
+and unique, MiB, after a garbage collection and malloc_trim), descriptors, threads and tracked objects, and the memory of its daemon
 and its sandbox (`swarm/soak.py`); on a CUDA device also what torch has allocated and reserved. A line is fitted over
 the rounds after a warm-up, in which the caches of bounded size fill; growth is its slope times 1,000 rounds, of the
 peer that grows most.
