@@ -4,7 +4,8 @@ Two peers, processes of one thread each, play the quickstart's game with complet
 `swarmgame run` as a user starts it. Two games: `judged` waits 0.1 s in each call of its rewards, as for a remote
 judge; `plain` waits for nothing but its peer, and shows what overlap costs there. A round's seconds are its slowest
 peer's; the first rounds of each run are dropped.
-Claims: a judged round is at least 1.15 times as fast with overlap; a plain round is at most 5 % slower.
+Claims: a judged round is at least 1.05 times as fast with overlap (generation is about a tenth of it); a plain round is
+at most 5 % slower.
 Run as `python benchmarks/overlap.py`; `--smoke` is quick and writes nothing.
 """
 
@@ -88,7 +89,7 @@ def main() -> None:
                     found[game][arm] += play(game, overlap, rounds, Path(folder))
     measured = {game: {arm: figures(rows) for arm, rows in arms.items()} for game, arms in found.items()}
     ratios = {game: arms["without"]["seconds"]["median"] / arms["with"]["seconds"]["median"] for game, arms in measured.items()}
-    claims = [claim("a judged round: times as fast with overlap", ratios["judged"], at_least=1.15)]
+    claims = [claim("a judged round: times as fast with overlap", ratios["judged"], at_least=1.05)]
     if "plain" in ratios:
         claims.append(claim("a plain round: times as fast with overlap", ratios["plain"], at_least=0.95))
     shape = {"peers": PEERS, "new_tokens": TOKENS, "judge_seconds": JUDGE_SECONDS, "threads": 1}
