@@ -85,7 +85,7 @@ check-generated: generate ## fails where a generated file was not current, and s
 	git diff --exit-code -- crds/swarmgame.yaml docs/reference charts
 
 bench: $(READY) ## every benchmark (about half an hour); JSON under benchmarks/results
-	for script in generation step_vs_trl round_vs_genrl exchange_vs_genrl exchange_scaling; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in generation step_vs_trl round_vs_genrl overlap exchange_vs_genrl exchange_scaling soak; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(MAKE) bench-table
 
 bench-table: $(READY) ## the README's table, from the JSON

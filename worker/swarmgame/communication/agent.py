@@ -215,7 +215,7 @@ class Agent:
         for body in bodies:
             name = sha256(body).digest()
             if name in named:
-                self.store.cache(name, body)
+                self.store.cache(announcement.round, name, body)
             else:
                 self.outcomes["bad-hash"] += 1
         if new:

@@ -165,7 +165,7 @@ class Fetcher:
                         return None
                     self.outcomes["bad-hash"] += 1
                     continue
-                self.store.cache(name, body)
+                self.store.cache(letter.announcement.round, name, body)
                 return body
         return None
 

@@ -128,6 +128,8 @@ class Mailbox:
         for key in [key for key in self._stages if key[0] < oldest]:
             for peer in self._stages.pop(key):
                 self._count[peer] -= 1
+                if not self._count[peer]:
+                    del self._count[peer]
         self._closed = {key for key in self._closed if key[0] >= oldest}
 
     def take_outcomes(self) -> dict[str, int]:

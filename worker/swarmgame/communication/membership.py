@@ -129,5 +129,9 @@ class Backoff:
     def answered(self, peer: PeerId) -> None:
         self._until.pop(peer, None)
 
+    def forget(self, now: float) -> None:
+        """Drop peers that nothing was asked of since twice the longest pause: they have left, or are begun with anew."""
+        self._until = {peer: (until, pause) for peer, (until, pause) in self._until.items() if now < until + 2 * self.MOST}
+
     def leave_alone(self, peer: PeerId, now: float) -> bool:
         return now < self._until.get(peer, (0.0, 0.0))[0]

@@ -114,10 +114,17 @@ class Presence:
             await self.advertise()
             await self.discover(thorough=beats % _THOROUGH == 0)
             now = self.clock.now()
-            self.members.forget(now)
+            self.forget(now)
             if not self.members.heard(now):
                 for peer in await self.transport.bootstrap():
                     await self.greet(peer)
+
+    def forget(self, now: float) -> None:
+        """Drop what is known of members that are gone, and heartbeats that have expired, so that memory does not grow with churn."""
+        self.members.forget(now)
+        self.backoff.forget(now)
+        self._reached.intersection_update(self.members.others(now))
+        self._known = {message: heartbeat for message, heartbeat in self._known.items() if heartbeat.expires > now}
 
     async def part(self) -> None:
         """Says goodbye to as many as time allows."""

@@ -122,6 +122,7 @@ class GameManager:
         self._listener = Listener(data, trainer, progression.exchange)
         self._was_alone = False
         self._observed_seconds = 0.0
+        self._generates_ahead = trainer.generates_ahead and data.knows_next_round
 
     # ── the game ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def run(self, first_round: int | None = None) -> Ending:
@@ -131,6 +132,10 @@ class GameManager:
             first_round: where a checkpoint left off; None for a newcomer, who begins where the swarm is.
         """
         number = self._present_round(0) if first_round is None else first_round
+        if self.trainer.generates_ahead and not self._generates_ahead:
+            logger.warning(
+                "%s knows a round's questions only when the one before is over: nothing is generated ahead", type(self.data).__name__
+            )
         for observer in self.observers:
             observer.game_started(number, self.progression.max_rounds)
         ending = Ending.FINISHED
@@ -240,6 +245,9 @@ class GameManager:
         with self._timed(tally, "generate"):
             contribution = self._generate(state, stage, prompts)
         state = state.with_contribution(contribution)
+        if self._generates_ahead and stage == state.round.stages - 1:
+            with self._timed(tally, "data"):
+                self._generate_ahead(state.round)
         claims: tuple[Claim, ...] = ()
         if self.progression.exchange is Exchange.PULL:
             # The others choose by what we claim, so our own rewards are needed before we speak.
@@ -247,6 +255,14 @@ class GameManager:
                 claims = self._claims(contribution, self.rewards.rewards(state))
         self.communication.publish(contribution, claims)
         return state, {prompt.item: prompt for prompt in prompts}
+
+    def _generate_ahead(self, round: Round) -> None:
+        """Lets the trainer begin the next round's first stage, asked as if membership and curriculum stayed as they are."""
+        if round.number + 1 >= self.progression.max_rounds:
+            return
+        following = self._round(round.number + 1, round.members)
+        state = GameState.begin(following, self.data.round_data(following))
+        self.trainer.generate_ahead(self.data.stage_inputs(state, 0), following)
 
     def _generate(self, state: GameState, stage: int, prompts: Sequence[Prompt]) -> Contribution:
         groups = tuple(self.trainer.generate(prompts, replace(state.round, stage=stage)))
@@ -257,7 +273,7 @@ class GameManager:
             groups=groups,
             references={group.item: state.items[group.item].reference for group in groups},
             tokenizer=self.trainer.tokenizer,
-            policy_version=self.trainer.policy_version,
+            policy_version=self.trainer.sampling_version,
         )
 
     def _claims(self, contribution: Contribution, rewards: Rewards) -> tuple[Claim, ...]:

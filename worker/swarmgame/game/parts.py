@@ -92,6 +92,10 @@ class Part:
 class DataManager(Part, ABC):
     """Where questions come from, and what each stage asks."""
 
+    knows_next_round: bool = True
+    """False where a round's questions always depend on how the round before ended: nothing is then generated ahead. A curriculum that moves
+    now and then may leave it: what was generated for other questions is thrown away."""
+
     @abstractmethod
     def round_data(self, round: Round) -> Sequence[Item]:
         """The items of a round. Use `round.seed` to ask every peer the same, `round.peer_seed` to ask each its own."""
@@ -155,10 +159,22 @@ class Trainer(Part, ABC):
     def tokenizer(self) -> str:
         """Hash of the tokenizer or action space: ids may be exchanged between peers only where it is equal."""
 
+    @property
+    def sampling_version(self) -> int:
+        """Version of the policy that sampled what `generate` returned last. Below `policy_version` only where a trainer generates ahead."""
+        return self.policy_version
+
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
         """One group a prompt, in order. The prompt inside each group is the given one with `token_ids` filled in. Seed whatever is
         random from `round.peer_seed`, `round.number`, `round.stage` and `round.evaluation`, so that a resumed round repeats itself."""
+
+    generates_ahead: bool = False
+    """Whether `generate_ahead` does anything; the loop makes the next round's questions early only where it does."""
+
+    def generate_ahead(self, prompts: Sequence[Prompt], round: Round) -> None:
+        """Begin to sample what `generate` will be asked for the first stage of a later round, and return at once. The round may ask other
+        prompts in the end, or never come: `generate` must then return what it would have returned without this call."""
 
     @abstractmethod
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:

@@ -83,6 +83,12 @@ class Sampler(Protocol):
         weighted like those of a remote policy."""
         ...
 
+    @property
+    def uses_model(self) -> bool:
+        """Whether sampling computes with the policy's own modules, so that training must not run at the same time (the weights, and train or
+        evaluation mode, are shared). False for an engine with weights of its own, which change in `update_weights` alone."""
+        ...
+
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
@@ -142,6 +148,7 @@ class ModelSampler(ABC):
     """
 
     exact = True
+    uses_model = True
 
     def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> None:
         self.model = model

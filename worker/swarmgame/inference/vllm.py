@@ -38,6 +38,10 @@ FIRST_DELAY_SECONDS = 0.5
 NAMES = ("engine_requests", "engine_retries", "engine_seconds", "engine_stale", "engine_pushes", "engine_push_seconds")
 
 
+ROWS_PER_CALL = 65_536
+"""Completions that one call may ask the server for."""
+
+
 class VllmSampler:
     """Samples from a server that is kept at the policy's version. Safe to call from several threads, which then wait for one another.
 
@@ -54,6 +58,7 @@ class VllmSampler:
     """
 
     exact = False
+    uses_model = False
 
     def __init__(
         self,
@@ -140,6 +145,10 @@ class VllmSampler:
                 raise failure
             if told:
                 raise Temporary(f"rank 0 could not push the weights: {told}")
+
+    def limit(self, rows: int) -> int:
+        """See `Sampler.limit`: the server queues what it cannot hold, so a call may ask for any number."""
+        return max(rows, ROWS_PER_CALL)
 
     def release(self) -> bool:
         """See `Sampler.release`: the server's memory is its own, fixed by `gpuMemoryUtilization`."""

@@ -6,6 +6,7 @@ one author's breaches never cost another's scores.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from abc import abstractmethod
@@ -19,7 +20,8 @@ from swarmgame.config import Config
 from swarmgame.game.parts import RewardManager, Setting
 from swarmgame.game.state import GameState, Group, GroupKey, Item, PeerId, Rewards, Rollout
 
-_REMEMBERED = 65_536
+_REMEMBERED = 16_384
+"""Scores that are kept: a round scores its own answers twice, before it publishes and before it trains. About 4 MiB, however long answers are."""
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -54,7 +56,7 @@ class AnswerRewards(RewardManager):
     def __init__(self, config: AnswerConfig, setting: Setting) -> None:
         super().__init__(config, setting)
         self._counts: Counter[str] = Counter()
-        self._remembered: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._remembered: OrderedDict[bytes, float] = OrderedDict()
 
     @abstractmethod
     def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
@@ -96,7 +98,7 @@ class AnswerRewards(RewardManager):
             for answer in answers[key]:
                 if answer is None or (group.item, answer) in scores:
                     continue
-                known = self._remembered.get((group.item, answer))
+                known = self._remembered.get(_digest(group.item, answer))
                 if known is not None:
                     scores[group.item, answer] = known
                 else:
@@ -108,7 +110,7 @@ class AnswerRewards(RewardManager):
                 if score is None:
                     continue
                 scores[pair] = score
-                self._remembered[pair] = score
+                self._remembered[_digest(*pair)] = score
             while len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
         return scores | {pair: 0.0 for pairs in unknown.values() for pair in pairs if pair not in scores}
@@ -116,6 +118,11 @@ class AnswerRewards(RewardManager):
     def count(self, what: str) -> None:
         """One more of something worth a metric."""
         self._counts[what] += 1
+
+
+def _digest(item: str, answer: str) -> bytes:
+    """Name an answer to a question in 16 bytes."""
+    return hashlib.blake2b(f"{item}\0{answer}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def finite(value: Any) -> float | None:

@@ -15,7 +15,7 @@ from threading import Event, Thread
 from swarmgame.errors import ExitCode
 from swarmgame.runtime.assembly import check, prepare
 from swarmgame.runtime.peer import PeerOptions, run_peer
-from swarmgame.runtime.progress import PeerProgress
+from swarmgame.runtime.progress import KEEP_ROUNDS, PeerProgress
 from swarmgame.runtime.rundir import Progress, RunDirectory
 from swarmgame.runtime.table import JsonLines, View, view
 from swarmgame_api.load import load_manifest, manifest_data
@@ -60,7 +60,7 @@ def take_part(options: GuestOptions, *, say: Callable[[str], None]) -> ExitCode:
         directory.keep_manifest(manifest_data(manifest))
         prepare(manifest, folder)
         files.root.mkdir(parents=True, exist_ok=True)
-        progress = PeerProgress(0, files, state="running")
+        progress = PeerProgress(0, files, state="running", keep=KEEP_ROUNDS)
         progress.look()
         shown = view(f"{manifest.metadata.name}: one more peer", manifest.spec.game.max_rounds)
         if isinstance(shown, JsonLines):

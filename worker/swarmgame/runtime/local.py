@@ -24,7 +24,7 @@ from swarmgame.communication.identity import Identity, dial_address
 from swarmgame.coordination.place import chain_errors, place_of
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest
 from swarmgame.inference.vllm_process import find_program
-from swarmgame.runtime.progress import PeerProgress
+from swarmgame.runtime.progress import KEEP_ROUNDS, PeerProgress
 from swarmgame.runtime.rundir import Progress, RunDirectory
 from swarmgame.runtime.supervisor import Outcome, Patience, Supervisor
 from swarmgame.runtime.table import JsonLines, View, view
@@ -208,7 +208,7 @@ def _watched(
 ) -> Outcome:
     spec = manifest.spec
     peers, processes = spec.peers.replicas, processes_of(manifest)
-    progress = [PeerProgress(index, directory.peer(index)) for index in range(peers)]
+    progress = [PeerProgress(index, directory.peer(index), keep=KEEP_ROUNDS) for index in range(peers)]
     for peer in progress:
         peer.look()
     shown = view(f"{directory.root.name}: {peers} peers, {spec.game.max_rounds} rounds", spec.game.max_rounds)

@@ -7,8 +7,11 @@ that was played twice (before a crash and again after it) the last account count
 from __future__ import annotations
 
 import json
+import math
 import urllib.request
-from collections.abc import Iterable, Mapping
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +21,8 @@ from swarmgame.runtime.rundir import PeerDirectory
 from swarmgame.runtime.status import finite
 
 MAX_LINE_BYTES = 4 << 20
+KEEP_ROUNDS = 256
+"""Accounts a peer that a runner holds: the table shows the last one, a line of JSON waits for the slowest peer."""
 Line = Mapping[str, Any]
 
 
@@ -66,9 +71,10 @@ class PeerProgress:
 
     Args:
         index: its number in the run.
-        rounds: the account of each finished round, in order.
+        rounds: the account of each finished round, in order; of the last `keep`, where that is not 0.
         status: the last answer of `/status`; empty while there is none.
         state: what the runner knows of the process: running, restarting, finished, failed, …
+        keep: how many accounts stay in memory, 0 for all; of earlier rounds only the reward does. An account takes 7 KiB, and a run may last days.
     """
 
     index: int
@@ -76,9 +82,11 @@ class PeerProgress:
     rounds: dict[int, Line] = field(default_factory=dict)
     status: Mapping[str, Any] = field(default_factory=dict)
     state: str = ""
+    keep: int = 0
 
     def __post_init__(self) -> None:
         self._tail = Tail(self.directory.metrics)
+        self._earlier, self._earlier_rewards = array("q"), array("d")
 
     def look(self) -> bool:
         """Reads what is new; says whether there was anything."""
@@ -87,8 +95,18 @@ class PeerProgress:
             number = line["round"]
             if number in self.rounds or (self.rounds and number < max(self.rounds)):
                 self.rounds = {earlier: account for earlier, account in self.rounds.items() if earlier < number}
+                first = bisect_left(self._earlier, number)
+                del self._earlier[first:], self._earlier_rewards[first:]
             self.rounds[number] = line
+            if self.keep and len(self.rounds) > self.keep:
+                self._shorten(next(iter(self.rounds)))
         return bool(new)
+
+    def _shorten(self, played: int) -> None:
+        """Keep nothing of the oldest account but its reward."""
+        reward = number(self.rounds.pop(played), "reward")
+        self._earlier.append(played)
+        self._earlier_rewards.append(math.nan if reward is None else reward)
 
     def ask(self, timeout_seconds: float = 1.0) -> None:
         """Asks `/status`; a peer that does not answer keeps its last answer."""
@@ -116,9 +134,21 @@ class PeerProgress:
         return self.rounds[max(self.rounds)] if self.rounds else None
 
     @property
+    def finished(self) -> int:
+        """How many rounds are finished."""
+        return len(self._earlier) + len(self.rounds)
+
+    @property
     def rewards(self) -> list[float | None]:
         """By finished round, in order."""
-        return [number(account, "reward") for account in self.rounds.values()]
+        return [reward for _, reward in self.rewards_by_round()]
+
+    def rewards_by_round(self) -> Iterator[tuple[int, float | None]]:
+        """Every finished round and its reward, in order."""
+        for played, reward in zip(self._earlier, self._earlier_rewards, strict=True):
+            yield played, None if math.isnan(reward) else reward
+        for played, account in self.rounds.items():
+            yield played, number(account, "reward")
 
 
 def number(account: Mapping[str, Any] | None, *path: str) -> float | None:
@@ -159,7 +189,7 @@ def mean_rewards(peers: Iterable[PeerProgress]) -> dict[int, float]:
     """Mean reward over the peers that scored, by round, in order."""
     by_round: dict[int, list[float]] = {}
     for peer in peers:
-        for played, account in peer.rounds.items():
-            if (reward := number(account, "reward")) is not None:
+        for played, reward in peer.rewards_by_round():
+            if reward is not None:
                 by_round.setdefault(played, []).append(reward)
     return {played: fmean(by_round[played]) for played in sorted(by_round)}

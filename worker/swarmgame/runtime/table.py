@@ -71,7 +71,7 @@ class LiveTable:
 
     def _seconds_left(self, peers: Sequence[PeerProgress]) -> float | None:
         """By the pace since the first new round, so that starting does not count; None until there is one."""
-        now, total = time.monotonic(), sum(len(peer.rounds) for peer in peers)
+        now, total = time.monotonic(), sum(peer.finished for peer in peers)
         if self._before is None:
             self._before = total
         if self._first is None:
@@ -158,7 +158,7 @@ def table(title: str, peers: Sequence[PeerProgress], max_rounds: int, seconds_le
         title=title, title_justify="left", title_style="bold", header_style="dim", show_footer=True, footer_style="bold", expand=False
     )
     rewards = list(mean_rewards(peers).values())
-    finished = min((len(peer.rounds) for peer in peers), default=0)
+    finished = min((peer.finished for peer in peers), default=0)
     drawn.add_column("peer", "all", justify="right")
     drawn.add_column("state", "" if seconds_left is None else f"{_duration(seconds_left)} left")
     drawn.add_column("round", f"{finished}/{max_rounds}", justify="right")

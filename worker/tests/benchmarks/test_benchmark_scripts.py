@@ -15,7 +15,7 @@ pytestmark = pytest.mark.processes
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
-@pytest.mark.parametrize("name", ["round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl"])
+@pytest.mark.parametrize("name", ["round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl", "overlap", "soak"])
 def test_a_smoke_run_prints_one_line_of_json_and_writes_nothing(name: str) -> None:
     written = BENCHMARKS / "results" / f"{name}.json"
     before = written.read_bytes() if written.exists() else None

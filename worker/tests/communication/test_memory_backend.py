@@ -116,3 +116,20 @@ def test_in_a_large_gathering_swarm_neighbours_pass_everything_on(swarm: MemoryS
     collecting = [swarm.begin(peer, 0, 0, gather()) for peer in peers[:3]]
     swarm.pass_time(30.0)
     assert [len(future.result(10).contributions) for future in collecting] == [39, 39, 39]
+
+
+def test_what_is_known_of_peers_that_came_and_went_is_forgotten(swarm: MemorySwarm, contribution_of: Any) -> None:
+    ann = swarm.peer("ann")
+    for number in range(12):
+        guest = swarm.peer(f"guest {number}")
+        guest.publish(contribution_of(guest.peer, number))
+        ann.publish(contribution_of(ann.peer, number))
+        ann.collect(number, 0, gather(1.0))
+        swarm.hub.kill(guest.peer)
+        swarm.pass_time(40.0)
+    ann.collect(20, 0, gather(0.01))
+    swarm.pass_time(120.0)
+    agent = ann._agent
+    presence = agent.presence
+    assert len(presence._known) <= 4  # our own last few
+    assert (presence._reached, presence.backoff._until, agent.mailbox._count) == (set(), {}, {})

@@ -148,11 +148,14 @@ def test_the_store_never_drops_our_own_for_those_of_others() -> None:
     store = Store(cache_bytes=100)
     store.keep(3, b"own", bytes(1000))
     for name in (b"a", b"b", b"c"):
-        store.cache(name, bytes(40))
+        store.cache(4, name, bytes(40))
     assert [store.get(name) is not None for name in (b"own", b"a", b"b", b"c")] == [True, False, True, True]
-    store.cache(b"huge", bytes(101))
+    store.cache(4, b"huge", bytes(101))
     assert store.get(b"huge") is None
     store.forget_before(3)
     assert store.get(b"own") is not None
     store.forget_before(4)
     assert store.get(b"own") is None
+    assert store.get(b"c") is not None
+    store.forget_before(5)
+    assert (store.get(b"c"), store._cached_bytes) == (None, 0)

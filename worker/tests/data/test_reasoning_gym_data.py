@@ -46,6 +46,15 @@ def test_questions_are_a_function_of_the_round_and_the_peer(make: Make) -> None:
     assert one.round_data(a_round(1)) != one.round_data(a_round(0))
 
 
+def test_questions_that_were_made_ahead_are_not_made_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make([SUMS, WORDS])
+    made = data.round_data(a_round())
+    asked: list[int] = []
+    monkeypatch.setattr(data, "_ask", lambda levels, seeds, what="make": asked.append(len(levels)) or [])
+    assert data.round_data(a_round()) == made
+    assert sum(asked) == 0
+
+
 def test_shared_questions_are_the_same_for_all_peers(make: Make) -> None:
     data = make([SUMS, WORDS], shared=True)
     assert data.round_data(a_round(peer="a")) == data.round_data(a_round(peer="b"))

@@ -269,6 +269,55 @@ def test_stopping_in_the_middle_of_a_round_loses_that_round_alone_and_a_resume_r
     assert resumed.state_dict() == straight.trainer.state_dict()
 
 
+class Ahead(ToyTrainer):
+    """A trainer that notes what it is asked to generate ahead, and says that older weights sampled what it generates."""
+
+    generates_ahead = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[tuple[Round, tuple[Prompt, ...], int]] = []
+        self.generated: dict[tuple[int, int], tuple[Prompt, ...]] = {}
+
+    @property
+    def sampling_version(self) -> int:
+        return max(0, self.updates - 1)
+
+    def generate_ahead(self, prompts: Sequence[Prompt], round: Round) -> None:
+        self.begun.append((round, tuple(prompts), len(self.generated)))
+
+    def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
+        if not round.evaluation:
+            self.generated[round.number, round.stage] = tuple(prompts)
+        return super().generate(prompts, round)
+
+
+def test_the_next_rounds_first_stage_begins_once_the_last_stage_is_sampled_with_the_prompts_that_it_will_ask() -> None:
+    communication = Scripted(members=TWO)
+    game, _, trainer = manager(communication, Progression(max_rounds=4, stages=2, evaluate_every=2), trainer=Ahead())
+    published: list[int] = []
+    communication.on_collect = lambda: published.append(len(trainer.begun))  # type: ignore[attr-defined]
+    game.run()
+    assert isinstance(trainer, Ahead)
+    assert [(round.number, round.stage, round.evaluation) for round, _, _ in trainer.begun] == [(n, 0, False) for n in (1, 2, 3)]
+    assert all(prompts == trainer.generated[round.number, 0] for round, prompts, _ in trainer.begun)
+    assert [stages for *_, stages in trainer.begun] == [2, 4, 6]
+    assert published == [0, 1, 1, 2, 2, 3, 3, 3]
+    assert [c.policy_version for c, _ in communication.published] == [0, 0, 0, 0, 1, 1, 2, 2]
+
+
+def test_data_that_cannot_know_its_next_questions_is_not_asked_for_them_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Dependent(ToyData):
+        knows_next_round = False
+
+    with caplog.at_level(logging.WARNING):
+        game, _, trainer = manager(Scripted(members=TWO), Progression(max_rounds=4), trainer=Ahead(), data=Dependent())
+        game.run()
+    assert isinstance(trainer, Ahead)
+    assert trainer.begun == []
+    assert len([record for record in caplog.records if "Dependent knows a round's questions only when" in record.message]) == 1
+
+
 def test_the_last_peer_says_that_it_is_alone_and_stops_when_the_manifest_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         stopping, seen, _ = manager(Scripted(), Progression(max_rounds=5, stop_when_alone=True))

@@ -21,6 +21,8 @@ PARAMS = SamplingParams(3)
 class SmallDevice:
     """A sampler that says its chance, on a device with room for so many rows; what it holds between calls takes some of it."""
 
+    uses_model = True
+
     def __init__(self, room: int, held: int = 0) -> None:
         self.room, self.held = room, held
         self.batches: list[int] = []

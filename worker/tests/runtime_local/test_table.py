@@ -52,6 +52,25 @@ def test_half_a_line_waits_for_its_other_half(tmp_path: Path) -> None:
     assert tail.read() == []
 
 
+def test_a_runner_of_days_keeps_the_last_accounts_and_every_reward(tmp_path: Path) -> None:
+    everything, short = PeerDirectory(tmp_path / "0"), PeerDirectory(tmp_path / "0")
+    everything.root.mkdir()
+    everything.metrics.write_text("".join(line(number, None if number == 3 else number / 100) for number in range(50)))
+    whole, kept = PeerProgress(0, everything), PeerProgress(0, short, keep=10)
+    for progress in (whole, kept):
+        progress.look()
+    assert list(kept.rounds) == list(range(40, 50))
+    assert (kept.finished, kept.rewards, kept.last) == (whole.finished, whole.rewards, whole.last)
+    assert mean_rewards([kept]) == mean_rewards([whole])
+    # A checkpoint further back than what is kept: rounds from 20 on are played again.
+    with everything.metrics.open("a") as file:
+        file.write("".join(line(number, 0.9) for number in range(20, 35)))
+    for progress in (whole, kept):
+        progress.look()
+    assert (kept.finished, kept.rewards, kept.last) == (whole.finished, whole.rewards, whole.last)
+    assert list(kept.rounds) == list(range(25, 35))
+
+
 def test_lines_that_are_no_accounts_are_skipped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(line(0).encode() + b"\xff\xfe\n[1]\n\n{torn\n" + line(1).encode())

@@ -49,7 +49,7 @@ def said(trainer: GRPOTrainer, round: Round, *, peer: str | None = None, stage: 
     prompts = [Prompt.ask(item, item.question + f" stage {stage}") for item in asked]
     groups = tuple(trainer.generate(prompts, replace(round, stage=stage)))
     references = {item.id: item.reference for item in asked}
-    return Contribution(peer or round.peer, round.number, stage, groups, references, trainer.tokenizer, trainer.policy_version)
+    return Contribution(peer or round.peer, round.number, stage, groups, references, trainer.tokenizer, trainer.sampling_version)
 
 
 def state_of(round: Round, contributions: Sequence[Contribution]) -> GameState:

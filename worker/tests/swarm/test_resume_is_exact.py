@@ -25,9 +25,11 @@ SETTINGS = (
 )
 
 
-def test_a_run_killed_three_times_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_run_killed_three_times_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, overlap: bool) -> None:
+    settings = (*SETTINGS, f"--set=game.trainer.with.overlap={str(overlap).lower()}")
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    run_to_end("run", GAME, *SETTINGS, "--runs", tmp_path, "--name", "straight")
+    run_to_end("run", GAME, *settings, "--runs", tmp_path, "--name", "straight")
     # The identities decide each peer's questions, so the second run gets the first one's keys and nothing else.
     for index in range(PEERS):
         (broken / "peers" / str(index)).mkdir(parents=True)
@@ -37,7 +39,7 @@ def test_a_run_killed_three_times_equals_an_uninterrupted_one_bit_for_bit(tmp_pa
     random = Random(20)
     kills = 0
     for victim_round in sorted(random.sample(range(1, ROUNDS - 2), 3)):
-        with running("run", GAME, *SETTINGS, "--runs", tmp_path, "--name", "broken") as runner:
+        with running("run", GAME, *settings, "--runs", tmp_path, "--name", "broken") as runner:
             watched = random.randrange(PEERS)
 
             def far_enough(watched: int = watched, victim_round: int = victim_round) -> bool:
@@ -48,9 +50,12 @@ def test_a_run_killed_three_times_equals_an_uninterrupted_one_bit_for_bit(tmp_pa
             for pid in (runner.pid, *descendants(runner.pid)):
                 kill(pid)
             kills += 1
-    run_to_end("run", GAME, *SETTINGS, "--runs", tmp_path, "--name", "broken")
+    run_to_end("run", GAME, *settings, "--runs", tmp_path, "--name", "broken")
 
     assert kills == 3
+    lags = [row["metrics"]["policy_lag"] for row in metrics(straight, 0)] if overlap else []
+    assert set(lags[1:]) <= {0.0, 1.0}  # 0 behind a round without a step
+    assert bool(sum(lags)) == overlap
     for index in range(PEERS):
         expected, got = learnt(metrics(straight, index)), learnt(metrics(broken, index))
         assert [row["round"] for row in got] == list(range(ROUNDS))

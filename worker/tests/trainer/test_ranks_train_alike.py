@@ -50,6 +50,29 @@ def language_model(ranks, **options):
     logprobs = joined.policy.score(prompt, [r.token_ids for r in ids.rollouts])[0]
     assert abs(float(logprobs[0, 0].detach()) - ids.rollouts[0].logprobs[0]) < 1e-4  # a prompt got its own completions back
 
+def ahead(ranks):
+    alone, joined = (rounds.trainer(cache, overlap=True, ranks=r) for r in (Setting().ranks, ranks))
+    asked = [rounds.Prompt.ask(item, item.question + " stage 0") for item in rounds.items()]
+    for number in range(3):
+        round = rounds.round_of(number)
+        said = rounds.said(joined, round)
+        assert said.policy_version == max(0, number - 1), said.policy_version
+        joined.generate_ahead(asked, rounds.round_of(number + 1))
+        ranks.broadcast(b"other collectives go on" if ranks.rank == 0 else None)
+        state = rounds.state_of(round, [said])
+        joined.train(state, rounds.scored(state))
+    # One rank saves, all load: the rollouts of both are in it.
+    saved = joined.state_dict()
+    assert len(ranks.gather(repr(saved["ahead"]).encode())) == 2
+    assert len(set(ranks.gather(repr(saved["ahead"]).encode()))) == 1
+    resumed = rounds.trainer(cache, overlap=True, ranks=ranks)
+    resumed.load_state_dict(saved)
+    assert rounds.said(resumed, rounds.round_of(3)).groups == rounds.said(joined, rounds.round_of(3)).groups
+    lone = rounds.trainer(cache, overlap=True)
+    lone.load_state_dict(saved)
+    assert rounds.said(lone, rounds.round_of(3)).policy_version == lone.policy_version  # rollouts of other ranks' seeds are not taken
+    joined.close()
+
 def eval_groups(payload, groups):
     assert payload == repr(groups).encode()
     return groups
@@ -71,6 +94,7 @@ def play():
     assert ranks.size == 2
     for options in ({}, {"loss_type": "grpo", "beta": 0.1}, {"loss_type": "dr_grpo", "scale_rewards": "batch", "top_entropy_quantile": 0.5}):
         language_model(ranks, **options)
+    ahead(ranks)
     network(ranks)
 
 children = []
@@ -100,7 +124,7 @@ def test_two_ranks_make_the_update_of_one(tmp_path: Path) -> None:
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(support),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(support), os.environ.get("PYTHONPATH")))),
     }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=200, check=False

@@ -62,6 +62,9 @@ class GRPOConfig(LossOptions):
     """`cudagraph` replays each step of decoding as one CUDA graph (Llama, Qwen2 and Qwen3 models, adapters included; others are sampled as `eager`
     does); `eager` calls operation by operation, on any device. `auto`: `cudagraph` on a CUDA device.
     `{engine: vllm}`: a vLLM server, with the options below (see docs/guide/vllm.md)."""
+    overlap: bool = False
+    """Sample the next round's first stage while this round is scored and exchanged, with weights that are one round's update old; training
+    weighs such rollouts like those of another policy (`importanceMode`). Worth it where a peer waits long for others or for its scorers."""
     evaluation_generations: Annotated[int, Field(ge=1, le=4096)] = 1
     """Rollouts a held-out question."""
     evaluation_temperature: Annotated[float, Field(ge=0, le=10)] = 0.0

@@ -68,15 +68,23 @@ class Generation:
         Raises:
             Temporary: the device has no memory for the completions of a single prompt.
         """
-        ranks = self._ranks
-        own = prompts[ranks.rank :: ranks.size]
+        return self.gather(self.own_share(prompts, n, params, seed=seed), len(prompts))
+
+    def own_share(self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, *, seed: int) -> list[list[Sampled]]:
+        """Sample this rank's share of the prompts; no other rank is waited for. See `__call__`."""
+        own = prompts[self._ranks.rank :: self._ranks.size]
         groups: list[list[Sampled]] = []
         while len(groups) < len(own):
             groups += self._batch(own[len(groups) :], n, params, seed, first_row=len(groups) * n)
+        return groups
+
+    def gather(self, groups: list[list[Sampled]], prompts: int) -> list[list[Sampled]]:
+        """Return the completions of all ranks, in the order of that many prompts; every rank calls it with its own share."""
+        ranks = self._ranks
         if ranks.size == 1:
             return groups
-        dealt = [_unpacked(payload) for payload in ranks.gather(_packed(groups))]
-        return [dealt[index % ranks.size][index // ranks.size] for index in range(len(prompts))]
+        dealt = [unpack(payload) for payload in ranks.gather(pack(groups))]
+        return [dealt[index % ranks.size][index // ranks.size] for index in range(prompts)]
 
     def _batch(
         self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, seed: int, *, first_row: int
@@ -104,12 +112,14 @@ class Generation:
             torch.cuda.empty_cache()
 
 
-def _packed(groups: list[list[Sampled]]) -> bytes:
+def pack(groups: list[list[Sampled]]) -> bytes:
+    """Encode completions; `unpack` gives back equal ones, log-probabilities to the last bit."""
     plain = [[(sampled.token_ids, sampled.logprobs, sampled.stopped) for sampled in group] for group in groups]
     packed: bytes = msgpack.packb(plain)
     return packed
 
 
-def _unpacked(payload: bytes) -> list[list[Sampled]]:
+def unpack(payload: bytes) -> list[list[Sampled]]:
+    """Decode what `pack` made."""
     plain: Any = msgpack.unpackb(payload)
     return [[Sampled(tuple(ids), tuple(logprobs), stopped) for ids, logprobs, stopped in group] for group in plain]

@@ -30,11 +30,12 @@ class Row:
         prompt, completion: ids; EOS, when there was one, is the completion's last.
         advantage: finite.
         truncated: whether the budget ran out.
-        sampler: log-probabilities of our own policy when it sampled this; None for what another policy said.
-        sender: those of the policy that said it, as claimed, where its ids are ours too; those of our own policy as another engine computed
-            them; else None.
+        sampler: log-probabilities of our own policy when it sampled this; None for what another policy, or an older version of ours, sampled.
+        sender: those of the policy that sampled it, as claimed, where its ids are ours too; those of our own policy as an older version or another
+            engine computed them; else None.
         start: our policy's log-probabilities when training first saw the row; filled in then, for rows without `sampler`.
-        remote: whether another peer said it.
+        remote: whether another peer sampled it.
+        lagged: an older version of our own policy sampled it (`overlap`).
     """
 
     prompt: tuple[int, ...]
@@ -45,6 +46,7 @@ class Row:
     sender: tuple[float, ...] | None = None
     start: Tensor | None = None
     remote: bool = False
+    lagged: bool = False
 
     @property
     def length(self) -> int:
@@ -66,19 +68,22 @@ class Update:
     counts: Mapping[str, int]
 
 
-def updates(state: GameState, rewards: Rewards, policy: Policy, config: GRPOConfig, *, exact: bool = True) -> list[Update]:
+def updates(
+    state: GameState, rewards: Rewards, policy: Policy, config: GRPOConfig, version: int | None = None, *, exact: bool = True
+) -> list[Update]:
     """The steps that a round asks for: one over everything, or one a stage.
 
     Args:
+        version: of the policy that learns; own rollouts of another version are lagged rows. None: there are none such.
         exact: whether our own rollouts have the log-probabilities of the training forward (see `Sampler.exact`).
     """
     keys = [*(key for key, _ in state.own_groups()), *state.external]
     if config.update == "none":
         return []
     if config.update == "per-round":
-        return [_update(state, keys, rewards, policy, config, exact)]
+        return [_update(state, keys, rewards, policy, config, version, exact)]
     stages = range(len(state.stages))
-    return [_update(state, [key for key in keys if key.stage == stage], rewards, policy, config, exact) for stage in stages]
+    return [_update(state, [key for key in keys if key.stage == stage], rewards, policy, config, version, exact) for stage in stages]
 
 
 def micro_batches(rows: Sequence[Row], tokens: int, *, packed: bool = False) -> list[list[Row]]:
@@ -133,7 +138,7 @@ def engine_mismatch(batch: Sequence[Row], logprobs_BT: Tensor) -> Mean | None:
     from engine to learner, as `mismatch_kl` is for our own samplers. None where no row is of such an engine."""
     total, tokens = 0.0, 0
     for row, ours in zip(batch, logprobs_BT.detach(), strict=True):
-        if row.sender is None or row.remote:
+        if row.sender is None or row.remote or row.lagged:
             continue
         drift = ours[: len(row.sender)].float().cpu() - torch.tensor(row.sender)
         total += float((drift.exp() - drift - 1).sum())
@@ -142,13 +147,19 @@ def engine_mismatch(batch: Sequence[Row], logprobs_BT: Tensor) -> Mean | None:
 
 
 def _update(
-    state: GameState, keys: Sequence[GroupKey], rewards: Rewards, policy: Policy, config: GRPOConfig, exact_sampler: bool
+    state: GameState,
+    keys: Sequence[GroupKey],
+    rewards: Rewards,
+    policy: Policy,
+    config: GRPOConfig,
+    version: int | None,
+    exact_sampler: bool,
 ) -> Update:
     counts: Counter[str] = Counter()
     groups: list[tuple[list[Row], list[float]]] = []
     prompts: dict[Prompt, tuple[int, ...]] = {}
     for key in keys:
-        made = _group(state, key, rewards.get(key), policy, config, prompts, counts, exact_sampler)
+        made = _group(state, key, rewards.get(key), policy, config, prompts, counts, version, exact_sampler)
         if made is not None:
             groups.append(made)
     scored = [values for _, values in groups]
@@ -181,6 +192,7 @@ def _group(
     config: GRPOConfig,
     prompts: dict[Prompt, tuple[int, ...]],
     counts: Counter[str],
+    version: int | None,
     exact_sampler: bool,
 ) -> tuple[list[Row], list[float]] | None:
     """The scored rollouts of one group, with their rewards; None when the group is of no use."""
@@ -196,7 +208,8 @@ def _group(
         counts["groups_unscored" if own else "foreign_dropped"] += 1
         return None
     if own:
-        rows = [_own_row(group.prompt.token_ids, rollout, exact=exact_sampler) for rollout in group.rollouts]
+        lagged = version is not None and contribution.policy_version != version
+        rows = [_own_row(group.prompt.token_ids, rollout, lagged=lagged, exact=exact_sampler) for rollout in group.rollouts]
     else:
         exact = contribution.tokenizer == policy.hash
         made = _foreign_rows(group, policy, config, prompts, exact=exact)
@@ -214,10 +227,17 @@ def _group(
     return [row for row, _ in kept], [reward for _, reward in kept]
 
 
-def _own_row(prompt: tuple[int, ...], rollout: Rollout, *, exact: bool) -> Row:
+def _own_row(prompt: tuple[int, ...], rollout: Rollout, *, lagged: bool, exact: bool) -> Row:
+    """A row of our own.
+
+    A lagged one, or one with another engine's numbers, is treated as another policy's: clipping stays a bound on this round's step. Against the older
+    version's log-probabilities it would bound this step and the one before together, and leave out tokens because of what the step before did.
+    """
+    completion, logprobs = tuple(rollout.token_ids), tuple(rollout.logprobs)
     truncated = rollout.finish_reason is FinishReason.LENGTH
-    logprobs = tuple(rollout.logprobs)
-    return Row(prompt, tuple(rollout.token_ids), 0.0, truncated, sampler=logprobs if exact else None, sender=None if exact else logprobs)
+    if lagged or not exact:
+        return Row(prompt, completion, 0.0, truncated, sender=logprobs, lagged=lagged)
+    return Row(prompt, completion, 0.0, truncated, sampler=logprobs)
 
 
 def _foreign_rows(

@@ -27,6 +27,7 @@ from swarmgame.game.parts import Setting, Trainer
 from swarmgame.game.state import FinishReason, GameState, Group, Prompt, Rewards, Rollout, Round
 from swarmgame.inference.sampler import Sampled, SamplingParams
 from swarmgame.seeds import derive_seed
+from swarmgame.trainer.grpo.ahead import GenerationAhead, Request
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.generation import Generation, sampler_of
 from swarmgame.trainer.grpo.loss import LossInputs, Mean, Normalizer, entropy_threshold, importance_weights, loss
@@ -37,8 +38,8 @@ from swarmgame.trainer.optimization import Optimization
 
 logger = logging.getLogger(__name__)
 
-LOSS_METRICS = ("entropy", "kl", "mismatch_kl", "clip_low", "clip_high", "ratio", "importance")
-"""Metrics of the loss that are reported, as means over the tokens learnt from."""
+LOSS_METRICS = ("entropy", "kl", "mismatch_kl", "lag_kl", "clip_low", "clip_high", "ratio", "importance")
+"""Metrics of the loss that are reported, as means over the tokens learnt from (`lag_kl`: over those of lagged rows)."""
 
 
 class GRPOTrainer(Trainer):
@@ -54,7 +55,10 @@ class GRPOTrainer(Trainer):
         self._optimization = Optimization(
             self.policy.parameters, betas=config.betas, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm
         )
+        self._ahead = GenerationAhead(self._generation, torch.device(setting.device))
+        self.generates_ahead = config.overlap
         self._version = 0
+        self._sampling_version = 0
         self._rounds = 0
         tokens = config.tokens_per_micro_batch
         self._tokens_per_micro_batch = tokens if tokens != "auto" else 32_768 if self.policy.packed else 16_384
@@ -64,12 +68,30 @@ class GRPOTrainer(Trainer):
         return self._version
 
     @property
+    def sampling_version(self) -> int:
+        return self._sampling_version
+
+    @property
     def tokenizer(self) -> str:
         return self.policy.hash
 
     # ── saying ───────────────────────────────────────────────────────────────────────────────────────────────────────────
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
-        config = self.config
+        self._ahead.finish()  # one thread samples at a time
+        request = self._request(prompts, round)
+        ready = self._ahead.take(request) if round.stage == 0 and not round.evaluation else None
+        if ready is not None:
+            self._sampling_version, sampled = ready.version, ready.completions
+        else:
+            self._sampling_version = self._version
+            sampled = self._generation(request.token_ids, request.n, request.params, seed=request.seed)
+        return [Group(prompt, tuple(map(self._rollout, group))) for prompt, group in zip(request.prompts, sampled, strict=True)]
+
+    def generate_ahead(self, prompts: Sequence[Prompt], round: Round) -> None:
+        self._ahead.begin(self._request(prompts, round), self._version)
+
+    def _request(self, prompts: Sequence[Prompt], round: Round) -> Request:
+        config, ranks = self.config, self.setting.ranks
         asked = [replace(prompt, token_ids=self.policy.encode(prompt)) for prompt in prompts]
         generations, temperature = config.generations, config.temperature
         if round.evaluation:
@@ -83,9 +105,8 @@ class GRPOTrainer(Trainer):
             greedy=temperature == 0,
         )
         purpose = "evaluate" if round.evaluation else "generate"
-        seed = derive_seed(round.peer_seed, purpose, round.number, round.stage, self.setting.ranks.rank)
-        sampled = self._generation([prompt.token_ids for prompt in asked], generations, params, seed=seed)
-        return [Group(prompt, tuple(map(self._rollout, group))) for prompt, group in zip(asked, sampled, strict=True)]
+        seed = derive_seed(round.peer_seed, purpose, round.number, round.stage, ranks.rank)
+        return Request.of(round, asked, generations, params, seed=seed, ranks=ranks.size)
 
     def _rollout(self, sampled: Sampled) -> Rollout:
         reason = FinishReason.STOP if sampled.stopped else FinishReason.LENGTH
@@ -100,8 +121,11 @@ class GRPOTrainer(Trainer):
         counts: Counter[str] = Counter()
         tally = _Tally()
         version = self._version
+        if self._generation.sampler.uses_model:
+            self._ahead.finish()
         with self._learning(state.round):
-            for update in updates(state, rewards, self.policy, self.config, exact=self._generation.sampler.exact):
+            exact = self._generation.sampler.exact
+            for update in updates(state, rewards, self.policy, self.config, version, exact=exact):
                 counts.update(update.counts)
                 if not update.rows:
                     continue
@@ -109,10 +133,18 @@ class GRPOTrainer(Trainer):
                 normalizer = self._normalizer(update, rows)
                 for _ in range(self.config.iterations):
                     tally.add(self._step(rows, normalizer, rate))
+                tally.add(_lag(rows))
+        # Here at the latest, so that a checkpoint holds what weights that no longer exist have sampled.
+        self._ahead.finish()
+        dropped = self._ahead.forget(state.round.number)
         self._rounds += self.config.update != "none"
         if self._version != version:
             self._generation.sampler.update_weights(self._version)
         metrics = _metrics(counts, tally.over(self.setting.ranks.gather(tally.packed())), rate)
+        if self.config.overlap:
+            own = [contribution for stage in range(len(state.stages)) if (contribution := state.own(stage)) is not None]
+            metrics["policy_lag"] = float(max((version - contribution.policy_version for contribution in own), default=0))
+            metrics["ahead_dropped"] = float(dropped)
         return {**metrics, **self._generation.sampler.metrics()}
 
     def _step(self, rows: Sequence[Row], normalizer: Normalizer, rate: float) -> _Tally:
@@ -248,6 +280,7 @@ class GRPOTrainer(Trainer):
             "tokens_per_micro_batch": self._tokens_per_micro_batch,
             "tokenizer": self.tokenizer,
             "optimization": self._optimization.state_dict(),
+            "ahead": self._ahead.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -256,12 +289,14 @@ class GRPOTrainer(Trainer):
         self._optimization.load_state_dict(state["optimization"])
         self._version, self._rounds = int(state["policy_version"]), int(state["rounds"])
         self._tokens_per_micro_batch = int(state["tokens_per_micro_batch"])
+        self._ahead.load_state_dict(state.get("ahead", ()))
         self._generation.sampler.update_weights(self._version)
 
     def export(self, folder: Path) -> None:
         self.policy.export(folder)
 
     def close(self) -> None:
+        self._ahead.close()
         self._generation.sampler.close()
 
 
@@ -298,6 +333,17 @@ class _Tally:
             total.add(_Tally(part["loss"], {name: Mean(*pair) for name, pair in part["means"].items()}))
         total.norms, total.skipped = self.norms, self.skipped
         return total
+
+
+def _lag(rows: Sequence[Row]) -> _Tally:
+    """`lag_kl`: how far the policy had moved, when training began, from the version that sampled our lagged rows."""
+    lagged = [row for row in rows if row.lagged and row.start is not None]
+    if not lagged:
+        return _Tally()
+    started = torch.cat([row.start for row in lagged if row.start is not None]).float()
+    sampled = torch.tensor([logprob for row in lagged for logprob in row.sender or ()], device=started.device)
+    drift = started - sampled
+    return _Tally(0.0, {"lag_kl": Mean(float((drift.exp() - drift - 1).sum()), float(len(drift)))})
 
 
 def _share(rows: Sequence[Row], rank: int, size: int) -> list[Row]:
