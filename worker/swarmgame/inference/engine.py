@@ -177,8 +177,6 @@ class Arena:
         self.shape = shape
         self._kernels = kernels
         self._decoder = decoder = FusedLlamaDecoder(model, kernels=kernels)
-        if capture:
-            decoder.choose_products(shape.lanes)
         self._sampler = TokenSampler(shape.params, eos_token_ids)
         self._pool = GraphPool(capture=capture)
         self._steps: dict[int, Graph] = {}

@@ -1,8 +1,9 @@
 """Triton kernels of a decode step, with the signatures of `ops.py`, which defines what each computes.
 
-A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes moved. A layer is seven
-or eight launches: RMSNorm with the residual, QKV product, rotary + cache write + attention over the shared prompt and the row's own tokens, output
-product, RMSNorm with the residual, gate/up product and SiLU, down product (`products.py`). Sampling reads the logits once, and one block again.
+A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes moved. A layer is eight
+launches: RMSNorm with the residual, QKV product, rotary + cache write + attention over the shared prompt and the row's own tokens, output product,
+RMSNorm with the residual, gate/up product, SiLU, down product. Products are cuBLAS's: kernels of our own, alone or with norm or activation taken
+along, were two to four times slower (docs/decisions/0001-decode-step.md). Sampling reads the logits once, and one block of them again.
 Shapes: B rows, H hidden size, V vocabulary.
 
 Sources: online softmax (arXiv 1805.02867), FlashDecoding (keys divided among programs).
@@ -14,12 +15,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 VOCABULARY_BLOCK = 4096
 """Ids whose probabilities are summed by one program."""
+
+SPLIT_ROWS = 128
+"""Rows up to which a product with a long inner dimension is divided along it: it has too few outputs to keep all multiprocessors busy."""
+
+PARTS = 4
 
 _PROGRAMS = 264
 """Programs to aim for: two a multiprocessor of a Hopper GPU."""
@@ -298,6 +305,15 @@ def add_rms_norm(hidden: Tensor, delta: Tensor | None, scale: Tensor, epsilon: f
         num_warps=4 if parts > 1 else min(8, max(1, block // 1024)),
     )
     return out
+
+
+def split_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See `ops.split_linear`: four parts as one batched product, on an H200 5.5 µs where one product takes 7.7 (72 rows, 4,864 → 896)."""
+    rows, inner = x.shape
+    if bias is not None or rows > SPLIT_ROWS or x.dtype == torch.float32 or inner % (64 * PARTS) or inner < 2 * len(weight):
+        return F.linear(x, weight, bias)
+    by_part = weight.view(len(weight), PARTS, -1).permute(1, 2, 0)
+    return torch.bmm(x.view(rows, PARTS, -1).transpose(0, 1), by_part, out_dtype=torch.float32)
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:

@@ -140,18 +140,6 @@ class FusedLlamaDecoder:
             add_rms_norm = (kernels or ops).add_rms_norm
             self._head = lambda hidden, delta: F.linear(add_rms_norm(hidden, delta, scale, epsilon), head.weight, head.bias)
 
-    def choose_products(self, rows: int) -> None:
-        """Measure which kernels are the quickest for the large products of that many rows, on a CUDA device."""
-        layers = [layer for layer in self._layers if isinstance(layer, _KernelLayer)]
-        weights = [layer.weights for layer in layers if layer.weights is not None]
-        if len(weights) < len(self._layers) or self._embedding.device.type != "cuda":
-            return
-        from swarmgame.inference.products import choose_products
-
-        products = choose_products(rows, *zip(*weights, strict=True))
-        for layer in layers:
-            layer.products = products
-
     def rotary_tables(self, positions: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [positions, D] in the model's type."""
         every = torch.arange(positions, device=self._embedding.device).unsqueeze(0)
@@ -180,21 +168,16 @@ class _KernelLayer:
         self._kernels = kernels
         self._norms = [(norm.weight, float(norm.variance_epsilon)) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
         self._qkv, self._gate_up = _map_of((query, key, value)), _map_of((gate, up))
-        joined = _joined((gate, up))
-        plain = joined is not None and joined[1] is None and type(self._down) is nn.Linear and self._down.bias is None
-        self.weights: tuple[Tensor, Tensor] | None = (joined[0], self._down.weight) if joined is not None and plain else None
-        """The large products' weights, where they are plain matrices."""
-        self.products: Any = None
-        """Kernels for few rows (`products.Products`), where some were chosen."""
 
     def project(self, hidden: Tensor, delta: Tensor | None) -> Tensor:
         return self._qkv(self._kernels.add_rms_norm(hidden, delta, *self._norms[0]))
 
     def finish(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, Tensor | None]:
         normed = self._kernels.add_rms_norm(hidden, _product(attended, self._output), *self._norms[1])
-        if self.products is not None and self.weights is not None and len(hidden) <= self.products.rows:
-            return hidden, self.products.down(self.products.gate_up(normed, self.weights[0]), self.weights[1])
-        return hidden, _product(self._kernels.silu_mul(self._gate_up(normed)), self._down)
+        inner = self._kernels.silu_mul(self._gate_up(normed))
+        if type(self._down) is nn.Linear:
+            return hidden, self._kernels.split_linear(inner, self._down.weight, self._down.bias)
+        return hidden, _product(inner, self._down)
 
 
 class _ModuleLayer:

@@ -148,6 +148,11 @@ def add_rms_norm(hidden: Tensor, delta: Tensor | None, scale: Tensor, epsilon: f
     return rms_norm(hidden, scale, epsilon)
 
 
+def split_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A product for `add_rms_norm`: complete [B, H], or in parts along its inner dimension [S, B, H] in fp32."""
+    return F.linear(x, weight, bias)
+
+
 def silu_mul(gate_up: Tensor) -> Tensor:
     """SiLU(gate) · up of the joined product [B, 2N] → [B, N]."""
     gate, up = gate_up.chunk(2, dim=-1)

