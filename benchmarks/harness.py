@@ -131,6 +131,6 @@ def _installed(name: str) -> bool:
 
 
 def _commit() -> str:
-    """The checkout's; where the code was copied without its history, what the caller says it is."""
+    """The checkout's; what `GIT_COMMIT` says it is, where the code was copied without its history."""
     asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or os.environ.get("GIT_COMMIT", "unknown")
+    return os.environ.get("GIT_COMMIT") or asked.stdout.strip() or "unknown"

@@ -46,13 +46,15 @@ def table() -> str:
     rows = [*_rounds(result("round_vs_genrl")), *_exchanges(result("exchange_vs_genrl")), *_generation(result("generation"))]
     rows += [
         *_on_a_device(result("generation_cuda")),
+        *_training(result("training_cuda")),
         *_step(result("step_vs_trl")),
         *_scaling(result("exchange_scaling")),
         *_operator(result("operator_scale")),
     ]
     rows += _images(result("image_sizes"))
     lines = ["| | the other | SwarmGame | |", "|---|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
-    names = ("round_vs_genrl", "exchange_vs_genrl", "generation", "generation_cuda", "step_vs_trl", "exchange_scaling", "operator_scale")
+    names = ("round_vs_genrl", "exchange_vs_genrl", "generation", "generation_cuda", "training_cuda", "step_vs_trl")
+    names += ("exchange_scaling", "operator_scale")
     results = {name: found for name in names if (found := result(name)) is not None}
     missed = [
         f"- missed: {claim['what']}: {_bound(claim)}" for found in results.values() for claim in found.get("claims", []) if not claim["met"]
@@ -99,16 +101,26 @@ def _generation(found: Mapping[str, Any] | None) -> Iterator[Row]:
 
 
 def _on_a_device(found: Mapping[str, Any] | None) -> Iterator[Row]:
-    for name, calls in (("usual", {"sequential": "8 calls of `generate`, as GenRL"}), ("wide", {})):
-        if found is None:
-            continue
-        figures, device = found[name], found["machine"]["device"].removeprefix("NVIDIA ")
-        ours = figures["seconds"]["cudagraph"]["median"]
-        size = f"{found['shape']['parameters'] / 1e6:.0f} M parameters, bfloat16"
-        what = f"Generation on one {device}, {figures['rows']} completions × {figures['new_tokens']} tokens, {size}"
-        for arm, call in {**calls, "num_return_sequences": "one `generate`, `num_return_sequences`", "eager": "our eager sampler"}.items():
-            other = figures["seconds"][arm]["median"]
-            yield Row(what, f"{call}: {_seconds(other)}", _seconds(ours), _times(other, ours))
+    if found is None:
+        return
+    device, size = found["machine"]["device"].removeprefix("NVIDIA "), f"{found['shape']['parameters'] / 1e6:.0f} M parameters, bfloat16"
+    for name in ("usual", "wide", "stream", "uneven"):
+        figures = found[name]
+        tokens = f"100 to {figures['new_tokens']:,}" if name == "uneven" else f"{figures['new_tokens']:,}"
+        what = f"Generation on one {device}, {figures['rows']} × {tokens} tokens, {size}"
+        ours, other = figures["seconds"]["ours"]["median"], figures["seconds"].get("num_return_sequences", {}).get("median")
+        speed = f"{_seconds(ours)}, {figures['tokens_per_second']:,} tokens/s"
+        yield Row(what, f"one `generate`: {_seconds(other)}" if other else "", speed, _times(other, ours) if other else "")
+
+
+def _training(found: Mapping[str, Any] | None) -> Iterator[Row]:
+    if found is None:
+        return
+    device, work, arms = found["machine"]["device"].removeprefix("NVIDIA "), found["work"], found["arms"]
+    padded, packed = found["seconds"]["padded"]["median"], found["seconds"]["packed"]["median"]
+    what = f"Training on one {device}, {work['prompts']} × {work['completions']} × {work['new_tokens']} tokens, the same model"
+    share = f"{_seconds(packed)}, {arms['packed']['share_of_matrix_rate']:.0%} of the card's matrix rate"
+    yield Row(what, f"our padded pass: {_seconds(padded)}", share, _times(padded, packed))
 
 
 def _step(found: Mapping[str, Any] | None) -> Iterator[Row]:

@@ -21,6 +21,7 @@ PARAMS = SamplingParams(3)
 class SmallDevice:
     """A sampler that says its chance, on a device with room for so many rows; what it holds between calls takes some of it."""
 
+    exact = True
     uses_model = True
 
     def __init__(self, room: int, held: int = 0) -> None:
@@ -49,6 +50,12 @@ class SmallDevice:
 
     def limit(self, rows: int) -> int:
         return rows
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        self.held = 0
 
     def release(self) -> bool:
         held, self.held = self.held, 0

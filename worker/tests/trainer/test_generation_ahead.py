@@ -47,6 +47,7 @@ def equal(left: GRPOTrainer, right: GRPOTrainer) -> bool:
 class Gate:
     """A sampler that waits for leave before it samples, or fails."""
 
+    exact = True
     uses_model = True
 
     def __init__(self, inner: Any, error: Exception | None = None) -> None:
@@ -66,8 +67,17 @@ class Gate:
     def update_weights(self, version: int) -> None:
         self.inner.update_weights(version)
 
+    def limit(self, rows: int) -> int:
+        return rows
+
     def release(self) -> bool:
         return False
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        self.inner.close()
 
 
 def gated(learner: GRPOTrainer, error: Exception | None = None) -> Gate:
