@@ -17,7 +17,9 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,ta
 
 FROM ${BASE_IMAGE}
 ENV PATH=/opt/swarmgame/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-RUN command -v tini || (apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*)
+# Triton and torch.compile build their kernels with a C compiler, against Python's headers, when a peer starts.
+RUN (command -v tini && command -v gcc) || (apt-get update && apt-get install -y --no-install-recommends tini gcc libc6-dev && rm -rf /var/lib/apt/lists/*)
+RUN python3 -c 'import pathlib, sysconfig; header = pathlib.Path(sysconfig.get_path("include"), "Python.h"); assert header.exists(), header'
 RUN python3 -m venv /opt/swarmgame && printf 'swarmgame:x:65532:\n' >> /etc/group && printf 'swarmgame:x:65532:65532::/tmp:/usr/sbin/nologin\n' >> /etc/passwd
 COPY --from=requirements /torch.txt /opt/swarmgame/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \

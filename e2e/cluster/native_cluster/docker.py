@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def build(names: Sequence[str], environment: dict[str, str]) -> dict[str, str]:
     Returns:
         The id of each, which tells whether it changed.
     """
-    base = _base_arguments(environment)
+    bases = _bases(environment)
     for name in names:
         print(f"building {IMAGES[name]}", flush=True)
         context = _ANVIL if name == "chain" else ROOT
@@ -103,7 +103,7 @@ def build(names: Sequence[str], environment: dict[str, str]) -> dict[str, str]:
             ROOT / "docker" / f"{name}.Dockerfile",
             "--tag",
             IMAGES[name],
-            *base,
+            *_base_arguments(name, bases),
             *_secrets(),
             context,
         ]
@@ -128,10 +128,10 @@ def import_archive(archive: Path, image: str, environment: dict[str, str]) -> No
     _run([client(), "import", archive, image], environment)
 
 
-def _base_arguments(environment: dict[str, str]) -> list[str]:
-    """Where the public base images are to be had, the Dockerfiles' own defaults; else ours."""
+def _bases(environment: dict[str, str]) -> dict[str, str]:
+    """Build arguments and images: none where the public base images, the Dockerfiles' own defaults, are to be had; else ours."""
     if os.environ.get("SWARMGAME_E2E_PUBLIC_BASE") == "true":
-        return []
+        return {}
     made = {
         "BASE_IMAGE": ("localhost/debian-python:e2e", _BASE_PACKAGES),
         "BUILD_IMAGE": ("localhost/debian-python-build:e2e", _BUILD_PACKAGES),
@@ -139,7 +139,13 @@ def _base_arguments(environment: dict[str, str]) -> list[str]:
     for image, packages in made.values():
         if not image_id(image, environment):
             _bootstrap(image, packages, environment)
-    return [word for name, (image, _) in made.items() for word in ("--build-arg", f"{name}={image}")]
+    return {name: image for name, (image, _) in made.items()}
+
+
+def _base_arguments(name: str, bases: Mapping[str, str]) -> list[str]:
+    """Arguments of `docker build` for one image. The worker's has a C compiler, which ours installs beforehand: a build reaches no Debian mirror."""
+    chosen = {**bases, "BASE_IMAGE": bases["BUILD_IMAGE"]} if bases and name == "worker" else bases
+    return [word for argument, image in chosen.items() for word in ("--build-arg", f"{argument}={image}")]
 
 
 def _bootstrap(image: str, packages: Sequence[str], environment: dict[str, str]) -> None:
