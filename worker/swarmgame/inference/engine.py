@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor
 from swarmgame.inference import ops
 from swarmgame.inference.eager import EagerSampler
 from swarmgame.inference.graphs import Graph, GraphPool
-from swarmgame.inference.llama import FusedLlamaDecoder, is_supported
+from swarmgame.inference.llama import FusedLlamaDecoder, is_supported, join_projections
 from swarmgame.inference.ops import AttentionShape, Batch, Lanes, LayerCache
 from swarmgame.inference.sampler import ModelSampler, SamplingParams
 from swarmgame.inference.token_sampler import TokenSampler
@@ -43,7 +44,7 @@ PREFILL_TOKENS = 16_384
 CAPTURED_PREFILL_TOKENS = 8192
 """Prompt tokens up to which reading them is captured as a graph."""
 
-KEPT_PREFILLS = 16
+KEPT_PREFILLS = 4
 """Graphs of reading prompts that are kept, one a number of prompts and width."""
 
 FIRST_TOKENS = 512
@@ -100,8 +101,11 @@ class EngineSampler(ModelSampler):
         self.max_lanes = 512
         self.occupancy = Occupancy()
         self._eager = EagerSampler(model, eos_token_ids, pad_token_id)
-        self._kernels = kernels or (load_kernels() if model.device.type == "cuda" else ops)
+        self._kernels = kernels or (load_kernels(model.device) if model.device.type == "cuda" else ops)
+        if is_supported(model):
+            join_projections(model)  # here, before other threads read the weights
         self._arenas: OrderedDict[ArenaShape, Arena] = OrderedDict()
+        self._fits: dict[ArenaShape, int] = {}
         self._addresses: tuple[int, ...] = ()
 
     def limit(self, rows: int) -> int:
@@ -113,6 +117,7 @@ class EngineSampler(ModelSampler):
         """Give the memory of all arenas back; they are made anew when they are needed."""
         held = bool(self._arenas)
         self._arenas.clear()
+        self._fits.clear()
         return held
 
     def _rollout(
@@ -121,20 +126,26 @@ class EngineSampler(ModelSampler):
         kernels = self._kernels if is_supported(self.model) else None
         if kernels is None:
             return self._eager._rollout(prompts, n, params, uniforms_RT, budgets)
-        lanes = min(self.max_lanes, len(prompts) * n, self._lanes_that_fit(params.max_new_tokens))
-        if lanes < min(self.max_lanes, len(prompts) * n):
-            logger.info("memory for %d completions of %d tokens at once: the others wait for a lane", lanes, params.max_new_tokens)
-        shape = ArenaShape(
-            lanes=_even(lanes),
-            rows=_bucket(len(prompts) * n),
-            prompt_tokens=_bucket(sum(map(len, prompts))),
-            longest=_bucket(max(map(len, prompts))) + params.max_new_tokens,
-            params=params,
-        )
+        # Triton launches, and graphs are captured, on the current device.
+        with torch.cuda.device(self.model.device) if self.model.device.type == "cuda" else nullcontext():
+            return self._run(kernels, prompts, n, params, uniforms_RT, budgets)
+
+    def _run(
+        self,
+        kernels: ModuleType,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        uniforms_RT: Tensor,
+        budgets: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:
+        rows = len(prompts) * n
+        prompt_tokens, longest = _bucket(sum(map(len, prompts))), _bucket(max(map(len, prompts))) + params.max_new_tokens
+        wanted = ArenaShape(_even(min(self.max_lanes, rows)), _bucket(rows), prompt_tokens, longest, params)
+        shape = replace(wanted, lanes=min(wanted.lanes, self._lanes_that_fit(wanted)))
         arena = self._arena(shape, kernels)
         arena.begin(prompts, n, uniforms_RT, budgets)
         self.occupancy = arena.run()
-        rows = len(prompts) * n
         return arena.batch.ids[:rows], arena.batch.logprobs[:rows]
 
     def _arena(self, shape: ArenaShape, kernels: ModuleType) -> Arena:
@@ -153,14 +164,32 @@ class EngineSampler(ModelSampler):
     def _weight_addresses(self) -> tuple[int, ...]:
         return tuple(parameter.data_ptr() for parameter in self.model.parameters())
 
-    def _lanes_that_fit(self, steps: int) -> int:
-        if self.model.device.type != "cuda" or self._arenas:
-            return self.max_lanes  # where an arena is held already, its memory is part of what is taken
-        config = self.model.config
-        size = 2 * config.num_hidden_layers * config.num_key_value_heads * self.model.model.layers[0].self_attn.head_dim
-        free, _ = torch.cuda.mem_get_info(self.model.device)
-        free += torch.cuda.memory_reserved(self.model.device) - torch.cuda.memory_allocated(self.model.device)
-        return max(1, int(MEMORY_SHARE * free / (size * steps * self.model.dtype.itemsize)))
+    def _lanes_that_fit(self, wanted: ArenaShape) -> int:
+        """Lanes for which there is memory; the oldest arenas go while there are others and it is too little.
+
+        The answer is kept until `release`: an arena that is there already is part of what is taken.
+        """
+        if self.model.device.type != "cuda" or wanted in self._arenas:
+            return wanted.lanes
+        if wanted not in self._fits:
+            lanes = self._measure_lanes(wanted)
+            while lanes < wanted.lanes and self._arenas:
+                self._arenas.popitem(last=False)
+                lanes = self._measure_lanes(wanted)
+            self._fits[wanted] = lanes
+            if lanes < wanted.lanes:
+                steps = wanted.params.max_new_tokens
+                logger.info("memory for %d completions of %d tokens at once: the others wait for a lane", lanes, steps)
+        return self._fits[wanted]
+
+    def _measure_lanes(self, wanted: ArenaShape) -> int:
+        config, device = self.model.config, self.model.device
+        numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * self.model.model.layers[0].self_attn.head_dim
+        token_bytes = numbers * self.model.dtype.itemsize
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        lanes = int((MEMORY_SHARE * free - wanted.prompt_tokens * token_bytes) / (token_bytes * wanted.params.max_new_tokens))
+        return max(1, lanes if lanes < 8 else lanes // 8 * 8)
 
 
 class Arena:
@@ -289,7 +318,7 @@ class Arena:
         if params.is_plain:
             token, logprob = self._kernels.sample_tokens(logits, source, uniforms, forbid_eos, self._eos, params.temperature)
             return token, logprob
-        return self._sampler(logits[source], uniforms, forbid_eos=forbid_eos[source] != 0)
+        return self._sampler(logits[source], uniforms, forbid_eos=forbid_eos[source] != 0 if params.min_new_tokens else False)
 
     # ── lanes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _fill(self, waiting: int) -> None:
@@ -354,17 +383,23 @@ class Arena:
         return self._decoder(ids, [partial(attention, layer=cache) for cache in self._caches], last)
 
 
-def load_kernels() -> ModuleType | None:
-    """The Triton kernels, compiled and tried once; None, with a warning, where they cannot run."""
+def load_kernels(device: torch.device) -> ModuleType | None:
+    """The Triton kernels, of which one is compiled and run; None, with a warning, where that fails."""
     try:
         from swarmgame.inference import kernels
 
-        one = torch.ones(1, 16, device="cuda")
-        kernels.add_rms_norm(one, None, one[0], 0.0)
-    except (ImportError, OSError, RuntimeError) as error:
+        with torch.cuda.device(device):
+            one = torch.ones(1, 16, device=device)
+            normed = kernels.add_rms_norm(one, None, one[0], 0.0)
+            if not torch.equal(normed, one):
+                raise RuntimeError(f"the norm of ones is {normed.tolist()}")
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - compilers, linkers and drivers raise whatever they like
         logger.warning(
-            "the decode kernels cannot run here, and tokens are sampled operation by operation, several times slower: %s. Triton needs a C "
-            "compiler (gcc) and Python's headers, and a GPU of compute capability 8.0 or later",
+            "the decode kernels cannot run here (%s: %s): tokens are sampled operation by operation, several times slower. Triton needs a C "
+            "compiler (gcc), Python's headers and a writable cache folder, and a GPU of compute capability 8.0 or later",
+            type(error).__name__,
             str(error).partition("\n")[0],
         )
         return None

@@ -62,7 +62,7 @@ class Graph:
         return self._result
 
     def _capture(self) -> None:
-        """Capture, or warn where the device refuses (too little memory for a second set of temporaries)."""
+        """Capture, or warn where the device refuses."""
         if self._given is not None:
             self._given = self._given.clone()
         try:
@@ -70,6 +70,8 @@ class Graph:
             # Only this thread is held to the rules of capturing: NCCL's watchdog asks for events from its own.
             with torch.cuda.graph(graph, pool=self._pool.memory, capture_error_mode="thread_local"):
                 self._result = self._compute() if self._given is None else self._compute(self._given)
+        except torch.cuda.OutOfMemoryError:
+            raise  # the caller gives memory back and tries again
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             logger.warning("%s could not be captured as a graph and runs operation by operation: %s", self._name, reason)

@@ -95,8 +95,8 @@ def _decode_attention(
         qkv_ptr, query_rows + dims[None, :], query_rows + partner[None, :], sign, cos, sin, real, query_scale_ptr, dims, epsilon, D, HAS_NORM
     )  # fmt: skip
     query = (query * scaling).to(qkv_ptr.dtype.element_ty)
-    prompt_run = (head * prompt_capacity + tl.load(prompt_start_ptr + lane)).to(tl.int64) * D
-    own_run = (K * prompt_capacity + (slot * K + head) * steps).to(tl.int64) * D
+    prompt_run = (head * prompt_capacity + tl.load(prompt_start_ptr + lane)).to(tl.int64)
+    own_run = (K * prompt_capacity + (slot * K + head) * steps).to(tl.int64)
     peak = tl.full((BLOCK_G,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK_G,), tl.float32)
     attended = tl.zeros((BLOCK_G, BLOCK_D), tl.float32)
@@ -109,8 +109,8 @@ def _decode_attention(
         ).to(qkv_ptr.dtype.element_ty)  # fmt: skip
         key = tl.reshape(key, (BLOCK_D,))
         value = tl.load(qkv_ptr + base + (K * G + K + head) * D + dims, mask=dims < D, other=0.0)
-        tl.store(keys_ptr + own_run + length * D + dims, key, mask=dims < D)
-        tl.store(values_ptr + own_run + length * D + dims, value, mask=dims < D)
+        tl.store(keys_ptr + (own_run + length) * D + dims, key, mask=dims < D)
+        tl.store(values_ptr + (own_run + length) * D + dims, value, mask=dims < D)
         peak = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], axis=1)
         total = tl.full((BLOCK_G,), 1.0, tl.float32)
         attended += value.to(tl.float32)[None, :]
@@ -120,7 +120,8 @@ def _decode_attention(
     # One loop over the prompt's keys and the row's own, so that there is one ramp of loads; both are parts of one buffer.
     for first in range(start, stop, BLOCK_N):
         place = first + tl.arange(0, BLOCK_N)
-        offset = tl.where(place < prompt_length, prompt_run + place * D, own_run + (place - prompt_length) * D)
+        # Multiplied by D behind the choice: only then does the compiler see that a row begins at a multiple of 16 bytes, and loads ahead.
+        offset = tl.where(place < prompt_length, prompt_run + place, own_run + place - prompt_length) * D
         keys = tl.load(keys_ptr + offset[None, :] + dims[:, None], mask=(place[None, :] < stop) & (dims[:, None] < D), other=0.0)
         scores = tl.dot(query, keys, input_precision=PRECISION)
         scores = tl.where(place[None, :] < stop, scores, -float("inf"))

@@ -243,8 +243,10 @@ def truncate(ids_RT: Tensor, logprobs_RT: Tensor, eos_token_ids: Sequence[int], 
     for eos in eos_token_ids:
         is_eos |= ids_RT == eos
     first_eos = torch.where(is_eos.any(dim=1), is_eos.int().argmax(dim=1), ids_RT.shape[1]).tolist()
-    completions = []
-    for ids, logprobs, eos, budget in zip(ids_RT.tolist(), logprobs_RT.tolist(), first_eos, budgets, strict=True):
-        stop = min(eos + 1, budget, len(ids))
-        completions.append(Sampled(tuple(ids[:stop]), tuple(logprobs[:stop]), stopped=eos < stop))
-    return completions
+    stops = [min(eos + 1, budget, ids_RT.shape[1]) for eos, budget in zip(first_eos, budgets, strict=True)]
+    # Only what is kept becomes Python objects: a rectangle may be many times as large.
+    ids, logprobs = (drawn[:, : max(stops)].cpu().numpy() for drawn in (ids_RT, logprobs_RT))
+    return [
+        Sampled(tuple(ids[row, :stop].tolist()), tuple(logprobs[row, :stop].tolist()), stopped=first_eos[row] < stop)
+        for row, stop in enumerate(stops)
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +97,30 @@ def test_what_a_sampler_holds_is_given_back_before_a_single_prompt_is_given_up()
     assert generation(SmallDevice(8, held=4), 512)(prompts(1), 8, PARAMS, seed=1)
     with pytest.raises(Temporary, match="no memory for 8 rollouts of 3 tokens of one prompt"):
         generation(SmallDevice(7), 512)(prompts(4), 8, PARAMS, seed=1)
+
+
+class WaitingRooms(SmallDevice):
+    """A device whose sampler lets rows wait, so that a call may ask for eight times as many; it has no memory for two prompts, however few rows."""
+
+    def limit(self, rows: int) -> int:
+        return 8 * rows
+
+    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int, **given: Any) -> list[list[Sampled]]:
+        if len(prompts) > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        room, self.room = self.room, 10_000
+        try:
+            return super().sample(prompts, n, params, seed, **given)
+        finally:
+            self.room = room
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_fewer_prompts_are_asked_where_fewer_rows_do_not_help_and_none_at_all_is_an_error(n: int) -> None:
+    expected = generation(SmallDevice(10_000), 512)(prompts(20), n, PARAMS, seed=7)
+    assert generation(WaitingRooms(3), 512)(prompts(20), n, PARAMS, seed=7) == expected
+    with pytest.raises(Temporary, match=f"no memory for {n} rollouts"):
+        generation(WaitingRooms(0), 512)(prompts(20), n, PARAMS, seed=7)
 
 
 def test_graphs_without_a_cuda_device_are_an_error_of_the_manifest() -> None:

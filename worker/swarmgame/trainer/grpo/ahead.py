@@ -97,7 +97,7 @@ class GenerationAhead:
         self._running = request, version, self._thread.submit(self._sample, request)
 
     def _sample(self, request: Request) -> list[list[Sampled]]:
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and self._device.index is not None:
             torch.cuda.set_device(self._device)
         return self._generation.own_share(request.token_ids, request.n, request.params, seed=request.seed)
 

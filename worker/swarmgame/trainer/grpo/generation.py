@@ -89,26 +89,34 @@ class Generation:
     def _batch(
         self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, seed: int, *, first_row: int
     ) -> list[list[Sampled]]:
-        """As many of the first prompts as there is memory for, in batches of one size where that can be: a sampler may keep what it made for it."""
+        """Sample as many of the first prompts as there is memory for, in batches of one size where that can be: a sampler keeps what it made for one.
+
+        Without memory, what the sampler holds is given back first; then fewer rollouts are sampled at once, then fewer prompts asked in one call.
+        """
+        most_prompts, has_released = len(prompts), False
         while True:
             allowed = self.sampler.limit(self.rollouts_per_batch)
-            batches = math.ceil(len(prompts) / max(1, allowed // n))
+            batches = math.ceil(len(prompts) / max(1, min(allowed // n, most_prompts)))
             batch = prompts[: math.ceil(len(prompts) / batches)]
             try:
                 return self.sampler.sample(batch, n, params, seed, first_row=first_row)
             except torch.cuda.OutOfMemoryError as error:
-                released = self.sampler.release()
                 at_once = min(self.rollouts_per_batch, len(batch) * n)
                 # A sampler that lets rows wait can hold fewer than one prompt's.
-                divisible = len(batch) > 1 or (allowed > self.rollouts_per_batch and at_once > 1)
-                if not (divisible or released):
+                divisible = at_once > 1 and (len(batch) > 1 or allowed > self.rollouts_per_batch)
+                if self.sampler.release() and not has_released:
+                    has_released = True
+                elif divisible:
+                    self.rollouts_per_batch, has_released = at_once // 2, False
+                    logger.warning("out of memory while sampling: at most %d rollouts at once from now on", self.rollouts_per_batch)
+                elif len(batch) > 1:
+                    most_prompts, has_released = len(batch) // 2, False
+                    logger.warning("out of memory while sampling: %d prompts at once", most_prompts)
+                else:
                     raise Temporary(
                         f"the device has no memory for {n} rollouts of {params.max_new_tokens} tokens of one prompt: lower generations or "
                         "maxNewTokens, or use a device with more memory"
                     ) from error
-                if divisible:
-                    self.rollouts_per_batch = max(1, at_once // 2)
-                logger.warning("out of memory while sampling: at most %d rollouts at once from now on", self.rollouts_per_batch)
             torch.cuda.empty_cache()
 
 

@@ -72,7 +72,8 @@ class Policy:
         generation = getattr(self.model, "generation_config", None)
         for ids in (self.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
             found += ids if isinstance(ids, list) else [] if ids is None else [ids]
-        return tuple(dict.fromkeys(int(token) for token in found))
+        # An id beyond the embedding can never be sampled; on a device it would be an index out of bounds.
+        return tuple(dict.fromkeys(int(token) for token in found if 0 <= int(token) < self.vocabulary))
 
     @property
     def parameters(self) -> dict[str, Parameter]:
