@@ -9,6 +9,7 @@ Run as `python benchmarks/generation.py`; `--smoke` is quick and writes nothing.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,9 +77,9 @@ def by_transformers(
 
 
 def arms(model: Qwen2ForCausalLM, asked: list[list[int]], eos: tuple[int, ...], minimum: int) -> dict[str, Callable[[], float]]:
-    sampler = EagerSampler(model, eos, PAD)
+    sampler, seeds = EagerSampler(model, eos, PAD), itertools.count()  # other lengths in each call, as the other arms have them
     params = SamplingParams(NEW_TOKENS, min_new_tokens=minimum)
-    ours = {"ours": lambda: sampler.sample(asked, COMPLETIONS, params, 2)}
+    ours = {"ours": lambda: sampler.sample(asked, COMPLETIONS, params, next(seeds))}
     return {name: timed(work) for name, work in (by_transformers(model, asked, COMPLETIONS, params, eos, PAD) | ours).items()}
 
 
