@@ -49,7 +49,7 @@ class BufferLayer(DynamicLayer):  # type: ignore[misc]
         super().reset()
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeats each row, and takes the chance to reserve the whole capacity: a prompt's own buffer was as long as the prompt."""
+        """Repeat each row, and reserve the full capacity: a prompt's own buffer was as long as the prompt."""
         for name in ("_keys", "_values"):
             short = getattr(self, name)[:, :, : self._length]
             buffer = _room(short, max(self.capacity, self._length), rows=short.shape[0] * repeats)

@@ -23,7 +23,7 @@ COMPACT_BELOW = 0.75
 """Share of rows alive under which the finished ones are taken out: copying the cache must cost less than carrying them."""
 
 SYNC_EVERY = 16
-"""On an accelerator, how many steps pass between looks at who has finished: each look waits for the device."""
+"""On an accelerator, steps between two checks of which rows have finished: each check waits for the device."""
 
 
 class EagerSampler(ModelSampler):
@@ -45,7 +45,7 @@ class EagerSampler(ModelSampler):
         steps = max(budgets)
         uniforms_TR = uniforms_RT.t().contiguous().to(device)
         sample_token = TokenSampler(params, self.eos_token_ids)
-        # Where all rows have the same budget the loop ends at it, and no row needs to be looked at.
+        # Where all rows have the same budget the loop ends at it, and no row needs to be checked.
         last = torch.tensor(budgets, device=device) - 1 if min(budgets) < steps else None
         eos = torch.tensor(self.eos_token_ids, device=device)
         ids = torch.full((steps, rows), self.eos_token_ids[0] if self.eos_token_ids else self.pad_token_id, device=device)

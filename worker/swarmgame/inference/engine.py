@@ -33,7 +33,7 @@ from swarmgame.inference.token_sampler import TokenSampler
 logger = logging.getLogger(__name__)
 
 SYNC_EVERY = 16
-"""Steps between looks at how many completions are left: each look waits for the device."""
+"""Steps between two checks of how many completions are left: each check waits for the device."""
 
 KEPT = 4
 """Arenas that are kept: training and evaluation, and for each a second one (a stage with longer prompts, an uneven batch)."""
@@ -109,7 +109,7 @@ class EngineSampler(ModelSampler):
         self._addresses: tuple[int, ...] = ()
 
     def limit(self, rows: int) -> int:
-        """See `Sampler.limit`: rows beyond the lanes wait for one, so a call may ask for several times as many."""
+        """See `Sampler.limit`: rows beyond the lanes wait for one, so a call may request several times as many."""
         self.max_lanes = rows
         return rows * 8 if self._kernels is not None and is_supported(self.model) else rows
 
@@ -141,8 +141,8 @@ class EngineSampler(ModelSampler):
     ) -> tuple[Tensor, Tensor]:
         rows = len(prompts) * n
         prompt_tokens, longest = _bucket(sum(map(len, prompts))), _bucket(max(map(len, prompts))) + params.max_new_tokens
-        wanted = ArenaShape(_even(min(self.max_lanes, rows)), _bucket(rows), prompt_tokens, longest, params)
-        shape = replace(wanted, lanes=min(wanted.lanes, self._lanes_that_fit(wanted)))
+        requested = ArenaShape(_even(min(self.max_lanes, rows)), _bucket(rows), prompt_tokens, longest, params)
+        shape = replace(requested, lanes=min(requested.lanes, self._lanes_that_fit(requested)))
         arena = self._arena(shape, kernels)
         arena.begin(prompts, n, uniforms_RT, budgets)
         self.occupancy = arena.run()
@@ -164,31 +164,31 @@ class EngineSampler(ModelSampler):
     def _weight_addresses(self) -> tuple[int, ...]:
         return tuple(parameter.data_ptr() for parameter in self.model.parameters())
 
-    def _lanes_that_fit(self, wanted: ArenaShape) -> int:
+    def _lanes_that_fit(self, requested: ArenaShape) -> int:
         """Lanes for which there is memory; the oldest arenas go while there are others and it is too little.
 
         The answer is kept until `release`: an arena that is there already is part of what is taken.
         """
-        if self.model.device.type != "cuda" or wanted in self._arenas:
-            return wanted.lanes
-        if wanted not in self._fits:
-            lanes = self._measure_lanes(wanted)
-            while lanes < wanted.lanes and self._arenas:
+        if self.model.device.type != "cuda" or requested in self._arenas:
+            return requested.lanes
+        if requested not in self._fits:
+            lanes = self._measure_lanes(requested)
+            while lanes < requested.lanes and self._arenas:
                 self._arenas.popitem(last=False)
-                lanes = self._measure_lanes(wanted)
-            self._fits[wanted] = lanes
-            if lanes < wanted.lanes:
-                steps = wanted.params.max_new_tokens
+                lanes = self._measure_lanes(requested)
+            self._fits[requested] = lanes
+            if lanes < requested.lanes:
+                steps = requested.params.max_new_tokens
                 logger.info("memory for %d completions of %d tokens at once: the others wait for a lane", lanes, steps)
-        return self._fits[wanted]
+        return self._fits[requested]
 
-    def _measure_lanes(self, wanted: ArenaShape) -> int:
+    def _measure_lanes(self, requested: ArenaShape) -> int:
         config, device = self.model.config, self.model.device
         numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * self.model.model.layers[0].self_attn.head_dim
         token_bytes = numbers * self.model.dtype.itemsize
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        lanes = int((MEMORY_SHARE * free - wanted.prompt_tokens * token_bytes) / (token_bytes * wanted.params.max_new_tokens))
+        lanes = int((MEMORY_SHARE * free - requested.prompt_tokens * token_bytes) / (token_bytes * requested.params.max_new_tokens))
         return max(1, lanes if lanes < 8 else lanes // 8 * 8)
 
 
@@ -223,30 +223,30 @@ class Arena:
         ]
         self._eos = torch.tensor(list(eos_token_ids), dtype=torch.long, device=device)
 
-        def whole(*size: int, dtype: torch.dtype = torch.long) -> Tensor:
+        def zeros(*size: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(*size, dtype=dtype, device=device)
 
         lanes, rows = shape.lanes, shape.rows
         self.lanes = Lanes(
-            token=whole(lanes),
-            row=whole(lanes),
-            slot=whole(lanes),
-            length=whole(lanes),
-            prompt_start=whole(lanes),
-            prompt_length=whole(lanes),
-            forbid_eos=whole(lanes, dtype=torch.int32),
-            uniform=whole(lanes, dtype=torch.float64),
+            token=zeros(lanes),
+            row=zeros(lanes),
+            slot=zeros(lanes),
+            length=zeros(lanes),
+            prompt_start=zeros(lanes),
+            prompt_length=zeros(lanes),
+            forbid_eos=zeros(lanes, dtype=torch.int32),
+            uniform=zeros(lanes, dtype=torch.float64),
         )
         self.batch = Batch(
-            ids=whole(rows, steps),
-            logprobs=whole(rows, steps, dtype=torch.float32),
-            uniforms=whole(rows, 0 if shape.params.greedy else steps, dtype=torch.float64),
-            budget=whole(rows),
-            first_token=whole(rows),
-            prompt_start=whole(rows),
-            prompt_length=whole(rows),
-            queue=whole(rows),
-            state=whole(4),
+            ids=zeros(rows, steps),
+            logprobs=zeros(rows, steps, dtype=torch.float32),
+            uniforms=zeros(rows, 0 if shape.params.greedy else steps, dtype=torch.float64),
+            budget=zeros(rows),
+            first_token=zeros(rows),
+            prompt_start=zeros(rows),
+            prompt_length=zeros(rows),
+            queue=zeros(rows),
+            state=zeros(4),
         )
         self._longest = self._certain = 0
 

@@ -67,7 +67,7 @@ class Graph:
             self._given = self._given.clone()
         try:
             graph = torch.cuda.CUDAGraph()
-            # Only this thread is held to the rules of capturing: NCCL's watchdog asks for events from its own.
+            # Only this thread is held to the rules of capturing: NCCL's watchdog queries events from its own.
             with torch.cuda.graph(graph, pool=self._pool.memory, capture_error_mode="thread_local"):
                 self._result = self._compute() if self._given is None else self._compute(self._given)
         except torch.cuda.OutOfMemoryError:

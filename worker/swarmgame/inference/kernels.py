@@ -68,8 +68,8 @@ def _rotated(x_ptr, places, partner, sign, cos, sin, mask, scale_ptr, dims, epsi
     if HAS_NORM:
         factor = tl.rsqrt(tl.sum(x * x, axis=1) / D + epsilon)[:, None]
         x = x * factor * tl.load(scale_ptr + dims, mask=dims < D, other=0.0).to(tl.float32)[None, :]
-        turned = (dims + D // 2) % D
-        other = other * factor * tl.load(scale_ptr + turned, mask=dims < D, other=0.0).to(tl.float32)[None, :]
+        rolled = (dims + D // 2) % D
+        other = other * factor * tl.load(scale_ptr + rolled, mask=dims < D, other=0.0).to(tl.float32)[None, :]
     return x * cos[None, :] + other * sign[None, :] * sin[None, :]
 
 
@@ -226,7 +226,7 @@ def _sample(
     target = uniform * tl.sum(weights, axis=0)
     chosen = tl.min(tl.where((cumulative > target) & (weights > 0.0), block, BLOCK_BLOCKS), axis=0)
     last = tl.max(tl.where(weights > 0.0, block, 0), axis=0)
-    chosen = tl.minimum(chosen, last)  # the target may be the whole sum, after rounding
+    chosen = tl.minimum(chosen, last)  # the target may equal the sum, after rounding
     own = tl.sum(tl.where(block == chosen, weights, 0.0), axis=0)
     before = tl.sum(tl.where(block == chosen, cumulative, 0.0), axis=0) - own
     within = tl.minimum(tl.maximum((target - before) / own, 0.0), 1.0)

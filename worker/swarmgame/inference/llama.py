@@ -80,8 +80,8 @@ def join_projections(model: Any) -> None:
             for parameters in ([linear.weight for linear in group], [linear.bias for linear in group]):
                 if any(parameter is None for parameter in parameters) or joined_view(parameters) is not None:
                     continue
-                whole = torch.cat([parameter.data for parameter in parameters])
-                for parameter, part in zip(parameters, torch.split(whole, [len(parameter) for parameter in parameters]), strict=True):
+                joined = torch.cat([parameter.data for parameter in parameters])
+                for parameter, part in zip(parameters, torch.split(joined, [len(parameter) for parameter in parameters]), strict=True):
                     parameter.data = part
 
 
@@ -150,7 +150,7 @@ class FusedLlamaDecoder:
         """Logits [B, V] after one more token a row.
 
         Args:
-            last: rows whose logits are wanted [L], if not those of all: of the tokens of several prompts, the last ones. Returns [L, V] then.
+            last: rows to return logits of [L], if not of all: of the tokens of several prompts, the last ones. Returns [L, V] then.
         """
         hidden, delta = F.embedding(token_B, self._embedding), None
         for layer, attention in zip(self._layers, attentions, strict=True):

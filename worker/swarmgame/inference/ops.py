@@ -225,7 +225,7 @@ def _rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def sample_tokens(
     logits: Tensor, source: Tensor, uniforms: Tensor, forbid_eos: Tensor, eos_ids: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Sample one token for each element of `source` from the whole distribution.
+    """Sample one token for each element of `source` from the full distribution.
 
     Args:
         logits: [B, V].

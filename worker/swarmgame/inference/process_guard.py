@@ -1,6 +1,6 @@
-"""The guard of a server: runs a command in a process group of its own, and ends the whole group when the process that asked for it is gone.
+"""The guard of a server: runs a command in a process group of its own, and ends all of the group when the process that started it is gone.
 
-`python -S process_guard.py COMMAND …`, with a pipe as standard input that nobody writes to: its end, or another parent, is the end of the process
+`python -S process_guard.py COMMAND …`, with a pipe as standard input that is never written to: its end, or another parent, is the end of the process
 that started us, however it ended. vLLM's server has processes of its own, which a signal to the server alone would leave on the GPU. Imports nothing
 but the standard library.
 """

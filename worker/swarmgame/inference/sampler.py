@@ -55,7 +55,7 @@ class SamplingParams:
 
     @property
     def is_plain(self) -> bool:
-        """Whether tokens are sampled from the whole distribution: no top-k, no top-p, not greedy."""
+        """Whether tokens are sampled from the full distribution: no top-k, no top-p, not greedy."""
         return not (self.greedy or self.top_k or self.top_p < 1)
 
 
@@ -122,7 +122,7 @@ class Sampler(Protocol):
         ...
 
     def limit(self, rows: int) -> int:
-        """Hold at most `rows` completions in the device at once from now on; return how many a call may ask for."""
+        """Hold at most `rows` completions in the device at once from now on; return how many a call may request."""
         ...
 
     def release(self) -> bool:
@@ -184,11 +184,11 @@ class ModelSampler(ABC):
         """See `Sampler.update_weights`."""
 
     def limit(self, rows: int) -> int:
-        """See `Sampler.limit`; all completions of a call are in the device at once, unless a sampler says otherwise."""
+        """See `Sampler.limit`; all completions of a call are in the device at once, unless a sampler overrides it."""
         return rows
 
     def release(self) -> bool:
-        """See `Sampler.release`; nothing is held, unless a sampler says otherwise."""
+        """See `Sampler.release`; nothing is held, unless a sampler overrides it."""
         return False
 
     def metrics(self) -> Mapping[str, float]:
@@ -202,7 +202,7 @@ class ModelSampler(ABC):
     def _rollout(
         self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, uniforms_RT: Tensor, budgets: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Return ids and log-probabilities, each [rows, max_new_tokens]; what stands behind a row's EOS or budget is not looked at.
+        """Return ids and log-probabilities, each [rows, max_new_tokens]; what stands behind a row's EOS or budget is ignored.
 
         Args:
             uniforms_RT: see `uniforms`; on the CPU.

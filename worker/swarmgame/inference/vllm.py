@@ -39,7 +39,7 @@ NAMES = ("engine_requests", "engine_retries", "engine_seconds", "engine_stale", 
 
 
 ROWS_PER_CALL = 65_536
-"""Completions that one call may ask the server for."""
+"""Completions that one call may request."""
 
 
 class VllmSampler:
@@ -82,9 +82,11 @@ class VllmSampler:
         self._process = process
         if process is not None:
             process.start()  # it loads while this peer does
-        told = ranks.broadcast(json.dumps([process.url if process else url, uuid.uuid4().hex[:8]]).encode() if ranks.rank == 0 else None)
+        received = ranks.broadcast(
+            json.dumps([process.url if process else url, uuid.uuid4().hex[:8]]).encode() if ranks.rank == 0 else None
+        )
         # A life is one start of the peer: after a resume the same version may be other weights.
-        self._url, self._life = json.loads(told)
+        self._url, self._life = json.loads(received)
         self._client = client(self._url)
         self._base = ""
         self._version = 0
@@ -107,7 +109,7 @@ class VllmSampler:
         """See `Sampler.sample`.
 
         Raises:
-            Temporary: the server did not answer, or lost its weights, however often it was asked.
+            Temporary: the server did not answer, or lost its weights, after all retries.
             BadData: it answered something that no sampler may answer.
             InvalidManifest: it is not a server that can do what is needed.
         """
@@ -140,14 +142,14 @@ class VllmSampler:
                     self._patiently(self._ready)
                 except (Temporary, InvalidManifest) as error:
                     failure = error
-            told = self._ranks.broadcast(str(failure or "").encode() if self._ranks.rank == 0 else None).decode()
+            received = self._ranks.broadcast(str(failure or "").encode() if self._ranks.rank == 0 else None).decode()
             if failure is not None:
                 raise failure
-            if told:
-                raise Temporary(f"rank 0 could not push the weights: {told}")
+            if received:
+                raise Temporary(f"rank 0 could not push the weights: {received}")
 
     def limit(self, rows: int) -> int:
-        """See `Sampler.limit`: the server queues what it cannot hold, so a call may ask for any number."""
+        """See `Sampler.limit`: the server queues what it cannot hold, so a call may request any number."""
         return max(rows, ROWS_PER_CALL)
 
     def release(self) -> bool:
@@ -171,7 +173,7 @@ class VllmSampler:
     def _sample(self, requests: Sequence[PromptRequest], params: SamplingParams) -> list[list[Sampled]]:
         found: list[list[Sampled] | None] = [None] * len(requests)
 
-        def ask() -> None:
+        def request() -> None:
             self._ready()
             self._probe(requests[0].prompt, params)
             missing = [index for index, group in enumerate(found) if group is None]
@@ -181,7 +183,7 @@ class VllmSampler:
             stale = next((answer for answer in answers if isinstance(answer, StaleWeights)), None)
             if stale is not None:
                 raise stale
-            # Servers before 0.33 do not say in an answer which weights it is of.
+            # Servers before 0.33 do not name the weights in an answer.
             if not self._adapters and self._client.weight_version() != self._label:
                 raise StaleWeights(f"the server lost the weights {self._label} while it generated")
             for index, answer in zip(missing, answers, strict=True):
@@ -189,7 +191,7 @@ class VllmSampler:
             if problems := [answer for answer in answers if isinstance(answer, ServerUnavailable)]:
                 raise problems[0]
 
-        self._patiently(ask)
+        self._patiently(request)
         return [group for group in found if group is not None]
 
     def _patiently(self, work: Callable[[], None]) -> None:
@@ -216,7 +218,7 @@ class VllmSampler:
         return f"See whether it runs and can be reached, and raise {PATH}.timeoutSeconds if it is only slow"
 
     def _probe(self, prompt: tuple[int, ...], params: SamplingParams) -> None:
-        """Refuse a server of somebody else's whose log-probabilities are not those at the sampling temperature."""
+        """Refuse an existing server whose log-probabilities are not those at the sampling temperature."""
         if self._probed or params.greedy or (params.temperature == 1 and params.is_plain and not params.min_new_tokens):
             return
         if self._options.url and not self._client.scales_logprobs(self._label if self._adapters else self._base, prompt):
@@ -251,7 +253,7 @@ class VllmSampler:
         self._pushed = self._label
 
     def _meet(self) -> None:
-        """Look at the server, which may be another one than before."""
+        """Check the server, which may be another one than before."""
         model, _ = self._client.served()
         self._base = model.name
         if model.max_model_len < self._longest:
@@ -279,7 +281,7 @@ class VllmSampler:
         logger.info("pushed %s to vLLM in %.2f seconds", self._label, seconds)
 
     def _saved(self) -> Path:
-        """The folder with this version: written aside and renamed, so that nobody reads half of it."""
+        """The folder with this version: written aside and renamed, so that it is never read half written."""
         folder = self._folder / self._label
         if not folder.exists():
             aside = self._folder / f".{self._label}.{os.getpid()}"
@@ -296,7 +298,7 @@ class VllmSampler:
         return folder
 
     def _forget_older(self) -> None:
-        """Unload and remove earlier versions. The server lives on with one that it does not let go; that is said."""
+        """Unload and remove earlier versions. The server lives on with one that it does not let go; that is logged."""
         loaded = self._client.served()[1] if self._adapters else frozenset()
         for old in sorted(name for name in loaded if name.startswith(f"policy-{self._life}-") and name != self._label):
             try:

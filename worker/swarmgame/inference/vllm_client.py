@@ -45,7 +45,7 @@ class ServerUnavailable(Exception):
 
 
 class StaleWeights(Exception):
-    """The server does not have the weights that were asked for: it was started again, or given others."""
+    """The server does not have the requested weights: it was started again, or given others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,11 @@ class ServedModel:
 
 
 class VllmClient:
-    """Speaks with one server; synchronous, from any thread.
+    """Requests of one server; synchronous, from any thread.
 
     Args:
         url: without a path at the end.
-        eos_token_ids: ids that end a completion, whatever the server's model says.
+        eos_token_ids: ids that end a completion, whatever the server's model has.
         vocabulary: ids are below it.
         timeout_seconds: of one request.
         api_key: sent as a bearer token; empty: none.
@@ -104,7 +104,7 @@ class VllmClient:
         """Sample from the model with this name, all requests at once; in the place of what may be tried again, the reason.
 
         Args:
-            weights: label that the weights must have, where the server says (since 0.33.0); empty: any.
+            weights: label that the weights must have, where the server names it (since 0.33.0); empty: any.
 
         Raises:
             BadData: the server answered something that no sampler may answer.
@@ -129,7 +129,7 @@ class VllmClient:
         return self._run(everything)
 
     def _body(self, model: str, request: PromptRequest, params: SamplingParams) -> dict[str, Any]:
-        """The request; whatever the server could have a default for is said."""
+        """The request; everything that the server could have a default for is given."""
         return {
             "model": model,
             "prompt": list(request.prompt),
@@ -145,7 +145,7 @@ class VllmClient:
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "watermarking": False,
-            # What ends a completion is said by us alone; the model's own configuration may know fewer or more of them.
+            # Only our own ids end a completion; the model's own configuration may know fewer or more of them.
             "ignore_eos": True,
             "stop_token_ids": sorted(self._eos),
             "logprobs": 0,
@@ -174,9 +174,9 @@ class VllmClient:
         reason = choice.get("finish_reason")
         if reason in ("abort", "error"):
             raise ServerUnavailable(f"the server gave a request up ({reason})")
-        ids, told = choice.get("token_ids"), choice.get("logprobs")
-        told = told if isinstance(told, Mapping) else {}
-        logprobs = told.get("token_logprobs")
+        ids, reported = choice.get("token_ids"), choice.get("logprobs")
+        reported = reported if isinstance(reported, Mapping) else {}
+        logprobs = reported.get("token_logprobs")
         if not isinstance(ids, list) or not isinstance(logprobs, list):
             raise self._nonsense("a choice without token_ids or logprobs.token_logprobs")
         if choice.get("prompt_token_ids") not in (None, list(request.prompt)):
@@ -185,7 +185,7 @@ class VllmClient:
             raise self._nonsense(f"{len(ids)} tokens and {len(logprobs)} log-probabilities for a budget of {request.budget}")
         if not all(type(token) is int and 0 <= token < self._vocabulary for token in ids):
             raise self._nonsense(f"token ids outside the vocabulary of {self._vocabulary}")
-        if any(name != f"token_id:{token}" for name, token in zip(told.get("tokens") or (), ids, strict=False)):
+        if any(name != f"token_id:{token}" for name, token in zip(reported.get("tokens") or (), ids, strict=False)):
             raise self._nonsense("log-probabilities of other tokens than the ids")
         if not all(isinstance(value, int | float) and LEAST_LOGPROB <= value <= LARGEST_LOGPROB for value in logprobs):
             wrong = next(value for value in logprobs if not (isinstance(value, int | float) and LEAST_LOGPROB <= value <= LARGEST_LOGPROB))
@@ -220,7 +220,7 @@ class VllmClient:
 
     # ── the model and its weights ────────────────────────────────────────────────────────────────────────────────────────
     def version(self) -> str:
-        """Return the server's version; `unknown` where it does not say."""
+        """Return the server's version; `unknown` where it reports none."""
         answer = self._get("/version")
         return str(answer.get("version", "unknown")) if isinstance(answer, Mapping) else "unknown"
 
@@ -316,19 +316,21 @@ class VllmClient:
 
     def _refusal(self, path: str, status: int, text: str, needs: str) -> Exception:
         """Return what a status other than 200 means."""
-        said = _message(text)
+        message = _message(text)
         if status in (401, 403):
             return InvalidManifest(
                 f"{PATH}.apiKeyEnv", None, f"the name of a variable with a key that {self.url} takes; it answered {status}"
             )
-        if status == 404 and path == "/v1/completions" and "does not exist" in said:
-            return StaleWeights(said)
-        if status == 404 and (needs or path == "/v1/completions") and said == "Not Found":
+        if status == 404 and path == "/v1/completions" and "does not exist" in message:
+            return StaleWeights(message)
+        if status == 404 and (needs or path == "/v1/completions") and message == "Not Found":
             return InvalidManifest(f"{PATH}.url", self.url, f"a vLLM server that has {path}{f': {needs}' if needs else ''}")
         hint = f"; it needs {needs}, and must see that folder under the same path" if needs else ""
         if status >= 500 or status in (408, 429):
-            return ServerUnavailable(f"{path} answered {status}: {said}{hint}")
-        return InvalidManifest(f"{PATH}.url", self.url, f"a server that takes what is sent to {path}; it answered {status}: {said}{hint}")
+            return ServerUnavailable(f"{path} answered {status}: {message}{hint}")
+        return InvalidManifest(
+            f"{PATH}.url", self.url, f"a server that takes what is sent to {path}; it answered {status}: {message}{hint}"
+        )
 
     def _nonsense(self, what: str) -> BadData:
         return BadData(f"the server at {self.url} answered {what}; expected vLLM's own HTTP server, 0.22 or newer, of this peer's model")
@@ -358,11 +360,11 @@ def _read(content: bytes, nonsense: Callable[[str], BadData]) -> Any:
 
 
 def _message(text: str) -> str:
-    """What an error says: vLLM's `{"error": {"message": …}}`, FastAPI's `{"detail": …}`, or the text."""
+    """The message of an error: vLLM's `{"error": {"message": …}}`, FastAPI's `{"detail": …}`, or the text."""
     try:
         found = json.loads(text)
         error = found.get("error", found.get("detail", text))
-        said = error.get("message", error) if isinstance(error, Mapping) else error
+        message = error.get("message", error) if isinstance(error, Mapping) else error
     except (ValueError, AttributeError):
-        said = text
-    return " ".join(str(said).split())[:EXCERPT] or "nothing"
+        message = text
+    return " ".join(str(message).split())[:EXCERPT] or "nothing"

@@ -1,7 +1,7 @@
 """A vLLM server as a child of its peer: found, started, awaited, ended with all its processes.
 
 The peer starts it, so that every way to run a peer has it, and `process_guard` ends its whole process group when the peer is gone, killed included.
-What it prints goes to a file of its own. Nothing here knows HTTP but `/health`. Imports no torch: `swarmgame run` looks for the program before
+What it prints goes to a file of its own. Nothing here knows HTTP but `/health`. Imports no torch: `swarmgame run` searches for the program before
 anything is loaded.
 """
 
@@ -55,7 +55,7 @@ class VllmProcess:
     """One server, started again by `ensure` when it has ended.
 
     Args:
-        options: program, patience.
+        options: program, time limits.
         arguments: behind the program's own, from the port.
         log: file that gets what the server prints.
     """
@@ -123,7 +123,7 @@ class VllmProcess:
         self._ready = True
 
     def doubt(self) -> None:
-        """Take note that a request failed: `ensure` then looks at the server's health too. A server outlives its engine for a moment."""
+        """Take note that a request failed: `ensure` then checks the server's health too. A server outlives its engine for a moment."""
         self._doubted = True
 
     def stop(self) -> None:
@@ -153,14 +153,14 @@ class VllmProcess:
 
 
 def wait_until_healthy(url: str, seconds: float, worth_waiting: Callable[[], bool] = lambda: True, where: str = "") -> bool:
-    """Return whether a server is ready, within that time; says now and then that it waits."""
-    began = said = time.monotonic()
+    """Return whether a server is ready, within that time; logs now and then that it waits."""
+    began = logged = time.monotonic()
     while not _healthy(url):
         now = time.monotonic()
         if not worth_waiting() or now - began > seconds:
             return False
-        if now - said >= PROGRESS_SECONDS:
-            said = now
+        if now - logged >= PROGRESS_SECONDS:
+            logged = now
             logger.info("waiting for vLLM at %s, %.0f seconds so far%s", url, now - began, where)
         time.sleep(POLL_SECONDS)
     logger.info("vLLM is ready at %s after %.1f seconds", url, time.monotonic() - began)

@@ -29,7 +29,7 @@ def vllm_sampler(policy: Policy, options: VllmOptions, setting: Setting, *, long
         longest: prompt and completion together, in tokens.
 
     Raises:
-        InvalidManifest: there is no vLLM to start, or no API key where the manifest says.
+        InvalidManifest: there is no vLLM to start, or no API key under the name that the manifest gives.
     """
     api_key = _api_key(options)
     url = options.url or setting.sampler_url

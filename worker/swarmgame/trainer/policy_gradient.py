@@ -1,4 +1,4 @@
-"""Policy gradients for any torch module over discrete actions: a CNN that looks at images, a table, a board player. No language model.
+"""Policy gradients for any torch module over discrete actions: a CNN over images, a table, a board player. No language model.
 
 One action is one rollout: its index is the only token id, its log-probability the only one. REINFORCE with a baseline per group and an entropy
 bonus; actions of other peers are weighted by how likely our policy was to take them, bounded above. Invariants: chance comes from the round's
@@ -49,7 +49,7 @@ class PolicyGradientConfig(Config):
     evaluation_greedy: bool = True
     """Take the likeliest action on held-out prompts, instead of drawing one."""
     baseline: Literal["group", "update", "none"] = "group"
-    """What a reward is compared with: the mean of its group, of the whole update, or nothing."""
+    """What a reward is compared with: the mean of its group, of the update, or nothing."""
     scale: bool = False
     """Divide by the standard deviation of the update's compared rewards."""
     learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-3
@@ -124,10 +124,10 @@ class PolicyGradientTrainer(Trainer):
 
     def _logprobs(self, observations: Tensor) -> Tensor:
         logits = self.module(observations.to(self.setting.device))
-        wanted = (len(observations), self.config.actions)
-        if tuple(logits.shape) != wanted:
+        expected = (len(observations), self.config.actions)
+        if tuple(logits.shape) != expected:
             raise InvalidManifest(
-                f"{PATH}.module", self.config.module, f"a module whose output has shape {wanted}, not {tuple(logits.shape)}"
+                f"{PATH}.module", self.config.module, f"a module whose output has shape {expected}, not {tuple(logits.shape)}"
             )
         return torch.log_softmax(logits.float(), dim=-1)
 

@@ -1,7 +1,7 @@
 """Generation ahead: rollouts of the next round's first stage, sampled in a thread while the present round waits.
 
 The thread computes token ids and nothing else; prompts are encoded, ranks are gathered and text is decoded on the main thread. Only rollouts whose
-request (round, prompts, sampling parameters, ranks) equals what the round asks in the end are handed out; others are dropped and counted.
+request (round, prompts, sampling parameters, ranks) equals the round's own request in the end are handed out; others are dropped and counted.
 Invariant: `finish` is called before the weights change or another thread samples, so the rollouts are those of one policy version.
 """
 
@@ -47,8 +47,8 @@ class Request:
     @classmethod
     def of(cls, round: Round, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int, ranks: int) -> Request:
         """The request of a round's stage; `ranks` is how many processes share it."""
-        asked = [[p.item, [[m.role, m.content] for m in p.messages], p.token_ids] for p in prompts]
-        text = json.dumps([round.peer_seed, round.number, round.stage, round.evaluation, n, astuple(params), ranks, asked])
+        encoded = [[p.item, [[m.role, m.content] for m in p.messages], p.token_ids] for p in prompts]
+        text = json.dumps([round.peer_seed, round.number, round.stage, round.evaluation, n, astuple(params), ranks, encoded])
         key = hashlib.blake2b(text.encode(), digest_size=16, person=b"swarmgame-ahead").hexdigest()
         return cls(round.number, tuple(prompts), n, params, seed, key)
 

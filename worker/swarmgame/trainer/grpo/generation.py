@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
-    """The sampler that the manifest asks for.
+    """The sampler that the manifest names.
 
     Raises:
         InvalidManifest: graphs where there is no CUDA device; a server that cannot be started.
@@ -91,7 +91,7 @@ class Generation:
     ) -> list[list[Sampled]]:
         """Sample as many of the first prompts as there is memory for, in batches of one size where that can be: a sampler keeps what it made for one.
 
-        Without memory, what the sampler holds is given back first; then fewer rollouts are sampled at once, then fewer prompts asked in one call.
+        Without memory, what the sampler holds is given back first; then fewer rollouts are sampled at once, then fewer prompts in one call.
         """
         most_prompts, has_released = len(prompts), False
         while True:

@@ -53,8 +53,8 @@ class _LinearLogprobs(torch.autograd.Function):
         slopes = torch.empty_like(hidden) if ctx.is_known else None
         for rows, logits in _logits(hidden, weight):
             found = _score(logits, target[rows], temperature)
-            for whole, part in zip((logprobs, entropies, normalizers), found, strict=True):
-                whole[rows] = part
+            for result, part in zip((logprobs, entropies, normalizers), found, strict=True):
+                result[rows] = part
             if slopes is not None:
                 _gradient_(logits, target[rows], found[2], torch.ones_like(found[2]), temperature)
                 torch.mm(logits, weight, out=slopes[rows])

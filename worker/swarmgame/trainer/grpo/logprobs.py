@@ -86,7 +86,7 @@ def selective_log_softmax(
 
 
 def score_rows(logits_RV: Tensor, target_R: Tensor, temperature: float, *, with_entropy: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log-probabilities of the targets, entropies (an empty tensor unless asked for) and logsumexps of a chunk of rows, without gradient."""
+    """Return log-probabilities of the targets, entropies (an empty tensor unless requested) and logsumexps of a chunk of rows, without gradient."""
     scaled = _wide(logits_RV) / temperature
     normalizer = scaled.logsumexp(dim=-1)
     chosen = scaled.gather(1, target_R.unsqueeze(1)).squeeze(1) - normalizer
@@ -114,8 +114,8 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
         normalizers, chosen, entropies = [], [], []
-        for part, wanted in zip(_chunks(logits), _chunks(target, logits.shape[1]), strict=True):
-            logprob, entropy, normalizer = score_rows(part, wanted, temperature, with_entropy=with_entropy)
+        for part, targets in zip(_chunks(logits), _chunks(target, logits.shape[1]), strict=True):
+            logprob, entropy, normalizer = score_rows(part, targets, temperature, with_entropy=with_entropy)
             normalizers.append(normalizer)
             chosen.append(logprob)
             entropies.append(entropy)

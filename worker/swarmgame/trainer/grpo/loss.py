@@ -2,7 +2,7 @@
 
 Nothing here knows of models, peers, devices or optimizers; where tensors come from is `logprobs.py`, how a batch is cut is the trainer's.
 Option names are TRL's, and the same batch with the same options gives TRL's loss and gradients (tested to 1e-5). Invariant: denominators
-come from a `Normalizer` that speaks of the whole update, so the losses of micro-batches and ranks add up to the loss of the whole batch,
+come from a `Normalizer` that describes the complete update, so the losses of micro-batches and ranks add up to the loss of the complete batch,
 and a rollout without influence (advantage zero, no KL term) may be left out before the forward pass without changing any gradient.
 
 Shapes: B rollouts, T completion tokens, right-padded; `mask_BT` is 1 on completion tokens, EOS included, and 0 on padding.
@@ -40,7 +40,7 @@ class LossInputs:
             pass at the start of training for rollouts of others. None means `logprobs_BT` itself, detached (a ratio of exactly 1).
         advantages_B: one a rollout, finite.
         mask_BT: completion tokens, EOS included.
-        entropies_BT: of the policy at each position, no gradient needed; None when neither wanted as a metric nor needed.
+        entropies_BT: of the policy at each position, no gradient needed; None when needed neither as a metric nor for the loss.
         reference_logprobs_BT: under the reference model; needed when `beta` > 0.
         truncated_B: which rollouts ran out of budget; needed for `mask_truncated_completions`.
         importance_BT: weights from `importance_weights`, of shape [B, T] or [B, 1]; None when all rollouts are our own.
@@ -58,13 +58,13 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class Normalizer:
-    """What the whole update holds: all micro-batches of all ranks, rollouts that were skipped included.
+    """What the update holds: all micro-batches of all ranks, rollouts that were skipped included.
 
     Args:
         rollouts: how many.
         tokens: completion tokens that count (with `mask_truncated_completions`: of rollouts that were not truncated).
         max_completion_length: longest completion allowed; `dr_grpo` only.
-        entropy_threshold: tokens below it are not learnt from; None: `top_entropy_quantile` of each micro-batch, as TRL does.
+        entropy_threshold: tokens below it are not trained on; None: `top_entropy_quantile` of each micro-batch, as TRL does.
     """
 
     rollouts: int
@@ -134,7 +134,7 @@ def importance_weights(start_logprobs_BT: Tensor, sender_logprobs_BT: Tensor, ma
 
 
 def entropy_threshold(entropies_N: Tensor, options: LossOptions) -> float:
-    """The entropy below which tokens are not learnt from, given the entropies of all completion tokens of an update."""
+    """The entropy below which tokens are not trained on, given the entropies of all completion tokens of an update."""
     return float(torch.quantile(entropies_N.float(), 1 - options.top_entropy_quantile)) if entropies_N.numel() else math.inf
 
 

@@ -80,7 +80,7 @@ class Policy:
         """Those that learn, by name; tied weights once."""
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
-    # ── words and ids ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── text and ids ────────────────────────────────────────────────────────────────────────────────────────────────────
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The ids of a prompt: through the chat template where there is one, else `Prompt.text`. Never empty; too long loses its beginning."""
         if getattr(self.tokenizer, "chat_template", None):
@@ -92,12 +92,12 @@ class Policy:
         return tuple(ids[-self.longest_prompt :])
 
     def encode_completion(self, text: str, reason: FinishReason) -> tuple[int, ...]:
-        """The ids of words that a policy with another tokenizer said; EOS only where it had ended."""
+        """The ids of a text by a policy with another tokenizer; EOS only where it had ended."""
         ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return (*ids, self.eos_token_ids[0]) if reason is FinishReason.STOP and self.eos_token_ids else ids
 
     def decode(self, token_ids: Sequence[int]) -> str | None:
-        """The words of ids, special tokens left out; None when one is not of the vocabulary."""
+        """The text of ids, special tokens left out; None when one is not of the vocabulary."""
         if not self.knows(token_ids):
             return None
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,6 +1,6 @@
 """Rows: from a round's groups and rewards to what the loss is computed on.
 
-Tokens and numbers only; no forward pass happens here. Invariants: a group that cannot be used (foreign ids outside the vocabulary, too long, not
+Tokens and numbers only; no forward pass happens here. Invariants: a group that cannot be used (remote ids outside the vocabulary, too long, not
 scored) is left out and counted, and raises nothing; a rollout that cannot move the weights (advantage zero) is left out too, but stays in the
 denominators, so that the gradient is what it would have been.
 """
@@ -71,7 +71,7 @@ class Update:
 def updates(
     state: GameState, rewards: Rewards, policy: Policy, config: GRPOConfig, version: int | None = None, *, exact: bool = True
 ) -> list[Update]:
-    """The steps that a round asks for: one over everything, or one a stage.
+    """The steps of a round: one over everything, or one a stage.
 
     Args:
         version: of the policy that learns; own rollouts of another version are lagged rows. None: there are none such.
@@ -98,7 +98,7 @@ def micro_batches(rows: Sequence[Row], tokens: int, *, packed: bool = False) -> 
 
 def _packed_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
     ordered = sorted(rows, key=lambda row: (len(row.prompt), row.prompt, len(row.completion), row.completion))
-    # As many batches as the budget asks for, all of about one size: a small remainder would leave a device half idle.
+    # As many batches as the budget requires, all of about one size: a small remainder would leave a device half idle.
     total = sum(row.length if start else len(row.completion) for row, start in zip(ordered, _first_of_prompt(ordered), strict=True))
     share = -(-total // max(1, -(-total // tokens)))
     limit = min(tokens, share + max((row.length for row in rows), default=0))
@@ -212,7 +212,7 @@ def _group(
         rows = [_own_row(group.prompt.token_ids, rollout, lagged=lagged, exact=exact_sampler) for rollout in group.rollouts]
     else:
         exact = contribution.tokenizer == policy.hash
-        made = _foreign_rows(group, policy, config, prompts, exact=exact)
+        made = _remote_rows(group, policy, config, prompts, exact=exact)
         if made is None:
             counts["foreign_dropped"] += 1
             return None
@@ -240,7 +240,7 @@ def _own_row(prompt: tuple[int, ...], rollout: Rollout, *, lagged: bool, exact: 
     return Row(prompt, completion, 0.0, truncated, sampler=logprobs)
 
 
-def _foreign_rows(
+def _remote_rows(
     group: Group, policy: Policy, config: GRPOConfig, prompts: dict[Prompt, tuple[int, ...]], *, exact: bool
 ) -> list[Row] | None:
     """Rows of another policy's group, checked; None when any rollout is not what an honest peer could have sent.
@@ -248,9 +248,9 @@ def _foreign_rows(
     Args:
         exact: the sender's ids are ours: they are used as they are. Otherwise the text is tokenised, and there is nothing to compare with.
     """
-    words = Prompt(group.item, group.prompt.messages)
-    if words not in prompts:
-        prompts[words] = policy.encode(words)
+    prompt = Prompt(group.item, group.prompt.messages)
+    if prompt not in prompts:
+        prompts[prompt] = policy.encode(prompt)
     rows = []
     for rollout in group.rollouts:
         completion = tuple(rollout.token_ids) if exact else policy.encode_completion(rollout.text, rollout.finish_reason)
@@ -259,5 +259,5 @@ def _foreign_rows(
         sender = tuple(rollout.logprobs) if exact else None
         if sender is not None and not all(math.isfinite(logprob) and logprob <= 1e-3 for logprob in sender):
             return None
-        rows.append(Row(prompts[words], completion, 0.0, rollout.finish_reason is FinishReason.LENGTH, sender=sender, remote=True))
+        rows.append(Row(prompts[prompt], completion, 0.0, rollout.finish_reason is FinishReason.LENGTH, sender=sender, remote=True))
     return rows

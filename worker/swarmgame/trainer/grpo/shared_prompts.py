@@ -36,7 +36,7 @@ def is_worthwhile(model: Any, prompts: Sequence[Sequence[int]], completions: Seq
 def shared_logits(
     model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], row_N: Tensor, place_N: Tensor, pad_token_id: int
 ) -> Tensor:
-    """Logits [N, V] that predict token `place_N` of completion `row_N`, as `scored_logits` on the whole rows would give them."""
+    """Logits [N, V] that predict token `place_N` of completion `row_N`, as `scored_logits` on the complete rows would give them."""
     device = row_N.device
     distinct = {tuple(prompt): None for prompt in prompts}
     number = {prompt: index for index, prompt in enumerate(distinct)}
@@ -71,10 +71,10 @@ def scored_logits(model: Any, row_N: Tensor, column_N: Tensor, **inputs: Any) ->
     The head is handed the hidden states of those positions only, whatever the shape of the rest: `logits_to_keep` could but cut one range
     for all rows. Scaling and capping of logits, where a model has them, still happen in its own forward.
     """
-    head, asked = model.get_output_embeddings(), []
+    head, picked_rows = model.get_output_embeddings(), []
 
     def pick(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        asked.append(True)
+        picked_rows.append(True)
         return (arguments[0][row_N, column_N].unsqueeze(0), *arguments[1:])
 
     handle = head.register_forward_pre_hook(pick) if head is not None else None
@@ -83,7 +83,7 @@ def scored_logits(model: Any, row_N: Tensor, column_N: Tensor, **inputs: Any) ->
     finally:
         if handle is not None:
             handle.remove()
-    picked: Tensor = logits.squeeze(0) if asked else logits[row_N, column_N]
+    picked: Tensor = logits.squeeze(0) if picked_rows else logits[row_N, column_N]
     return picked
 
 

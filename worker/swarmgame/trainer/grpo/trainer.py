@@ -1,8 +1,8 @@
 """The GRPO trainer: a causal language model that answers prompts and learns from how its answers compare with each other.
 
-It joins the parts: `policy` (weights and words), `generation`, `rows` (which rollouts count, and how much), `loss`, `optimization`. Not here: the
+It joins the parts: `policy` (weights and tokenizer), `generation`, `rows` (which rollouts count, and how much), `loss`, `optimization`. Not here: the
 mathematics, the exchange, the rewards. Invariants: training uses the ids that were sampled, EOS included, and the log-probabilities of the
-sampler; a round in which nothing can be learnt moves nothing, the optimizer's moments included; any number of ranks makes the same update.
+sampler; a round in which nothing can be learned moves nothing, the optimizer's moments included; any number of ranks makes the same update.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from swarmgame.trainer.optimization import Optimization
 logger = logging.getLogger(__name__)
 
 LOSS_METRICS = ("entropy", "kl", "mismatch_kl", "lag_kl", "clip_low", "clip_high", "ratio", "importance")
-"""Metrics of the loss that are reported, as means over the tokens learnt from (`lag_kl`: over those of lagged rows)."""
+"""Metrics of the loss that are reported, as means over the tokens trained on (`lag_kl`: over those of lagged rows)."""
 
 
 class GRPOTrainer(Trainer):
@@ -75,7 +75,7 @@ class GRPOTrainer(Trainer):
     def tokenizer(self) -> str:
         return self.policy.hash
 
-    # ── saying ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── generating ───────────────────────────────────────────────────────────────────────────────────────────────────────────
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
         self._ahead.finish()  # one thread samples at a time
         request = self._request(prompts, round)
@@ -92,7 +92,7 @@ class GRPOTrainer(Trainer):
 
     def _request(self, prompts: Sequence[Prompt], round: Round) -> Request:
         config, ranks = self.config, self.setting.ranks
-        asked = [replace(prompt, token_ids=self.policy.encode(prompt)) for prompt in prompts]
+        encoded = [replace(prompt, token_ids=self.policy.encode(prompt)) for prompt in prompts]
         generations, temperature = config.generations, config.temperature
         if round.evaluation:
             generations, temperature = config.evaluation_generations, config.evaluation_temperature
@@ -106,7 +106,7 @@ class GRPOTrainer(Trainer):
         )
         purpose = "evaluate" if round.evaluation else "generate"
         seed = derive_seed(round.peer_seed, purpose, round.number, round.stage, ranks.rank)
-        return Request.of(round, asked, generations, params, seed=seed, ranks=ranks.size)
+        return Request.of(round, encoded, generations, params, seed=seed, ranks=ranks.size)
 
     def _rollout(self, sampled: Sampled) -> Rollout:
         reason = FinishReason.STOP if sampled.stopped else FinishReason.LENGTH
@@ -119,7 +119,7 @@ class GRPOTrainer(Trainer):
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
         rate = learning_rate(self.config, self._rounds)
         counts: Counter[str] = Counter()
-        tally = _Tally()
+        stats = StepStats()
         version = self._version
         if self._generation.sampler.uses_model:
             self._ahead.finish()
@@ -132,32 +132,32 @@ class GRPOTrainer(Trainer):
                 rows = _share(update.rows, self.setting.ranks.rank, self.setting.ranks.size)
                 normalizer = self._normalizer(update, rows)
                 for _ in range(self.config.iterations):
-                    tally.add(self._step(rows, normalizer, rate))
-                tally.add(_lag(rows))
+                    stats.add(self._step(rows, normalizer, rate))
+                stats.add(_lag(rows))
         # Here at the latest, so that a checkpoint holds what weights that no longer exist have sampled.
         self._ahead.finish()
         dropped = self._ahead.forget(state.round.number)
         self._rounds += self.config.update != "none"
         if self._version != version:
             self._generation.sampler.update_weights(self._version)
-        metrics = _metrics(counts, tally.over(self.setting.ranks.gather(tally.packed())), rate)
+        metrics = _metrics(counts, stats.over(self.setting.ranks.gather(stats.packed())), rate)
         if self.config.overlap:
             own = [contribution for stage in range(len(state.stages)) if (contribution := state.own(stage)) is not None]
             metrics["policy_lag"] = float(max((version - contribution.policy_version for contribution in own), default=0))
             metrics["ahead_dropped"] = float(dropped)
         return {**metrics, **self._generation.sampler.metrics()}
 
-    def _step(self, rows: Sequence[Row], normalizer: Normalizer, rate: float) -> _Tally:
+    def _step(self, rows: Sequence[Row], normalizer: Normalizer, rate: float) -> StepStats:
         """One optimizer step: gradients of all micro-batches of all ranks, then AdamW."""
         while True:
             self._optimization.clear()
-            tally = _Tally()
+            stats = StepStats()
             try:
                 for batch in self._micro_batches(rows):
-                    tally.add(self._backward(batch, normalizer))
+                    stats.add(self._backward(batch, normalizer))
                 break
             except torch.cuda.OutOfMemoryError as error:
-                # The whole step again: a backward pass that was cut short has left part of its gradients behind.
+                # The complete step again: a backward pass that was cut short has left part of its gradients behind.
                 self._optimization.clear()
                 if not self._generation.sampler.release():
                     self._halve_micro_batches(rows, error)
@@ -165,13 +165,13 @@ class GRPOTrainer(Trainer):
         norm = self._optimization.step(rate, self.setting.ranks)
         if norm is None:
             logger.warning("the gradient was not finite: the step was left out")
-            tally.skipped += 1
+            stats.skipped += 1
         else:
             self._version += 1
-            tally.norms.append(norm)
-        return tally
+            stats.norms.append(norm)
+        return stats
 
-    def _backward(self, batch: Sequence[Row], normalizer: Normalizer) -> _Tally:
+    def _backward(self, batch: Sequence[Row], normalizer: Normalizer) -> StepStats:
         prompts, completions = [row.prompt for row in batch], [row.completion for row in batch]
         logprobs, entropies, mask = self.policy.score(prompts, completions)
         old, importance = self._old_logprobs(batch, logprobs.detach(), mask)
@@ -193,20 +193,20 @@ class GRPOTrainer(Trainer):
         metrics = dict(outputs.metrics)
         if (mismatch := engine_mismatch(batch, logprobs)) is not None:
             metrics["mismatch_kl"] = mismatch
-        return _Tally(outputs.loss.detach(), metrics)
+        return StepStats(outputs.loss.detach(), metrics)
 
     def _old_logprobs(self, batch: Sequence[Row], current: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the ratio is taken against, and how much foreign rollouts count.
+        """What the ratio is taken against, and how much remote rollouts count.
 
         For our own rows: what the sampler reported. For those of others: our policy when training began, weighted by its distance to theirs.
         """
         # One copy to the device for all rows; padding keeps what `current` has there.
         own = self._rectangle([row.sampler for row in batch], current, mask)
-        foreign = [index for index, row in enumerate(batch) if row.sampler is None]
-        if not foreign:
+        remote = [index for index, row in enumerate(batch) if row.sampler is None]
+        if not remote:
             return own, None
         started = current.clone()
-        for index in foreign:
+        for index in remote:
             row, length = batch[index], len(batch[index].completion)
             if row.start is None:
                 row.start = current[index, :length].clone()
@@ -236,7 +236,7 @@ class GRPOTrainer(Trainer):
         return micro_batches(rows, self._tokens_per_micro_batch, packed=self.policy.packed)
 
     def _normalizer(self, update: Update, rows: Sequence[Row]) -> Normalizer:
-        """The update's, with the entropy below which no token is learnt from, where that was asked for."""
+        """The update's, with the entropy below which no token is trained on, where that was asked for."""
         if not self.config.needs_entropies:
             return update.normalizer
         found = []
@@ -300,7 +300,7 @@ class GRPOTrainer(Trainer):
         self._generation.sampler.close()
 
 
-class _Tally:
+class StepStats:
     """Loss and metrics of micro-batches, steps and ranks, added up."""
 
     def __init__(self, loss: Tensor | float = 0.0, means: Mapping[str, Mean] | None = None) -> None:
@@ -309,7 +309,7 @@ class _Tally:
         self.norms: list[float] = []
         self.skipped = 0
 
-    def add(self, other: _Tally) -> None:
+    def add(self, other: StepStats) -> None:
         self.loss = self.loss + other.loss
         for name, mean in other.means.items():
             self.means[name] = self.means[name] + mean if name in self.means else mean
@@ -325,25 +325,25 @@ class _Tally:
         means = dict(zip(self.means, zip(parts[::2], parts[1::2], strict=True), strict=True))
         return json.dumps({"loss": loss, "means": means}).encode()
 
-    def over(self, payloads: Sequence[bytes]) -> _Tally:
+    def over(self, payloads: Sequence[bytes]) -> StepStats:
         """This rank's steps, with the losses and means of all ranks."""
-        total = _Tally()
+        total = StepStats()
         for payload in payloads:
             part = json.loads(payload)
-            total.add(_Tally(part["loss"], {name: Mean(*pair) for name, pair in part["means"].items()}))
+            total.add(StepStats(part["loss"], {name: Mean(*pair) for name, pair in part["means"].items()}))
         total.norms, total.skipped = self.norms, self.skipped
         return total
 
 
-def _lag(rows: Sequence[Row]) -> _Tally:
+def _lag(rows: Sequence[Row]) -> StepStats:
     """`lag_kl`: how far the policy had moved, when training began, from the version that sampled our lagged rows."""
     lagged = [row for row in rows if row.lagged and row.start is not None]
     if not lagged:
-        return _Tally()
+        return StepStats()
     started = torch.cat([row.start for row in lagged if row.start is not None]).float()
     sampled = torch.tensor([logprob for row in lagged for logprob in row.sender or ()], device=started.device)
     drift = started - sampled
-    return _Tally(0.0, {"lag_kl": Mean(float((drift.exp() - drift - 1).sum()), float(len(drift)))})
+    return StepStats(0.0, {"lag_kl": Mean(float((drift.exp() - drift - 1).sum()), float(len(drift)))})
 
 
 def _share(rows: Sequence[Row], rank: int, size: int) -> list[Row]:
@@ -351,22 +351,22 @@ def _share(rows: Sequence[Row], rank: int, size: int) -> list[Row]:
     return sorted(rows, key=lambda row: row.length)[rank::size]
 
 
-def _metrics(counts: Mapping[str, int], tally: _Tally, rate: float) -> dict[str, float]:
-    steps = len(tally.norms) + tally.skipped
+def _metrics(counts: Mapping[str, int], stats: StepStats, rate: float) -> dict[str, float]:
+    steps = len(stats.norms) + stats.skipped
     groups = counts.get("groups_trained", 0) + counts.get("groups_zero_advantage", 0)
     rollouts = counts.get("rollouts", 0)
     metrics = {
-        "loss": float(tally.loss) / steps if steps else math.nan,
-        "grad_norm": sum(tally.norms) / len(tally.norms) if tally.norms else math.nan,
+        "loss": float(stats.loss) / steps if steps else math.nan,
+        "grad_norm": sum(stats.norms) / len(stats.norms) if stats.norms else math.nan,
         "learning_rate": rate,
-        "steps": float(len(tally.norms)),
-        "steps_skipped": float(tally.skipped),
+        "steps": float(len(stats.norms)),
+        "steps_skipped": float(stats.skipped),
         "zero_advantage_share": counts.get("groups_zero_advantage", 0) / groups if groups else math.nan,
         "truncated_share": counts.get("rollouts_truncated", 0) / rollouts if rollouts else math.nan,
         "completion_length": counts.get("completion_tokens", 0) / rollouts if rollouts else math.nan,
     }
     for name in LOSS_METRICS:
-        metrics[name] = tally.means[name].value if name in tally.means else math.nan
+        metrics[name] = stats.means[name].value if name in stats.means else math.nan
     for name in ("groups_trained", "groups_external", "groups_retokenised", "groups_unscored", "foreign_dropped", "tokens_trained"):
         metrics[name] = float(counts.get(name, 0))
     return metrics
