@@ -71,6 +71,11 @@ class ArenaShape:
     longest: int
     params: SamplingParams
 
+    def holds(self, other: ArenaShape) -> bool:
+        """Whether memory for this shape is enough for another one, lanes aside."""
+        enough = self.rows >= other.rows and self.prompt_tokens >= other.prompt_tokens and self.longest >= other.longest
+        return enough and self.params == other.params
+
 
 @dataclass(frozen=True)
 class Occupancy:
@@ -105,7 +110,6 @@ class EngineSampler(ModelSampler):
         if is_supported(model):
             join_projections(model)  # here, before other threads read the weights
         self._arenas: OrderedDict[ArenaShape, Arena] = OrderedDict()
-        self._fits: dict[ArenaShape, int] = {}
         self._addresses: tuple[int, ...] = ()
 
     def limit(self, rows: int) -> int:
@@ -117,7 +121,6 @@ class EngineSampler(ModelSampler):
         """Give the memory of all arenas back; they are made anew when they are needed."""
         held = bool(self._arenas)
         self._arenas.clear()
-        self._fits.clear()
         return held
 
     def _rollout(
@@ -142,22 +145,26 @@ class EngineSampler(ModelSampler):
         rows = len(prompts) * n
         prompt_tokens, longest = _bucket(sum(map(len, prompts))), _bucket(max(map(len, prompts))) + params.max_new_tokens
         requested = ArenaShape(_even(min(self.max_lanes, rows)), _bucket(rows), prompt_tokens, longest, params)
-        shape = replace(requested, lanes=min(requested.lanes, self._lanes_that_fit(requested)))
-        arena = self._arena(shape, kernels)
-        arena.begin(prompts, n, uniforms_RT, budgets)
+        arena = self._arena(requested, kernels)
+        arena.begin(prompts, n, uniforms_RT, budgets, min(requested.lanes, arena.shape.lanes))
         self.occupancy = arena.run()
         return arena.batch.ids[:rows], arena.batch.logprobs[:rows]
 
-    def _arena(self, shape: ArenaShape, kernels: ModuleType) -> Arena:
-        """The shape's memory and graphs; all are dropped when the weights have moved, where no graph would find them."""
+    def _arena(self, requested: ArenaShape, kernels: ModuleType) -> Arena:
+        """Memory and graphs that are large enough, the last used first; all are dropped when the weights have moved: no graph would find them."""
         if self._weight_addresses() != self._addresses:
             self.release()
-        arena = self._arenas.pop(shape, None)
-        if arena is None:
-            while len(self._arenas) >= KEPT:
-                self._arenas.popitem(last=False)
-            arena = Arena(self.model, shape, self.eos_token_ids, kernels, capture=self.model.device.type == "cuda")
-            self._addresses = self._weight_addresses()  # joining projections has moved them
+        for shape, arena in reversed(self._arenas.items()):
+            if shape.holds(requested) and (shape.lanes >= requested.lanes or arena.is_limited):
+                self._arenas.move_to_end(shape)
+                return arena
+        lanes = min(requested.lanes, self._lanes_that_fit(requested))
+        while len(self._arenas) >= KEPT:
+            self._arenas.popitem(last=False)
+        shape, is_limited = replace(requested, lanes=lanes), lanes < requested.lanes
+        capture = self.model.device.type == "cuda"
+        arena = Arena(self.model, shape, self.eos_token_ids, kernels, capture=capture, is_limited=is_limited)
+        self._addresses = self._weight_addresses()
         self._arenas[shape] = arena
         return arena
 
@@ -165,22 +172,18 @@ class EngineSampler(ModelSampler):
         return tuple(parameter.data_ptr() for parameter in self.model.parameters())
 
     def _lanes_that_fit(self, requested: ArenaShape) -> int:
-        """Lanes for which there is memory; the oldest arenas go while there are others and it is too little.
-
-        The answer is kept until `release`: an arena that is there already is part of what is taken.
-        """
-        if self.model.device.type != "cuda" or requested in self._arenas:
+        """Lanes for which there is memory; the oldest arenas go while there are others and it is too little."""
+        if self.model.device.type != "cuda":
             return requested.lanes
-        if requested not in self._fits:
+        lanes = self._measure_lanes(requested)
+        while lanes < requested.lanes and self._arenas:
+            self._arenas.popitem(last=False)
             lanes = self._measure_lanes(requested)
-            while lanes < requested.lanes and self._arenas:
-                self._arenas.popitem(last=False)
-                lanes = self._measure_lanes(requested)
-            self._fits[requested] = lanes
-            if lanes < requested.lanes:
-                steps = requested.params.max_new_tokens
-                logger.info("memory for %d completions of %d tokens at once: the others wait for a lane", lanes, steps)
-        return self._fits[requested]
+        if lanes < requested.lanes:
+            logger.info(
+                "memory for %d completions of %d tokens at once: the others wait for a lane", lanes, requested.params.max_new_tokens
+            )
+        return lanes
 
     def _measure_lanes(self, requested: ArenaShape) -> int:
         config, device = self.model.config, self.model.device
@@ -200,10 +203,13 @@ class Arena:
         eos_token_ids: ids that end a completion.
         kernels: the module `kernels` or `ops`.
         capture: replay steps as CUDA graphs.
+        is_limited: there was no memory for more lanes.
     """
 
-    def __init__(self, model: Any, shape: ArenaShape, eos_token_ids: Sequence[int], kernels: ModuleType, *, capture: bool) -> None:
-        self.shape = shape
+    def __init__(
+        self, model: Any, shape: ArenaShape, eos_token_ids: Sequence[int], kernels: ModuleType, *, capture: bool, is_limited: bool
+    ) -> None:
+        self.shape, self.is_limited = shape, is_limited
         self._kernels = kernels
         self._decoder = decoder = FusedLlamaDecoder(model, kernels=kernels)
         self._sampler = TokenSampler(shape.params, eos_token_ids)
@@ -248,10 +254,11 @@ class Arena:
             queue=zeros(rows),
             state=zeros(4),
         )
-        self._longest = self._certain = 0
+        self._count = self._longest = self._certain = 0
 
-    def begin(self, prompts: Sequence[Sequence[int]], n: int, uniforms_RT: Tensor, budgets: Sequence[int]) -> None:
-        """Read the prompts, sample the first token of every completion, and fill the lanes."""
+    def begin(self, prompts: Sequence[Sequence[int]], n: int, uniforms_RT: Tensor, budgets: Sequence[int], lanes: int) -> None:
+        """Read the prompts, sample the first token of every completion, and fill that many lanes."""
+        self._count = lanes
         batch, rows, device = self.batch, len(prompts) * n, self.batch.ids.device
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         starts = lengths.cumsum(0) - lengths
@@ -283,7 +290,7 @@ class Arena:
 
     def run(self) -> Occupancy:
         """Take steps until every completion is finished."""
-        lanes, step, lane_steps = self.shape.lanes, 0, 0
+        lanes, step, lane_steps = self._count, 0, 0
         left = int(self.batch.state[2])
         one_wave = left <= lanes
         while left > 0:
@@ -323,7 +330,7 @@ class Arena:
     # ── lanes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _fill(self, waiting: int) -> None:
         """Give every lane its first completion."""
-        lanes, batch, count = self.lanes, self.batch, min(waiting, self.shape.lanes)
+        lanes, batch, count = self.lanes, self.batch, min(waiting, self._count)
         for value in vars(lanes).values():
             value.zero_()
         lanes.slot.copy_(torch.arange(self.shape.lanes))

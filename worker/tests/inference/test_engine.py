@@ -122,6 +122,20 @@ def test_memory_is_kept_for_the_last_shapes_until_it_is_released_or_the_weights_
     assert token_ids(moved) == token_ids(EagerSampler(model, (EOS,), PAD).sample(PROMPTS, 4, params, 5)) != token_ids(first)
 
 
+def test_memory_that_is_large_enough_serves_smaller_calls():
+    model, params = tiny(), SamplingParams(12)
+    sampler = EngineSampler(model, (EOS,), PAD)
+    eager = EagerSampler(model, (EOS,), PAD)
+    prompts = [[3 + index % 7] * (1 + index) for index in range(12)]
+    sampler.sample(prompts, 8, params, 1)
+    [arena] = sampler._arenas.values()
+    for count, n in ((12, 8), (2, 8), (5, 3), (1, 1)):
+        assert token_ids(sampler.sample(prompts[:count], n, params, 2)) == token_ids(eager.sample(prompts[:count], n, params, 2))
+    assert list(sampler._arenas.values()) == [arena]
+    sampler.sample(prompts, 30, params, 1)
+    assert len(sampler._arenas) == 2
+
+
 def test_an_update_of_the_weights_in_place_is_seen_by_the_next_call():
     model, params = tiny(), SamplingParams(12)
     sampler = EngineSampler(model, (EOS,), PAD)
