@@ -78,7 +78,8 @@ def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[li
                 number = last_round(probe)
                 if number >= warmup and "warm" not in sizes:
                     sizes |= {"warm": size_kib(folder / "run"), "warm_round": float(number)}
-                if number >= 0 and (held := memory(process.pid)):
+                # After the last round the runner reads all metrics for its summary, with libraries that it did not need before.
+                if 0 <= number < rounds - EVERY and (held := memory(process.pid)):
                     runner.append({"round": float(number), "runner_uss": held["uss"]})
                 time.sleep(1.0)
         finally:
