@@ -27,6 +27,9 @@ DEFAULT_IMAGE = "docker.io/vllm/vllm-openai:v0.33.0"
 SERVER_ENVIRONMENT: Mapping[str, str] = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
 """What opens the server's endpoints for weights. They let anybody who reaches them run code, so a server that we start listens on loopback alone."""
 
+SERVER_URL, SERVER_WEIGHTS = "SWARMGAME_SAMPLER_URL", "SWARMGAME_SAMPLER_WEIGHTS"
+"""Environment of a peer: the generation server that the operator put beside it, and the folder that both see."""
+
 BASE_MODEL = "base"
 """Name under which a server that we start serves the model itself. Adapters have names of their own."""
 

@@ -14,7 +14,6 @@ from swarmgame_operator.plan import initializer
 from swarmgame_operator.plan.peer_job import peer_job
 from swarmgame_operator.plan.references import references
 from swarmgame_operator.plan.rollout import dry_run_of
-from swarmgame_operator.plan.sampler import sidecar_options
 from swarmgame_operator.plan.scene import IMAGE_ERRORS, Scene, job_says, last_words
 from swarmgame_operator.reasons import Verdict
 
@@ -53,7 +52,7 @@ def _cluster(scene: Scene) -> Verdict | None:
 def _sampler(scene: Scene) -> Verdict | None:
     """A server beside the peer starts before it, so it must be able to load the model by itself."""
     model = scene.spec.model
-    if sidecar_options(scene.setting) is None or (model is not None and not model.uri.startswith("builtin://")):
+    if scene.setting.vllm_sidecar is None or (model is not None and not model.uri.startswith("builtin://")):
         return None
     found = f"spec.model.uri is {model.uri}" if model is not None else "spec.model is missing"
     return reasons.invalid_game(

@@ -145,7 +145,7 @@ def _pod(setting: Setting) -> Manifest:
     if initializer.in_the_pod(setting):
         fields["initContainers"] = [initializer.initializer_container(setting)]
         fields["volumes"] += storage.token_volumes(setting)
-    if (options := sampler.sidecar_options(setting)) is not None:
+    if (options := setting.vllm_sidecar) is not None:
         fields.setdefault("initContainers", []).append(sampler.sampler_container(setting, options))
         fields["volumes"] += sampler.sampler_volumes()
     return pod_spec(setting, **fields, **gpu_toleration(setting))
@@ -162,7 +162,7 @@ def _container(setting: Setting) -> Manifest:
             mount("shm", "/dev/shm"),
             storage.checkpoint_mount(setting),
             mount("identity", f"{storage.IDENTITY}/peer.key", subPathExpr="peer-$(JOB_COMPLETION_INDEX).key", readOnly=True),
-            *(sampler.sampler_mounts() if sampler.sidecar_options(setting) is not None else []),
+            *(sampler.sampler_mounts() if setting.vllm_sidecar is not None else []),
         ],
         "lifecycle": {"preStop": http_probe("/drain")},
         **patient_probes(),
@@ -190,7 +190,7 @@ def _environment(setting: Setting) -> list[Manifest]:
         value("SWARMGAME_JOIN_SECONDS", str(spec.pre_running_deadline_seconds)),
         value("SWARMGAME_PROCESSES", processes(setting)),
         *chain_environment(setting),
-        *(sampler.sampler_environment() if sampler.sidecar_options(setting) is not None else []),
+        *(sampler.sampler_environment() if setting.vllm_sidecar is not None else []),
     ]
     if setting.must_be_initialized and spec.model is not None and spec.model.uri.startswith("hf://"):
         found.append(value("HF_HUB_OFFLINE", "1"))

@@ -145,6 +145,6 @@ def gpus(setting: Setting) -> int:
 
 def gpu_toleration(setting: Setting) -> Manifest:
     """Nodes with GPUs are often tainted, so that only those who need them come; where the peers may run, their initializer may too."""
-    server = setting.vllm
-    served = server is not None and not server.url and any(name.endswith("/gpu") for name in server.resources.limits)
+    server = setting.vllm_sidecar
+    served = server is not None and any(name.endswith("/gpu") for name in server.resources.limits)
     return {"tolerations": [{"key": GPU_TAINT, "operator": "Exists", "effect": "NoSchedule"}]} if gpus(setting) or served else {}

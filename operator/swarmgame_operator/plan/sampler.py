@@ -8,7 +8,7 @@ Invariant: the image is somebody else's, so it gets no token, no key and no chec
 
 from __future__ import annotations
 
-from swarmgame_api.sampler import SERVER_ENVIRONMENT, VllmOptions, lora_rank_of
+from swarmgame_api.sampler import SERVER_ENVIRONMENT, SERVER_URL, SERVER_WEIGHTS, VllmOptions, lora_rank_of
 from swarmgame_operator.plan import storage
 from swarmgame_operator.plan.outcome import Manifest
 from swarmgame_operator.plan.pod import container, mount, value, volume, with_memory_requested
@@ -19,12 +19,6 @@ PORT = 8000
 WEIGHTS = "/weights"
 PERIOD_SECONDS = 10
 _HEALTH = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}/health', timeout=4)"
-
-
-def sidecar_options(setting: Setting) -> VllmOptions | None:
-    """The options of the server that stands beside every peer; None where there is none."""
-    options = setting.vllm
-    return options if options is not None and not options.url else None
 
 
 def sampler_container(setting: Setting, options: VllmOptions) -> Manifest:
@@ -65,7 +59,7 @@ def sampler_mounts() -> list[Manifest]:
 
 def sampler_environment() -> list[Manifest]:
     """What the peer is told of its server."""
-    return [value("SWARMGAME_SAMPLER_URL", f"http://127.0.0.1:{PORT}"), value("SWARMGAME_SAMPLER_WEIGHTS", WEIGHTS)]
+    return [value(SERVER_URL, f"http://127.0.0.1:{PORT}"), value(SERVER_WEIGHTS, WEIGHTS)]
 
 
 def _environment(uri: str) -> list[Manifest]:

@@ -106,6 +106,11 @@ class Setting:
         return self.spec.game.vllm
 
     @property
+    def vllm_sidecar(self) -> VllmOptions | None:
+        """The server that stands beside every peer; None where there is none, or it is an existing one."""
+        return self.vllm if self.vllm is not None and not self.vllm.url else None
+
+    @property
     def key_secret(self) -> str:
         """The Secret with the peers' keys."""
         return self.spec.identity.secret_name or self.name("peer-keys")

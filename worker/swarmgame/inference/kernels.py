@@ -372,19 +372,8 @@ def sample_tokens(
     blocks = triton.cdiv(vocabulary, VOCABULARY_BLOCK)
     peaks, sums, allowed = torch.empty(3, rows, blocks, dtype=torch.float32, device=logits.device)
     _block_sums[(rows, blocks)](
-        logits,
-        forbid_eos,
-        eos_ids,
-        peaks,
-        sums,
-        allowed,
-        1.0 / temperature,
-        vocabulary,
-        len(eos_ids),
-        blocks,
-        VOCABULARY_BLOCK,
-        num_warps=4,
-    )
+        logits, forbid_eos, eos_ids, peaks, sums, allowed, 1.0 / temperature, vocabulary, len(eos_ids), blocks, VOCABULARY_BLOCK, num_warps=4
+    )  # fmt: skip
     token = torch.empty(len(source), dtype=torch.long, device=logits.device)
     logprob = torch.empty(len(source), dtype=torch.float32, device=logits.device)
     _sample[(len(source),)](

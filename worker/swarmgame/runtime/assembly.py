@@ -31,6 +31,7 @@ from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.explain import did_you_mean, explain
 from swarmgame_api.game import GameSpec, Use
 from swarmgame_api.manifest import SwarmGame
+from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
 
 GROUPS: Mapping[str, tuple[str, type[Part]]] = {
     "data": ("swarmgame.data", DataManager),
@@ -41,8 +42,6 @@ GROUPS: Mapping[str, tuple[str, type[Part]]] = {
 
 TOKEN_FILE = "SWARMGAME_MODEL_TOKEN_FILE"
 """Environment: the file that holds the hub's token (in a pod, the Secret that `spec.model.secretRef` names). Never the token itself."""
-SAMPLER_URL, SAMPLER_WEIGHTS = "SWARMGAME_SAMPLER_URL", "SWARMGAME_SAMPLER_WEIGHTS"
-"""Environment: the generation server that the operator put beside this peer, and the folder that both see."""
 CACHE = "SWARMGAME_CACHE"
 """Environment: the folder that outlives runs, for models and datasets; in a pod a volume."""
 
@@ -130,8 +129,8 @@ def setting_of(manifest: SwarmGame, **changes: object) -> Setting:
         model_uri=model.uri if model else "",
         model_revision=model.revision if model else "",
         model_token=Path(token) if token else None,
-        sampler_url=os.environ.get(SAMPLER_URL, ""),
-        sampler_weights=Path(os.environ[SAMPLER_WEIGHTS]) if os.environ.get(SAMPLER_WEIGHTS) else None,
+        sampler_url=os.environ.get(SERVER_URL, ""),
+        sampler_weights=Path(os.environ[SERVER_WEIGHTS]) if os.environ.get(SERVER_WEIGHTS) else None,
     )
     if cache:
         plain = replace(plain, cache=Path(cache))

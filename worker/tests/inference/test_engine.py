@@ -10,9 +10,11 @@ import torch
 from tiny_models import EOS, PAD, PROMPTS, completions, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from swarmgame.inference import engine, graphs, ops
+from swarmgame.inference import arena as arenas
+from swarmgame.inference import graphs, ops
+from swarmgame.inference.arena import Arena
 from swarmgame.inference.eager import EagerSampler
-from swarmgame.inference.engine import Arena, EngineSampler
+from swarmgame.inference.engine import EngineSampler
 from swarmgame.inference.sampler import SamplingParams
 
 pytestmark = pytest.mark.oracle
@@ -52,7 +54,7 @@ def test_rows_that_wait_get_the_lanes_of_finished_ones_and_the_last_go_on_with_f
 
 def test_uneven_outputs_keep_the_lanes_busy(monkeypatch):
     """Outputs of 100 to 1,024 tokens, eight times as many as lanes, at an eighth of their length: lanes hold a completion in over 90 % of steps."""
-    monkeypatch.setattr(engine, "SYNC_EVERY", 2)
+    monkeypatch.setattr(arenas, "SYNC_EVERY", 2)
     lengths = torch.randint(12, 129, (128,), generator=torch.Generator().manual_seed(0)).tolist()
     model = tiny(max_position_embeddings=256)
     sampler = limited(model, 16, eos=())
@@ -165,7 +167,7 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_so_once(monkeypatch, cap
 
 @pytest.mark.parametrize(("size", "rounded"), [(1, 64), (64, 64), (65, 128), (512, 512), (513, 640), (1024, 1024), (1025, 1280)])
 def test_sizes_are_rounded_to_few_values(size, rounded):
-    assert engine._bucket(size) == rounded
+    assert arenas.bucket(size) == rounded
 
 
 def test_a_saved_model_holds_joined_projections_as_they_were(tmp_path):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from swarmgame.inference.cache import is_windowed
+from swarmgame.inference.llama import SUPPORTED
 from swarmgame.trainer.grpo.linear_logprobs import linear_logprobs
 from swarmgame.trainer.grpo.logprobs import selective_log_softmax
 from swarmgame.trainer.grpo.packed_attention import Segments, attend, flash_serves, visible_tokens
@@ -28,7 +29,6 @@ from swarmgame.trainer.grpo.packing import PackedLayout, pack
 
 logger = logging.getLogger(__name__)
 
-ARCHITECTURES = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
 """Those whose angles depend on nothing but a token's position."""
 
@@ -38,7 +38,7 @@ def supports_packing(model: Any) -> bool:
     config = model.config
     rope = getattr(config, "rope_parameters", None) or {}
     return (
-        type(model).__name__ in ARCHITECTURES
+        type(model).__name__ in SUPPORTED
         and not is_windowed(config)
         and rope.get("rope_type", "default") in ROPE_TYPES
         and not getattr(config, "attention_dropout", 0.0)

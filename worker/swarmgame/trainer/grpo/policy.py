@@ -17,13 +17,14 @@ from torch.nn import Parameter
 
 from swarmgame.game.parts import Setting
 from swarmgame.game.state import FinishReason, Prompt
+from swarmgame.inference.llama import SUPPORTED
 from swarmgame.models.loading import load_model, load_tokenizer
 from swarmgame.models.tokenizer import tokenizer_hash
 from swarmgame.models.warmstart import ensure_model
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.grpo.config import GRPOConfig, Lora
 from swarmgame.trainer.grpo.logprobs import completion_logprobs
-from swarmgame.trainer.grpo.packed_forward import ARCHITECTURES, PackedForward, is_fast, supports_packing
+from swarmgame.trainer.grpo.packed_forward import PackedForward, is_fast, supports_packing
 
 
 class Policy:
@@ -171,7 +172,7 @@ def _is_packed(model: Any, config: GRPOConfig) -> bool:
     if config.layout == "packed" and not supports_packing(model):
         from swarmgame.errors import InvalidManifest
 
-        served = ", ".join(sorted(ARCHITECTURES))
+        served = ", ".join(sorted(SUPPORTED))
         raise InvalidManifest(
             "spec.game.trainer.with.layout", "packed", f"padded or auto: {type(model).__name__} is not one of {served} with full attention"
         )
