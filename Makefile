@@ -5,15 +5,17 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 NODE   := $(shell command -v node)
 COMMA  := ,
-CLUSTER := PYTHONPATH=e2e/cluster $(BIN)/python -m native_cluster
+CLUSTER := PYTHONPATH=hack/native-cluster $(BIN)/python -m native_cluster
 E2E    ?= native
 # Real peers on two cores have moments of their own: a test that needed a second try is named in the summary.
 AGAIN  := --reruns 1
-# Five failures are a broken cluster, which is not asked thirty times.
+# Five failures are a broken cluster: the other tests would fail as well.
 WHOLE  := $(AGAIN) --maxfail 5 --durations=10
+# A layer of tests is the folders of its name.
+layer   = $(wildcard */tests/$(1) hack/*/tests/$(1))
 RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 .DEFAULT_GOAL := help
-.PHONY: help install toolchain demo demo-control test test-contracts test-gpu test-fast lint types generate check-generated bench bench-table slither clean
+.PHONY: help install toolchain demo demo-control test test-fast test-swarm test-contracts test-gpu lint types generate check-generated bench bench-table slither clean
 .PHONY: cluster-prepare cluster-tools cluster-tools-api cluster-load cluster-up cluster-down e2e e2e-api e2e-cluster
 
 help: ## this list
@@ -40,29 +42,27 @@ demo: $(READY) ## four peers learn together for about two minutes, on this machi
 demo-control: $(READY) ## the same with rewards shuffled within the batch: nothing is learnt
 	$(BIN)/swarmgame run examples/01-quickstart/game.yaml --name control --fresh --set game.rewards.use=control:ShuffledRewards
 
-test: lint types ## every test that needs no cluster: unit, oracle, processes, and with Node contracts
-	$(RUN) -m unit -n 2
-	$(RUN) -m oracle -n 2
-	$(RUN) -m processes -n 2 $(AGAIN) --durations=10
+test: lint types test-fast test-swarm ## every test that needs no cluster: unit, oracle, processes, and with Node contracts
 ifneq ($(NODE),)
 	$(MAKE) test-contracts
 else
 	@[ -z "$$CI" ] || { echo 'contracts: Node is missing, and a skipped layer is a failure here'; exit 1; }
 endif
-	@$(RUN) --collect-only -m 'not unit and not oracle and not processes and not contracts and not gpu and not api and not cluster' >/dev/null; \
-	  if [ $$? -ne 5 ]; then echo 'a test has no layer: mark its module unit, oracle, processes, contracts, gpu, api or cluster'; exit 1; fi
 	@echo 'layers run: unit, oracle, processes$(if $(NODE),$(COMMA) contracts). Not run: $(if $(NODE),,contracts (Node is missing); )gpu (make test-gpu, on a CUDA device); api, cluster (make e2e)'
 
+test-fast: $(READY) ## unit and oracle: no process but the tests' own, two to three minutes
+	$(RUN) -n 2 $(call layer,unit) $(call layer,oracle)
+
+test-swarm: $(READY) ## processes: real peers and real sockets
+	$(RUN) -n 2 $(AGAIN) --durations=10 $(call layer,processes)
+
 test-contracts: $(READY) toolchain ## forge, anvil, and swarms on a chain of their own (Node)
-	$(RUN) -m contracts
+	$(RUN) $(call layer,contracts)
 
 test-gpu: $(READY) ## what needs a CUDA device, and every sampler on it
 	$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no CUDA device here")'
-	$(RUN) -m gpu
-	$(RUN) worker/tests/inference/test_sampler_contract.py
-
-test-fast: $(READY) ## the unit layer, under three minutes
-	$(RUN) -m unit -n 2
+	$(RUN) $(call layer,gpu)
+	$(RUN) worker/tests/oracle/inference/test_sampler_contract.py
 
 lint: $(READY) ## ruff, and the layers of the house
 	$(BIN)/ruff check .
@@ -75,10 +75,10 @@ types: $(READY) ## mypy --strict
 generate: $(READY) ## the CRD and the reference pages, which are made from the code
 	$(BIN)/python -m swarmgame_api.crd
 	$(BIN)/python -m swarmgame_api.reference
-	$(BIN)/python -m swarmgame.runtime.catalogue > docs/reference/metrics.md
+	$(BIN)/python -m swarmgame.observability.metric_definitions > docs/reference/metrics.md
 	$(BIN)/python -m swarmgame.cli.reference > docs/reference/cli.md
 	$(BIN)/swarmgame env list --markdown > docs/reference/environments.md
-	$(BIN)/swarmgame parts list --markdown > docs/reference/parts.md
+	$(BIN)/swarmgame components list --markdown > docs/reference/components.md
 	$(BIN)/python charts/generate.py
 
 check-generated: generate ## fails where a generated file was not current, and shows how
@@ -104,21 +104,21 @@ e2e: e2e-api e2e-cluster ## the API-server layer and the whole-cluster layer; E2
 
 e2e-api: cluster-tools-api ## schemas, server-side apply, RBAC, charts on a real API server
 	$(CLUSTER) tools charts
-	$(RUN) -m api
+	$(RUN) $(call layer,api) e2e/api
 
 ifeq ($(E2E),native)
 e2e-cluster: $(READY) contracts/node_modules/.ready ## games on a whole cluster
-	e2e/cluster/prepare.sh
+	hack/native-cluster/prepare.sh
 	$(CLUSTER) tools api node charts & tools=$$!; $(CLUSTER) images && wait $$tools # images wait for the network, tools for the processor
 	$(CLUSTER) load
-	trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && $(RUN) -m cluster --cluster=native $(WHOLE)
+	trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && $(RUN) e2e --ignore=e2e/api --cluster=native $(WHOLE)
 else
 e2e-cluster: $(READY)
-	$(RUN) -m cluster --cluster=$(E2E) $(WHOLE)
+	$(RUN) e2e --ignore=e2e/api --cluster=$(E2E) $(WHOLE)
 endif
 
 cluster-prepare: ## Debian's part of it, as root: docker.io, debootstrap, libseccomp-dev, nftables
-	e2e/cluster/prepare.sh
+	hack/native-cluster/prepare.sh
 
 cluster-load: $(READY) contracts/node_modules/.ready ## the project's images, built by Docker and given to the cluster
 	$(CLUSTER) load

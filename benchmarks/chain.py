@@ -1,4 +1,5 @@
-"""What the chain costs: gas a call, and how long 1,000 registrations and 1,000 reports take through the gateway, on anvil.
+"""What the chain costs: gas a call, and how long 1,000 registrations and 1,000 reports take through the gateway, on
+anvil.
 
 Wall-clock figures are of this machine; counts and gas are the contract's. Writes benchmarks/results/chain.json.
 """
@@ -54,8 +55,14 @@ async def crowd(url: str) -> dict[str, dict[str, float]]:
         while not gateway.ready:
             await asyncio.sleep(0.01)
         registrations = [sign_registration(domain, key, deadline=FAR) for key in KEYS]
-        reports = [sign_report(domain, key, peer=each.peer, round=0, reward=1) for key, each in zip(KEYS, registrations, strict=True)]
-        found = {"registrations": await carried(gateway, list(registrations)), "reports": await carried(gateway, list(reports))}
+        reports = [
+            sign_report(domain, key, peer=each.peer, round=0, reward=1)
+            for key, each in zip(KEYS, registrations, strict=True)
+        ]
+        found = {
+            "registrations": await carried(gateway, list(registrations)),
+            "reports": await carried(gateway, list(reports)),
+        }
         task.cancel()
         return found
 
@@ -72,7 +79,9 @@ async def gas(url: str) -> dict[str, float]:
             names = [each.peer for each in registrations]
 
             async def call(name: str, messages: list[Message], contract: str = domain.contract) -> float:
-                return (await manage(chain, WALLET, contract, name, [each.entry() for each in messages])).gas / len(messages)
+                return (await manage(chain, WALLET, contract, name, [each.entry() for each in messages])).gas / len(
+                    messages
+                )
 
             found["registration, 50 at once"] = await call("registerPeers", list(registrations))
             for round in range(3):
@@ -83,7 +92,9 @@ async def gas(url: str) -> dict[str, float]:
                     for key, name in zip(KEYS, names, strict=False)
                 ]
                 if sealed:
-                    commits: list[Message] = [sign_commit(domain, key, each) for key, each in zip(KEYS, said, strict=False)]
+                    commits: list[Message] = [
+                        sign_commit(domain, key, each) for key, each in zip(KEYS, said, strict=False)
+                    ]
                     found[f"commit, 50 at once, {when}"] = await call("commitReports", commits)
                     found["round advance"] = (await manage(chain, WALLET, domain.contract, "updateStageAndRound")).gas
                     found[f"reveal, 50 at once, {when}"] = await call("submitReports", list(said))

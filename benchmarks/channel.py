@@ -1,8 +1,8 @@
 """JSON lines between a benchmark and the processes of its arms, with a deadline on every answer.
 
-A peer may hang, crash or print whatever it likes: its own prints go to its log, each answer is awaited for a bounded time, and when a crew is
-dismissed, every process group that it started is killed, so that no daemon is left behind. Only the standard library is used here, because
-both environments import it.
+A peer may hang, crash or print whatever it likes: its own prints go to its log, each answer is awaited for a bounded
+time, and when a crew is dismissed, every process group that it started is killed, so that no daemon is left behind.
+Only the standard library is used here, because both environments import it.
 """
 
 from __future__ import annotations

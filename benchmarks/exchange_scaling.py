@@ -1,9 +1,10 @@
 """What a round of exchange costs one peer as the swarm grows, in pull mode, with the number of groups pulled fixed.
 
-Peers are real: each has its own p2p daemon, key and loop; several share a Python process so that 64 fit on one machine. Rounds begin at a
-fixed pace, as they do when peers spend their time on generating and training, so that heartbeats weigh what they weigh. Bytes and messages are
-those of the p2p layer, the DHT's own included; CPU seconds are those of the Python processes and their daemons, user and system, divided by
-peers and rounds. Claim: from 4 to 64 peers each of the three grows by at most 1.5 times.
+Peers are real: each has its own p2p daemon, key and loop; several share a Python process so that 64 fit on one machine.
+Rounds begin at a fixed pace, as they do when peers spend their time on generating and training, so that heartbeats
+weigh what they weigh. Bytes and messages are those of the p2p layer, the DHT's own included; CPU seconds are those of
+the Python processes and their daemons, user and system, divided by peers and rounds. Claim: from 4 to 64 peers each of
+the three grows by at most 1.5 times.
 
     python benchmarks/exchange_scaling.py [--sizes 4,8,16,32,64] [--rounds 6] [--pace 10]
 """
@@ -58,24 +59,34 @@ def cpu_seconds() -> float:
     import psutil
 
     me = psutil.Process()
-    return float(sum(sum(process.cpu_times()[:2]) for process in (me, *(c for c in me.children() if c.name() == "p2pd"))))
+    return float(
+        sum(sum(process.cpu_times()[:2]) for process in (me, *(c for c in me.children() if c.name() == "p2pd")))
+    )
 
 
-def some_peers(numbers: list[int], size: int, folder: str, rounds: int, pace: float, barrier: Any, results: Any) -> None:
+def some_peers(
+    numbers: list[int], size: int, folder: str, rounds: int, pace: float, barrier: Any, results: Any
+) -> None:
     """Some peers of a swarm, in one process."""
-    from swarmgame.communication.hivemind_backend import HivemindCommunication
-    from swarmgame.communication.identity import Identity, dial_address
-    from swarmgame.communication.protocol import Claim, CollectPolicy, Exchange
+    from swarmgame.game.protocol import Claim, CollectPolicy, Exchange
+    from swarmgame.swarm.hivemind_backend import HivemindCommunication
+    from swarmgame.swarm.identity import Identity, dial_address
 
-    known = [dial_address(Identity.load(Path(folder, f"{n}.key")).peer, FIRST_PORT + size + n) for n in range(min(size, 4))]
+    known = [
+        dial_address(Identity.load(Path(folder, f"{n}.key")).peer, FIRST_PORT + size + n) for n in range(min(size, 4))
+    ]
     peers = []
     for number in numbers:
-        peer = HivemindCommunication("scaling", Path(folder, f"{number}.key"), FIRST_PORT + size + number, known, host="127.0.0.1")
+        peer = HivemindCommunication(
+            "scaling", Path(folder, f"{number}.key"), FIRST_PORT + size + number, known, host="127.0.0.1"
+        )
         peer.join(at_least=1 if number == 0 else 2, timeout_seconds=60)
         peers.append(peer)
     while any(len(peer.membership()) < size for peer in peers):
         time.sleep(0.5)
-    policy = CollectPolicy(Exchange.PULL, quorum=1.0, deadline_seconds=30.0, external=PULLED, max_per_peer=MOST_PER_PEER)
+    policy = CollectPolicy(
+        Exchange.PULL, quorum=1.0, deadline_seconds=30.0, external=PULLED, max_per_peer=MOST_PER_PEER
+    )
     claims = [Claim(0.5, position % 2 == 0) for position in range(GROUPS)]
     seconds: list[float] = []
     pulled: list[int] = []
@@ -117,7 +128,7 @@ def some_peers(numbers: list[int], size: int, folder: str, rounds: int, pace: fl
 
 def measure(size: int, rounds: int, pace: float) -> dict[str, Any]:
     """One swarm of a size."""
-    from swarmgame.communication.identity import Identity
+    from swarmgame.swarm.identity import Identity
 
     os.environ["GOMAXPROCS"] = "1"  # as a peer with one thread sets it for its daemon
     context = get_context("spawn")
@@ -127,7 +138,10 @@ def measure(size: int, rounds: int, pace: float) -> dict[str, Any]:
         processes = math.ceil(size / PEERS_A_PROCESS)
         barrier, results = context.Barrier(processes), context.Queue()
         shares = [list(range(first, size, processes)) for first in range(processes)]
-        workers = [context.Process(target=some_peers, args=(share, size, folder, rounds, pace, barrier, results)) for share in shares]
+        workers = [
+            context.Process(target=some_peers, args=(share, size, folder, rounds, pace, barrier, results))
+            for share in shares
+        ]
         for worker in workers:
             worker.start()
         try:
@@ -167,7 +181,11 @@ def main() -> None:
     growth = {name: round(rows[-1][name] / rows[0][name], 2) for name in ("bytes", "messages", "cpu_seconds")}
     body = {
         "claims": [
-            claim(f"{name.replace('_', ' ')} a peer, {rows[0]['peers']} → {rows[-1]['peers']} peers", value, at_most=MOST_GROWTH)
+            claim(
+                f"{name.replace('_', ' ')} a peer, {rows[0]['peers']} → {rows[-1]['peers']} peers",
+                value,
+                at_most=MOST_GROWTH,
+            )
             for name, value in growth.items()
         ],
         "mode": "pull",

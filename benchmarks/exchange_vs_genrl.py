@@ -1,9 +1,11 @@
-"""The exchange of a stage: everybody says something, everybody hears everybody. GenRL's `HivemindBackend.all_gather_object` against ours.
+"""The exchange of a stage: everybody says something, everybody hears everybody. GenRL's
+`HivemindBackend.all_gather_object` against ours.
 
-2, 4 and 8 peers, each a process, on one machine; 1 KiB to 10 MiB a peer. A call is one exchange as one peer sees it; its seconds are those of
-the slowest peer. A call that has not returned within the bound is hung, and its processes are killed; one that returned with fewer bodies than
-peers is short. `--thousand` repeats 8 peers x 256 KiB a thousand times with ours alone and adds it to the last result.
-Claims: 8 x 1 KiB at least 25 times as fast as GenRL; 8 x 256 KiB in at most 250 ms, none of a thousand hung; 10 MiB works.
+2, 4 and 8 peers, each a process, on one machine; 1 KiB to 10 MiB a peer. A call is one exchange as one peer sees it;
+its seconds are those of the slowest peer. A call that has not returned within the bound is hung, and its processes are
+killed; one that returned with fewer bodies than peers is short. `--thousand` repeats 8 peers x 256 KiB a thousand times
+with ours alone and adds it to the last result. Claims: 8 x 1 KiB at least 25 times as fast as GenRL; 8 x 256 KiB in at
+most 250 ms, none of a thousand hung; 10 MiB works.
 """
 
 from __future__ import annotations
@@ -22,7 +24,14 @@ from harness import claim, machine, publish, result, summary
 
 HERE = Path(__file__).parent
 KIB = 1024
-SIZES = {"1 KiB": KIB, "16 KiB": 16 * KIB, "32 KiB": 32 * KIB, "256 KiB": 256 * KIB, "1 MiB": KIB * KIB, "10 MiB": 10 * KIB * KIB}
+SIZES = {
+    "1 KiB": KIB,
+    "16 KiB": 16 * KIB,
+    "32 KiB": 32 * KIB,
+    "256 KiB": 256 * KIB,
+    "1 MiB": KIB * KIB,
+    "10 MiB": 10 * KIB * KIB,
+}
 COUNTS = (2, 4, 8)
 START_SECONDS = 180.0
 CALL_SECONDS = 10.0
@@ -60,7 +69,12 @@ class Swarm:
     def _start(self) -> Crew:
         python = str(environment()) if self.arm == "genrl" else sys.executable
         script = str(HERE / ("genrl" if self.arm == "genrl" else "swarm") / "exchange_peer.py")
-        variables = {"PYTHONPATH": str(HERE), "HIVEMIND_WORLD_SIZE": str(self.size), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        variables = {
+            "PYTHONPATH": str(HERE),
+            "HIVEMIND_WORLD_SIZE": str(self.size),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
         self._starts += 1
         crew = self._crew = Crew(self._folder / f"{self.arm}-{self.size}-{self._starts}", variables)
         crew.assemble([python, script], self.size, START_SECONDS)
@@ -94,7 +108,9 @@ class Tally:
         }
 
 
-def compare(counts: Sequence[int], sizes: Sequence[str], calls: int, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def compare(
+    counts: Sequence[int], sizes: Sequence[str], calls: int, folder: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Both arms at every number of peers and size, one call of each in turn: peers → size → arm → figures."""
     table: dict[str, Any] = {}
     for peers in counts:
@@ -140,13 +156,27 @@ def claims(table: dict[str, Any], many: dict[str, Any] | None) -> list[dict[str,
         ratio = eight["1 KiB"]["genrl"]["seconds"]["median"] / eight["1 KiB"]["swarmgame"]["seconds"]["median"]
         made.append(claim("8 peers x 1 KiB: GenRL's seconds / ours", ratio, at_least=25))
     if "256 KiB" in eight:
-        made.append(claim("8 peers x 256 KiB: our median seconds", eight["256 KiB"]["swarmgame"]["seconds"]["median"], at_most=0.25))
+        made.append(
+            claim(
+                "8 peers x 256 KiB: our median seconds",
+                eight["256 KiB"]["swarmgame"]["seconds"]["median"],
+                at_most=0.25,
+            )
+        )
     if "10 MiB" in eight:
         ours = eight["10 MiB"]["swarmgame"]
-        made.append(claim("8 peers x 10 MiB: share of our calls that returned whole", ours["whole"] / ours["calls"], at_least=1.0))
+        made.append(
+            claim(
+                "8 peers x 10 MiB: share of our calls that returned whole", ours["whole"] / ours["calls"], at_least=1.0
+            )
+        )
     if many is not None:
         made.append(
-            claim(f"8 peers x 256 KiB, {many['exchanges']} exchanges: calls of ours not whole", many["short"] + many["hung"], at_most=0)
+            claim(
+                f"8 peers x 256 KiB, {many['exchanges']} exchanges: calls of ours not whole",
+                many["short"] + many["hung"],
+                at_most=0,
+            )
         )
     return made
 
@@ -159,8 +189,12 @@ def _brief(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="ours alone, 2 peers, 1 KiB, in seconds; nothing is written")
-    parser.add_argument("--thousand", action="store_true", help="only the thousand calls of ours; the rest of the last result is kept")
+    parser.add_argument(
+        "--smoke", action="store_true", help="ours alone, 2 peers, 1 KiB, in seconds; nothing is written"
+    )
+    parser.add_argument(
+        "--thousand", action="store_true", help="only the thousand calls of ours; the rest of the last result is kept"
+    )
     parser.add_argument("--peers", type=int, choices=COUNTS, help="only so many; the last result of the others is kept")
     parser.add_argument("--calls", type=int, default=15, help="calls of each arm at each size")
     options = parser.parse_args()
@@ -177,10 +211,14 @@ def main() -> None:
             table, repeated = last.get("exchanges", {}), {**thousand(1000, folder), "machine": began}
         else:
             counts = [options.peers] if options.peers else COUNTS
-            measured = compare(counts, list(SIZES), options.calls, folder, lambda line: print(line, file=sys.stderr, flush=True))
+            measured = compare(
+                counts, list(SIZES), options.calls, folder, lambda line: print(line, file=sys.stderr, flush=True)
+            )
             table = {**last.get("exchanges", {}), **measured}
             repeated = last.get("thousand")
-    publish("exchange_vs_genrl", {"claims": claims(table, repeated), "exchanges": table, "thousand": repeated}, began=began)
+    publish(
+        "exchange_vs_genrl", {"claims": claims(table, repeated), "exchanges": table, "thousand": repeated}, began=began
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Generation alone: G completions of each prompt, three ways, on one model in one process.
 
-Arms: `sequential` calls `generate` G times on the whole batch of prompts, as GenRL does; `num_return_sequences` calls it once and lets it read
-each prompt G times; `ours` is the eager sampler, which besides keeps the log-probability of every token (the others would need another pass).
-Work: 8 prompts of 20 to 34 tokens, 8 completions each, 32 new tokens; `fixed` forbids EOS, `free` ends completions after about 12 tokens.
-Run as `python benchmarks/generation.py`; `--smoke` is quick and writes nothing.
+Arms: `sequential` calls `generate` G times on the whole batch of prompts, as GenRL does; `num_return_sequences` calls
+it once and lets it read each prompt G times; `ours` is the eager sampler, which besides keeps the log-probability of
+every token (the others would need another pass). Work: 8 prompts of 20 to 34 tokens, 8 completions each, 32 new tokens;
+`fixed` forbids EOS, `free` ends completions after about 12 tokens. Run as `python benchmarks/generation.py`; `--smoke`
+is quick and writes nothing.
 """
 
 from __future__ import annotations
@@ -73,14 +74,25 @@ def by_transformers(
         with torch.inference_mode():
             model.generate(ids, attention_mask=mask, generation_config=settings)
 
-    return {"sequential": lambda: [generate(1) for _ in range(completions)], "num_return_sequences": lambda: generate(completions)}
+    return {
+        "sequential": lambda: [generate(1) for _ in range(completions)],
+        "num_return_sequences": lambda: generate(completions),
+    }
 
 
-def arms(model: Qwen2ForCausalLM, asked: list[list[int]], eos: tuple[int, ...], minimum: int) -> dict[str, Callable[[], float]]:
-    sampler, seeds = EagerSampler(model, eos, PAD), itertools.count()  # other lengths in each call, as the other arms have them
+def arms(
+    model: Qwen2ForCausalLM, asked: list[list[int]], eos: tuple[int, ...], minimum: int
+) -> dict[str, Callable[[], float]]:
+    sampler, seeds = (
+        EagerSampler(model, eos, PAD),
+        itertools.count(),
+    )  # other lengths in each call, as the other arms have them
     params = SamplingParams(NEW_TOKENS, min_new_tokens=minimum)
     ours = {"ours": lambda: sampler.sample(asked, COMPLETIONS, params, next(seeds))}
-    return {name: timed(work) for name, work in (by_transformers(model, asked, COMPLETIONS, params, eos, PAD) | ours).items()}
+    return {
+        name: timed(work)
+        for name, work in (by_transformers(model, asked, COMPLETIONS, params, eos, PAD) | ours).items()
+    }
 
 
 def timed(work: Callable[[], Any]) -> Callable[[], float]:
@@ -109,9 +121,19 @@ def main() -> None:
         ours = seconds["ours"]["median"]
         ratios = {name: round(seconds[name]["median"] / ours, 2) for name in ("sequential", "num_return_sequences")}
         tokens = len(asked) * COMPLETIONS * NEW_TOKENS
-        figures[work] = {"seconds": seconds, "ratios": ratios} | ({"tokens_per_second": round(tokens / ours)} if work == "fixed" else {})
-        claims.append(harness.claim(f"{work}: times as fast as {COMPLETIONS} sequential calls", ratios["sequential"], at_least=9.0))
-        claims.append(harness.claim(f"{work}: times as fast as num_return_sequences", ratios["num_return_sequences"], at_least=2.0))
+        figures[work] = {"seconds": seconds, "ratios": ratios} | (
+            {"tokens_per_second": round(tokens / ours)} if work == "fixed" else {}
+        )
+        claims.append(
+            harness.claim(
+                f"{work}: times as fast as {COMPLETIONS} sequential calls", ratios["sequential"], at_least=9.0
+            )
+        )
+        claims.append(
+            harness.claim(
+                f"{work}: times as fast as num_return_sequences", ratios["num_return_sequences"], at_least=2.0
+            )
+        )
     shape = {
         "prompts": len(asked),
         "prompt_tokens": list(PROMPT_LENGTHS),

@@ -1,11 +1,12 @@
 """Generation on a CUDA device, against transformers' own `generate`, on one model in one process.
 
-The model has the shape of Qwen2.5-0.5B (494 M parameters, a vocabulary of 151,936) with random weights in bfloat16: what is sampled does not
-matter, how long it takes does. EOS is forbidden, so that all arms do the same work; ours besides keep the log-probability of every token.
-`usual` is 9 prompts × 8 completions × 256 tokens, `wide` 64 × 8 × 128: `num_return_sequences` is one call of `generate`. `stream` is one completion
-of 2,048 tokens, and `uneven` nano-vllm's workload (256 prompts of 100 to 1,024 tokens, outputs of 100 to 1,024); both are ours alone.
-A step is the time of the call, prompts and all, over the tokens of its longest completion.
-Run as `python benchmarks/generation_cuda.py` on a machine with a CUDA device; `--smoke` is a tiny model on any device, and writes nothing.
+The model has the shape of Qwen2.5-0.5B (494 M parameters, a vocabulary of 151,936) with random weights in bfloat16:
+what is sampled does not matter, how long it takes does. EOS is forbidden, so that all arms do the same work; ours
+besides keep the log-probability of every token. `usual` is 9 prompts × 8 completions × 256 tokens, `wide` 64 × 8 × 128:
+`num_return_sequences` is one call of `generate`. `stream` is one completion of 2,048 tokens, and `uneven` nano-vllm's
+workload (256 prompts of 100 to 1,024 tokens, outputs of 100 to 1,024); both are ours alone. A step is the time of the
+call, prompts and all, over the tokens of its longest completion. Run as `python benchmarks/generation_cuda.py` on a
+machine with a CUDA device; `--smoke` is a tiny model on any device, and writes nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def arms(model: Any, work: Work) -> dict[str, Callable[[], float]]:
 
     asked_lengths = lengths() if work.uneven else [64 + 4 * (index % 8) for index in range(work.prompts)]
     budgets = lengths() if work.uneven else [work.new_tokens] * work.prompts
-    asked = [torch.randint(0, model.config.vocab_size - 10, (length,), generator=random).tolist() for length in asked_lengths]
+    asked = [
+        torch.randint(0, model.config.vocab_size - 10, (length,), generator=random).tolist() for length in asked_lengths
+    ]
     params = SamplingParams(work.new_tokens, min_new_tokens=work.new_tokens)
     engine, eos, pad = EngineSampler(model, (model.config.eos_token_id,), 0), model.config.eos_token_id, 0
 
@@ -116,15 +119,27 @@ def measure(model: Any, works: dict[str, Work], repeats: int) -> dict[str, Any]:
             claims.append(harness.claim(f"{name}: {figure.replace('_', ' ')}", figures[name][figure], **{bound: value}))
         torch.cuda.empty_cache()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    shape = {"parameters": parameters, "vocabulary": model.config.vocab_size, "dtype": str(model.dtype).removeprefix("torch.")}
+    shape = {
+        "parameters": parameters,
+        "vocabulary": model.config.vocab_size,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
     return {"claims": claims, "shape": shape, **figures}
 
 
 def small(device: str) -> Any:
     """A tiny model of the same architecture."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = Qwen2Config(vocab_size=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0, **sizes)
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    config = Qwen2Config(
+        vocab_size=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0, **sizes
+    )
     return Qwen2ForCausalLM(config).to(device)
 
 

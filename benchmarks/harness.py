@@ -1,8 +1,9 @@
 """What every benchmark shares: interleaved arms, medians, claims, and one JSON line a run.
 
-A benchmark compares arms on one machine in one run, alternating between them, so that whatever else the machine does falls on all alike.
-It is not a test: figures are written down with the machine and its load, and a claim that was missed is written down as missed.
-Invariant: a committed result names the date, the versions, the processor and the load that it was measured under.
+A benchmark compares arms on one machine in one run, alternating between them, so that whatever else the machine does
+falls on all alike. It is not a test: figures are written down with the machine and its load, and a claim that was
+missed is written down as missed. Invariant: a committed result names the date, the versions, the processor and the load
+that it was measured under.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def summary(samples: Sequence[float], *, digits: int = 5) -> dict[str, float | i
 
 def claim(what: str, measured: float, *, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
     """A figure beside its bound. NaN meets nothing."""
-    met = measured == measured and (at_least is None or measured >= at_least) and (at_most is None or measured <= at_most)
+    met = (
+        measured == measured and (at_least is None or measured >= at_least) and (at_most is None or measured <= at_most)
+    )
     bounds = {name: bound for name, bound in (("at_least", at_least), ("at_most", at_most)) if bound is not None}
     return {"what": what, "measured": round(measured, 4), **bounds, "met": met}
 
@@ -132,5 +135,7 @@ def _installed(name: str) -> bool:
 
 def _commit() -> str:
     """The checkout's; what `GIT_COMMIT` says it is, where the code was copied without its history."""
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
     return os.environ.get("GIT_COMMIT") or asked.stdout.strip() or "unknown"

@@ -1,6 +1,8 @@
-"""How large the project's images are, and how much of each a change of the code moves: its top layers, from the first COPY of the project on.
+"""How large the project's images are, and how much of each a change of the code moves: its top layers, from the first
+COPY of the project on.
 
-Builds what is not built (`make cluster-load` does the same), then asks the engine. No claims: the worker's size is PyTorch's and CUDA's.
+Builds what is not built (`make cluster-load` does the same), then asks the engine. No claims: the worker's size is
+PyTorch's and CUDA's.
 
     python benchmarks/image_sizes.py
 """
@@ -22,7 +24,15 @@ from native_cluster import docker
 
 def sizes(image: str, environment: dict[str, str]) -> dict[str, Any]:
     """Bytes, uncompressed: of the image, and of the layers that a change of the code makes anew."""
-    command = [docker.client(), "history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", image]
+    command = [
+        docker.client(),
+        "history",
+        "--no-trunc",
+        "--human=false",
+        "--format",
+        "{{.Size}}\t{{.CreatedBy}}",
+        image,
+    ]
     lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     layers = [(int(size), made_by) for size, _, made_by in (line.partition("\t") for line in lines)]
     code = 0

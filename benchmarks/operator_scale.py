@@ -1,8 +1,10 @@
-"""How the operator bears many games: a real API server with controllers, kwok's nodes and pods, and the operator as its chart runs it.
+"""How the operator bears many games: a real API server with controllers, kwok's nodes and pods, and the operator as its
+chart runs it.
 
-Everything shares this machine: etcd, the API server, the controllers, kwok, the operator and its users. Games are applied at a fixed pace until
-there are as many as asked for; then, when every game is Ready and nothing is written any more, an idle minute and a cold start are measured,
-with every game's progress asked for as always. Larger sizes grow from the smaller ones, in one run.
+Everything shares this machine: etcd, the API server, the controllers, kwok, the operator and its users. Games are
+applied at a fixed pace until there are as many as asked for; then, when every game is Ready and nothing is written any
+more, an idle minute and a cold start are measured, with every game's progress asked for as always. Larger sizes grow
+from the smaller ones, in one run.
 
     python benchmarks/operator_scale.py [--games 2000,4000] [--peers 8] [--pace 20] [--smoke]
 """
@@ -58,7 +60,9 @@ def layer_up(directory: Path) -> float:
 
 
 async def small_games(client: Client) -> list[float]:
-    """Seconds from the answer to the apply until all of a small game's peers are made, one game after the other on an idle cluster."""
+    """Seconds from the answer to the apply until all of a small game's peers are made, one game after the other on an
+    idle cluster.
+    """
     found = []
     async with arrivals(client, POD) as pods:
         for key in keys(0, SMALL, prefix="small"):
@@ -98,7 +102,9 @@ async def settle(operator: process.Operator, games: int) -> float:
         if ready and found.writes == before and found.depth == 0:
             return ready
         before = found.writes
-        say(f"  {found.ready} of {games} ready, {found.writes} writes, {found.depth} queued, {operator.memory_mib()[0]:.0f} MiB")
+        say(
+            f"  {found.ready} of {games} ready, {found.writes} writes, {found.depth} queued, {operator.memory_mib()[0]:.0f} MiB"
+        )
         await asyncio.sleep(QUIET_SECONDS)
     raise SystemExit(f"not settled after {PATIENCE_SECONDS:.0f} s")
 
@@ -148,7 +154,12 @@ async def cold_start(running: Cluster, games: int, name: str) -> tuple[process.O
 
 
 async def measured(
-    running: Cluster, client: Client, operator: process.Operator, asked: Peers, sizes: tuple[int, int], options: argparse.Namespace
+    running: Cluster,
+    client: Client,
+    operator: process.Operator,
+    asked: Peers,
+    sizes: tuple[int, int],
+    options: argparse.Namespace,
 ) -> tuple[process.Operator, dict[str, Any]]:
     """Everything at one size; the operator that runs afterwards."""
     before, games = sizes
@@ -172,26 +183,45 @@ async def measured(
     if missing:
         raise SystemExit(f"{missing} of {games} games are not Ready in the API server")
     counted = {"swarmgames": await client.count(GAME), "jobs": await client.count(JOB), "pods": await client.count(POD)}
-    return operator, {"games": games, "objects": counted, "growth": growth, "idle": quiet, "cold_start": cold, "idle_after_it": again}
+    return operator, {
+        "games": games,
+        "objects": counted,
+        "growth": growth,
+        "idle": quiet,
+        "cold_start": cold,
+        "idle_after_it": again,
+    }
 
 
 def claims(small: Sequence[float], up: float, sizes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The bounds are for the first size; the others show how it grows."""
     found = [
         claim("API server layer up, seconds", up, at_most=10.0),
-        claim(f"apply → all {SMALL_PEERS} peers' pods made, idle cluster, slowest of {SMALL}, seconds", max(small), at_most=2.0),
+        claim(
+            f"apply → all {SMALL_PEERS} peers' pods made, idle cluster, slowest of {SMALL}, seconds",
+            max(small),
+            at_most=2.0,
+        ),
     ]
     for each in sizes:
         bounded: dict[str, float | None] = {"start": 60.0, "memory": 300.0, "writes": 1.0, "job": 2.0}
         limits = bounded if each is sizes[0] else {}
         idle_writes = max(each["idle"]["writes_a_second"], each["idle_after_it"]["writes_a_second"])
-        most = max(each["cold_start"]["resident_mib_at_most"], each["growth"]["resident_mib_at_most"], each["idle"]["resident_mib"])
+        most = max(
+            each["cold_start"]["resident_mib_at_most"],
+            each["growth"]["resident_mib_at_most"],
+            each["idle"]["resident_mib"],
+        )
         name = f"{each['games']} games"
         found += [
             claim(f"{name}: cold start, seconds", each["cold_start"]["seconds"], at_most=limits.get("start")),
             claim(f"{name}: most memory of the operator, MiB", most, at_most=limits.get("memory")),
             claim(f"{name}: writes a second while idle", idle_writes, at_most=limits.get("writes")),
-            claim(f"{name}: apply → Job, p99, seconds", each["growth"]["apply_to_job_seconds"]["p99"], at_most=limits.get("job")),
+            claim(
+                f"{name}: apply → Job, p99, seconds",
+                each["growth"]["apply_to_job_seconds"]["p99"],
+                at_most=limits.get("job"),
+            ),
         ]
     return found
 
@@ -234,7 +264,11 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=20.0)
     parser.add_argument("--idle", type=float, default=60.0)
     parser.add_argument("--keep", type=Path, help="a new directory for data and logs, kept afterwards")
-    parser.add_argument("--smoke", action="store_true", help="20 games unless --games says otherwise, a short idle time, nothing written")
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="20 games unless --games says otherwise, a short idle time, nothing written",
+    )
     options = parser.parse_args()
     options.games = options.games or ([20] if options.smoke else [2000, 4000])
     if options.smoke:

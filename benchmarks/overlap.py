@@ -45,14 +45,28 @@ def play(game: str, overlap: bool, rounds: int, folder: Path) -> list[dict[str, 
         "game.progression.quorum=100%",
         *GAMES[game],
     ]
-    command = [sys.executable, "-m", "swarmgame", "run", str(GAME), f"--peers={PEERS}", f"--rounds={rounds + DROPPED}", "--no-report"]
+    command = [
+        sys.executable,
+        "-m",
+        "swarmgame",
+        "run",
+        str(GAME),
+        f"--peers={PEERS}",
+        f"--rounds={rounds + DROPPED}",
+        "--no-report",
+    ]
     command += [f"--set={setting}" for setting in settings] + ["--runs", str(folder), "--name", "run", "--fresh"]
     paths = [str(HERE / "swarm"), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, check=False)
     if ran.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")
-    peers = [[json.loads(line) for line in (folder / f"run/peers/{peer}/metrics.jsonl").read_text().splitlines()] for peer in range(PEERS)]
+        raise SystemExit(
+            f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}"
+        )
+    peers = [
+        [json.loads(line) for line in (folder / f"run/peers/{peer}/metrics.jsonl").read_text().splitlines()]
+        for peer in range(PEERS)
+    ]
     played = list(zip(*peers, strict=True))[DROPPED:]
     return [
         {
@@ -88,7 +102,10 @@ def main() -> None:
                 for arm, overlap in ARMS.items():
                     found[game][arm] += play(game, overlap, rounds, Path(folder))
     measured = {game: {arm: figures(rows) for arm, rows in arms.items()} for game, arms in found.items()}
-    ratios = {game: arms["without"]["seconds"]["median"] / arms["with"]["seconds"]["median"] for game, arms in measured.items()}
+    ratios = {
+        game: arms["without"]["seconds"]["median"] / arms["with"]["seconds"]["median"]
+        for game, arms in measured.items()
+    }
     claims = [claim("a judged round: times as fast with overlap", ratios["judged"], at_least=1.05)]
     if "plain" in ratios:
         claims.append(claim("a plain round: times as fast with overlap", ratios["plain"], at_least=0.95))

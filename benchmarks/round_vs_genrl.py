@@ -1,11 +1,12 @@
-"""A whole round: generate, exchange, reward, train. GenRL 0.3.0's own classes against ours, on the same tiny model and the same work.
+"""A whole round: generate, exchange, reward, train. GenRL 0.3.0's own classes against ours, on the same tiny model and
+the same work.
 
-`swarm`: 4 peers, each a process of one thread, over each side's own hivemind backend: 8 questions x 8 completions x 32 tokens, one stage.
-`multistage`: GenRL's multistage_math, one peer, one thread, no network: 4 questions x 4 generations x 64 tokens x 3 stages.
-Both arms start from the same weights, ask the same questions, sample exactly as many tokens and train on all of them once; the reward is a hash
-of the text. GenRL runs with its defaults (minibatches of 2, gradient checkpointing), ours with its own. A round's seconds are its slowest peer's;
-`processor` is that peer's processor time, which other work on the machine hardly moves.
-Claims: both at least 5 times as fast as GenRL.
+`swarm`: 4 peers, each a process of one thread, over each side's own hivemind backend: 8 questions x 8 completions x 32
+tokens, one stage. `multistage`: GenRL's multistage_math, one peer, one thread, no network: 4 questions x 4 generations
+x 64 tokens x 3 stages. Both arms start from the same weights, ask the same questions, sample exactly as many tokens and
+train on all of them once; the reward is a hash of the text. GenRL runs with its defaults (minibatches of 2, gradient
+checkpointing), ours with its own. A round's seconds are its slowest peer's; `processor` is that peer's processor time,
+which other work on the machine hardly moves. Claims: both at least 5 times as fast as GenRL.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ PARTS = ("round", "generate", "exchange", "rewards", "train", "processor")
 START_SECONDS = 180.0
 ROUND_SECONDS = 240.0
 LEAST_TOKENS = 0.98
-"""Share of the tokens that must have been sampled: GenRL's count, made from text, misses a padding token that was drawn."""
+"""Share of the tokens that must have been sampled: GenRL's count, made from text, misses a padding token that was
+drawn.
+"""
 
 
 class Incomplete(Exception):
@@ -58,7 +61,8 @@ class Tally:
 
 
 def measure(game: Game, arms: Sequence[str], folder: Path, *, warmups: int, rounds: int) -> dict[str, Any]:
-    """Rounds of the arms in turn, A B A B …; the processes of both live all along, and those of the other arm wait: arm → figures.
+    """Rounds of the arms in turn, A B A B …; the processes of both live all along, and those of the other arm wait: arm
+    → figures.
 
     Raises:
         Incomplete: a peer hung, crashed, heard too few others, sampled too little or did not train.
@@ -82,7 +86,12 @@ def measure(game: Game, arms: Sequence[str], folder: Path, *, warmups: int, roun
 
 
 def _crew(game: Game, arm: str, folder: Path) -> Crew:
-    variables = {"PYTHONPATH": str(HERE), "HIVEMIND_WORLD_SIZE": str(game.peers), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    variables = {
+        "PYTHONPATH": str(HERE),
+        "HIVEMIND_WORLD_SIZE": str(game.peers),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
     return Crew(folder / f"{game.name}-{arm}", {**variables, "TOKENIZERS_PARALLELISM": "false"})
 
 
@@ -97,7 +106,9 @@ def _checked(game: Game, arm: str, answer: dict[str, Any] | None) -> dict[str, A
     if answer["heard"] != (game.peers - 1) * game.stages:
         raise Incomplete(f"{arm}, {game.name}: a peer heard {answer['heard']} others")
     if answer["tokens"] < LEAST_TOKENS * game.tokens_a_round or not answer["updates"]:
-        raise Incomplete(f"{arm}, {game.name}: a peer sampled {answer['tokens']} tokens and made {answer['updates']} updates")
+        raise Incomplete(
+            f"{arm}, {game.name}: a peer sampled {answer['tokens']} tokens and made {answer['updates']} updates"
+        )
     return answer
 
 
@@ -107,17 +118,23 @@ def genrl_prompts() -> str:
         "import json; from genrl.examples.multistage_math import data; "
         "print(json.dumps([getattr(data, f'STAGE{stage}_SYSTEM_PROMPT') for stage in range(3)]))"
     )
-    asked = subprocess.run([str(environment()), "-c", code], capture_output=True, text=True, timeout=START_SECONDS, check=True)
+    asked = subprocess.run(
+        [str(environment()), "-c", code], capture_output=True, text=True, timeout=START_SECONDS, check=True
+    )
     prompts: list[str] = json.loads(asked.stdout.splitlines()[-1])
     return json.dumps(prompts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="ours alone, one peer, three stages of a few tokens; nothing is written")
+    parser.add_argument(
+        "--smoke", action="store_true", help="ours alone, one peer, three stages of a few tokens; nothing is written"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds of each arm")
     parser.add_argument("--warmups", type=int, default=2, help="rounds before those")
-    parser.add_argument("--game", choices=[SWARM.name, MULTISTAGE.name], help="only this one; the other's last result is kept")
+    parser.add_argument(
+        "--game", choices=[SWARM.name, MULTISTAGE.name], help="only this one; the other's last result is kept"
+    )
     options = parser.parse_args()
     began = machine()
     with tempfile.TemporaryDirectory(prefix="round-") as name:
@@ -130,8 +147,13 @@ def main() -> None:
         games = dict((result("round_vs_genrl") or {}).get("games", {}))
         for game in (SWARM, MULTISTAGE):
             if options.game in (None, game.name):
-                games[game.name] = {**measure(game, ARMS, folder, warmups=options.warmups, rounds=options.rounds), "machine": machine()}
-    claims = [claim(f"{name} round: GenRL's seconds / ours", _ratio(figures), at_least=5) for name, figures in games.items()]
+                games[game.name] = {
+                    **measure(game, ARMS, folder, warmups=options.warmups, rounds=options.rounds),
+                    "machine": machine(),
+                }
+    claims = [
+        claim(f"{name} round: GenRL's seconds / ours", _ratio(figures), at_least=5) for name, figures in games.items()
+    ]
     publish("round_vs_genrl", {"claims": claims, "games": games}, began=began)
 
 

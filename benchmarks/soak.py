@@ -2,10 +2,10 @@
 
 The quickstart's game, `swarmgame run` as a user starts it: hivemind, sharing, rewards in the sandbox, training, a
 checkpoint every 50 rounds, held-out questions every 100. Every ten rounds each peer writes down its memory (resident
-and unique, MiB, after a garbage collection and malloc_trim), descriptors, threads and tracked objects, and the memory of its daemon
-and its sandbox (`swarm/soak.py`); on a CUDA device also what torch has allocated and reserved. A line is fitted over
-the rounds after a warm-up, in which the caches of bounded size fill; growth is its slope times 1,000 rounds, of the
-peer that grows most.
+and unique, MiB, after a garbage collection and malloc_trim), descriptors, threads and tracked objects, and the memory
+of its daemon and its sandbox (`swarm/soak.py`); on a CUDA device also what torch has allocated and reserved. A line is
+fitted over the rounds after a warm-up, in which the caches of bounded size fill; growth is its slope times 1,000
+rounds, of the peer that grows most.
 Claims: per 1,000 rounds at most 1 MiB of unique memory a process and on a device, 1,000 tracked objects, no
 descriptor and no thread; the run's folder grows by its metrics and log alone, at most 8 KiB a round and peer. `day`
 says how many rounds 24 hours are at the speed measured, and what a peer would have gained by then, with the slope's
@@ -46,12 +46,16 @@ BOUNDS = {
     "cuda_allocated": ("MiB that torch has allocated on the device", 1.0),
     "cuda_reserved": ("MiB that torch has reserved on the device", 1.0),
 }
-"""What is claimed, and how much of it 1,000 rounds may add. Half a descriptor or thread: where one comes and goes the slope is never exactly 0."""
+"""What is claimed, and how much of it 1,000 rounds may add. Half a descriptor or thread: where one comes and goes the
+slope is never exactly 0.
+"""
 FOLDER_KIB = 8.0
 
 
 def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[list[dict[str, Any]]], dict[str, float]]:
-    """Play the run; return each peer's samples, and the size of the run's folder in KiB at the warm-up's end and at the end."""
+    """Play the run; return each peer's samples, and the size of the run's folder in KiB at the warm-up's end and at the
+    end.
+    """
     probe = folder / "probe"
     probe.mkdir()
     settings = [
@@ -63,7 +67,16 @@ def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[li
         "game.evaluation.everyRounds=100",
         "storage.checkpoints.everyRounds=50",
     ]
-    command = [sys.executable, "-m", "swarmgame", "run", str(GAME), f"--peers={PEERS}", f"--rounds={rounds}", "--no-report"]
+    command = [
+        sys.executable,
+        "-m",
+        "swarmgame",
+        "run",
+        str(GAME),
+        f"--peers={PEERS}",
+        f"--rounds={rounds}",
+        "--no-report",
+    ]
     command += [f"--set={setting}" for setting in settings] + ["--runs", str(folder), "--name", "run", "--fresh"]
     paths = [str(HERE / "swarm"), *filter(None, [os.environ.get("PYTHONPATH")])]
     # What a daemon keeps is 25 MiB. With its usual GOGC of 400 garbage hides that: it grows to 165 MiB over its first
@@ -78,7 +91,8 @@ def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[li
                 number = last_round(probe)
                 if number >= warmup and "warm" not in sizes:
                     sizes |= {"warm": size_kib(folder / "run"), "warm_round": float(number)}
-                # After the last round the runner reads all metrics for its summary, with libraries that it did not need before.
+                # After the last round the runner reads all metrics for its summary, with libraries that it did not need
+                # before.
                 if 0 <= number < rounds - EVERY and (held := memory(process.pid)):
                     runner.append({"round": float(number), "runner_uss": held["uss"]})
                 time.sleep(1.0)
@@ -100,11 +114,15 @@ def last_round(probe: Path) -> int:
 
 def size_kib(folder: Path) -> float:
     """What the files below a folder hold, but for checkpoints, whose number is bounded."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and "checkpoints" not in path.parts) / 1024
+    return (
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and "checkpoints" not in path.parts)
+        / 1024
+    )
 
 
 def growth(samples: Sequence[dict[str, Any]], name: str, warmup: int) -> dict[str, float] | None:
-    """Fit a line by least squares; return its slope per 1,000 rounds, the slope's standard error, and the first and last value.
+    """Fit a line by least squares; return its slope per 1,000 rounds, the slope's standard error, and the first and
+    last value.
 
     None where there are fewer than three samples behind the warm-up.
     """
@@ -117,7 +135,12 @@ def growth(samples: Sequence[dict[str, Any]], name: str, warmup: int) -> dict[st
     slope = sum((x - x0) * (y - y0) for x, y in points) / spread if spread else math.nan
     rest = sum((y - y0 - slope * (x - x0)) ** 2 for x, y in points) / max(1, len(points) - 2)
     error = math.sqrt(rest / spread) if spread else math.nan
-    return {"per_1000_rounds": round(slope, 4), "standard_error": round(error, 4), "first": round(ys[0], 3), "last": round(ys[-1], 3)}
+    return {
+        "per_1000_rounds": round(slope, 4),
+        "standard_error": round(error, 4),
+        "first": round(ys[0], 3),
+        "last": round(ys[-1], 3),
+    }
 
 
 def main() -> None:
@@ -130,20 +153,28 @@ def main() -> None:
     began = machine()
     with tempfile.TemporaryDirectory() as folder:
         samples, sizes = play(rounds, warmup, given.overlap, Path(folder))
-    fits = {name: [fit for rows in samples if (fit := growth(rows, name, warmup)) is not None] for name in (*BOUNDS, "peer_rss")}
+    fits = {
+        name: [fit for rows in samples if (fit := growth(rows, name, warmup)) is not None]
+        for name in (*BOUNDS, "peer_rss")
+    }
     worst = {name: max(found, key=lambda fit: fit["per_1000_rounds"]) for name, found in fits.items() if found}
     claims = [
         claim(f"growth per 1,000 rounds: {what}", worst[name]["per_1000_rounds"], at_most=bound)
         for name, (what, bound) in BOUNDS.items()
         if name in worst
     ]
-    folder_kib = (sizes["end"] - sizes["warm"]) / PEERS / max(1.0, rounds - sizes["warm_round"]) if "warm" in sizes else math.nan
-    claims.append(claim("growth of the run's folder without checkpoints: KiB a round and peer", folder_kib, at_most=FOLDER_KIB))
+    folder_kib = (
+        (sizes["end"] - sizes["warm"]) / PEERS / max(1.0, rounds - sizes["warm_round"]) if "warm" in sizes else math.nan
+    )
+    claims.append(
+        claim("growth of the run's folder without checkpoints: KiB a round and peer", folder_kib, at_most=FOLDER_KIB)
+    )
     peers = samples[:PEERS]
     seconds = max((rows[-1]["time"] - rows[0]["time"]) / (rows[-1]["round"] - rows[0]["round"]) for rows in peers)
     day = DAY_SECONDS / seconds
     gained = {
-        key: round(worst["peer_uss"][name] * day / 1000, 1) for key, name in (("mib", "per_1000_rounds"), ("error", "standard_error"))
+        key: round(worst["peer_uss"][name] * day / 1000, 1)
+        for key, name in (("mib", "per_1000_rounds"), ("error", "standard_error"))
     }
     body = {
         "claims": claims,

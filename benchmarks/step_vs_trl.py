@@ -1,12 +1,14 @@
-"""A full training step: generate, score, loss, backward, optimizer. Ours against TRL's GRPOTrainer (its transformers path), in one process.
+"""A full training step: generate, score, loss, backward, optimizer. Ours against TRL's GRPOTrainer (its transformers
+path), in one process.
 
-Both start from the same weights and do the same work: 8 prompts, 8 completions each, exactly 32 new tokens (EOS forbidden), the same reward
-function, DAPO loss without KL, AdamW, clipping at 1.0, float32 on one thread. TRL's gradient checkpointing, on by default there, is off. TRL's steps
-are timed between its own callbacks `on_step_begin` and `on_step_end`, and each is followed by one of ours, so the arms alternate.
-Claim: at least 1.5 times as fast. Run as `python benchmarks/step_vs_trl.py`; `--smoke` is quick and writes nothing.
-With `--cuda` the model has the shape of Qwen2.5-0.5B with random weights in bfloat16 on a CUDA device, there are 9 prompts with 8 completions of 256
-tokens, TRL keeps everything in bfloat16 (ours a float32 copy of the weights besides), and the figures go to `step_vs_trl_cuda`. Claims there: a step
-within 0.45 s, 15 times as fast.
+Both start from the same weights and do the same work: 8 prompts, 8 completions each, exactly 32 new tokens (EOS
+forbidden), the same reward function, DAPO loss without KL, AdamW, clipping at 1.0, float32 on one thread. TRL's
+gradient checkpointing, on by default there, is off. TRL's steps are timed between its own callbacks `on_step_begin` and
+`on_step_end`, and each is followed by one of ours, so the arms alternate. Claim: at least 1.5 times as fast. Run as
+`python benchmarks/step_vs_trl.py`; `--smoke` is quick and writes nothing. With `--cuda` the model has the shape of
+Qwen2.5-0.5B with random weights in bfloat16 on a CUDA device, there are 9 prompts with 8 completions of 256 tokens, TRL
+keeps everything in bfloat16 (ours a float32 copy of the weights besides), and the figures go to `step_vs_trl_cuda`.
+Claims there: a step within 0.45 s, 15 times as fast.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig as TrlConfig
 from trl import GRPOTrainer as TrlTrainer
 
-from swarmgame.game.parts import Setting
+from swarmgame.game.components import Setting
 from swarmgame.game.state import Contribution, GameState, Item, Prompt, Reference, Round
 from swarmgame.models.loading import load_model, load_tokenizer
 from swarmgame.models.warmstart import ensure_model
@@ -69,9 +71,15 @@ class Ours:
 
     def __init__(self, setting: Setting, arena: Arena) -> None:
         self.tokens = tokens = arena.new_tokens
-        self.items = [Item(Reference("bench", "v1", 0, index), question) for index, question in enumerate(arena.questions)]
+        self.items = [
+            Item(Reference("bench", "v1", 0, index), question) for index, question in enumerate(arena.questions)
+        ]
         config = GRPOConfig(
-            generations=COMPLETIONS, max_new_tokens=tokens, min_new_tokens=tokens, learning_rate=arena.learning_rate, loss_type="dapo"
+            generations=COMPLETIONS,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            learning_rate=arena.learning_rate,
+            loss_type="dapo",
         )
         self.trainer = GRPOTrainer(config, setting)
         self.number = 0
@@ -81,7 +89,9 @@ class Ours:
         began = harness.now()
         round = Round(self.number, 0, self.number, 1, "bench")
         groups = tuple(self.trainer.generate([Prompt.ask(item) for item in self.items], round))
-        said = Contribution("bench", self.number, 0, groups, {item.id: item.reference for item in self.items}, self.trainer.tokenizer)
+        said = Contribution(
+            "bench", self.number, 0, groups, {item.id: item.reference for item in self.items}, self.trainer.tokenizer
+        )
         state = GameState.begin(round, self.items).with_contribution(said)
         rewards = {key: reward([rollout.token_ids for rollout in group.rollouts]) for key, group in state.groups()}
         metrics = self.trainer.train(state, rewards)
@@ -167,7 +177,13 @@ def figures_of(arena: Arena, samples: dict[str, list[float]]) -> dict[str, Any]:
     claims = [harness.claim(what, ratio, at_least=1.5 if arena.device == "cpu" else 15.0)]
     if arena.device != "cpu":
         claims.append(harness.claim("seconds of our step", figures["ours"]["median"], at_most=0.45))
-    work = {"model": arena.model, "prompts": arena.prompts, "completions": COMPLETIONS, "new_tokens": arena.new_tokens, "threads": 1}
+    work = {
+        "model": arena.model,
+        "prompts": arena.prompts,
+        "completions": COMPLETIONS,
+        "new_tokens": arena.new_tokens,
+        "threads": 1,
+    }
     return {"claims": claims, "work": work, "seconds": figures}
 
 
@@ -192,7 +208,9 @@ def main() -> None:
 
             save(half_billion("cuda:0"), folder / "model")
             arena = on_a_device(folder / "model")
-        samples = measure(arena, 2 if given.smoke else (3 if given.cuda else 15), 1 if given.smoke or given.cuda else 3, folder)
+        samples = measure(
+            arena, 2 if given.smoke else (3 if given.cuda else 15), 1 if given.smoke or given.cuda else 3, folder
+        )
     harness.publish(arena.name, figures_of(CUDA if given.cuda else CPU, samples), began=began, smoke=given.smoke)
 
 

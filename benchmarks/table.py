@@ -1,7 +1,8 @@
-"""The comparison table of README.md, made from `results/*.json`, between the marks `benchmarks:begin` and `benchmarks:end`.
+"""The comparison table of README.md, made from `results/*.json`, between the marks `benchmarks:begin` and
+`benchmarks:end`.
 
-Nothing is typed by hand and nothing is left out: a claim that was missed stands there as missed. `--check` fails when the table is not what the
-results say.
+Nothing is typed by hand and nothing is left out: a claim that was missed stands there as missed. `--check` fails when
+the table is not what the results say.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ class Row(NamedTuple):
 
 def table() -> str:
     """The table and, below it, under what it was measured."""
-    rows = [*_rounds(result("round_vs_genrl")), *_exchanges(result("exchange_vs_genrl")), *_generation(result("generation"))]
+    rows = [
+        *_rounds(result("round_vs_genrl")),
+        *_exchanges(result("exchange_vs_genrl")),
+        *_generation(result("generation")),
+    ]
     rows += [
         *_on_a_device(result("generation_cuda")),
         *_training(result("training_cuda")),
@@ -57,9 +62,15 @@ def table() -> str:
     names += ("exchange_scaling", "operator_scale")
     results = {name: found for name in names if (found := result(name)) is not None}
     missed = [
-        f"- missed: {claim['what']}: {_bound(claim)}" for found in results.values() for claim in found.get("claims", []) if not claim["met"]
+        f"- missed: {claim['what']}: {_bound(claim)}"
+        for found in results.values()
+        for claim in found.get("claims", [])
+        if not claim["met"]
     ]
-    notes = ["", "Medians; “whole” counts the calls, one a peer, that returned with every body. " + " ".join(_measured(results))]
+    notes = [
+        "",
+        "Medians; “whole” counts the calls, one a peer, that returned with every body. " + " ".join(_measured(results)),
+    ]
     return "\n".join([*lines, *notes, *(["", *missed] if missed else [])])
 
 
@@ -97,20 +108,33 @@ def _generation(found: Mapping[str, Any] | None) -> Iterator[Row]:
         ("num_return_sequences", "one `generate`, `num_return_sequences=8`"),
     ):
         other = seconds[name]["median"]
-        yield Row("Generation, 8 prompts × 8 completions × 32 tokens", f"{what}: {_seconds(other)}", _seconds(ours), _times(other, ours))
+        yield Row(
+            "Generation, 8 prompts × 8 completions × 32 tokens",
+            f"{what}: {_seconds(other)}",
+            _seconds(ours),
+            _times(other, ours),
+        )
 
 
 def _on_a_device(found: Mapping[str, Any] | None) -> Iterator[Row]:
     if found is None:
         return
-    device, size = found["machine"]["device"].removeprefix("NVIDIA "), f"{found['shape']['parameters'] / 1e6:.0f} M parameters, bfloat16"
+    device, size = (
+        found["machine"]["device"].removeprefix("NVIDIA "),
+        f"{found['shape']['parameters'] / 1e6:.0f} M parameters, bfloat16",
+    )
     for name in ("usual", "wide", "stream", "uneven"):
         figures = found[name]
         tokens = f"100 to {figures['new_tokens']:,}" if name == "uneven" else f"{figures['new_tokens']:,}"
         what = f"Generation on one {device}, {figures['rows']} × {tokens} tokens, {size}"
-        ours, other = figures["seconds"]["ours"]["median"], figures["seconds"].get("num_return_sequences", {}).get("median")
+        ours, other = (
+            figures["seconds"]["ours"]["median"],
+            figures["seconds"].get("num_return_sequences", {}).get("median"),
+        )
         speed = f"{_seconds(ours)}, {figures['tokens_per_second']:,} tokens/s"
-        yield Row(what, f"one `generate`: {_seconds(other)}" if other else "", speed, _times(other, ours) if other else "")
+        yield Row(
+            what, f"one `generate`: {_seconds(other)}" if other else "", speed, _times(other, ours) if other else ""
+        )
 
 
 def _training(found: Mapping[str, Any] | None) -> Iterator[Row]:
@@ -127,7 +151,9 @@ def _step(found: Mapping[str, Any] | None) -> Iterator[Row]:
     if found is not None:
         other, ours = found["seconds"]["trl"]["median"], found["seconds"]["ours"]["median"]
         what = "Training step, 8 prompts × 8 completions × 32 tokens"
-        yield Row(what, f"TRL {found['machine']['versions']['trl']}: {_seconds(other)}", _seconds(ours), _times(other, ours))
+        yield Row(
+            what, f"TRL {found['machine']['versions']['trl']}: {_seconds(other)}", _seconds(ours), _times(other, ours)
+        )
 
 
 def _scaling(found: Mapping[str, Any] | None) -> Iterator[Row]:
@@ -140,12 +166,13 @@ def _scaling(found: Mapping[str, Any] | None) -> Iterator[Row]:
 
 def _operator(found: Mapping[str, Any] | None) -> Iterator[Row]:
     for size in (found or {}).get("sizes", ()):
-        cold, memory = size["cold_start"], max(size["cold_start"]["resident_mib_at_most"], size["growth"]["resident_mib_at_most"])
+        cold, memory = (
+            size["cold_start"],
+            max(size["cold_start"]["resident_mib_at_most"], size["growth"]["resident_mib_at_most"]),
+        )
         writes = max(size["idle"]["writes_a_second"], size["idle_after_it"]["writes_a_second"])
         wait = size["growth"]["apply_to_job_seconds"]["p99"]
-        figures = (
-            f"apply → Job p99 {_seconds(wait)}, cold start {_seconds(cold['seconds'])}, {memory:.0f} MiB, idle {writes:.1f} writes a second"
-        )
+        figures = f"apply → Job p99 {_seconds(wait)}, cold start {_seconds(cold['seconds'])}, {memory:.0f} MiB, idle {writes:.1f} writes a second"
         yield Row(
             f"Operator, {size['objects']['swarmgames']:,} games, {size['objects']['pods']:,} pods, API server and all on two cores",
             "",
@@ -157,7 +184,10 @@ def _operator(found: Mapping[str, Any] | None) -> Iterator[Row]:
 def _images(found: Mapping[str, Any] | None) -> Iterator[Row]:
     images = (found or {}).get("images", {})
     if images:
-        figures = ", ".join(f"{name} {each['bytes'] / 1e6:,.0f} MB (code {each['code_bytes'] / 1e6:.1f})" for name, each in images.items())
+        figures = ", ".join(
+            f"{name} {each['bytes'] / 1e6:,.0f} MB (code {each['code_bytes'] / 1e6:.1f})"
+            for name, each in images.items()
+        )
         yield Row("Images, uncompressed; of it what a change of the code makes anew", "", figures, "")
 
 
@@ -187,7 +217,9 @@ def _measured(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         if machine is None:
             continue
         device = f"{machine['device']}, " if "device" in machine else ""
-        under = f"{device}{machine['cpu']}, {machine['cores']} cores, load {machine['load']} to {machine['load_at_end']}"
+        under = (
+            f"{device}{machine['cpu']}, {machine['cores']} cores, load {machine['load']} to {machine['load_at_end']}"
+        )
         yield f"`{name}`: {found['date'][:10]}, {under}."
 
 
@@ -202,7 +234,11 @@ def main() -> None:
     _, after = rest.split(END, 1)
     made = f"{before}{BEGIN}\n{table()}\n{END}{after}"
     if options.check:
-        sys.exit(0 if made == text else f"{README.name}: the table is not what benchmarks/results say; run python benchmarks/table.py")
+        sys.exit(
+            0
+            if made == text
+            else f"{README.name}: the table is not what benchmarks/results say; run python benchmarks/table.py"
+        )
     README.write_text(made, encoding="utf-8")
 
 

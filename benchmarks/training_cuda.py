@@ -1,13 +1,15 @@
-"""Training on a CUDA device: one GRPO step on given rollouts, packed against padded, and how much of the card's matrix rate it uses.
+"""Training on a CUDA device: one GRPO step on given rollouts, packed against padded, and how much of the card's matrix
+rate it uses.
 
-Arms: `packed` is one sequence without padding with each prompt once, compiled layers and fused log-probabilities; `packed_uncompiled` is the same
-without torch.compile; `padded` is the plain pass. Each arm is a whole `GRPOTrainer.train` (loss, backward, clipping, AdamW) of 9 prompts × 8
-completions × 256 tokens on a model of the shape of Qwen2.5-0.5B with random weights in bfloat16; nothing is sampled. The share of an arm is useful
-operations / time / rate. Useful are 6 × parameters of the layers × tokens (prompts once, completions once) + 6 × parameters of the head × completion
-tokens + 12 × query heads × head dimension × layers × pairs of a token and one that it attends to; what is computed again for the backward pass does
-not count. The rate is that of a product of two random 8192 × 8192 matrices in bfloat16, measured in the same run.
-Run as `python benchmarks/training_cuda.py`; `--profile` prints the kernels of one packed step instead; `--smoke` is tiny, runs on a CPU too, and
-writes nothing.
+Arms: `packed` is one sequence without padding with each prompt once, compiled layers and fused log-probabilities;
+`packed_uncompiled` is the same without torch.compile; `padded` is the plain pass. Each arm is a whole
+`GRPOTrainer.train` (loss, backward, clipping, AdamW) of 9 prompts × 8 completions × 256 tokens on a model of the shape
+of Qwen2.5-0.5B with random weights in bfloat16; nothing is sampled. The share of an arm is useful operations / time /
+rate. Useful are 6 × parameters of the layers × tokens (prompts once, completions once) + 6 × parameters of the head ×
+completion tokens + 12 × query heads × head dimension × layers × pairs of a token and one that it attends to; what is
+computed again for the backward pass does not count. The rate is that of a product of two random 8192 × 8192 matrices in
+bfloat16, measured in the same run. Run as `python benchmarks/training_cuda.py`; `--profile` prints the kernels of one
+packed step instead; `--smoke` is tiny, runs on a CPU too, and writes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import torch
 from generation_cuda import half_billion, small
 from transformers import logging
 
-from swarmgame.game.parts import Setting
+from swarmgame.game.components import Setting
 from swarmgame.game.state import Contribution, FinishReason, GameState, Group, Item, Prompt, Reference, Rollout, Round
 from swarmgame.models.tokenizer import character_tokenizer
 from swarmgame.trainer.grpo.config import GRPOConfig
@@ -58,7 +60,10 @@ class Work:
         layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
         scored = self.prompts * self.completions * self.new_tokens
         new = self.new_tokens
-        pairs = sum(length * (length + 1) / 2 + self.completions * (new * length + new * (new + 1) / 2) for length in self.prompt_lengths)
+        pairs = sum(
+            length * (length + 1) / 2 + self.completions * (new * length + new * (new + 1) / 2)
+            for length in self.prompt_lengths
+        )
         attention = 12 * config.hidden_size * config.num_hidden_layers * pairs
         return 6 * layers * tokens + 6 * model.lm_head.weight.numel() * scored + attention
 
@@ -72,12 +77,19 @@ def rollouts(work: Work, tokenizer: str, vocabulary: int) -> tuple[GameState, di
     items = [Item(Reference("bench", "v1", 0, index), f"question {index}") for index in range(work.prompts)]
     groups = []
     for item, length in zip(items, work.prompt_lengths, strict=True):
-        ids = [torch.randint(5, 500, (size,), generator=random).tolist() for size in (length, *[work.new_tokens] * work.completions)]
-        said = tuple(Rollout("", tuple(row), (-math.log(vocabulary),) * len(row), FinishReason.LENGTH) for row in ids[1:])
+        ids = [
+            torch.randint(5, 500, (size,), generator=random).tolist()
+            for size in (length, *[work.new_tokens] * work.completions)
+        ]
+        said = tuple(
+            Rollout("", tuple(row), (-math.log(vocabulary),) * len(row), FinishReason.LENGTH) for row in ids[1:]
+        )
         groups.append(Group(replace(Prompt.ask(item), token_ids=tuple(ids[0])), said))
     references = {item.id: item.reference for item in items}
     round = Round(0, 0, 0, 1, "bench")
-    state = GameState.begin(round, items).with_contribution(Contribution("bench", 0, 0, tuple(groups), references, tokenizer))
+    state = GameState.begin(round, items).with_contribution(
+        Contribution("bench", 0, 0, tuple(groups), references, tokenizer)
+    )
     return state, {key: [float(index) for index in range(work.completions)] for key, _ in state.groups()}
 
 
@@ -148,7 +160,10 @@ def save(model: Any, folder: Path) -> None:
 
 def trainer_of(folder: Path, device: str, work: Work, arm: str, tokens_per_micro_batch: int | None) -> GRPOTrainer:
     config = GRPOConfig(
-        max_new_tokens=work.new_tokens, learning_rate=1e-6, tokens_per_micro_batch=tokens_per_micro_batch or "auto", **ARMS[arm]
+        max_new_tokens=work.new_tokens,
+        learning_rate=1e-6,
+        tokens_per_micro_batch=tokens_per_micro_batch or "auto",
+        **ARMS[arm],
     )
     return GRPOTrainer(config, Setting(model_uri=f"file://{folder}", cache=folder, device=device))
 
@@ -175,14 +190,21 @@ def measure(
     }
     claims = []
     if "packed" in arms:
-        claims.append(harness.claim("share of the card's matrix rate", arms["packed"]["share_of_matrix_rate"], at_least=0.45))
+        claims.append(
+            harness.claim("share of the card's matrix rate", arms["packed"]["share_of_matrix_rate"], at_least=0.45)
+        )
     return {
         "claims": claims,
         "shape": {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "dtype": str(model.dtype).removeprefix("torch."),
         },
-        "work": {"prompts": work.prompts, "completions": work.completions, "new_tokens": work.new_tokens, "tokens": tokens},
+        "work": {
+            "prompts": work.prompts,
+            "completions": work.completions,
+            "new_tokens": work.new_tokens,
+            "tokens": tokens,
+        },
         "useful_teraflop": round(operations / 1e12, 3),
         "matrix_teraflop_per_second": round(rate / 1e12, 1),
         "arms": arms,

@@ -1,9 +1,10 @@
 """The work that both arms of a round do: one model, one tokenizer, the same questions, one cheap reward.
 
-The model is a Qwen2 decoder of 2 layers and 0.56 M parameters. The tokenizer splits at spaces, so that a prompt has about as many tokens as a
-real model's would give it, and whatever is sampled re-tokenises to the same ids (GenRL trains on re-tokenised text; here it loses nothing by
-that). The reward is a hash of the text: it costs nothing, and every group has a spread, so that neither arm may skip any.
-Reading the work needs the standard library alone, because both environments do; making it needs transformers and reasoning-gym.
+The model is a Qwen2 decoder of 2 layers and 0.56 M parameters. The tokenizer splits at spaces, so that a prompt has
+about as many tokens as a real model's would give it, and whatever is sampled re-tokenises to the same ids (GenRL trains
+on re-tokenised text; here it loses nothing by that). The reward is a hash of the text: it costs nothing, and every
+group has a spread, so that neither arm may skip any. Reading the work needs the standard library alone, because both
+environments do; making it needs transformers and reasoning-gym.
 """
 
 from __future__ import annotations
@@ -93,7 +94,10 @@ class Work:
         dataset = reasoning_gym.create_dataset("chain_sum", size=rounds * game.questions, seed=seed)
         asked = [Question(entry["question"], entry["answer"]) for entry in dataset]
         batches = tuple(tuple(asked[start : start + game.questions]) for start in range(0, len(asked), game.questions))
-        described: Mapping[str, Any] = {"game": asdict(game), "rounds": [[asdict(question) for question in batch] for batch in batches]}
+        described: Mapping[str, Any] = {
+            "game": asdict(game),
+            "rounds": [[asdict(question) for question in batch] for batch in batches],
+        }
         (folder / "work.json").write_text(json.dumps(described), encoding="utf-8")
         _make_model(folder / "model", (question.question for question in asked))
         return cls(game, batches, folder / "model")
@@ -106,13 +110,21 @@ def _make_model(folder: Path, texts: Iterable[str]) -> None:
 
     counted = Counter(piece for text in texts for piece in re.findall(PIECE, text) if piece.startswith(" "))
     words = ["<pad>", "<eos>", "<unk>", *(word for word, _ in counted.most_common(COMMON_WORDS))]
-    # Short words that no question has fill the vocabulary: a payload of theirs stays below the size at which GenRL's exchange breaks.
+    # Short words that no question has fill the vocabulary: a payload of theirs stays below the size at which GenRL's
+    # exchange breaks.
     words += [f" {chr(ord('a') + number // 36)}{number % 36:x}" for number in range(VOCABULARY - len(words))]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left", model_max_length=8192
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        model_max_length=8192,
     )
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)

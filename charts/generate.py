@@ -1,8 +1,9 @@
 """What is made in charts/: the definition's template, the charts' READMEs, and the descriptions in the values' schema.
 
-`python charts/generate.py` writes them; `--check` writes nothing and fails when one is not current. Sources: `crds/swarmgame.yaml`, the comments of
-each values.yaml, and the chapters of text in README.head.md. The schema's types and bounds are written by hand; only its descriptions come from here.
-Invariant: every value has a comment, and one sentence is written once.
+`python charts/generate.py` writes them; `--check` writes nothing and fails when one is not current. Sources:
+`crds/swarmgame.yaml`, the comments of each values.yaml, and the chapters of text in README.head.md. The schema's types
+and bounds are written by hand; only its descriptions come from here. Invariant: every value has a comment, and one
+sentence is written once.
 """
 
 from __future__ import annotations
@@ -91,9 +92,14 @@ def schema(chart: Path) -> str:
         node = document
         for key in value.path:
             if key not in node.get("properties", {}):
-                raise NotCurrent(f"{chart.name}/values.schema.json: there is no {'.'.join(value.path)}; say what it may be")
+                raise NotCurrent(
+                    f"{chart.name}/values.schema.json: there is no {'.'.join(value.path)}; say what it may be"
+                )
             node = node["properties"][key]
-        described = {"description": value.comment, **{key: content for key, content in node.items() if key != "description"}}
+        described = {
+            "description": value.comment,
+            **{key: content for key, content in node.items() if key != "description"},
+        }
         node.clear()
         node.update(described)
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -161,7 +167,9 @@ def main(arguments: list[str]) -> int:
         made = outputs()
         stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
         if arguments and stale:
-            raise NotCurrent(f"not current: {', '.join(str(path.relative_to(CHARTS.parent)) for path in stale)}; run make generate")
+            raise NotCurrent(
+                f"not current: {', '.join(str(path.relative_to(CHARTS.parent)) for path in stale)}; run make generate"
+            )
     except (NotCurrent, FileNotFoundError) as problem:
         print(problem, file=sys.stderr)
         return 1

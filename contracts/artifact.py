@@ -1,7 +1,9 @@
-"""The compiled contract that is shipped, `artifacts/SwarmCoordinator.json`: ABI, creation code and the compiler's settings.
+"""The compiled contract that is shipped, `artifacts/SwarmCoordinator.json`: ABI, creation code and the compiler's
+settings.
 
-`python contracts/artifact.py` rebuilds it, `--check` compares it with what the sources give and fails when they differ. Needs the toolchain
-(`make toolchain`); users of the artifact do not. Invariant: the file is a function of `src/`, package-lock.json and foundry.toml.
+`python contracts/artifact.py` rebuilds it, `--check` compares it with what the sources give and fails when they differ.
+Needs the toolchain (`make toolchain`); users of the artifact do not. Invariant: the file is a function of `src/`,
+package-lock.json and foundry.toml.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def build() -> str:
         "settings": {name: settings[name] for name in names if name in settings},
         "size": len(built["deployedBytecode"]["object"]) // 2 - 1,
         "bytecode": built["bytecode"]["object"],
-        "abi": sorted(built["abi"], key=lambda entry: (entry["type"], entry.get("name", ""), json.dumps(entry["inputs"]))),
+        "abi": sorted(
+            built["abi"], key=lambda entry: (entry["type"], entry.get("name", ""), json.dumps(entry["inputs"]))
+        ),
     }
     return json.dumps(artifact, indent=1) + "\n"
 
@@ -43,7 +47,11 @@ def main(arguments: list[str]) -> int:
     text = build()
     if arguments == ["--check"]:
         same = ARTIFACT.exists() and ARTIFACT.read_text() == text
-        print("the artifact is what the sources give" if same else f"{ARTIFACT} differs from the sources; run python {Path(__file__).name}")
+        print(
+            "the artifact is what the sources give"
+            if same
+            else f"{ARTIFACT} differs from the sources; run python {Path(__file__).name}"
+        )
         return 0 if same else 1
     if arguments:
         print("expected no argument, or --check", file=sys.stderr)

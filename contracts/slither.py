@@ -1,6 +1,7 @@
 """Slither over the contract, in an environment of its own: it pins an older web3 than the one that the tests use.
 
-`python contracts/slither.py` makes the environment once (under ~/.cache/swarmgame) and fails on any finding of medium impact or more.
+`python contracts/slither.py` makes the environment once (under ~/.cache/swarmgame) and fails on any finding of medium
+impact or more.
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ def environment() -> Path:
 def main() -> int:
     folder = environment()
     path = os.pathsep.join((str(HERE / "node_modules" / ".bin"), str(folder / "bin"), os.environ["PATH"]))
-    command = [folder / "bin" / "slither", ".", "--filter-paths", "node_modules|test", "--fail-medium", "--foundry-out-directory", "out"]
+    command = [
+        folder / "bin" / "slither",
+        ".",
+        "--filter-paths",
+        "node_modules|test",
+        "--fail-medium",
+        "--foundry-out-directory",
+        "out",
+    ]
     return subprocess.run(command, cwd=HERE, env=os.environ | {"PATH": path}, check=False).returncode
 
 

@@ -1,7 +1,7 @@
 """Prints what an image installs before it knows the code: the exact requirements of some extras of pyproject.toml.
 
-`requirements.py worker,chain` prints all of them, `--only torch` just the one. A layer that is made from this output is built again only when
-the output changes, not with every change of pyproject.toml.
+`requirements.py worker,chain` prints all of them, `--only torch` just the one. A layer that is made from this output is
+built again only when the output changes, not with every change of pyproject.toml.
 """
 
 from __future__ import annotations

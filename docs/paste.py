@@ -32,7 +32,9 @@ def main(run: Path) -> None:
     image = ROOT / "docs" / "images" / "quickstart.png"
     image.parent.mkdir(exist_ok=True)
     shutil.copyfile(run / "plots" / "reward.png", image)
-    pasted = "\n".join([BEGIN, "```text", *lines, "```", "", "![mean reward by round](docs/images/quickstart.png)", END])
+    pasted = "\n".join(
+        [BEGIN, "```text", *lines, "```", "", "![mean reward by round](docs/images/quickstart.png)", END]
+    )
     readme = ROOT / "README.md"
     text = readme.read_text()
     head, rest = text.split(BEGIN)

@@ -1,8 +1,9 @@
 """An environment of its own for GenRL: `gensyn-genrl` 0.3.0 as published, with what it ran with, outside the checkout.
 
-It is not part of SwarmGame's environment, because the two want different versions of shared libraries, and its code is not touched: what
-hivemind 1.1.12 no longer exports is put back by `exports.py`, from outside. The folder carries the hash of `requirements.txt` in its name.
-Invariant: a folder with the `complete` mark was installed from exactly these requirements.
+It is not part of SwarmGame's environment, because the two want different versions of shared libraries, and its code is
+not touched: what hivemind 1.1.12 no longer exports is put back by `exports.py`, from outside. The folder carries the
+hash of `requirements.txt` in its name. Invariant: a folder with the `complete` mark was installed from exactly these
+requirements.
 
 Run it to make the environment ahead of time: `python benchmarks/genrl/environment.py` prints the path of its Python.
 """
@@ -43,10 +44,16 @@ def _install(folder: Path, python: Path) -> None:
     beside = Path(sys.executable).with_name("uv")
     uv = str(beside) if beside.exists() else shutil.which("uv")
     venv.create(folder, with_pip=uv is None)
-    installer = [uv, "pip", "install", "--quiet", "--python", str(python)] if uv else [str(python), "-m", "pip", "install", "--quiet"]
+    installer = (
+        [uv, "pip", "install", "--quiet", "--python", str(python)]
+        if uv
+        else [str(python), "-m", "pip", "install", "--quiet"]
+    )
     finished = subprocess.run([*installer, "--no-deps", "-r", str(REQUIREMENTS)], timeout=INSTALL_SECONDS, check=False)
     if finished.returncode:
-        raise SystemExit(f"GenRL's environment could not be installed in {folder}: the installer ended with {finished.returncode}")
+        raise SystemExit(
+            f"GenRL's environment could not be installed in {folder}: the installer ended with {finished.returncode}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""GenRL's arm of a round: its own game manager, state, data managers, reward manager, GRPO trainer and backends. Runs in GenRL's environment.
+"""GenRL's arm of a round: its own game manager, state, data managers, reward manager, GRPO trainer and backends. Runs
+in GenRL's environment.
 
-Usage: round_peer.py WORK INDEX. Its loop (`run_game`) is untouched: before each round it asks `end_of_game`, which waits here for the request
-of a round, and after it the hook answers with what was measured. GenRL swallows the exceptions of a round, so the answer has the number of
-optimizer steps and of bodies heard, by which the benchmark sees that the work was done.
+Usage: round_peer.py WORK INDEX. Its loop (`run_game`) is untouched: before each round it asks `end_of_game`, which
+waits here for the request of a round, and after it the hook answers with what was measured. GenRL swallows the
+exceptions of a round, so the answer has the number of optimizer steps and of bodies heard, by which the benchmark sees
+that the work was done.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Measured(BaseGameManager):
         self.trainer.generate = self._timed("generate", self.trainer.generate, self._count_tokens)
         self.trainer.train = self._timed("train", self.trainer.train)
         self.rewards.update_rewards = self._timed("rewards", self.rewards.update_rewards)
-        self.communication.all_gather_object = self._timed("exchange", self.communication.all_gather_object, self._count_heard)
+        self.communication.all_gather_object = self._timed(
+            "exchange", self.communication.all_gather_object, self._count_heard
+        )
         self.trainer.optimizer.register_step_post_hook(self._count_update)
 
     def end_of_game(self) -> bool:
@@ -71,10 +75,16 @@ class Measured(BaseGameManager):
         self.seconds["round"] = time.perf_counter() - self.began
         self.seconds["processor"] = time.process_time() - self.worked
         self.parent.answer(
-            seconds=dict(self.seconds), heard=self.heard, updates=self.updates, tokens=self.tokens, prompt_tokens=self.prompt_tokens
+            seconds=dict(self.seconds),
+            heard=self.heard,
+            updates=self.updates,
+            tokens=self.tokens,
+            prompt_tokens=self.prompt_tokens,
         )
 
-    def _timed(self, part: str, call: Callable[..., Any], look: Callable[[Any], None] = lambda _: None) -> Callable[..., Any]:
+    def _timed(
+        self, part: str, call: Callable[..., Any], look: Callable[[Any], None] = lambda _: None
+    ) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
             returned = call(*args, **kwargs)
@@ -104,13 +114,17 @@ class Measured(BaseGameManager):
 
 
 def data_manager(work: Work) -> LocalMemoryTextDataManager:
-    """GenRL's data manager of the game, with the questions handed to it (from memory, which is quicker than its own loading)."""
+    """GenRL's data manager of the game, with the questions handed to it (from memory, which is quicker than its own
+    loading).
+    """
     manager: LocalMemoryTextDataManager
     if work.game.name == "multistage":
         manager = MSMDataManager(train_dataset="gsm8k", num_train_samples=work.game.questions)
     else:
         columns = {"question": "question", "answer": "answer"}
-        manager = SimpleTextDataManager(None, column_name_map=columns, batch_item_id_column="question", data_generator=lambda **_: [])
+        manager = SimpleTextDataManager(
+            None, column_name_map=columns, batch_item_id_column="question", data_generator=lambda **_: []
+        )
     mark = "#### " if work.game.name == "multistage" else ""
     rounds = iter(range(1_000_000))
 
@@ -123,10 +137,14 @@ def data_manager(work: Work) -> LocalMemoryTextDataManager:
 
 def trainer(work: Work, folder: Path) -> GRPOLanguageTrainerModule:
     """GenRL's GRPO trainer as it comes, but for the size of the work; EOS may not come early."""
-    config = GRPOTrainerConfig(max_new_tokens=work.game.tokens, num_generations=work.game.generations, learning_rate=LEARNING_RATE)
+    config = GRPOTrainerConfig(
+        max_new_tokens=work.game.tokens, num_generations=work.game.generations, learning_rate=LEARNING_RATE
+    )
     model = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work.model)
-    module = GRPOLanguageTrainerModule([model], config, processing_class=tokenizer, log_dir=str(folder), log_with="none")
+    module = GRPOLanguageTrainerModule(
+        [model], config, processing_class=tokenizer, log_dir=str(folder), log_with="none"
+    )
     module.generation_config.min_new_tokens = work.game.tokens
     return module
 

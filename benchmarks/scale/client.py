@@ -1,7 +1,8 @@
-"""The users: they apply games at a fixed pace, whatever the cluster makes of it, and a watch notes when each game's Job or pods appear.
+"""The users: they apply games at a fixed pace, whatever the cluster makes of it, and a watch notes when each game's Job
+or pods appear.
 
-Times are this process's monotonic clock: from when the apply was answered to when the watch delivered the object, so that the watch's own delay
-counts against the operator. Invariant: the pace does not depend on the answers (open loop).
+Times are this process's monotonic clock: from when the apply was answered to when the watch delivered the object, so
+that the watch's own delay counts against the operator. Invariant: the pace does not depend on the answers (open loop).
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ ROLE_LABEL = "swarmgame.dev/role"
 
 
 def manifest(key: Key, peers: int) -> dict[str, Any]:
-    """A small game. A round may take an hour, so that peers who tell of no new one are not called stalled while we measure."""
+    """A small game. A round may take an hour, so that peers who tell of no new one are not called stalled while we
+    measure.
+    """
     spec = {
         "game": {
             "maxRounds": 10,
@@ -148,7 +151,9 @@ async def _watch(client: Client, kind: Kind, version: str, found: Arrivals) -> N
     raise SystemExit(f"the watch of {kind.plural} ended")
 
 
-async def apply_at(client: Client, games: Sequence[Key], *, peers: int, a_second: float) -> tuple[dict[Key, float], dict[Key, float]]:
+async def apply_at(
+    client: Client, games: Sequence[Key], *, peers: int, a_second: float
+) -> tuple[dict[Key, float], dict[Key, float]]:
     """Applies games at a pace; when each was due, and when it was answered."""
     begin = asyncio.get_running_loop().time()
     due = {key: begin + number / a_second for number, key in enumerate(games)}

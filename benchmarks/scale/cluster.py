@@ -1,8 +1,8 @@
 """A cluster without nodes: a real API server and controllers, and kwok in place of kubelets.
 
-Pods are bound by an admission policy as they are made, since a scheduler would only cost time here, and kwok says at once that they run and are
-ready. All of them have one address of this host, where `scale.peers` answers as a peer does. Invariant: whatever the operator watches, it
-gets from a real API server; nothing of the operator is replaced.
+Pods are bound by an admission policy as they are made, since a scheduler would only cost time here, and kwok says at
+once that they run and are ready. All of them have one address of this host, where `scale.peers` answers as a peer does.
+Invariant: whatever the operator watches, it gets from a real API server; nothing of the operator is replaced.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from native_cluster.control_plane import ControlPlane, answers, free_ports, mana
 from native_cluster.tools import tool
 
 POD_ADDRESS = "127.64.0.1"
-"""Loopback, so that a question to a pod comes back to this host; endpoint controllers, which refuse such addresses, do not run."""
+"""Loopback, so that a question to a pod comes back to this host; endpoint controllers, which refuse such addresses, do
+not run.
+"""
 NAMESPACES = tuple(f"team-{number:02}" for number in range(20))
 OPERATOR = "system:serviceaccount:swarmgame-system:swarmgame"
 STEP_BACK = ("nice", "-n", "10")
@@ -30,11 +32,14 @@ STEP_BACK = ("nice", "-n", "10")
 _PARALLEL = {
     "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
     "kind": "KwokConfiguration",
-    # By default 4: on a busy machine 18,000 pods would take an hour to become ready. Who names one has to name the other.
+    # By default 4: on a busy machine 18,000 pods would take an hour to become ready. Who names one has to name the
+    # other.
     "options": {"podPlayStageParallelism": 64, "nodePlayStageParallelism": 4},
 }
 SIZED = ("--max-requests-inflight=16", "--max-mutating-requests-inflight=16")
-"""The API server takes as much at once as two cores can bear; its defaults are for many more, and make a queue of the machine itself."""
+"""The API server takes as much at once as two cores can bear; its defaults are for many more, and make a queue of the
+machine itself.
+"""
 OTHERS = ("system:kube-controller-manager", "kwok")
 CONTROLLERS = ("job-controller", "deployment-controller", "replicaset-controller")
 
@@ -54,7 +59,9 @@ def cluster(directory: Path) -> Iterator[Cluster]:
     plane = control_plane.start(directory, with_parent=True, api_server_options=SIZED)
     started: list[daemons.Daemon] = []
     try:
-        _kubectl(plane, "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": _objects()}))
+        _kubectl(
+            plane, "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": _objects()})
+        )
         started.append(_controllers(plane))
         started.append(_kwok(plane))
         kubeconfig = plane.kubeconfig_of(OPERATOR, ["system:serviceaccounts", "system:authenticated"])
@@ -99,7 +106,12 @@ def _binding_at_admission() -> list[dict[str, Any]]:
     }
     return [
         {"apiVersion": api, "kind": "MutatingAdmissionPolicy", "metadata": {"name": "bound"}, "spec": policy},
-        {"apiVersion": api, "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": "bound"}, "spec": {"policyName": "bound"}},
+        {
+            "apiVersion": api,
+            "kind": "MutatingAdmissionPolicyBinding",
+            "metadata": {"name": "bound"},
+            "spec": {"policyName": "bound"},
+        },
     ]
 
 
@@ -153,7 +165,10 @@ def _controllers(plane: ControlPlane) -> daemons.Daemon:
         "--concurrent-replicaset-syncs=8",
     ]
     daemon = daemons.start(
-        "kube-controller-manager", [*STEP_BACK, tool("kube-controller-manager"), *arguments], plane.directory, with_parent=True
+        "kube-controller-manager",
+        [*STEP_BACK, tool("kube-controller-manager"), *arguments],
+        plane.directory,
+        with_parent=True,
     )
     daemon.wait(answers(f"https://127.0.0.1:{port}/healthz"), 60.0)
     return daemon
@@ -177,9 +192,13 @@ def _kwok(plane: ControlPlane) -> daemons.Daemon:
 
 
 def _stages() -> list[dict[str, Any]]:
-    """Nodes are ready, pods run and are ready, and what is deleted goes: one step each. kwok's own stages would end a Job's pods at once."""
+    """Nodes are ready, pods run and are ready, and what is deleted goes: one step each. kwok's own stages would end a
+    Job's pods at once.
+    """
     now = "{{ Now | Quote }}"
-    ready = [{"key": '.status.conditions.[] | select( .type == "Ready" ) | .status', "operator": "NotIn", "values": ["True"]}]
+    ready = [
+        {"key": '.status.conditions.[] | select( .type == "Ready" ) | .status', "operator": "NotIn", "values": ["True"]}
+    ]
     node = f'conditions:\n- {{type: Ready, status: "True", reason: KubeletReady, lastHeartbeatTime: {now}, lastTransitionTime: {now}}}\n'
     conditions = "".join(
         f'- {{type: {name}, status: "True", lastTransitionTime: {now}}}\n'

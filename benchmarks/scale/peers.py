@@ -1,7 +1,7 @@
 """The fake pods' one address: answers `/status` as a peer does whose game goes on, always with the same words.
 
-Always the same, because an operator that hears nothing new should write nothing. Invariant: the operator's own questions are answered
-here, so that asking is part of what is measured.
+Always the same, because an operator that hears nothing new should write nothing. Invariant: the operator's own
+questions are answered here, so that asking is part of what is measured.
 """
 
 from __future__ import annotations
@@ -23,8 +23,18 @@ class Peers:
 
     def __init__(self) -> None:
         self.asked = 0
-        said = {"index": 0, "phase": "running", "rounds_finished": 3, "stage": 0, "max_rounds": 10, "members": [], "reward": 0.25}
-        self._answer = json.dumps({**said, "round_finished": time.time(), "checkpoint": 3, "last_error": "", "metrics": {}}).encode()
+        said = {
+            "index": 0,
+            "phase": "running",
+            "rounds_finished": 3,
+            "stage": 0,
+            "max_rounds": 10,
+            "members": [],
+            "reward": 0.25,
+        }
+        self._answer = json.dumps(
+            {**said, "round_finished": time.time(), "checkpoint": 3, "last_error": "", "metrics": {}}
+        ).encode()
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         self.asked += 1

@@ -1,6 +1,7 @@
 """The operator as a process of its own, with the settings of the chart, and what can be read of it from outside.
 
-Invariant: only /proc, its probes and its /metrics are asked; a scrape of all games is work for it, and falls on its own account.
+Invariant: only /proc, its probes and its /metrics are asked; a scrape of all games is work for it, and falls on its own
+account.
 """
 
 from __future__ import annotations
@@ -58,13 +59,18 @@ class Operator:
 
         def total(name: str, *labels: str) -> int:
             return int(
-                sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and all(each in line for each in labels))
+                sum(
+                    float(line.rpartition(" ")[2])
+                    for line in lines
+                    if line.startswith(name) and all(each in line for each in labels)
+                )
             )
 
         requests = "swarmgame_operator_k8s_requests_total{"
         return Scrape(
             looks=total("swarmgame_operator_reconcile_total{", 'result="done"'),
-            errors=total("swarmgame_operator_reconcile_total{") - total("swarmgame_operator_reconcile_total{", 'result="done"'),
+            errors=total("swarmgame_operator_reconcile_total{")
+            - total("swarmgame_operator_reconcile_total{", 'result="done"'),
             depth=total("swarmgame_operator_queue_depth "),
             writes=sum(total(requests, f'verb="{verb}"') for verb in WRITES),
             ready=total("swarmgame_condition{", 'type="Ready"', 'status="True"'),
@@ -74,7 +80,9 @@ class Operator:
     def memory_mib(self) -> tuple[float, float]:
         """Resident now, and at most so far."""
         status = Path(f"/proc/{self.daemon.pid}/status").read_text(encoding="ascii").splitlines()
-        figures = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in status if line.startswith(("VmRSS", "VmHWM"))}
+        figures = {
+            line.split(":")[0]: int(line.split()[1]) / 1024 for line in status if line.startswith(("VmRSS", "VmHWM"))
+        }
         return figures["VmRSS"], figures["VmHWM"]
 
     def processor_seconds(self) -> float:
@@ -99,6 +107,10 @@ def start(cluster: Cluster, name: str) -> Operator:
     }
     began = time.monotonic()
     daemon = daemons.start(
-        name, [sys.executable, "-m", "swarmgame_operator.main"], cluster.directory, environment=environment, with_parent=True
+        name,
+        [sys.executable, "-m", "swarmgame_operator.main"],
+        cluster.directory,
+        environment=environment,
+        with_parent=True,
     )
     return Operator(daemon, metrics, probes, began)

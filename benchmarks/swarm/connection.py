@@ -9,9 +9,9 @@ from typing import Any
 
 from channel import Parent
 
-from swarmgame.communication.hivemind_backend import HivemindCommunication
-from swarmgame.communication.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
+from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
 from swarmgame.game.state import Contribution, PeerId
+from swarmgame.swarm.hivemind_backend import HivemindCommunication
 
 JOIN_SECONDS = 120.0
 
@@ -33,7 +33,9 @@ class Alone:
     def publish(self, contribution: Contribution, claims: Sequence[Claim] = ()) -> None:
         """Nobody to hear it."""
 
-    def collect(self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False) -> Collected:
+    def collect(
+        self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
+    ) -> Collected:
         return Collected(contributions=(), members=(self.peer,), missing=(), closed_by=ClosedBy.ALONE)
 
     def leave(self) -> None:
@@ -49,7 +51,9 @@ def connect(folder: Path, parent: Parent, requests: Iterator[dict[str, Any]]) ->
         folder: for the key.
     """
     hello = next(requests)
-    communication = HivemindCommunication("benchmark", folder / "identity", initial_peers=hello["addresses"], host="127.0.0.1")
+    communication = HivemindCommunication(
+        "benchmark", folder / "identity", initial_peers=hello["addresses"], host="127.0.0.1"
+    )
     communication.join(at_least=2 if hello["addresses"] else 1, timeout_seconds=JOIN_SECONDS)
     parent.answer(addresses=list(communication.addresses))
     deadline = time.monotonic() + JOIN_SECONDS

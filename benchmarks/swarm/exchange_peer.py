@@ -1,9 +1,10 @@
-"""Our arm of the exchange: one process, one HivemindCommunication, one publish and one collect (gather, quorum 100 %) a request.
+"""Our arm of the exchange: one process, one HivemindCommunication, one publish and one collect (gather, quorum 100 %) a
+request.
 
-What is said is a contribution as a game would say it: random token ids, log-probabilities and text, so that the codec can hardly compress it,
-cut to the size at which its encoded shards have at least the bytes asked for. It is made before the clock starts; encoding, signing, sending,
-checking and decoding are inside (numbers that came stay columns until somebody reads them, as in a game). A call is whole when every other
-peer's contribution came with all its tokens.
+What is said is a contribution as a game would say it: random token ids, log-probabilities and text, so that the codec
+can hardly compress it, cut to the size at which its encoded shards have at least the bytes asked for. It is made before
+the clock starts; encoding, signing, sending, checking and decoding are inside (numbers that came stay columns until
+somebody reads them, as in a game). A call is whole when every other peer's contribution came with all its tokens.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from pathlib import Path
 from channel import Parent
 from connection import connect
 
-from swarmgame.communication.codec import encode
-from swarmgame.communication.protocol import CollectPolicy, Exchange
+from swarmgame.game.protocol import CollectPolicy, Exchange
 from swarmgame.game.state import Contribution, FinishReason, Group, Message, PeerId, Prompt, Reference, Rollout
+from swarmgame.swarm.codec import encode
 
 VOCABULARY = 151_936
 CHARACTERS_A_TOKEN = 4
@@ -32,24 +33,31 @@ ALPHABET = string.ascii_letters + string.digits + " ."
 
 def contribution(peer: PeerId, round: int, groups: Sequence[Group], references: Sequence[Reference]) -> Contribution:
     """What a peer says in a round."""
-    return Contribution(peer, round, 0, tuple(groups), {reference.id: reference for reference in references}, tokenizer="benchmark")
+    return Contribution(
+        peer, round, 0, tuple(groups), {reference.id: reference for reference in references}, tokenizer="benchmark"
+    )
 
 
 class Words:
-    """Groups of at least so many bytes when encoded; the same for all peers, who thereby know what to expect of each other."""
+    """Groups of at least so many bytes when encoded; the same for all peers, who thereby know what to expect of each
+    other.
+    """
 
     def __init__(self, peer: PeerId, size: int) -> None:
         self._random = random.Random(size)
         self.references: list[Reference] = []
         self.groups: list[Group] = []
         self.bytes = 0
-        # The smallest contribution has a header and a signature of a few hundred bytes; tokens are added until the size is reached.
+        # The smallest contribution has a header and a signature of a few hundred bytes; tokens are added until the size
+        # is reached.
         tokens = max(1, min(TOKENS, (size - 300) // (ROLLOUTS * 8)))
         while self.bytes < size:
             missing = max(1, (size - self.bytes) // (ROLLOUTS * tokens * 9))
             for _ in range(missing):
                 self._add(tokens)
-            self.bytes = sum(len(shard.data) for shard in encode(contribution(peer, 0, self.groups, self.references), "benchmark"))
+            self.bytes = sum(
+                len(shard.data) for shard in encode(contribution(peer, 0, self.groups, self.references), "benchmark")
+            )
 
     @property
     def tokens(self) -> int:

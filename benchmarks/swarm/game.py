@@ -1,7 +1,8 @@
 """The benchmark's game on SwarmGame's interfaces: the questions, prompts and reward of GenRL's arm, word for word.
 
-The three-stage game asks what GenRL's multistage_math asks; its long system prompts come from GenRL's package at run time (`prompts.json` beside
-the work), so that both arms read prompts of one length. Without that file (a smoke run) each is a placeholder of the same number of words.
+The three-stage game asks what GenRL's multistage_math asks; its long system prompts come from GenRL's package at run
+time (`prompts.json` beside the work), so that both arms read prompts of one length. Without that file (a smoke run)
+each is a placeholder of the same number of words.
 """
 
 from __future__ import annotations
@@ -13,7 +14,19 @@ from typing import Any
 
 from work import Work, reward
 
-from swarmgame import Config, DataManager, GameState, GroupKey, Item, Message, Prompt, Reference, RewardManager, Round, Setting
+from swarmgame import (
+    Config,
+    DataManager,
+    GameState,
+    GroupKey,
+    Item,
+    Message,
+    Prompt,
+    Reference,
+    RewardManager,
+    Round,
+    Setting,
+)
 
 PLACEHOLDER_WORDS = (118, 188, 150)
 
@@ -36,7 +49,11 @@ class WorkData(DataManager):
         prompts = config.folder / "prompts.json"
         self.system: Sequence[str] = [""]
         if self.work.game.stages > 1:
-            self.system = json.loads(prompts.read_text()) if prompts.exists() else ["word " * words for words in PLACEHOLDER_WORDS]
+            self.system = (
+                json.loads(prompts.read_text())
+                if prompts.exists()
+                else ["word " * words for words in PLACEHOLDER_WORDS]
+            )
 
     def round_data(self, round: Round) -> Sequence[Item]:
         return [self._item(round.number, index) for index in range(self.work.game.questions)]
@@ -56,8 +73,12 @@ class WorkData(DataManager):
     def _prompt(self, state: GameState, stage: int, item: Item) -> Prompt:
         words = item.question if stage == 0 else self._solutions(state, item)
         if stage == 2:
-            words += "  \nAfter comparing these solutions, the following feedback was given about which answer is best: \n"
-            words += "".join(f"--> Criticism #{number} was: {text}\n\n" for number, text in enumerate(_said(state, 1, item)))
+            words += (
+                "  \nAfter comparing these solutions, the following feedback was given about which answer is best: \n"
+            )
+            words += "".join(
+                f"--> Criticism #{number} was: {text}\n\n" for number, text in enumerate(_said(state, 1, item))
+            )
             words += 'Remember to think through your solution step by step and put your answer on its own line after "Answer:".\n\n'
         return Prompt(item.id, (Message("system", self.system[stage]), Message("user", words)))
 

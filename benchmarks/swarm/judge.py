@@ -1,4 +1,6 @@
-"""Rewards of a game whose scorer is away: each call takes as long as a remote judge or a compiler would, without using this processor."""
+"""Rewards of a game whose scorer is away: each call takes as long as a remote judge or a compiler would, without using
+this processor.
+"""
 
 from __future__ import annotations
 

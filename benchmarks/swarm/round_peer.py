@@ -1,6 +1,8 @@
-"""Our arm of a round: GameManager, GRPOTrainer and HivemindCommunication as a game runs them. Usage: round_peer.py WORK INDEX.
+"""Our arm of a round: GameManager, GRPOTrainer and HivemindCommunication as a game runs them. Usage: round_peer.py WORK
+INDEX.
 
-Between rounds an observer waits for the request of the next one and answers with the report of the last: the loop itself is untouched.
+Between rounds an observer waits for the request of the next one and answers with the report of the last: the loop
+itself is untouched.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from game import WorkConfig, WorkData, WorkRewards
 from work import LEARNING_RATE, Work
 
 from swarmgame import GameState, Rewards, Round, Setting
-from swarmgame.communication.protocol import Collected, CommunicationManager, Exchange
 from swarmgame.game.manager import GameManager, Progression
+from swarmgame.game.protocol import Collected, CommunicationManager, Exchange
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
@@ -51,7 +53,14 @@ class OnRequest(Observer):
         asked = sum(len(group.prompt.token_ids) for _, group in state.own_groups())
         updates = report.policy_version - self.version
         finite = {name: value for name, value in report.metrics.items() if math.isfinite(value)}
-        self.parent.answer(seconds=seconds, heard=self.heard, updates=updates, tokens=report.tokens, prompt_tokens=asked, metrics=finite)
+        self.parent.answer(
+            seconds=seconds,
+            heard=self.heard,
+            updates=updates,
+            tokens=report.tokens,
+            prompt_tokens=asked,
+            metrics=finite,
+        )
         self.version = report.policy_version
         self._wait()
 
@@ -62,7 +71,9 @@ class OnRequest(Observer):
 
 
 def trainer(work: Work, setting: Setting) -> GRPOTrainer:
-    """The size of the work, and GenRL's loss (token-level, no KL), clip range and learning rate; one update a stage, as near as GenRL's."""
+    """The size of the work, and GenRL's loss (token-level, no KL), clip range and learning rate; one update a stage, as
+    near as GenRL's.
+    """
     chosen = {
         "generations": work.game.generations,
         "maxNewTokens": work.game.tokens,
@@ -91,12 +102,18 @@ def main(folder: Path) -> None:
             communication = Alone()
             next(requests)
             parent.answer(addresses=[])
-        setting = Setting(stages=work.game.stages, peer=communication.peer, model_uri=work.model.as_uri(), cache=Path(own))
+        setting = Setting(
+            stages=work.game.stages, peer=communication.peer, model_uri=work.model.as_uri(), cache=Path(own)
+        )
         policy = trainer(work, setting)
         parent.answer(ready=True)
         observer = OnRequest(parent, requests)
         progression = Progression(
-            max_rounds=1_000_000, stages=work.game.stages, exchange=Exchange.GATHER, quorum=1.0, alone_is_normal=not swarm
+            max_rounds=1_000_000,
+            stages=work.game.stages,
+            exchange=Exchange.GATHER,
+            quorum=1.0,
+            alone_is_normal=not swarm,
         )
         manager = GameManager(
             progression,

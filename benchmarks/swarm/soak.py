@@ -56,7 +56,11 @@ class ProbedRewards(ReasoningGymRewards):
     def _types(self) -> dict[str, Any]:
         if not self.config.types:
             return {}
-        return {"types": dict(Counter(f"{type(o).__module__}.{type(o).__qualname__}" for o in gc.get_objects()).most_common(80))}
+        return {
+            "types": dict(
+                Counter(f"{type(o).__module__}.{type(o).__qualname__}" for o in gc.get_objects()).most_common(80)
+            )
+        }
 
 
 def holdings() -> dict[str, float]:

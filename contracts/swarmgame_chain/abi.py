@@ -1,7 +1,7 @@
 """The contract as Python sees it: calls encoded, results decoded, errors by name, events as dataclasses.
 
-Everything comes from the committed artifact; nothing is fetched. Pure: no network, no key. Invariant: a log that is not one of ours, or that
-does not decode, is None and never an exception: other contracts share the chain.
+Everything comes from the committed artifact; nothing is fetched. Pure: no network, no key. Invariant: a log that is not
+one of ours, or that does not decode, is None and never an exception: other contracts share the chain.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Event:
         name: the event's, `PeerProven`.
         values: its arguments by name; addresses as lower-case hexadecimal text, `bytesN` as bytes.
         transaction: hash of the transaction, 0x and 64 digits.
-        position: which of the transaction's logs of this contract; the same wherever a reorganisation puts the transaction.
+        position: which of the transaction's logs of this contract; the same wherever a reorganisation puts the
+            transaction.
         block: number of its block.
         block_hash: 0x and 64 digits.
     """
@@ -54,7 +55,9 @@ def artifact() -> Mapping[str, Any]:
 
 
 def creation_code(owner: str, config: Sequence[Any]) -> bytes:
-    """What to send to nobody, to have a coordinator. `config`: roundDuration, minRoundTime, maxReward, sealedReports, provenOnly."""
+    """What to send to nobody, to have a coordinator. `config`: roundDuration, minRoundTime, maxReward, sealedReports,
+    provenOnly.
+    """
     arguments: bytes = encode(["address", "(uint32,uint32,uint96,bool,bool)"], [owner, tuple(config)])
     return bytes.fromhex(artifact()["bytecode"][2:]) + arguments
 
@@ -75,7 +78,9 @@ def decode_result(name: str, data: bytes) -> Any:
     try:
         values = decode(_functions()[name].outputs, data)
     except (DecodingError, OverflowError) as error:
-        raise ChainRefused(f"{name}() at this address answered {len(data)} bytes that are none of a SwarmCoordinator's") from error
+        raise ChainRefused(
+            f"{name}() at this address answered {len(data)} bytes that are none of a SwarmCoordinator's"
+        ) from error
     return values[0] if len(values) == 1 else values
 
 
@@ -114,8 +119,17 @@ def decode_log(log: Mapping[str, Any], position: int) -> Event | None:
     indexed = [i for i in entry["inputs"] if i["indexed"]]
     plain = [i for i in entry["inputs"] if not i["indexed"]]
     try:
-        values = {i["name"]: decode([i["type"]], bytes.fromhex(word[2:]))[0] for i, word in zip(indexed, topics[1:], strict=True)}
-        values |= dict(zip((i["name"] for i in plain), decode([i["type"] for i in plain], bytes.fromhex(log["data"][2:])), strict=True))
+        values = {
+            i["name"]: decode([i["type"]], bytes.fromhex(word[2:]))[0]
+            for i, word in zip(indexed, topics[1:], strict=True)
+        }
+        values |= dict(
+            zip(
+                (i["name"] for i in plain),
+                decode([i["type"] for i in plain], bytes.fromhex(log["data"][2:])),
+                strict=True,
+            )
+        )
     except (DecodingError, ValueError, OverflowError):
         return None
     return Event(entry["name"], values, log["transactionHash"], position, int(log["blockNumber"], 16), log["blockHash"])
@@ -141,7 +155,9 @@ def _signature(entry: Mapping[str, Any]) -> str:
 def _functions() -> Mapping[str, _Function]:
     return {
         entry["name"]: _Function(
-            bytes(keccak(text=_signature(entry))[:4]), tuple(map(_type, entry["inputs"])), tuple(map(_type, entry["outputs"]))
+            bytes(keccak(text=_signature(entry))[:4]),
+            tuple(map(_type, entry["inputs"])),
+            tuple(map(_type, entry["outputs"])),
         )
         for entry in artifact()["abi"]
         if entry["type"] == "function"
@@ -150,14 +166,21 @@ def _functions() -> Mapping[str, _Function]:
 
 @cache
 def _errors() -> Mapping[bytes, str]:
-    # Errors that a batch only names are absent from the ABI's function reverts, but solc lists every error of the file that is used.
-    known = {bytes(keccak(text=_signature(entry))[:4]): str(entry["name"]) for entry in artifact()["abi"] if entry["type"] == "error"}
+    # Errors that a batch only names are absent from the ABI's function reverts, but solc lists every error of the file
+    # that is used.
+    known = {
+        bytes(keccak(text=_signature(entry))[:4]): str(entry["name"])
+        for entry in artifact()["abi"]
+        if entry["type"] == "error"
+    }
     return known | {selector(name): name for name in BATCH_ERRORS}
 
 
 @cache
 def _events() -> Mapping[str, Mapping[str, Any]]:
-    return {"0x" + keccak(text=_signature(entry)).hex(): entry for entry in artifact()["abi"] if entry["type"] == "event"}
+    return {
+        "0x" + keccak(text=_signature(entry)).hex(): entry for entry in artifact()["abi"] if entry["type"] == "event"
+    }
 
 
 BATCH_ERRORS = (

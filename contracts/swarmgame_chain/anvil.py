@@ -1,7 +1,7 @@
 """A chain of our own: anvil, as npm ships it, as a child process. For mode Dev and for tests.
 
-Chain 31337 by default. Its state can live in a file, so that it survives a restart. Invariant: the child never outlives its parent's `with`
-block, and a port is never guessed: anvil that does not answer is an error with anvil's last words.
+Chain 31337 by default. Its state can live in a file, so that it survives a restart. Invariant: the child never outlives
+its parent's `with` block, and a port is never guessed: anvil that does not answer is an error with anvil's last words.
 """
 
 from __future__ import annotations
@@ -65,10 +65,13 @@ class Anvil:
         options: anvil's own: `--no-mining`, `--block-time 1`, `--state FILE`.
         port: 0 takes a free one.
         chain_id: the chain's.
-        follow: whether it ends with the thread that starts it, even when that is killed; a state file must not have two writers.
+        follow: whether it ends with the thread that starts it, even when that is killed; a state file must not have two
+            writers.
     """
 
-    def __init__(self, *options: str, port: int = 0, chain_id: int = CHAIN_ID, host: str = "127.0.0.1", follow: bool = False) -> None:
+    def __init__(
+        self, *options: str, port: int = 0, chain_id: int = CHAIN_ID, host: str = "127.0.0.1", follow: bool = False
+    ) -> None:
         self.port = port or _free_port()
         self.url = f"http://{host}:{self.port}"
         self._before = die_with_parent if follow else None
@@ -125,7 +128,9 @@ class Anvil:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def _last_words(self) -> str:
@@ -136,7 +141,9 @@ class Anvil:
 
 
 def die_with_parent() -> None:
-    """Has the kernel end this process when the thread that started it ends (Linux). For a child between fork and exec: makes one call."""
+    """Has the kernel end this process when the thread that started it ends (Linux). For a child between fork and exec:
+    makes one call.
+    """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 

@@ -1,7 +1,8 @@
 """How a chain is asked: JSON-RPC over HTTP, or an Ethereum machine inside this process for unit tests.
 
-Both speak `Chain`, at the level of methods and hexadecimal answers; nothing above knows which it has. No retries here: whoever asks knows what
-waiting costs. Invariant: an answer that did not come is `ChainUnreachable`, an answer that says no is `RpcError`, and neither is ever mixed up.
+Both speak `Chain`, at the level of methods and hexadecimal answers; nothing above knows which it has. No retries here:
+whoever asks knows what waiting costs. Invariant: an answer that did not come is `ChainUnreachable`, an answer that says
+no is `RpcError`, and neither is ever mixed up.
 """
 
 from __future__ import annotations
@@ -80,13 +81,17 @@ class RpcChain:
         for start in range(0, len(calls), BATCH):
             part = calls[start : start + BATCH]
             body = [
-                {"jsonrpc": "2.0", "id": i, "method": method, "params": list(parameters)} for i, (method, parameters) in enumerate(part)
+                {"jsonrpc": "2.0", "id": i, "method": method, "params": list(parameters)}
+                for i, (method, parameters) in enumerate(part)
             ]
             answers = await self._post(body)
             if not isinstance(answers, list):
                 raise ChainUnreachable(f"{self.name} does not answer batches of calls")
             by_id = {answer.get("id"): answer for answer in answers if isinstance(answer, dict)}
-            results += [_result(by_id.get(i, {"error": {"code": 0, "message": "no answer in the batch"}})) for i in range(len(part))]
+            results += [
+                _result(by_id.get(i, {"error": {"code": 0, "message": "no answer in the batch"}}))
+                for i in range(len(part))
+            ]
         return results
 
     async def close(self) -> None:
@@ -97,7 +102,9 @@ class RpcChain:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     async def _post(self, body: object) -> Any:
@@ -146,7 +153,9 @@ class TesterChain:
                 result = self._web3.manager.request_blocking(RPCEndpoint(method), list(parameters))
             except Web3Exception as error:
                 raise RpcError(3, str(error)) from error
-            except Exception as error:  # eth-tester raises exceptions of many unrelated kinds; all of them mean that the node says no
+            except (
+                Exception
+            ) as error:  # eth-tester raises exceptions of many unrelated kinds; all of them mean that the node says no
                 raise RpcError(3, str(error), _reverted(str(error))) from error
         return _plain(result)
 

@@ -1,8 +1,8 @@
 """`swarmgame chain deploy|status|peers|rewards|advance` and `swarmgame gateway`.
 
-For people with a chain of their own. A key comes from a file, a keystore, or the file that an environment variable names; it is never an
-argument. Invariant: what these commands print comes from the chain itself, an error is one sentence and an exit code, and importing this loads
-nothing of Ethereum, so that `--help` answers at once.
+For people with a chain of their own. A key comes from a file, a keystore, or the file that an environment variable
+names; it is never an argument. Invariant: what these commands print comes from the chain itself, an error is one
+sentence and an exit code, and importing this loads nothing of Ethereum, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ RPC_VARIABLE = "SWARMGAME_CHAIN_RPC_FILE"
 app = typer.Typer(name="chain", help="A coordinator contract on a chain of yours.", no_args_is_help=True)
 
 Rpc = Annotated[
-    str, typer.Option("--rpc", help="The node's address. One with credentials belongs in the file that SWARMGAME_CHAIN_RPC_FILE names.")
+    str,
+    typer.Option(
+        "--rpc",
+        help="The node's address. One with credentials belongs in the file that SWARMGAME_CHAIN_RPC_FILE names.",
+    ),
 ]
 Contract = Annotated[str, typer.Option("--contract", help="The coordinator's address.")]
 ChainId = Annotated[int, typer.Option("--chain-id", help="The chain's id; another chain is refused.")]
@@ -51,7 +55,9 @@ def deploy(
     round_seconds: Annotated[int, typer.Option(min=1, help="After this long anyone may end a round.")] = 600,
     min_round_seconds: Annotated[int, typer.Option(min=0, help="Before this nobody may.")] = 5,
     max_reward: Annotated[int, typer.Option(min=1, help="Bound of one round's reward, in millionths.")] = 1_000_000_000,
-    sealed: Annotated[bool, typer.Option("--sealed", help="Reports are committed first, and opened a round later.")] = False,
+    sealed: Annotated[
+        bool, typer.Option("--sealed", help="Reports are committed first, and opened a round later.")
+    ] = False,
     proven_only: Annotated[bool, typer.Option("--proven-only", help="Ids cannot be claimed without proof.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,7 +70,15 @@ def deploy(
         wallet = load_wallet(key_file, keystore, passphrase_file)
         config = SwarmConfig(round_seconds, min_round_seconds, max_reward, sealed, proven_only)
         domain, receipt = await make(chain, wallet, config, owner)
-        _show({"chainId": domain.chain_id, "contract": domain.contract, "transaction": receipt.transaction, "gas": receipt.gas}, as_json)
+        _show(
+            {
+                "chainId": domain.chain_id,
+                "contract": domain.contract,
+                "transaction": receipt.transaction,
+                "gas": receipt.gas,
+            },
+            as_json,
+        )
 
     _with_chain(rpc, work)
 
@@ -107,7 +121,13 @@ def peers(
     async def work(coordinator: Coordinator) -> None:
         names = await _registered(coordinator, since)
         rows = [
-            {"peer": name, "proven": state.proven, "owner": state.owner, "nextRound": state.next_round, "wins": state.total_wins}
+            {
+                "peer": name,
+                "proven": state.proven,
+                "owner": state.owner,
+                "nextRound": state.next_round,
+                "wins": state.total_wins,
+            }
             for name, state in zip(names, await coordinator.peers(names), strict=True)
         ]
         _show_rows(rows, as_json)
@@ -128,7 +148,9 @@ def rewards(
     async def work(coordinator: Coordinator) -> None:
         names = await _registered(coordinator, since)
         states = sorted(zip(names, await coordinator.peers(names), strict=True), key=lambda each: -each[1].total_reward)
-        rows = [{"peer": name, "reward": state.total_reward / 1_000_000, "wins": state.total_wins} for name, state in states]
+        rows = [
+            {"peer": name, "reward": state.total_reward / 1_000_000, "wins": state.total_wins} for name, state in states
+        ]
         _show_rows(rows, as_json)
 
     _with_coordinator(rpc, contract, chain_id, work)
@@ -166,7 +188,9 @@ def gateway(
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8546,
     confirmations: Annotated[int, typer.Option(min=1, max=256, help="Blocks after which a transaction is final.")] = 2,
-    quorum: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of those who take part that ends a round.")] = 0.67,
+    quorum: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Share of those who take part that ends a round.")
+    ] = 0.67,
     ticks: Annotated[bool, typer.Option("--ticks/--no-ticks", help="Whether it ends rounds.")] = True,
     interval: Annotated[float, typer.Option(min=0.01, max=60.0, help="Seconds between looks at the chain.")] = 0.25,
 ) -> None:
@@ -225,7 +249,9 @@ def _domain(chain_id: int, contract: str) -> Domain:
         if not contract.startswith("0x") or len(bytes.fromhex(contract[2:])) != 20:
             raise ValueError
     except ValueError:
-        raise BadChainUsage(f"the contract is {contract!r}; expected an address: 0x and 40 hexadecimal digits") from None
+        raise BadChainUsage(
+            f"the contract is {contract!r}; expected an address: 0x and 40 hexadecimal digits"
+        ) from None
     return Domain(chain_id, contract)
 
 

@@ -1,8 +1,10 @@
-"""A peer's side: it signs, hands its messages to the gateway, and asks until each is over. Training never waits for any of it.
+"""A peer's side: it signs, hands its messages to the gateway, and asks until each is over. Training never waits for any
+of it.
 
-Whatever is not over stays here and is handed in again: to a gateway that was away, and to one that was restarted and remembers nothing. Bounded:
-the oldest reports go first, and are counted. Runs as one asyncio task; `register`, `report` and `commit` only sign and put in line.
-Invariant: every message ends `final` or `rejected` with a reason, or is counted as dropped; none is forgotten.
+Whatever is not over stays here and is handed in again: to a gateway that was away, and to one that was restarted and
+remembers nothing. Bounded: the oldest reports go first, and are counted. Runs as one asyncio task; `register`, `report`
+and `commit` only sign and put in line. Invariant: every message ends `final` or `rejected` with a reason, or is counted
+as dropped; none is forgotten.
 """
 
 from __future__ import annotations
@@ -96,7 +98,11 @@ class PeerOnChain:
     def register(self, *, now: float | None = None) -> Sent:
         """Signs a registration and puts it in line."""
         deadline = int((time.time() if now is None else now) + REGISTRATION_LASTS)
-        return self._put(sign_registration(self.domain, self.identity, deadline=deadline, owner=self.owner or address_of(self.identity)))
+        return self._put(
+            sign_registration(
+                self.domain, self.identity, deadline=deadline, owner=self.owner or address_of(self.identity)
+            )
+        )
 
     def report(self, round: int, mean_reward: float, winners: tuple[str, ...] = ()) -> Sent:
         """Signs the report of a round and puts it in line; of a sealed swarm, its commit too.
@@ -134,9 +140,11 @@ class PeerOnChain:
         """Hands in what waits, and asks about what is on its way.
 
         Raises:
-            aiohttp.ClientError, TimeoutError, ValueError: the gateway is away or answers nonsense; what was not said is said again.
+            aiohttp.ClientError, TimeoutError, ValueError: the gateway is away or answers nonsense; what was not said is
+            said again.
         """
-        # A report before the seal of the next one: a gateway that knew only the seal could end the round in which the report must be opened.
+        # A report before the seal of the next one: a gateway that knew only the seal could end the round in which the
+        # report must be opened.
         for kind in ("registrations", "reports", "commits"):
             await self._hand_in(session, kind)
         asked = [sent for sent in self._line.values() if sent.state != "waiting"][:MAX_MESSAGES]
@@ -157,8 +165,10 @@ class PeerOnChain:
         return sent
 
     async def _hand_in(self, session: aiohttp.ClientSession, kind: Kind) -> None:
-        # With what is new goes all that is not over: a gateway that was restarted meanwhile remembers none of it, and would carry the newest
-        # report first, after which the contract takes no older one. What a gateway knows already it answers as a look-up.
+        # With what is new goes all that is not over: a gateway that was restarted meanwhile remembers none of it, and
+        # would carry the newest
+        # report first, after which the contract takes no older one. What a gateway knows already it answers as a
+        # look-up.
         line = [sent for sent in self._line.values() if kind_of(sent.message) == kind][:MAX_MESSAGES]
         if any(sent.state == "waiting" for sent in line):
             answers = await _post(session, f"{self.gateway}/v1/{kind}", [dump(sent.message) for sent in line])
@@ -181,7 +191,9 @@ class PeerOnChain:
             self.on_over(sent)
 
 
-async def _post(session: aiohttp.ClientSession, url: str, body: list[dict[str, object]] | dict[str, list[str]]) -> list[dict[str, str]]:
+async def _post(
+    session: aiohttp.ClientSession, url: str, body: list[dict[str, object]] | dict[str, list[str]]
+) -> list[dict[str, str]]:
     async with session.post(url, json=body) as response:
         if response.status not in (200, 202, 400):
             raise aiohttp.ClientError(f"HTTP status {response.status}")

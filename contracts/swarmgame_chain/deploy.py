@@ -1,7 +1,7 @@
 """One transaction at a time, for people and for a chain of our own: deploying a coordinator, and calls of its managers.
 
-The gateway does not use this: it has many in flight. Here one is sent and waited for. Invariant: a transaction that reverted is an error with
-the contract's own word for it, never a success.
+The gateway does not use this: it has many in flight. Here one is sent and waited for. Invariant: a transaction that
+reverted is an error with the contract's own word for it, never a success.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ WAIT = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A mined transaction: its hash, the gas it used, its block, and the address of the contract that it made, if it did."""
+    """A mined transaction: its hash, the gas it used, its block, and the address of the contract that it made, if it
+    did.
+    """
 
     transaction: str
     gas: int
@@ -79,7 +81,9 @@ async def send(chain: Chain, wallet: Wallet, to: str, data: bytes) -> Receipt:
         if receipt is not None:
             if int(receipt["status"], 16) != 1:
                 raise ChainRefused(f"transaction {name} reverted")
-            return Receipt(name, int(receipt["gasUsed"], 16), int(receipt["blockNumber"], 16), receipt.get("contractAddress") or "")
+            return Receipt(
+                name, int(receipt["gasUsed"], 16), int(receipt["blockNumber"], 16), receipt.get("contractAddress") or ""
+            )
         await asyncio.sleep(0.02 if step < 10 else 0.2)
     raise ChainUnreachable(f"transaction {name} was not mined within {WAIT:.0f} seconds")
 

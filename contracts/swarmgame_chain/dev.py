@@ -1,8 +1,9 @@
-"""Mode Dev: a chain of one's own, brought up, deployed to and funded without a question; and a gateway to it as a process of its own.
+"""Mode Dev: a chain of one's own, brought up, deployed to and funded without a question; and a gateway to it as a
+process of its own.
 
-What was made is kept in a folder (the chain's state, the contract's address, the gateway's key, readable by its owner only), so that a run that
-is resumed finds its chain again. The money is play money. Invariant: both processes end with the `with` block, or (on Linux) with ours; a folder
-is either a whole Dev chain or is made one.
+What was made is kept in a folder (the chain's state, the contract's address, the gateway's key, readable by its owner
+only), so that a run that is resumed finds its chain again. The money is play money. Invariant: both processes end with
+the `with` block, or (on Linux) with ours; a folder is either a whole Dev chain or is made one.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class DevChain:
         domain: the chain and the contract.
     """
 
-    def __init__(self, folder: Path, config: SwarmConfig | None = None, bootnodes: tuple[str, ...] = (), quorum: float = 1.0) -> None:
+    def __init__(
+        self, folder: Path, config: SwarmConfig | None = None, bootnodes: tuple[str, ...] = (), quorum: float = 1.0
+    ) -> None:
         self._folder = folder
         self._config = config or SwarmConfig(round_duration=3_600, min_round_time=0)
         self._bootnodes = bootnodes
@@ -72,10 +75,13 @@ class DevChain:
         key = self._folder / "gateway.key"
         wallet = load_wallet(key) if key.exists() else new_wallet(key)
         try:
-            self._anvil = Anvil("--state", str(self._folder / "state.json"), "--state-interval", "5", follow=True).start()
+            self._anvil = Anvil(
+                "--state", str(self._folder / "state.json"), "--state-interval", "5", follow=True
+            ).start()
             self.rpc = self._anvil.url
             self.domain = asyncio.run(self._prepare(wallet))
-            # In the thread that starts it, which lives as long as it may: the kernel ends a child with the thread that started it.
+            # In the thread that starts it, which lives as long as it may: the kernel ends a child with the thread that
+            # started it.
             up: queue.Queue[Exception | None] = queue.Queue()
             self._over.clear()
             self._keeper = threading.Thread(target=self._keep_gateway, args=(key, up), name="dev-gateway", daemon=True)
@@ -101,7 +107,9 @@ class DevChain:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     async def _prepare(self, wallet: Wallet) -> Domain:

@@ -1,7 +1,7 @@
 """Errors of the chain, by who can mend them; the exit codes are those of every `swarmgame` command.
 
-A refusal says what was expected and what was found: a wrong chain id, no code at the address and another contract are three different
-mistakes. Invariant: no message contains a key.
+A refusal says what was expected and what was found: a wrong chain id, no code at the address and another contract are
+three different mistakes. Invariant: no message contains a key.
 """
 
 from __future__ import annotations

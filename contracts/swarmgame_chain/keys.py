@@ -1,6 +1,8 @@
-"""Where a funded key comes from: a file, or an encrypted keystore and the file of its passphrase. Never a command line, never a manifest.
+"""Where a funded key comes from: a file, or an encrypted keystore and the file of its passphrase. Never a command line,
+never a manifest.
 
-An environment variable may name a file, and never holds the key itself. Invariant: no error and no repr shows any part of a key.
+An environment variable may name a file, and never holds the key itself. Invariant: no error and no repr shows any part
+of a key.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class Wallet:
         return bytes(signed.raw_transaction), "0x" + bytes(signed.hash).hex()
 
 
-def load_wallet(key_file: Path | None = None, keystore: Path | None = None, passphrase_file: Path | None = None) -> Wallet:
+def load_wallet(
+    key_file: Path | None = None, keystore: Path | None = None, passphrase_file: Path | None = None
+) -> Wallet:
     """The key from the one place that was named; from the file that SWARMGAME_CHAIN_KEY_FILE names when none was.
 
     Args:

@@ -1,8 +1,9 @@
 """What is signed: registrations, commits and reports, as EIP-712, and the peer id that a key stands for.
 
-A registration is signed by the libp2p key itself, so it proves the peer id; commits and reports are signed by the signer that the registration
-names. All three may be carried by anyone. Pure: no network; the only randomness is a report's salt. Invariant: `digest` is, byte for byte,
-what the contract hashes, and a message's `id` is the same wherever it is made.
+A registration is signed by the libp2p key itself, so it proves the peer id; commits and reports are signed by the
+signer that the registration names. All three may be carried by anyone. Pure: no network; the only randomness is a
+report's salt. Invariant: `digest` is, byte for byte, what the contract hashes, and a message's `id` is the same
+wherever it is made.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ class Domain:
         """What the contract's `domainSeparator()` answers; 32 bytes."""
         name, version = keccak(text="SwarmCoordinator"), keccak(text="1")
         return keccak(
-            encode(["bytes32", "bytes32", "bytes32", "uint256", "address"], [_DOMAIN, name, version, self.chain_id, self.contract])
+            encode(
+                ["bytes32", "bytes32", "bytes32", "uint256", "address"],
+                [_DOMAIN, name, version, self.chain_id, self.contract],
+            )
         )
 
     def digest(self, struct: bytes) -> bytes:
@@ -76,7 +80,9 @@ class Registration:
 
     @lru_cache(maxsize=8_192)  # noqa: B019  messages are small and the cache is bounded
     def digest(self, domain: Domain) -> bytes:
-        fields = encode(["bytes32", "address", "address", "uint256"], [_REGISTER_PEER, self.owner, self.signer, self.deadline])
+        fields = encode(
+            ["bytes32", "address", "address", "uint256"], [_REGISTER_PEER, self.owner, self.signer, self.deadline]
+        )
         return domain.digest(keccak(fields))
 
     def entry(self) -> tuple[object, ...]:
@@ -95,7 +101,11 @@ class Commit:
     @lru_cache(maxsize=8_192)  # noqa: B019
     def digest(self, domain: Domain) -> bytes:
         return domain.digest(
-            keccak(encode(["bytes32"] * 2 + ["uint256", "bytes32"], [_COMMIT, keccak(text=self.peer), self.round, self.seal]))
+            keccak(
+                encode(
+                    ["bytes32"] * 2 + ["uint256", "bytes32"], [_COMMIT, keccak(text=self.peer), self.round, self.seal]
+                )
+            )
         )
 
     def entry(self) -> tuple[object, ...]:
@@ -139,10 +149,14 @@ Message = Registration | Commit | Report
 def message_id(message: Message, domain: Domain) -> str:
     """A name for the message, 32 hexadecimal digits; two different messages have two."""
     kind = type(message).__name__.encode()
-    return hashlib.sha256(b"|".join((kind, message.peer.encode(), message.digest(domain), message.signature))).hexdigest()[:32]
+    return hashlib.sha256(
+        b"|".join((kind, message.peer.encode(), message.digest(domain), message.signature))
+    ).hexdigest()[:32]
 
 
-def sign_registration(domain: Domain, identity: bytes, *, deadline: int, owner: str = "", signer: str = "") -> Registration:
+def sign_registration(
+    domain: Domain, identity: bytes, *, deadline: int, owner: str = "", signer: str = ""
+) -> Registration:
     """A peer's registration, proven by its libp2p key.
 
     Args:
@@ -157,7 +171,9 @@ def sign_registration(domain: Domain, identity: bytes, *, deadline: int, owner: 
     return Registration(unsigned.owner, unsigned.signer, deadline, key, sign(identity, unsigned.digest(domain)))
 
 
-def sign_report(domain: Domain, signer: bytes, *, peer: str, round: int, reward: int, winners: tuple[str, ...] = ()) -> Report:
+def sign_report(
+    domain: Domain, signer: bytes, *, peer: str, round: int, reward: int, winners: tuple[str, ...] = ()
+) -> Report:
     """A peer's report of a round, with a fresh salt.
 
     Args:
@@ -208,7 +224,8 @@ def proves(registration: Registration, domain: Domain) -> bool:
 
 @lru_cache(maxsize=4096)
 def peer_id(key: bytes) -> str:
-    """The libp2p peer id of a public key: `16Uiu2HA…` for secp256k1 (64 bytes: x, y), `Qm…` for an RSA modulus (256 bytes).
+    """The libp2p peer id of a public key: `16Uiu2HA…` for secp256k1 (64 bytes: x, y), `Qm…` for an RSA modulus (256
+    bytes).
 
     Raises:
         BadMessage: it is neither.
@@ -218,7 +235,9 @@ def peer_id(key: bytes) -> str:
     elif len(key) == 256 and key[0] >= 0x80:
         raw = b"\x12\x20" + hashlib.sha256(_RSA_HEAD + key + _RSA_TAIL).digest()
     else:
-        raise BadMessage(f"a key of {len(key)} bytes cannot be proven; expected 64 of secp256k1 or 256 of a 2048-bit RSA modulus")
+        raise BadMessage(
+            f"a key of {len(key)} bytes cannot be proven; expected 64 of secp256k1 or 256 of a 2048-bit RSA modulus"
+        )
     encoded: bytes = base58.b58encode(raw)
     return encoded.decode()
 
@@ -247,4 +266,6 @@ def _rsa_signed(modulus: bytes, digest: bytes, signature: bytes) -> bool:
     hashed = hashlib.sha256(digest).digest()
     heads = ("3031300d060960864801650304020105000420", "302f300b06096086480165030402010420")
     tails = [bytes.fromhex(head) + hashed for head in heads]
-    return int.from_bytes(signature) < n and any(opened == b"\x00\x01" + b"\xff" * (253 - len(tail)) + b"\x00" + tail for tail in tails)
+    return int.from_bytes(signature) < n and any(
+        opened == b"\x00\x01" + b"\xff" * (253 - len(tail)) + b"\x00" + tail for tail in tails
+    )

@@ -1,8 +1,9 @@
 """Reading a coordinator: who is in, which round it is, what happened.
 
-Reads only; needs no key, and any process may have one. `check` is what everybody does first: the chain's id, code at the address, and the
-contract's own domain must be what was asked for. Invariant: events come out of a cursor once, whatever the chain reorganises: one that is
-gone comes back as `removed`, one that moved to another block does not come twice.
+Reads only; needs no key, and any process may have one. `check` is what everybody does first: the chain's id, code at
+the address, and the contract's own domain must be what was asked for. Invariant: events come out of a cursor once,
+whatever the chain reorganises: one that is gone comes back as `removed`, one that moved to another block does not come
+twice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ SPAN = 2_000
 
 @dataclass(frozen=True, slots=True)
 class PeerState:
-    """What the contract knows of a peer. `next_round` is the first round that it may still report; `sealed_round` one more than its last seal's."""
+    """What the contract knows of a peer. `next_round` is the first round that it may still report; `sealed_round` one
+    more than its last seal's.
+    """
 
     owner: str
     signer: str
@@ -44,7 +47,9 @@ class PeerState:
 
 @dataclass(frozen=True, slots=True)
 class SwarmConfig:
-    """How the contract was made: seconds, the bound of a round's reward, and whether reports are sealed and peers must be proven."""
+    """How the contract was made: seconds, the bound of a round's reward, and whether reports are sealed and peers must
+    be proven.
+    """
 
     round_duration: int = 600
     min_round_time: int = 5
@@ -90,13 +95,19 @@ class Coordinator:
             raise ChainRefused(f"the node is of chain {found}; expected chain {self.domain.chain_id}")
         code = await self.chain.ask("eth_getCode", self.domain.contract, "latest")
         if len(code) <= 2:
-            raise ChainRefused(f"there is no contract at {self.domain.contract} on chain {found}; expected a SwarmCoordinator")
+            raise ChainRefused(
+                f"there is no contract at {self.domain.contract} on chain {found}; expected a SwarmCoordinator"
+            )
         try:
             separator = await self.call("domainSeparator")
         except RpcError as error:
-            raise ChainRefused(f"the contract at {self.domain.contract} on chain {found} is no SwarmCoordinator") from error
+            raise ChainRefused(
+                f"the contract at {self.domain.contract} on chain {found} is no SwarmCoordinator"
+            ) from error
         if separator != self.domain.separator:
-            raise ChainRefused(f"the contract at {self.domain.contract} on chain {found} is another one, or made for another address")
+            raise ChainRefused(
+                f"the contract at {self.domain.contract} on chain {found} is another one, or made for another address"
+            )
 
     async def call(self, name: str, *arguments: Any) -> Any:
         """A function's result, as of the last block.
@@ -188,7 +199,11 @@ class EventCursor:
         return new, removed
 
     async def _read(self, first: int, last: int) -> dict[tuple[str, int], Event]:
-        query: dict[str, Any] = {"fromBlock": hex(first), "toBlock": hex(last), "address": [self.coordinator.domain.contract]}
+        query: dict[str, Any] = {
+            "fromBlock": hex(first),
+            "toBlock": hex(last),
+            "address": [self.coordinator.domain.contract],
+        }
         if self.names:
             query["topics"] = [[topic(name) for name in self.names]]
         positions: dict[str, int] = {}
@@ -212,7 +227,9 @@ def peer_state(data: bytes) -> PeerState:
     """
     if len(data) != 320:
         raise ChainRefused(f"peer() at this address answered {len(data)} bytes that are none of a SwarmCoordinator's")
-    owner, signer, deadline, proven, next_round, next_vote, sealed_round, seal, reward, wins = (data[i : i + 32] for i in range(0, 320, 32))
+    owner, signer, deadline, proven, next_round, next_vote, sealed_round, seal, reward, wins = (
+        data[i : i + 32] for i in range(0, 320, 32)
+    )
     return PeerState(
         owner="0x" + owner[12:].hex(),
         signer="0x" + signer[12:].hex(),

@@ -1,7 +1,7 @@
 """A peer's voice on chain for programs that are not asyncio: `PeerOnChain` in a thread of its own.
 
-`register` and `report` return at once; what comes of them is told by `snapshot`. Invariant: nothing here raises for what the chain, the gateway or
-the network does, and `stop` never waits longer than it was told to.
+`register` and `report` return at once; what comes of them is told by `snapshot`. Invariant: nothing here raises for
+what the chain, the gateway or the network does, and `stop` never waits longer than it was told to.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def ask_once(rpc: str, domain: Domain) -> tuple[int, tuple[str, ...]]:
 
 
 def proven_among(rpc: str, domain: Domain, peers: tuple[str, ...]) -> frozenset[str]:
-    """Which of these peers have proven their id; none when the chain does not answer, so that the caller keeps what it knew."""
+    """Which of these peers have proven their id; none when the chain does not answer, so that the caller keeps what it
+    knew.
+    """
 
     async def ask() -> frozenset[str]:
         async with RpcChain(rpc) as chain:

@@ -1,7 +1,8 @@
 """Messages as JSON, the way peers hand them to a gateway.
 
-Untrusted bytes come in here: sizes and ranges are checked before anything is computed. Binary fields are 0x and hexadecimal digits; integers
-beyond 2^53 are safe, since both sides keep them whole. Invariant: `parse(dump(m)) == m`, and what cannot be a message raises `BadMessage`.
+Untrusted bytes come in here: sizes and ranges are checked before anything is computed. Binary fields are 0x and
+hexadecimal digits; integers beyond 2^53 are safe, since both sides keep them whole. Invariant: `parse(dump(m)) == m`,
+and what cannot be a message raises `BadMessage`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class _Report(_Body):
     signature: SessionSignature
 
     def message(self) -> Report:
-        return Report(self.peer, self.round, self.reward, tuple(self.winners), _bytes(self.salt), _bytes(self.signature))
+        return Report(
+            self.peer, self.round, self.reward, tuple(self.winners), _bytes(self.salt), _bytes(self.signature)
+        )
 
 
 _BODIES: dict[Kind, type[_Registration] | type[_Commit] | type[_Report]] = {
@@ -85,7 +88,13 @@ _BODIES: dict[Kind, type[_Registration] | type[_Commit] | type[_Report]] = {
 
 def kind_of(message: Message) -> Kind:
     """Under which path a message is handed in."""
-    return "registrations" if isinstance(message, Registration) else "commits" if isinstance(message, Commit) else "reports"
+    return (
+        "registrations"
+        if isinstance(message, Registration)
+        else "commits"
+        if isinstance(message, Commit)
+        else "reports"
+    )
 
 
 def dump(message: Message) -> dict[str, Any]:
@@ -102,7 +111,8 @@ def parse(kind: Kind, body: bytes) -> Sequence[Message | BadMessage]:
     if len(body) > MAX_BODY:
         raise BadMessage(f"the body has {len(body)} bytes; expected at most {MAX_BODY}")
     try:
-        # Not json.loads: how deep that may nest is the interpreter's recursion limit, which libraries raise until it crashes.
+        # Not json.loads: how deep that may nest is the interpreter's recursion limit, which libraries raise until it
+        # crashes.
         loaded = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise BadMessage("the body is no JSON") from error

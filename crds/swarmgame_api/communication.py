@@ -14,10 +14,13 @@ class Communication(Model):
     """How peers talk, and who may join."""
 
     backend: Literal["Hivemind", "TorchDistributed"] = "Hivemind"
-    """Hivemind: an open peer-to-peer network, peers come and go. TorchDistributed: a closed world of `peers.replicas` peers, over gloo; peer 0 hosts
-    the store where they meet, and one that was restarted takes its seat again. No bootnode, no outsiders, no encryption."""
+    """Hivemind: an open peer-to-peer network, peers come and go. TorchDistributed: a closed world of `peers.replicas`
+    peers, over gloo; peer 0 hosts the store where they meet, and one that was restarted takes its seat again. No
+    bootnode, no outsiders, no encryption."""
     port: Annotated[int, Field(ge=1024, le=65_535)] = 31_000
-    """The port a peer's pod listens on; with TorchDistributed peer 0 alone, the others anywhere. On one machine, peers take free ports."""
+    """The port a peer's pod listens on; with TorchDistributed peer 0 alone, the others anywhere. On one machine, peers
+    take free ports.
+    """
     admission: Literal["Open", "Registered"] = "Open"
     """Open: whoever reaches the swarm is a member. Registered: only peers that have proven their id on chain."""
     initial_peers: Annotated[tuple[Multiaddress, ...], Field(max_length=64)] = ()

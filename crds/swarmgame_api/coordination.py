@@ -1,4 +1,6 @@
-"""`spec.coordination`: the chain that proves who takes part and keeps what was reported. Optional, and never in the way."""
+"""`spec.coordination`: the chain that proves who takes part and keeps what was reported. Optional, and never in the
+way.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Coordination(Model):
         Rule(
             cel="self.mode != 'External' || (has(self.chainId) && has(self.contractAddress) && has(self.rpcSecretRef) && has(self.walletSecretRef))",
             expected="chainId, contractAddress, rpcSecretRef and walletSecretRef with mode External",
-            check=lambda chain: chain.mode != "External" or all(getattr(chain, name) is not None for name in _REFERENCES),
+            check=lambda chain: (
+                chain.mode != "External" or all(getattr(chain, name) is not None for name in _REFERENCES)
+            ),
         ),
         Rule(
             cel="self.mode == 'External' || !(has(self.chainId) || has(self.contractAddress) || has(self.rpcSecretRef) || has(self.walletSecretRef))",

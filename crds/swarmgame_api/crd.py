@@ -1,7 +1,8 @@
 """The CustomResourceDefinition, from the models: `python -m swarmgame_api.crd [FILE]` writes crds/swarmgame.yaml.
 
-What is specific to Kubernetes and said nowhere else stands here: names, columns, subresources. Everything about fields comes from `schema`.
-Invariant: the file is never edited, and it stays far below the size at which `kubectl apply` cannot keep a copy of it in an annotation.
+What is specific to Kubernetes and said nowhere else stands here: names, columns, subresources. Everything about fields
+comes from `schema`. Invariant: the file is never edited, and it stays far below the size at which `kubectl apply`
+cannot keep a copy of it in an annotation.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ def _root() -> Schema:
             "status": _as_written(object_schema(Status)),
         },
         "required": ["spec"],
-        "x-kubernetes-validations": [{**validation(rule), "fieldPath": f".metadata.{rule.field}"} for rule in Metadata.rules],
+        "x-kubernetes-validations": [
+            {**validation(rule), "fieldPath": f".metadata.{rule.field}"} for rule in Metadata.rules
+        ],
     }
 
 

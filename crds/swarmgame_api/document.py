@@ -1,8 +1,8 @@
 """YAML text to plain data and back, with the caps that a stranger's file needs.
 
-A file is read as kubectl would read it: `6e-4` is a number, `12:30` and `2026-01-31` are texts. Not here: what the data means.
-Invariant: what comes out is JSON (mappings with text keys, lists, texts, finite numbers, booleans, null), a tree of bounded size and
-depth, and no input raises anything but InvalidManifest.
+A file is read as kubectl would read it: `6e-4` is a number, `12:30` and `2026-01-31` are texts. Not here: what the data
+means. Invariant: what comes out is JSON (mappings with text keys, lists, texts, finite numbers, booleans, null), a tree
+of bounded size and depth, and no input raises anything but InvalidManifest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _IMPLICIT: dict[str, tuple[str, str]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """A SafeLoader of JSON's types alone, which refuses duplicate keys and bounds what aliases and merge keys may grow to."""
+    """A SafeLoader of JSON's types alone, which refuses duplicate keys and bounds what aliases and merge keys may grow
+    to.
+    """
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 — as PyYAML declares it
     yaml_constructors: ClassVar[dict[Any, Any]] = {}
@@ -63,20 +65,26 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands here twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands here twice", key.start_mark
+                    )
                 seen.add(key.value)
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         kind = {_CORE + "seq": yaml.SequenceNode, _CORE + "map": yaml.MappingNode}.get(node.tag, yaml.ScalarNode)
         if node.tag in self.yaml_constructors and not isinstance(node, kind):
-            raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag!r} does not fit what follows it", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the tag {node.tag!r} does not fit what follows it", node.start_mark
+            )
         return super().construct_object(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
         if len(node.value) > MAX_MERGED:
-            raise yaml.constructor.ConstructorError(None, None, f"a mapping of more than {MAX_MERGED:,} keys", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a mapping of more than {MAX_MERGED:,} keys", node.start_mark
+            )
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float | None:
         text = node.value
@@ -87,7 +95,9 @@ class _Loader(yaml.SafeLoader):
             base = {"0b": 2, "0o": 8, "0x": 16}.get(digits[:2], 10)
             return int(text, base)
         except ValueError as error:
-            raise yaml.constructor.ConstructorError(None, None, f"{text[:50]!r} is not a number", node.start_mark) from error
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{text[:50]!r} is not a number", node.start_mark
+            ) from error
 
     def construct_truth(self, node: yaml.ScalarNode) -> bool:
         return node.value.lower() in {"yes", "true", "on"}
@@ -100,7 +110,9 @@ class _Loader(yaml.SafeLoader):
 
 
 for _kind, (_pattern, _first) in _IMPLICIT.items():
-    _Loader.add_implicit_resolver(_CORE + _kind, re.compile(_pattern), [letter if letter != "\0" else "" for letter in _first])
+    _Loader.add_implicit_resolver(
+        _CORE + _kind, re.compile(_pattern), [letter if letter != "\0" else "" for letter in _first]
+    )
 _Loader.yaml_constructors.update(
     {
         _CORE + "null": lambda loader, node: None,
@@ -132,7 +144,9 @@ class _Dumper(yaml.SafeDumper):
 
 _Dumper.add_representer(str, _Dumper.represent_text)
 for _kind, (_pattern, _first) in _IMPLICIT.items():
-    _Dumper.add_implicit_resolver(_CORE + _kind, re.compile(_pattern), [letter if letter != "\0" else "" for letter in _first])
+    _Dumper.add_implicit_resolver(
+        _CORE + _kind, re.compile(_pattern), [letter if letter != "\0" else "" for letter in _first]
+    )
 
 
 def read_documents(text: str) -> list[JsonValue]:
@@ -149,7 +163,9 @@ def read_documents(text: str) -> list[JsonValue]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InvalidManifest("", Plain(f"not valid YAML{where}"), f"YAML that parses; {error.problem or error.context}") from error
+        raise InvalidManifest(
+            "", Plain(f"not valid YAML{where}"), f"YAML that parses; {error.problem or error.context}"
+        ) from error
     except yaml.YAMLError as error:
         raise InvalidManifest("", Plain("not valid YAML"), f"YAML that parses; {str(error).splitlines()[0]}") from error
     return [tree for tree in (plain(document) for document in documents) if tree is not None]
@@ -193,7 +209,9 @@ def plain(data: object) -> JsonValue:
                 return value
             case int():
                 if not -(2**63) <= value < 2**63:
-                    problems.append(Problem(written(path), Plain("a very large integer"), "an integer of at most 64 bits"))
+                    problems.append(
+                        Problem(written(path), Plain("a very large integer"), "an integer of at most 64 bits")
+                    )
                     return None
                 return value
             case float():
@@ -206,7 +224,9 @@ def plain(data: object) -> JsonValue:
                 return {key(name, path): walk(child, (*path, str(name)), depth + 1) for name, child in value.items()}
             case list() | tuple():
                 return [walk(child, (*path, index), depth + 1) for index, child in enumerate(value)]
-        problems.append(Problem(written(path), Plain(f"a {type(value).__name__}"), "a text, number, boolean, list or mapping"))
+        problems.append(
+            Problem(written(path), Plain(f"a {type(value).__name__}"), "a text, number, boolean, list or mapping")
+        )
         return None
 
     def text(value: str, path: Steps) -> str:

@@ -1,6 +1,7 @@
 """What pydantic found wrong, told to the author of a manifest: path, value, and what was expected.
 
-Invariant: every error becomes a problem with a path in the manifest's own words; branches of a union become one problem.
+Invariant: every error becomes a problem with a path in the manifest's own words; branches of a union become one
+problem.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def _problems(model: type[BaseModel], error: Mapping[str, Any], prefix: str) -> 
     path, shape, parent, key = _locate(model, error["loc"], prefix)
     if kind == "rules":
         return [
-            Problem(".".join(part for part in (path, field) if part), found, expected) for field, found, expected in error["ctx"]["broken"]
+            Problem(".".join(part for part in (path, field) if part), found, expected)
+            for field, found, expected in error["ctx"]["broken"]
         ]
     if kind == "extra_forbidden":
         fields = _fields(parent)
@@ -64,8 +66,12 @@ def _fields(shape: Shape | None) -> list[str]:
     return [field.alias or name for name, field in shape.model.model_fields.items()]
 
 
-def _locate(model: type[BaseModel], location: tuple[str | int, ...], prefix: str) -> tuple[str, Shape | None, Shape | None, object]:
-    """Follows a location: its path, the shape of what should stand there, that of the object around it, and the last key."""
+def _locate(
+    model: type[BaseModel], location: tuple[str | int, ...], prefix: str
+) -> tuple[str, Shape | None, Shape | None, object]:
+    """Follows a location: its path, the shape of what should stand there, that of the object around it, and the last
+    key.
+    """
     path, parent, key = prefix, None, None
     shape: Shape | None = Shape(model, (), ())
     for part in location:
@@ -83,8 +89,13 @@ def _locate(model: type[BaseModel], location: tuple[str | int, ...], prefix: str
         elif shape.kind is dict:
             shape = shape_of(shape.arguments[0])
         else:
-            # The branch of a union is no part of the path. Among objects it has the name of a class, and what follows is inside of it.
-            branches = [branch for branch in map(shape_of, shape.arguments) if branch.model is not None and branch.model.__name__ == part]
+            # The branch of a union is no part of the path. Among objects it has the name of a class, and what follows
+            # is inside of it.
+            branches = [
+                branch
+                for branch in map(shape_of, shape.arguments)
+                if branch.model is not None and branch.model.__name__ == part
+            ]
             if not branches:
                 break
             shape = branches[0]

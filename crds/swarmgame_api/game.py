@@ -1,7 +1,7 @@
 """`spec.game`: what is played. Data, rewards and trainer by name, and how a round goes.
 
-What stands under `with` belongs to the part that `use` names and is checked by that part, not here; but for a trainer's `sampler: {engine: vllm}`,
-which the operator must understand too.
+What stands under `with` belongs to the part that `use` names and is checked by that part, not here; but for a trainer's
+`sampler: {engine: vllm}`, which the operator must understand too.
 """
 
 from __future__ import annotations
@@ -12,13 +12,26 @@ from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from swarmgame_api.model import Model, Rule
-from swarmgame_api.quantities import AbsolutePath, Expected, Free, Image, Keyed, Name, ObjectName, Percentage, fraction, percent
+from swarmgame_api.quantities import (
+    AbsolutePath,
+    Expected,
+    Free,
+    Image,
+    Keyed,
+    Name,
+    ObjectName,
+    Percentage,
+    fraction,
+    percent,
+)
 from swarmgame_api.sampler import VllmOptions, sampler_problems, vllm_options
 
 PartName = Annotated[
     str,
     StringConstraints(
-        pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$", min_length=1, max_length=253
+        pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$",
+        min_length=1,
+        max_length=253,
     ),
     Expected("a registered name such as grpo, or package.module:Class"),
 ]
@@ -104,8 +117,8 @@ class Sharing(Model):
     max_staleness_rounds: Annotated[int, Field(ge=0, le=64)] = 1
     """For how many rounds a late rollout stays usable."""
     exchange: Literal["Auto", "Gather", "Pull"] = "Auto"
-    """Gather: everyone fetches what everyone said, as later stages need it. Pull: only what will be trained on is fetched. Auto: Gather when
-    a round has more than one stage, else Pull."""
+    """Gather: everyone fetches what everyone said, as later stages need it. Pull: only what will be trained on is
+    fetched. Auto: Gather when a round has more than one stage, else Pull."""
 
 
 class Progression(Model):
@@ -151,7 +164,9 @@ class GameSpec(Model):
     roles: Annotated[tuple[Role, ...], Field(max_length=16), Keyed("name")] = ()
     """Roles, assigned by rank in the sorted live membership. Empty: everyone does the same."""
     modules: Annotated[tuple[Module, ...], Field(max_length=8), Keyed("name")] = ()
-    """Code of your own, for the pods. On one machine, what lies next to the manifest is importable without being named here."""
+    """Code of your own, for the pods. On one machine, what lies next to the manifest is importable without being named
+    here.
+    """
     sharing: Sharing = Sharing()
     """What a peer learns from others."""
     progression: Progression = Progression()
@@ -173,9 +188,13 @@ class GameSpec(Model):
 
     @model_validator(mode="after")
     def _read_the_sampler(self) -> Self:
-        broken = [(f"trainer.with.{each.path}", each.got, each.expected) for each in sampler_problems(self.trainer.with_)]
+        broken = [
+            (f"trainer.with.{each.path}", each.got, each.expected) for each in sampler_problems(self.trainer.with_)
+        ]
         if broken:
-            raise PydanticCustomError("rules", "expected {summary}", {"summary": "; ".join(b[2] for b in broken), "broken": broken})
+            raise PydanticCustomError(
+                "rules", "expected {summary}", {"summary": "; ".join(b[2] for b in broken), "broken": broken}
+            )
         return self
 
     rules: ClassVar[tuple[Rule, ...]] = (

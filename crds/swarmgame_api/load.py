@@ -1,7 +1,7 @@
 """A manifest from a file, and back: the only way in for what somebody else wrote.
 
-Invariant: everything that can be wrong with a file ends in InvalidManifest, with all problems at once, each with path, value and
-expectation; nothing else is raised.
+Invariant: everything that can be wrong with a file ends in InvalidManifest, with all problems at once, each with path,
+value and expectation; nothing else is raised.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def load_manifest(path: str | Path, overrides: Sequence[str] = ()) -> SwarmGame:
         return parse_manifest(document)
     except InvalidManifest as error:
         changed = [path_of(steps) for steps, _ in changes]
-        raise InvalidManifest(source=source, problems=tuple(_blame(problem, changed) for problem in error.problems)) from error
+        raise InvalidManifest(
+            source=source, problems=tuple(_blame(problem, changed) for problem in error.problems)
+        ) from error
 
 
 def loads_manifest(text: str, overrides: Sequence[str] = ()) -> SwarmGame:
@@ -67,7 +69,8 @@ def loads_manifest(text: str, overrides: Sequence[str] = ()) -> SwarmGame:
 
 
 def parse_manifest(data: object) -> SwarmGame:
-    """Validates plain data, such as the body of an object from a cluster; its status and the server's metadata are left aside.
+    """Validates plain data, such as the body of an object from a cluster; its status and the server's metadata are left
+    aside.
 
     Raises:
         InvalidManifest: with every problem.
@@ -82,7 +85,9 @@ def parse_manifest(data: object) -> SwarmGame:
         tree["metadata"] = {key: value for key, value in metadata.items() if key not in WRITTEN_BY_THE_SERVER}
     try:
         # By way of JSON, where strict validation takes lists for tuples; and by the manifest's names alone.
-        return SwarmGame.model_validate_json(json.dumps(_without_nulls(tree, Shape(SwarmGame, (), ()))), by_alias=True, by_name=False)
+        return SwarmGame.model_validate_json(
+            json.dumps(_without_nulls(tree, Shape(SwarmGame, (), ()))), by_alias=True, by_name=False
+        )
     except ValidationError as error:
         raise InvalidManifest(problems=explain(SwarmGame, error.errors(include_url=False))) from error
 
@@ -126,7 +131,9 @@ def _only_game(documents: Sequence[JsonValue]) -> JsonValue:
     if len(documents) > 1:
         kinds = [str(document.get("kind")) if isinstance(document, dict) else "?" for document in documents]
         hint = "keep other objects in files of their own" if kinds.count(KIND) == 1 else "one file a game"
-        raise InvalidManifest("", Plain(f"{len(documents)} documents ({', '.join(kinds)[:100]})"), f"exactly one {KIND}; {hint}")
+        raise InvalidManifest(
+            "", Plain(f"{len(documents)} documents ({', '.join(kinds)[:100]})"), f"exactly one {KIND}; {hint}"
+        )
     return documents[0]
 
 
@@ -137,10 +144,16 @@ def _shapes(model: type[BaseModel]) -> Mapping[str, Shape]:
 
 
 def _without_nulls(tree: JsonValue, shape: Shape) -> JsonValue:
-    """Drops the nulls among an object's fields, as the API server does, so that defaults apply; blocks of others stay as they are."""
+    """Drops the nulls among an object's fields, as the API server does, so that defaults apply; blocks of others stay
+    as they are.
+    """
     if isinstance(tree, dict) and shape.model is not None:
         fields = _shapes(shape.model)
-        return {key: _without_nulls(value, fields[key]) if key in fields else value for key, value in tree.items() if value is not None}
+        return {
+            key: _without_nulls(value, fields[key]) if key in fields else value
+            for key, value in tree.items()
+            if value is not None
+        }
     if isinstance(tree, list) and shape.kind is tuple:
         return [_without_nulls(value, shape_of(shape.arguments[0])) for value in tree]
     return tree

@@ -1,7 +1,7 @@
 """SwarmGame: the whole manifest, as the local runner, the operator and the peers read it.
 
-Knows nothing of files (that is `load`) or of what parts accept under `with`. Invariant: an instance that exists is a game that can be
-played, as far as the manifest alone can tell.
+Knows nothing of files (that is `load`) or of what parts accept under `with`. Invariant: an instance that exists is a
+game that can be played, as far as the manifest alone can tell.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ __all__ = ["API_VERSION", "KIND", "Metadata", "ModelSource", "SwarmGame", "Swarm
 class Metadata(Model):
     """The fields of a Kubernetes object's metadata that an author writes."""
 
-    name: Annotated[ObjectName, Expected("a name of at most 52 lower-case letters, digits and dashes, a letter or digit at both ends")]
+    name: Annotated[
+        ObjectName,
+        Expected("a name of at most 52 lower-case letters, digits and dashes, a letter or digit at both ends"),
+    ]
     """The game's name; at most 52 characters, because names of pods and services are made from it."""
     namespace: Name | None = None
     """The namespace; absent: that of the kubectl context."""
@@ -64,7 +67,9 @@ class ModelSource(Model):
         ),
         Expected("hf://organisation/name, file:///path or builtin://name"),
     ]
-    """Where from: `hf://org/name` (the hub, or a cache of it), `file:///path`, or `builtin://tiny`, which is made from code."""
+    """Where from: `hf://org/name` (the hub, or a cache of it), `file:///path`, or `builtin://tiny`, which is made from
+    code.
+    """
     revision: Annotated[
         str,
         StringConstraints(pattern=r"^[A-Za-z0-9._/-]*$", max_length=128),

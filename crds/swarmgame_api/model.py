@@ -1,7 +1,8 @@
 """The base of every object in the manifest, and the rules that hold between fields.
 
-A rule is written twice, side by side, so that nobody changes one alone: as CEL, for the API server, and as a Python predicate, for
-files. Nothing here knows of any particular object. Invariant: an instance that exists obeys its rules, and never changes.
+A rule is written twice, side by side, so that nobody changes one alone: as CEL, for the API server, and as a Python
+predicate, for files. Nothing here knows of any particular object. Invariant: an instance that exists obeys its rules,
+and never changes.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Transition:
 class Model(BaseModel):
     """A strict, frozen object: unknown keys are errors, the manifest's keys are camelCase.
 
-    Python code may build one with snake_case names; files are read with the manifest's names only (see `load.parse_manifest`).
+    Python code may build one with snake_case names; files are read with the manifest's names only (see
+    `load.parse_manifest`).
     """
 
     model_config = ConfigDict(
@@ -82,5 +84,7 @@ class Model(BaseModel):
     def _obey_the_rules(self) -> Self:
         broken = [(rule.field, rule.found(self), rule.expected) for rule in self.rules if not rule.check(self)]
         if broken:
-            raise PydanticCustomError("rules", "expected {summary}", {"summary": "; ".join(b[2] for b in broken), "broken": broken})
+            raise PydanticCustomError(
+                "rules", "expected {summary}", {"summary": "; ".join(b[2] for b in broken), "broken": broken}
+            )
         return self

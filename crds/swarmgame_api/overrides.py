@@ -1,7 +1,7 @@
 """`--set game.maxRounds=5`: changes to a manifest before it is validated.
 
-A path starts at the top (`spec.game.maxRounds`, `metadata.name`) or, for short, within spec (`game.maxRounds`). `[0]` is a list's item,
-one past its end appends; `["a.b/c"]` is a key with dots. Invariant: the given tree is never changed.
+A path starts at the top (`spec.game.maxRounds`, `metadata.name`) or, for short, within spec (`game.maxRounds`). `[0]`
+is a list's item, one past its end appends; `["a.b/c"]` is a key with dots. Invariant: the given tree is never changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from swarmgame_api.errors import InvalidManifest, Plain
 
 TOP = ("apiVersion", "kind", "metadata", "spec")
 
-_STEP = re.compile(r"""\.?(?P<key>[^.\[\]="']+)|\[(?P<index>[0-9]{1,6})\]|\[(?P<quote>["'])(?P<quoted>[^"']+)(?P=quote)\]""")
+_STEP = re.compile(
+    r"""\.?(?P<key>[^.\[\]="']+)|\[(?P<index>[0-9]{1,6})\]|\[(?P<quote>["'])(?P<quoted>[^"']+)(?P=quote)\]"""
+)
 _SYNTAX = "path=value, such as game.maxRounds=5 or game.data.with.environments[0].name=gcd"
 
 Step = str | int
@@ -73,7 +75,9 @@ def _put(node: JsonValue, steps: tuple[Step, ...], value: JsonValue, done: int) 
         if not isinstance(items, list):
             raise InvalidManifest("--set", path_of(steps), f"a path whose every [index] is in a list; {where} is none")
         if step > len(items):
-            raise InvalidManifest("--set", path_of(steps), f"an index of at most {len(items)}: {where} has {len(items)} items")
+            raise InvalidManifest(
+                "--set", path_of(steps), f"an index of at most {len(items)}: {where} has {len(items)} items"
+            )
         if step == len(items):
             items.append(None)
         items[step] = _put(items[step], steps, value, done + 1)

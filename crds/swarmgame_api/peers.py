@@ -69,9 +69,9 @@ class Peers(Model):
     """With fewer ready the swarm is not Ready, and does not begin."""
     max_replicas: AtLeastOneReplica = 4096
     """The most that scaling may ask for."""
-    processes_per_peer: Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=64)], Expected("auto, or an integer from 1 to 64")] = (
-        "auto"
-    )
+    processes_per_peer: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1, le=64)], Expected("auto, or an integer from 1 to 64")
+    ] = "auto"
     """Processes of one peer, which share its policy: one a GPU. auto: as many as it has GPUs, and at least 1."""
     image: OptionalImage = ""
     """The worker's image. Empty: the operator's default."""

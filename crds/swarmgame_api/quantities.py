@@ -1,7 +1,8 @@
-"""The small types of the manifest: names, percentages, quantities, addresses. Each carries its bounds and its meaning in plain words.
+"""The small types of the manifest: names, percentages, quantities, addresses. Each carries its bounds and its meaning
+in plain words.
 
-Invariant: a pattern here is valid for pydantic (Rust), for CRD schemas (RE2) and for Python, and every string has a greatest length,
-because the API server estimates what a CEL rule may cost from the bounds.
+Invariant: a pattern here is valid for pydantic (Rust), for CRD schemas (RE2) and for Python, and every string has a
+greatest length, because the API server estimates what a CEL rule may cost from the bounds.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ class Expected:
 
 @dataclass(frozen=True)
 class Visible:
-    """Metadata of a free mapping that a rule asks for: CEL does not see mappings of just anything, but it does see objects."""
+    """Metadata of a free mapping that a rule asks for: CEL does not see mappings of just anything, but it does see
+    objects.
+    """
 
 
 @dataclass(frozen=True)
 class Keyed:
-    """Metadata of a list: its entries are told apart by this field, and the API server merges such lists entry by entry."""
+    """Metadata of a list: its entries are told apart by this field, and the API server merges such lists entry by
+    entry.
+    """
 
     field: str
 
@@ -37,7 +42,9 @@ def integer_as_text(value: Any) -> Any:
 
 
 Percentage = Annotated[
-    str, StringConstraints(pattern=r"^(100|[1-9][0-9]?)%$", max_length=4), Expected('a percentage from "1%" to "100%", in quotes')
+    str,
+    StringConstraints(pattern=r"^(100|[1-9][0-9]?)%$", max_length=4),
+    Expected('a percentage from "1%" to "100%", in quotes'),
 ]
 
 Quantity = Annotated[
@@ -69,14 +76,18 @@ OptionalObjectName = Annotated[
 
 QualifiedName = Annotated[
     str,
-    StringConstraints(pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", min_length=1, max_length=317),
+    StringConstraints(
+        pattern=r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", min_length=1, max_length=317
+    ),
     Expected("a Kubernetes key such as app or example.dev/app"),
 ]
 
 LabelValue = Annotated[
     str,
     StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", max_length=63),
-    Expected("at most 63 letters, digits, dashes, underscores and dots, in quotes where YAML would read something else"),
+    Expected(
+        "at most 63 letters, digits, dashes, underscores and dots, in quotes where YAML would read something else"
+    ),
 ]
 
 Labels = Annotated[dict[QualifiedName, LabelValue], Field(max_length=64)]

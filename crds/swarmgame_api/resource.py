@@ -1,8 +1,8 @@
 """A game as a cluster holds it: what the API server says of the object, its manifest, and its status, typed.
 
-Not here: watching, writing, deciding. Invariant: reading one never fails for what a user or an older operator wrote. A spec that
-cannot be used is `game=None` with the problems that say why; what cannot be read of a status is left out, and the rest is kept, so
-that a game that was over stays over.
+Not here: watching, writing, deciding. Invariant: reading one never fails for what a user or an older operator wrote. A
+spec that cannot be used is `game=None` with the problems that say why; what cannot be read of a status is left out, and
+the rest is kept, so that a game that was over stays over.
 
     resource = GameResource.parse(body)            # body: the object as JSON, from a watch or a GET
     resource.game.spec.peers.replicas              # every default is filled in
@@ -118,8 +118,8 @@ def read_status(data: object) -> Status:
 
 
 def status_document(status: Status) -> dict[str, Any]:
-    """The status as the API writes it: camelCase, without what is absent. It is the whole status: in a merge patch, where an absent key
-    stays, a key that went away must be sent as null."""
+    """The status as the API writes it: camelCase, without what is absent. It is the whole status: in a merge patch,
+    where an absent key stays, a key that went away must be sent as null."""
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -144,7 +144,9 @@ Place = tuple[str | int, ...]
 
 
 def _blamed(error: Mapping[str, Any]) -> Place:
-    """What to leave out: the value itself, the object that misses a field, or, of a list that is too long, its first entry too many."""
+    """What to leave out: the value itself, the object that misses a field, or, of a list that is too long, its first
+    entry too many.
+    """
     place: Place = tuple(error["loc"])
     if error["type"] == "missing":
         return place[:-1]

@@ -1,7 +1,8 @@
-"""Every rule of the manifest in one table, with the place it belongs to in the schema: what the CRD's validations are made of.
+"""Every rule of the manifest in one table, with the place it belongs to in the schema: what the CRD's validations are
+made of.
 
-Invariant: a path is that of a schema node; `[*]` stands for a list's items. Rules about metadata stand at the root, the only place
-where an API server lets a rule see `metadata.name`.
+Invariant: a path is that of a schema node; `[*]` stands for a list's items. Rules about metadata stand at the root, the
+only place where an API server lets a rule see `metadata.name`.
 """
 
 from __future__ import annotations
@@ -57,12 +58,16 @@ def _inside(shape: Shape, path: str) -> Iterator[tuple[str, type[Model]]]:
 
 def all_rules() -> tuple[PlacedRule, ...]:
     """The rules of every object."""
-    return tuple(PlacedRule("" if owner is Metadata else path, owner, rule) for path, owner in objects() for rule in owner.rules)
+    return tuple(
+        PlacedRule("" if owner is Metadata else path, owner, rule) for path, owner in objects() for rule in owner.rules
+    )
 
 
 def all_transitions() -> tuple[PlacedTransition, ...]:
     """What may not change, or only at certain times."""
-    return tuple(PlacedTransition(path, owner, transition) for path, owner in objects() for transition in owner.transitions)
+    return tuple(
+        PlacedTransition(path, owner, transition) for path, owner in objects() for transition in owner.transitions
+    )
 
 
 def change_problems(old: SwarmGame, new: SwarmGame) -> tuple[Problem, ...]:
@@ -79,7 +84,11 @@ def change_problems(old: SwarmGame, new: SwarmGame) -> tuple[Problem, ...]:
 def _at(game: Model, path: str) -> object:
     value: object = game
     for key in path.split(".") if path else ():
-        names = {field.alias or name: name for name, field in type(value).model_fields.items()} if isinstance(value, Model) else {}
+        names = (
+            {field.alias or name: name for name, field in type(value).model_fields.items()}
+            if isinstance(value, Model)
+            else {}
+        )
         value = getattr(value, names[key])
     return value
 

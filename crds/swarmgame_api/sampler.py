@@ -1,8 +1,9 @@
 """`sampler: {engine: vllm, …}` under a trainer's `with`: generation by a vLLM server, and how such a server is started.
 
-One model for both sides: the worker reads it from its trainer's configuration, the operator from `spec.game.trainer.with`, and both start a server
-with the same arguments (`server_arguments`). What else stands under `with` belongs to the trainer. Read from vLLM 0.33.0. Invariant: no secret is in
-a manifest; `apiKeyEnv` is the name of a variable.
+One model for both sides: the worker reads it from its trainer's configuration, the operator from
+`spec.game.trainer.with`, and both start a server with the same arguments (`server_arguments`). What else stands under
+`with` belongs to the trainer. Read from vLLM 0.33.0. Invariant: no secret is in a manifest; `apiKeyEnv` is the name of
+a variable.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ DEFAULT_IMAGE = "docker.io/vllm/vllm-openai:v0.33.0"
 """Image of the server that the operator puts beside a peer, where neither the manifest nor the installation names one."""
 
 SERVER_ENVIRONMENT: Mapping[str, str] = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
-"""What opens the server's endpoints for weights. They let anybody who reaches them run code, so a server that we start listens on loopback alone."""
+"""What opens the server's endpoints for weights. They let anybody who reaches them run code, so a server that we start
+listens on loopback alone.
+"""
 
 SERVER_URL, SERVER_WEIGHTS = "SWARMGAME_SAMPLER_URL", "SWARMGAME_SAMPLER_WEIGHTS"
 """Environment of a peer: the generation server that the operator put beside it, and the folder that both see."""
@@ -45,7 +48,9 @@ _OURS = (
 """Arguments that are set from elsewhere, or that generation depends on."""
 
 Argument = Annotated[
-    str, StringConstraints(min_length=1, max_length=1024), Expected("an argument of at most 1,024 characters, such as --enforce-eager")
+    str,
+    StringConstraints(min_length=1, max_length=1024),
+    Expected("an argument of at most 1,024 characters, such as --enforce-eager"),
 ]
 
 
@@ -71,39 +76,45 @@ class VllmOptions(Model):
         StringConstraints(pattern=r"^(https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9._/-]*)?)?$", max_length=512),
         Expected("http://host:port, or nothing"),
     ] = ""
-    """A server that runs already, for this peer alone: it is given this peer's weights. Empty: with `swarmgame run` every peer starts one, and the
-    operator puts one into every peer's pod."""
+    """A server that runs already, for this peer alone: it is given this peer's weights. Empty: with `swarmgame run`
+    every peer starts one, and the operator puts one into every peer's pod."""
     weights_folder: Annotated[
         str, StringConstraints(pattern=r"^(/[A-Za-z0-9._/-]+)?$", max_length=255), Expected("an absolute path below /")
     ] = ""
-    """With `url`: a folder that the peer and the server both see under this path; the weights are handed over there. Empty: a folder of the peer's
-    own, which only a server on the same machine sees."""
+    """With `url`: a folder that the peer and the server both see under this path; the weights are handed over there.
+    Empty: a folder of the peer's own, which only a server on the same machine sees."""
     api_key_env: Annotated[
         str,
         StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", max_length=253),
         Expected("the name of an environment variable, or nothing"),
     ] = ""
-    """With `url`: the name of the environment variable that holds the server's API key; never the key itself. Empty: the server asks for none."""
+    """With `url`: the name of the environment variable that holds the server's API key; never the key itself. Empty:
+    the server asks for none.
+    """
     timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """Longest that the server may take for the completions of one prompt, or for loading weights."""
     startup_seconds: Annotated[int, Field(ge=1, le=86_400)] = 1800
     """Longest that the server may take to be ready."""
     command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=16, strict=False)] = ("vllm",)
-    """`swarmgame run`: the program that is started, found on PATH, and arguments that come before `serve`. A path leads to a vLLM in an
-    environment of its own: `[/opt/vllm/bin/vllm]`."""
+    """`swarmgame run`: the program that is started, found on PATH, and arguments that come before `serve`. A path leads
+    to a vLLM in an environment of its own: `[/opt/vllm/bin/vllm]`."""
     arguments: Annotated[tuple[Argument, ...], Field(max_length=64, strict=False)] = ()
     """More arguments of `vllm serve`, for a server that is started: `[--enforce-eager, --dtype=bfloat16]`."""
     max_model_len: Annotated[int, Field(ge=2, le=16_777_216)] | None = None
-    """Longest prompt and completion together. Absent: as long as the trainer may ask for (`swarmgame run`), or the model's own limit (operator)."""
+    """Longest prompt and completion together. Absent: as long as the trainer may ask for (`swarmgame run`), or the
+    model's own limit (operator).
+    """
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """Share of a GPU's memory that the server takes. A peer that trains on the same GPU needs the rest; where the server has a GPU to itself, 0.9."""
+    """Share of a GPU's memory that the server takes. A peer that trains on the same GPU needs the rest; where the
+    server has a GPU to itself, 0.9.
+    """
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
     """GPUs over which the server splits the model."""
     image: OptionalImage = ""
     """Operator: the server's image. Empty: the operator's default."""
     resources: Resources = Resources()
-    """Operator: what the server's container may use. Kubernetes gives GPUs to containers and not to pods, so a GPU belongs here and another one
-    under `peers.resources`."""
+    """Operator: what the server's container may use. Kubernetes gives GPUs to containers and not to pods, so a GPU
+    belongs here and another one under `peers.resources`."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -115,15 +126,28 @@ class VllmOptions(Model):
         elif not _has_a_possible_port(self.url):
             broken.append(("url", self.url, "http://host:port, with a port from 1 to 65535"))
         if self.url and self.arguments:
-            broken.append(("arguments", list(self.arguments), "nothing beside url: a server that runs already has its own"))
+            broken.append(
+                ("arguments", list(self.arguments), "nothing beside url: a server that runs already has its own")
+            )
         if taken := sorted(_names_of(self.arguments) & set(_OURS)):
-            broken.append(("arguments", list(self.arguments), f"no {', '.join(taken)}: set from other options, or by us"))
+            broken.append(
+                ("arguments", list(self.arguments), f"no {', '.join(taken)}: set from other options, or by us")
+            )
         if broken:
-            raise PydanticCustomError("rules", "expected {summary}", {"summary": "; ".join(each[2] for each in broken), "broken": broken})
+            raise PydanticCustomError(
+                "rules", "expected {summary}", {"summary": "; ".join(each[2] for each in broken), "broken": broken}
+            )
         return self
 
     def server_arguments(
-        self, model: str, *, port: int, revision: str = "", lora_rank: int = 0, max_model_len: int | None = None, dtype: str = ""
+        self,
+        model: str,
+        *,
+        port: int,
+        revision: str = "",
+        lora_rank: int = 0,
+        max_model_len: int | None = None,
+        dtype: str = "",
     ) -> list[str]:
         """Return the arguments behind the program's name.
 
@@ -134,9 +158,13 @@ class VllmOptions(Model):
             dtype: of the weights; empty leaves it to the model.
         """
         found = ["serve", model, "--host=127.0.0.1", f"--port={port}", f"--served-model-name={BASE_MODEL}"]
-        # The model's generation_config.json would change what is sampled; processed log-probabilities are those at the sampling temperature.
+        # The model's generation_config.json would change what is sampled; processed log-probabilities are those at the
+        # sampling temperature.
         found += ["--generation-config=vllm", "--logprobs-mode=processed_logprobs"]
-        found += [f"--gpu-memory-utilization={self.gpu_memory_utilization:g}", f"--tensor-parallel-size={self.tensor_parallel_size}"]
+        found += [
+            f"--gpu-memory-utilization={self.gpu_memory_utilization:g}",
+            f"--tensor-parallel-size={self.tensor_parallel_size}",
+        ]
         longest = self.max_model_len or max_model_len
         if longest is not None:
             found.append(f"--max-model-len={longest}")
@@ -182,5 +210,7 @@ def lora_rank_of(block: Mapping[str, JsonValue]) -> int:
 
 
 def is_vllm(sampler: object) -> bool:
-    """Whether a value under `sampler` is meant to be read here. A trainer of somebody's own may mean something else by that key."""
+    """Whether a value under `sampler` is meant to be read here. A trainer of somebody's own may mean something else by
+    that key.
+    """
     return isinstance(sampler, Mapping) and sampler.get("engine") == "vllm"

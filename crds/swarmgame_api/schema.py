@@ -1,8 +1,9 @@
 """A model as the structural OpenAPI v3 schema that a CustomResourceDefinition carries.
 
-Made from annotations alone: types, bounds, patterns, defaults, descriptions, and rules where they belong. Not here: the resource around
-it (`crd`). Invariant: every constraint of the model is in the schema, or making it fails; nothing is left out in silence. What the two
-cannot say alike: the API server checks no patterns of a mapping's keys, and it keeps a quantity as the number that it was written as.
+Made from annotations alone: types, bounds, patterns, defaults, descriptions, and rules where they belong. Not here: the
+resource around it (`crd`). Invariant: every constraint of the model is in the schema, or making it fails; nothing is
+left out in silence. What the two cannot say alike: the API server checks no patterns of a mapping's keys, and it keeps
+a quantity as the number that it was written as.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def _property(field: FieldInfo) -> Schema:
 
 
 def _default(value: Any) -> Any:
-    """A default in the manifest's terms. Objects are written out: the API server holds a default against the rules before it fills it in."""
+    """A default in the manifest's terms. Objects are written out: the API server holds a default against the rules
+    before it fills it in.
+    """
     if isinstance(value, Model):
         return value.model_dump(mode="json", by_alias=True, exclude_none=True)
     return list(value) if isinstance(value, tuple) else value
@@ -137,7 +140,11 @@ def _list(shape: Shape) -> Schema:
     if "maxItems" not in bounds:
         raise TypeError("a list without a greatest length: the cost of rules is estimated from it")
     keys = [entry.field for entry in shape.metadata if isinstance(entry, Keyed)]
-    kind: Schema = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys} if keys else {"x-kubernetes-list-type": "atomic"}
+    kind: Schema = (
+        {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys}
+        if keys
+        else {"x-kubernetes-list-type": "atomic"}
+    )
     return {"type": "array", "items": _schema(shape_of(item)), **bounds, **kind}
 
 
@@ -150,8 +157,13 @@ def _mapping(shape: Shape) -> Schema:
         return {"type": "object", "additionalProperties": _schema(shape_of(value)), **bounds}
     if any(isinstance(entry, Visible) for entry in shape.metadata):
         return {"type": "object", "x-kubernetes-preserve-unknown-fields": True, **bounds}
-    # What belongs to others is preserved below the keys: at the mapping itself, a rule that compares two of them passes over renamed keys.
-    return {"type": "object", "additionalProperties": {"x-kubernetes-preserve-unknown-fields": True, "nullable": True}, **bounds}
+    # What belongs to others is preserved below the keys: at the mapping itself, a rule that compares two of them passes
+    # over renamed keys.
+    return {
+        "type": "object",
+        "additionalProperties": {"x-kubernetes-preserve-unknown-fields": True, "nullable": True},
+        **bounds,
+    }
 
 
 def _text(choice: object) -> str:

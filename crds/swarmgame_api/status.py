@@ -1,6 +1,7 @@
 """`status`: what the operator says of a game. Written by the operator alone; read by people, kubectl and tests.
 
-Not part of a manifest: `load` leaves it aside. Invariant: every list and text is bounded, so that a status always fits its object.
+Not part of a manifest: `load` leaves it aside. Invariant: every list and text is bounded, so that a status always fits
+its object.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ class ClaimSpec(Model):
     """The fields of a PersistentVolumeClaim that a game may choose."""
 
     access_modes: Annotated[
-        tuple[Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"], ...], Field(min_length=1, max_length=4)
+        tuple[Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"], ...],
+        Field(min_length=1, max_length=4),
     ] = ("ReadWriteOnce",)
     """How the volume may be mounted."""
     storage_class_name: ObjectName | None = None
@@ -102,7 +103,9 @@ class RetentionPolicy(Model):
 
 
 class Checkpoints(Model):
-    """Where and how often a peer saves itself. With no source given: an emptyDir, which survives a restart but not the pod."""
+    """Where and how often a peer saves itself. With no source given: an emptyDir, which survives a restart but not the
+    pod.
+    """
 
     claim_name: ObjectName | None = None
     """A claim that exists."""
@@ -127,7 +130,8 @@ class Checkpoints(Model):
                 checkpoints.retention_policy is None
                 or checkpoints.claim_name is not None
                 or checkpoints.claim_template is not None
-                or (checkpoints.retention_policy.when_deleted, checkpoints.retention_policy.when_finished) == ("Delete", "Delete")
+                or (checkpoints.retention_policy.when_deleted, checkpoints.retention_policy.when_finished)
+                == ("Delete", "Delete")
             ),
             field="retentionPolicy",
         ),

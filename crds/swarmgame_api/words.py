@@ -75,13 +75,17 @@ def _grouped(number: Any) -> str:
 
 
 def default_of(field: FieldInfo) -> str:
-    """What a field is when nothing is said, as JSON; `required` where something must be, empty where there is nothing to show."""
+    """What a field is when nothing is said, as JSON; `required` where something must be, empty where there is nothing
+    to show.
+    """
     if field.is_required():
         return "required"
     default: Any = field.get_default(call_default_factory=True)
     if default is PydanticUndefined or default is None or isinstance(default, BaseModel):
         return ""
-    return json.dumps(default, ensure_ascii=False, default=lambda value: value.value if isinstance(value, Enum) else str(value))
+    return json.dumps(
+        default, ensure_ascii=False, default=lambda value: value.value if isinstance(value, Enum) else str(value)
+    )
 
 
 def default_cell(default: str) -> str:

@@ -9,7 +9,7 @@ from clusters import Namespace
 from games import Game
 from polling import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.timeout(500)
 
 
 def test_peers_of_a_closed_world_meet_without_a_bootnode_and_a_lost_one_takes_its_seat_again(

@@ -9,18 +9,26 @@ from clusters import Namespace
 from games import PLURAL, Game
 from polling import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_a_game_that_does_not_come_up_in_time_fails(game: Callable[..., Game]) -> None:
-    playing = game(preRunningDeadlineSeconds=5, peers={"resources": {"limits": {"nvidia.com/gpu": "1", "memory": "3Gi"}}})
+    playing = game(
+        preRunningDeadlineSeconds=5, peers={"resources": {"limits": {"nvidia.com/gpu": "1", "memory": "3Gi"}}}
+    )
     assert playing.wait("Failed", seconds=60)["reason"] == "PreRunningDeadlineExceeded"
     until(lambda: not playing.pods(), 60)
 
 
-def test_a_game_that_plays_too_long_fails_and_goes_when_its_time_to_live_is_over(game: Callable[..., Game], namespace: Namespace) -> None:
+def test_a_game_that_plays_too_long_fails_and_goes_when_its_time_to_live_is_over(
+    game: Callable[..., Game], namespace: Namespace
+) -> None:
     playing = game(activeDeadlineSeconds=60, ttlSecondsAfterFinished=10)
     found = playing.wait("Failed", seconds=200)
     assert found["reason"] == "DeadlineExceeded"
     until(lambda: not playing.pods(), 30, seen=namespace.describe)
-    until(lambda: not namespace.kubectl("get", PLURAL, playing.name, "--ignore-not-found", "-o", "name"), 60, seen=namespace.describe)
+    until(
+        lambda: not namespace.kubectl("get", PLURAL, playing.name, "--ignore-not-found", "-o", "name"),
+        60,
+        seen=namespace.describe,
+    )

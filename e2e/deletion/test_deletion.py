@@ -10,7 +10,7 @@ from clusters import Cluster, Namespace, new_namespace, remove_namespace
 from games import PLURAL, Game, play
 from polling import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.timeout(500)
 KEPT = {"Secret/kept-peer-keys", "Secret/kept-bootnode-key", "PersistentVolumeClaim/kept-checkpoints"}
 EVERYTHING = "jobs,deployments,statefulsets,services,configmaps,secrets,persistentvolumeclaims,networkpolicies,pods"
 

@@ -9,10 +9,12 @@ from clusters import Namespace
 from games import Game
 from polling import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
-def test_peers_are_registered_and_the_chains_round_is_the_swarms(game: Callable[..., Game], namespace: Namespace) -> None:
+def test_peers_are_registered_and_the_chains_round_is_the_swarms(
+    game: Callable[..., Game], namespace: Namespace
+) -> None:
     playing = game()
     found = playing.wait("Registered", seconds=300)
     assert found["reason"] == "AllRegistered"

@@ -10,10 +10,12 @@ from clusters import Namespace
 from games import Game
 from polling import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
-def test_peers_and_bootnode_are_lost_one_after_another_and_the_swarm_goes_on(game: Callable[..., Game], namespace: Namespace) -> None:
+def test_peers_and_bootnode_are_lost_one_after_another_and_the_swarm_goes_on(
+    game: Callable[..., Game], namespace: Namespace
+) -> None:
     playing = game()
     playing.wait("Ready", seconds=180)
     playing.wait_for_round(3)
@@ -45,7 +47,9 @@ def test_peers_and_bootnode_are_lost_one_after_another_and_the_swarm_goes_on(gam
 
     # The bootnode: nobody needs it to go on, and it is what it was.
     address = playing.status["bootnode"]["address"]
-    namespace.kubectl("delete", "pod", "-l", f"swarmgame.dev/game={playing.name},swarmgame.dev/role=bootnode", "--wait=false")
+    namespace.kubectl(
+        "delete", "pod", "-l", f"swarmgame.dev/game={playing.name},swarmgame.dev/role=bootnode", "--wait=false"
+    )
     played = playing.round
     playing.wait_for_round(played + 2)
     until(lambda: playing.status["bootnode"] == {"ready": True, "address": address}, 90, seen=namespace.describe)

@@ -9,10 +9,12 @@ from clusters import Namespace
 from games import Game
 from polling import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
-def test_two_peers_become_four_then_one_then_none_and_each_is_who_it_was(game: Callable[..., Game], namespace: Namespace) -> None:
+def test_two_peers_become_four_then_one_then_none_and_each_is_who_it_was(
+    game: Callable[..., Game], namespace: Namespace
+) -> None:
     playing = game()
     playing.wait_for_round(2)
     two = _known(playing, 2)

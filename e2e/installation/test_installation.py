@@ -9,7 +9,7 @@ from clusters import Namespace
 from games import Game, Installation
 from polling import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.timeout(500)
 
 
 def test_an_upgrade_of_the_chart_leaves_a_running_game_alone(

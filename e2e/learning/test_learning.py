@@ -10,7 +10,7 @@ import pytest
 from clusters import Namespace
 from games import Game, Installation, play
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "01-quickstart" / "game.yaml"
 
 
@@ -27,7 +27,10 @@ def test_the_quickstart_is_applied_learns_and_completes(operator: Installation, 
 
     game.wait_for_round(150, seconds=400)
     rounds = [round for index in range(4) for round in _rounds(game, index)]
-    first, last = (mean(each["reward"] for each in rounds if part(each["round"])) for part in (lambda r: r < 20, lambda r: r >= 130))
+    first, last = (
+        mean(each["reward"] for each in rounds if part(each["round"]))
+        for part in (lambda r: r < 20, lambda r: r >= 130)
+    )
     assert last - first > 0.05, f"mean reward {first:.3f} in the first 20 rounds, {last:.3f} in the last 20"
 
     complete = game.wait("Complete", seconds=300)
@@ -44,5 +47,7 @@ def test_the_quickstart_is_applied_learns_and_completes(operator: Installation, 
 def _rounds(game: Game, index: int) -> list[dict[str, float]]:
     """What a peer has written of its rounds that were scored."""
     pod = game.peers()[index]["metadata"]["name"]
-    written = game.namespace.kubectl("exec", pod, "-c", "peer", "--", "sh", "-c", "cat /checkpoints/peer/metrics.jsonl").splitlines()
+    written = game.namespace.kubectl(
+        "exec", pod, "-c", "peer", "--", "sh", "-c", "cat /checkpoints/peer/metrics.jsonl"
+    ).splitlines()
     return [each for each in map(json.loads, written[:-1]) if each.get("reward") is not None]

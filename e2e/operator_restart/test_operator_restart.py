@@ -1,4 +1,6 @@
-"""The operator is killed in the middle of everything: nothing changes that was right, and what was changed by hand meanwhile is repaired."""
+"""The operator is killed in the middle of everything: nothing changes that was right, and what was changed by hand
+meanwhile is repaired.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from clusters import Namespace
 from games import SYSTEM, Game, Installation
 from polling import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 CHILDREN = "jobs,deployments,services,configmaps,networkpolicies"
 
 
@@ -20,7 +22,14 @@ def test_nothing_changes_when_the_operator_is_killed_and_comes_back(
 ) -> None:
     playing = game()
     operator.cluster.kubectl(
-        "delete", "pod", "--namespace", SYSTEM, "-l", "app.kubernetes.io/component=operator", "--grace-period=0", "--force"
+        "delete",
+        "pod",
+        "--namespace",
+        SYSTEM,
+        "-l",
+        "app.kubernetes.io/component=operator",
+        "--grace-period=0",
+        "--force",
     )
     playing.wait("Ready", seconds=240)  # it was killed while the game was being made
     playing.wait_for_round(2)
@@ -29,7 +38,14 @@ def test_nothing_changes_when_the_operator_is_killed_and_comes_back(
     killed = {pod["metadata"]["uid"] for pod in operator.operator_pods()}
 
     operator.cluster.kubectl(
-        "delete", "pod", "--namespace", SYSTEM, "-l", "app.kubernetes.io/component=operator", "--grace-period=0", "--force"
+        "delete",
+        "pod",
+        "--namespace",
+        SYSTEM,
+        "-l",
+        "app.kubernetes.io/component=operator",
+        "--grace-period=0",
+        "--force",
     )
     until(lambda: _ready(operator, killed), 90, seen=operator.operator_pods)
     played = playing.round
@@ -44,7 +60,9 @@ def test_what_somebody_changes_or_deletes_by_hand_is_repaired(game: Callable[...
     service = namespace.get("service", f"{playing.name}-peers")
     broken = json.dumps({"spec": {"selector": {"swarmgame.dev/game": "another"}}})
     namespace.kubectl("patch", "service", f"{playing.name}-peers", "--type=merge", "-p", broken)
-    until(lambda: namespace.get("service", f"{playing.name}-peers")["spec"]["selector"] == service["spec"]["selector"], 30)
+    until(
+        lambda: namespace.get("service", f"{playing.name}-peers")["spec"]["selector"] == service["spec"]["selector"], 30
+    )
     namespace.kubectl("delete", "configmap", f"{playing.name}-game")
     until(lambda: namespace.kubectl("get", "configmap", f"{playing.name}-game", "--ignore-not-found", "-o", "name"), 30)
     namespace.kubectl("scale", "deployment", f"{playing.name}-bootnode", "--replicas=0")
@@ -54,7 +72,10 @@ def test_what_somebody_changes_or_deletes_by_hand_is_repaired(game: Callable[...
 def _generations(playing: Game) -> dict[str, Any]:
     """Every child, and how often its spec was changed."""
     listed = playing.namespace.get(CHILDREN, "-l", f"swarmgame.dev/game={playing.name}")["items"]
-    return {f"{each['kind']}/{each['metadata']['name']}": (each["metadata"]["uid"], each["metadata"].get("generation")) for each in listed}
+    return {
+        f"{each['kind']}/{each['metadata']['name']}": (each["metadata"]["uid"], each["metadata"].get("generation"))
+        for each in listed
+    }
 
 
 def _ready(operator: Installation, killed: set[str]) -> bool:

@@ -14,7 +14,7 @@ from clusters import Cluster, Namespace
 from games import Game
 from polling import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.timeout(500)
 
 
 def test_a_peer_outside_the_cluster_joins_through_the_node_port(
@@ -44,9 +44,19 @@ def test_a_peer_outside_the_cluster_joins_through_the_node_port(
         subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}) as guest,
     ):
         try:
-            until(lambda: len(playing.of_peer(0)["members"]) == 3, 150, every=0.5, seen=lambda: (tmp_path / "log").read_text()[-3000:])
+            until(
+                lambda: len(playing.of_peer(0)["members"]) == 3,
+                150,
+                every=0.5,
+                seen=lambda: (tmp_path / "log").read_text()[-3000:],
+            )
             metrics = tmp_path / "joined"
-            until(lambda: _foreign_rounds(metrics) >= 2, 120, every=0.5, seen=lambda: (tmp_path / "log").read_text()[-3000:])
+            until(
+                lambda: _foreign_rounds(metrics) >= 2,
+                120,
+                every=0.5,
+                seen=lambda: (tmp_path / "log").read_text()[-3000:],
+            )
         finally:
             guest.terminate()
             guest.wait(60)
@@ -55,5 +65,10 @@ def test_a_peer_outside_the_cluster_joins_through_the_node_port(
 
 def _foreign_rounds(directory: Path) -> int:
     """Rounds in which the guest heard others."""
-    lines = [json.loads(line) for file in directory.rglob("metrics.jsonl") for line in file.read_text().splitlines() if line.endswith("}")]
+    lines = [
+        json.loads(line)
+        for file in directory.rglob("metrics.jsonl")
+        for line in file.read_text().splitlines()
+        if line.endswith("}")
+    ]
     return sum(1 for line in lines if len(line.get("members", ())) >= 3)

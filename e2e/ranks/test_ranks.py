@@ -8,7 +8,7 @@ import pytest
 from clusters import Namespace
 from games import Game
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.timeout(500)
 
 COUNT = """
 import os

@@ -1,4 +1,6 @@
-"""What is wrong with a game is said where its author looks: by the API server at once, or in a condition within half a minute."""
+"""What is wrong with a game is said where its author looks: by the API server at once, or in a condition within half a
+minute.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,13 @@ import pytest
 from clusters import Namespace
 from games import Game, Installation, manifest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 SOON = 30.0
 
 
-def test_a_bad_manifest_is_refused_by_the_api_server_with_a_sentence(operator: Installation, namespace: Namespace) -> None:
+def test_a_bad_manifest_is_refused_by_the_api_server_with_a_sentence(
+    operator: Installation, namespace: Namespace
+) -> None:
     body = manifest(Path(__file__).parent / "game.yaml", peers={"replicas": 9, "maxReplicas": 4})
     done = namespace.cluster.try_kubectl("--namespace", namespace.name, "apply", "-f", "-", stdin=json.dumps(body))
     assert done.returncode != 0
@@ -27,7 +31,9 @@ def test_a_bad_manifest_is_refused_by_the_api_server_with_a_sentence(operator: I
     assert 'unknown field "spec.peers.replica"' in done.stderr
 
 
-def test_a_secret_that_is_missing_is_named_and_the_game_begins_when_it_is_there(game: Callable[..., Game], namespace: Namespace) -> None:
+def test_a_secret_that_is_missing_is_named_and_the_game_begins_when_it_is_there(
+    game: Callable[..., Game], namespace: Namespace
+) -> None:
     playing = game(model={"uri": "builtin://tiny", "secretRef": {"name": "hub-token"}})
     found = playing.wait("Accepted", "False", "SecretNotFound", SOON)
     assert "hub-token" in found["message"]

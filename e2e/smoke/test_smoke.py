@@ -11,13 +11,24 @@ import pytest
 from clusters import Cluster, Namespace
 from polling import until
 
-pytestmark = pytest.mark.cluster
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
-IDENTITY = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+IDENTITY = {
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "runAsGroup": 65532,
+    "fsGroup": 65532,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 
 
 def pod(name: str, image: str, *command: str, **spec: Any) -> Mapping[str, Any]:
-    container = {"name": "main", "image": image, "imagePullPolicy": "IfNotPresent", "command": list(command), "securityContext": RESTRICTED}
+    container = {
+        "name": "main",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": list(command),
+        "securityContext": RESTRICTED,
+    }
     container |= spec.pop("container", {})
     return {
         "apiVersion": "v1",
@@ -55,7 +66,9 @@ else:
 """
 
 
-def test_a_service_is_found_by_name_and_reached_from_a_pod_and_from_the_host(cluster: Cluster, namespace: Namespace) -> None:
+def test_a_service_is_found_by_name_and_reached_from_a_pod_and_from_the_host(
+    cluster: Cluster, namespace: Namespace
+) -> None:
     image = cluster.images["operator"]
     ready = {"container": {"readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1}}}
     ports = {"selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8000}], "type": "NodePort"}
@@ -114,12 +127,18 @@ def test_a_pod_that_wants_to_be_root_is_refused(cluster: Cluster, namespace: Nam
     assert "violates PodSecurity" in done.stderr
 
 
-@pytest.mark.parametrize(("name", "arguments", "said"), [("worker", ["--help"], "peer"), ("chain", ["--version"], "anvil")])
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"), [("worker", ["--help"], "peer"), ("chain", ["--version"], "anvil")]
+)
 def test_an_image_starts_as_nobody_on_a_root_it_cannot_write(
     cluster: Cluster, namespace: Namespace, name: str, arguments: list[str], said: str
 ) -> None:
     wanted = dict(pod("once", cluster.images[name]))
-    container = {**wanted["spec"]["containers"][0], "args": arguments, "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
+    container = {
+        **wanted["spec"]["containers"][0],
+        "args": arguments,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
     del container["command"]
     wanted["spec"] = {**wanted["spec"], "containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}]}
     namespace.apply(wanted)
@@ -127,8 +146,6 @@ def test_an_image_starts_as_nobody_on_a_root_it_cannot_write(
 
 
 def test_the_operators_image_holds_operator_and_gateway_and_no_torch(cluster: Cluster, namespace: Namespace) -> None:
-    look = (
-        "import importlib.util as u, shutil, swarmgame_operator.main; print(bool(u.find_spec('torch')), shutil.which('swarmgame-gateway'))"
-    )
+    look = "import importlib.util as u, shutil, swarmgame_operator.main; print(bool(u.find_spec('torch')), shutil.which('swarmgame-gateway'))"
     namespace.apply(pod("look", cluster.images["operator"], "python3", "-c", look))
     assert finished(namespace, "look").split() == ["False", "/opt/swarmgame/bin/swarmgame-gateway"]

@@ -1,6 +1,8 @@
-"""Fixtures with a real API server and nothing below it: schemas, CEL, server-side apply, RBAC, watches, as in production.
+"""Fixtures with a real API server and nothing below it: schemas, CEL, server-side apply, RBAC, watches, as in
+production.
 
-No kubelet, so no pod ever runs. Invariant: without the binaries a test is skipped by name, and in CI (CI=true) it fails instead.
+No kubelet, so no pod ever runs. Invariant: without the binaries a test is skipped by name, and in CI (CI=true) it fails
+instead.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class ApiServer:
         return self.plane.kubeconfig
 
     def kubeconfig_of(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """Of somebody whom RBAC binds, e.g. system:serviceaccount:<namespace>:<name>; really authenticated, by certificate."""
+        """Of somebody whom RBAC binds, e.g. system:serviceaccount:<namespace>:<name>; really authenticated, by
+        certificate.
+        """
         return self.plane.kubeconfig_of(user, groups)
 
     def client(self, user: str | None = None, groups: Sequence[str] = ()) -> client.ApiClient:
@@ -60,7 +64,9 @@ class ApiServer:
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """etcd and kube-apiserver. Objects stay as they are written: nobody collects garbage, and a namespace that is deleted never goes."""
+    """etcd and kube-apiserver. Objects stay as they are written: nobody collects garbage, and a namespace that is
+    deleted never goes.
+    """
     yield from _serve(tmp_path_factory.mktemp("api-server"), controllers=False)
 
 
@@ -93,7 +99,9 @@ def require(names: Sequence[str]) -> None:
 
 
 def _serve(directory: Path, *, controllers: bool) -> Iterator[ApiServer]:
-    require([name for name in tools.API_SERVER if name != "kubectl" and (controllers or name != "kube-controller-manager")])
+    require(
+        [name for name in tools.API_SERVER if name != "kubectl" and (controllers or name != "kube-controller-manager")]
+    )
     began = time.monotonic()
     plane = control_plane.start(directory, controllers=controllers, with_parent=True)
     try:

@@ -1,7 +1,9 @@
-"""Fixtures with a whole cluster: `cluster` (one a session) and `namespace` (one a test, where restricted pod security is enforced).
+"""Fixtures with a whole cluster: `cluster` (one a session) and `namespace` (one a test, where restricted pod security
+is enforced).
 
-`--cluster` says which: kind, current (the kubeconfig that kubectl would use), native (Kubernetes' own programs on this host), or auto: kind when
-its node image is there, else native when its programs and root are. Without any, tests are skipped by name, and in CI (CI=true) they fail.
+`--cluster` says which: kind, current (the kubeconfig that kubectl would use), native (Kubernetes' own programs on this
+host), or auto: kind when its node image is there, else native when its programs and root are. Without any, tests are
+skipped by name, and in CI (CI=true) they fail.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class Cluster:
         assert done.returncode == 0 or not check, f"kubectl {' '.join(words)}: {done.stderr.strip()}"
         return done.stdout
 
-    def try_kubectl(self, *words: str, stdin: str | None = None, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def try_kubectl(
+        self, *words: str, stdin: str | None = None, seconds: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
         """The same, whatever comes of it."""
         command = [_kubectl(), "--kubeconfig", str(self.kubeconfig), *words]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds, check=False)
@@ -146,15 +150,19 @@ def removed(cluster: Cluster) -> Iterator[list[Namespace]]:
 
 @pytest.fixture
 def namespace(cluster: Cluster, removed: list[Namespace]) -> Iterator[Namespace]:
-    """A new namespace in which pods must be restricted. When the test is over its games and pods end, while there is still an operator that could
-    say good-bye to them; the rest goes in the background."""
+    """A new namespace in which pods must be restricted. When the test is over its games and pods end, while there is
+    still an operator that could say good-bye to them; the rest goes in the background."""
     made = new_namespace(cluster)
     yield made
     removed.append(made)
     # Games first: a namespace deletes pods first of all, and looks again only after their grace period.
     made.kubectl("delete", "sg", "--all", "--wait=false", check=False)
     left = ("get", "pods,sg", "-l", "swarmgame.dev/game", "-o", "name")
-    until(lambda: not (made.kubectl(*left, check=False) + made.kubectl("get", "sg", "-o", "name", check=False)), 150.0, seen=made.describe)
+    until(
+        lambda: not (made.kubectl(*left, check=False) + made.kubectl("get", "sg", "-o", "name", check=False)),
+        150.0,
+        seen=made.describe,
+    )
     made.cluster.kubectl("delete", "namespace", made.name, "--wait=false")
     until(lambda: not made.get("pods")["items"], 150.0, every=0.3, seen=made.describe)
 
@@ -170,7 +178,9 @@ def new_namespace(cluster: Cluster) -> Namespace:
 
 def remove_namespace(namespace: Namespace) -> None:
     """Deletes it and waits until it is gone."""
-    namespace.cluster.kubectl("delete", "namespace", namespace.name, "--ignore-not-found", "--timeout=180s", seconds=200.0)
+    namespace.cluster.kubectl(
+        "delete", "namespace", namespace.name, "--ignore-not-found", "--timeout=180s", seconds=200.0
+    )
 
 
 def _choose() -> str:
@@ -212,7 +222,9 @@ def _current() -> Cluster:
     kubeconfig = Path(os.environ.get("KUBECONFIG", Path.home() / ".kube" / "config"))
     if not kubeconfig.exists():
         pytest.fail(f"--cluster=current needs a kubeconfig; {kubeconfig} does not exist")
-    images = {name: os.environ.get(f"SWARMGAME_E2E_{name.upper()}_IMAGE", image) for name, image in docker.IMAGES.items()}
+    images = {
+        name: os.environ.get(f"SWARMGAME_E2E_{name.upper()}_IMAGE", image) for name, image in docker.IMAGES.items()
+    }
     return Cluster("current", kubeconfig, images, _node_address(kubeconfig))
 
 

@@ -1,7 +1,7 @@
 """Games on a cluster, and the operator that plays them: what tests of behaviour say in a line.
 
-`operator` installs both charts with helm, as the README does, into a namespace of its own, once a session. Invariant: when the session is
-over, `helm uninstall` has left nothing that carries the chart's label.
+`operator` installs both charts with helm, as the README does, into a namespace of its own, once a session. Invariant:
+when the session is over, `helm uninstall` has left nothing that carries the chart's label.
 """
 
 from __future__ import annotations
@@ -61,13 +61,20 @@ class Game:
     def wait_for_round(self, round: int, seconds: float = 180.0) -> int:
         """Waits until so many rounds are played; returns how many are."""
         return until(
-            lambda: self.round if self.round >= round else 0, seconds, every=0.5, seen=lambda: (self.status, self.namespace.describe())
+            lambda: self.round if self.round >= round else 0,
+            seconds,
+            every=0.5,
+            seen=lambda: (self.status, self.namespace.describe()),
         )
 
     def pods(self, role: str = "peer") -> list[dict[str, Any]]:
         """Its pods of a role that are not on their way out."""
         listed = self.namespace.get("pods", "-l", f"swarmgame.dev/game={self.name},swarmgame.dev/role={role}")["items"]
-        return [pod for pod in listed if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] in ("Pending", "Running")]
+        return [
+            pod
+            for pod in listed
+            if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] in ("Pending", "Running")
+        ]
 
     def peers(self) -> dict[int, dict[str, Any]]:
         """Its peers' pods by index."""
@@ -80,7 +87,9 @@ class Game:
     def of_peer(self, index: int, path: str = "status") -> Any:
         """What a peer's own endpoint says, through the API server's proxy."""
         pod = self.peers()[index]["metadata"]["name"]
-        said = self.namespace.cluster.kubectl("get", "--raw", f"/api/v1/namespaces/{self.namespace}/pods/{pod}:8080/proxy/{path}")
+        said = self.namespace.cluster.kubectl(
+            "get", "--raw", f"/api/v1/namespaces/{self.namespace}/pods/{pod}:8080/proxy/{path}"
+        )
         return json.loads(said)
 
     def identities(self) -> dict[int, str]:
@@ -131,7 +140,9 @@ class Installation:
             "HELM_CACHE_HOME": "/tmp/helm",
             "HELM_CONFIG_HOME": "/tmp/helm",
         }
-        done = subprocess.run([str(tools.tool("helm")), *words], env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            [str(tools.tool("helm")), *words], env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
         assert done.returncode == 0, f"helm {' '.join(words)}: {done.stderr}"
         return done.stdout
 
@@ -164,7 +175,9 @@ class Installation:
         return [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
 
     def logs(self) -> str:
-        return self.cluster.kubectl("logs", "--namespace", SYSTEM, "-l", "app.kubernetes.io/component=operator", "--tail=-1", check=False)
+        return self.cluster.kubectl(
+            "logs", "--namespace", SYSTEM, "-l", "app.kubernetes.io/component=operator", "--tail=-1", check=False
+        )
 
     def left(self) -> str:
         """What carries the chart's label, anywhere."""

@@ -9,7 +9,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], seconds: float = 30.0, *, every: float = 0.1, seen: Callable[[], object] | None = None) -> T:
+def until(
+    condition: Callable[[], T], seconds: float = 30.0, *, every: float = 0.1, seen: Callable[[], object] | None = None
+) -> T:
     """The first true value of a condition.
 
     Args:

@@ -9,10 +9,12 @@ from clusters import Namespace
 from games import Game
 from polling import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_suspended_game_goes_on_at_the_next_round_with_its_weights(game: Callable[..., Game], namespace: Namespace) -> None:
+def test_a_suspended_game_goes_on_at_the_next_round_with_its_weights(
+    game: Callable[..., Game], namespace: Namespace
+) -> None:
     playing = game()
     playing.wait_for_round(4)
     playing.patch({"suspend": True})
@@ -36,7 +38,14 @@ def test_a_suspended_game_goes_on_at_the_next_round_with_its_weights(game: Calla
 def test_what_is_played_cannot_be_changed_while_it_runs(game: Callable[..., Game], namespace: Namespace) -> None:
     playing = game(suspend=False)
     done = namespace.cluster.try_kubectl(
-        "--namespace", namespace.name, "patch", "sg", playing.name, "--type=merge", "-p", '{"spec": {"game": {"seed": 8}}}'
+        "--namespace",
+        namespace.name,
+        "patch",
+        "sg",
+        playing.name,
+        "--type=merge",
+        "-p",
+        '{"spec": {"game": {"seed": 8}}}',
     )
     assert done.returncode != 0
     assert "suspend" in done.stderr

@@ -1,7 +1,8 @@
 """The control of the quickstart: the same game, with rewards shuffled within the batch.
 
-A rise of the reward must come from the rewards. Here each round's rewards are dealt out again at random among the rollouts, so their mean is still
-the true one, and nothing can be learnt from them: `swarmgame run game.yaml --name control --set game.rewards.use=control:ShuffledRewards`.
+A rise of the reward must come from the rewards. Here each round's rewards are dealt out again at random among the
+rollouts, so their mean is still the true one, and nothing can be learnt from them: `swarmgame run game.yaml --name
+control --set game.rewards.use=control:ShuffledRewards`.
 """
 
 from __future__ import annotations

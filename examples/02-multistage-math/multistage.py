@@ -1,8 +1,8 @@
 """Multistage math: answer, choose among the swarm's answers, answer again knowing the votes.
 
-GenRL's example as a game of about a hundred lines. Stage 0 asks the question; stage 1 shows the answers that the swarm gave, the most common
-first, and asks for the letter of the best; stage 2 shows the answers with their votes and asks again. All peers ask the same questions
-(`shared: true`), so that they speak of the same things.
+GenRL's example as a game of about a hundred lines. Stage 0 asks the question; stage 1 shows the answers that the swarm
+gave, the most common first, and asks for the letter of the best; stage 2 shows the answers with their votes and asks
+again. All peers ask the same questions (`shared: true`), so that they speak of the same things.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def short(question: str) -> str:
 
 def answers(state: GameState, item: str) -> list[str]:
     """The swarm's different answers of stage 0, the most common first, at most four."""
-    said = Counter(rollout.text.strip()[:LONGEST_ANSWER] for _, group in state.said(0, item) for rollout in group.rollouts)
+    said = Counter(
+        rollout.text.strip()[:LONGEST_ANSWER] for _, group in state.said(0, item) for rollout in group.rollouts
+    )
     said.pop("", None)
     return [text for text, _ in sorted(said.items(), key=lambda pair: (-pair[1], pair[0]))[: len(LETTERS)]]
 
@@ -41,7 +43,9 @@ def votes(state: GameState, item: str, choices: Sequence[str]) -> Counter[str]:
 
 def choose(question: str, choices: Sequence[str]) -> str:
     """The words of stage 1."""
-    return "".join([short(question), *(f"\n{letter}{choice}" for letter, choice in zip(LETTERS, choices, strict=False)), "\nbest:"])
+    return "".join(
+        [short(question), *(f"\n{letter}{choice}" for letter, choice in zip(LETTERS, choices, strict=False)), "\nbest:"]
+    )
 
 
 def decide(question: str, choices: Sequence[str], votes: Mapping[str, int]) -> str:
@@ -60,10 +64,16 @@ class MultistageMath(ReasoningGymData):
         heard = [(item, answers(state, item.id)) for item in items]
         if stage == 1:
             return [Prompt.ask(item, choose(item.question, choices)) for item, choices in heard if choices]
-        return [Prompt.ask(item, decide(item.question, choices, votes(state, item.id, choices))) for item, choices in heard if choices]
+        return [
+            Prompt.ask(item, decide(item.question, choices, votes(state, item.id, choices)))
+            for item, choices in heard
+            if choices
+        ]
 
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
-        """All three kinds of prompt, each with a right completion; the right answer is usually, not always, the most common one."""
+        """All three kinds of prompt, each with a right completion; the right answer is usually, not always, the most
+        common one.
+        """
         random = Random(seed)
         return [self._worked(example, random) for example in super().demonstrate(seed, count)]
 
@@ -79,15 +89,23 @@ class MultistageMath(ReasoningGymData):
             case 1:
                 words, completion = choose(question, choices), LETTERS[choices.index(right)]
             case _:
-                words, completion = decide(question, choices, {choice: -rank for rank, choice in enumerate(choices)}), right
+                words, completion = (
+                    decide(question, choices, {choice: -rank for rank, choice in enumerate(choices)}),
+                    right,
+                )
         return Demonstration(replace(example.prompt, messages=(Message("user", words),)), completion)
 
 
 class MultistageRewards(RewardManager):
-    """Stages 0 and 2: 1 for the right answer. Stage 1: 0.2 for a letter that stands for something, 1 when that is the right answer."""
+    """Stages 0 and 2: 1 for the right answer. Stage 1: 0.2 for a letter that stands for something, 1 when that is the
+    right answer.
+    """
 
     def rewards(self, state: GameState) -> Mapping[GroupKey, Sequence[float]]:
-        return {key: [self._reward(state, key, rollout.text.strip()) for rollout in group.rollouts] for key, group in state.groups()}
+        return {
+            key: [self._reward(state, key, rollout.text.strip()) for rollout in group.rollouts]
+            for key, group in state.groups()
+        }
 
     def _reward(self, state: GameState, key: GroupKey, text: str) -> float:
         right = state.items[key.item].answer

@@ -1,7 +1,7 @@
 """The API server, as far as the operator speaks to it: a few verbs on plain JSON, over one session of `kubernetes.aio`.
 
-It is not a client of everything: no models, no discovery. Invariant: every request is counted, has a timeout, and ends as data or as one of
-our errors.
+It is not a client of everything: no models, no discovery. Invariant: every request is counted, has a timeout, and ends
+as data or as one of our errors.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ NETWORK_POLICY = Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies"
 LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
 EVENT = Kind("Event", "events.k8s.io/v1", "events")
 KINDS: Mapping[str, Kind] = {
-    kind.name: kind for kind in (GAME, POD, JOB, SECRET, CONFIG_MAP, CLAIM, SERVICE, DEPLOYMENT, STATEFUL_SET, NETWORK_POLICY)
+    kind.name: kind
+    for kind in (GAME, POD, JOB, SECRET, CONFIG_MAP, CLAIM, SERVICE, DEPLOYMENT, STATEFUL_SET, NETWORK_POLICY)
 }
 
 
@@ -87,7 +88,14 @@ class Api:
             return None
 
     async def list_page(
-        self, kind: Kind, namespace: str | None, *, selector: str = "", limit: int = 500, token: str = "", metadata: bool = False
+        self,
+        kind: Kind,
+        namespace: str | None,
+        *,
+        selector: str = "",
+        limit: int = 500,
+        token: str = "",
+        metadata: bool = False,
     ) -> Object:
         """One page of a list; `metadata.continue` of the answer is the next one's token.
 
@@ -107,9 +115,13 @@ class Api:
     async def apply(self, kind: Kind, namespace: str | None, body: Object) -> Object:
         """Server-side apply, by force: what the body names is ours."""
         path = kind.path(namespace, body["metadata"]["name"])
-        return await self._call("apply", "PATCH", path, query={"fieldManager": MANAGER, "force": "true"}, body=body, content=APPLY)
+        return await self._call(
+            "apply", "PATCH", path, query={"fieldManager": MANAGER, "force": "true"}, body=body, content=APPLY
+        )
 
-    async def merge(self, kind: Kind, namespace: str | None, name: str, patch: Object, *, subresource: str = "") -> Object:
+    async def merge(
+        self, kind: Kind, namespace: str | None, name: str, patch: Object, *, subresource: str = ""
+    ) -> Object:
         """A merge patch."""
         path = kind.path(namespace, name, subresource)
         return await self._call("patch", "PATCH", path, query={"fieldManager": MANAGER}, body=patch, content=MERGE)
@@ -133,13 +145,17 @@ class Api:
         found = await self._call("get", "GET", "/version")
         return int(found["major"]), int("".join(filter(str.isdigit, found["minor"])))
 
-    async def text(self, path: str, *, query: Mapping[str, Any] | None = None, largest: int = 4 << 20, seconds: float = 30) -> str:
+    async def text(
+        self, path: str, *, query: Mapping[str, Any] | None = None, largest: int = 4 << 20, seconds: float = 30
+    ) -> str:
         """The answer as text, up to a number of bytes: logs, or what a pod says through the API server's proxy."""
         async with self._request("get", "GET", path, query=query, seconds=seconds) as response:
             return (await response.content.read(largest)).decode("utf-8", "replace")
 
     @asynccontextmanager
-    async def lines(self, path: str, query: Mapping[str, Any], *, accept: str = "application/json") -> AsyncIterator[aiohttp.StreamReader]:
+    async def lines(
+        self, path: str, query: Mapping[str, Any], *, accept: str = "application/json"
+    ) -> AsyncIterator[aiohttp.StreamReader]:
         """An answer that goes on: a watch, or a log that is followed. The caller bounds its silence."""
         async with self._request("watch", "GET", path, query=query, accept=accept, seconds=None) as response:
             yield response.content
@@ -155,7 +171,9 @@ class Api:
         content: str = "application/json",
         accept: str = "application/json",
     ) -> Object:
-        async with self._request(verb, method, path, query=query, body=body, content=content, accept=accept) as response:
+        async with self._request(
+            verb, method, path, query=query, body=body, content=content, accept=accept
+        ) as response:
             found: Object = json.loads(await response.read())
             return found
 
@@ -179,7 +197,9 @@ class Api:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
         code, response = "broken", None
         try:
-            answer = await self._client.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
+            answer = await self._client.rest_client.request(
+                method, url, headers=headers, body=body, _request_timeout=timeout
+            )
             response = answer.response
             code = str(response.status)
             if response.status >= 300:
@@ -222,12 +242,16 @@ def error_of(code: int, reason: str, message: str, retry_after: str = "") -> Ope
     return Invalid(reason or f"HTTP{code}", message, status=code)
 
 
-async def connect(count: Callable[[str, str], None] = lambda verb, code: None, *, config_file: str = "", context: str = "") -> Api:
+async def connect(
+    count: Callable[[str, str], None] = lambda verb, code: None, *, config_file: str = "", context: str = ""
+) -> Api:
     """The API server that KUBECONFIG names, or the one of the cluster that we run in. Needs a running loop."""
     configuration = kubernetes_client.Configuration()
     config_file = config_file or os.environ.get("KUBECONFIG", "")  # the package reads the variable when it is imported
     if config_file:
-        await kubernetes_config.load_kube_config(config_file=config_file, context=context or None, client_configuration=configuration)
+        await kubernetes_config.load_kube_config(
+            config_file=config_file, context=context or None, client_configuration=configuration
+        )
     else:
         try:
             kubernetes_config.load_incluster_config(client_configuration=configuration)
@@ -235,7 +259,9 @@ async def connect(count: Callable[[str, str], None] = lambda verb, code: None, *
             await kubernetes_config.load_kube_config(context=context or None, client_configuration=configuration)
     configuration.connection_pool_maxsize = 128
     configuration.proxy = configuration.proxy or proxy_of(configuration.host)
-    configuration.client_session_kwargs = {"trust_env": False}  # else every request asks two threads: for ~/.netrc, and for a proxy
+    configuration.client_session_kwargs = {
+        "trust_env": False
+    }  # else every request asks two threads: for ~/.netrc, and for a proxy
     return Api(kubernetes_client.ApiClient(configuration=configuration), count)
 
 

@@ -1,7 +1,8 @@
-"""Applying: carries out what a plan says of objects and of the status, one request each, and nothing where nothing differs.
+"""Applying: carries out what a plan says of objects and of the status, one request each, and nothing where nothing
+differs.
 
-The answers go into the cache at once, so that the next plan sees what was just written and not what a watch will say a moment later.
-Invariant: no request is made for an object that the plan does not name.
+The answers go into the cache at once, so that the next plan sees what was just written and not what a watch will say a
+moment later. Invariant: no request is made for an object that the plan does not name.
 """
 
 from __future__ import annotations
@@ -65,7 +66,11 @@ class Applier:
 
     async def namespace_ends(self, namespace: str) -> bool:
         """Whether the namespace is on its way out. Asked by a dry run, which needs no right to namespaces."""
-        question = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "swarmgame-", "namespace": namespace}}
+        question = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"generateName": "swarmgame-", "namespace": namespace},
+        }
         try:
             await self._api.create(CONFIG_MAP, namespace, question, dry_run=True)
         except Retry as error:
@@ -90,7 +95,9 @@ class Applier:
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The merge patch from one document to the other: what is new or other, and null for what went away. Lists are replaced as a whole."""
+    """The merge patch from one document to the other: what is new or other, and null for what went away. Lists are
+    replaced as a whole.
+    """
     patch: dict[str, Any] = {key: None for key in before if key not in after and before[key] is not None}
     for key, value in after.items():
         old = before.get(key)

@@ -1,7 +1,8 @@
-"""What an installation of the operator gives to every game that does not say otherwise: images, and how they are pulled.
+"""What an installation of the operator gives to every game that does not say otherwise: images, and how they are
+pulled.
 
-Filled from the operator's settings; the plan reads nothing else of them. Invariant: a change here never disturbs peers that run: a Job keeps
-the template that it was made with.
+Filled from the operator's settings; the plan reads nothing else of them. Invariant: a change here never disturbs peers
+that run: a Job keeps the template that it was made with.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Defaults:
         sampler_image: vLLM, for a game that generates with it and names no image.
         image_pull_policy: empty: Kubernetes' own choice by the image's tag.
         image_pull_secrets: names of Secrets, expected in the games' namespaces.
-        cluster_domain: what follows `<service>.<namespace>.svc` in names that outsiders of a namespace resolve; empty: none is added.
+        cluster_domain: what follows `<service>.<namespace>.svc` in names that outsiders of a namespace resolve; empty:
+            none is added.
     """
 
     worker_image: str = "ghcr.io/swarmgame/worker:latest"

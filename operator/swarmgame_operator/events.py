@@ -1,6 +1,8 @@
-"""Events: tells what changed about a game where `kubectl describe` shows it. Once, and never at the cost of anything else.
+"""Events: tells what changed about a game where `kubectl describe` shows it. Once, and never at the cost of anything
+else.
 
-Invariant: an event that cannot be written is counted and dropped; the same news about the same game is not told twice within ten minutes.
+Invariant: an event that cannot be written is counted and dropped; the same news about the same game is not told twice
+within ten minutes.
 """
 
 from __future__ import annotations

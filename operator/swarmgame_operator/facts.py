@@ -1,7 +1,7 @@
 """From objects as the API server gives them to facts: pure, total, and small.
 
-Every function takes an object as JSON and keeps a few fields of it. Nothing here decides or remembers. Invariant: an object of an unknown
-shape gives empty facts, never an error: a field that a kubelet has not written yet is not there.
+Every function takes an object as JSON and keeps a few fields of it. Nothing here decides or remembers. Invariant: an
+object of an unknown shape gives empty facts, never an error: a field that a kubelet has not written yet is not there.
 """
 
 from __future__ import annotations
@@ -131,13 +131,19 @@ def service(body: Object) -> ServiceFacts:
     balancer = _at(_at(body, "status"), "loadBalancer").get("ingress") or ()
     return ServiceFacts(
         name=str(_at(body, "metadata").get("name", "")),
-        node_ports={str(each.get("name") or each.get("port")): int(each["nodePort"]) for each in ports if each.get("nodePort")},
-        ingress=tuple(str(each.get("ip") or each.get("hostname")) for each in balancer if each.get("ip") or each.get("hostname")),
+        node_ports={
+            str(each.get("name") or each.get("port")): int(each["nodePort"]) for each in ports if each.get("nodePort")
+        },
+        ingress=tuple(
+            str(each.get("ip") or each.get("hostname")) for each in balancer if each.get("ip") or each.get("hostname")
+        ),
     )
 
 
 def keys_of(body: Object) -> frozenset[str]:
-    """The names of the keys of a Secret or ConfigMap, whole or as metadata alone: then they are read from who manages them."""
+    """The names of the keys of a Secret or ConfigMap, whole or as metadata alone: then they are read from who manages
+    them.
+    """
     if "data" in body or "binaryData" in body:
         return frozenset({*(body.get("data") or ()), *(body.get("binaryData") or ())})
     managed = _at(body, "metadata").get("managedFields") or ()

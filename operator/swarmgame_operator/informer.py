@@ -1,7 +1,8 @@
 """An informer: keeps a store equal to what the API server has of one kind, for ever.
 
-It lists in pages, then watches, and lists again when the watch is too old. It knows nothing of what the objects mean. Invariant: after every
-list, what the list does not have is taken from the store, so that nothing that was deleted while we were deaf stays in it.
+It lists in pages, then watches, and lists again when the watch is too old. It knows nothing of what the objects mean.
+Invariant: after every list, what the list does not have is taken from the store, so that nothing that was deleted while
+we were deaf stays in it.
 
 Why not kopf's indices: see docs/LOG.md. Source of the procedure: k8s.io/client-go/tools/cache, Reflector.
 """
@@ -90,7 +91,13 @@ class Informer:
                     version = ""
                 delay = min(LONGEST_DELAY, 0.5 * 2.0 ** min(self._failures, 16)) * (1 + random.random() / 2)
                 self._failures += 1
-                log.warning("watch broken", kind=self.kind.name, reason=error.reason, message=error.message, seconds=round(delay, 1))
+                log.warning(
+                    "watch broken",
+                    kind=self.kind.name,
+                    reason=error.reason,
+                    message=error.message,
+                    seconds=round(delay, 1),
+                )
                 await asyncio.sleep(delay)
 
     async def list(self) -> str:
@@ -99,7 +106,12 @@ class Informer:
         token = ""
         while True:
             page = await self._api.list_page(
-                self.kind, self.namespace, selector=self._selector, limit=self._page, token=token, metadata=self._metadata
+                self.kind,
+                self.namespace,
+                selector=self._selector,
+                limit=self._page,
+                token=token,
+                metadata=self._metadata,
             )
             for body in page.get("items") or ():
                 self._store.put(self.kind, body)
@@ -153,7 +165,12 @@ class Informer:
         if kind == "ERROR":
             if body.get("code") == 410:
                 raise Gone(None, "Expired", str(body.get("message")), status=410)
-            raise Retry(None, str(body.get("reason") or "WatchError"), str(body.get("message")), status=int(body.get("code") or 0))
+            raise Retry(
+                None,
+                str(body.get("reason") or "WatchError"),
+                str(body.get("message")),
+                status=int(body.get("code") or 0),
+            )
         metadata = body["metadata"]
         if kind in ("ADDED", "MODIFIED"):
             self._store.put(self.kind, body)

@@ -1,8 +1,8 @@
 """Leadership: of several operators one writes, the one that holds the Lease.
 
-`kubernetes.aio.leaderelection` ends on the first broken connection and never lets go of its lock, so a restart would wait for the whole
-lease; hence this. Clocks of others are never read: a holder is gone when its Lease has not changed for as long as it said. Invariant: a
-leader stops (`Lost`) before anybody else may take over.
+`kubernetes.aio.leaderelection` ends on the first broken connection and never lets go of its lock, so a restart would
+wait for the whole lease; hence this. Clocks of others are never read: a holder is gone when its Lease has not changed
+for as long as it said. Invariant: a leader stops (`Lost`) before anybody else may take over.
 """
 
 from __future__ import annotations
@@ -105,7 +105,12 @@ class Leader:
         now = _now()
         if spec.get("holderIdentity") != self._identity:
             spec["acquireTime"] = now
-        spec |= {"holderIdentity": self._identity, "leaseDurationSeconds": self._seconds, "renewTime": now, "leaseTransitions": changes}
+        spec |= {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": self._seconds,
+            "renewTime": now,
+            "leaseTransitions": changes,
+        }
         return {**lease, "apiVersion": LEASE.api, "kind": LEASE.name, "spec": spec}
 
 

@@ -1,7 +1,7 @@
 """`swarmgame-operator`: reads the settings, finds the API server, runs, and turns how it ended into an exit code.
 
-Invariant: only here does an error become an exit code. 0: told to stop. 75: leadership was lost, start again. 78: the settings or the
-kubeconfig make no sense. 1: our fault, with a traceback.
+Invariant: only here does an error become an exit code. 0: told to stop. 75: leadership was lost, start again. 78: the
+settings or the kubeconfig make no sense. 1: our fault, with a traceback.
 """
 
 from __future__ import annotations

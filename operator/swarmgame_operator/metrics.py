@@ -1,7 +1,9 @@
-"""Metrics: of games, made from the cache when they are asked for; and of the operator's own work, counted as it happens.
+"""Metrics: of games, made from the cache when they are asked for; and of the operator's own work, counted as it
+happens.
 
-A game that is gone leaves no series behind, because nothing of games is kept here. `python -m swarmgame_operator.metrics [FILE]` writes
-docs/reference/operator-metrics.md. Invariant: every metric is in the catalogue, with what it means.
+A game that is gone leaves no series behind, because nothing of games is kept here. `python -m
+swarmgame_operator.metrics [FILE]` writes docs/reference/operator-metrics.md. Invariant: every metric is in the
+catalogue, with what it means.
 """
 
 from __future__ import annotations
@@ -77,12 +79,34 @@ CATALOGUE = (
         "Looks that must be repeated, by reason",
         "Forbidden: the operator's role lacks something; Conflict in passing is normal",
     ),
-    Entry("swarmgame_operator_reconcile_duration_seconds", "histogram", (), "How long a look takes", "high: a slow API server"),
-    Entry("swarmgame_operator_queue_depth", "gauge", (), "Games that wait for a look", "high for long: more workers, or a slow API server"),
     Entry(
-        "swarmgame_operator_queue_oldest_seconds", "gauge", (), "Age of the oldest work", "above the stale limit: the operator is restarted"
+        "swarmgame_operator_reconcile_duration_seconds",
+        "histogram",
+        (),
+        "How long a look takes",
+        "high: a slow API server",
     ),
-    Entry("swarmgame_operator_queue_latency_seconds", "histogram", (), "From when a look is due until it begins", "high: as for the depth"),
+    Entry(
+        "swarmgame_operator_queue_depth",
+        "gauge",
+        (),
+        "Games that wait for a look",
+        "high for long: more workers, or a slow API server",
+    ),
+    Entry(
+        "swarmgame_operator_queue_oldest_seconds",
+        "gauge",
+        (),
+        "Age of the oldest work",
+        "above the stale limit: the operator is restarted",
+    ),
+    Entry(
+        "swarmgame_operator_queue_latency_seconds",
+        "histogram",
+        (),
+        "From when a look is due until it begins",
+        "high: as for the depth",
+    ),
     Entry(
         "swarmgame_operator_k8s_requests",
         "counter",
@@ -111,7 +135,9 @@ CATALOGUE = (
         "1 for the operator that writes",
         "sum over replicas other than 1: nobody works, or the Lease is not set",
     ),
-    Entry("swarmgame_operator_build_info", "gauge", ("version",), "1; the operator's version", "absent: no operator runs"),
+    Entry(
+        "swarmgame_operator_build_info", "gauge", ("version",), "1; the operator's version", "absent: no operator runs"
+    ),
 )
 _BY_NAME = {entry.name: entry for entry in CATALOGUE}
 WRITES = frozenset({"create", "apply", "patch", "update", "delete"})
@@ -135,7 +161,9 @@ class Metrics:
     @property
     def writes(self) -> int:
         """Requests so far that may have written something."""
-        samples = [sample for metric in self.requests.collect() for sample in metric.samples if sample.name.endswith("_total")]
+        samples = [
+            sample for metric in self.requests.collect() for sample in metric.samples if sample.name.endswith("_total")
+        ]
         return int(sum(sample.value for sample in samples if sample.labels["verb"] in WRITES))
 
 
@@ -148,7 +176,9 @@ class Games(Collector):
     """
 
     def __init__(
-        self, games: Callable[[], Iterable[tuple[Key, GameRecord]]], gauges: Callable[[], Iterable[tuple[str, tuple[str, ...], float]]]
+        self,
+        games: Callable[[], Iterable[tuple[Key, GameRecord]]],
+        gauges: Callable[[], Iterable[tuple[str, tuple[str, ...], float]]],
     ) -> None:
         self._games, self._gauges = games, gauges
 
@@ -180,7 +210,10 @@ def game_series(body: dict[str, Any]) -> Iterator[tuple[str, tuple[str, ...], fl
     for condition in status.get("conditions") or ():
         yield "swarmgame_condition", (condition["type"], condition["status"]), 1.0
         if condition["type"] == "Ready" and condition["status"] == "True":
-            created, ready = time_of(body["metadata"].get("creationTimestamp")), time_of(condition.get("lastTransitionTime"))
+            created, ready = (
+                time_of(body["metadata"].get("creationTimestamp")),
+                time_of(condition.get("lastTransitionTime")),
+            )
             if isinstance(created, datetime) and isinstance(ready, datetime):
                 yield "swarmgame_time_to_ready_seconds", (), max(0.0, (ready - created).total_seconds())
     for state, count in (status.get("peers") or {}).items():
@@ -201,7 +234,9 @@ def reference() -> str:
     rows = []
     for entry in CATALOGUE:
         shown = f"{entry.name}_total" if entry.kind == "counter" else entry.name
-        rows.append(f"| `{shown}` | {entry.kind} | {', '.join(f'`{label}`' for label in entry.labels)} | {entry.what}. | {entry.tells}. |")
+        rows.append(
+            f"| `{shown}` | {entry.kind} | {', '.join(f'`{label}`' for label in entry.labels)} | {entry.what}. | {entry.tells}. |"
+        )
     return "\n".join(
         [
             "# Metrics of the operator",
@@ -217,4 +252,6 @@ def reference() -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1] if len(sys.argv) > 1 else "docs/reference/operator-metrics.md").write_text(reference(), encoding="utf-8")
+    Path(sys.argv[1] if len(sys.argv) > 1 else "docs/reference/operator-metrics.md").write_text(
+        reference(), encoding="utf-8"
+    )

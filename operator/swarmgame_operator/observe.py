@@ -1,7 +1,8 @@
 """What the operator knows of the cluster: games as they were read, and facts about what belongs to them, by game.
 
-Informers feed it; reconciling reads it; nothing here asks or writes. Invariants: a game is told of as changed when, and only when, something
-that a plan may depend on has changed; what is kept of an object is a few hundred bytes; an older state never replaces a newer one.
+Informers feed it; reconciling reads it; nothing here asks or writes. Invariants: a game is told of as changed when, and
+only when, something that a plan may depend on has changed; what is kept of an object is a few hundred bytes; an older
+state never replaces a newer one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ WATCHED: Mapping[Kind, bool] = {
 
 @dataclass(slots=True)
 class _Child:
-    """An object as a child of a game: by whom and how it was written. `whole`: it has every field that was last applied."""
+    """An object as a child of a game: by whom and how it was written. `whole`: it has every field that was last
+    applied.
+    """
 
     intent_hash: str
     deleting: bool
@@ -72,7 +75,8 @@ class GameRecord:
     """A game as it was last read.
 
     Args:
-        text: the object as JSON, without managedFields; parsed anew when it is needed, because thousands of parsed ones do not fit.
+        text: the object as JSON, without managedFields; parsed anew when it is needed, because thousands of parsed ones
+            do not fit.
     """
 
     uid: str
@@ -99,7 +103,7 @@ class Cache:
     _game_of: dict[tuple[str, str, str], str] = field(default_factory=dict)
     _texts: dict[str, str] = field(default_factory=dict)
 
-    # ── what informers say ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what informers say
     def put(self, kind: Kind, body: dict[str, Any], *, ours: bool = False) -> None:
         """There is this object, in this state. `ours`: we have just written it, so that it is no news."""
         metadata = body["metadata"]
@@ -139,7 +143,11 @@ class Cache:
             self._forget(kind.name, namespace, name)
 
     def keep_only(self, kind: Kind, namespace: str | None, names: set[tuple[str, str]]) -> None:
-        known = list(self._games) if kind is GAME else [(there, name) for of, there, name in self._game_of if of == kind.name]
+        known = (
+            list(self._games)
+            if kind is GAME
+            else [(there, name) for of, there, name in self._game_of if of == kind.name]
+        )
         for there, name in known:
             if namespace in (None, there) and (there, name) not in names:
                 self.remove(kind, there, name, "")
@@ -150,10 +158,16 @@ class Cache:
 
     def _put_game(self, key: Key, body: dict[str, Any], *, ours: bool) -> None:
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-        text = json.dumps({**body, "apiVersion": GAME.api, "kind": GAME.name, "metadata": metadata}, separators=(",", ":")).encode()
+        text = json.dumps(
+            {**body, "apiVersion": GAME.api, "kind": GAME.name, "metadata": metadata}, separators=(",", ":")
+        ).encode()
         record = GameRecord(metadata.get("uid", ""), str(metadata.get("resourceVersion", "")), text)
         old = self._games.get(key)
-        if old is not None and old.uid == record.uid and (_older(record.version, old.version) or record.version == old.version):
+        if (
+            old is not None
+            and old.uid == record.uid
+            and (_older(record.version, old.version) or record.version == old.version)
+        ):
             return
         self._games[key] = record
         self._tell(key, ours=ours)
@@ -175,7 +189,9 @@ class Cache:
         child = _Child(
             intent_hash=str((metadata.get("annotations") or {}).get(INTENT_HASH, "")),
             deleting="deletionTimestamp" in metadata,
-            owners=tuple(sorted(str(owner.get("uid")) for owner in metadata.get("ownerReferences") or ())) if kind is not POD else (),
+            owners=tuple(sorted(str(owner.get("uid")) for owner in metadata.get("ownerReferences") or ()))
+            if kind is not POD
+            else (),
             fields=self._texts.setdefault(fields, fields),
         )
         return _Record(str(metadata.get("uid", "")), str(metadata.get("resourceVersion", "")), found, child)
@@ -188,7 +204,7 @@ class Cache:
             del self._objects[key]
         self.changed(key)
 
-    # ── what reconciling asks ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what reconciling asks
     def games(self) -> Iterator[tuple[Key, GameRecord]]:
         """All games there are, at this moment."""
         return iter(list(self._games.items()))
@@ -211,15 +227,23 @@ class Cache:
 
     def unsure(self, key: Key) -> set[tuple[str, str]]:
         """Children of which nobody has looked yet whether they are whole."""
-        return {place for place, record in self._objects.get(key, {}).items() if place[0] != "Pod" and not record.child.whole}
+        return {
+            place
+            for place, record in self._objects.get(key, {}).items()
+            if place[0] != "Pod" and not record.child.whole
+        }
 
     def check(self, key: Key, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-        """Looks whether a child has all that its manifest says. Returns what it lacks, which is nothing for one that is not there."""
+        """Looks whether a child has all that its manifest says. Returns what it lacks, which is nothing for one that is
+        not there.
+        """
         record = self._objects.get(key, {}).get((manifest["kind"], manifest["metadata"]["name"]))
         if record is None:
             return ()
         owners = {str(owner["uid"]) for owner in manifest["metadata"].get("ownerReferences") or ()}
-        missing = lost(manifest, record.child.fields) + (("metadata.ownerReferences",) if owners - set(record.child.owners) else ())
+        missing = lost(manifest, record.child.fields) + (
+            ("metadata.ownerReferences",) if owners - set(record.child.owners) else ()
+        )
         record.child.whole = not missing
         return missing
 
@@ -234,7 +258,9 @@ class Cache:
         objects = self._objects.get(key, {})
         jobs = {each.name: each for each in self._of(key, JobFacts)}
         secrets = {
-            name: record.facts for (kind, name), record in objects.items() if kind == "Secret" and isinstance(record.facts, frozenset)
+            name: record.facts
+            for (kind, name), record in objects.items()
+            if kind == "Secret" and isinstance(record.facts, frozenset)
         }
         return Observed(
             now=now,

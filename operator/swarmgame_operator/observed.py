@@ -1,7 +1,7 @@
 """What the operator sees of one game's surroundings: slim facts, taken from objects, never the objects themselves.
 
-The runtime makes these; `plan` reads them. Nothing here decides anything. Invariant: no secret's value is among them, only the names of its
-keys, and every time is aware and in UTC.
+The runtime makes these; `plan` reads them. Nothing here decides anything. Invariant: no secret's value is among them,
+only the names of its keys, and every time is aware and in UTC.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class ContainerFacts:
         name: of the container.
         ready: it passes its readiness probe.
         restarts: how often the kubelet has started it again.
-        waiting: why it waits (`ImagePullBackOff`, `CrashLoopBackOff`, `CreateContainerConfigError`); empty when it does not.
+        waiting: why it waits (`ImagePullBackOff`, `CrashLoopBackOff`, `CreateContainerConfigError`); empty when it does
+            not.
         waiting_message: the kubelet's words for that.
         exit_code: of its last end; None if it never ended.
         exit_reason: `OOMKilled`, `Error`, `Completed`; empty if it never ended.
@@ -134,7 +135,7 @@ class ServiceFacts:
 
 @dataclass(frozen=True, slots=True)
 class ProgressFacts:
-    """What a ready peer's `/status` said last; field by field `swarmgame.runtime.status.Snapshot`.
+    """What a ready peer's `/status` said last; field by field `swarmgame.observability.status.Snapshot`.
 
     Args:
         seen: when it was asked.
@@ -229,8 +230,8 @@ class Observed:
         claims: of those in `plan.references(game)` that exist, by name.
         bootnode_peer: the peer id of the bootnode's key; empty while there is no key.
         progress, chain: as last heard; None if never, or not since the pods in question were replaced.
-        children: what we have applied and is there, by (kind, name): ConfigMap, Service, Deployment, StatefulSet, NetworkPolicy,
-            PersistentVolumeClaim, Job, Secret.
+        children: what we have applied and is there, by (kind, name): ConfigMap, Service, Deployment, StatefulSet,
+            NetworkPolicy, PersistentVolumeClaim, Job, Secret.
         dry_run: the last answer to `Plan.dry_run`; None if nothing was asked.
     """
 

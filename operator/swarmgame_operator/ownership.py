@@ -1,12 +1,13 @@
 """Ownership: whether the fields that we applied to an object are still ours; how drift is found.
 
-Server-side apply writes down which fields a manager has set. When anybody changes or removes one of them, by hand or by program, the API
-server takes it from our entry. So an object has drifted exactly when our manifest has a field that our entry lacks. That needs no copy of
-the object, no table of defaults, and no knowledge of how a server writes `0.5` of a CPU; and fields that others may write, which our
-manifest leaves out, never count. Pure. Invariant: an object just applied has not drifted from what was applied.
+Server-side apply writes down which fields a manager has set. When anybody changes or removes one of them, by hand or by
+program, the API server takes it from our entry. So an object has drifted exactly when our manifest has a field that our
+entry lacks. That needs no copy of the object, no table of defaults, and no knowledge of how a server writes `0.5` of a
+CPU; and fields that others may write, which our manifest leaves out, never count. Pure. Invariant: an object just
+applied has not drifted from what was applied.
 
-Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/, structured-merge-diff's fieldpath (f: a field, k: an item by its
-keys, v: an item of a set, i: an item by its place; an atomic value is a leaf).
+Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/, structured-merge-diff's fieldpath (f: a
+field, k: an item by its keys, v: an item of a set, i: an item by its place; an atomic value is a leaf).
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_NOT_COMPARED = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace"), ("metadata", "ownerReferences")}
+_NOT_COMPARED = {
+    ("apiVersion",),
+    ("kind",),
+    ("metadata", "name"),
+    ("metadata", "namespace"),
+    ("metadata", "ownerReferences"),
+}
 """Never managed, or (owners) looked at by themselves: their entries hold the game's uid, and texts could not be shared."""
 
 
 def owned_fields(body: Mapping[str, Any], manager: str) -> str:
-    """All that a manager owns of an object, as JSON text; the same text for objects of the same make, so that it can be shared."""
+    """All that a manager owns of an object, as JSON text; the same text for objects of the same make, so that it can be
+    shared.
+    """
     merged: dict[str, Any] = {}
     for entry in body.get("metadata", {}).get("managedFields") or ():
         if entry.get("manager") == manager and not entry.get("subresource"):
@@ -68,7 +77,9 @@ def _entry(item: Any, number: int, tree: Mapping[str, Any]) -> str | None:
     for key in tree:
         if key.startswith("k:") and isinstance(item, Mapping):
             keys = json.loads(key[2:])
-            if all(item.get(name, value) == value for name, value in keys.items()):  # a key that was left out has its default
+            if all(
+                item.get(name, value) == value for name, value in keys.items()
+            ):  # a key that was left out has its default
                 return key
         elif (key.startswith("v:") and json.loads(key[2:]) == item) or key == f"i:{number}":
             return key

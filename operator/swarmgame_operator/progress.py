@@ -1,7 +1,8 @@
 """Progress: asks one ready peer, and the gateway, how the game is doing, and takes nothing on trust.
 
-What a pod says is a stranger's bytes: capped in size and time, then checked by a schema whose every field has bounds. Invariant: an answer
-that does not fit changes nothing, and a pod that does not answer delays nobody: it is asked less and less often.
+What a pod says is a stranger's bytes: capped in size and time, then checked by a schema whose every field has bounds.
+Invariant: an answer that does not fit changes nothing, and a pod that does not answer delays nobody: it is asked less
+and less often.
 """
 
 from __future__ import annotations
@@ -140,7 +141,11 @@ class Progress:
             while True:
                 loop = asyncio.get_running_loop()
                 began = loop.time()
-                due = [key for key, _ in self._cache.games() if self._due.get(key, 0.0) <= began and self._cache.has_ready_pods(key)]
+                due = [
+                    key
+                    for key, _ in self._cache.games()
+                    if self._due.get(key, 0.0) <= began and self._cache.has_ready_pods(key)
+                ]
                 await asyncio.gather(*(self._ask_in_turn(session, key) for key in due))
                 await asyncio.sleep(max(0.2, min(1.0, self._every / 2) - (loop.time() - began)))
 
@@ -149,12 +154,16 @@ class Progress:
             heard = await self.ask(session, key)
         silent = 0 if heard else self._silent.get(key, 0) + 1
         self._silent[key] = silent
-        self._due[key] = asyncio.get_running_loop().time() + min(max(LONGEST_SILENCE, self._every), self._every * 2.0 ** min(silent, 10))
+        self._due[key] = asyncio.get_running_loop().time() + min(
+            max(LONGEST_SILENCE, self._every), self._every * 2.0 ** min(silent, 10)
+        )
 
     async def ask(self, session: aiohttp.ClientSession, key: Key) -> bool:
         """Asks about one game. Returns whether anybody answered."""
         heard = False
-        ready = [pod for pod in self._cache.pods(key, "peer") if pod.facts.ready and pod.ip and not pod.facts.terminating]
+        ready = [
+            pod for pod in self._cache.pods(key, "peer") if pod.facts.ready and pod.ip and not pod.facts.terminating
+        ]
         if ready:
             # The first, or the next one after each that was silent: one that is busy says nothing of the others.
             pod = sorted(ready, key=lambda each: each.facts.index or 0)[self._silent.get(key, 0) % len(ready)]

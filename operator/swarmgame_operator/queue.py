@@ -1,8 +1,8 @@
 """The work queue: which games need a look, each at most once, one worker a game at a time.
 
-It knows keys and time, nothing of games. What client-go's work queue does: a key that is added twice before a worker takes it is worked on
-once; one that is added while a worker has it is worked on again afterwards; failures back off. Invariant: an added key is always handed
-out after the addition, and never to two workers at once.
+It knows keys and time, nothing of games. What client-go's work queue does: a key that is added twice before a worker
+takes it is worked on once; one that is added while a worker has it is worked on again afterwards; failures back off.
+Invariant: an added key is always handed out after the addition, and never to two workers at once.
 
 Source: k8s.io/client-go/util/workqueue. Delays use the running loop's clock, so a loop with virtual time tests them.
 """
@@ -27,7 +27,8 @@ class WorkQueue(Generic[Key]):
     """Keys that need work.
 
     Args:
-        first_delay, longest_delay: seconds of back-off after the first failure in a row, and at most; it doubles in between.
+        first_delay, longest_delay: seconds of back-off after the first failure in a row, and at most; it doubles in
+            between.
         jitter: a number in [0, 1); a delay is stretched by up to half of itself, so that failures do not march in step.
         waited: told how long a key waited from when it was due until a worker took it.
     """
@@ -62,7 +63,9 @@ class WorkQueue(Generic[Key]):
 
     @property
     def oldest(self) -> float:
-        """Seconds since the oldest key that is due, or is being worked on, was due; 0 when there is none. Any thread may ask."""
+        """Seconds since the oldest key that is due, or is being worked on, was due; 0 when there is none. Any thread
+        may ask.
+        """
         since = [when for times in (self._due, self._working) for when in list(times.values())[:1]]
         return max(0.0, self._loop.time() - min(since)) if since and self._loop is not None else 0.0
 

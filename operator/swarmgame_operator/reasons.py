@@ -1,7 +1,8 @@
-"""Every reason and every sentence that a condition of a game may have. Reasons are an interface; sentences are for people.
+"""Every reason and every sentence that a condition of a game may have. Reasons are an interface; sentences are for
+people.
 
-A verdict is made by a function here and by nothing else, so that this file can be read as the list of all that may be said of a game.
-Invariant: a reason stands in `swarmgame_api.status.REASONS` under its condition.
+A verdict is made by a function here and by nothing else, so that this file can be read as the list of all that may be
+said of a game. Invariant: a reason stands in `swarmgame_api.status.REASONS` under its condition.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Verdict(NamedTuple):
 
 def _verdict(type: ConditionType, so: bool, reason: str, message: str) -> Verdict:
     text = " ".join(message.split())
-    return Verdict(type, "True" if so else "False", reason, text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 3]}...")
+    return Verdict(
+        type, "True" if so else "False", reason, text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 3]}..."
+    )
 
 
 # Accepted
@@ -49,7 +52,9 @@ def invalid_pod_template(words: str) -> Verdict:
 
 
 def secret_not_found(missing: Iterable[str]) -> Verdict:
-    return _verdict("Accepted", False, "SecretNotFound", f"Missing: {'; '.join(missing)}. Create it in the game's namespace.")
+    return _verdict(
+        "Accepted", False, "SecretNotFound", f"Missing: {'; '.join(missing)}. Create it in the game's namespace."
+    )
 
 
 def module_not_found(words: str) -> Verdict:
@@ -65,7 +70,9 @@ def unsupported_cluster(words: str) -> Verdict:
 
 
 def managed_externally(manager: str) -> Verdict:
-    return _verdict("Accepted", False, "ManagedExternally", f"spec.managedBy names {manager}; this operator leaves the game alone.")
+    return _verdict(
+        "Accepted", False, "ManagedExternally", f"spec.managedBy names {manager}; this operator leaves the game alone."
+    )
 
 
 # Registered
@@ -77,7 +84,9 @@ def not_required() -> Verdict:
 
 def registered(count: int, desired: int, least: int) -> Verdict:
     reason = "AllRegistered" if count >= desired else "PartlyRegistered"
-    return _verdict("Registered", count >= least, reason, f"{count} of {desired} peers are proven on chain; {least} are needed.")
+    return _verdict(
+        "Registered", count >= least, reason, f"{count} of {desired} peers are proven on chain; {least} are needed."
+    )
 
 
 def rpc_unavailable(words: str) -> Verdict:
@@ -85,7 +94,9 @@ def rpc_unavailable(words: str) -> Verdict:
 
 
 def wrong_chain(words: str) -> Verdict:
-    return _verdict("Registered", False, "WrongChain", f"The chain or the contract is not the one that the game names: {words}")
+    return _verdict(
+        "Registered", False, "WrongChain", f"The chain or the contract is not the one that the game names: {words}"
+    )
 
 
 def insufficient_funds() -> Verdict:
@@ -104,11 +115,15 @@ def peers_ready(ready: int, desired: int) -> Verdict:
 
 
 def waiting_for_queue(queue: str) -> Verdict:
-    return _verdict("Ready", False, "WaitingForQueue", f"The Job waits to be admitted{f' by the queue {queue}' if queue else ''}.")
+    return _verdict(
+        "Ready", False, "WaitingForQueue", f"The Job waits to be admitted{f' by the queue {queue}' if queue else ''}."
+    )
 
 
 def waiting_for_peers(ready: int, desired: int, least: int) -> Verdict:
-    return _verdict("Ready", False, "WaitingForPeers", f"{ready} of {desired} peers are in the swarm; {least} are needed.")
+    return _verdict(
+        "Ready", False, "WaitingForPeers", f"{ready} of {desired} peers are in the swarm; {least} are needed."
+    )
 
 
 def game_complete() -> Verdict:
@@ -132,7 +147,9 @@ def waiting_for_bootnode() -> Verdict:
 
 
 def initializing(words: str = "") -> Verdict:
-    return _verdict("Ready", False, "Initializing", f"The model is being brought into the cache{f': {words}' if words else ''}.")
+    return _verdict(
+        "Ready", False, "Initializing", f"The model is being brought into the cache{f': {words}' if words else ''}."
+    )
 
 
 def unschedulable(pod: str, words: str) -> Verdict:
@@ -168,13 +185,19 @@ def scaled_down() -> Verdict:
 
 def rolling_out() -> Verdict:
     return _verdict(
-        "Progressing", True, "RollingOut", "What the pods are made from has changed; the peers save themselves and start again."
+        "Progressing",
+        True,
+        "RollingOut",
+        "What the pods are made from has changed; the peers save themselves and start again.",
     )
 
 
 def stalled(seconds: int, usual: int) -> Verdict:
     return _verdict(
-        "Progressing", False, "Stalled", f"No round has ended for more than {_span(usual)}; the last one ended {_span(seconds)} ago."
+        "Progressing",
+        False,
+        "Stalled",
+        f"No round has ended for more than {_span(usual)}; the last one ended {_span(seconds)} ago.",
     )
 
 
@@ -223,12 +246,17 @@ def scaled_to_zero() -> Verdict:
 
 
 def not_admitted(queue: str) -> Verdict:
-    return _verdict("Suspended", True, "NotAdmitted", f"The Job waits to be admitted{f' by the queue {queue}' if queue else ''}.")
+    return _verdict(
+        "Suspended", True, "NotAdmitted", f"The Job waits to be admitted{f' by the queue {queue}' if queue else ''}."
+    )
 
 
 def preempted() -> Verdict:
     return _verdict(
-        "Suspended", True, "Preempted", "The Job was suspended from outside while it ran; it goes on when it is admitted again."
+        "Suspended",
+        True,
+        "Preempted",
+        "The Job was suspended from outside while it ran; it goes on when it is admitted again.",
     )
 
 
@@ -253,7 +281,9 @@ def all_peers_succeeded(succeeded: int, failed: int) -> Verdict:
 
 
 def deadline_exceeded(seconds: int) -> Verdict:
-    return _verdict("Failed", True, "DeadlineExceeded", f"The game ran longer than spec.activeDeadlineSeconds, {seconds}.")
+    return _verdict(
+        "Failed", True, "DeadlineExceeded", f"The game ran longer than spec.activeDeadlineSeconds, {seconds}."
+    )
 
 
 def pre_running_deadline_exceeded(seconds: int, why: str) -> Verdict:

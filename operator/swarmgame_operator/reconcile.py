@@ -1,8 +1,8 @@
 """Reconciling: one look at one game, until there is nothing left to do about it.
 
-Observe, plan, carry out, and plan again with what the API server answered; then one status patch, if anything in it changed, and its events.
-It decides nothing itself. Invariants: a look at a game that is as it should be writes nothing; killed at any point, the next look goes on
-from what the cluster holds, because nothing that matters is kept here.
+Observe, plan, carry out, and plan again with what the API server answered; then one status patch, if anything in it
+changed, and its events. It decides nothing itself. Invariants: a look at a game that is as it should be writes nothing;
+killed at any point, the next look goes on from what the cluster holds, because nothing that matters is kept here.
 """
 
 from __future__ import annotations
@@ -111,18 +111,23 @@ class Reconciler:
     async def _let_go(self, key: Key, memory: _Memory) -> bool:
         """Deletes the peers' Job of a namespace that is on its way out. Returns whether that is so.
 
-        A namespace deletes its pods first. A Job with `backoffLimitPerIndex` keeps its finalizer on a failed pod until the pod that takes its
-        place is made, which such a namespace forbids: without this, neither ever goes (Kubernetes 1.36).
+        A namespace deletes its pods first. A Job with `backoffLimitPerIndex` keeps its finalizer on a failed pod until
+        the pod that takes its place is made, which such a namespace forbids: without this, neither ever goes
+        (Kubernetes 1.36).
         """
         observed = self._cache.observed(key, self._now(), memory.uid)
         job = observed.job
-        stranded = any(pod.role == "peer" and pod.terminating and pod.phase in ("Failed", "Succeeded") for pod in observed.pods)
+        stranded = any(
+            pod.role == "peer" and pod.terminating and pod.phase in ("Failed", "Succeeded") for pod in observed.pods
+        )
         if job is None or job.deleting or not stranded or not await self._applier.namespace_ends(key[0]):
             return False
         await self._applier.delete(key, Reference("Job", f"{key[1]}-peers"))
         return True
 
-    async def _carry_out(self, key: Key, what: Plan, memory: _Memory, deleted: set[tuple[str, str]], refused: list[Invalid]) -> bool:
+    async def _carry_out(
+        self, key: Key, what: Plan, memory: _Memory, deleted: set[tuple[str, str]], refused: list[Invalid]
+    ) -> bool:
         """Does all of it but the status. Returns whether the next plan may differ."""
         await _all(self._secrets.ensure(key, keys) for keys in what.keys)
         jobs = [child for child in what.children if child.kind == "Job"]
@@ -146,7 +151,9 @@ class Reconciler:
             refused.append(error)
 
     def _plan(self, key: Key, game: GameResource, observed: Observed) -> Plan:
-        """The plan, with drift decided: a child that has changed since it was last looked at is compared with what the plan would write."""
+        """The plan, with drift decided: a child that has changed since it was last looked at is compared with what the
+        plan would write.
+        """
         found = plan(game, observed, self._defaults)
         unsure = self._cache.unsure(key)
         if not unsure:
@@ -199,7 +206,9 @@ class Reconciler:
 
 
 async def _all(requests: Iterable[Awaitable[None]]) -> None:
-    """Makes requests at the same time, and raises the first error when all of them have ended: none goes on behind its game's back."""
+    """Makes requests at the same time, and raises the first error when all of them have ended: none goes on behind its
+    game's back.
+    """
     for result in await asyncio.gather(*requests, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
@@ -210,7 +219,10 @@ def _lacks(memory: _Memory) -> bool:
     if wanted is None:
         return False
     return (
-        any(not keys <= found.secrets.get(name, frozenset()) or name not in found.secrets for name, keys in wanted.secrets.items())
+        any(
+            not keys <= found.secrets.get(name, frozenset()) or name not in found.secrets
+            for name, keys in wanted.secrets.items()
+        )
         or any(
             not keys <= found.config_maps.get(name, frozenset()) or name not in found.config_maps
             for name, keys in wanted.config_maps.items()

@@ -1,7 +1,7 @@
 """The running operator: its parts put together, started in order, and stopped together.
 
-Informers first; when all of them are in step, leadership, if there is any; only then workers, which alone write. Invariant: nothing is
-written before the whole of what is watched has been seen once, and nothing by who does not lead.
+Informers first; when all of them are in step, leadership, if there is any; only then workers, which alone write.
+Invariant: nothing is written before the whole of what is watched has been seen once, and nothing by who does not lead.
 """
 
 from __future__ import annotations
@@ -47,7 +47,14 @@ class Operator:
         self.queue: WorkQueue[Key] = WorkQueue(waited=metrics.latency.observe)
         self.cache = Cache(changed=self._changed)
         self.informers = [
-            Informer(api, kind, self.cache, namespace=namespace, selector="" if kind.name == "SwarmGame" else SELECTOR, metadata=metadata)
+            Informer(
+                api,
+                kind,
+                self.cache,
+                namespace=namespace,
+                selector="" if kind.name == "SwarmGame" else SELECTOR,
+                metadata=metadata,
+            )
             for namespace in settings.watch_namespaces or (None,)
             for kind, metadata in WATCHED.items()
         ]
@@ -91,7 +98,10 @@ class Operator:
             if self.leader is not None:
                 stack.push_async_callback(self.leader.release)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(informer.run(), name=f"informer {informer.kind.name}") for informer in self.informers]
+                tasks = [
+                    group.create_task(informer.run(), name=f"informer {informer.kind.name}")
+                    for informer in self.informers
+                ]
                 tasks.append(group.create_task(self._work(), name="work"))
                 await stop.wait()
                 for task in tasks:
@@ -114,7 +124,8 @@ class Operator:
             group.create_task(self.progress.run(), name="progress")
             for number in range(self._settings.workers):
                 work = self.queue.work(
-                    lambda key: self._look(reconciler, key), failed=lambda reason: self.metrics.errors.labels(reason).inc()
+                    lambda key: self._look(reconciler, key),
+                    failed=lambda reason: self.metrics.errors.labels(reason).inc(),
                 )
                 group.create_task(work, name=f"worker {number}")
             self.working.set()
@@ -152,7 +163,9 @@ class Operator:
         limit, now = self._settings.stale_seconds, time.time()
         if self.working.is_set() and self.queue.oldest > limit:
             return f"the oldest work has waited {self.queue.oldest:.0f} s; expected at most {limit:.0f}"
-        deaf = sorted({informer.kind.name for informer in self.informers if now - max(informer.heard, self._started) > limit})
+        deaf = sorted(
+            {informer.kind.name for informer in self.informers if now - max(informer.heard, self._started) > limit}
+        )
         return f"nothing heard for {limit:.0f} s of {', '.join(deaf)}" if deaf else ""
 
     def _gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:

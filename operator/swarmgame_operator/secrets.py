@@ -1,7 +1,7 @@
 """Secrets: makes keys that are missing, and looks up which keys a game's own references have.
 
-Keys only ever grow: what is there is never read into a log, replaced or removed. Invariant: a value stays inside the function that made or
-read it.
+Keys only ever grow: what is there is never read into a log, replaced or removed. Invariant: a value stays inside the
+function that made or read it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Secrets:
         self._cache.trust(key, {("Secret", keys.name)})
 
     async def _made(self, key: Key, keys: Keys) -> bool:
-        """Makes the Secret; False where there is one that we have not seen. Most often there is none, so nobody is asked first."""
+        """Makes the Secret; False where there is one that we have not seen. Most often there is none, so nobody is
+        asked first.
+        """
         try:
             body = await self._api.create(SECRET, key[0], {**keys.secret, "data": _generate(keys.missing)})
         except AlreadyExists:
@@ -81,7 +83,9 @@ class Secrets:
             return peer_of(base64.b64decode(text, validate=True))
         except (ValueError, binascii.Error):
             log.error(
-                "bootnode key cannot be used", key=key, expected="36 bytes of a secp256k1 libp2p key; delete the Secret to have one made"
+                "bootnode key cannot be used",
+                key=key,
+                expected="36 bytes of a secp256k1 libp2p key; delete the Secret to have one made",
             )
             return ""
 

@@ -1,6 +1,7 @@
 """Serving: /metrics on one port, /healthz and /readyz on another, over aiohttp, in the operator's own loop.
 
-So a loop that hangs fails its probe. Invariant: nothing here changes anything, and no answer names more than counts and ages.
+So a loop that hangs fails its probe. Invariant: nothing here changes anything, and no answer names more than counts and
+ages.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Probe = Callable[[], str]
 
 
 @asynccontextmanager
-async def serve(registry: CollectorRegistry, *, metrics_port: int, probe_port: int, alive: Probe, ready: Probe, host: str = "") -> Any:
+async def serve(
+    registry: CollectorRegistry, *, metrics_port: int, probe_port: int, alive: Probe, ready: Probe, host: str = ""
+) -> Any:
     """Serves while the block runs; gives the two ports."""
 
     async def metrics(request: web.Request) -> web.Response:

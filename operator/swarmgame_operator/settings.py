@@ -1,7 +1,8 @@
 """Settings: what an installation of the operator may choose, from the environment, as `SWARMGAME_OPERATOR_*`.
 
-`python -m swarmgame_operator.settings [FILE]` writes docs/reference/operator-settings.md from here. Invariant: a variable that starts with
-the prefix and is no setting is an error, so that a misspelt one is not silently without effect.
+`python -m swarmgame_operator.settings [FILE]` writes docs/reference/operator-settings.md from here. Invariant: a
+variable that starts with the prefix and is no setting is an error, so that a misspelt one is not silently without
+effect.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
-        lines = [f"{PREFIX}{str(each['loc'][0]).upper()} is {each['input']!r}; {each['msg']}" for each in error.errors()]
+        lines = [
+            f"{PREFIX}{str(each['loc'][0]).upper()} is {each['input']!r}; {each['msg']}" for each in error.errors()
+        ]
         raise InvalidSettings("\n".join(lines)) from error
 
 
@@ -99,7 +102,9 @@ def reference() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         shown = ",".join(field.default) if isinstance(field.default, tuple) else str(field.default)
-        rows.append(f"| `{PREFIX}{name.upper()}` | {f'`{shown}`' if shown else ''} | {' '.join((field.description or '').split())} |")
+        rows.append(
+            f"| `{PREFIX}{name.upper()}` | {f'`{shown}`' if shown else ''} | {' '.join((field.description or '').split())} |"
+        )
     return "\n".join(
         [
             "# Settings of the operator",
@@ -116,4 +121,6 @@ def reference() -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1] if len(sys.argv) > 1 else "docs/reference/operator-settings.md").write_text(reference(), encoding="utf-8")
+    Path(sys.argv[1] if len(sys.argv) > 1 else "docs/reference/operator-settings.md").write_text(
+        reference(), encoding="utf-8"
+    )

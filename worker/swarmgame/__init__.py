@@ -4,7 +4,7 @@ Importing it costs milliseconds: torch, hivemind and the like are loaded by the 
 """
 
 from swarmgame.config import Config
-from swarmgame.game.parts import DataManager, Demonstration, Demonstrations, RewardManager, Setting, Trainer
+from swarmgame.game.components import DataManager, Demonstration, Demonstrations, RewardManager, Setting, Trainer
 from swarmgame.game.state import (
     Contribution,
     FinishReason,

@@ -1,8 +1,9 @@
 """Errors, by who can mend them, and the exit code that each becomes.
 
-Three families: what the user can mend (`BadUsage`, `InvalidManifest`, `BadData`), what may pass by itself (`Temporary`), and what somebody
-else refused (`Refused`). Anything else that escapes is our fault, and keeps its traceback. Only `swarmgame.cli.main` turns one into an exit code.
-Invariant: the codes are an interface (a Job's podFailurePolicy reads them) and never change meaning.
+Three families: what the user can mend (`BadUsage`, `InvalidManifest`, `BadData`), what may pass by itself
+(`Temporary`), and what somebody else refused (`Refused`). Anything else that escapes is our fault, and keeps its
+traceback. Only `swarmgame.cli.main` turns one into an exit code. Invariant: the codes are an interface (a Job's
+podFailurePolicy reads them) and never change meaning.
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ class Rendered:
     def one(self, kind: str, name: str = "") -> dict[str, Any]:
         """The only manifest of its kind, and name where one is given."""
         found = [manifest for manifest in self.of(kind) if not name or manifest["metadata"]["name"] == name]
-        assert len(found) == 1, f"{len(found)} of {kind} {name}: {[manifest['metadata']['name'] for manifest in self.of(kind)]}"
+        assert len(found) == 1, (
+            f"{len(found)} of {kind} {name}: {[manifest['metadata']['name'] for manifest in self.of(kind)]}"
+        )
         return found[0]
 
 
@@ -61,7 +63,9 @@ def render(chart: Path = OPERATOR, values: dict[str, Any] | None = None, release
 @functools.cache
 def _render(chart: Path, values: str, release: str) -> Rendered:
     command = ["template", release, str(chart), "--namespace", NAMESPACE, "--kube-version", "1.36.3", "--values", "-"]
-    done = subprocess.run([str(tools.tool("helm")), *command], input=values, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(tools.tool("helm")), *command], input=values, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise Refused(done.stderr)
     return Rendered(done.stdout)

@@ -1,8 +1,8 @@
 """Transactions out of messages: as many as one may carry, rehearsed before they are paid for.
 
-A transaction is cut by gas, by bytes and by count, so that none exceeds EIP-7825's 16,777,216 gas or what nodes take in one message. The rehearsal
-(`eth_call`) names the entries that the contract would refuse; they are left out, their neighbours go. Invariant: an entry is in at most one
-transaction at a time.
+A transaction is cut by gas, by bytes and by count, so that none exceeds EIP-7825's 16,777,216 gas or what nodes take in
+one message. The rehearsal (`eth_call`) names the entries that the contract would refuse; they are left out, their
+neighbours go. Invariant: an entry is in at most one transaction at a time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """What a rehearsal gave: what to send, what the contract refuses and why, and what is left for the next transaction."""
+    """What a rehearsal gave: what to send, what the contract refuses and why, and what is left for the next
+    transaction.
+    """
 
     batch: Batch | None
     refused: tuple[tuple[Entry, str], ...]
@@ -69,7 +71,8 @@ async def rehearse(chain: Chain, sender: str, contract: str, entries: Sequence[E
     while chosen:
         function = FUNCTIONS[chosen[0].kind]
         data = encode_call(function, [entry.message.entry() for entry in chosen])
-        # With the gas that it will be sent with: if that is enough here, it is enough there, for others' writes only make it cheaper.
+        # With the gas that it will be sent with: if that is enough here, it is enough there, for others' writes only
+        # make it cheaper.
         allowed = GAS_CAP if generous else min(GAS_CAP, (_BASE + sum(map(_gas, chosen))) * 21 // 20)
         call = {"from": sender, "to": contract, "data": "0x" + data.hex(), "gas": hex(allowed)}
         (seen,) = await chain.ask_all([("eth_call", (call, "latest"))])
@@ -78,7 +81,8 @@ async def rehearse(chain: Chain, sender: str, contract: str, entries: Sequence[E
                 return Rehearsed(None, tuple(refused), (*chosen, *left), error_name(seen.data))
             if "gas" not in seen.message.lower():
                 raise seen
-            # Dearer than all measurements: on another chain modexp may cost more. Alone it may have all the gas there is.
+            # Dearer than all measurements: on another chain modexp may cost more. Alone it may have all the gas there
+            # is.
             if len(chosen) == 1 and allowed < GAS_CAP:
                 generous = True
                 continue

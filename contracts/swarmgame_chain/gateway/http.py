@@ -1,10 +1,10 @@
 """The gateway's door: signed messages in, their fate out.
 
-`POST /v1/registrations|commits|reports` takes one message or a list, and answers 202 with an id and a state for each, in order; the signature is
-the authentication. `POST /v1/lookups` takes {"ids": [...]} and answers what became of them; an id that is unknown was lost with the
-gateway's memory, and its sender hands the message in again. `POST /rpc` is a read-only view of the contract (`window`). `/healthz`, `/readyz`,
-`/status` and `/metrics` only read. Invariant: 202 is said only of what is in the queue, or was, or is named rejected; a body that is too large is
-never read whole.
+`POST /v1/registrations|commits|reports` takes one message or a list, and answers 202 with an id and a state for each,
+in order; the signature is the authentication. `POST /v1/lookups` takes {"ids": [...]} and answers what became of them;
+an id that is unknown was lost with the gateway's memory, and its sender hands the message in again. `POST /rpc` is a
+read-only view of the contract (`window`). `/healthz`, `/readyz`, `/status` and `/metrics` only read. Invariant: 202 is
+said only of what is in the queue, or was, or is named rejected; a body that is too large is never read whole.
 """
 
 from __future__ import annotations
@@ -73,25 +73,37 @@ class Door:
             except (ChainUnreachable, RpcError) as error:
                 return web.json_response({"error": str(error)}, status=503, headers={"Retry-After": "2"})
             shown = [_shown(entry) for entry in taken]
-            return web.json_response({"messages": shown}, status=400 if all(isinstance(entry, BadMessage) for entry in taken) else 202)
+            return web.json_response(
+                {"messages": shown}, status=400 if all(isinstance(entry, BadMessage) for entry in taken) else 202
+            )
 
         return take
 
     async def _look_up(self, request: web.Request) -> web.Response:
         try:
             ids = from_json(await request.read(), allow_inf_nan=False)["ids"]
-            if not isinstance(ids, list) or len(ids) > 4 * MAX_MESSAGES or not all(isinstance(each, str) for each in ids):
+            if (
+                not isinstance(ids, list)
+                or len(ids) > 4 * MAX_MESSAGES
+                or not all(isinstance(each, str) for each in ids)
+            ):
                 raise ValueError
         except (ValueError, KeyError, TypeError):
-            return web.json_response({"error": f'expected {{"ids": [...]}} with at most {4 * MAX_MESSAGES} ids'}, status=400)
+            return web.json_response(
+                {"error": f'expected {{"ids": [...]}} with at most {4 * MAX_MESSAGES} ids'}, status=400
+            )
         found = ((each, self._gateway.queue.get(each)) for each in ids)
-        return web.json_response({"messages": [entry.view() if entry else {"id": each, "state": "unknown"} for each, entry in found]})
+        return web.json_response(
+            {"messages": [entry.view() if entry else {"id": each, "state": "unknown"} for each, entry in found]}
+        )
 
     async def _look_through(self, request: web.Request) -> web.Response:
         try:
             return web.json_response(await self._window.answer(await request.read()))
         except BadMessage as error:
-            return web.json_response({"jsonrpc": "2.0", "id": None, "error": {"code": MALFORMED, "message": str(error)}}, status=400)
+            return web.json_response(
+                {"jsonrpc": "2.0", "id": None, "error": {"code": MALFORMED, "message": str(error)}}, status=400
+            )
         except (ChainUnreachable, RpcError):
             return web.json_response({"error": "the node does not answer"}, status=503, headers={"Retry-After": "2"})
 

@@ -1,8 +1,8 @@
 """The gateway's door-keeper: which messages are worth a place in the line.
 
-Everything here came from strangers. A registration must be signed by its own key and not be late; a commit or a report must be signed by the
-signer that the chain, or a registration on its way, names for its peer. Invariant: nothing enters the queue unsigned, and what is turned away
-gets the contract's own word for the reason.
+Everything here came from strangers. A registration must be signed by its own key and not be late; a commit or a report
+must be signed by the signer that the chain, or a registration on its way, names for its peer. Invariant: nothing enters
+the queue unsigned, and what is turned away gets the contract's own word for the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ class Intake:
     """
 
     def __init__(
-        self, coordinator: Coordinator, queue: Queue, registrations_per_minute: int, clock: Callable[[], float] = time.monotonic
+        self,
+        coordinator: Coordinator,
+        queue: Queue,
+        registrations_per_minute: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._coordinator = coordinator
         self._domain = coordinator.domain
@@ -43,21 +47,29 @@ class Intake:
         """The peers whose proof was looked up on chain, for a message of theirs."""
         return self._signers.keys()
 
-    async def take(self, messages: Sequence[Message | BadMessage], swarm: SwarmConfig, clock: Clock) -> list[Entry | BadMessage]:
+    async def take(
+        self, messages: Sequence[Message | BadMessage], swarm: SwarmConfig, clock: Clock
+    ) -> list[Entry | BadMessage]:
         """Every message's entry, in order: waiting, known from before, or rejected with the reason.
 
         Raises:
             ChainUnreachable: signers had to be looked up and the chain does not answer; nothing was taken.
         """
         await self._look_up(messages)
-        return [message if isinstance(message, BadMessage) else self._take(message, swarm, clock) for message in messages]
+        return [
+            message if isinstance(message, BadMessage) else self._take(message, swarm, clock) for message in messages
+        ]
 
     def _take(self, message: Message, swarm: SwarmConfig, clock: Clock) -> Entry:
         entry = Entry(message_id(message, self._domain), message)
         known = self._queue.get(entry.id)
         if known is not None and known.state is not State.DROPPED:
             return known
-        reason = self._registration(message, clock) if isinstance(message, Registration) else self._said(message, swarm, clock)
+        reason = (
+            self._registration(message, clock)
+            if isinstance(message, Registration)
+            else self._said(message, swarm, clock)
+        )
         if reason:
             entry.state, entry.reason = State.REJECTED, reason
             return entry

@@ -1,7 +1,7 @@
 """The gateway's numbers for Prometheus, read from the gateway when they are asked for.
 
-What each means when it is high is in docs/guide/chain.md. Invariant: labels come from closed lists (kinds, states, the contract's own words), so
-that no stranger can make series.
+What each means when it is high is in docs/guide/chain.md. Invariant: labels come from closed lists (kinds, states, the
+contract's own words), so that no stranger can make series.
 """
 
 from __future__ import annotations
@@ -27,17 +27,23 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         status, counts = self._gateway.status(), self._gateway.sender.counts
-        waiting = GaugeMetricFamily("swarmgame_gateway_waiting", "Messages that wait for a transaction", labels=["kind"])
+        waiting = GaugeMetricFamily(
+            "swarmgame_gateway_waiting", "Messages that wait for a transaction", labels=["kind"]
+        )
         for kind, count in status["waiting"].items():
             waiting.add_metric([kind], count)
         yield waiting
         ended = CounterMetricFamily(
-            "swarmgame_gateway_messages", "Messages that are over, by how they ended", labels=["kind", "state", "reason"]
+            "swarmgame_gateway_messages",
+            "Messages that are over, by how they ended",
+            labels=["kind", "state", "reason"],
         )
         for (kind, state, reason), count in self._gateway.queue.ended.items():
             ended.add_metric([kind, str(state), reason], count)
         yield ended
-        transactions = CounterMetricFamily("swarmgame_gateway_transactions", "What happened to transactions", labels=["what"])
+        transactions = CounterMetricFamily(
+            "swarmgame_gateway_transactions", "What happened to transactions", labels=["what"]
+        )
         for what in ("sent", "bumped", "reorganised", "lost", "filled"):
             transactions.add_metric([what], getattr(counts, what))
         yield transactions
@@ -45,7 +51,11 @@ class _Collector:
         for name, help_, value in (
             ("in_flight", "Transactions that are not final yet", status["inFlight"]),
             ("ready", "1 when the chain answers and is the right one", int(self._gateway.ready)),
-            ("wallet_empty", "1 when the wallet could not pay for the last transaction", int(self._gateway.sender.broke)),
+            (
+                "wallet_empty",
+                "1 when the wallet could not pay for the last transaction",
+                int(self._gateway.sender.broke),
+            ),
             ("round", "The round on chain", status["round"]),
             ("round_age_seconds", "How long the round on chain has lasted", status["roundAge"]),
         ):

@@ -1,7 +1,8 @@
-"""What the chain says of messages: peers' states now and settled, entries that a batch refused, reports that are there already.
+"""What the chain says of messages: peers' states now and settled, entries that a batch refused, reports that are there
+already.
 
-Reads only. Invariant: `settled` is the state in the last block that counts as final, so that nothing is called final which a short
-reorganisation could undo.
+Reads only. Invariant: `settled` is the state in the last block that counts as final, so that nothing is called final
+which a short reorganisation could undo.
 """
 
 from __future__ import annotations
@@ -38,14 +39,19 @@ class Outcomes:
             calls = [self._peer(peers[index], block) for index in known]
             for index, answer in zip(known, await self._coordinator.chain.ask_all(calls), strict=True):
                 # A node that has no such state, or a contract that was not there yet: nothing is settled.
-                settled[index] = _NOTHING if isinstance(answer, RpcError) or len(answer) <= 2 else peer_state(bytes.fromhex(answer[2:]))
+                settled[index] = (
+                    _NOTHING
+                    if isinstance(answer, RpcError) or len(answer) <= 2
+                    else peer_state(bytes.fromhex(answer[2:]))
+                )
         return newest, settled
 
     async def is_reported(self, message: Message, state: PeerState, config: SwarmConfig) -> bool:
         """Whether the report that the chain has of this round is this one: the same reward, and the same winners.
 
-        The events name only the winners that counted, so that the transaction itself is read. One that came through another contract, or from a
-        client of 0.4.2, shows no report: then the winners that counted must be all that this one names.
+        The events name only the winners that counted, so that the transaction itself is read. One that came through
+        another contract, or from a client of 0.4.2, shows no report: then the winners that counted must be all that
+        this one names.
         """
         if not isinstance(message, Report):
             return False
@@ -54,13 +60,20 @@ class Outcomes:
             "fromBlock": hex(max(0, head - LOOK_BACK)),
             "toBlock": hex(head),
             "address": [self._coordinator.domain.contract],
-            "topics": [topic("RewardSubmitted"), "0x" + state.owner[2:].lower().rjust(64, "0"), hex_word(message.round)],
+            "topics": [
+                topic("RewardSubmitted"),
+                "0x" + state.owner[2:].lower().rjust(64, "0"),
+                hex_word(message.round),
+            ],
         }
         bounded = max(-config.max_reward, min(config.max_reward, message.reward))
         for entry in await self._coordinator.chain.ask("eth_getLogs", query):
             event = decode_log(entry, 0)
             if event is not None and event.values["peerId"] == message.peer:
-                return bool(event.values["reward"] == bounded) and await self._named(message, event.transaction) == message.winners
+                return (
+                    bool(event.values["reward"] == bounded)
+                    and await self._named(message, event.transaction) == message.winners
+                )
         return False
 
     async def _named(self, message: Report, transaction: str) -> tuple[str, ...]:
@@ -91,7 +104,10 @@ class Outcomes:
         return {event.values["index"]: error_name(event.values["reason"]) for event in found}
 
     def _peer(self, peer: str, block: str) -> tuple[str, Sequence[Any]]:
-        return ("eth_call", ({"to": self._coordinator.domain.contract, "data": "0x" + encode_call("peer", peer).hex()}, block))
+        return (
+            "eth_call",
+            ({"to": self._coordinator.domain.contract, "data": "0x" + encode_call("peer", peer).hex()}, block),
+        )
 
 
 def hex_word(number: int) -> str:

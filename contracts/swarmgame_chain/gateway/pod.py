@@ -1,8 +1,9 @@
 """`swarmgame-gateway`: the gateway in a pod, configured by its environment; in mode Dev it also makes the contract.
 
-It waits for a chain that is away, with its door open, so that whoever asks `/status` hears why. A chain or a contract that is another one ends it,
-with 77 and a line in the termination log. Mode Dev is a chain of play money, begun anew whenever its pod loses its state: the account is anvil's
-public one, and the contract its first transaction, so that its address is known beforehand. Invariant: a second start finds what the first one made.
+It waits for a chain that is away, with its door open, so that whoever asks `/status` hears why. A chain or a contract
+that is another one ends it, with 77 and a line in the termination log. Mode Dev is a chain of play money, begun anew
+whenever its pod loses its state: the account is anvil's public one, and the contract its first transaction, so that its
+address is known beforehand. Invariant: a second start finds what the first one made.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ class PodSettings:
             confirmations=_number(environment, "SWARMGAME_GATEWAY_CONFIRMATIONS", 1 if dev else 2, 1, 256),
             quorum=_share(environment, "SWARMGAME_GATEWAY_QUORUM", 0.67),
         )
-        host, port = environment.get("SWARMGAME_GATEWAY_HOST") or "0.0.0.0", _number(environment, "SWARMGAME_GATEWAY_PORT", 8645, 0, 65_535)
+        host, port = (
+            environment.get("SWARMGAME_GATEWAY_HOST") or "0.0.0.0",
+            _number(environment, "SWARMGAME_GATEWAY_PORT", 8645, 0, 65_535),
+        )
         bootnodes = tuple(environment.get("SWARMGAME_GATEWAY_BOOTNODES", "").split())
         return cls(dev, _rpc(environment), _domain(chain_id, contract), wallet, config, host, port, bootnodes)
 
@@ -105,7 +109,8 @@ async def run(settings: PodSettings, stop: asyncio.Event, said: Callable[[str], 
 
 
 async def make_ready(chain: Chain, settings: PodSettings) -> None:
-    """Gives a Dev chain its contract where it has none, and the contract the bootnodes that it should name. More than once does no harm.
+    """Gives a Dev chain its contract where it has none, and the contract the bootnodes that it should name. More than
+    once does no harm.
 
     Raises:
         ChainRefused: it is another chain, or the address that the contract would get is spent.
@@ -184,7 +189,9 @@ def _rpc(environment: Mapping[str, str]) -> str:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise BadChainUsage(f"the file that SWARMGAME_CHAIN_RPC_FILE names cannot be read: {reason}") from None
     if not url.startswith(("http://", "https://")):
-        raise BadChainUsage("no node: set SWARMGAME_CHAIN_RPC to http(s)://…, or SWARMGAME_CHAIN_RPC_FILE to a file that holds it")
+        raise BadChainUsage(
+            "no node: set SWARMGAME_CHAIN_RPC to http(s)://…, or SWARMGAME_CHAIN_RPC_FILE to a file that holds it"
+        )
     return url
 
 
@@ -193,7 +200,9 @@ def _domain(chain_id: int, contract: str) -> Domain:
         if not contract.startswith("0x") or len(bytes.fromhex(contract[2:])) != 20:
             raise ValueError
     except ValueError:
-        raise BadChainUsage(f"SWARMGAME_CHAIN_CONTRACT is {contract!r}; expected an address: 0x and 40 hexadecimal digits") from None
+        raise BadChainUsage(
+            f"SWARMGAME_CHAIN_CONTRACT is {contract!r}; expected an address: 0x and 40 hexadecimal digits"
+        ) from None
     return Domain(chain_id, contract)
 
 

@@ -1,8 +1,9 @@
 """What was handed in, and how it ended.
 
-Bounded: when it is full, the oldest waiting message is dropped and counted, for the newest report is worth more than the oldest. A second
-message for the same thing (a peer's registration, its report or commit of a round) never stands beside the first. Pure: no clock, no network.
-Invariant: an entry is in exactly one state, and `final`, `rejected` and `dropped` are for ever.
+Bounded: when it is full, the oldest waiting message is dropped and counted, for the newest report is worth more than
+the oldest. A second message for the same thing (a peer's registration, its report or commit of a round) never stands
+beside the first. Pure: no clock, no network. Invariant: an entry is in exactly one state, and `final`, `rejected` and
+`dropped` are for ever.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ class Queue:
     def ahead_of(self, round: int) -> frozenset[str]:
         """The peers that have a message waiting that is of a later round than this."""
         said = (entry.message for kind in ("commits", "reports") for entry in self._waiting[kind].values())
-        return frozenset(message.peer for message in said if not isinstance(message, Registration) and message.round > round)
+        return frozenset(
+            message.peer for message in said if not isinstance(message, Registration) and message.round > round
+        )
 
     def unsent_reports(self) -> dict[str, set[int]]:
         """The rounds of each peer's reports that no transaction carries yet."""
@@ -117,8 +120,9 @@ class Queue:
         return found
 
     def has_bound_to(self, round: int) -> bool:
-        """Whether a message waits that a sealed swarm takes in this round alone, its commit or the report of the round before, and that nothing
-        but its turn keeps: what was looked at in this round and has to wait for something else does not count."""
+        """Whether a message waits that a sealed swarm takes in this round alone, its commit or the report of the round
+        before, and that nothing but its turn keeps: what was looked at in this round and has to wait for something else
+        does not count."""
         lines: tuple[tuple[Kind, int], ...] = (("commits", round), ("reports", round - 1))
         return any(
             entry.message.round == said and entry.waited_in != round
@@ -143,7 +147,8 @@ class Queue:
     def add(self, entry: Entry) -> Entry:
         """Puts a message in line. The same message twice is one entry.
 
-        A registration with a later deadline replaces one that waits; anything else about a subject that is on its way is rejected.
+        A registration with a later deadline replaces one that waits; anything else about a subject that is on its way
+        is rejected.
         """
         known = self.get(entry.id)
         if known is not None and known.state is not State.DROPPED:
@@ -206,7 +211,11 @@ class Queue:
                 return
 
 
-_REPEATED: dict[Kind, str] = {"registrations": "RegistrationSuperseded", "commits": "AlreadySealed", "reports": "RewardAlreadySubmitted"}
+_REPEATED: dict[Kind, str] = {
+    "registrations": "RegistrationSuperseded",
+    "commits": "AlreadySealed",
+    "reports": "RewardAlreadySubmitted",
+}
 
 
 def _deadline(entry: Entry) -> int:

@@ -1,8 +1,10 @@
-"""One nonce line: transactions go out, are bumped, re-sent and followed until a reorganisation can no longer take them back.
+"""One nonce line: transactions go out, are bumped, re-sent and followed until a reorganisation can no longer take them
+back.
 
-At most eight are in flight. One that is not mined in time is replaced under the same nonce, an eighth dearer, up to a cap; every hash that a
-nonce ever had is remembered, for any of them may be the one that is mined. A nonce that somebody else has used is given up and its messages
-go back into the line: the contract takes nothing twice. Invariant: a job comes out of `step` once, and only when its fate is settled.
+At most eight are in flight. One that is not mined in time is replaced under the same nonce, an eighth dearer, up to a
+cap; every hash that a nonce ever had is remembered, for any of them may be the one that is mined. A nonce that somebody
+else has used is given up and its messages go back into the line: the contract takes nothing twice. Invariant: a job
+comes out of `step` once, and only when its fate is settled.
 """
 
 from __future__ import annotations
@@ -167,7 +169,8 @@ class Sender:
         flight = _Flight(job, self._next)
         flight.fee, flight.tip = await self._price()
         self._seal(flight)
-        # Before the first word to the node: whether it arrived is unknown if no answer comes, and then the nonce must count as used.
+        # Before the first word to the node: whether it arrived is unknown if no answer comes, and then the nonce must
+        # count as used.
         self._flights.append(flight)
         self._next += 1
         try:
@@ -239,14 +242,17 @@ class Sender:
         fee, tip = max(fee, flight.fee + flight.fee // 8 + 1), max(tip, flight.tip + flight.tip // 8 + 1)
         flight.since = self._clock()
         if fee > self._max_fee:
-            log.warning("a transaction is not mined at the highest fee allowed, %d wei: nonce %d", flight.fee, flight.nonce)
+            log.warning(
+                "a transaction is not mined at the highest fee allowed, %d wei: nonce %d", flight.fee, flight.nonce
+            )
             return
         flight.fee, flight.tip, flight.offered = fee, tip, -math.inf
         self._seal(flight)
         self.counts.bumped += 1
 
     async def _fill_gap(self, used: int) -> None:
-        # Nothing of ours has the next nonce, yet later ones wait: another process's transaction is stuck there, or was reorganised away.
+        # Nothing of ours has the next nonce, yet later ones wait: another process's transaction is stuck there, or was
+        # reorganised away.
         waiting = [flight.nonce for flight in self._flights if flight.mined is None]
         if not waiting or used in waiting or min(waiting) < used:
             self._gap_since = None
@@ -274,7 +280,9 @@ class Sender:
                 # Ours or another process's transaction has this nonce for more: the next look makes it dearer.
                 flight.since = -math.inf
             if answer is Answer.NO_FUNDS and not self.broke:
-                log.error("the wallet %s cannot pay for its transactions; messages wait until it can", self._wallet.address)
+                log.error(
+                    "the wallet %s cannot pay for its transactions; messages wait until it can", self._wallet.address
+                )
             self.broke = answer is Answer.NO_FUNDS
             return
         self.broke = False

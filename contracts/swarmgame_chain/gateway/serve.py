@@ -1,6 +1,7 @@
 """A gateway as a process: loop and door together, until it is told to stop or the chain turns out to be another one.
 
-Invariant: it says its address only once it listens, and a chain that is not the right one ends it with a reason, whenever it shows.
+Invariant: it says its address only once it listens, and a chain that is not the right one ends it with a reason,
+whenever it shows.
 """
 
 from __future__ import annotations

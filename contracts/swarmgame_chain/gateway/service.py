@@ -1,7 +1,8 @@
 """The gateway's loop: take messages in, judge them by the chain, send them, follow them, end rounds.
 
-One task. A node that is away stops nothing but itself: messages wait, and when it answers again, it is first asked whether it is still the
-same chain. Invariant: a message leaves the queue by `finish` alone, and is final only when the contract's settled state says so.
+One task. A node that is away stops nothing but itself: messages wait, and when it answers again, it is first asked
+whether it is still the same chain. Invariant: a message leaves the queue by `finish` alone, and is final only when the
+contract's settled state says so.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from swarmgame_chain.wire import Kind
 
 log = logging.getLogger(__name__)
 KINDS: tuple[Kind, ...] = ("registrations", "reports", "commits")
-"""In the order in which they are sent: the contract keeps one seal a peer, so a report is opened before the next one is sealed."""
+"""In the order in which they are sent: the contract keeps one seal a peer, so a report is opened before the next one is
+sealed.
+"""
 TICK = "updateStageAndRound"
 REVERTED = 3
 """What nodes call a call that reverted."""
@@ -56,7 +59,9 @@ class GatewayConfig:
 
     confirmations: int = 2
     interval: float = 0.25
-    """Between two looks at the chain while something is on its way; messages that come together within it share a transaction."""
+    """Between two looks at the chain while something is on its way; messages that come together within it share a
+    transaction.
+    """
     bump_after: float = 30.0
     max_fee: int = 500 * 10**9
     capacity: int = 10_000
@@ -136,7 +141,10 @@ class Gateway:
     def _error(self) -> dict[str, str] | None:
         """What is in the way at present, by a word for machines and a sentence for people."""
         if self.sender.broke:
-            return {"reason": str(Trouble.INSUFFICIENT_FUNDS), "message": f"the wallet {self.wallet.address} cannot pay for gas"}
+            return {
+                "reason": str(Trouble.INSUFFICIENT_FUNDS),
+                "message": f"the wallet {self.wallet.address} cannot pay for gas",
+            }
         if self.problem:
             return {"reason": str(self._trouble), "message": self.problem}
         if self._reverted:
@@ -173,7 +181,10 @@ class Gateway:
                 if str(error) != self.problem:
                     log.warning("the chain is away; messages wait: %s", error)
                 reverted = isinstance(error, RpcError) and error.code == REVERTED
-                self.problem, self._trouble = str(error), Trouble.TRANSACTION_REVERTED if reverted else Trouble.RPC_UNAVAILABLE
+                self.problem, self._trouble = (
+                    str(error),
+                    Trouble.TRANSACTION_REVERTED if reverted else Trouble.RPC_UNAVAILABLE,
+                )
                 waits = min(2 * waits, 30.0)
             await self._rest(waits)
 
@@ -244,11 +255,14 @@ class Gateway:
         newest, settled = await self._outcomes.states(peers, self.config.confirmations)
         ready: list[Entry] = []
         waiting: list[Entry] = []
-        # The contract takes no report that is older than the peer's last: each waits for those before it, whatever order the line has come to.
+        # The contract takes no report that is older than the peer's last: each waits for those before it, whatever
+        # order the line has come to.
         unsent = self.queue.unsent_reports() if any(isinstance(entry.message, Report) for entry in entries) else {}
         for entry, now, then in zip(entries, newest, settled, strict=True):
             awaits = self.queue.registration_of(entry.message.peer) is not None
-            verdict = judge(entry.message, now, then, Situation(self.domain, self.swarm, self.clock.round, self.clock.now, awaits))
+            verdict = judge(
+                entry.message, now, then, Situation(self.domain, self.swarm, self.clock.round, self.clock.now, awaits)
+            )
             if verdict.do is Do.COMPARE:
                 same = await self._outcomes.is_reported(entry.message, now, self.swarm)
                 self._finish(entry, State.FINAL if same else State.REJECTED, "" if same else "RewardAlreadySubmitted")
@@ -338,4 +352,6 @@ class Gateway:
 
 def _comes_after(message: Message, of_peer: PeerState, unsent: Mapping[str, Set[int]]) -> bool:
     """Whether a report has to wait for an older one of its peer that the contract would still take."""
-    return isinstance(message, Report) and any(of_peer.next_round <= round < message.round for round in unsent[message.peer])
+    return isinstance(message, Report) and any(
+        of_peer.next_round <= round < message.round for round in unsent[message.peer]
+    )

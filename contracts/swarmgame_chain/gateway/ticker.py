@@ -1,8 +1,9 @@
-"""When a round on chain is over: enough of those who take part have reported, or its time is up and the swarm has moved on.
+"""When a round on chain is over: enough of those who take part have reported, or its time is up and the swarm has moved
+on.
 
-It only decides, from events and from what waits in the queue; sending is the sender's. A round in which nobody said anything is left open, so
-that a swarm that rests finds its clock where it was; anyone may still end it after the deadline. Invariant: the decision is a function of the
-chain's events; two tickers agree.
+It only decides, from events and from what waits in the queue; sending is the sender's. A round in which nobody said
+anything is left open, so that a swarm that rests finds its clock where it was; anyone may still end it after the
+deadline. Invariant: the decision is a function of the chain's events; two tickers agree.
 """
 
 from __future__ import annotations

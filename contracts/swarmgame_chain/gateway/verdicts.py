@@ -1,8 +1,8 @@
 """What is to be done with a message, from the contract's state alone.
 
-This is the contract's own list of reasons, in Python, so that nothing is sent that would be refused, and so that a gateway that remembers
-nothing still knows what has been done. Pure. Invariant: a message is DONE only by the state in which it is settled, not by the newest one,
-which a reorganisation may take back.
+This is the contract's own list of reasons, in Python, so that nothing is sent that would be refused, and so that a
+gateway that remembers nothing still knows what has been done. Pure. Invariant: a message is DONE only by the state in
+which it is settled, not by the newest one, which a reorganisation may take back.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def judge(message: Message, newest: PeerState, settled: PeerState, at: Situation
         return _registration(message, newest, settled, at)
     if not newest.proven:
         return _WAIT if at.awaits or settled.proven else _no("UnknownPeer")
-    verdict = _commit(message, newest, settled, at) if isinstance(message, Commit) else _report(message, newest, settled, at)
+    verdict = (
+        _commit(message, newest, settled, at) if isinstance(message, Commit) else _report(message, newest, settled, at)
+    )
     if verdict.do is Do.SEND or (verdict.do is Do.WAIT and not at.awaits):
         signer = recover(message.digest(at.domain), message.signature)
         if signer is None or int(signer, 16) != int(newest.signer, 16):

@@ -1,8 +1,9 @@
 """The window: a read-only view of one contract through the gateway's node, as JSON-RPC.
 
-Peers of mode External see the chain through it, so that the node's address, which may hold a password, stays with the gateway, and a network policy
-needs no hole. Only questions about our contract pass, in the forms that `reader` asks them; it is no way to use somebody's node for something else.
-Invariant: nothing that passes can change anything, and what one question may cost is bounded.
+Peers of mode External see the chain through it, so that the node's address, which may hold a password, stays with the
+gateway, and a network policy needs no hole. Only questions about our contract pass, in the forms that `reader` asks
+them; it is no way to use somebody's node for something else. Invariant: nothing that passes can change anything, and
+what one question may cost is bounded.
 """
 
 from __future__ import annotations
@@ -91,10 +92,19 @@ class Window:
         if len(asked) != 2 or not isinstance(asked[0], dict) or not _is_block(asked[1]):
             return False
         data = asked[0].get("data")
-        return set(asked[0]) == {"to", "data"} and self._ours(asked[0]["to"]) and isinstance(data, str) and len(data) <= MAX_DATA
+        return (
+            set(asked[0]) == {"to", "data"}
+            and self._ours(asked[0]["to"])
+            and isinstance(data, str)
+            and len(data) <= MAX_DATA
+        )
 
     def _is_search(self, asked: Sequence[Any]) -> bool:
-        if len(asked) != 1 or not isinstance(asked[0], dict) or not set(asked[0]) <= {"fromBlock", "toBlock", "address", "topics"}:
+        if (
+            len(asked) != 1
+            or not isinstance(asked[0], dict)
+            or not set(asked[0]) <= {"fromBlock", "toBlock", "address", "topics"}
+        ):
             return False
         query = asked[0]
         addresses = query.get("address")

@@ -13,7 +13,16 @@ from swarmgame_chain.deploy import deploy
 from swarmgame_chain.gateway import Gateway, GatewayConfig
 from swarmgame_chain.gateway.queue import Entry
 from swarmgame_chain.keys import Wallet
-from swarmgame_chain.messages import Domain, Message, Registration, Report, peer_id, public_key, sign_registration, sign_report
+from swarmgame_chain.messages import (
+    Domain,
+    Message,
+    Registration,
+    Report,
+    peer_id,
+    public_key,
+    sign_registration,
+    sign_report,
+)
 from swarmgame_chain.reader import Coordinator, SwarmConfig
 
 CARRIER = Wallet(sha256(b"the carrier").digest())

@@ -92,7 +92,9 @@ def fields() -> list[tuple[str, Shape]]:
         path = path.replace("[*]", "[0]")
         if path.startswith(("spec.storage.cache.emptyDir", "spec.storage.checkpoints.claimTemplate")):
             continue  # the same classes as the other volume's
-        found += [(join(path, field.alias or name), shape_of_field(field)) for name, field in model.model_fields.items()]
+        found += [
+            (join(path, field.alias or name), shape_of_field(field)) for name, field in model.model_fields.items()
+        ]
     return found
 
 

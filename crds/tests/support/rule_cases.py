@@ -1,4 +1,6 @@
-"""For every rule and every transition a manifest that is refused and one that is taken: for files and for an API server alike."""
+"""For every rule and every transition a manifest that is refused and one that is taken: for files and for an API server
+alike.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ CASES: list[Case] = [
     # path of the problem, words it contains, overrides that are refused, overrides that are accepted
     ("metadata.name", "at most 52", [f"metadata.name={'a' * 53}"], [f"metadata.name={'a' * 52}"]),
     ("metadata.name", "without dots", ["metadata.name=a.b"], ["metadata.name=a-b"]),
-    ("spec.model.revision", "no revision unless", ["model.revision=main"], ["model.uri=hf://a/b", "model.revision=main"]),
+    (
+        "spec.model.revision",
+        "no revision unless",
+        ["model.revision=main"],
+        ["model.uri=hf://a/b", "model.revision=main"],
+    ),
     (
         "spec.game.roles",
         'at most "100%"',
@@ -32,15 +39,30 @@ CASES: list[Case] = [
         ["game.roles=[{name: a, count: 1}, {name: a, count: 1}]"],
         ["game.roles=[{name: a, count: 1}, {name: b, count: 1}]"],
     ),
-    ("spec.game.roles", "takes the rest", ["game.roles=[{name: a}, {name: b}]"], ["game.roles=[{name: a}, {name: b, count: 1}]"]),
-    ("spec.game.roles[0]", "not both", ["game.roles=[{name: a, share: 50%, count: 1}]"], ["game.roles=[{name: a, share: 50%}]"]),
+    (
+        "spec.game.roles",
+        "takes the rest",
+        ["game.roles=[{name: a}, {name: b}]"],
+        ["game.roles=[{name: a}, {name: b, count: 1}]"],
+    ),
+    (
+        "spec.game.roles[0]",
+        "not both",
+        ["game.roles=[{name: a, share: 50%, count: 1}]"],
+        ["game.roles=[{name: a, share: 50%}]"],
+    ),
     (
         "spec.game.roles",
         "at most peers.replicas",
         ["game.roles=[{name: a, count: 3}, {name: b, count: 2}]"],
         ["game.roles=[{name: a, count: 4}]"],
     ),
-    ("spec.game.modules", "every module once", [f"game.modules=[{MODULE}, {MODULE.replace('/a', '/b')}]"], [f"game.modules=[{MODULE}]"]),
+    (
+        "spec.game.modules",
+        "every module once",
+        [f"game.modules=[{MODULE}, {MODULE.replace('/a', '/b')}]"],
+        [f"game.modules=[{MODULE}]"],
+    ),
     (
         "spec.game.modules",
         "mountPath of its own",
@@ -55,14 +77,24 @@ CASES: list[Case] = [
         ["communication={backend: Hivemind, initialPeers: [/dns4/a/tcp/1/p2p/16U]}"],
     ),
     ("spec.coordination", "chainId, contractAddress", ["coordination={mode: External, chainId: 1}"], [EXTERNAL]),
-    ("spec.coordination.mode", "mode External where", ["coordination={mode: Dev, chainId: 1}"], ["coordination.mode=Dev"]),
+    (
+        "spec.coordination.mode",
+        "mode External where",
+        ["coordination={mode: Dev, chainId: 1}"],
+        ["coordination.mode=Dev"],
+    ),
     (
         "spec.communication.admission",
         "no chain",
         ["communication.admission=Registered"],
         ["communication.admission=Registered", "coordination.mode=Dev"],
     ),
-    ("spec.completion.policy", "no chain", ["completion.policy=Coordinator"], ["completion.policy=Coordinator", "coordination.mode=Dev"]),
+    (
+        "spec.completion.policy",
+        "no chain",
+        ["completion.policy=Coordinator"],
+        ["completion.policy=Coordinator", "coordination.mode=Dev"],
+    ),
     (
         "spec.bootnode.expose",
         "has no bootnode",
@@ -70,7 +102,12 @@ CASES: list[Case] = [
         ["communication.backend=TorchDistributed", "bootnode.enabled=true"],
     ),
     ("spec.peers.replicas", "at most 64", [TORCH, "peers.replicas=65"], [TORCH, "peers.replicas=64"]),
-    ("spec.peers.replicas", "from minReplicas to", ["peers={replicas: 1, minReplicas: 2}"], ["peers={replicas: 0, minReplicas: 2}"]),
+    (
+        "spec.peers.replicas",
+        "from minReplicas to",
+        ["peers={replicas: 1, minReplicas: 2}"],
+        ["peers={replicas: 0, minReplicas: 2}"],
+    ),
     (
         "spec.peers.replicas",
         "from minReplicas to",
@@ -83,9 +120,24 @@ CASES: list[Case] = [
         ["peers={replicas: 0, minReplicas: 3, maxReplicas: 2}"],
         ["peers={replicas: 0, minReplicas: 2, maxReplicas: 2}"],
     ),
-    ("spec.peers.env", "every variable once", ["peers.env=[{name: A, value: b}, {name: A}]"], ["peers.env=[{name: A}, {name: B}]"]),
-    ("spec.peers.env[0]", "not both", ["peers.env=[{name: A, value: b, valueFrom: {}}]"], ["peers.env=[{name: A, value: b}]"]),
-    ("spec.storage.cache", "one of claimName", ["storage.cache={claimName: a, emptyDir: {}}"], ["storage.cache.claimName=a"]),
+    (
+        "spec.peers.env",
+        "every variable once",
+        ["peers.env=[{name: A, value: b}, {name: A}]"],
+        ["peers.env=[{name: A}, {name: B}]"],
+    ),
+    (
+        "spec.peers.env[0]",
+        "not both",
+        ["peers.env=[{name: A, value: b, valueFrom: {}}]"],
+        ["peers.env=[{name: A, value: b}]"],
+    ),
+    (
+        "spec.storage.cache",
+        "one of claimName",
+        ["storage.cache={claimName: a, emptyDir: {}}"],
+        ["storage.cache.claimName=a"],
+    ),
     (
         "spec.storage.cache",
         "one of claimName",
@@ -151,7 +203,9 @@ def place_of(placed: PlacedRule | PlacedTransition) -> str:
 
 def rule_of(path: str, words: str) -> PlacedRule:
     """The one rule that a case is about."""
-    (placed,) = (rule for rule in all_rules() if place_of(rule) == path.replace("[0]", "[*]") and words in rule.rule.expected)
+    (placed,) = (
+        rule for rule in all_rules() if place_of(rule) == path.replace("[0]", "[*]") and words in rule.rule.expected
+    )
     return placed
 
 

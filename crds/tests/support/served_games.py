@@ -71,7 +71,9 @@ class Refused(Exception):
 
     def __init__(self, code: int, answer: Body) -> None:
         causes = (answer.get("details") or {}).get("causes") or ()
-        self.refusal = Refusal(code, answer["message"], tuple((cause.get("field", ""), cause["message"]) for cause in causes))
+        self.refusal = Refusal(
+            code, answer["message"], tuple((cause.get("field", ""), cause["message"]) for cause in causes)
+        )
         super().__init__(answer["message"])
 
 
@@ -121,7 +123,9 @@ class Games:
         """
         path = "/".join(part for part in (self._path, name, subresource) if part)
         headers = {"Accept": accept, "Content-Type": kind}
-        call = self._connection.param_serialize(method, path, query_params=list(query.items()), header_params=headers, body=body)
+        call = self._connection.param_serialize(
+            method, path, query_params=list(query.items()), header_params=headers, body=body
+        )
         response = self._connection.call_api(*call)
         answer = json.loads(response.read())
         assert isinstance(answer, dict)

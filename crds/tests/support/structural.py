@@ -1,7 +1,7 @@
 """A structural schema at work in Python: what an API server fills in, and documents that it would let pass.
 
-Filling in follows the server's algorithm for structural defaulting: from the outside in, where nothing or null stands. The tests on a real
-API server show that the two agree. Rules (CEL) are not looked at here.
+Filling in follows the server's algorithm for structural defaulting: from the outside in, where nothing or null stands.
+The tests on a real API server show that the two agree. Rules (CEL) are not looked at here.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ def documents(schema: Schema) -> st.SearchStrategy[Any]:
             key = schema.get("x-kubernetes-list-map-keys", [None])[0]
             unique = (lambda entry: entry[key]) if key else json.dumps
             return st.lists(
-                documents(schema["items"]), min_size=schema.get("minItems", 0), max_size=min(schema["maxItems"], 3), unique_by=unique
+                documents(schema["items"]),
+                min_size=schema.get("minItems", 0),
+                max_size=min(schema["maxItems"], 3),
+                unique_by=unique,
             )
         case "object" if "additionalProperties" in schema:
             values = documents(schema["additionalProperties"])

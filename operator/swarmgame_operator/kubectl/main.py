@@ -1,7 +1,7 @@
 """The commands of `kubectl swarmgame`.
 
-Only reads: objects through the API server, logs likewise, and what a peer says of itself through the API server's proxy to its pod.
-Invariant: every failure is one line that says what was asked and what to do, and an exit code.
+Only reads: objects through the API server, logs likewise, and what a peer says of itself through the API server's proxy
+to its pod. Invariant: every failure is one line that says what was asked and what to do, and an exit code.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def status(
     name: Annotated[str, typer.Argument(help="A game's name; without it, all games are listed.")] = "",
     namespace: Namespace = "",
     context: Context = "",
-    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="List the games of all namespaces.")] = False,
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="List the games of all namespaces.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep the table up to date until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks with --watch.")] = 2.0,
 ) -> None:
@@ -114,7 +116,11 @@ def logs(
     async def show(api: Api, place: str) -> None:
         pod = await _pod(api, place, name, role, peer)
         path = POD.path(place, pod["metadata"]["name"], "log")
-        query = {"tailLines": tail, "container": pod["spec"]["containers"][0]["name"], "previous": "true" if previous else ""}
+        query = {
+            "tailLines": tail,
+            "container": pod["spec"]["containers"][0]["name"],
+            "previous": "true" if previous else "",
+        }
         if not follow:
             sys.stdout.write(await api.text(path, query=query))
             return
@@ -130,7 +136,9 @@ def logs(
 def report(
     name: Game,
     peer: Peer = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder for what is fetched; made if it is not there.")] = Path("."),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A folder for what is fetched; made if it is not there.")
+    ] = Path("."),
     namespace: Namespace = "",
     context: Context = "",
 ) -> None:
@@ -150,20 +158,32 @@ def report(
         pod = await _pod(api, place, name, "peer", peer)
         pod_name = pod["metadata"]["name"]
         sources = {
-            f"peer-{peer}-status.json": (POD.path(place, f"{pod_name}:{HTTP_PORT}", "proxy/status"), "through the API server's proxy"),
-            f"peer-{peer}-metrics.txt": (POD.path(place, f"{pod_name}:{HTTP_PORT}", "proxy/metrics"), "through the API server's proxy"),
+            f"peer-{peer}-status.json": (
+                POD.path(place, f"{pod_name}:{HTTP_PORT}", "proxy/status"),
+                "through the API server's proxy",
+            ),
+            f"peer-{peer}-metrics.txt": (
+                POD.path(place, f"{pod_name}:{HTTP_PORT}", "proxy/metrics"),
+                "through the API server's proxy",
+            ),
             f"peer-{peer}.log": (POD.path(place, pod_name, "log"), "the last 10,000 lines, from the kubelet"),
         }
         missing = []
         for file, (path, how) in sources.items():
-            query = {"tailLines": 10_000, "container": pod["spec"]["containers"][0]["name"]} if file.endswith(".log") else {}
+            query = (
+                {"tailLines": 10_000, "container": pod["spec"]["containers"][0]["name"]}
+                if file.endswith(".log")
+                else {}
+            )
             try:
                 _save(output / file, await api.text(path, query=query, largest=64 << 20), f"of {pod_name}, {how}")
             except OperatorError as error:
                 missing.append(file)
                 print(f"{output / file}: not fetched; {error.reason}: {error.message}", file=sys.stderr)
         if missing:
-            _fail(UNAVAILABLE, f"{len(missing)} of {len(sources) + 1} files are missing; try again when the peer is ready")
+            _fail(
+                UNAVAILABLE, f"{len(missing)} of {len(sources) + 1} files are missing; try again when the peer is ready"
+            )
 
     _run(fetch, namespace, context)
 
@@ -197,7 +217,11 @@ async def _all(api: Api, kind: Kind, namespace: str | None, selector: str = "") 
 
 async def _pod(api: Api, namespace: str, name: str, role: str, index: int) -> dict[str, Any]:
     """The newest pod of a peer, or of another role."""
-    pods = [each for each in await _pods(api, namespace, name, role) if role != "peer" or pod_facts(each).facts.index == index]
+    pods = [
+        each
+        for each in await _pods(api, namespace, name, role)
+        if role != "peer" or pod_facts(each).facts.index == index
+    ]
     if not pods:
         what = f"peer {index}" if role == "peer" else role
         _fail(NOT_FOUND, f"{what} of {namespace}/{name} has no pod; `kubectl swarmgame status {name}` says why")

@@ -46,10 +46,14 @@ def game(found: Object, pods: Iterable[Object], now: datetime) -> RenderableType
     """One game in full: progress, conditions, peers."""
     metadata, status = found["metadata"], found.get("status") or {}
     progress = status.get("progress") or {}
-    head = Text.assemble((f"{metadata['namespace']}/{metadata['name']}", "bold"), f"  {age(metadata.get('creationTimestamp'), now)} old")
+    head = Text.assemble(
+        (f"{metadata['namespace']}/{metadata['name']}", "bold"), f"  {age(metadata.get('creationTimestamp'), now)} old"
+    )
     done, left = int(progress.get("percentage") or 0), progress.get("estimatedRemainingSeconds")
     bar = Text.assemble(("━" * (done * 40 // 100), "green"), ("━" * (40 - done * 40 // 100), "dim"))
-    line = f"  round {progress.get('round', 0)} of {progress.get('maxRounds', '-')}" + (f", {duration(left)} left" if left else "")
+    line = f"  round {progress.get('round', 0)} of {progress.get('maxRounds', '-')}" + (
+        f", {duration(left)} left" if left else ""
+    )
     parts: list[RenderableType] = [head, Text.assemble(bar, line)]
     figures = ", ".join(f"{each['name']} {each['value']}" for each in progress.get("metrics") or ())
     if figures:
@@ -108,7 +112,9 @@ def _condition(status: Object, kind: str) -> Object:
 
 
 def _over(status: Object) -> Object:
-    return next((each for kind in ("Complete", "Failed") if (each := _condition(status, kind)).get("status") == "True"), {})
+    return next(
+        (each for kind in ("Complete", "Failed") if (each := _condition(status, kind)).get("status") == "True"), {}
+    )
 
 
 def _metric(progress: Object, name: str) -> str:

@@ -1,7 +1,8 @@
-"""Acceptance: whether the game can be played here at all; the first of the conditions, and the gate of all that is made.
+"""Acceptance: whether the game can be played here at all; the first of the conditions, and the gate of all that is
+made.
 
-Asked in order: the manifest, the cluster, what the game refers to, what the API server said of its pods, what its own pods said of it.
-Invariant: a verdict names the field or the object that its reader has to mend.
+Asked in order: the manifest, the cluster, what the game refers to, what the API server said of its pods, what its own
+pods said of it. Invariant: a verdict names the field or the object that its reader has to mend.
 """
 
 from __future__ import annotations
@@ -70,10 +71,14 @@ def _config_maps(scene: Scene) -> Verdict | None:
     for number, module in enumerate(scene.spec.game.modules):
         if module.config_map_ref is not None and module.config_map_ref.name not in there:
             place = f"spec.game.modules[{number}].configMapRef.name"
-            return reasons.module_not_found(f"{place} is {module.config_map_ref.name}; there is no such ConfigMap in the game's namespace.")
+            return reasons.module_not_found(
+                f"{place} is {module.config_map_ref.name}; there is no such ConfigMap in the game's namespace."
+            )
     missing = list(_missing(scene, "ConfigMap"))
     return (
-        reasons.invalid_pod_template(f"spec.peers.env refers to what is missing: {'; '.join(missing[:SHOWN_MISSING])}") if missing else None
+        reasons.invalid_pod_template(f"spec.peers.env refers to what is missing: {'; '.join(missing[:SHOWN_MISSING])}")
+        if missing
+        else None
     )
 
 
@@ -110,7 +115,9 @@ def _pods(scene: Scene) -> Verdict | None:
         return None
     _, container = scene.fatal
     words = last_words(container)
-    return reasons.model_not_found(words) if "spec.model" in container.termination_message else reasons.invalid_game(words)
+    return (
+        reasons.model_not_found(words) if "spec.model" in container.termination_message else reasons.invalid_game(words)
+    )
 
 
 def _modules_pulled(scene: Scene) -> Verdict | None:
@@ -127,7 +134,9 @@ def _model(scene: Scene) -> Verdict | None:
     """The initializer gave up on something that might have passed, such as a hub that is away."""
     if not initializer.is_a_job(scene.setting) or job_says(scene.observed.initializer, "Failed") is None:
         return None
-    if scene.observed.initializer is None or scene.observed.initializer.template_hash != initializer.initializer_hash(scene.setting):
+    if scene.observed.initializer is None or scene.observed.initializer.template_hash != initializer.initializer_hash(
+        scene.setting
+    ):
         return None
     ended = [each for pod in scene.observed.pods_of("initializer") for each in pod.containers if each.exit_code]
     return reasons.model_not_found(last_words(ended[-1]) if ended else "the initializer gave up, and its pods are gone")

@@ -1,7 +1,7 @@
 """The bootnode: one small pod whose address never changes, because its key and its Service do not.
 
-It holds no model and no game state: losing it costs new peers a wait, and nobody else anything. Invariant: there is never a second one with
-its key.
+It holds no model and no game state: losing it costs new peers a wait, and nobody else anything. Invariant: there is
+never a second one with its key.
 """
 
 from __future__ import annotations
@@ -45,12 +45,23 @@ def bootnode(setting: Setting, *, running: bool) -> tuple[Child, ...]:
                 volumes=[
                     scratch(),
                     volume("game", configMap={"name": setting.name("game")}),
-                    volume("identity", secret={"secretName": setting.name("bootnode-key"), "defaultMode": READ_BY_GROUP}),
+                    volume(
+                        "identity", secret={"secretName": setting.name("bootnode-key"), "defaultMode": READ_BY_GROUP}
+                    ),
                 ],
             ),
         },
     }
-    return (Child({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": setting.metadata(DEPLOYMENT, "bootnode"), "spec": spec}),)
+    return (
+        Child(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": setting.metadata(DEPLOYMENT, "bootnode"),
+                "spec": spec,
+            }
+        ),
+    )
 
 
 def _container(setting: Setting) -> Manifest:
@@ -73,6 +84,10 @@ def _container(setting: Setting) -> Manifest:
         ],
         ports=[p2p_port(setting), http_port()],
         resources=small("512Mi", "50m"),
-        volumeMounts=[mount("tmp", "/tmp"), mount("game", GAME, readOnly=True), mount("identity", IDENTITY, readOnly=True)],
+        volumeMounts=[
+            mount("tmp", "/tmp"),
+            mount("game", GAME, readOnly=True),
+            mount("identity", IDENTITY, readOnly=True),
+        ],
         **patient_probes(),
     )

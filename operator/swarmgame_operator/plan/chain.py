@@ -1,7 +1,8 @@
-"""The chain's side of a game: the gateway, which alone holds the wallet and alone reaches the RPC; in mode Dev, a chain too.
+"""The chain's side of a game: the gateway, which alone holds the wallet and alone reaches the RPC; in mode Dev, a chain
+too.
 
-Both stay until the game is deleted, suspended or over as it may be: reports may still be on their way, and what was reported can be read.
-Invariant: the wallet and the RPC's address are mounted in the gateway, and nowhere else.
+Both stay until the game is deleted, suspended or over as it may be: reports may still be on their way, and what was
+reported can be read. Invariant: the wallet and the RPC's address are mounted in the gateway, and nowhere else.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def _gateway(setting: Setting) -> Child:
         ):
             if reference is not None:
                 items = [{"key": key, "path": key}]
-                volumes.append(volume(name, secret={"secretName": reference.name, "items": items, "defaultMode": READ_BY_GROUP}))
+                volumes.append(
+                    volume(name, secret={"secretName": reference.name, "items": items, "defaultMode": READ_BY_GROUP})
+                )
                 mounts.append(mount(name, path, readOnly=True))
     pod = container(
         setting,
@@ -77,9 +80,14 @@ def _gateway(setting: Setting) -> Child:
         "replicas": 1,
         "strategy": {"type": "Recreate"},  # two of them would race for the wallet's nonces
         "selector": {"matchLabels": setting.selector("gateway")},
-        "template": {"metadata": {"labels": setting.labels("gateway")}, "spec": pod_spec(setting, containers=[pod], volumes=volumes)},
+        "template": {
+            "metadata": {"labels": setting.labels("gateway")},
+            "spec": pod_spec(setting, containers=[pod], volumes=volumes),
+        },
     }
-    return Child({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": setting.metadata(GATEWAY, "gateway"), "spec": spec})
+    return Child(
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": setting.metadata(GATEWAY, "gateway"), "spec": spec}
+    )
 
 
 def _dev_chain(setting: Setting) -> Child:
@@ -108,4 +116,6 @@ def _dev_chain(setting: Setting) -> Child:
             "spec": pod_spec(setting, containers=[pod], volumes=[scratch(), volume("state", emptyDir={})]),
         },
     }
-    return Child({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": setting.metadata(CHAIN, "chain"), "spec": spec})
+    return Child(
+        {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": setting.metadata(CHAIN, "chain"), "spec": spec}
+    )

@@ -1,7 +1,7 @@
 """The children that a game should have, besides its Jobs and keys, and which of them have to be written or deleted.
 
-An object carries the hash of what it was meant to be; one whose hash is right and that nobody has touched costs no request. Invariant: planning
-again after a plan was carried out gives nothing to do.
+An object carries the hash of what it was meant to be; one whose hash is right and that nobody has touched costs no
+request. Invariant: planning again after a plan was carried out gives nothing to do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def wanted(setting: Setting, *, running: bool, over: bool) -> tuple[Child, ...]:
 
 
 def differing(children: Iterable[Child], there: Children, *, only_existing: bool = False) -> tuple[Child, ...]:
-    """Those that are not there, or not as they should be; each with its intent hash. One that is being deleted is waited for."""
+    """Those that are not there, or not as they should be; each with its intent hash. One that is being deleted is
+    waited for.
+    """
     found = []
     for child in children:
         intent = digest(child.manifest)

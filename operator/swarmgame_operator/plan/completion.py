@@ -1,7 +1,8 @@
 """Completion: when the game is over and went well.
 
-AnyPeer: the Job's own success policy ends it with the first peer that has played its last round. AllPeers: peers that have failed for good do
-not count, as long as the failure policy allows them. Coordinator: the chain has seen the last round; or every peer has, and nothing more can come.
+AnyPeer: the Job's own success policy ends it with the first peer that has played its last round. AllPeers: peers that
+have failed for good do not count, as long as the failure policy allows them. Coordinator: the chain has seen the last
+round; or every peer has, and nothing more can come.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Conditions from verdicts, and the events that their turns are worth.
 
-Invariants: `lastTransitionTime` moves only when the status does; Complete and Failed, once True, stay as they are, and exclude one another.
+Invariants: `lastTransitionTime` moves only when the status does; Complete and Failed, once True, stay as they are, and
+exclude one another.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def terminal(status: Status) -> Condition | None:
 
 
 def turned(before: Status, verdicts: Iterable[Verdict], now: datetime, generation: int) -> tuple[Condition, ...]:
-    """The conditions as they should be written, in the order of the reference; types without a verdict stay as they were."""
+    """The conditions as they should be written, in the order of the reference; types without a verdict stay as they
+    were.
+    """
     found = {each.type: each for each in before.conditions}
     ended = terminal(before)
     for verdict in verdicts:

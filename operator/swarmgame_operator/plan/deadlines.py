@@ -1,8 +1,9 @@
 """Deadlines: how long a game may wait, run, and lie around when it is over.
 
-Clocks are the conditions' own transition times, so that a restart of the operator neither stops nor resets them. The clocks of waiting and running
-begin when peers may run: time that a queue took, or the author, does not count, and a game that was suspended gets its whole time again, as a Job
-does. Invariant: a game is never failed for something that `now` does not prove.
+Clocks are the conditions' own transition times, so that a restart of the operator neither stops nor resets them. The
+clocks of waiting and running begin when peers may run: time that a queue took, or the author, does not count, and a
+game that was suspended gets its whole time again, as a Job does. Invariant: a game is never failed for something that
+`now` does not prove.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ def deadline_passed(scene: Scene, accepted: Verdict, suspended: Verdict) -> Verd
         return reasons.deadline_exceeded(active)
     if not scene.begun and waited > scene.spec.pre_running_deadline_seconds:
         last = scene.last("Ready")
-        return reasons.pre_running_deadline_exceeded(scene.spec.pre_running_deadline_seconds, last.message if last else "nothing")
+        return reasons.pre_running_deadline_exceeded(
+            scene.spec.pre_running_deadline_seconds, last.message if last else "nothing"
+        )
     return None
 
 

@@ -25,7 +25,8 @@ def _images(scene: Scene) -> Verdict | None:
         for container in pod.containers:
             if container.waiting in IMAGE_ERRORS and pod.phase not in ENDED:
                 return reasons.image_pull_failed(
-                    f"the container {container.name} in the pod {pod.name}", container.waiting_message or container.waiting
+                    f"the container {container.name} in the pod {pod.name}",
+                    container.waiting_message or container.waiting,
                 )
     return None
 
@@ -68,4 +69,6 @@ def _chain(scene: Scene) -> Verdict | None:
     if chain.problem:
         return reasons.chain_lagging(chain.problem)
     behind = scene.before.progress.round - chain.round
-    return reasons.chain_lagging(f"it is {behind} rounds behind.") if chain.round >= 0 and behind > ROUNDS_BEHIND else None
+    return (
+        reasons.chain_lagging(f"it is {behind} rounds behind.") if chain.round >= 0 and behind > ROUNDS_BEHIND else None
+    )

@@ -1,6 +1,7 @@
 """Failure: when the game is over and did not go well, for other reasons than time.
 
-The Job counts, by peer, and obeys the exit codes; here its verdict is put into the game's words. Invariant: a disruption is never a failure.
+The Job counts, by peer, and obeys the exit codes; here its verdict is put into the game's words. Invariant: a
+disruption is never a failure.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ def failure(scene: Scene) -> Verdict | None:
 
 
 def _initializer_was_fatal(scene: Scene) -> bool:
-    return any(container.exit_code in FATAL_EXIT_CODES for pod in scene.observed.pods_of("initializer") for container in pod.containers)
+    return any(
+        container.exit_code in FATAL_EXIT_CODES
+        for pod in scene.observed.pods_of("initializer")
+        for container in pod.containers
+    )
 
 
 def _fatal_words(scene: Scene) -> str:

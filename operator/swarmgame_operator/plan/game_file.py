@@ -1,7 +1,9 @@
-"""The ConfigMap with the game's file: what a peer in a pod reads is the manifest that its author applied, defaults filled in.
+"""The ConfigMap with the game's file: what a peer in a pod reads is the manifest that its author applied, defaults
+filled in.
 
-It is written as JSON, which is YAML too: writing YAML took four fifths of a plan's time. Invariant: no secret is in it, because a manifest holds
-none, only names of Secrets; and reading it gives the manifest back, whatever letters are in it.
+It is written as JSON, which is YAML too: writing YAML took four fifths of a plan's time. Invariant: no secret is in it,
+because a manifest holds none, only names of Secrets; and reading it gives the manifest back, whatever letters are in
+it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 def game_file(setting: Setting) -> Child:
     metadata = setting.metadata("game", "game")
-    return Child({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {KEY: file_text(setting.game)}})
+    return Child(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {KEY: file_text(setting.game)}}
+    )
 
 
 def file_text(game: SwarmGame) -> str:

@@ -1,7 +1,7 @@
 """The Secrets that hold keys: one for the peers, by index, and one for the bootnode.
 
-Keys are made by the runtime, which has randomness; here stands which are missing. Invariant: a key that is there is never replaced and never
-removed, not by scaling down either, so that a peer that comes back is the same peer.
+Keys are made by the runtime, which has randomness; here stands which are missing. Invariant: a key that is there is
+never replaced and never removed, not by scaling down either, so that a peer that comes back is the same peer.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ def peer_key(index: int) -> str:
     return f"peer-{index}.key"
 
 
-def keys(setting: Setting, secrets: Mapping[str, frozenset[str]], children: Mapping[tuple[str, str], ChildFacts]) -> tuple[Keys, ...]:
-    """Secrets of ours that lack keys, or whose owner changed with the retention policy. A Secret that the game names is its author's."""
+def keys(
+    setting: Setting, secrets: Mapping[str, frozenset[str]], children: Mapping[tuple[str, str], ChildFacts]
+) -> tuple[Keys, ...]:
+    """Secrets of ours that lack keys, or whose owner changed with the retention policy. A Secret that the game names is
+    its author's.
+    """
     wanted = []
     if not setting.spec.identity.secret_name:
         wanted.append(_keys(setting, "peer-keys", [peer_key(index) for index in range(setting.spec.peers.replicas)]))

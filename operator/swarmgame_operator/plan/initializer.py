@@ -1,7 +1,8 @@
-"""The initializer: it fills the cache with the model, once for the game, or once a pod where the cache goes with its pod.
+"""The initializer: it fills the cache with the model, once for the game, or once a pod where the cache goes with its
+pod.
 
-Whoever initializes has the hub's token and reaches the hub; peers have neither, and run offline. Invariant: filling a cache that is full
-changes nothing, so that it may be done again.
+Whoever initializes has the hub's token and reaches the hub; peers have neither, and run offline. Invariant: filling a
+cache that is full changes nothing, so that it may be done again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from swarmgame_operator.plan.setting import TEMPLATE_HASH, Setting, digest
 JOB = CONTAINER = "initializer"
 RETRIES = 6
 PLACEMENT = ("nodeSelector", "tolerations", "affinity", "imagePullSecrets", "priorityClassName", "schedulerName")
-"""Fields of the peers' podTemplate that the initializer shares: it must run where their cache is, from the same registry."""
+"""Fields of the peers' podTemplate that the initializer shares: it must run where their cache is, from the same
+registry.
+"""
 
 
 def in_the_pod(setting: Setting) -> bool:
@@ -34,7 +37,15 @@ def initializer_hash(setting: Setting) -> str:
     """Tells what the cache is filled for; a Job made for another game or model is made anew."""
     data = setting.spec_data
     peers = data.get("peers", {})
-    return digest([data.get("model"), data.get("game"), data.get("storage", {}).get("cache"), peers.get("image"), peers.get("env")])
+    return digest(
+        [
+            data.get("model"),
+            data.get("game"),
+            data.get("storage", {}).get("cache"),
+            peers.get("image"),
+            peers.get("env"),
+        ]
+    )
 
 
 def initializer_job(setting: Setting) -> Child:
@@ -71,14 +82,17 @@ def initializer_container(setting: Setting) -> Manifest:
     fields: dict[str, Any] = {
         "args": ["pod", "initialize"],
         "env": merge(
-            [*storage.game_environment(setting), *storage.token_environment(setting), threads(setting, CONTAINER)], variables, "env"
+            [*storage.game_environment(setting), *storage.token_environment(setting), threads(setting, CONTAINER)],
+            variables,
+            "env",
         ),
         "volumeMounts": [*storage.game_mounts(setting), *storage.token_mounts(setting)],
     }
     if in_the_pod(setting):
         fields["volumeMounts"].append(mount("shm", "/dev/shm"))
     limits, requests = (
-        {name: amount for name, amount in each.items() if "/" not in name} for each in (peers.resources.limits, peers.resources.requests)
+        {name: amount for name, amount in each.items() if "/" not in name}
+        for each in (peers.resources.limits, peers.resources.requests)
     )
     if resources := with_memory_requested(limits, requests):
         fields["resources"] = resources

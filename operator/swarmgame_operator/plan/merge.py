@@ -1,7 +1,7 @@
 """Merging a `podTemplate` into a pod: mappings key by key, lists of named things by name, other lists as a whole.
 
-That is the part of Kubernetes' strategic merge that people rely on, without its `$patch` directives. Invariant: what the patch does not name
-stays as it is, and neither argument is changed.
+That is the part of Kubernetes' strategic merge that people rely on, without its `$patch` directives. Invariant: what
+the patch does not name stays as it is, and neither argument is changed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def _place_of(entry: Any, base: Sequence[Any], key: str) -> int | None:
     name = entry.get(key) if isinstance(entry, Mapping) else None
     if name is None:
         return None
-    return next((place for place, found in enumerate(base) if isinstance(found, Mapping) and found.get(key) == name), None)
+    return next(
+        (place for place, found in enumerate(base) if isinstance(found, Mapping) and found.get(key) == name), None
+    )
 
 
 def _same_kind(base: Mapping[str, Any], patch: Mapping[str, Any], common: Sequence[str]) -> bool:

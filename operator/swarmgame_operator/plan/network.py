@@ -1,16 +1,20 @@
-"""Network policies: who may talk to whom. Made with `networkPolicy.mode: Isolated`, where the cluster's network enforces them.
+"""Network policies: who may talk to whom. Made with `networkPolicy.mode: Isolated`, where the cluster's network
+enforces them.
 
 | who | is reached by | reaches |
 |---|---|---|
-| peers, bootnode | one another on p2p; the operator and Prometheus on http | DNS, one another, the gateway; in mode Dev the chain; a vLLM server |
+| peers, bootnode | one another on p2p; the operator and Prometheus on http | DNS, one another, the gateway; in mode Dev
+the chain; a vLLM server |
 | whoever initializes | nobody | DNS, and port 443 anywhere, for a model of the hub |
-| gateway | peers, the operator, Prometheus | DNS; in mode Dev the chain, in mode External any address: where the RPC is stands in a Secret |
+| gateway | peers, the operator, Prometheus | DNS; in mode Dev the chain, in mode External any address: where the RPC is
+stands in a Secret |
 | chain (Dev) | gateway, peers | nothing |
 
 The peers of a closed world (TorchDistributed) reach one another on any port: gloo listens where the kernel lets it.
-A game that is exposed, or that joins a swarm elsewhere, has members that may live anywhere: its peers and bootnode are reached by anyone on the
-p2p port, and reach any address over TCP. Where a vLLM server is named by its url, its port is reached at any address: a policy knows no names.
-Invariant: policies only add up, so an author can allow more with one of their own.
+A game that is exposed, or that joins a swarm elsewhere, has members that may live anywhere: its peers and bootnode are
+reached by anyone on the p2p port, and reach any address over TCP. Where a vLLM server is named by its url, its port is
+reached at any address: a policy knows no names. Invariant: policies only add up, so an author can allow more with one
+of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +31,9 @@ ANYWHERE_TCP: Manifest = {"ports": ANY_TCP}
 WATCHERS: list[Manifest] = [
     {
         "namespaceSelector": {},
-        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "swarmgame", "app.kubernetes.io/component": "operator"}},
+        "podSelector": {
+            "matchLabels": {"app.kubernetes.io/name": "swarmgame", "app.kubernetes.io/component": "operator"}
+        },
     },
     {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}},
 ]
@@ -47,8 +53,14 @@ def network_policies(setting: Setting) -> tuple[Child, ...]:
 
 
 def _peers(setting: Setting) -> Child:
-    swarm, p2p = _pods(setting, "bootnode", "peer"), ANY_TCP if setting.closed else _tcp(setting.spec.communication.port)
-    ingress = [{"ports": p2p} if setting.exposed else {"from": swarm, "ports": p2p}, {"from": WATCHERS, "ports": _tcp(HTTP_PORT)}]
+    swarm, p2p = (
+        _pods(setting, "bootnode", "peer"),
+        ANY_TCP if setting.closed else _tcp(setting.spec.communication.port),
+    )
+    ingress = [
+        {"ports": p2p} if setting.exposed else {"from": swarm, "ports": p2p},
+        {"from": WATCHERS, "ports": _tcp(HTTP_PORT)},
+    ]
     egress = [DNS, {"to": swarm, "ports": p2p}]
     if setting.has_chain:
         egress.append({"to": _pods(setting, "gateway"), "ports": _tcp(GATEWAY_PORT)})
@@ -68,7 +80,11 @@ def _hub(setting: Setting) -> Child:
 
 def _gateway(setting: Setting) -> Child:
     ingress = [{"from": [*_pods(setting, "peer"), *WATCHERS], "ports": _tcp(GATEWAY_PORT)}]
-    node = {"to": _pods(setting, "chain"), "ports": _tcp(CHAIN_PORT)} if setting.spec.coordination.mode == "Dev" else ANYWHERE_TCP
+    node = (
+        {"to": _pods(setting, "chain"), "ports": _tcp(CHAIN_PORT)}
+        if setting.spec.coordination.mode == "Dev"
+        else ANYWHERE_TCP
+    )
     return _policy(setting, "gateway", "gateway", ("gateway",), ingress, [DNS, node])
 
 
@@ -95,12 +111,20 @@ def _tcp(port: int) -> list[Manifest]:
 
 
 def _policy(
-    setting: Setting, ending: str, role: str, roles: tuple[str, ...], ingress: list[Manifest] | None, egress: list[Manifest]
+    setting: Setting,
+    ending: str,
+    role: str,
+    roles: tuple[str, ...],
+    ingress: list[Manifest] | None,
+    egress: list[Manifest],
 ) -> Child:
     selector = setting.selector(role)
     selector.pop(ROLE_LABEL)
     spec: Manifest = {
-        "podSelector": {"matchLabels": selector, "matchExpressions": [{"key": ROLE_LABEL, "operator": "In", "values": list(roles)}]},
+        "podSelector": {
+            "matchLabels": selector,
+            "matchExpressions": [{"key": ROLE_LABEL, "operator": "In", "values": list(roles)}],
+        },
         "policyTypes": ["Egress"] if ingress is None else ["Ingress", "Egress"],
         "egress": egress,
     }

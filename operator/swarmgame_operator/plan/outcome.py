@@ -1,4 +1,5 @@
-"""A plan: what to write, what to delete, what to say. Data only; the runtime carries it out, in the order of the fields.
+"""A plan: what to write, what to delete, what to say. Data only; the runtime carries it out, in the order of the
+fields.
 
 Invariant: no secret's value can be in it, because `plan` never sees one.
 """
@@ -20,7 +21,8 @@ class Keys:
 
     Args:
         secret: the Secret without its data: name, labels, owner.
-        missing: names of the keys to generate (`peer-3.key`); none: the metadata alone is to be applied. Keys that are there are never touched.
+        missing: names of the keys to generate (`peer-3.key`); none: the metadata alone is to be applied. Keys that are
+            there are never touched.
     """
 
     secret: Manifest
@@ -37,9 +39,9 @@ class Child:
 
     Args:
         manifest: what is ours, for a server-side apply with force.
-        creation: the whole object, to be posted instead, because there is none; None where `manifest` is applied either way. It holds fields
-            that belong to others from then on (a Job's `suspend`, its template's nodeSelector), so that they must never be applied: a field
-            that is applied once and then left out is removed.
+        creation: the whole object, to be posted instead, because there is none; None where `manifest` is applied either
+            way. It holds fields that belong to others from then on (a Job's `suspend`, its template's nodeSelector), so
+            that they must never be applied: a field that is applied once and then left out is removed.
     """
 
     manifest: Manifest
@@ -74,7 +76,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """The peers' Job, to be posted with `dryRun=All` before it is made; the answer comes back as `DryRunFacts` with the same hash."""
+    """The peers' Job, to be posted with `dryRun=All` before it is made; the answer comes back as `DryRunFacts` with the
+    same hash.
+    """
 
     hash: str
     manifest: Manifest

@@ -1,7 +1,7 @@
 """Peers' health: which peers are not well, and why, by index.
 
-Of a peer's pods the living one speaks; a dead one only while its successor is not ready. Invariant: what Kubernetes or a queue took away on
-purpose is not called unwell.
+Of a peer's pods the living one speaks; a dead one only while its successor is not ready. Invariant: what Kubernetes or
+a queue took away on purpose is not called unwell.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def peer_counts(scene: Scene) -> PeerCounts:
 
 
 def failed_container(pod: PodFacts) -> ContainerFacts | None:
-    """The container for which a pod failed; none where the pod was taken away. A server beside the peer ends with it, and is not why."""
+    """The container for which a pod failed; none where the pod was taken away. A server beside the peer ends with it,
+    and is not why.
+    """
     if pod.phase != "Failed" or pod.disrupted or pod.terminating:
         return None
     ended = [container for container in pod.containers if container.exit_code]
@@ -51,7 +53,9 @@ def failed_container(pod: PodFacts) -> ContainerFacts | None:
 def _for_good(scene: Scene, index: int, pods: list[PodFacts]) -> tuple[str, str] | None:
     if index not in scene.failed_indexes:
         return None
-    words = next((last_words(container) for pod in pods if (container := failed_container(pod)) is not None), "its pod is gone")
+    words = next(
+        (last_words(container) for pod in pods if (container := failed_container(pod)) is not None), "its pod is gone"
+    )
     return "FailedForGood", words
 
 

@@ -1,9 +1,10 @@
 """The peers: one elastic Indexed Job.
 
-A Job's template cannot be changed, and other controllers write into it (Kueue: suspend, nodeSelector, tolerations, schedulingGates). So the
-whole is posted once, and from then on only the number of peers is ours. A running game keeps the template that it began with, whatever the
-operator's defaults become; it is made anew only where its author changed what the pods are made from. Invariants: `completions` is never 0, as
-such a Job succeeds at once; parallelism and completions are one number; `maxFailedIndexes` is at most that.
+A Job's template cannot be changed, and other controllers write into it (Kueue: suspend, nodeSelector, tolerations,
+schedulingGates). So the whole is posted once, and from then on only the number of peers is ours. A running game keeps
+the template that it began with, whatever the operator's defaults become; it is made anew only where its author changed
+what the pods are made from. Invariants: `completions` is never 0, as such a Job succeeds at once; parallelism and
+completions are one number; `maxFailedIndexes` is at most that.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ def peer_job(setting: Setting) -> Child:
     if size < 1:
         raise ValueError("a Job of no peers would succeed at once; a game without peers is suspended")
     metadata = setting.metadata(JOB, "peer")
-    numbers = {"parallelism": size, "completions": size, "maxFailedIndexes": min(setting.spec.failure_policy.max_failed_peers, size)}
+    numbers = {
+        "parallelism": size,
+        "completions": size,
+        "maxFailedIndexes": min(setting.spec.failure_policy.max_failed_peers, size),
+    }
     identity = {"apiVersion": "batch/v1", "kind": "Job"}
     # Under partial admission the number of peers is Kueue's to lower.
     ours = {} if PARTIAL_ADMISSION in setting.resource.annotations else {"spec": numbers}
@@ -79,9 +84,15 @@ def queue(setting: Setting) -> str:
 
 
 def template_hash(setting: Setting) -> str:
-    """Tells what the author asked the pods to be. A scale, a deadline, or another version of the operator is not part of it."""
+    """Tells what the author asked the pods to be. A scale, a deadline, or another version of the operator is not part
+    of it.
+    """
     data = setting.spec_data
-    peers = {key: entry for key, entry in data.get("peers", {}).items() if key not in ("replicas", "minReplicas", "maxReplicas")}
+    peers = {
+        key: entry
+        for key, entry in data.get("peers", {}).items()
+        if key not in ("replicas", "minReplicas", "maxReplicas")
+    }
     communication = {key: entry for key, entry in data.get("communication", {}).items() if key != "initialPeers"}
     failure = {key: entry for key, entry in data.get("failurePolicy", {}).items() if key == "backoffLimitPerPeer"}
     storage_data = data.get("storage", {})
@@ -161,7 +172,12 @@ def _container(setting: Setting) -> Manifest:
             *storage.game_mounts(setting),
             mount("shm", "/dev/shm"),
             storage.checkpoint_mount(setting),
-            mount("identity", f"{storage.IDENTITY}/peer.key", subPathExpr="peer-$(JOB_COMPLETION_INDEX).key", readOnly=True),
+            mount(
+                "identity",
+                f"{storage.IDENTITY}/peer.key",
+                subPathExpr="peer-$(JOB_COMPLETION_INDEX).key",
+                readOnly=True,
+            ),
             *(sampler.sampler_mounts() if setting.vllm_sidecar is not None else []),
         ],
         "lifecycle": {"preStop": http_probe("/drain")},
@@ -205,7 +221,9 @@ def _variable(variable: Any) -> Manifest:
 
 
 def _failure_rules(setting: Setting) -> list[Manifest]:
-    """In order: a disruption is nobody's fault; a game that cannot be played fails as a whole; a peer that was refused fails alone."""
+    """In order: a disruption is nobody's fault; a game that cannot be played fails as a whole; a peer that was refused
+    fails alone.
+    """
     names = [CONTAINER, *([initializer.CONTAINER] if initializer.in_the_pod(setting) else [])]
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},

@@ -1,6 +1,8 @@
-"""What every pod of ours has in common: it passes Pod Security admission at level restricted, it has no token, and it keeps its root read-only.
+"""What every pod of ours has in common: it passes Pod Security admission at level restricted, it has no token, and it
+keeps its root read-only.
 
-Pieces only; `peer_job`, `bootnode`, `initializer`, `gateway` and `chain` put them together. Invariant: nothing here asks for a privilege.
+Pieces only; `peer_job`, `bootnode`, `initializer`, `gateway` and `chain` put them together. Invariant: nothing here
+asks for a privilege.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def container_security() -> Manifest:
 def pod_spec(setting: Setting, **fields: Any) -> Manifest:
     """A pod's spec with what all of ours share.
 
-    `enableServiceLinks` is off because a Service named `swarmgame` would otherwise put SWARMGAME_PORT into every pod of its namespace.
+    `enableServiceLinks` is off because a Service named `swarmgame` would otherwise put SWARMGAME_PORT into every pod of
+    its namespace.
     """
     spec: Manifest = {
         "automountServiceAccountToken": False,
@@ -78,9 +81,13 @@ def http_probe(path: str, **fields: int) -> Manifest:
 
 
 def patient_probes() -> Manifest:
-    """Probes of what may take an hour to load a model: nothing is restarted for being slow, only for not answering once it did."""
+    """Probes of what may take an hour to load a model: nothing is restarted for being slow, only for not answering once
+    it did.
+    """
     return {
-        "startupProbe": http_probe("/healthz", periodSeconds=STARTUP_PERIOD_SECONDS, failureThreshold=STARTUP_ATTEMPTS, timeoutSeconds=5),
+        "startupProbe": http_probe(
+            "/healthz", periodSeconds=STARTUP_PERIOD_SECONDS, failureThreshold=STARTUP_ATTEMPTS, timeoutSeconds=5
+        ),
         "readinessProbe": http_probe("/readyz", periodSeconds=5, failureThreshold=3, timeoutSeconds=5),
         "livenessProbe": http_probe("/healthz", periodSeconds=20, failureThreshold=6, timeoutSeconds=10),
     }
@@ -113,17 +120,22 @@ def small(memory: str, cpu: str) -> Manifest:
 
 
 def threads(setting: Setting, name: str) -> Manifest:
-    """OMP_NUM_THREADS of a container: as many as it asks CPUs for; one where it asks for none, as several peers may share the node, and
-    threads that spin for each other's CPUs are slower than one."""
+    """OMP_NUM_THREADS of a container: as many as it asks CPUs for; one where it asks for none, as several peers may
+    share the node, and threads that spin for each other's CPUs are slower than one."""
     resources = setting.spec.peers.resources
     if "cpu" not in {**resources.limits, **resources.requests}:
         return value("OMP_NUM_THREADS", "1")
     kind = "requests.cpu" if "cpu" in resources.requests else "limits.cpu"
-    return {"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": {"containerName": name, "resource": kind, "divisor": "1"}}}
+    return {
+        "name": "OMP_NUM_THREADS",
+        "valueFrom": {"resourceFieldRef": {"containerName": name, "resource": kind, "divisor": "1"}},
+    }
 
 
 def with_memory_requested(limits: Mapping[str, str], requests: Mapping[str, str]) -> Manifest:
-    """Resources as the author gave them, memory requested as limited: a pod that may use more than it asked for is killed when others do."""
+    """Resources as the author gave them, memory requested as limited: a pod that may use more than it asked for is
+    killed when others do.
+    """
     asked, allowed = dict(requests), dict(limits)
     memory = allowed.get("memory") or asked.get("memory")
     if memory is not None:
@@ -144,7 +156,13 @@ def gpus(setting: Setting) -> int:
 
 
 def gpu_toleration(setting: Setting) -> Manifest:
-    """Nodes with GPUs are often tainted, so that only those who need them come; where the peers may run, their initializer may too."""
+    """Nodes with GPUs are often tainted, so that only those who need them come; where the peers may run, their
+    initializer may too.
+    """
     server = setting.vllm_sidecar
     served = server is not None and any(name.endswith("/gpu") for name in server.resources.limits)
-    return {"tolerations": [{"key": GPU_TAINT, "operator": "Exists", "effect": "NoSchedule"}]} if gpus(setting) or served else {}
+    return (
+        {"tolerations": [{"key": GPU_TAINT, "operator": "Exists", "effect": "NoSchedule"}]}
+        if gpus(setting) or served
+        else {}
+    )

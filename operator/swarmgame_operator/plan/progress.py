@@ -1,7 +1,8 @@
 """Progress: how far the game is, how long the rest will take, and whether it moves at all.
 
-A round's usual time is carried in the status itself: what the last estimate said, corrected by every advance since, so that no history has to be
-kept anywhere. Invariant: `lastUpdatedTime` is when a round last ended, as far as is known, and never moves without one.
+A round's usual time is carried in the status itself: what the last estimate said, corrected by every advance since, so
+that no history has to be kept anywhere. Invariant: `lastUpdatedTime` is when a round last ended, as far as is known,
+and never moves without one.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def checkpoint(scene: Scene) -> CheckpointStatus | None:
     return CheckpointStatus(round=heard.checkpoint, time=write_time(min(heard.seen, scene.observed.now)))
 
 
-def progressing(scene: Scene, accepted: Verdict, suspended: Verdict, now: Progress, *, over: bool, rolling: bool) -> Verdict:
+def progressing(
+    scene: Scene, accepted: Verdict, suspended: Verdict, now: Progress, *, over: bool, rolling: bool
+) -> Verdict:
     """Whether anything moves: pods come or go, or rounds advance."""
     active, leaving, desired = len(scene.active_pods), len(scene.leaving_pods), scene.desired
     if over:
@@ -89,7 +92,11 @@ def progressing(scene: Scene, accepted: Verdict, suspended: Verdict, now: Progre
     if suspended.is_true:
         return reasons.waiting_to_scale_up("the Job waits for its queue.")
     if scene.job is None:
-        return reasons.starting(0, desired) if accepted.is_true else reasons.waiting_to_scale_up("the game is not accepted.")
+        return (
+            reasons.starting(0, desired)
+            if accepted.is_true
+            else reasons.waiting_to_scale_up("the game is not accepted.")
+        )
     wanted = desired - len(scene.completed_indexes) - len({index for index in scene.failed_indexes if index < desired})
     if active > wanted or (leaving and active == wanted and scene.job.completions < _highest(scene)):
         return reasons.scaling_down(max(leaving, active - wanted), desired)
@@ -99,7 +106,11 @@ def progressing(scene: Scene, accepted: Verdict, suspended: Verdict, now: Progre
     if active < wanted:
         return reasons.scaling_up(active, desired)
     begun = now.last_updated_time is not None
-    return reasons.round_advancing(now.round, now.max_rounds) if begun else reasons.starting(len(scene.ready_indexes), desired)
+    return (
+        reasons.round_advancing(now.round, now.max_rounds)
+        if begun
+        else reasons.starting(len(scene.ready_indexes), desired)
+    )
 
 
 def seconds_to_stall(scene: Scene, now: Progress) -> float | None:
@@ -139,7 +150,11 @@ def _patience(scene: Scene, now: Progress) -> float:
 def _seconds_a_round(scene: Scene, played: int) -> float | None:
     before, heard = scene.before.progress, scene.observed.progress
     rest = before.max_rounds - before.round
-    usual = before.estimated_remaining_seconds / rest if before.estimated_remaining_seconds is not None and rest > 0 else None
+    usual = (
+        before.estimated_remaining_seconds / rest
+        if before.estimated_remaining_seconds is not None and rest > 0
+        else None
+    )
     advanced = played - before.round
     if heard is None or heard.round_finished is None or before.last_updated_time is None or advanced <= 0:
         return usual

@@ -48,10 +48,19 @@ def _stuck(scene: Scene) -> PodFacts | None:
 
 
 def _cache_is_being_filled(scene: Scene) -> bool:
-    return scene.job is None and initializer.is_a_job(scene.setting) and job_says(scene.observed.initializer, "Complete") is None
+    return (
+        scene.job is None
+        and initializer.is_a_job(scene.setting)
+        and job_says(scene.observed.initializer, "Complete") is None
+    )
 
 
 def _initializes(pod: PodFacts) -> bool:
     """Whether its init container has not succeeded yet, and nothing keeps it from trying."""
     container = next((each for each in pod.containers if each.name == initializer.CONTAINER), None)
-    return container is not None and pod.phase not in ENDED and container.exit_code is None and container.waiting in ("", "PodInitializing")
+    return (
+        container is not None
+        and pod.phase not in ENDED
+        and container.exit_code is None
+        and container.waiting in ("", "PodInitializing")
+    )

@@ -1,4 +1,5 @@
-"""What a game refers to and does not make: Secrets, ConfigMaps and claims. The runtime looks up exactly these, and no others.
+"""What a game refers to and does not make: Secrets, ConfigMaps and claims. The runtime looks up exactly these, and no
+others.
 
 Invariant: a Secret is only ever looked up for the names of its keys.
 """
@@ -38,7 +39,9 @@ def references(game: SwarmGame) -> References:
     if spec.coordination.wallet_secret_ref is not None:
         secrets.setdefault(spec.coordination.wallet_secret_ref.name, set()).add("key")
     if spec.identity.secret_name:
-        secrets.setdefault(spec.identity.secret_name, set()).update(f"peer-{index}.key" for index in range(spec.peers.replicas))
+        secrets.setdefault(spec.identity.secret_name, set()).update(
+            f"peer-{index}.key" for index in range(spec.peers.replicas)
+        )
     for module in spec.game.modules:
         if module.config_map_ref is not None:
             maps.setdefault(module.config_map_ref.name, set())

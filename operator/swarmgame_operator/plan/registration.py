@@ -1,7 +1,7 @@
 """Registration: whether enough peers are proven on chain, and if not, what is in the way.
 
-The chain is never in the way of play (unless the game admits registered peers only); so a chain that is away once enough are registered is
-told under Degraded, not here.
+The chain is never in the way of play (unless the game admits registered peers only); so a chain that is away once
+enough are registered is told under Degraded, not here.
 """
 
 from __future__ import annotations

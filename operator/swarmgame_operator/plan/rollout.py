@@ -1,8 +1,9 @@
 """What becomes of the two Jobs: made, left alone, scaled, made anew, or ended.
 
-The peers' Job waits for what it needs (keys, the bootnode's id, a full cache), and is asked about beforehand where its author wrote into the pod.
-Deleting is in the foreground: a Job that is gone has no pods, so that no two pods hold one key. Invariant: a Job of peers that run is ended only by
-its author (suspend, or other pods), or because the game is over.
+The peers' Job waits for what it needs (keys, the bootnode's id, a full cache), and is asked about beforehand where its
+author wrote into the pod. Deleting is in the foreground: a Job that is gone has no pods, so that no two pods hold one
+key. Invariant: a Job of peers that run is ended only by its author (suspend, or other pods), or because the game is
+over.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Step:
 
 
 def dry_run_of(child: Child) -> DryRun:
-    """The question whether the API server would make such a Job. Its name is generated: one of its own name may be there."""
+    """The question whether the API server would make such a Job. Its name is generated: one of its own name may be
+    there.
+    """
     creation = child.creation or child.manifest
     numbers = ("parallelism", "completions", "maxFailedIndexes")
     spec = {key: entry for key, entry in creation["spec"].items() if key not in numbers}
@@ -76,7 +79,9 @@ def initializer_step(scene: Scene, *, accepted: bool, playing: bool) -> Step:
     needed = initializer.is_a_job(scene.setting)
     if job is None:
         make = needed and playing and accepted and scene.job is None
-        return Step(children=differing((initializer.initializer_job(scene.setting),), scene.observed.children) if make else ())
+        return Step(
+            children=differing((initializer.initializer_job(scene.setting),), scene.observed.children) if make else ()
+        )
     if job.deleting:
         return Step()
     outdated = scene.job is None and job.template_hash != initializer.initializer_hash(scene.setting)

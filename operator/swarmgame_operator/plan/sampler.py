@@ -1,9 +1,11 @@
-"""The generation server beside a peer: a native sidecar that runs vLLM, for a game whose trainer says `sampler: {engine: vllm}` without a url.
+"""The generation server beside a peer: a native sidecar that runs vLLM, for a game whose trainer says `sampler:
+{engine: vllm}` without a url.
 
-It starts behind the initializer and before the peer, which waits for its startup probe, and it ends with the peer, so that a Job still completes. It
-listens on loopback, which the containers of a pod share and nobody else reaches: its endpoints for weights let their caller run code. That is why the
-probes run inside the container. Weights are handed over in an emptyDir. GPUs are given to containers, so the server's stand in `sampler.resources`.
-Invariant: the image is somebody else's, so it gets no token, no key and no checkpoint.
+It starts behind the initializer and before the peer, which waits for its startup probe, and it ends with the peer, so
+that a Job still completes. It listens on loopback, which the containers of a pod share and nobody else reaches: its
+endpoints for weights let their caller run code. That is why the probes run inside the container. Weights are handed
+over in an emptyDir. GPUs are given to containers, so the server's stand in `sampler.resources`. Invariant: the image is
+somebody else's, so it gets no token, no key and no checkpoint.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def sampler_container(setting: Setting, options: VllmOptions) -> Manifest:
     fields: Manifest = {
         "restartPolicy": "Always",
         "command": ["vllm"],
-        "args": options.server_arguments(name, port=PORT, revision=model.revision if model is not None else "", lora_rank=rank),
+        "args": options.server_arguments(
+            name, port=PORT, revision=model.revision if model is not None else "", lora_rank=rank
+        ),
         "env": _environment(uri),
         "volumeMounts": [
             mount("vllm-tmp", "/tmp"),
@@ -65,7 +69,12 @@ def sampler_environment() -> list[Manifest]:
 def _environment(uri: str) -> list[Manifest]:
     found = [value(name, text) for name, text in SERVER_ENVIRONMENT.items()]
     # The image expects root and a home; PyTorch asks who the user is, and there is no such user in the image.
-    found += [value("HOME", "/tmp"), value("USER", "vllm"), value("XDG_CACHE_HOME", "/tmp/cache"), value("VLLM_NO_USAGE_STATS", "1")]
+    found += [
+        value("HOME", "/tmp"),
+        value("USER", "vllm"),
+        value("XDG_CACHE_HOME", "/tmp/cache"),
+        value("VLLM_NO_USAGE_STATS", "1"),
+    ]
     if uri.startswith("hf://"):
         found += [value("HF_HOME", f"{storage.CACHE}/huggingface"), value("HF_HUB_OFFLINE", "1")]
     return found

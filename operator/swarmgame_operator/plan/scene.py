@@ -1,4 +1,5 @@
-"""The scene: a game, what was seen around it, and what was last said of it; with the few readings that several policies share.
+"""The scene: a game, what was seen around it, and what was last said of it; with the few readings that several policies
+share.
 
 Invariant: everything here is read from its three parts; nothing is decided.
 """
@@ -17,7 +18,14 @@ from swarmgame_operator.plan.setting import Setting
 
 ENDED = frozenset({"Succeeded", "Failed"})
 IMAGE_ERRORS = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError", "RegistryUnavailable"}
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "ImageInspectError",
+        "RegistryUnavailable",
+    }
 )
 ORDINARY_WAITS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
@@ -43,7 +51,11 @@ def indexes(text: str) -> frozenset[int]:
 def last_words(container: ContainerFacts) -> str:
     """Why a container ended, in one line."""
     words = " ".join(container.termination_message.split())[:1_000]
-    how = "was killed for lack of memory" if container.exit_reason == "OOMKilled" else f"ended with exit code {container.exit_code}"
+    how = (
+        "was killed for lack of memory"
+        if container.exit_reason == "OOMKilled"
+        else f"ended with exit code {container.exit_code}"
+    )
     return f"{container.name} {how}{f': {words}' if words else ''}"
 
 

@@ -1,6 +1,7 @@
 """Services, and the addresses under which the game's parts find one another.
 
-The bootnode's address is known before its pod is, because its key is ours. Invariant: a Service selects by game and role alone.
+The bootnode's address is known before its pod is, because its key is ours. Invariant: a Service selects by game and
+role alone.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def public_address(setting: Setting, observed: Observed) -> str:
 
 
 def chain_environment(setting: Setting) -> list[Manifest]:
-    """What a peer is told of the chain. It never sees the RPC endpoint of mode External, whose address may hold a password."""
+    """What a peer is told of the chain. It never sees the RPC endpoint of mode External, whose address may hold a
+    password.
+    """
     coordination = setting.spec.coordination
     if coordination.mode == "None":
         return []
@@ -89,7 +92,9 @@ def _port(name: str, number: int) -> Manifest:
     return {"name": name, "port": number, "targetPort": name, "protocol": "TCP"}
 
 
-def _service(setting: Setting, ending: str, role: str, ports: list[Manifest], *, headless: bool = False, type: str = "ClusterIP") -> Child:
+def _service(
+    setting: Setting, ending: str, role: str, ports: list[Manifest], *, headless: bool = False, type: str = "ClusterIP"
+) -> Child:
     spec: Manifest = {"selector": setting.selector(role), "ports": ports}
     if headless:
         # A peer must be found before it is ready: readiness is having found the others.

@@ -1,7 +1,8 @@
-"""The setting of a game's objects: its names, labels and owner, and the hash by which an object tells what it was made from.
+"""The setting of a game's objects: its names, labels and owner, and the hash by which an object tells what it was made
+from.
 
-Every child's name is the game's and a role's, so that a person finds it without looking anything up. Invariant: no name is longer than 63
-characters, because the game's has at most 52 and the longest ending 11.
+Every child's name is the game's and a role's, so that a person finds it without looking anything up. Invariant: no name
+is longer than 63 characters, because the game's has at most 52 and the longest ending 11.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class Setting:
     @property
     def exposed(self) -> bool:
         """Whether members may live outside the cluster."""
-        return bool((self.has_bootnode and self.spec.bootnode.expose != "ClusterIP") or self.spec.communication.initial_peers)
+        return bool(
+            (self.has_bootnode and self.spec.bootnode.expose != "ClusterIP") or self.spec.communication.initial_peers
+        )
 
     @property
     def cache_outlives_a_pod(self) -> bool:
@@ -97,7 +100,9 @@ class Setting:
 
     @property
     def must_be_initialized(self) -> bool:
-        """Whether there is a model to bring into the cache. A `file://` model is where the author's podTemplate puts it."""
+        """Whether there is a model to bring into the cache. A `file://` model is where the author's podTemplate puts
+        it.
+        """
         return self.spec.model is not None and not self.spec.model.uri.startswith("file://")
 
     @cached_property
@@ -117,8 +122,12 @@ class Setting:
 
     @cached_property
     def spec_data(self) -> dict[str, Any]:
-        """The spec as its author wrote it: without what is at its default, so that a newer schema's defaults change no hash."""
-        data: dict[str, Any] = self.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+        """The spec as its author wrote it: without what is at its default, so that a newer schema's defaults change no
+        hash.
+        """
+        data: dict[str, Any] = self.spec.model_dump(
+            mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
+        )
         return data
 
     def labels(self, role: str) -> dict[str, str]:
@@ -157,7 +166,11 @@ class Setting:
         annotations: Mapping[str, str] | None = None,
     ) -> Manifest:
         """Metadata of a child; its author's labels and annotations never replace ours."""
-        found: Manifest = {"name": self.name(ending), "namespace": self.namespace, "labels": {**(labels or {}), **self.labels(role)}}
+        found: Manifest = {
+            "name": self.name(ending),
+            "namespace": self.namespace,
+            "labels": {**(labels or {}), **self.labels(role)},
+        }
         if annotations:
             found["annotations"] = dict(annotations)
         if owned:
@@ -168,4 +181,7 @@ class Setting:
 def with_intent(manifest: Manifest, intent: str) -> Manifest:
     """The manifest with the hash of what it is meant to be."""
     metadata = manifest["metadata"]
-    return {**manifest, "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), INTENT_HASH: intent}}}
+    return {
+        **manifest,
+        "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), INTENT_HASH: intent}},
+    }

@@ -1,7 +1,8 @@
-"""Volumes and claims: the cache that peers share, the checkpoints of each, the game's file, modules and the hub's token.
+"""Volumes and claims: the cache that peers share, the checkpoints of each, the game's file, modules and the hub's
+token.
 
-A claim is made once and then left alone, because almost nothing of it may change. Invariant: a claim under Retain has no owner, and so
-outlives its game; a game of the same name finds it again.
+A claim is made once and then left alone, because almost nothing of it may change. Invariant: a claim under Retain has
+no owner, and so outlives its game; a game of the same name finds it again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def claims(setting: Setting, *, over: bool) -> tuple[Child, ...]:
     storage = setting.spec.storage
     if storage.cache.claim_template is not None:
         found.append(_claim(setting, "cache", storage.cache.claim_template, owned=True))
-    if storage.checkpoints.claim_template is not None and not (over and retention(storage.checkpoints).when_finished == "Delete"):
+    if storage.checkpoints.claim_template is not None and not (
+        over and retention(storage.checkpoints).when_finished == "Delete"
+    ):
         owned = retention(storage.checkpoints).when_deleted == "Delete"
         found.append(_claim(setting, "checkpoints", storage.checkpoints.claim_template, owned=owned))
     return tuple(found)
@@ -44,7 +47,9 @@ def claims_to_delete(setting: Setting, *, over: bool) -> tuple[Reference, ...]:
 
 
 def _claim(setting: Setting, ending: str, template: ClaimTemplate, *, owned: bool) -> Child:
-    metadata = setting.metadata(ending, "game", owned=owned, labels=template.metadata.labels, annotations=template.metadata.annotations)
+    metadata = setting.metadata(
+        ending, "game", owned=owned, labels=template.metadata.labels, annotations=template.metadata.annotations
+    )
     ours: Manifest = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata}
     return Child(ours, {**ours, "spec": template.spec.model_dump(mode="json", by_alias=True, exclude_none=True)})
 
@@ -65,7 +70,10 @@ def game_volumes(setting: Setting) -> list[Manifest]:
 
 
 def game_mounts(setting: Setting) -> list[Manifest]:
-    modules = [mount(f"module-{number}", module.mount_path, readOnly=True) for number, module in enumerate(setting.spec.game.modules)]
+    modules = [
+        mount(f"module-{number}", module.mount_path, readOnly=True)
+        for number, module in enumerate(setting.spec.game.modules)
+    ]
     return [mount("tmp", "/tmp"), mount("game", GAME, readOnly=True), mount("cache", CACHE), *modules]
 
 
@@ -105,7 +113,11 @@ def token_volumes(setting: Setting) -> list[Manifest]:
     if model is None or model.secret_ref is None:
         return []
     items = [{"key": "token", "path": "token"}]
-    return [volume("model-token", secret={"secretName": model.secret_ref.name, "items": items, "defaultMode": READ_BY_GROUP})]
+    return [
+        volume(
+            "model-token", secret={"secretName": model.secret_ref.name, "items": items, "defaultMode": READ_BY_GROUP}
+        )
+    ]
 
 
 def token_mounts(setting: Setting) -> list[Manifest]:

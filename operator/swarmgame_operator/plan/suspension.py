@@ -1,7 +1,8 @@
 """Suspension: whether peers may run, and who says that they may not.
 
-The author's word comes first; otherwise a Job that is suspended is somebody else's doing: a queue has not admitted it yet, or took it back.
-Invariant: it is told from the Job and the last verdict alone, so that a restart of the operator changes nothing.
+The author's word comes first; otherwise a Job that is suspended is somebody else's doing: a queue has not admitted it
+yet, or took it back. Invariant: it is told from the Job and the last verdict alone, so that a restart of the operator
+changes nothing.
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ from swarmgame_operator.reasons import Verdict
 
 
 def plan(game: GameResource, observed: Observed, defaults: Defaults) -> Plan:
-    """What the cluster should hold for this game, and what its status should say. Pure: same input, same output, no clock but `observed.now`."""
+    """What the cluster should hold for this game, and what its status should say. Pure: same input, same output, no
+    clock but `observed.now`.
+    """
     if game.deleted is not None:
         return Plan(game.status)  # owner references do the rest
     if game.managed_by != MANAGER:
@@ -63,7 +65,9 @@ def _planned(scene: Scene) -> Plan:
     setting, observed, before = scene.setting, scene.observed, scene.before
     accepted, suspended = acceptance(scene), suspension(scene)
     registered = registration(scene)
-    end = None if terminal(before) else completion(scene) or failure(scene) or deadline_passed(scene, accepted, suspended)
+    end = (
+        None if terminal(before) else completion(scene) or failure(scene) or deadline_passed(scene, accepted, suspended)
+    )
     over = end is not None or terminal(before) is not None
     playing = not over and not by_author(suspended)
 
@@ -76,7 +80,9 @@ def _planned(scene: Scene) -> Plan:
     allowed = over or (accepted.is_true and named and not any(each.missing for each in secrets))
     children = differing(asked, observed.children, only_existing=over) if allowed else ()
     deletions = superfluous(asked, observed.children) if allowed else ()
-    claims = tuple(each for each in storage.claims_to_delete(setting, over=over) if (each.kind, each.name) in observed.children)
+    claims = tuple(
+        each for each in storage.claims_to_delete(setting, over=over) if (each.kind, each.name) in observed.children
+    )
 
     last = end or terminal(before)
     ready = readiness(scene, accepted, registered, suspended, end=last.type if last else "")
@@ -102,13 +108,17 @@ def _planned(scene: Scene) -> Plan:
             "selector": ",".join(f"{key}={text}" for key, text in sorted(setting.selector("peer").items())),
             "replicas": len(scene.active_pods),
             "peers": peer_counts(scene),
-            "bootnode": BootnodeStatus(ready=setting.has_bootnode and scene.bootnode_ready, address=public_address(setting, observed)),
+            "bootnode": BootnodeStatus(
+                ready=setting.has_bootnode and scene.bootnode_ready, address=public_address(setting, observed)
+            ),
             "unhealthy_peers": () if over else unhealthy_peers(scene)[:SHOWN],
             "progress": advance,
             "coordination": _coordination(scene),
             "checkpoint": checkpoint(scene),
             "job_name": setting.name(JOB),
-            "template_hash": scene.job.template_hash if scene.job is not None and scene.job.template_hash else template_hash(setting),
+            "template_hash": scene.job.template_hash
+            if scene.job is not None and scene.job.template_hash
+            else template_hash(setting),
             "conditions": conditions,
         }
     )
@@ -140,7 +150,9 @@ def _coordination(scene: Scene) -> CoordinationStatus | None:
     )
 
 
-def _next_look(scene: Scene, accepted: Verdict, suspended: Verdict, to_live: float | None, *, over: bool) -> float | None:
+def _next_look(
+    scene: Scene, accepted: Verdict, suspended: Verdict, to_live: float | None, *, over: bool
+) -> float | None:
     """Seconds until time alone may change the plan."""
     if over:
         return None if to_live is None else max(0.0, to_live)

@@ -10,7 +10,6 @@ from operators import eventually, look_again, manifest, names, operator, settled
 
 from swarmgame_operator.api import CONFIG_MAP, DEPLOYMENT, GAME, JOB, KINDS, POD, SECRET, SERVICE, Api, Kind
 
-pytestmark = pytest.mark.api
 EVENT_KIND = Kind("Event", "events.k8s.io/v1", "events")
 
 
@@ -40,10 +39,14 @@ async def test_a_game_becomes_its_children_and_its_job_pods(api: Api, cluster_co
         assert (await condition(api, namespace, "sums", "Accepted"))["reason"] == "Valid"
         game = await api.get(GAME, namespace, "sums")
         assert game is not None
-        assert game["status"]["bootnode"]["address"].startswith(f"/dns4/sums-bootnode.{namespace}.svc/tcp/31000/p2p/16Uiu2HA")
+        assert game["status"]["bootnode"]["address"].startswith(
+            f"/dns4/sums-bootnode.{namespace}.svc/tcp/31000/p2p/16Uiu2HA"
+        )
         assert game["status"]["jobName"] == "sums-peers"
         told = [
-            each["reason"] for each in (await api.list_page(EVENT_KIND, namespace))["items"] if each["regarding"]["kind"] == "SwarmGame"
+            each["reason"]
+            for each in (await api.list_page(EVENT_KIND, namespace))["items"]
+            if each["regarding"]["kind"] == "SwarmGame"
         ]
         assert told
         assert len(told) == len(set(told))
@@ -97,7 +100,9 @@ async def test_what_somebody_changes_by_hand_is_put_right(
         await settled(running)
 
 
-async def test_what_is_changed_while_no_operator_runs_is_put_right_by_the_next(api: Api, cluster_config: Path, namespace: str) -> None:
+async def test_what_is_changed_while_no_operator_runs_is_put_right_by_the_next(
+    api: Api, cluster_config: Path, namespace: str
+) -> None:
     async with operator(cluster_config, namespace) as first:
         await api.create(GAME, namespace, manifest())
         await eventually(lambda: first.cache.version_of((namespace, "sums"), JOB, "sums-peers"))
@@ -108,7 +113,11 @@ async def test_what_is_changed_while_no_operator_runs_is_put_right_by_the_next(a
 
         async def restored() -> bool:
             deployment = await api.get(DEPLOYMENT, namespace, "sums-bootnode")
-            return deployment is not None and deployment["spec"]["replicas"] == 1 and "sums-peers" in await names(api, SERVICE, namespace)
+            return (
+                deployment is not None
+                and deployment["spec"]["replicas"] == 1
+                and "sums-peers" in await names(api, SERVICE, namespace)
+            )
 
         await eventually(restored)
 
@@ -173,7 +182,10 @@ async def test_scaling_moves_the_job_and_never_loses_a_key(api: Api, cluster_con
 
             async def scaled(replicas: int = replicas) -> bool:
                 job = await api.get(JOB, namespace, "sums-peers")
-                return job is not None and (job["spec"]["parallelism"], job["spec"]["completions"]) == (replicas, replicas)
+                return job is not None and (job["spec"]["parallelism"], job["spec"]["completions"]) == (
+                    replicas,
+                    replicas,
+                )
 
             await eventually(scaled)
         last = await api.get(SECRET, namespace, "sums-peer-keys")
@@ -184,14 +196,16 @@ async def test_scaling_moves_the_job_and_never_loses_a_key(api: Api, cluster_con
 
         async def to_zero() -> bool:
             job = await api.get(JOB, namespace, "sums-peers")
-            return (job is None or job["spec"].get("suspend") is True) and (await condition(api, namespace, "sums", "Suspended")).get(
-                "reason"
-            ) == "ScaledToZero"
+            return (job is None or job["spec"].get("suspend") is True) and (
+                await condition(api, namespace, "sums", "Suspended")
+            ).get("reason") == "ScaledToZero"
 
         await eventually(to_zero, 60)
 
 
-async def test_deleting_a_game_takes_everything_but_what_is_retained(api: Api, cluster_config: Path, namespace: str) -> None:
+async def test_deleting_a_game_takes_everything_but_what_is_retained(
+    api: Api, cluster_config: Path, namespace: str
+) -> None:
     async with operator(cluster_config, namespace) as running:
         await api.create(GAME, namespace, manifest("kept"))
         await api.create(GAME, namespace, manifest("gone", identity={"retentionPolicy": "Delete"}))
@@ -201,7 +215,9 @@ async def test_deleting_a_game_takes_everything_but_what_is_retained(api: Api, c
             await api.delete(GAME, namespace, name, propagation="Background")
 
         async def left() -> list[tuple[str, str]]:
-            kinds = [KINDS[kind] for kind in ("Job", "Pod", "Service", "Deployment", "ConfigMap", "Secret", "NetworkPolicy")]
+            kinds = [
+                KINDS[kind] for kind in ("Job", "Pod", "Service", "Deployment", "ConfigMap", "Secret", "NetworkPolicy")
+            ]
             pages = [(kind.name, await api.list_page(kind, namespace, selector="swarmgame.dev/game")) for kind in kinds]
             return sorted((kind, each["metadata"]["name"]) for kind, page in pages for each in page["items"])
 
@@ -235,7 +251,9 @@ async def test_a_pod_template_that_the_api_server_refuses_is_told_in_its_words_a
         await eventually(made)
 
 
-async def test_a_missing_secret_is_told_and_found_once_it_is_there(api: Api, cluster_config: Path, namespace: str) -> None:
+async def test_a_missing_secret_is_told_and_found_once_it_is_there(
+    api: Api, cluster_config: Path, namespace: str
+) -> None:
     async with operator(cluster_config, namespace):
         model = {"uri": "hf://org/name", "secretRef": {"name": "hub"}}
         await api.create(GAME, namespace, manifest(model=model))
@@ -257,12 +275,21 @@ async def test_a_missing_secret_is_told_and_found_once_it_is_there(api: Api, clu
 async def merge_as_somebody(api: Api, kind: Kind, namespace: str, name: str, patch: dict[str, Any]) -> None:
     """What `kubectl edit` does: a patch under another manager's name."""
     await api._call(
-        "patch", "PATCH", kind.path(namespace, name), query={"fieldManager": "kubectl"}, body=patch, content="application/merge-patch+json"
+        "patch",
+        "PATCH",
+        kind.path(namespace, name),
+        query={"fieldManager": "kubectl"},
+        body=patch,
+        content="application/merge-patch+json",
     )
 
 
 def _paths(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    return [path] if not isinstance(tree, dict) else [each for key, below in tree.items() for each in _paths(below, (*path, key))]
+    return (
+        [path]
+        if not isinstance(tree, dict)
+        else [each for key, below in tree.items() for each in _paths(below, (*path, key))]
+    )
 
 
 def _part(body: Any, path: tuple[str, ...]) -> Any:

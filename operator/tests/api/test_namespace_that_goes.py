@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from operators import eventually, manifest, operator, settled
 
 from swarmgame_operator.api import GAME, POD, Api, Kind
 
-pytestmark = pytest.mark.api
 NAMESPACE = Kind("Namespace", "v1", "namespaces")
 
 
@@ -26,7 +24,8 @@ async def test_a_failed_peer_does_not_keep_its_namespace(api: Api, cluster_confi
 
         await eventually(two)
         await settled(running)
-        # As a kubelet says it of pods that are told to stop; the Job waits for a replacement, which the namespace forbids.
+        # As a kubelet says it of pods that are told to stop; the Job waits for a replacement, which the namespace
+        # forbids.
         await api.delete(NAMESPACE, None, namespace, propagation="Background")
         for pod in await pods():
             await api.merge(POD, namespace, pod, {"status": {"phase": "Failed"}}, subresource="status")

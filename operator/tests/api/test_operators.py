@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-import pytest
 from aiohttp import web
 from operators import eventually, look_again, manifest, names, operator, settled
 
@@ -21,7 +20,6 @@ from swarmgame_operator.metrics import Metrics
 from swarmgame_operator.running import Operator
 from swarmgame_operator.settings import Settings
 
-pytestmark = pytest.mark.api
 GAMES = 12
 
 
@@ -61,14 +59,18 @@ async def test_an_operator_killed_at_any_moment_loses_nothing_and_the_next_write
     for _ in range(3):
         process = await start(cluster_config, namespace)
 
-        async def begun(before: int = len(await names(api, SERVICE, namespace)), more: int = chance.randrange(1, 6)) -> bool:
+        async def begun(
+            before: int = len(await names(api, SERVICE, namespace)), more: int = chance.randrange(1, 6)
+        ) -> bool:
             return len(await names(api, SERVICE, namespace)) >= min(before + more, 2 * GAMES)
 
         await eventually(begun, 60)
         process.send_signal(signal.SIGKILL)
         assert await process.wait() == -signal.SIGKILL
         kills += 1
-    keys = {name: (await api.get(SECRET, namespace, name) or {})["data"] for name in await names(api, SECRET, namespace)}
+    keys = {
+        name: (await api.get(SECRET, namespace, name) or {})["data"] for name in await names(api, SECRET, namespace)
+    }
     async with operator(cluster_config, namespace) as last:
         await eventually(lambda: complete(api, namespace, GAMES), 60)
         await settled(last)
@@ -96,7 +98,9 @@ async def test_an_operator_that_is_told_to_stop_ends_with_zero_and_lets_go_of_it
     assert held["spec"]["holderIdentity"] == ""
 
 
-async def test_of_two_operators_one_writes_and_the_other_takes_over(api: Api, cluster_config: Path, namespace: str) -> None:
+async def test_of_two_operators_one_writes_and_the_other_takes_over(
+    api: Api, cluster_config: Path, namespace: str
+) -> None:
     lease = {"lease_namespace": namespace, "lease_seconds": 4}
     async with operator(cluster_config, namespace, **lease) as first:
         await asyncio.wait_for(first.working.wait(), 30)
@@ -108,7 +112,10 @@ async def test_of_two_operators_one_writes_and_the_other_takes_over(api: Api, cl
             assert not second.working.is_set()
             assert second.metrics.writes == 0
             process = await start(
-                cluster_config, namespace, SWARMGAME_OPERATOR_LEASE_NAMESPACE=namespace, SWARMGAME_OPERATOR_LEASE_SECONDS="4"
+                cluster_config,
+                namespace,
+                SWARMGAME_OPERATOR_LEASE_NAMESPACE=namespace,
+                SWARMGAME_OPERATOR_LEASE_SECONDS="4",
             )
     # Both have let go; the third takes over, is killed without a word, and a fourth waits for its lease to run out.
     await api.create(GAME, namespace, manifest("g1"))
@@ -133,7 +140,9 @@ async def unreliable(target: str, tls: object, chance: random.Random) -> AsyncIt
             code = chance.choice([429, 500, 503, 409])
             return web.json_response({"kind": "Status", "reason": "Unlucky", "code": code}, status=code)
         headers = {name: request.headers[name] for name in ("Content-Type", "Accept") if name in request.headers}
-        async with session.request(request.method, f"{target}{request.path_qs}", data=await request.read(), headers=headers) as answer:
+        async with session.request(
+            request.method, f"{target}{request.path_qs}", data=await request.read(), headers=headers
+        ) as answer:
             if luck < 0.15:
                 done["lost"] += 1  # it was done, and nobody is told
                 assert request.transport is not None
@@ -174,7 +183,9 @@ async def test_with_a_bad_connection_everything_still_comes_about_and_everything
     async with unreliable(api._client.configuration.host, tls, random.Random(7)) as (address, done):
         metrics = Metrics("test")
         faulty = Api(client.ApiClient(configuration=client.Configuration(host=address)), metrics.requested)
-        settings = Settings(watch_namespaces=(namespace,), metrics_port=0, probe_port=0, debounce_seconds=0.02, progress_seconds=0)
+        settings = Settings(
+            watch_namespaces=(namespace,), metrics_port=0, probe_port=0, debounce_seconds=0.02, progress_seconds=0
+        )
         running, stop = Operator(settings, faulty, metrics), asyncio.Event()
         task = asyncio.create_task(running.run(stop))
         for number in range(GAMES):
@@ -182,7 +193,9 @@ async def test_with_a_bad_connection_everything_still_comes_about_and_everything
         await eventually(lambda: complete(api, namespace, GAMES), 120)
         for number in range(0, GAMES, 2):
             await api.delete(GAME, namespace, f"g{number}", propagation="Background")
-        await eventually(lambda: {key[1] for key, _ in running.cache.games()} == {f"g{number}" for number in range(1, GAMES, 2)}, 60)
+        await eventually(
+            lambda: {key[1] for key, _ in running.cache.games()} == {f"g{number}" for number in range(1, GAMES, 2)}, 60
+        )
         odd = {f"g{number}-peers" for number in range(1, GAMES, 2)}
 
         async def gone() -> bool:

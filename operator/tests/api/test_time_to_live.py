@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from operators import eventually, manifest, operator
 
 from swarmgame_operator.api import GAME, POD, Api
-
-pytestmark = pytest.mark.api
 
 
 async def test_a_game_is_complete_when_its_peers_are_and_is_deleted_after_its_time_to_live(
@@ -21,11 +18,15 @@ async def test_a_game_is_complete_when_its_peers_are_and_is_deleted_after_its_ti
         await api.create(GAME, namespace, manifest("long", ttlSecondsAfterFinished=3600))
 
         async def pods() -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = (await api.list_page(POD, namespace, selector="swarmgame.dev/role=peer"))["items"]
+            found: list[dict[str, Any]] = (await api.list_page(POD, namespace, selector="swarmgame.dev/role=peer"))[
+                "items"
+            ]
             return found if len(found) == 4 else []
 
         for pod in await eventually(pods):
-            await api.merge(POD, namespace, pod["metadata"]["name"], {"status": {"phase": "Succeeded"}}, subresource="status")
+            await api.merge(
+                POD, namespace, pod["metadata"]["name"], {"status": {"phase": "Succeeded"}}, subresource="status"
+            )
 
         async def complete() -> bool:
             game = await api.get(GAME, namespace, "long")

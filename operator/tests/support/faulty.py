@@ -1,5 +1,6 @@
-"""A server of one kind of object that can be as bad as an API server gets: watches cut in the middle of a line, history forgotten, answers
-refused. It keeps versions, pages and watches as the real one does, so that what was lost can be counted.
+"""A server of one kind of object that can be as bad as an API server gets: watches cut in the middle of a line, history
+forgotten, answers refused. It keeps versions, pages and watches as the real one does, so that what was lost can be
+counted.
 """
 
 from __future__ import annotations

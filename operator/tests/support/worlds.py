@@ -1,4 +1,6 @@
-"""Games and what is around them, for tests of the plan; and a cluster that does what a plan says, as far as a plan can see it."""
+"""Games and what is around them, for tests of the plan; and a cluster that does what a plan says, as far as a plan can
+see it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from swarmgame_operator.plan.setting import INTENT_HASH, TEMPLATE_HASH, Setting
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 BOOTNODE_PEER = "16Uiu2HAm1111111111111111111111111111111111111111111"
-DEFAULTS = Defaults(worker_image="example.dev/worker:1", gateway_image="example.dev/operator:1", chain_image="example.dev/chain:1")
+DEFAULTS = Defaults(
+    worker_image="example.dev/worker:1", gateway_image="example.dev/operator:1", chain_image="example.dev/chain:1"
+)
 EMPTY = Observed(NOW)
 
 SPEC = """
@@ -100,7 +104,9 @@ def said(found: Plan | Status) -> dict[str, tuple[str, str]]:
 
 
 def carried_out(observed: Observed, done: Plan, name: str = "sums") -> Observed:
-    """What would be seen after the plan: keys made, objects written, deletions begun and over. No pod appears by itself."""
+    """What would be seen after the plan: keys made, objects written, deletions begun and over. No pod appears by
+    itself.
+    """
     children = dict(observed.children)
     secrets = dict(observed.secrets)
     job, initializer = observed.job, observed.initializer
@@ -155,7 +161,9 @@ def carried_out(observed: Observed, done: Plan, name: str = "sums") -> Observed:
     )
 
 
-def settled(resource: GameResource, observed: Observed = EMPTY, defaults: Defaults = DEFAULTS) -> tuple[GameResource, Observed]:
+def settled(
+    resource: GameResource, observed: Observed = EMPTY, defaults: Defaults = DEFAULTS
+) -> tuple[GameResource, Observed]:
     """Plans, and carries out, until there is nothing to do."""
     for _ in range(10):
         found = plan(resource, observed, defaults)
@@ -178,7 +186,9 @@ def starting_pod(index: int) -> PodFacts:
     return peer_pod(index, phase="Running", containers=(ContainerFacts("peer"),))
 
 
-def failed_pod(index: int, code: int, message: str = "", *, reason: str = "Error", container: str = "peer", attempt: int = 0) -> PodFacts:
+def failed_pod(
+    index: int, code: int, message: str = "", *, reason: str = "Error", container: str = "peer", attempt: int = 0
+) -> PodFacts:
     ended = ContainerFacts(container, exit_code=code, exit_reason=reason, termination_message=message)
     return peer_pod(index, attempt=attempt, phase="Failed", containers=(ended,))
 

@@ -1,1 +1,1 @@
-"""The command line: one module per command, and `main`, which alone turns errors into exit codes."""
+"""The command line: one module per command. Only `main` turns errors into exit codes."""

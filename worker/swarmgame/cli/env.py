@@ -1,4 +1,5 @@
-"""`swarmgame env`: the environments that a game may ask questions of; what they are, what they ask, whether they are fit.
+"""`swarmgame env`: the environments that a game may ask questions of; what they are, what they ask, whether they are
+fit.
 
 Tables on a terminal, JSON lines on a pipe. Nothing is written and nothing is downloaded.
 """
@@ -17,7 +18,7 @@ from swarmgame.errors import BadData, InvalidManifest
 from swarmgame_api.explain import did_you_mean
 
 if TYPE_CHECKING:
-    from swarmgame.rewards.sandbox import Sandbox
+    from swarmgame.sandbox.client import Sandbox
 
 app = typer.Typer(no_args_is_help=True, help="The environments that a game may ask questions of.")
 
@@ -34,14 +35,24 @@ def list_environments(
     with _sandbox() as sandbox:
         rows = sandbox.call(f"{_MODULE}:catalog")
         if markdown:
-            typer.echo(_page(rows, {row["name"]: sandbox.call(f"{_MODULE}:fields", row["name"]) for row in rows}), nl=False)
+            typer.echo(
+                _page(rows, {row["name"]: sandbox.call(f"{_MODULE}:fields", row["name"]) for row in rows}), nl=False
+            )
             return
-    columns = {"name": "name", "category": "category", "curriculum": "curriculum", "evaluates": "sandboxed eval", "summary": "what it asks"}
+    columns = {
+        "name": "name",
+        "category": "category",
+        "curriculum": "curriculum",
+        "evaluates": "sandboxed eval",
+        "summary": "what it asks",
+    }
     _show(f"{len(rows)} environments", columns, rows)
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an environment.", show_default=False)]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an environment.", show_default=False)],
+) -> None:
     """One environment: what it is configured by, and an example of a question with its answer."""
     with _sandbox() as sandbox:
         row = _known(sandbox, [name])[0]
@@ -60,7 +71,9 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an en
 
 @app.command()
 def check(
-    names: Annotated[list[str], typer.Argument(metavar="NAME…|all", help="Names of environments, or `all`.", show_default=False)],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME…|all", help="Names of environments, or `all`.", show_default=False)
+    ],
 ) -> None:
     """Whether environments are fit: deterministic, right by their own answer, deaf to garbage, and how fast."""
     from swarmgame.data.checks import check as check_environment
@@ -68,7 +81,9 @@ def check(
     found = []
     with _sandbox() as sandbox:
         for row in _known(sandbox, names):
-            result = check_environment(sandbox, row["name"], {"datasets": [{"name": "chain_sum"}]} if row["name"] == "composite" else {})
+            result = check_environment(
+                sandbox, row["name"], {"datasets": [{"name": "chain_sum"}]} if row["name"] == "composite" else {}
+            )
             found.append(result)
             if not sys.stdout.isatty():
                 typer.echo(json.dumps(result.as_json()))
@@ -91,7 +106,7 @@ def check(
 
 @contextmanager
 def _sandbox() -> Iterator[Sandbox]:
-    from swarmgame.rewards.sandbox import Sandbox
+    from swarmgame.sandbox.client import Sandbox
 
     sandbox = Sandbox()
     try:
@@ -106,7 +121,9 @@ def _known(sandbox: Sandbox, names: Sequence[str]) -> list[dict[str, Any]]:
         return list(catalog.values())
     for name in names:
         if name not in catalog:
-            raise InvalidManifest("NAME", name, f"an environment{did_you_mean(name, catalog)}; `swarmgame env list` has them all")
+            raise InvalidManifest(
+                "NAME", name, f"an environment{did_you_mean(name, catalog)}; `swarmgame env list` has them all"
+            )
     return [catalog[name] for name in names]
 
 
@@ -148,7 +165,9 @@ def _page(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Sequence[Mappi
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
-        config = "<br>".join(f"`{field['name']}`: {field['type']} = `{_short(field['default'])}`" for field in fields[row["name"]])
+        config = "<br>".join(
+            f"`{field['name']}`: {field['type']} = `{_short(field['default'])}`" for field in fields[row["name"]]
+        )
         marks = ["yes" if row[key] else "" for key in ("curriculum", "evaluates")]
         cells = [f"`{row['name']}`", row["category"], *marks, row["summary"], config]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")

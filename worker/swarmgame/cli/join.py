@@ -15,11 +15,15 @@ def join(
     game: Game,
     initial_peers: InitialPeers = None,
     identity: Annotated[
-        Path | None, typer.Option("--identity", metavar="FILE", help="Our key; made when missing. Default: in the folder.")
+        Path | None,
+        typer.Option("--identity", metavar="FILE", help="Our key; made when missing. Default: in the folder."),
     ] = None,
-    port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="For other peers; 0 takes any.")] = 0,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="For other peers; 0 takes any.")
+    ] = 0,
     http_port: Annotated[
-        int, typer.Option("--http-port", metavar="PORT", min=0, max=65535, help="For /status and /metrics; 0 takes any.")
+        int,
+        typer.Option("--http-port", metavar="PORT", min=0, max=65535, help="For /status and /metrics; 0 takes any."),
     ] = 0,
     announce: Announce = None,
     directory: Annotated[
@@ -27,12 +31,14 @@ def join(
     ] = None,
     rounds: Rounds = None,
     set_: Overrides = None,
-    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html and plots at the end.")] = True,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html and plots at the end.")
+    ] = True,
 ) -> None:
     """Take part in somebody's swarm with one peer, and leave when you like.
 
-    The game must be the same as theirs: its data, stages and seed decide which questions are asked. Ctrl-C leaves cleanly; joining again from
-    the same folder goes on with the same identity and weights.
+    The game must be the same as theirs: its data, stages and seed decide which questions are asked. Ctrl-C leaves
+    cleanly; joining again from the same folder goes on with the same identity and weights.
 
     [bold]Examples[/bold]
 
@@ -50,9 +56,11 @@ def join(
             raise InvalidManifest("spec.communication.backend", "TorchDistributed", expected)
     addresses = checked_addresses(initial_peers, "--initial-peer")
     if not addresses and not manifest.spec.communication.initial_peers:
-        raise BadUsage("nobody to join: give --initial-peer with the address of a member, or communication.initialPeers in the manifest")
+        raise BadUsage(
+            "nobody to join: give --initial-peer with the address of a member, or communication.initialPeers in the manifest"
+        )
     with found_in(game):
-        from swarmgame.runtime.guest import GuestOptions, take_part
+        from swarmgame.launch.join import GuestOptions, take_part
 
         code = take_part(
             GuestOptions(

@@ -1,7 +1,7 @@
 """The `swarmgame` command. The only place where an exception becomes an exit code.
 
-What the user can mend is one readable message on standard error; what is our fault keeps its traceback. Invariant: importing this loads
-neither torch nor a game, so that `--help` answers at once.
+What the user can mend is one readable message on standard error; what is our fault keeps its traceback. Invariant:
+importing this loads neither torch nor a game, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, cast
 
 import typer
 
-from swarmgame.cli import env, parts, pod
+from swarmgame.cli import components, env, pod
 from swarmgame.cli.join import join
 from swarmgame.cli.new import new
 from swarmgame.cli.peer import peer
@@ -39,7 +39,7 @@ app.command()(new)
 app.command()(peer)
 app.command()(chain.gateway)
 app.add_typer(env.app, name="env")
-app.add_typer(parts.app, name="parts")
+app.add_typer(components.app, name="components")
 app.add_typer(pod.app, name="pod")
 app.add_typer(chain.app, name="chain")
 
@@ -47,7 +47,8 @@ app.add_typer(chain.app, name="chain")
 @app.callback()
 def swarmgame(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v))
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v)),
     ] = False,
 ) -> None:
     """Swarms of independent peers that post-train their own models by reinforcement learning, and share the experience.

@@ -1,7 +1,7 @@
 """`swarmgame new NAME`: a game of your own that runs, with a test that passes.
 
-Templates lie beside this module, one folder a kind; `$name` and `$package` are all that is filled in. Invariant: nothing that exists is ever
-written over, and a folder appears whole or not at all.
+Templates lie beside this module, one folder a kind; `$name` and `$package` are all that is filled in. Invariant:
+nothing that exists is ever written over, and a folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -42,8 +42,13 @@ class Kind(StrEnum):
 
 
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the game, and of the folder that is made.", show_default=False)],
-    kind: Annotated[Kind, typer.Option("--kind", help="Words and a language model, or pictures and a small network.")] = Kind.TEXT,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Name of the game, and of the folder that is made.", show_default=False),
+    ],
+    kind: Annotated[
+        Kind, typer.Option("--kind", help="Words and a language model, or pictures and a small network.")
+    ] = Kind.TEXT,
 ) -> None:
     """Make a game of your own: a folder with a manifest, two classes to change, and a test that passes.
 
@@ -63,7 +68,8 @@ def scaffold(name: str, kind: Kind = Kind.TEXT, parent: Path = Path()) -> Path:
     """Makes the folder `parent/name`.
 
     Args:
-        name: lower-case letters, digits and dashes: it names the game on a cluster, too. The package has underscores for the dashes.
+        name: lower-case letters, digits and dashes: it names the game on a cluster, too. The package has underscores
+            for the dashes.
 
     Raises:
         BadUsage: the name cannot be used, or something of that name exists.
@@ -96,7 +102,9 @@ def package_of(name: str) -> str:
         BadUsage: the name cannot be that of a game, or Python has a module of that name already.
     """
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > LONGEST:
-        raise BadUsage(f"{name!r} cannot be the name of a game: at most {LONGEST} lower-case letters, digits and dashes, a letter first")
+        raise BadUsage(
+            f"{name!r} cannot be the name of a game: at most {LONGEST} lower-case letters, digits and dashes, a letter first"
+        )
     package = name.replace("-", "_")
     taken = package in sys.stdlib_module_names or package == "tests" or importlib.util.find_spec(package) is not None
     if keyword.iskeyword(package) or taken:

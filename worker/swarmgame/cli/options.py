@@ -14,12 +14,21 @@ import typer
 
 from swarmgame.errors import BadUsage, InvalidManifest
 
-Game = Annotated[Path, typer.Argument(metavar="GAME", help="The manifest, such as examples/01-quickstart/game.yaml.", show_default=False)]
+Game = Annotated[
+    Path,
+    typer.Argument(metavar="GAME", help="The manifest, such as examples/01-quickstart/game.yaml.", show_default=False),
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the manifest: game.trainer.with.generations=4. May be repeated."),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a field of the manifest: game.trainer.with.generations=4. May be repeated.",
+    ),
 ]
-Rounds = Annotated[int | None, typer.Option("--rounds", metavar="N", min=1, help="Play N rounds in all, whatever the manifest says.")]
+Rounds = Annotated[
+    int | None, typer.Option("--rounds", metavar="N", min=1, help="Play N rounds in all, whatever the manifest says.")
+]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs.")]
 InitialPeers = Annotated[
     list[str] | None,
@@ -56,7 +65,7 @@ def checked_addresses(addresses: list[str] | None, option: str) -> tuple[str, ..
     Raises:
         BadUsage: one is none.
     """
-    from swarmgame.communication.identity import split_address
+    from swarmgame.swarm.identity import split_address
 
     for address in addresses or ():
         try:

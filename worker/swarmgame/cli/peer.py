@@ -1,7 +1,7 @@
 """`swarmgame peer`: one peer, without a person looking on. What a pod runs, and what `swarmgame run` starts several of.
 
-Every option can come from the environment. How it ended is noted in `exit.json`, because torchrun, where a peer has several ranks, hides
-the exit code of its ranks. Invariant: of several ranks the first word counts.
+Every option can come from the environment. How it ended is noted in `exit.json`, because torchrun, where a peer has
+several ranks, hides the exit code of its ranks. Invariant: of several ranks the first word counts.
 """
 
 from __future__ import annotations
@@ -21,28 +21,53 @@ from swarmgame_api.load import load_manifest
 def peer(
     game: Game,
     directory: Annotated[
-        Path, typer.Option("--directory", metavar="DIR", envvar="SWARMGAME_DIRECTORY", help="Metrics, logs and checkpoints go here.")
+        Path,
+        typer.Option(
+            "--directory", metavar="DIR", envvar="SWARMGAME_DIRECTORY", help="Metrics, logs and checkpoints go here."
+        ),
     ],
     index: Annotated[
         int,
-        typer.Option("--index", metavar="N", min=0, envvar=["SWARMGAME_INDEX", "JOB_COMPLETION_INDEX"], help="Our number in this run."),
+        typer.Option(
+            "--index",
+            metavar="N",
+            min=0,
+            envvar=["SWARMGAME_INDEX", "JOB_COMPLETION_INDEX"],
+            help="Our number in this run.",
+        ),
     ] = 0,
     identity: Annotated[
         Path | None,
-        typer.Option("--identity", metavar="FILE", envvar="SWARMGAME_IDENTITY", help="Our key; made when missing. Default: DIR/peer.key."),
+        typer.Option(
+            "--identity",
+            metavar="FILE",
+            envvar="SWARMGAME_IDENTITY",
+            help="Our key; made when missing. Default: DIR/peer.key.",
+        ),
     ] = None,
     set_: Overrides = None,
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=0, max=65535, envvar="SWARMGAME_PORT", help="For other peers; 0 takes any.")
+        int,
+        typer.Option(
+            "--port", metavar="PORT", min=0, max=65535, envvar="SWARMGAME_PORT", help="For other peers; 0 takes any."
+        ),
     ] = 0,
     http_port: Annotated[
         int,
         typer.Option(
-            "--http-port", metavar="PORT", min=0, max=65535, envvar="SWARMGAME_HTTP_PORT", help="For /healthz, /status, …; 0 takes any."
+            "--http-port",
+            metavar="PORT",
+            min=0,
+            max=65535,
+            envvar="SWARMGAME_HTTP_PORT",
+            help="For /healthz, /status, …; 0 takes any.",
         ),
     ] = 0,
     http_host: Annotated[
-        str, typer.Option("--http-host", metavar="HOST", envvar="SWARMGAME_HTTP_HOST", help="0.0.0.0 to be seen from elsewhere.")
+        str,
+        typer.Option(
+            "--http-host", metavar="HOST", envvar="SWARMGAME_HTTP_HOST", help="0.0.0.0 to be seen from elsewhere."
+        ),
     ] = "127.0.0.1",
     initial_peers: InitialPeers = None,
     announce: Announce = None,
@@ -57,10 +82,19 @@ def peer(
     ] = "",
     at_least: Annotated[
         int,
-        typer.Option("--at-least", metavar="N", min=1, envvar="SWARMGAME_AT_LEAST", help="Members to wait for, ourselves included."),
+        typer.Option(
+            "--at-least",
+            metavar="N",
+            min=1,
+            envvar="SWARMGAME_AT_LEAST",
+            help="Members to wait for, ourselves included.",
+        ),
     ] = 1,
     join_seconds: Annotated[
-        float, typer.Option("--join-seconds", metavar="S", min=1.0, envvar="SWARMGAME_JOIN_SECONDS", help="Longest wait for them.")
+        float,
+        typer.Option(
+            "--join-seconds", metavar="S", min=1.0, envvar="SWARMGAME_JOIN_SECONDS", help="Longest wait for them."
+        ),
     ] = 60.0,
     chain_rpc: Annotated[
         str,
@@ -72,20 +106,38 @@ def peer(
         ),
     ] = "",
     chain_gateway: Annotated[
-        str, typer.Option("--chain-gateway", metavar="URL", envvar="SWARMGAME_CHAIN_GATEWAY", help="The gateway, which carries our words.")
+        str,
+        typer.Option(
+            "--chain-gateway",
+            metavar="URL",
+            envvar="SWARMGAME_CHAIN_GATEWAY",
+            help="The gateway, which carries our words.",
+        ),
     ] = "",
     chain_id: Annotated[
-        int, typer.Option("--chain-id", metavar="N", min=0, envvar="SWARMGAME_CHAIN_ID", help="Its id; 0: as the manifest says.")
+        int,
+        typer.Option(
+            "--chain-id", metavar="N", min=0, envvar="SWARMGAME_CHAIN_ID", help="Its id; 0: as the manifest says."
+        ),
     ] = 0,
     chain_contract: Annotated[
         str,
         typer.Option(
-            "--chain-contract", metavar="ADDRESS", envvar="SWARMGAME_CHAIN_CONTRACT", help="The coordinator; else the manifest's."
+            "--chain-contract",
+            metavar="ADDRESS",
+            envvar="SWARMGAME_CHAIN_CONTRACT",
+            help="The coordinator; else the manifest's.",
         ),
     ] = "",
     threads: Annotated[
         int | None,
-        typer.Option("--threads", metavar="N", min=1, envvar="OMP_NUM_THREADS", help="Of torch and the libp2p daemon. Default: all cores."),
+        typer.Option(
+            "--threads",
+            metavar="N",
+            min=1,
+            envvar="OMP_NUM_THREADS",
+            help="Of torch and the libp2p daemon. Default: all cores.",
+        ),
     ] = None,
 ) -> None:
     """Play one peer's part of a game, as a pod or `swarmgame run` does.
@@ -105,7 +157,7 @@ def peer(
     try:
         with found_in(game):
             load_manifest(game, tuple(set_ or ()))  # most mistakes are found before torch is loaded
-            from swarmgame.coordination.place import ChainPlace
+            from swarmgame.chain.endpoint import ChainPlace
             from swarmgame.runtime.peer import PeerOptions, run_peer
 
             code = run_peer(
@@ -140,7 +192,7 @@ def peer(
 def _follow_the_runner() -> None:
     """A rank's parent is torchrun, not the runner, and would outlive it."""
     if os.environ.get("SWARMGAME_DIE_WITH_PARENT") == "1":
-        from swarmgame.runtime.supervisor import die_with_parent
+        from swarmgame.launch.supervisor import die_with_parent
 
         die_with_parent()
 

@@ -1,7 +1,8 @@
 """`swarmgame pod peer|bootnode|initialize`: what the worker's image runs in a cluster.
 
-Everything comes from the environment that the operator sets; the options are there to try it at home. Whatever ends a command is also one line in
-the termination log, which `kubectl get pod` and the operator show. Invariant: importing this loads neither torch nor hivemind.
+Everything comes from the environment that the operator sets; the options are there to try it at home. Whatever ends a
+command is also one line in the termination log, which `kubectl get pod` and the operator show. Invariant: importing
+this loads neither torch nor hivemind.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ app = typer.Typer(name="pod", help="What a pod runs; configured by the environme
 PodGame = Annotated[Path, typer.Option("--game", metavar="FILE", envvar="SWARMGAME_GAME", help="The manifest.")]
 Directory = Annotated[
     Path,
-    typer.Option("--directory", metavar="DIR", envvar="SWARMGAME_DIRECTORY", help="The peer's own folder, on the checkpoints' volume."),
+    typer.Option(
+        "--directory",
+        metavar="DIR",
+        envvar="SWARMGAME_DIRECTORY",
+        help="The peer's own folder, on the checkpoints' volume.",
+    ),
 ]
 MOUNTED = Path("/etc/swarmgame/game/game.yaml")
 
@@ -34,17 +40,21 @@ def peer(
     game: PodGame = MOUNTED,
     directory: Directory = Path("/checkpoints/peer"),
     processes: Annotated[
-        str, typer.Option("--processes", metavar="auto|N", envvar="SWARMGAME_PROCESSES", help="Ranks; auto: one for each CUDA device.")
+        str,
+        typer.Option(
+            "--processes", metavar="auto|N", envvar="SWARMGAME_PROCESSES", help="Ranks; auto: one for each CUDA device."
+        ),
     ] = "auto",
 ) -> None:
-    """Play one peer's part, as `swarmgame peer` does with the same environment; as several ranks where there are several GPUs.
+    """Play one peer's part, as `swarmgame peer` does with the same environment; as several ranks where there are
+    several GPUs.
 
     A peer whose game is complete ends with 0 at once.
     """
     with last_words():
         with found_in(game):
             spec = load_manifest(game).spec
-        from swarmgame.runtime.pod import play_in_ranks, processes_here, rounds_finished, say_last
+        from swarmgame.launch.pod import play_in_ranks, processes_here, rounds_finished, say_last
 
         if rounds_finished(directory) >= spec.game.max_rounds:
             typer.echo(f"all {spec.game.max_rounds} rounds are finished", err=True)
@@ -67,16 +77,27 @@ def bootnode(
         Path, typer.Option("--identity", metavar="FILE", envvar="SWARMGAME_IDENTITY", help="Its key; it is only read.")
     ] = Path("/etc/swarmgame/identity/bootnode.key"),
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=0, max=65535, envvar="SWARMGAME_PORT", help="For peers; 0 takes any.")
+        int,
+        typer.Option(
+            "--port", metavar="PORT", min=0, max=65535, envvar="SWARMGAME_PORT", help="For peers; 0 takes any."
+        ),
     ] = 31000,
     http_port: Annotated[
         int,
         typer.Option(
-            "--http-port", metavar="PORT", min=0, max=65535, envvar="SWARMGAME_HTTP_PORT", help="For /healthz, /readyz, /metrics."
+            "--http-port",
+            metavar="PORT",
+            min=0,
+            max=65535,
+            envvar="SWARMGAME_HTTP_PORT",
+            help="For /healthz, /readyz, /metrics.",
         ),
     ] = 8080,
     http_host: Annotated[
-        str, typer.Option("--http-host", metavar="HOST", envvar="SWARMGAME_HTTP_HOST", help="0.0.0.0 to be seen from elsewhere.")
+        str,
+        typer.Option(
+            "--http-host", metavar="HOST", envvar="SWARMGAME_HTTP_HOST", help="0.0.0.0 to be seen from elsewhere."
+        ),
     ] = "127.0.0.1",
     initial_peers: InitialPeers = None,
     announce: Announce = None,
@@ -88,7 +109,8 @@ def bootnode(
         import asyncio
         import signal
 
-        from swarmgame.runtime import bootnode, logs
+        from swarmgame.launch import bootnode
+        from swarmgame.observability import logs
 
         logs.configure()
         options = bootnode.BootnodeOptions(
@@ -98,7 +120,9 @@ def bootnode(
             http_port=http_port,
             http_host=http_host,
             announce=tuple(announce or ()),
-            initial_peers=checked_addresses([*manifest.spec.communication.initial_peers, *(initial_peers or ())], "--initial-peer"),
+            initial_peers=checked_addresses(
+                [*manifest.spec.communication.initial_peers, *(initial_peers or ())], "--initial-peer"
+            ),
         )
 
         async def work() -> None:
@@ -119,7 +143,7 @@ def initialize(game: PodGame = MOUNTED) -> None:
     """
     with last_words(), found_in(game):
         manifest = load_manifest(game)
-        from swarmgame.runtime import logs
+        from swarmgame.observability import logs
         from swarmgame.runtime.assembly import blueprint_of, prepare
 
         logs.configure()
@@ -132,7 +156,7 @@ def initialize(game: PodGame = MOUNTED) -> None:
 def last_words() -> Iterator[None]:
     """Leaves the error that ends a command in the termination log."""
     from swarmgame.cli.main import UsageError
-    from swarmgame.runtime.pod import say_last
+    from swarmgame.launch.pod import say_last
 
     try:
         yield
@@ -149,7 +173,7 @@ def last_words() -> Iterator[None]:
 def _play(game: Path) -> int:
     """`swarmgame peer` in this process; its options come from the environment."""
     from swarmgame.cli.main import app as whole
-    from swarmgame.runtime.pod import say_last
+    from swarmgame.launch.pod import say_last
 
     result = whole(args=["peer", str(game)], prog_name="swarmgame", standalone_mode=False)
     if result == ExitCode.TEMPORARY:

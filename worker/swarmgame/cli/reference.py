@@ -1,6 +1,7 @@
 """The reference of the command line, written from the commands themselves.
 
-`python -m swarmgame.cli.reference > docs/reference/cli.md`; a test holds the file to it. Invariant: no sentence stands in two places.
+`python -m swarmgame.cli.reference > docs/reference/cli.md`; a test holds the file to it. Invariant: no sentence stands
+in two places.
 """
 
 from __future__ import annotations
@@ -31,8 +32,20 @@ MEANINGS = {
 def reference() -> str:
     """The text of `docs/reference/cli.md`."""
     root: Any = get_command(app)
-    lines = ["# The command line", "", "Written by `python -m swarmgame.cli.reference > docs/reference/cli.md`.", "", "## Exit codes", ""]
-    lines += ["Results go to standard output, everything else to standard error.", "", "| code | meaning |", "|---|---|"]
+    lines = [
+        "# The command line",
+        "",
+        "Written by `python -m swarmgame.cli.reference > docs/reference/cli.md`.",
+        "",
+        "## Exit codes",
+        "",
+    ]
+    lines += [
+        "Results go to standard output, everything else to standard error.",
+        "",
+        "| code | meaning |",
+        "|---|---|",
+    ]
     lines += [f"| {int(code)} | {meaning} |" for code, meaning in MEANINGS.items()]
     for path, command in _commands(root, "swarmgame"):
         lines += ["", f"## {path}", "", *_help(command), *_parameters(command)]

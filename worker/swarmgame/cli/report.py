@@ -23,8 +23,8 @@ def report(
 
       swarmgame report /data/runs/quickstart
     """
+    from swarmgame.observability.run_directory import RunDirectory
     from swarmgame.report import write_report
-    from swarmgame.runtime.rundir import RunDirectory
 
     candidates = [folder for folder in (Path(run), runs / run) if (folder / "peers").is_dir()]
     if not candidates:

@@ -20,27 +20,37 @@ class Chain(StrEnum):
 
 def run(
     game: Game,
-    peers: Annotated[int | None, typer.Option("--peers", metavar="N", min=1, help="How many peers; else as the manifest says.")] = None,
+    peers: Annotated[
+        int | None, typer.Option("--peers", metavar="N", min=1, help="How many peers; else as the manifest says.")
+    ] = None,
     rounds: Rounds = None,
     set_: Overrides = None,
     runs: Runs = Path("runs"),
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the run; else the game's.")] = "",
     processes: Annotated[
-        int | None, typer.Option("--processes-per-peer", metavar="N", min=1, help="Ranks of each peer, joined by torch.distributed.")
+        int | None,
+        typer.Option(
+            "--processes-per-peer", metavar="N", min=1, help="Ranks of each peer, joined by torch.distributed."
+        ),
     ] = None,
     coordination: Annotated[
         Chain | None,
         typer.Option(
-            "--coordination", metavar="dev|none", help="dev: a chain of the run's own (anvil, play money). Else as the manifest says."
+            "--coordination",
+            metavar="dev|none",
+            help="dev: a chain of the run's own (anvil, play money). Else as the manifest says.",
         ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what this run has done, and begin again.")] = False,
-    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html and plots at the end.")] = True,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html and plots at the end.")
+    ] = True,
 ) -> None:
     """Play a game with several peers on this machine, and watch them learn.
 
-    On a terminal there is one live table; on a pipe, one JSON line a round. Ctrl-C leaves cleanly, a second one at once. Running the same
-    command again goes on where it stopped. Metrics, checkpoints, plots and report.html are under runs/NAME/.
+    On a terminal there is one live table; on a pipe, one JSON line a round. Ctrl-C leaves cleanly, a second one at
+    once. Running the same command again goes on where it stopped. Metrics, checkpoints, plots and report.html are under
+    runs/NAME/.
 
     [bold]Examples[/bold]
 
@@ -52,7 +62,7 @@ def run(
 
       swarmgame run game.yaml --set game.seed=7 --name seed-7 | jq .reward
     """
-    from swarmgame.runtime.local import RunOptions, run
+    from swarmgame.launch.local import RunOptions, run
     from swarmgame_api.load import load_manifest
 
     shortcuts = (

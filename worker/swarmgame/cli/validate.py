@@ -1,8 +1,9 @@
-"""`swarmgame validate GAME`: the dry run. Everything that could be wrong is looked at, nothing is started and nothing is written.
+"""`swarmgame validate GAME`: the dry run. Everything that could be wrong is looked at, nothing is started and nothing
+is written.
 
-Prints the manifest as it will be used: overrides applied, defaults filled in, those of the parts' own `with` blocks too. YAML goes to standard
-output, the verdict to standard error, so that `swarmgame validate game.yaml > resolved.yaml` keeps a file that validates again.
-Invariant: exit codes are not decided here; what is wrong leaves as an exception.
+Prints the manifest as it will be used: overrides applied, defaults filled in, those of the parts' own `with` blocks
+too. YAML goes to standard output, the verdict to standard error, so that `swarmgame validate game.yaml > resolved.yaml`
+keeps a file that validates again. Invariant: exit codes are not decided here; what is wrong leaves as an exception.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def validate(game: Path, overrides: Sequence[str] = ()) -> None:
         output.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
     else:
         print(text, end="")
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[green]✓[/green] {game}: {verdict(manifest)}", emoji=False)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"[green]✓[/green] {game}: {verdict(manifest)}", emoji=False
+    )
 
 
 def check_game(game: Path, overrides: Sequence[str] = ()) -> tuple[SwarmGame, Blueprint]:

@@ -1,4 +1,6 @@
-"""The options of `swarmgame validate`; what it does stands in `swarmgame.cli.validate`, which loads more than `--help` needs."""
+"""The options of `swarmgame validate`; what it does stands in `swarmgame.cli.validate`, which loads more than `--help`
+needs.
+"""
 
 from __future__ import annotations
 

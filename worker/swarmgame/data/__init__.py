@@ -1,1 +1,1 @@
-"""TODO."""
+"""Data managers: where the questions of a round come from."""

@@ -1,4 +1,5 @@
-"""Checks of environments: is one fit to be played for? What `swarmgame env check` runs, and what the tests run over all of them.
+"""Checks of environments: is one fit to be played for? What `swarmgame env check` runs, and what the tests run over all
+of them.
 
 Everything happens in the sandbox, as in a game. Invariant: a check changes nothing and downloads nothing.
 """
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from swarmgame.data.environments import LENIENT, NOT_SOLVED_BY_OWN_ANSWER
-from swarmgame.rewards.sandbox import Outcome, Sandbox
+from swarmgame.sandbox.client import Outcome, Sandbox
 from swarmgame.seeds import derive_seed
 
 _MODULE = "swarmgame.data.environments"
@@ -78,7 +79,9 @@ def check(sandbox: Sandbox, name: str, config: Mapping[str, Any] | None = None, 
     if name not in LENIENT and highest > LITTLE:
         problems.append(f"scores garbage {highest:g}")
     if any(outcome.breach not in ("", "exception", "program") for outcome in garbage):
-        problems.append("garbage breaks the sandbox's limits: " + ", ".join(sorted({o.breach for o in garbage if o.breach})))
+        problems.append(
+            "garbage breaks the sandbox's limits: " + ", ".join(sorted({o.breach for o in garbage if o.breach}))
+        )
     return EnvironmentCheck(
         name=name,
         deterministic=same,
@@ -97,7 +100,9 @@ def _make(sandbox: Sandbox, name: str, config: dict[str, Any], seeds: list[int])
 
 
 def _score(sandbox: Sandbox, name: str, config: dict[str, Any], answers: list[tuple[int, str]]) -> list[Outcome]:
-    return sandbox.run(f"{_MODULE}:score", [[name, config, seed, answer] for seed, answer in answers], deadline=_MAKING_SECONDS)
+    return sandbox.run(
+        f"{_MODULE}:score", [[name, config, seed, answer] for seed, answer in answers], deadline=_MAKING_SECONDS
+    )
 
 
 def _value(outcome: Outcome) -> float:

@@ -1,8 +1,9 @@
 """The `chess` data: positions from random games, made in code: give mate in one, or find any legal move.
 
-A position is played from a seed, so any peer makes it again; nothing is downloaded. It does not score: pair it with the `chess` rewards.
-A policy with words reads the position in FEN and answers in UCI or SAN; one without sees the payload, float32 planes of 18 × 8 × 8, and answers
-with the action 64 × from + to. Invariant: a mate-in-one position has at least one mating move, found by search, and `answer` is the first of them.
+A position is played from a seed, so any peer makes it again; nothing is downloaded. It does not score: pair it with the
+`chess` rewards. A policy with words reads the position in FEN and answers in UCI or SAN; one without sees the payload,
+float32 planes of 18 × 8 × 8, and answers with the action 64 × from + to. Invariant: a mate-in-one position has at least
+one mating move, found by search, and `answer` is the first of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.parts import DataManager, Demonstration, Demonstrations, Setting
+from swarmgame.game.components import DataManager, Demonstration, Demonstrations, Setting
 from swarmgame.game.state import GameState, Item, Message, Prompt, Reference, Round
 from swarmgame.seeds import SEED_BITS, derive_seed
 
@@ -63,7 +64,9 @@ class ChessData(DataManager, Demonstrations):
     def __init__(self, config: ChessConfig | None = None, setting: Setting | None = None) -> None:
         super().__init__(config or ChessConfig(), setting or Setting())
         if self.config.min_plies >= self.config.max_plies:
-            raise InvalidManifest("spec.game.data.with.maxPlies", self.config.max_plies, f"more than minPlies, {self.config.min_plies}")
+            raise InvalidManifest(
+                "spec.game.data.with.maxPlies", self.config.max_plies, f"more than minPlies, {self.config.min_plies}"
+            )
         self._digest = f"{derive_seed(_VERSION, self.config.task, self.config.min_plies, self.config.max_plies):016x}"
 
     def round_data(self, round: Round) -> Sequence[Item]:
@@ -103,7 +106,9 @@ class ChessData(DataManager, Demonstrations):
             item = self._item(seed)
             if item is not None:
                 items.append(item)
-        raise InvalidManifest("spec.game.data.with.maxPlies", self.config.max_plies, "long enough games for positions to come up")
+        raise InvalidManifest(
+            "spec.game.data.with.maxPlies", self.config.max_plies, "long enough games for positions to come up"
+        )
 
     def _item(self, seed: int) -> Item | None:
         found = position(seed, self.config.task, self.config.min_plies, self.config.max_plies)

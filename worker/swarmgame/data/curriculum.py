@@ -1,8 +1,9 @@
 """Curricula: an environment grows harder while its questions are answered, and easier again when they are not.
 
-Levels are those of reasoning-gym's curricula; which configuration a level is, is worked out in the sandbox (`level_configs`), how levels move
-is decided here, by the mean reward of our own groups over a window. Invariant: the level is a function of the rewards seen, and part of
-`state_dict`; every level has a digest of its own, so peers at different levels understand one another.
+Levels are those of reasoning-gym's curricula; which configuration a level is, is worked out in the sandbox
+(`level_configs`), how levels move is decided here, by the mean reward of our own groups over a window. Invariant: the
+level is a function of the rewards seen, and part of `state_dict`; every level has a digest of its own, so peers at
+different levels understand one another.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def level_configs(name: str, config: dict[str, Any], attributes: list[str], most
     """Runs in the sandbox: the configuration of every level, the author's own with the moving attributes laid over it.
 
     Returns:
-        `{"levels": [config, …]}`, ending before the first that the dataset refuses; or `{"problem": {"path", "got", "expected"}}`.
+        `{"levels": [config, …]}`, ending before the first that the dataset refuses; or `{"problem": {"path", "got",
+        "expected"}}`.
     """
     from reasoning_gym.coaching.attributes import RangeAttributeDefinition
     from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext
@@ -89,7 +91,11 @@ def level_configs(name: str, config: dict[str, Any], attributes: list[str], most
 
     if name not in CURRICULA:
         return {
-            "problem": {"path": "curriculum", "got": name, "expected": "an environment that has a curriculum; see `swarmgame env list`"}
+            "problem": {
+                "path": "curriculum",
+                "got": name,
+                "expected": "an environment that has a curriculum; see `swarmgame env list`",
+            }
         }
     curriculum = CURRICULA[name]()
     known = list(curriculum.attributes)
@@ -115,5 +121,7 @@ def level_configs(name: str, config: dict[str, Any], attributes: list[str], most
             break
         levels.append(laid)
     if not levels:
-        return {"problem": {"path": "curriculum", "got": name, "expected": f"a curriculum whose first level {name} accepts"}}
+        return {
+            "problem": {"path": "curriculum", "got": name, "expected": f"a curriculum whose first level {name} accepts"}
+        }
     return {"levels": levels}

@@ -1,8 +1,10 @@
-"""Environments: procedural question makers with a scorer, by name. The 105 datasets of reasoning-gym, composites of them, and an author's own.
+"""Environments: procedural question makers with a scorer, by name. The 105 datasets of reasoning-gym, composites of
+them, and an author's own.
 
-Everything here runs inside the sandbox (`swarmgame.rewards.sandbox`), called by name with JSON arguments, since some makers execute code, some
-scorers evaluate the answer, and five datasets depend on the interpreter's hash seed, which is fixed there. The process that trains never imports
-reasoning-gym. Invariant: `make` and `score` depend on (name, config, seed) and the library's version alone; the version is part of the digest.
+Everything here runs inside the sandbox (`swarmgame.sandbox.client`), called by name with JSON arguments, since some
+makers execute code, some scorers evaluate the answer, and five datasets depend on the interpreter's hash seed, which is
+fixed there. The process that trains never imports reasoning-gym. Invariant: `make` and `score` depend on (name, config,
+seed) and the library's version alone; the version is part of the digest.
 """
 
 from __future__ import annotations
@@ -39,11 +41,23 @@ NARROW_SEEDS = frozenset({"pool_matrix"})
 
 KEPT = frozenset(
     {
-        *("arc_1d", "arc_agi", "base_conversion", "codeio", "emoji_mystery", "figlet_font", "group_anagrams", "n_queens", "rearc"),
+        *(
+            "arc_1d",
+            "arc_agi",
+            "base_conversion",
+            "codeio",
+            "emoji_mystery",
+            "figlet_font",
+            "group_anagrams",
+            "n_queens",
+            "rearc",
+        ),
         *("rush_hour", "sokoban", "spell_backward", "word_ladder", "word_sequence_reversal", "word_sorting"),
     }
 )
-"""Datasets slow to construct (2 to 350 ms) whose items depend on the attribute `seed` alone: constructed once and re-seeded."""
+"""Datasets slow to construct (2 to 350 ms) whose items depend on the attribute `seed` alone: constructed once and
+re-seeded.
+"""
 
 NOT_SOLVED_BY_OWN_ANSWER = frozenset({"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"})
 """Datasets that store no answer of their own: any solution counts, and none is given."""
@@ -52,7 +66,9 @@ LENIENT = frozenset({"game_of_life_halting"})
 """Datasets that take any words for "no", and so may give garbage full marks."""
 
 _NOT_REPEATABLE = re.compile(r"\b(now|today|utcnow|time|time_ns|uuid\d|urandom)\(|\bsecrets\.")
-"""Programs of codeio that look at the clock or at true randomness, one in a hundred; no peer could make their questions again."""
+"""Programs of codeio that look at the clock or at true randomness, one in a hundred; no peer could make their questions
+again.
+"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,9 @@ class Question:
 
 
 class Environment(ABC):
-    """An author's own environment; registered under the entry-point group `swarmgame.environments`, its first docstring line describes it."""
+    """An author's own environment; registered under the entry-point group `swarmgame.environments`, its first docstring
+    line describes it.
+    """
 
     Config: ClassVar[type[BaseModel]] = Config
 
@@ -81,7 +99,7 @@ class Environment(ABC):
         return float(answer.strip() == question.answer.strip())
 
 
-# ── what can be asked by name ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what can be asked by name
 def catalog() -> list[dict[str, Any]]:
     """Every environment: name, summary, category, whether it has a curriculum, what its scorer needs."""
     factory = _factory()
@@ -98,18 +116,27 @@ def catalog() -> list[dict[str, Any]]:
             }
         )
     for name, environment in sorted(_own().items()):
-        rows.append({"name": name, "summary": _summary(environment), "category": "own", "curriculum": False, "evaluates": False})
+        rows.append(
+            {"name": name, "summary": _summary(environment), "category": "own", "curriculum": False, "evaluates": False}
+        )
     return rows
 
 
 def fields(name: str) -> list[dict[str, Any]]:
-    """The configuration of an environment: name, type and default of each field, without seed and size, which the game sets."""
+    """The configuration of an environment: name, type and default of each field, without seed and size, which the game
+    sets.
+    """
     if name == COMPOSITE:
         return [{"name": "datasets", "type": "list of {name, weight, config}", "default": None, "required": True}]
     if name in _own():
         model = _own()[name].Config.model_fields
         return [
-            {"name": key, "type": str(field.annotation), "default": _plain(field.default), "required": field.is_required()}
+            {
+                "name": key,
+                "type": str(field.annotation),
+                "default": _plain(field.default),
+                "required": field.is_required(),
+            }
             for key, field in model.items()
         ]
     rows = []
@@ -119,7 +146,9 @@ def fields(name: str) -> list[dict[str, Any]]:
             kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
             kind = str(field.type).replace("typing.", "") if "[" in str(field.type) else kind
             missing = default is dataclasses.MISSING
-            rows.append({"name": field.name, "type": kind, "default": None if missing else _plain(default), "required": missing})
+            rows.append(
+                {"name": field.name, "type": kind, "default": None if missing else _plain(default), "required": missing}
+            )
     return rows
 
 
@@ -175,7 +204,7 @@ def demonstrate(name: str, config: dict[str, Any], seed: int) -> dict[str, str] 
     return made if made["answer"] and score(name, config, seed, made["answer"]) >= 0.99 else None
 
 
-# ── reasoning-gym ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── reasoning-gym
 def _factory() -> Any:
     # Importing the first two registers the datasets.
     return [importlib.import_module(f"reasoning_gym{name}") for name in ("", ".composite", ".factory")][-1]
@@ -222,7 +251,9 @@ def _kept(name: str, canonical: str) -> Any:
     dataset = _factory().create_dataset(name, seed=0, size=1, **_arguments(name, json.loads(canonical)))
     if name == "codeio":
         programs = type(dataset)._jsonl_data
-        dataset.programs = [row for row in programs if not _NOT_REPEATABLE.search(row["code_sample"] + row["input_generator"])]
+        dataset.programs = [
+            row for row in programs if not _NOT_REPEATABLE.search(row["code_sample"] + row["input_generator"])
+        ]
     return dataset
 
 
@@ -232,7 +263,7 @@ def _arguments(name: str, config: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(defaults.get(key), tuple) else value for key, value in config.items()}
 
 
-# ── an author's own ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── an author's own
 @functools.cache
 def _own() -> dict[str, type[Environment]]:
     found = {}
@@ -250,7 +281,7 @@ def _own_environment(name: str, canonical: str) -> Environment:
     return environment(environment.Config.model_validate_json(canonical))
 
 
-# ── checking ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── checking
 class _Problem(Exception):
     def __init__(self, path: str, got: object, expected: str) -> None:
         super().__init__(path)
@@ -308,7 +339,9 @@ def _resolve_dataset(name: str, config: dict[str, Any], path: str) -> dict[str, 
         try:
             TypeAdapter(hints[key]).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
-            raise _Problem(f"{path}config.{key}", value, error.errors()[0]["msg"].removeprefix("Input should be ")) from error
+            raise _Problem(
+                f"{path}config.{key}", value, error.errors()[0]["msg"].removeprefix("Input should be ")
+            ) from error
     try:
         instance = config_class(seed=0, size=1, **_arguments(name, config))
         if hasattr(instance, "validate"):
@@ -324,7 +357,11 @@ def _resolve_dataset(name: str, config: dict[str, Any], path: str) -> dict[str, 
 def _refuse_unknown(config: Mapping[str, Any], known: list[str], path: str) -> None:
     for key in config:
         if key not in known:
-            raise _Problem(f"{path}.{key}", config[key], "a known key" + (_suggestion(str(key), known) or f": one of {', '.join(known)}"))
+            raise _Problem(
+                f"{path}.{key}",
+                config[key],
+                "a known key" + (_suggestion(str(key), known) or f": one of {', '.join(known)}"),
+            )
 
 
 def _suggestion(word: str, known: list[str]) -> str:

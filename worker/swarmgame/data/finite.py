@@ -1,8 +1,9 @@
 """Finite data: rows that are all there, drawn without replacement, split by what they say.
 
-The base of `text` and `images`. A row belongs to the rounds, to evaluation or to demonstrations by a hash of its content, so that a duplicate never
-sits on two sides, and every peer with the same rows splits them alike. Invariant: a reference names the digest of all rows and the row's
-number; a peer with other rows cannot resolve it, and nobody resolves a held-out row.
+The base of `text` and `images`. A row belongs to the rounds, to evaluation or to demonstrations by a hash of its
+content, so that a duplicate never sits on two sides, and every peer with the same rows splits them alike. Invariant: a
+reference names the digest of all rows and the row's number; a peer with other rows cannot resolve it, and nobody
+resolves a held-out row.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest, Temporary
-from swarmgame.game.parts import DataManager, Setting
+from swarmgame.game.components import DataManager, Setting
 from swarmgame.game.state import GameState, Item, Prompt, Reference, Round
 from swarmgame.seeds import derive_seed
 
@@ -64,7 +65,9 @@ class FiniteData(DataManager):
 
     config: FiniteConfig
 
-    def __init__(self, config: FiniteConfig, setting: Setting, contents: Iterable[bytes], demonstrations: float = 0.0) -> None:
+    def __init__(
+        self, config: FiniteConfig, setting: Setting, contents: Iterable[bytes], demonstrations: float = 0.0
+    ) -> None:
         super().__init__(config, setting)
         everything = hashlib.blake2b(digest_size=8, person=b"swarmgame-rows")
         self.rows: dict[Side, list[int]] = {side: [] for side in Side}
@@ -121,7 +124,9 @@ def existing(source: str) -> Path:
     path = Path(source.removeprefix("file://")).expanduser()
     if not path.exists():
         raise InvalidManifest(
-            f"{PATH}.source", source, f"a file or folder that exists (looked in {path.absolute().parent}), or {HUB}org/name"
+            f"{PATH}.source",
+            source,
+            f"a file or folder that exists (looked in {path.absolute().parent}), or {HUB}org/name",
         )
     return path
 
@@ -151,4 +156,6 @@ def load_from_hub(config: FiniteConfig, setting: Setting) -> Any:
     except ConnectionError as error:
         raise Temporary(f"the hub cannot be reached for {config.source}: {error}") from error
     except (datasets.exceptions.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
-        raise InvalidManifest(f"{PATH}.source", config.source, f"a dataset on the hub with this subset and split ({error})") from error
+        raise InvalidManifest(
+            f"{PATH}.source", config.source, f"a dataset on the hub with this subset and split ({error})"
+        ) from error

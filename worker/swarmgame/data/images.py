@@ -1,8 +1,9 @@
 """The `images` data: labelled pictures, for policies that see.
 
-Reads a folder with a folder per class, a dataset of the hub (`hf://org/name[@revision]`) or saved by `datasets`, and scikit-learn's own 8×8
-digits (`sklearn://digits`), which need no download. An item has no words: its payload is a float32 array, channels × height × width, in [0, 1],
-its answer the number of the class. Invariant: payloads are read-only, and the same bytes on every peer with the same data.
+Reads a folder with a folder per class, a dataset of the hub (`hf://org/name[@revision]`) or saved by `datasets`, and
+scikit-learn's own 8×8 digits (`sklearn://digits`), which need no download. An item has no words: its payload is a
+float32 array, channels × height × width, in [0, 1], its answer the number of the class. Invariant: payloads are
+read-only, and the same bytes on every peer with the same data.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from swarmgame.data.finite import HUB, PATH, FiniteConfig, FiniteData, existing, load_from_hub
 from swarmgame.errors import BadData, InvalidManifest
-from swarmgame.game.parts import Setting
+from swarmgame.game.components import Setting
 from swarmgame.game.state import Item, Prompt, Reference
 
 DIGITS = "sklearn://digits"
@@ -54,14 +55,18 @@ class ImageData(FiniteData):
             if len(self._images) == config.max_rows:
                 break
             if self._images and image.shape != self._images[0].shape:
-                raise InvalidManifest(f"{PATH}.size", config.size, f"a size: pictures are {self._images[0].shape} and {image.shape}")
+                raise InvalidManifest(
+                    f"{PATH}.size", config.size, f"a size: pictures are {self._images[0].shape} and {image.shape}"
+                )
             image.setflags(write=False)
             self._images.append(image)
             self._labels.append(label)
         if not self._images:
             raise InvalidManifest(f"{PATH}.source", config.source, "data with at least one picture")
         super().__init__(
-            config, setting, (image.tobytes() + bytes([label % 256]) for image, label in zip(self._images, self._labels, strict=True))
+            config,
+            setting,
+            (image.tobytes() + bytes([label % 256]) for image, label in zip(self._images, self._labels, strict=True)),
         )
 
     @property
@@ -71,7 +76,9 @@ class ImageData(FiniteData):
 
     def item(self, reference: Reference) -> Item:
         label = self._labels[reference.index]
-        return Item(reference, answer=str(label), metadata={"class": self.classes[label]}, payload=self._images[reference.index])
+        return Item(
+            reference, answer=str(label), metadata={"class": self.classes[label]}, payload=self._images[reference.index]
+        )
 
     def prompt(self, item: Item) -> Prompt:
         return Prompt(item=item.id, payload=item.payload)
@@ -88,7 +95,9 @@ def _read(config: ImageConfig, setting: Setting) -> tuple[Sequence[str], Iterato
         return _from_dataset(load_from_hub(config, setting), config)
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if not classes:
-        raise InvalidManifest(f"{PATH}.source", config.source, f"a folder with a folder per class, {HUB}org/name, or {DIGITS}")
+        raise InvalidManifest(
+            f"{PATH}.source", config.source, f"a folder with a folder per class, {HUB}org/name, or {DIGITS}"
+        )
     return classes, _from_folder(folder, classes, config)
 
 
@@ -120,7 +129,9 @@ def _from_folder(folder: Path, classes: Sequence[str], config: ImageConfig) -> I
 def _from_dataset(dataset: Any, config: ImageConfig) -> tuple[Sequence[str], Iterator[tuple[Image, int]]]:
     for key, column in (("image", config.image), ("label", config.label)):
         if column not in dataset.column_names:
-            raise InvalidManifest(f"{PATH}.{key}", column, f"a column of {config.source}: {', '.join(dataset.column_names)}")
+            raise InvalidManifest(
+                f"{PATH}.{key}", column, f"a column of {config.source}: {', '.join(dataset.column_names)}"
+            )
     names = getattr(dataset.features[config.label], "names", None)
     labels = sorted(set(dataset[config.label]), key=str) if names is None else list(range(len(names)))
     classes = [str(label) for label in labels] if names is None else list(names)

@@ -1,9 +1,10 @@
 """The `reasoning-gym` data: procedural questions with checkable answers, made again by any peer from four numbers.
 
-Every question has a seed of its own, derived by hash, and is item 0 of a dataset with that seed, so no two streams share questions
-(reasoning-gym's items use `Random(seed + index)`, where neighbouring seeds do). The two highest bits of a seed say what it is for:
-a round, evaluation or demonstration; so held-out questions stay held out by construction, and a reference to one is refused.
-Invariant: this process makes no question itself; all are made in the sandbox (see `environments`).
+Every question has a seed of its own, derived by hash, and is item 0 of a dataset with that seed, so no two streams
+share questions (reasoning-gym's items use `Random(seed + index)`, where neighbouring seeds do). The two highest bits of
+a seed say what it is for: a round, evaluation or demonstration; so held-out questions stay held out by construction,
+and a reference to one is refused. Invariant: this process makes no question itself; all are made in the sandbox (see
+`environments`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from pydantic import Field
 from swarmgame.config import Config
 from swarmgame.data.curriculum import CurriculumConfig, Ladder
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.parts import DataManager, Demonstration, Demonstrations, Setting
+from swarmgame.game.components import DataManager, Demonstration, Demonstrations, Setting
 from swarmgame.game.state import GameState, Item, Message, Prompt, Reference, Rewards, Round
-from swarmgame.rewards.sandbox import Outcome, Sandbox, SandboxBroken, SharedSandbox
+from swarmgame.sandbox.client import Outcome, Sandbox, SandboxBroken, SharedSandbox
 from swarmgame.seeds import SEED_BITS, derive_seed
 
 PATH = "spec.game.data.with"
@@ -75,7 +76,9 @@ class ReasoningGymConfig(Config):
     shared: bool = False
     """Whether all peers get the same questions in a round; otherwise each draws its own."""
     specialties: tuple[tuple[str, ...], ...] = ()
-    """Names of environments by rank among the members: the peer of rank r asks only those of entry r, counted round and round."""
+    """Names of environments by rank among the members: the peer of rank r asks only those of entry r, counted round and
+    round.
+    """
     system_prompt: str = ""
     """Put before every question as a system message; for the tagged format, the default explains the tags."""
     prompt_template: str = "{question}"
@@ -118,7 +121,7 @@ class ReasoningGymData(DataManager, Demonstrations):
             if entry.curriculum is not None
         }
 
-    # ── what the game asks ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what the game asks
     def round_data(self, round: Round) -> Sequence[Item]:
         base = round.seed if self.config.shared else round.peer_seed
         allowed = self._specialty(round)
@@ -131,12 +134,16 @@ class ReasoningGymData(DataManager, Demonstrations):
         return self._make(Purpose.ROUND, levels, ("round", base, round.number))
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        """Every stage asks our questions again, in the same words; a game of several stages says more by overriding this."""
+        """Every stage asks our questions again, in the same words; a game of several stages says more by overriding
+        this.
+        """
         return [self.prompt(state.items[item]) for item in state.own_items]
 
     def prompt(self, item: Item) -> Prompt:
         """The question in the game's words."""
-        system = self.config.system_prompt or (TAGGED_INSTRUCTION if self.config.answer_format == AnswerFormat.TAGGED else "")
+        system = self.config.system_prompt or (
+            TAGGED_INSTRUCTION if self.config.answer_format == AnswerFormat.TAGGED else ""
+        )
         text = self.config.prompt_template.replace("{question}", item.question)
         messages = (Message("system", system), Message("user", text)) if system else (Message("user", text),)
         return Prompt(item=item.id, messages=messages)
@@ -148,17 +155,24 @@ class ReasoningGymData(DataManager, Demonstrations):
         """One journey to the sandbox for all that are of this game and not remembered."""
         levels = {reference: level for reference in references if (level := self._level_of(reference)) is not None}
         new = [reference for reference in levels if reference not in self._remembered]
-        made = zip(new, self._ask([levels[reference] for reference in new], [reference.seed for reference in new]), strict=True)
+        made = zip(
+            new, self._ask([levels[reference] for reference in new], [reference.seed for reference in new]), strict=True
+        )
         fresh = {
             reference: self._remember(_item(levels[reference], reference.seed, outcome, self.config.answer_format))
             for reference, outcome in made
             if not outcome.breach
         }
-        return [fresh.get(reference) or self._remembered.get(reference) if reference in levels else None for reference in references]
+        return [
+            fresh.get(reference) or self._remembered.get(reference) if reference in levels else None
+            for reference in references
+        ]
 
     def _level_of(self, reference: Reference) -> _Level | None:
         """The level that a reference asks, if it is one that a round of this game may ask."""
-        honest = reference.index == 0 and 0 <= reference.seed < 1 << SEED_BITS and _purpose(reference.seed) == Purpose.ROUND
+        honest = (
+            reference.index == 0 and 0 <= reference.seed < 1 << SEED_BITS and _purpose(reference.seed) == Purpose.ROUND
+        )
         return self._by_digest.get((reference.environment, reference.config)) if honest else None
 
     def evaluation_data(self, count: int) -> Sequence[Item]:
@@ -175,9 +189,11 @@ class ReasoningGymData(DataManager, Demonstrations):
             if position in self._ladders and self._ladders[position].level == level:
                 self._ladders[position].add(sum(scores) / len(scores))
 
-    # ── demonstrations ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── demonstrations
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
-        """Questions with the stored answer, where the scorer takes it for right; fewer than `count` if hardly any environment has such."""
+        """Questions with the stored answer, where the scorer takes it for right; fewer than `count` if hardly any
+        environment has such.
+        """
         found: list[Demonstration] = []
         weights = [entry.weight for entry in self.config.environments]
         tried, solved = [0] * len(weights), [0] * len(weights)
@@ -189,7 +205,10 @@ class ReasoningGymData(DataManager, Demonstrations):
                 break
             wanted = min(max(count - len(found), _ATTEMPTS), _BATCH)
             random = Random(derive_seed("demonstrated environment", seed, asked))
-            levels = [self._start(position) for position in random.choices(fertile, [weights[position] for position in fertile], k=wanted)]
+            levels = [
+                self._start(position)
+                for position in random.choices(fertile, [weights[position] for position in fertile], k=wanted)
+            ]
             seeds = [_seed(Purpose.DEMONSTRATION, seed, asked + index) for index in range(wanted)]
             asked += wanted
             for level, chosen, outcome in zip(levels, seeds, self._ask(levels, seeds, "demonstrate"), strict=True):
@@ -210,13 +229,15 @@ class ReasoningGymData(DataManager, Demonstrations):
         mix = [f"{level.name} {level.digest} {self.config.environments[level.position].weight}" for level in starts]
         return f"{derive_seed(*shape, *mix):016x}"
 
-    # ── the rest of a part's life ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the rest of a part's life
     def state_dict(self) -> Mapping[str, Any]:
         return {str(position): ladder.state_dict() for position, ladder in self._ladders.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if set(state) != {str(position) for position in self._ladders}:
-            raise ValueError(f"a state of the curricula {sorted(state)}, but this game has {sorted(map(str, self._ladders))}")
+            raise ValueError(
+                f"a state of the curricula {sorted(state)}, but this game has {sorted(map(str, self._ladders))}"
+            )
         for position, ladder in self._ladders.items():
             ladder.load_state_dict(state[str(position)])
 
@@ -225,34 +246,47 @@ class ReasoningGymData(DataManager, Demonstrations):
             self._sandbox = None
             SharedSandbox.release()
 
-    # ── making questions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── making questions
     def _make(self, purpose: Purpose, levels: Sequence[_Level], stream: tuple[str | int, ...]) -> list[Item]:
         """One item a level. Some makers fail for rare seeds; the next seed is tried then, the same on every peer."""
         items: dict[int, Item] = {}
         for attempt in range(_ATTEMPTS):
             for index, level in enumerate(levels):
                 # Made before: a round's questions are asked for twice where its rollouts are generated ahead.
-                made = self._remembered.get(Reference(level.name, level.digest, _seed(purpose, *stream, index, attempt), 0))
-                same = made is not None and (made.metadata["position"], made.metadata["level"]) == (level.position, level.level)
+                made = self._remembered.get(
+                    Reference(level.name, level.digest, _seed(purpose, *stream, index, attempt), 0)
+                )
+                same = made is not None and (made.metadata["position"], made.metadata["level"]) == (
+                    level.position,
+                    level.level,
+                )
                 if made is not None and same and index not in items:
                     items[index] = made
             missing = [index for index in range(len(levels)) if index not in items]
             seeds = [_seed(purpose, *stream, index, attempt) for index in missing]
-            for index, seed, outcome in zip(missing, seeds, self._ask([levels[index] for index in missing], seeds), strict=True):
+            for index, seed, outcome in zip(
+                missing, seeds, self._ask([levels[index] for index in missing], seeds), strict=True
+            ):
                 if not outcome.breach:
                     item = _item(levels[index], seed, outcome, self.config.answer_format)
                     items[index] = item if purpose == Purpose.EVALUATION else self._remember(item)
             if len(items) == len(levels):
                 return [items[index] for index in range(len(levels))]
         failing = next(level.name for index, level in enumerate(levels) if index not in items)
-        raise SandboxBroken(f"the environment {failing} made no question in {_ATTEMPTS} attempts; see `swarmgame env check {failing}`")
+        raise SandboxBroken(
+            f"the environment {failing} made no question in {_ATTEMPTS} attempts; see `swarmgame env check {failing}`"
+        )
 
     def _ask(self, levels: Sequence[_Level], seeds: Sequence[int], what: str = "make") -> list[Outcome]:
         if self._sandbox is None:
             raise RuntimeError("the data manager is closed")
         calls = [[level.name, level.config, seed] for level, seed in zip(levels, seeds, strict=True)]
         batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
-        return [outcome for batch in batches for outcome in self._sandbox.run(f"{_ENVIRONMENTS}:{what}", batch, deadline=MAKING_SECONDS)]
+        return [
+            outcome
+            for batch in batches
+            for outcome in self._sandbox.run(f"{_ENVIRONMENTS}:{what}", batch, deadline=MAKING_SECONDS)
+        ]
 
     def _remember(self, item: Item) -> Item:
         self._remembered[item.reference] = item
@@ -260,7 +294,7 @@ class ReasoningGymData(DataManager, Demonstrations):
             self._remembered.popitem(last=False)
         return item
 
-    # ── who asks what ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── who asks what
     def _current(self, position: int) -> int:
         ladder = self._ladders.get(position)
         return ladder.level if ladder is not None else 0
@@ -277,20 +311,28 @@ class ReasoningGymData(DataManager, Demonstrations):
         names = self.config.specialties[round.members.index(round.peer) % len(self.config.specialties)]
         return [position for position in everything if self.config.environments[position].name in names]
 
-    # ── checking the configuration ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── checking the configuration
     def _check(self) -> None:
         names = {entry.name for entry in self.config.environments}
         for index, group in enumerate(self.config.specialties):
             if not group or not set(group) <= names:
                 raise InvalidManifest(
-                    f"{PATH}.specialties[{index}]", list(group), f"some of this game's environments: {', '.join(sorted(names))}"
+                    f"{PATH}.specialties[{index}]",
+                    list(group),
+                    f"some of this game's environments: {', '.join(sorted(names))}",
                 )
         if self.config.shared and self.config.specialties:
-            raise InvalidManifest(f"{PATH}.shared", True, "false where peers have specialties: they cannot ask the same questions")
+            raise InvalidManifest(
+                f"{PATH}.shared", True, "false where peers have specialties: they cannot ask the same questions"
+            )
         if self.config.shared and any(entry.curriculum for entry in self.config.environments):
-            raise InvalidManifest(f"{PATH}.shared", True, "false where there is a curriculum: peers move through it each at its own pace")
+            raise InvalidManifest(
+                f"{PATH}.shared", True, "false where there is a curriculum: peers move through it each at its own pace"
+            )
         if "{question}" not in self.config.prompt_template:
-            raise InvalidManifest(f"{PATH}.promptTemplate", self.config.prompt_template, "a text that contains {question}")
+            raise InvalidManifest(
+                f"{PATH}.promptTemplate", self.config.prompt_template, "a text that contains {question}"
+            )
 
     def _levels_of(self, position: int, entry: EnvironmentConfig) -> list[_Level]:
         assert self._sandbox is not None
@@ -299,7 +341,9 @@ class ReasoningGymData(DataManager, Demonstrations):
         configs = [entry.config]
         if entry.curriculum is not None:
             attributes, most = list(entry.curriculum.attributes), entry.curriculum.max_level
-            answer = self._sandbox.call("swarmgame.data.curriculum:level_configs", entry.name, entry.config, attributes, most)
+            answer = self._sandbox.call(
+                "swarmgame.data.curriculum:level_configs", entry.name, entry.config, attributes, most
+            )
             configs = _valued(answer, path)["levels"]
         levels = []
         for level, config in enumerate(configs):
@@ -333,4 +377,9 @@ def _item(level: _Level, seed: int, outcome: Outcome, answer_format: AnswerForma
         "level": level.level,
         "answer_format": answer_format.value,
     }
-    return Item(Reference(level.name, level.digest, seed, 0), str(outcome.value["question"]), str(outcome.value["answer"]), metadata)
+    return Item(
+        Reference(level.name, level.digest, seed, 0),
+        str(outcome.value["question"]),
+        str(outcome.value["answer"]),
+        metadata,
+    )

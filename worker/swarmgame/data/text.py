@@ -1,7 +1,8 @@
 """The `text` data: questions and answers from files or the hub.
 
-Reads JSON lines, CSV, Parquet, a folder of .txt files, a folder that `datasets` saved, and `hf://org/name[@revision]`. It does not score: pair
-it with `exact` or `function`. Invariant: a row is its question and its answer; other columns come along as metadata and decide nothing.
+Reads JSON lines, CSV, Parquet, a folder of .txt files, a folder that `datasets` saved, and `hf://org/name[@revision]`.
+It does not score: pair it with `exact` or `function`. Invariant: a row is its question and its answer; other columns
+come along as metadata and decide nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from swarmgame.data.finite import HUB, PATH, FiniteConfig, FiniteData, Side, existing, load_from_hub
 from swarmgame.errors import BadData, InvalidManifest
-from swarmgame.game.parts import Demonstration, Demonstrations, Setting
+from swarmgame.game.components import Demonstration, Demonstrations, Setting
 from swarmgame.game.state import Item, Message, Prompt, Reference
 from swarmgame.seeds import derive_seed
 
@@ -81,7 +82,12 @@ class TextData(FiniteData, Demonstrations):
 
     @property
     def fingerprint(self) -> str:
-        shape = (self.config.system_prompt, self.config.prompt_template, str(self.config.demonstrations), str(self.config.held_out))
+        shape = (
+            self.config.system_prompt,
+            self.config.prompt_template,
+            str(self.config.demonstrations),
+            str(self.config.held_out),
+        )
         return f"{derive_seed(self.digest, *shape):016x}"
 
     def _check(self, config: TextConfig) -> None:
@@ -89,13 +95,17 @@ class TextData(FiniteData, Demonstrations):
             raise InvalidManifest(f"{PATH}.source", config.source, "data with at least one row")
         for key, column in (("question", config.question), ("answer", config.answer)):
             if column and column not in self._rows[0]:
-                raise InvalidManifest(f"{PATH}.{key}", column, f"a column of {config.source}: {', '.join(map(str, self._rows[0]))}")
+                raise InvalidManifest(
+                    f"{PATH}.{key}", column, f"a column of {config.source}: {', '.join(map(str, self._rows[0]))}"
+                )
 
     @staticmethod
     def _pair(config: TextConfig, row: Row) -> tuple[str, str]:
         question, answer = row.get(config.question), row.get(config.answer) if config.answer else ""
         if question is None or answer is None:
-            raise BadData(f"{config.source}: a row without {config.question} or {config.answer}: {str(dict(row))[:200]}")
+            raise BadData(
+                f"{config.source}: a row without {config.question} or {config.answer}: {str(dict(row))[:200]}"
+            )
         answer = str(answer).rpartition(config.answer_after)[2].strip() if config.answer_after else str(answer)
         return str(question), answer
 
@@ -119,7 +129,9 @@ def _read(config: TextConfig, setting: Setting) -> Iterator[Row]:
             for batch in parquet.ParquetFile(path).iter_batches():
                 yield from batch.to_pylist()
         case _:
-            raise InvalidManifest(f"{PATH}.source", config.source, f"a .jsonl, .csv, .tsv or .parquet file, a folder, or {HUB}org/name")
+            raise InvalidManifest(
+                f"{PATH}.source", config.source, f"a .jsonl, .csv, .tsv or .parquet file, a folder, or {HUB}org/name"
+            )
 
 
 def _json_lines(path: Path) -> Iterator[Row]:

@@ -1,1 +1,1 @@
-"""The core of the loop: what a round is, what was said in it, and in which order things happen. Pure: no tensor, no socket, no file."""
+"""The game loop: state, rounds, stages and verification. Pure: no tensors, no sockets, no files."""

@@ -1,8 +1,9 @@
 """A column: numbers in the bytes they came in.
 
-Of what others say, log-probabilities are read where they are trained on and nowhere else, and ids once, to compare them with the words. Kept as
-Python objects they take ten times the memory, and to make them was half of a peer's work in an exchange of 256 KiB; a column makes them when
-somebody asks. Invariant: a column equals, hashes, prints and copies as the tuple of its numbers would, and cannot be changed.
+Of what others say, log-probabilities are read where they are trained on and nowhere else, and ids once, to compare them
+with the words. Kept as Python objects they take ten times the memory, and to make them was half of a peer's work in an
+exchange of 256 KiB; a column makes them when somebody asks. Invariant: a column equals, hashes, prints and copies as
+the tuple of its numbers would, and cannot be changed.
 """
 
 from __future__ import annotations

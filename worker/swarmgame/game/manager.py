@@ -1,9 +1,9 @@
 """GameManager: the order of things, and nothing else.
 
-A round is: stages (ask, generate, publish, hear the others), then rewards, the choice of others' groups, one call of `Trainer.train`, and a
-report to whoever observes. It contains no tensor, no socket, no Kubernetes object and no contract.
-Invariants: a round is learnt from whole or not at all, so that stopping in the middle of one loses nothing that was learnt; all choices
-derive from seeds and contributions; an exception of a part ends the game loudly.
+A round is: stages (ask, generate, publish, hear the others), then rewards, the choice of others' groups, one call of
+`Trainer.train`, and a report to whoever observes. It contains no tensor, no socket, no Kubernetes object and no
+contract. Invariants: a round is learnt from whole or not at all, so that stopping in the middle of one loses nothing
+that was learnt; all choices derive from seeds and contributions; an exception of a part ends the game loudly.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from enum import StrEnum
 from statistics import median_low
 from typing import TYPE_CHECKING
 
-from swarmgame.communication.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
-from swarmgame.game.ledger import Ledger
-from swarmgame.game.listening import Listener
-from swarmgame.game.parts import DataManager, RewardManager, Trainer
+from swarmgame.game.collected_log import Ledger
+from swarmgame.game.components import DataManager, RewardManager, Trainer
+from swarmgame.game.external_sampling import SharingPolicy, has_spread, mean_reward, select_external
+from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
 from swarmgame.game.report import Evaluation, Observer, RoundReport
 from swarmgame.game.roles import RoleManager
-from swarmgame.game.sharing import SharingPolicy, has_spread, mean_reward, select_external
 from swarmgame.game.state import Contribution, GameState, GroupKey, PeerId, Prompt, Rewards, Round
+from swarmgame.game.verification import Listener
 from swarmgame.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class GameManager:
         self._observed_seconds = 0.0
         self._generates_ahead = trainer.generates_ahead and data.knows_next_round
 
-    # ── the game ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the game
     def run(self, first_round: int | None = None) -> Ending:
         """Plays until the last round, a stop, or (if the game says so) until nobody else is left.
 
@@ -134,7 +134,8 @@ class GameManager:
         number = self._present_round(0) if first_round is None else first_round
         if self.trainer.generates_ahead and not self._generates_ahead:
             logger.warning(
-                "%s knows a round's questions only when the one before is over: nothing is generated ahead", type(self.data).__name__
+                "%s knows a round's questions only when the one before is over: nothing is generated ahead",
+                type(self.data).__name__,
             )
         for observer in self.observers:
             observer.game_started(number, self.progression.max_rounds)
@@ -180,7 +181,7 @@ class GameManager:
         self._was_alone = alone
         return alone
 
-    # ── a round ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── a round
     def _play(self, number: int) -> ClosedBy | None:
         """One round. None when it was abandoned because a stop was asked for: nothing was learnt from it."""
         began = self._clock()
@@ -194,7 +195,9 @@ class GameManager:
             state, prompts = self._speak(state, stage, tally)
             if self.stopped():
                 return None
-            collected = self.communication.collect(number, stage, self._collect_policy(round, stage), stopped=self.stopped)
+            collected = self.communication.collect(
+                number, stage, self._collect_policy(round, stage), stopped=self.stopped
+            )
             if self.stopped():
                 return None
             self.ledger.note(number, stage, set(collected.members) - set(collected.missing))
@@ -209,7 +212,9 @@ class GameManager:
         with self._timed(tally, "rewards"):
             rewards = self.rewards.rewards(state)
             seed = derive_seed(round.peer_seed, "external")
-            state = state.with_external(select_external(tally.trainable, rewards, self.progression.sharing, round=number, seed=seed))
+            state = state.with_external(
+                select_external(tally.trainable, rewards, self.progression.sharing, round=number, seed=seed)
+            )
         with self._timed(tally, "train"):
             metrics = self.trainer.train(state, rewards)
         self.data.round_finished(state, rewards)
@@ -257,7 +262,9 @@ class GameManager:
         return state, {prompt.item: prompt for prompt in prompts}
 
     def _generate_ahead(self, round: Round) -> None:
-        """Lets the trainer begin the next round's first stage, asked as if membership and curriculum stayed as they are."""
+        """Lets the trainer begin the next round's first stage, asked as if membership and curriculum stayed as they
+        are.
+        """
         if round.number + 1 >= self.progression.max_rounds:
             return
         following = self._round(round.number + 1, round.members)
@@ -277,7 +284,10 @@ class GameManager:
         )
 
     def _claims(self, contribution: Contribution, rewards: Rewards) -> tuple[Claim, ...]:
-        keys = (GroupKey(contribution.round, contribution.stage, contribution.peer, group.item) for group in contribution.groups)
+        keys = (
+            GroupKey(contribution.round, contribution.stage, contribution.peer, group.item)
+            for group in contribution.groups
+        )
         return tuple(Claim(mean_reward(rewards.get(key, ())), has_spread(rewards.get(key, ()))) for key in keys)
 
     def _collect_policy(self, round: Round, stage: int) -> CollectPolicy:
@@ -314,7 +324,12 @@ class GameManager:
         return Evaluation(_means(average), _means(passed), samples)
 
     def _report(
-        self, state: GameState, rewards: Rewards, metrics: Mapping[str, float], tally: _Tally, evaluation: Evaluation | None
+        self,
+        state: GameState,
+        rewards: Rewards,
+        metrics: Mapping[str, float],
+        tally: _Tally,
+        evaluation: Evaluation | None,
     ) -> RoundReport:
         own = state.own_groups()
         by_stage: dict[int, list[float]] = {stage: [] for stage in range(state.round.stages)}

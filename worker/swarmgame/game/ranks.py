@@ -1,6 +1,7 @@
 """Ranks: the processes (one GPU each) that together are one peer.
 
-The protocol only; `swarmgame.runtime.ranks` has the one over torch.distributed. Invariant: every rank makes the same calls in the same order.
+The protocol only; `swarmgame.runtime.ranks` has the one over torch.distributed. Invariant: every rank makes the same
+calls in the same order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a round came to, and who may listen.
 
-`RoundReport` is one line of `metrics.jsonl`, one row of the table, one scrape of Prometheus. Observers look on; they never steer.
-Invariant: everything outside `seconds`, `outcomes` and `bytes_*` is a function of seeds and contributions, so that a resumed run repeats it.
+`RoundReport` is one line of `metrics.jsonl`, one row of the table, one scrape of Prometheus. Observers look on; they
+never steer. Invariant: everything outside `seconds`, `outcomes` and `bytes_*` is a function of seeds and contributions,
+so that a resumed run repeats it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from swarmgame.communication.protocol import ClosedBy, Collected
+from swarmgame.game.protocol import ClosedBy, Collected
 from swarmgame.game.state import GameState, PeerId, Rewards, Round
 
 
@@ -45,8 +46,8 @@ class RoundReport:
         closed_by: of the last stage.
         tokens: ids that we sampled.
         policy_version: after training.
-        seconds: wall time by part: data, generate, exchange, listen, rewards, train, evaluate, checkpoint (and whatever else
-            observed the round before), round.
+        seconds: wall time by part: data, generate, exchange, listen, rewards, train, evaluate, checkpoint (and whatever
+            else observed the round before), round.
         outcomes: messages by what became of them, in this round.
         counters: running totals of the RewardManager (breaches, scorer exceptions).
         evaluation: when this round had one.

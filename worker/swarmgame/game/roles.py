@@ -1,7 +1,8 @@
-"""RoleManager: who plays what, from the sorted live membership alone, so that every peer comes to the same answer unasked.
+"""RoleManager: who plays what, from the sorted live membership alone, so that every peer comes to the same answer
+unasked.
 
-A role asks for a count of peers, a share of them, or whatever is left. Invariant: each member has exactly one role, counts are served before
-shares, and shares before the rest, whatever the size of the swarm.
+A role asks for a count of peers, a share of them, or whatever is left. Invariant: each member has exactly one role,
+counts are served before shares, and shares before the rest, whatever the size of the swarm.
 """
 
 from __future__ import annotations

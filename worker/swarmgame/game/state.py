@@ -1,7 +1,8 @@
 """GameState: everything said so far in a round, as a tree round → stage → peer → item → rollouts.
 
-Nothing here knows of models, sockets or files. Invariant: a contribution, once added, is never changed; whoever needs another state makes a
-new one, so the prompts that a policy is trained on are, by construction, those that it generated on.
+Nothing here knows of models, sockets or files. Invariant: a contribution, once added, is never changed; whoever needs
+another state makes a new one, so the prompts that a policy is trained on are, by construction, those that it generated
+on.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ class Prompt:
     Args:
         item: id of the item.
         messages: the words; empty for a game without words.
-        token_ids: the ids that the policy saw, filled in by the Trainer; empty for a policy that does not read tokens, and in the groups of
-            others, whose prompts are our own regenerated ones: whoever trains on those tokenises the messages itself.
+        token_ids: the ids that the policy saw, filled in by the Trainer; empty for a policy that does not read tokens,
+            and in the groups of others, whose prompts are our own regenerated ones: whoever trains on those tokenises
+            the messages itself.
         payload: what a policy without words sees (an image tensor, a board); local, never sent.
     """
 
@@ -121,10 +123,12 @@ class Rollout:
     """One completion: exactly what was sampled.
 
     Args:
-        text: for people, rewards and later stages, without special tokens; never re-tokenised for training when tokenizers agree.
+        text: for people, rewards and later stages, without special tokens; never re-tokenised for training when
+            tokenizers agree.
         token_ids: the sampled ids, with EOS when there was one. For a policy over discrete actions: the actions.
-        logprobs: natural-log probability of each id under the sampling policy at its temperature, before top-k or top-p; one an id. These
-            and the ids are tuples where they were sampled, a `Column` where they came from others.
+        logprobs: natural-log probability of each id under the sampling policy at its temperature, before top-k or
+            top-p; one an id. These and the ids are tuples where they were sampled, a `Column` where they came from
+            others.
         finish_reason: STOP when the policy ended it.
     """
 
@@ -249,7 +253,7 @@ class GameState:
         by_id = {item.id: item for item in items}
         return cls(round=round, items=_frozen(by_id), own_items=tuple(by_id))
 
-    # ── growing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── growing
     def with_items(self, items: Iterable[Item]) -> GameState:
         """Adds items; one already known keeps its first form."""
         return replace(self, items=_frozen({item.id: item for item in items} | dict(self.items)))
@@ -261,8 +265,13 @@ class GameState:
             ValueError: the peer has spoken in that stage already, or the stage or round has not come yet.
         """
         if contribution.round < self.round.number:
-            if any((c.round, c.stage, c.peer) == (contribution.round, contribution.stage, contribution.peer) for c in self.late):
-                raise ValueError(f"{contribution.peer} has already spoken in round {contribution.round}, stage {contribution.stage}")
+            if any(
+                (c.round, c.stage, c.peer) == (contribution.round, contribution.stage, contribution.peer)
+                for c in self.late
+            ):
+                raise ValueError(
+                    f"{contribution.peer} has already spoken in round {contribution.round}, stage {contribution.stage}"
+                )
             return replace(self, late=(*self.late, contribution))
         if contribution.round > self.round.number:
             raise ValueError(f"round {contribution.round} has not come yet; this is round {self.round.number}")
@@ -278,7 +287,7 @@ class GameState:
     def with_external(self, keys: Iterable[GroupKey]) -> GameState:
         return replace(self, external=tuple(keys))
 
-    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── reading
     @property
     def peer(self) -> PeerId:
         return self.round.peer

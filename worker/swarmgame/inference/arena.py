@@ -1,8 +1,9 @@
 """Memory and CUDA graphs of one shape of generation: caches, lanes, the completions of a call, and the steps over them.
 
-A graph reads and writes fixed memory, so everything that a step touches is made once, for bucketed sizes. Finished completions leave their lane to
-waiting ones within the step, on the device; when none wait, the step goes on with half of the lanes. The host waits for the device only every
-`SYNC_EVERY` steps. `engine.py` decides which arena a call gets and how long it is kept.
+A graph reads and writes fixed memory, so everything that a step touches is made once, for bucketed sizes. Finished
+completions leave their lane to waiting ones within the step, on the device; when none wait, the step goes on with half
+of the lanes. The host waits for the device only every `SYNC_EVERY` steps. `engine.py` decides which arena a call gets
+and how long it is kept.
 """
 
 from __future__ import annotations
@@ -92,7 +93,14 @@ class Arena:
     """
 
     def __init__(
-        self, model: Any, shape: ArenaShape, eos_token_ids: Sequence[int], kernels: ModuleType, *, capture: bool, is_limited: bool
+        self,
+        model: Any,
+        shape: ArenaShape,
+        eos_token_ids: Sequence[int],
+        kernels: ModuleType,
+        *,
+        capture: bool,
+        is_limited: bool,
     ) -> None:
         self.shape, self.is_limited = shape, is_limited
         self._kernels = kernels
@@ -104,12 +112,20 @@ class Arena:
         weights, device, steps = model.model.embed_tokens.weight, model.device, shape.params.max_new_tokens
         cos, sin = decoder.rotary_tables(shape.longest)
         self._attention = AttentionShape(
-            decoder.num_heads, decoder.num_kv_heads, decoder.head_dim, decoder.scaling, cos.contiguous(), sin.contiguous(), shape.longest
+            decoder.num_heads,
+            decoder.num_kv_heads,
+            decoder.head_dim,
+            decoder.scaling,
+            cos.contiguous(),
+            sin.contiguous(),
+            shape.longest,
         )
         size = LayerCache.size(decoder.num_kv_heads, decoder.head_dim, shape.prompt_tokens, shape.lanes, steps)
         self._caches = [
             # Zeros, not whatever was there: a share of 0 of NaN would be NaN.
-            LayerCache(weights.new_zeros(size), weights.new_zeros(size), shape.prompt_tokens, steps, *_head_norms(layer))
+            LayerCache(
+                weights.new_zeros(size), weights.new_zeros(size), shape.prompt_tokens, steps, *_head_norms(layer)
+            )
             for layer in model.model.layers
         ]
         self._eos = torch.tensor(list(eos_token_ids), dtype=torch.long, device=device)
@@ -141,13 +157,18 @@ class Arena:
         )
         self._count = self._longest = self._certain = 0
 
-    def begin(self, prompts: Sequence[Sequence[int]], n: int, uniforms_RT: Tensor, budgets: Sequence[int], lanes: int) -> None:
+    def begin(
+        self, prompts: Sequence[Sequence[int]], n: int, uniforms_RT: Tensor, budgets: Sequence[int], lanes: int
+    ) -> None:
         """Read the prompts, sample the first token of every completion, and fill that many lanes."""
         self._count = lanes
         batch, rows, device = self.batch, len(prompts) * n, self.batch.ids.device
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         starts = lengths.cumsum(0) - lengths
-        batch.prompt_start[:rows], batch.prompt_length[:rows] = starts.repeat_interleave(n), lengths.repeat_interleave(n)
+        batch.prompt_start[:rows], batch.prompt_length[:rows] = (
+            starts.repeat_interleave(n),
+            lengths.repeat_interleave(n),
+        )
         batch.budget[:rows] = torch.tensor(budgets)
         if batch.uniforms.numel():
             batch.uniforms[:rows] = uniforms_RT
@@ -158,7 +179,9 @@ class Arena:
             logits = read.new_empty(len(prompts), read.shape[1]) if logits is None else logits
             logits[torch.tensor(chunk, device=device)] = read
         assert logits is not None
-        forbid = torch.full((len(prompts),), int(self.shape.params.min_new_tokens > 0), dtype=torch.int32, device=device)
+        forbid = torch.full(
+            (len(prompts),), int(self.shape.params.min_new_tokens > 0), dtype=torch.int32, device=device
+        )
         source = torch.arange(len(prompts), device=device).repeat_interleave(n)
         uniforms = batch.uniforms[:, 0].contiguous() if batch.uniforms.numel() else batch.uniforms.flatten()
         for start in range(0, rows, FIRST_TOKENS):
@@ -190,7 +213,7 @@ class Arena:
             left = int(self.batch.state[2])
         return Occupancy(lane_steps, int(self.batch.state[3]))
 
-    # ── a step ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── a step
     def _step(self, lanes: int) -> None:
         """Feed one token a lane and sample the next ones. Nothing is waited for."""
         if lanes not in self._steps:
@@ -199,7 +222,10 @@ class Arena:
 
     def _compute(self, count: int) -> None:
         lanes = self.lanes.first(count)
-        attentions = [partial(self._kernels.decode_attention, layer=cache, lanes=lanes, shape=self._attention) for cache in self._caches]
+        attentions = [
+            partial(self._kernels.decode_attention, layer=cache, lanes=lanes, shape=self._attention)
+            for cache in self._caches
+        ]
         logits = self._decoder(lanes.token, attentions)
         source = torch.arange(count, device=logits.device)
         token, logprob = self._sample(logits, source, lanes.uniform, lanes.forbid_eos)
@@ -208,11 +234,15 @@ class Arena:
     def _sample(self, logits: Tensor, source: Tensor, uniforms: Tensor, forbid_eos: Tensor) -> tuple[Tensor, Tensor]:
         params = self.shape.params
         if params.is_plain:
-            token, logprob = self._kernels.sample_tokens(logits, source, uniforms, forbid_eos, self._eos, params.temperature)
+            token, logprob = self._kernels.sample_tokens(
+                logits, source, uniforms, forbid_eos, self._eos, params.temperature
+            )
             return token, logprob
-        return self._sampler(logits[source], uniforms, forbid_eos=forbid_eos[source] != 0 if params.min_new_tokens else False)
+        return self._sampler(
+            logits[source], uniforms, forbid_eos=forbid_eos[source] != 0 if params.min_new_tokens else False
+        )
 
-    # ── lanes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── lanes
     def _fill(self, waiting: int) -> None:
         """Give every lane its first completion."""
         lanes, batch, count = self.lanes, self.batch, min(waiting, self._count)
@@ -233,7 +263,7 @@ class Arena:
         self.lanes.move((self.lanes.row[:lanes] < 0).to(torch.uint8).argsort(stable=True)[:fewer])
         return fewer
 
-    # ── prompts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── prompts
     def _prefill(self, prompts: Sequence[Sequence[int]], starts: Tensor) -> Tensor:
         """Read some prompts into the prompt cache; return the logits [P, V] behind their last tokens.
 
@@ -251,7 +281,9 @@ class Arena:
         key, read = (count, width), partial(self._read, count, width)
         if count * width > CAPTURED_PREFILL_TOKENS:
             return read(given)
-        prefill = self._prefills.pop(key, None) or Graph(f"reading {count} prompts of {width} tokens", read, self._pool, given)
+        prefill = self._prefills.pop(key, None) or Graph(
+            f"reading {count} prompts of {width} tokens", read, self._pool, given
+        )
         while len(self._prefills) >= KEPT_PREFILLS:
             self._prefills.popitem(last=False)
         self._prefills[key] = prefill
@@ -268,8 +300,12 @@ class Arena:
         def attention(qkv: Tensor, layer: LayerCache) -> Tensor:
             query, key = self._kernels.prefill_rotary(qkv, layer, shape, positions, places)
             value = qkv.view(tokens, -1, shape.head_dim)[:, shape.num_heads + shape.num_kv_heads :]
-            query, key, value = (part.reshape(count, width, -1, shape.head_dim).transpose(1, 2) for part in (query, key, value))
-            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=shape.scaling, enable_gqa=True)
+            query, key, value = (
+                part.reshape(count, width, -1, shape.head_dim).transpose(1, 2) for part in (query, key, value)
+            )
+            attended = F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=shape.scaling, enable_gqa=True
+            )
             return attended.transpose(1, 2).reshape(tokens, -1)
 
         return self._decoder(ids, [partial(attention, layer=cache) for cache in self._caches], last)
@@ -278,7 +314,9 @@ class Arena:
 def _head_norms(layer: Any) -> tuple[Tensor | None, Tensor | None, float]:
     """The scales and epsilon of the norms of queries and keys, where the architecture has them."""
     query, key = getattr(layer.self_attn, "q_norm", None), getattr(layer.self_attn, "k_norm", None)
-    return (None, None, 0.0) if query is None or key is None else (query.weight, key.weight, float(query.variance_epsilon))
+    return (
+        (None, None, 0.0) if query is None or key is None else (query.weight, key.weight, float(query.variance_epsilon))
+    )
 
 
 def _chunks(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
@@ -299,7 +337,9 @@ def even(lanes: int) -> int:
 
 
 def bucket(size: int, unit: int = 64) -> int:
-    """Round a size up to a multiple of the unit, of twice the unit above 8 units, and so on; at most an eighth too much from there."""
+    """Round a size up to a multiple of the unit, of twice the unit above 8 units, and so on; at most an eighth too much
+    from there.
+    """
     while unit * 8 < size:
         unit *= 2
     return -(-size // unit) * unit

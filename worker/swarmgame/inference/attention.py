@@ -1,10 +1,11 @@
 """Attention of many completions over one prompt, with the prompt's keys and values kept and read once.
 
-All completions of a prompt are queries of a single matrix product over its keys; each completion's own tokens are a second, small one; one
-softmax spans both. Eight completions of a long prompt so need an eighth of the memory, and of the memory traffic, of a repeated cache.
-Queries are rotated straight into the order in which they are read, keys straight into the cache: for a small model moving numbers costs as much as
-multiplying them. The result equals attention over the concatenation, to rounding. Shapes: P prompts, M completions a prompt at most
-(slots), B rows (completions, ordered by prompt), K key heads, G query heads a key head, D head size, W prompt width, L tokens so far.
+All completions of a prompt are queries of a single matrix product over its keys; each completion's own tokens are a
+second, small one; one softmax spans both. Eight completions of a long prompt so need an eighth of the memory, and of
+the memory traffic, of a repeated cache. Queries are rotated straight into the order in which they are read, keys
+straight into the cache: for a small model moving numbers costs as much as multiplying them. The result equals attention
+over the concatenation, to rounding. Shapes: P prompts, M completions a prompt at most (slots), B rows (completions,
+ordered by prompt), K key heads, G query heads a key head, D head size, W prompt width, L tokens so far.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ class SharedPromptAttention:
         self._slots: Slots | None = None
         self._prompt_of_row = torch.arange(prompts, device=keys.device).repeat_interleave(completions)
         self._width, self._length = width, 0
-        self._lay_out(keys.new_empty(prompts, heads, completions, steps, size), keys.new_empty(prompts, heads, completions, steps, size))
+        self._lay_out(
+            keys.new_empty(prompts, heads, completions, steps, size),
+            keys.new_empty(prompts, heads, completions, steps, size),
+        )
 
     def _lay_out(self, own_keys: Tensor, own_values: Tensor) -> None:
         """Takes caches [P, K, M, steps, D], and keeps the views of them that every step needs."""
@@ -95,7 +99,9 @@ class SharedPromptAttention:
 
     def slots_of(self, rows: Tensor) -> Slots:
         """The slots after `select(rows)`, to be shared by all layers."""
-        prompts, prompt_of_row, counts = torch.unique_consecutive(self._prompt_of_row[rows], return_inverse=True, return_counts=True)
+        prompts, prompt_of_row, counts = torch.unique_consecutive(
+            self._prompt_of_row[rows], return_inverse=True, return_counts=True
+        )
         size = int(counts.max())
         starts = counts.cumsum(0) - counts
         slot_of_row = prompt_of_row * size + torch.arange(len(rows), device=rows.device) - starts[prompt_of_row]
@@ -117,7 +123,9 @@ class SharedPromptAttention:
         def moved(own: Tensor) -> Tensor:
             new = own.new_empty(len(slots.prompts), heads, slots.size, steps, size)
             found = own[:, :, :, : self._length][prompt, :, place]
-            new[:, :, :, : self._length] = found.view(len(slots.prompts), slots.size, heads, self._length, size).transpose(1, 2)
+            new[:, :, :, : self._length] = found.view(
+                len(slots.prompts), slots.size, heads, self._length, size
+            ).transpose(1, 2)
             return new
 
         self._prompt_of_row, self._slots = slots.prompt_of_row, slots
@@ -150,7 +158,11 @@ class SharedPromptAttention:
         of_own = torch.bmm(self._query_by_row, self._keys_out[:, :, : self._length])
         scores = torch.cat([of_prompt.view(len(of_own), group, -1), of_own], dim=-1)
         shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-        attended = torch.bmm(shares.view(prompts * keys, completions * group, -1)[:, :, : self._width], self._prompt_values)
-        attended.view(len(of_own), group, size).baddbmm_(shares[:, :, self._width :], self._values_out[:, : self._length])
+        attended = torch.bmm(
+            shares.view(prompts * keys, completions * group, -1)[:, :, : self._width], self._prompt_values
+        )
+        attended.view(len(of_own), group, size).baddbmm_(
+            shares[:, :, self._width :], self._values_out[:, : self._length]
+        )
         rows = attended.view(prompts, keys, completions, group, size).transpose(1, 2).reshape(prompts * completions, -1)
         return rows if self._slots is None else rows.index_select(0, self._slots.slot_of_row)

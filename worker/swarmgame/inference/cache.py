@@ -1,8 +1,9 @@
 """A key-value cache that is written in place, for decoding many rows a known number of steps.
 
-transformers' DynamicCache concatenates, and so copies, all keys and values at every step: a quarter of the decode time of a small model.
-This one keeps a buffer of the final length and hands out views. Invariant: what a layer sees is what DynamicCache would show it.
-It is not for training, cropping or offloading, nor for layers with windows, which keep transformers' own.
+transformers' DynamicCache concatenates, and so copies, all keys and values at every step: a quarter of the decode time
+of a small model. This one keeps a buffer of the final length and hands out views. Invariant: what a layer sees is what
+DynamicCache would show it. It is not for training, cropping or offloading, nor for layers with windows, which keep
+transformers' own.
 """
 
 from __future__ import annotations
@@ -94,5 +95,10 @@ def is_windowed(config: Any) -> bool:
 
 def _room(like: Tensor, capacity: int, rows: int | None = None) -> Tensor:
     return torch.empty(
-        like.shape[0] if rows is None else rows, like.shape[1], capacity, like.shape[3], dtype=like.dtype, device=like.device
+        like.shape[0] if rows is None else rows,
+        like.shape[1],
+        capacity,
+        like.shape[3],
+        dtype=like.dtype,
+        device=like.device,
     )

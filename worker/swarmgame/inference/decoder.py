@@ -1,7 +1,9 @@
-"""Decode steps for all completions of a batch of prompts in PyTorch's operations, rows leaving as they finish: the decoder of a CPU.
+"""Decode steps for all completions of a batch of prompts in PyTorch's operations, rows leaving as they finish: the
+decoder of a CPU.
 
-The keys and values of a prompt are kept once for all its completions, and are read once a step. A decoder serves one call of the sampler, with the
-weights of the moment it is made. `engine.py` is its counterpart on a CUDA device, with fixed shapes.
+The keys and values of a prompt are kept once for all its completions, and are read once a step. A decoder serves one
+call of the sampler, with the weights of the moment it is made. `engine.py` is its counterpart on a CUDA device, with
+fixed shapes.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class SharedPromptDecoder:
         positions: how many positions there will be at most.
     """
 
-    def __init__(self, model: Any, cache: Cache, mask: Tensor | None, samples_per_prompt: int, steps: int, positions: int) -> None:
+    def __init__(
+        self, model: Any, cache: Cache, mask: Tensor | None, samples_per_prompt: int, steps: int, positions: int
+    ) -> None:
         self._decoder = FusedLlamaDecoder(model, folded=is_foldable(model))
         self._rope = RotaryEmbedding(*self._decoder.rotary_tables(positions), interleaved=self._decoder.folded)
         order = RotaryEmbedding.interleave_permutation(self._decoder.head_dim) if self._decoder.folded else slice(None)

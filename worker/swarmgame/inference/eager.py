@@ -1,7 +1,8 @@
 """A sampler for any causal language model of transformers, on any device, without compilation.
 
-Each prompt is read once, whatever the number of completions, and its cache repeated; all rows advance together, left-padded, with explicit
-positions; rows that have finished leave the batch when less than three quarters are alive. Invariant: see `sampler.py`.
+Each prompt is read once, whatever the number of completions, and its cache repeated; all rows advance together,
+left-padded, with explicit positions; rows that have finished leave the batch when less than three quarters are alive.
+Invariant: see `sampler.py`.
 """
 
 from __future__ import annotations
@@ -30,15 +31,23 @@ class EagerSampler(ModelSampler):
     """Samples operation by operation.
 
     Args:
-        written_out: take decode steps with `SharedPromptDecoder` where the model is supported; otherwise always with the model's own forward.
+        written_out: take decode steps with `SharedPromptDecoder` where the model is supported; otherwise always with
+            the model's own forward.
     """
 
-    def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int, *, written_out: bool = True) -> None:
+    def __init__(
+        self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int, *, written_out: bool = True
+    ) -> None:
         super().__init__(model, eos_token_ids, pad_token_id)
         self.written_out = written_out
 
     def _rollout(
-        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, uniforms_RT: Tensor, budgets: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        uniforms_RT: Tensor,
+        budgets: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
         device = self.model.device
         rows, width = len(prompts) * n, max(len(prompt) for prompt in prompts)
@@ -48,7 +57,9 @@ class EagerSampler(ModelSampler):
         # Where all rows have the same budget the loop ends at it, and no row needs to be checked.
         last = torch.tensor(budgets, device=device) - 1 if min(budgets) < steps else None
         eos = torch.tensor(self.eos_token_ids, device=device)
-        ids = torch.full((steps, rows), self.eos_token_ids[0] if self.eos_token_ids else self.pad_token_id, device=device)
+        ids = torch.full(
+            (steps, rows), self.eos_token_ids[0] if self.eos_token_ids else self.pad_token_id, device=device
+        )
         logprobs = torch.zeros(steps, rows, device=device)
 
         read = prefill(self.model, prompts, width, self.pad_token_id, room=steps)
@@ -109,8 +120,8 @@ class EagerSampler(ModelSampler):
 class _DecodeMask:
     """What each row may attend to while it decodes, made once for all steps.
 
-    A mask of four dimensions is passed through by transformers as it is, which saves building one from two dimensions at every step;
-    models with windows or other kernels still get the two-dimensional one.
+    A mask of four dimensions is passed through by transformers as it is, which saves building one from two dimensions
+    at every step; models with windows or other kernels still get the two-dimensional one.
     """
 
     def __init__(self, model: Any, mask_BW: Tensor, width: int, steps: int) -> None:
@@ -121,9 +132,9 @@ class _DecodeMask:
         self._mask = mask_BS
         if not windowed and implementation in ("sdpa", "eager"):
             lowest = torch.finfo(model.dtype).min
-            self._mask = torch.zeros(mask_BS.shape, dtype=model.dtype, device=mask_BS.device).masked_fill(~mask_BS, lowest)[
-                :, None, None, :
-            ]
+            self._mask = torch.zeros(mask_BS.shape, dtype=model.dtype, device=mask_BS.device).masked_fill(
+                ~mask_BS, lowest
+            )[:, None, None, :]
 
     def select(self, rows: Tensor) -> None:
         self._mask = self._mask[rows]

@@ -1,9 +1,9 @@
 """Continuous batching on a CUDA device: one CUDA graph a step, lanes that are refilled as completions finish.
 
-A step of a model is some hundred small kernels, and launching them takes the processor longer than running them takes the device, so a step (forward,
-sampling, bookkeeping) is captured once as a graph and replayed. An `Arena` holds the graphs and the memory that they read and write, and is kept
-between calls until `release`. Graphs read the model's own weights, so an update in place between calls needs no new graph. Models that are not
-written out are left to `eager.py`.
+A step of a model is some hundred small kernels, and launching them takes the processor longer than running them takes
+the device, so a step (forward, sampling, bookkeeping) is captured once as a graph and replayed. An `Arena` holds the
+graphs and the memory that they read and write, and is kept between calls until `release`. Graphs read the model's own
+weights, so an update in place between calls needs no new graph. Models that are not written out are left to `eager.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from swarmgame.inference.sampler import ModelSampler, SamplingParams
 logger = logging.getLogger(__name__)
 
 KEPT = 4
-"""Arenas that are kept: training and evaluation, and for each a second one (a stage with longer prompts, an uneven batch)."""
+"""Arenas that are kept: training and evaluation, and for each a second one (a stage with longer prompts, an uneven
+batch).
+"""
 
 MEMORY_SHARE = 0.6
 """Share of the free memory that the cache of own tokens may take."""
@@ -38,10 +40,13 @@ class EngineSampler(ModelSampler):
     """Samples with graphs on a CUDA device; on a CPU, where tests run it, step by step.
 
     Args:
-        kernels: the module of kernels; None takes `kernels.py` on a CUDA device and the definitions in `ops.py` elsewhere.
+        kernels: the module of kernels; None takes `kernels.py` on a CUDA device and the definitions in `ops.py`
+            elsewhere.
     """
 
-    def __init__(self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int, *, kernels: ModuleType | None = None) -> None:
+    def __init__(
+        self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int, *, kernels: ModuleType | None = None
+    ) -> None:
         super().__init__(model, eos_token_ids, pad_token_id)
         self.max_lanes = 512
         self.occupancy = Occupancy()
@@ -64,7 +69,12 @@ class EngineSampler(ModelSampler):
         return held
 
     def _rollout(
-        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, uniforms_RT: Tensor, budgets: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        uniforms_RT: Tensor,
+        budgets: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
         kernels = self._kernels if is_supported(self.model) else None
         if kernels is None:
@@ -91,7 +101,9 @@ class EngineSampler(ModelSampler):
         return arena.batch.ids[:rows], arena.batch.logprobs[:rows]
 
     def _arena(self, requested: ArenaShape, kernels: ModuleType) -> Arena:
-        """Memory and graphs that are large enough, the last used first; all are dropped when the weights have moved: no graph would find them."""
+        """Memory and graphs that are large enough, the last used first; all are dropped when the weights have moved: no
+        graph would find them.
+        """
         if self._weight_addresses() != self._addresses:
             self.release()
         for shape, arena in reversed(self._arenas.items()):
@@ -121,17 +133,24 @@ class EngineSampler(ModelSampler):
             lanes = self._measure_lanes(requested)
         if lanes < requested.lanes:
             logger.info(
-                "memory for %d completions of %d tokens at once: the others wait for a lane", lanes, requested.params.max_new_tokens
+                "memory for %d completions of %d tokens at once: the others wait for a lane",
+                lanes,
+                requested.params.max_new_tokens,
             )
         return lanes
 
     def _measure_lanes(self, requested: ArenaShape) -> int:
         config, device = self.model.config, self.model.device
-        numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * self.model.model.layers[0].self_attn.head_dim
+        numbers = (
+            2 * config.num_hidden_layers * config.num_key_value_heads * self.model.model.layers[0].self_attn.head_dim
+        )
         token_bytes = numbers * self.model.dtype.itemsize
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        lanes = int((MEMORY_SHARE * free - requested.prompt_tokens * token_bytes) / (token_bytes * requested.params.max_new_tokens))
+        lanes = int(
+            (MEMORY_SHARE * free - requested.prompt_tokens * token_bytes)
+            / (token_bytes * requested.params.max_new_tokens)
+        )
         return max(1, lanes if lanes < 8 else lanes // 8 * 8)
 
 

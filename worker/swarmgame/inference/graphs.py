@@ -1,8 +1,8 @@
 """Functions that are captured as CUDA graphs: their kernels are launched together, without the processor.
 
-A `Graph` runs its function as it is the first time, which also makes what libraries make at their first call and costs nothing where a shape is met
-only once; the second time it captures it, and replays it from then on. Graphs of one `GraphPool` never run at the same time, so their temporary
-memory is the same.
+A `Graph` runs its function as it is the first time, which also makes what libraries make at their first call and costs
+nothing where a shape is met only once; the second time it captures it, and replays it from then on. Graphs of one
+`GraphPool` never run at the same time, so their temporary memory is the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Graph:
         given: an argument; later ones have its shape.
     """
 
-    def __init__(self, name: str, compute: Callable[..., Tensor | None], pool: GraphPool, given: Tensor | None = None) -> None:
+    def __init__(
+        self, name: str, compute: Callable[..., Tensor | None], pool: GraphPool, given: Tensor | None = None
+    ) -> None:
         self._name, self._compute, self._pool = name, compute, pool
         self._given = given
         self._calls = 0
@@ -74,7 +76,9 @@ class Graph:
             raise  # the caller gives memory back and tries again
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-            logger.warning("%s could not be captured as a graph and runs operation by operation: %s", self._name, reason)
+            logger.warning(
+                "%s could not be captured as a graph and runs operation by operation: %s", self._name, reason
+            )
             return
         self._pool.memory = graph.pool()
         self._graph = graph

@@ -1,10 +1,11 @@
 """Triton kernels of a decode step, with the signatures of `ops.py`, which defines what each computes.
 
-A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes moved. A layer is eight
-launches: RMSNorm with the residual, QKV product, rotary + cache write + attention over the shared prompt and the row's own tokens, output product,
-RMSNorm with the residual, gate/up product, SiLU, down product. Products are cuBLAS's: kernels of our own, alone or with norm or activation taken
-along, were two to four times slower (docs/decisions/0001-decode-step.md). Sampling reads the logits once, and one block of them again.
-Shapes: B rows, H hidden size, V vocabulary.
+A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes
+moved. A layer is eight launches: RMSNorm with the residual, QKV product, rotary + cache write + attention over the
+shared prompt and the row's own tokens, output product, RMSNorm with the residual, gate/up product, SiLU, down product.
+Products are cuBLAS's: kernels of our own, alone or with norm or activation taken along, were two to four times slower
+(docs/decisions/0001-decode-step.md). Sampling reads the logits once, and one block of them again. Shapes: B rows, H
+hidden size, V vocabulary.
 
 Sources: online softmax (arXiv 1805.02867), FlashDecoding (keys divided among programs).
 """
@@ -24,7 +25,9 @@ VOCABULARY_BLOCK = 4096
 """Ids whose probabilities are summed by one program."""
 
 SPLIT_ROWS = 128
-"""Rows up to which a product with a long inner dimension is divided along it: it has too few outputs to keep all multiprocessors busy."""
+"""Rows up to which a product with a long inner dimension is divided along it: it has too few outputs to keep all
+multiprocessors busy.
+"""
 
 PARTS = 4
 
@@ -32,9 +35,11 @@ _PROGRAMS = 264
 """Programs to aim for: two a multiprocessor of a Hopper GPU."""
 
 
-# ── norm and activation ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── norm and activation
 @triton.jit
-def _rms_norm(x_ptr, delta_ptr, scale_ptr, out_ptr, epsilon, B, H: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm(
+    x_ptr, delta_ptr, scale_ptr, out_ptr, epsilon, B, H: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     inner = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + row * H + inner, mask=inner < H, other=0.0).to(tl.float32)
@@ -59,9 +64,11 @@ def _silu_mul(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
     tl.store(out_ptr + row * N + column, (silu * up).to(out_ptr.dtype.element_ty), mask=column < N)
 
 
-# ── attention ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── attention
 @triton.jit
-def _rotated(x_ptr, places, partner, sign, cos, sin, mask, scale_ptr, dims, epsilon, D: tl.constexpr, HAS_NORM: tl.constexpr):
+def _rotated(
+    x_ptr, places, partner, sign, cos, sin, mask, scale_ptr, dims, epsilon, D: tl.constexpr, HAS_NORM: tl.constexpr
+):
     """Load heads [R, D], normalise them where the model does, and rotate them; fp32."""
     x = tl.load(x_ptr + places, mask=mask, other=0.0).to(tl.float32)
     other = tl.load(x_ptr + partner, mask=mask, other=0.0).to(tl.float32)
@@ -117,18 +124,24 @@ def _decode_attention(
     chunk = tl.cdiv(prompt_length + length, SPLITS)
     start = split * chunk
     stop = tl.minimum(start + chunk, prompt_length + length)
-    # One loop over the prompt's keys and the row's own, so that there is one ramp of loads; both are parts of one buffer.
+    # One loop over the prompt's keys and the row's own, so that there is one ramp of loads; both are parts of one
+    # buffer.
     for first in range(start, stop, BLOCK_N):
         place = first + tl.arange(0, BLOCK_N)
-        # Multiplied by D behind the choice: only then does the compiler see that a row begins at a multiple of 16 bytes, and loads ahead.
+        # Multiplied by D behind the choice: only then does the compiler see that a row begins at a multiple of 16
+        # bytes, and loads ahead.
         offset = tl.where(place < prompt_length, prompt_run + place, own_run + place - prompt_length) * D
-        keys = tl.load(keys_ptr + offset[None, :] + dims[:, None], mask=(place[None, :] < stop) & (dims[:, None] < D), other=0.0)
+        keys = tl.load(
+            keys_ptr + offset[None, :] + dims[:, None], mask=(place[None, :] < stop) & (dims[:, None] < D), other=0.0
+        )
         scores = tl.dot(query, keys, input_precision=PRECISION)
         scores = tl.where(place[None, :] < stop, scores, -float("inf"))
         higher = tl.maximum(peak, tl.max(scores, axis=1))
         shares = tl.exp(scores - higher[:, None])
         faded = tl.exp(peak - higher)
-        values = tl.load(values_ptr + offset[:, None] + dims[None, :], mask=(place[:, None] < stop) & (dims[None, :] < D), other=0.0)
+        values = tl.load(
+            values_ptr + offset[:, None] + dims[None, :], mask=(place[:, None] < stop) & (dims[None, :] < D), other=0.0
+        )
         attended = attended * faded[:, None] + tl.dot(shares.to(values.dtype), values, input_precision=PRECISION)
         total = total * faded + tl.sum(shares, axis=1)
         peak = higher
@@ -149,7 +162,9 @@ def _combine_splits(partial_ptr, peak_ptr, out_ptr, D: tl.constexpr, BLOCK_D: tl
     peaks = tl.load(peak_ptr + (head * SPLITS + split) * 2)
     totals = tl.load(peak_ptr + (head * SPLITS + split) * 2 + 1)
     factors = tl.exp(peaks - tl.max(peaks, axis=0))
-    parts = tl.load(partial_ptr + (head * SPLITS + split[:, None]) * D + dims[None, :], mask=dims[None, :] < D, other=0.0)
+    parts = tl.load(
+        partial_ptr + (head * SPLITS + split[:, None]) * D + dims[None, :], mask=dims[None, :] < D, other=0.0
+    )
     result = tl.sum(parts * factors[:, None], axis=0) / tl.sum(totals * factors, axis=0)
     tl.store(out_ptr + head * D + dims, result.to(out_ptr.dtype.element_ty), mask=dims < D)
 
@@ -159,7 +174,9 @@ def _prefill_rotary(
     qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, position_ptr, place_ptr, keys_ptr, values_ptr, query_ptr, key_ptr,
     epsilon, prompt_capacity, K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, HAS_NORM: tl.constexpr,
 ):  # fmt: skip
-    """Rotate the queries and keys of one prompt token, and write keys and values to the cache at `place` (padding has none: -1)."""
+    """Rotate the queries and keys of one prompt token, and write keys and values to the cache at `place` (padding has
+    none: -1).
+    """
     token = tl.program_id(0).to(tl.int64)
     dims, heads = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_R)
     partner, sign = (dims + D // 2) % D, tl.where(dims < D // 2, -1.0, 1.0)
@@ -171,12 +188,40 @@ def _prefill_rotary(
     rows = base + heads[:, None] * D
     real = (heads[:, None] < K * G) & (dims[None, :] < D)
     query = _rotated(
-        qkv_ptr, rows + dims[None, :], rows + partner[None, :], sign, cos, sin, real, query_scale_ptr, dims, epsilon, D, HAS_NORM
+        qkv_ptr,
+        rows + dims[None, :],
+        rows + partner[None, :],
+        sign,
+        cos,
+        sin,
+        real,
+        query_scale_ptr,
+        dims,
+        epsilon,
+        D,
+        HAS_NORM,
     )
-    tl.store(query_ptr + token * K * G * D + heads[:, None] * D + dims[None, :], query.to(query_ptr.dtype.element_ty), mask=real)
+    tl.store(
+        query_ptr + token * K * G * D + heads[:, None] * D + dims[None, :],
+        query.to(query_ptr.dtype.element_ty),
+        mask=real,
+    )
     real = (heads[:, None] < K) & (dims[None, :] < D)
     rows = base + (K * G + heads[:, None]) * D
-    key = _rotated(qkv_ptr, rows + dims[None, :], rows + partner[None, :], sign, cos, sin, real, key_scale_ptr, dims, epsilon, D, HAS_NORM)
+    key = _rotated(
+        qkv_ptr,
+        rows + dims[None, :],
+        rows + partner[None, :],
+        sign,
+        cos,
+        sin,
+        real,
+        key_scale_ptr,
+        dims,
+        epsilon,
+        D,
+        HAS_NORM,
+    )
     key = key.to(key_ptr.dtype.element_ty)
     tl.store(key_ptr + token * K * D + heads[:, None] * D + dims[None, :], key, mask=real)
     value = tl.load(qkv_ptr + base + (K * G + K + heads[:, None]) * D + dims[None, :], mask=real, other=0.0)
@@ -186,10 +231,20 @@ def _prefill_rotary(
     tl.store(values_ptr + cached, value, mask=real)
 
 
-# ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── sampling
 @triton.jit
 def _block_sums(
-    logits_ptr, forbid_ptr, eos_ptr, peak_ptr, sum_ptr, allowed_ptr, inverse_temperature, V, EOS: tl.constexpr, BLOCKS, BLOCK: tl.constexpr
+    logits_ptr,
+    forbid_ptr,
+    eos_ptr,
+    peak_ptr,
+    sum_ptr,
+    allowed_ptr,
+    inverse_temperature,
+    V,
+    EOS: tl.constexpr,
+    BLOCKS,
+    BLOCK: tl.constexpr,
 ):
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     ids = block * BLOCK + tl.arange(0, BLOCK)
@@ -279,14 +334,16 @@ def _advance(
     tl.store(forbid_ptr + lane, (length + 1 < MINIMUM).to(tl.int32), mask=real)
     if not GREEDY:
         tl.store(
-            uniform_ptr + lane, tl.load(uniforms_ptr + row * STEPS + length + 1, mask=active & (length + 1 < STEPS), other=0.0), mask=real
+            uniform_ptr + lane,
+            tl.load(uniforms_ptr + row * STEPS + length + 1, mask=active & (length + 1 < STEPS), other=0.0),
+            mask=real,
         )
     first += tl.sum(taken.to(tl.int64), axis=0)
     tl.store(state_ptr, first)
     tl.store(state_ptr + 2, tl.sum(active.to(tl.int64), axis=0) + queued - first)
 
 
-# ── launches ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── launches
 def add_rms_norm(hidden: Tensor, delta: Tensor | None, scale: Tensor, epsilon: float) -> Tensor:
     """See `ops.add_rms_norm`."""
     out, (rows, size) = torch.empty_like(hidden), hidden.shape
@@ -309,9 +366,17 @@ def add_rms_norm(hidden: Tensor, delta: Tensor | None, scale: Tensor, epsilon: f
 
 
 def split_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """See `ops.split_linear`: four parts as one batched product, on an H200 5.5 µs where one product takes 7.7 (72 rows, 4,864 → 896)."""
+    """See `ops.split_linear`: four parts as one batched product, on an H200 5.5 µs where one product takes 7.7 (72
+    rows, 4,864 → 896).
+    """
     rows, inner = x.shape
-    if bias is not None or rows > SPLIT_ROWS or x.dtype == torch.float32 or inner % (64 * PARTS) or inner < 2 * len(weight):
+    if (
+        bias is not None
+        or rows > SPLIT_ROWS
+        or x.dtype == torch.float32
+        or inner % (64 * PARTS)
+        or inner < 2 * len(weight)
+    ):
         return F.linear(x, weight, bias)
     by_part = weight.view(len(weight), PARTS, -1).permute(1, 2, 0)
     return torch.bmm(x.view(rows, PARTS, -1).transpose(0, 1), by_part, out_dtype=torch.float32)
@@ -330,7 +395,11 @@ def decode_attention(qkv: Tensor, layer: Any, lanes: Any, shape: Any) -> Tensor:
     rows, kv_heads, group, size = len(qkv), shape.num_kv_heads, shape.num_heads // shape.num_kv_heads, shape.head_dim
     block_d = max(16, triton.next_power_of_2(size))
     # Few rows leave multiprocessors without work, and long sequences take one program long: divide them.
-    splits = max(1, min(16, triton.next_power_of_2(_PROGRAMS // 2 // (rows * kv_heads) + 1) // 2)) if shape.longest >= 256 else 1
+    splits = (
+        max(1, min(16, triton.next_power_of_2(_PROGRAMS // 2 // (rows * kv_heads) + 1) // 2))
+        if shape.longest >= 256
+        else 1
+    )
     out = qkv.new_empty(rows, kv_heads * group * size)
     partial = peaks = out
     if splits > 1:

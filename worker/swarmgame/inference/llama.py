@@ -1,11 +1,13 @@
-"""One forward pass of a Llama-shaped model for one token a row, without gradients: the mathematics of transformers' forward, with few and large
-operations.
+"""One forward pass of a Llama-shaped model for one token a row, without gradients: the mathematics of transformers'
+forward, with few and large operations.
 
-A decode step of a small model spends most of its time between operations. Here the projections of a layer are joined, and attention is given by the
-caller, one function a layer, so the decoder knows no caches. Three kinds of layer share the loop: `_FoldedLayer` for small fp32 models on a CPU
-(what an input is multiplied by in any case is multiplied into the weights once a call), `_ModuleLayer` for anything else in PyTorch's own operations
-(adapters included), and `_KernelLayer` on the kernels of a CUDA device. `is_supported` refuses other architectures, windows, quantised and hooked
-modules; samplers then call the model itself. Logits equal those of the model's own forward (tested for every architecture of `SUPPORTED`).
+A decode step of a small model spends most of its time between operations. Here the projections of a layer are joined,
+and attention is given by the caller, one function a layer, so the decoder knows no caches. Three kinds of layer share
+the loop: `_FoldedLayer` for small fp32 models on a CPU (what an input is multiplied by in any case is multiplied into
+the weights once a call), `_ModuleLayer` for anything else in PyTorch's own operations (adapters included), and
+`_KernelLayer` on the kernels of a CUDA device. `is_supported` refuses other architectures, windows, quantised and
+hooked modules; samplers then call the model itself. Logits equal those of the model's own forward (tested for every
+architecture of `SUPPORTED`).
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from swarmgame.inference.rope import RotaryEmbedding
 SUPPORTED = frozenset({"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 
 FOLD_BELOW_BYTES = 1 << 28
-"""Weights of larger models are not folded: their products are large enough as they are, and the copies would cost memory. Nor are those below fp32:
-what is multiplied in beforehand would be rounded otherwise than the model rounds it."""
+"""Weights of larger models are not folded: their products are large enough as they are, and the copies would cost
+memory. Nor are those below fp32: what is multiplied in beforehand would be rounded otherwise than the model rounds it.
+"""
 
 _STATIC_ROPE = frozenset({"default", "linear", "llama3"})
 """Rotary embeddings that depend on the position alone, and not on the length of the sequence."""
@@ -43,18 +46,27 @@ def is_supported(model: Any) -> bool:
     if type(model).__name__ not in SUPPORTED or is_windowed(model.config):
         return False
     rope = getattr(model.config, "rope_parameters", None) or {}
-    if rope.get("rope_type", "default") not in _STATIC_ROPE or model.config._attn_implementation not in ("sdpa", "eager"):
+    if rope.get("rope_type", "default") not in _STATIC_ROPE or model.config._attn_implementation not in (
+        "sdpa",
+        "eager",
+    ):
         return False
     if getattr(model.config, "hidden_act", "silu") != "silu" or any(_is_hooked(module) for module in model.modules()):
         return False
     if type(model.model.embed_tokens) is not nn.Embedding or type(model.lm_head) is not nn.Linear:
         return False
-    return all(type(linear) is nn.Linear or _is_adapted(linear) for layer in model.model.layers for linear in _linears(layer))
+    return all(
+        type(linear) is nn.Linear or _is_adapted(linear) for layer in model.model.layers for linear in _linears(layer)
+    )
 
 
 def _is_hooked(module: Any) -> bool:
-    """Whether a module does anything beside its forward. The hook of checkpointed adapters does not count: it is about gradients alone."""
-    hooks = [hook for hook in module._forward_hooks.values() if getattr(hook, "__name__", "") != "make_inputs_require_grads"]
+    """Whether a module does anything beside its forward. The hook of checkpointed adapters does not count: it is about
+    gradients alone.
+    """
+    hooks = [
+        hook for hook in module._forward_hooks.values() if getattr(hook, "__name__", "") != "make_inputs_require_grads"
+    ]
     return bool(hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
@@ -69,8 +81,9 @@ def is_foldable(model: Any) -> bool:
 def join_projections(model: Any) -> None:
     """Put the weights of each layer's q, k and v projections side by side in memory, and those of gate and up.
 
-    The parameters stay what they are, with views of the joined memory as data, so training and checkpoints see no difference and an update in place
-    is seen by a decoder that reads the joined matrix. Adapted layers are left alone. Calling it again changes nothing.
+    The parameters stay what they are, with views of the joined memory as data, so training and checkpoints see no
+    difference and an update in place is seen by a decoder that reads the joined matrix. Adapted layers are left alone.
+    Calling it again changes nothing.
     """
     for layer in model.model.layers:
         query, key, value, _, gate, up, _ = _linears(layer)
@@ -81,12 +94,16 @@ def join_projections(model: Any) -> None:
                 if any(parameter is None for parameter in parameters) or joined_view(parameters) is not None:
                     continue
                 joined = torch.cat([parameter.data for parameter in parameters])
-                for parameter, part in zip(parameters, torch.split(joined, [len(parameter) for parameter in parameters]), strict=True):
+                for parameter, part in zip(
+                    parameters, torch.split(joined, [len(parameter) for parameter in parameters]), strict=True
+                ):
                     parameter.data = part
 
 
 def joined_view(parameters: Sequence[Tensor]) -> Tensor | None:
-    """Return the matrix that the parameters are parts of, as a view, or None when they do not lie side by side in one memory."""
+    """Return the matrix that the parameters are parts of, as a view, or None when they do not lie side by side in one
+    memory.
+    """
     first = parameters[0]
     place = first.data_ptr()
     for parameter in parameters:
@@ -99,7 +116,9 @@ def joined_view(parameters: Sequence[Tensor]) -> Tensor | None:
 
 
 class _Layer(Protocol):
-    """One decoder layer without its attention. The residual stream is `hidden` [B, H] plus `delta`, which the next norm adds; None is nothing."""
+    """One decoder layer without its attention. The residual stream is `hidden` [B, H] plus `delta`, which the next norm
+    adds; None is nothing.
+    """
 
     def project(self, hidden: Tensor, delta: Tensor | None) -> Tensor:
         """Queries, keys and values [B, (G + 2) * K * D]; adds `delta` to `hidden`, in place."""
@@ -112,9 +131,12 @@ class FusedLlamaDecoder:
     """One step of a model.
 
     Args:
-        model: one that `is_supported`; its projections are joined in place (`join_projections`), unless they are folded.
-        folded: multiply norms and scaling into copies of the weights, as they are now. Otherwise the model's own weights are read at each step.
-        kernels: the module `kernels` or `ops`; None for PyTorch's operations, where q/k norms are applied by `project` instead of the attention.
+        model: one that `is_supported`; its projections are joined in place (`join_projections`), unless they are
+            folded.
+        folded: multiply norms and scaling into copies of the weights, as they are now. Otherwise the model's own
+            weights are read at each step.
+        kernels: the module `kernels` or `ops`; None for PyTorch's operations, where q/k norms are applied by `project`
+            instead of the attention.
     """
 
     def __init__(self, model: Any, *, folded: bool = False, kernels: ModuleType | None = None) -> None:
@@ -138,7 +160,9 @@ class FusedLlamaDecoder:
             self._head = lambda hidden, delta: folded_head(norm(hidden))
         else:
             add_rms_norm = (kernels or ops).add_rms_norm
-            self._head = lambda hidden, delta: F.linear(add_rms_norm(hidden, delta, scale, epsilon), head.weight, head.bias)
+            self._head = lambda hidden, delta: F.linear(
+                add_rms_norm(hidden, delta, scale, epsilon), head.weight, head.bias
+            )
 
     def rotary_tables(self, positions: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [positions, D] in the model's type."""
@@ -150,7 +174,8 @@ class FusedLlamaDecoder:
         """Logits [B, V] after one more token a row.
 
         Args:
-            last: rows to return logits of [L], if not of all: of the tokens of several prompts, the last ones. Returns [L, V] then.
+            last: rows to return logits of [L], if not of all: of the tokens of several prompts, the last ones. Returns
+                [L, V] then.
         """
         hidden, delta = F.embedding(token_B, self._embedding), None
         for layer, attention in zip(self._layers, attentions, strict=True):
@@ -166,7 +191,10 @@ class _KernelLayer:
     def __init__(self, layer: Any, kernels: ModuleType) -> None:
         query, key, value, self._output, gate, up, self._down = _linears(layer)
         self._kernels = kernels
-        self._norms = [(norm.weight, float(norm.variance_epsilon)) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        self._norms = [
+            (norm.weight, float(norm.variance_epsilon))
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm)
+        ]
         self._qkv, self._gate_up = _map_of((query, key, value)), _map_of((gate, up))
 
     def project(self, hidden: Tensor, delta: Tensor | None) -> Tensor:
@@ -186,7 +214,10 @@ class _ModuleLayer:
     def __init__(self, layer: Any) -> None:
         query, key, value, self._output, gate, up, self._down = _linears(layer)
         attention = layer.self_attn
-        self._norms = [(norm.weight, float(norm.variance_epsilon)) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        self._norms = [
+            (norm.weight, float(norm.variance_epsilon))
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm)
+        ]
         self._qkv, self._gate_up = _map_of((query, key, value)), _map_of((gate, up))
         self._head_dim = int(attention.head_dim)
         self._split = [linear.out_features for linear in (query, key, value)]
@@ -195,7 +226,9 @@ class _ModuleLayer:
 
     def project(self, hidden: Tensor, delta: Tensor | None) -> Tensor:
         qkv = self._qkv(rms_norm(hidden, *self._norms[0]))
-        return _with_head_norms(qkv, self._split, self._head_dim, [partial(_norm_last, norm=norm) for norm in self._head_norms])
+        return _with_head_norms(
+            qkv, self._split, self._head_dim, [partial(_norm_last, norm=norm) for norm in self._head_norms]
+        )
 
     def finish(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, Tensor | None]:
         hidden = _added(hidden, attended, self._output)
@@ -204,7 +237,9 @@ class _ModuleLayer:
 
 
 class _FoldedLayer:
-    """A layer whose norms' weights, the scaling of queries and the interleaved order of rotary pairs are multiplied into its projections (fp32)."""
+    """A layer whose norms' weights, the scaling of queries and the interleaved order of rotary pairs are multiplied
+    into its projections (fp32).
+    """
 
     def __init__(self, layer: Any) -> None:
         query, key, value, self._output, gate, up, self._down = _linears(layer)
@@ -219,7 +254,9 @@ class _FoldedLayer:
             norm = getattr(attention, ("q_norm", "k_norm")[place], None)
             # A norm takes out what its input is scaled by, so there the factor goes into its own weight.
             weights[place], biases[place] = (
-                part if part is None else part.unflatten(0, (-1, len(order)))[:, order].flatten(0, 1) * (factor if norm is None else 1.0)
+                part
+                if part is None
+                else part.unflatten(0, (-1, len(order)))[:, order].flatten(0, 1) * (factor if norm is None else 1.0)
                 for part in (weights[place], biases[place])
             )
             if norm is not None:
@@ -251,11 +288,21 @@ class _FoldedNorm:
 
 def _linears(layer: Any) -> list[Any]:
     attention, mlp = layer.self_attn, layer.mlp
-    return [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    return [
+        attention.q_proj,
+        attention.k_proj,
+        attention.v_proj,
+        attention.o_proj,
+        mlp.gate_proj,
+        mlp.up_proj,
+        mlp.down_proj,
+    ]
 
 
 def _is_adapted(linear: Any) -> bool:
-    """Whether it is a linear layer with peft's adapters, which is called as it is. By name: peft takes a second to import."""
+    """Whether it is a linear layer with peft's adapters, which is called as it is. By name: peft takes a second to
+    import.
+    """
     return type(linear).__module__.startswith("peft.tuners.") and type(getattr(linear, "base_layer", None)) is nn.Linear
 
 
@@ -265,7 +312,13 @@ def _joined(linears: Sequence[Any]) -> tuple[Tensor, Tensor | None] | None:
         return None
     weight = joined_view([linear.weight for linear in linears])
     biases = [linear.bias for linear in linears]
-    bias = None if all(one is None for one in biases) else joined_view(biases) if all(one is not None for one in biases) else None
+    bias = (
+        None
+        if all(one is None for one in biases)
+        else joined_view(biases)
+        if all(one is not None for one in biases)
+        else None
+    )
     if weight is None or (bias is None and any(one is not None for one in biases)):
         return None
     return weight, bias
@@ -294,7 +347,9 @@ def _with_head_norms(qkv: Tensor, split: list[int], head_dim: int, norms: Sequen
     if not norms:
         return qkv
     query, key, value = torch.split(qkv, split, dim=-1)
-    heads = [norm(part.view(len(part), -1, head_dim)).flatten(-2) for norm, part in zip(norms, (query, key), strict=True)]
+    heads = [
+        norm(part.view(len(part), -1, head_dim)).flatten(-2) for norm, part in zip(norms, (query, key), strict=True)
+    ]
     return torch.cat([*heads, value], dim=-1)
 
 
@@ -303,7 +358,9 @@ def _fold(weights: list[Tensor], biases: list[Tensor | None], input_scale: Tenso
     weight = torch.cat(weights) * input_scale
     bias = None
     if any(one is not None for one in biases):
-        bias = torch.cat([part.new_zeros(len(part)) if one is None else one for part, one in zip(weights, biases, strict=True)])
+        bias = torch.cat(
+            [part.new_zeros(len(part)) if one is None else one for part, one in zip(weights, biases, strict=True)]
+        )
     return partial(F.linear, weight=weight, bias=bias)
 
 

@@ -1,8 +1,10 @@
-"""The operations of a decode step in PyTorch: the definition of what `kernels.py` computes, and what runs where there is no Triton.
+"""The operations of a decode step in PyTorch: the definition of what `kernels.py` computes, and what runs where there
+is no Triton.
 
-Rows of a step are lanes: each lane holds one unfinished completion, its length, its prompt's place in the prompt cache and its slot in the cache of
-own tokens. `advance` records what was sampled and hands the lanes of finished completions to waiting ones (continuous batching), all on the device.
-Shapes: B rows (lanes), H hidden size, N outputs, K key-value heads, G query heads per key-value head, D head size, R completions of a call, S slots.
+Rows of a step are lanes: each lane holds one unfinished completion, its length, its prompt's place in the prompt cache
+and its slot in the cache of own tokens. `advance` records what was sampled and hands the lanes of finished completions
+to waiting ones (continuous batching), all on the device. Shapes: B rows (lanes), H hidden size, N outputs, K key-value
+heads, G query heads per key-value head, D head size, R completions of a call, S slots.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ class LayerCache:
     """Keys and values of one layer, and the norms of its queries and keys.
 
     Args:
-        keys, values: one buffer each: first those of all prompts, one behind the other [K, prompt_capacity, D], then those of own tokens
-            [S, K, steps, D].
+        keys, values: one buffer each: first those of all prompts, one behind the other [K, prompt_capacity, D], then
+            those of own tokens [S, K, steps, D].
         query_scale, key_scale: [D], or None where the architecture has no such norms.
         epsilon: of those norms.
     """
@@ -115,7 +117,8 @@ class Batch:
         first_token: sampled from the prompt.
         prompt_start, prompt_length: of its prompt in the prompt cache.
         queue: completions in the order in which they get a lane.
-        state: [4] int64: how many of the queue have had a lane, the queue's length, completions that are not finished, tokens sampled in steps.
+        state: [4] int64: how many of the queue have had a lane, the queue's length, completions that are not finished,
+            tokens sampled in steps.
     """
 
     ids: Tensor
@@ -129,7 +132,7 @@ class Batch:
     state: Tensor
 
 
-# ── norm and activation ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── norm and activation
 def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
     """RMSNorm of the last dimension, computed in fp32 and rounded before the scale is applied, as transformers does it."""
     if x.dtype == torch.float32:
@@ -159,9 +162,10 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-# ── attention ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── attention
 def decode_attention(qkv: Tensor, layer: LayerCache, lanes: Lanes, shape: AttentionShape) -> Tensor:
-    """Write the new token's key and value to the cache, and attend over the prompt, the row's own tokens and the new one.
+    """Write the new token's key and value to the cache, and attend over the prompt, the row's own tokens and the new
+    one.
 
     Args:
         qkv: queries, keys and values of the new token [B, (G + 2) * K * D], neither normalised nor rotated.
@@ -181,7 +185,10 @@ def decode_attention(qkv: Tensor, layer: LayerCache, lanes: Lanes, shape: Attent
     prompt = prompt.clamp(max=layer.prompt_capacity - 1)
     everything = [
         torch.cat([of_prompt[:, prompt].transpose(0, 1), of_own[lanes.slot, :, : own.shape[1]]], dim=2)
-        for of_prompt, of_own in ((layer.prompt(layer.keys, shape), own_keys), (layer.prompt(layer.values, shape), own_values))
+        for of_prompt, of_own in (
+            (layer.prompt(layer.keys, shape), own_keys),
+            (layer.prompt(layer.values, shape), own_values),
+        )
     ]
     scores = query.view(rows, keys, -1, shape.head_dim).float() @ everything[0].float().transpose(2, 3) * shape.scaling
     scores = scores.masked_fill(~torch.cat([prompt_visible, own_visible], dim=1)[:, None, None, :], -torch.inf)
@@ -190,7 +197,9 @@ def decode_attention(qkv: Tensor, layer: LayerCache, lanes: Lanes, shape: Attent
     return (scores.softmax(dim=-1) @ values).to(qkv.dtype).reshape(rows, -1)
 
 
-def prefill_rotary(qkv: Tensor, layer: LayerCache, shape: AttentionShape, positions: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def prefill_rotary(
+    qkv: Tensor, layer: LayerCache, shape: AttentionShape, positions: Tensor, places: Tensor
+) -> tuple[Tensor, Tensor]:
     """Rotate the queries and keys of prompt tokens, and write keys and values to the prompt cache.
 
     Args:
@@ -221,7 +230,7 @@ def _rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-high, low], dim=-1) * sin
 
 
-# ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── sampling
 def sample_tokens(
     logits: Tensor, source: Tensor, uniforms: Tensor, forbid_eos: Tensor, eos_ids: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:

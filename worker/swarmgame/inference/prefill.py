@@ -1,6 +1,7 @@
 """Prompts, read once by the model's own forward, before anything is drawn.
 
-Left-padded to one width, with explicit positions. Invariant: each prompt's keys, values and logits are those it would have alone.
+Left-padded to one width, with explicit positions. Invariant: each prompt's keys, values and logits are those it would
+have alone.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], width: int, pad_token_
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     ids = torch.tensor([[pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = None
-    more: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    more: dict[str, Any] = (
+        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    )
     if int(lengths.min()) < width:
         mask = (torch.arange(width) >= (width - lengths).unsqueeze(1)).to(device)
         more["attention_mask"] = mask.long()

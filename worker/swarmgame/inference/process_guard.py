@@ -1,8 +1,9 @@
-"""The guard of a server: runs a command in a process group of its own, and ends all of the group when the process that started it is gone.
+"""The guard of a server: runs a command in a process group of its own, and ends all of the group when the process that
+started it is gone.
 
-`python -S process_guard.py COMMAND …`, with a pipe as standard input that is never written to: its end, or another parent, is the end of the process
-that started us, however it ended. vLLM's server has processes of its own, which a signal to the server alone would leave on the GPU. Imports nothing
-but the standard library.
+`python -S process_guard.py COMMAND …`, with a pipe as standard input that is never written to: its end, or another
+parent, is the end of the process that started us, however it ended. vLLM's server has processes of its own, which a
+signal to the server alone would leave on the GPU. Imports nothing but the standard library.
 """
 
 import ctypes
@@ -42,7 +43,9 @@ def main(command: list[str]) -> int:
 
 
 def _die_with_us() -> None:
-    """Have the kernel kill the command, should this guard itself be killed. Between fork and exec: nothing but the call."""
+    """Have the kernel kill the command, should this guard itself be killed. Between fork and exec: nothing but the
+    call.
+    """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 

@@ -1,9 +1,10 @@
 """The protocol of samplers: prompts in, token-exact completions out.
 
-Holds the request (`SamplingParams`), the answer (`Sampled`) and what samplers of a transformers model share. Backends: `eager.py` (any model, any
-device), `engine.py` (CUDA graphs, continuous batching), `vllm.py` (another process). A completion holds exactly the sampled ids, EOS included, and
-for each id the log-probability under the policy at the sampling temperature, before top-k, top-p and minimum lengths. Completions depend on the
-seed, the prompts and `n`, not on which rows shared a batch or when they left it.
+Holds the request (`SamplingParams`), the answer (`Sampled`) and what samplers of a transformers model share. Backends:
+`eager.py` (any model, any device), `engine.py` (CUDA graphs, continuous batching), `vllm.py` (another process). A
+completion holds exactly the sampled ids, EOS included, and for each id the log-probability under the policy at the
+sampling temperature, before top-k, top-p and minimum lengths. Completions depend on the seed, the prompts and `n`, not
+on which rows shared a batch or when they left it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class SamplingParams:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; expected at least 1")
         if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; expected a positive number (greedy=True takes the likeliest token)")
+            raise ValueError(
+                f"temperature is {self.temperature}; expected a positive number (greedy=True takes the likeliest token)"
+            )
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}; expected 0 for all tokens, or a positive number")
         if not 0 < self.top_p <= 1:
@@ -79,14 +82,15 @@ class Sampler(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether log-probabilities are those of the training forward but for rounding. Those of another engine are not, and its rollouts are
-        weighted like those of a remote policy."""
+        """Whether log-probabilities are those of the training forward but for rounding. Those of another engine are
+        not, and its rollouts are weighted like those of a remote policy."""
         ...
 
     @property
     def uses_model(self) -> bool:
-        """Whether sampling computes with the policy's own modules, so that training must not run at the same time (the weights, and train or
-        evaluation mode, are shared). False for an engine with weights of its own, which change in `update_weights` alone."""
+        """Whether sampling computes with the policy's own modules, so that training must not run at the same time (the
+        weights, and train or evaluation mode, are shared). False for an engine with weights of its own, which change in
+        `update_weights` alone."""
         ...
 
     def sample(
@@ -105,9 +109,10 @@ class Sampler(Protocol):
             prompts: token ids, each non-empty; lengths may differ.
             n: completions a prompt, at least 1.
             seed: the only source of randomness, 0 ≤ seed < 2^64.
-            first_row: number of the first completion; row r of a call gets the random numbers of row `first_row + r`, so a batch that is split into
-                two calls samples the same tokens.
-            budgets: tokens that each prompt's completions may have, 1 to `params.max_new_tokens`; None: the latter for all.
+            first_row: number of the first completion; row r of a call gets the random numbers of row `first_row + r`,
+                so a batch that is split into two calls samples the same tokens.
+            budgets: tokens that each prompt's completions may have, 1 to `params.max_new_tokens`; None: the latter for
+                all.
 
         Returns:
             One list a prompt, in order, of `n` completions.
@@ -130,7 +135,9 @@ class Sampler(Protocol):
         ...
 
     def metrics(self) -> Mapping[str, float]:
-        """Return what an engine did since the last call, by names that begin with `engine_`; nothing for a sampler of this process."""
+        """Return what an engine did since the last call, by names that begin with `engine_`; nothing for a sampler of
+        this process.
+        """
         ...
 
     def close(self) -> None:
@@ -200,9 +207,15 @@ class ModelSampler(ABC):
 
     @abstractmethod
     def _rollout(
-        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, uniforms_RT: Tensor, budgets: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        uniforms_RT: Tensor,
+        budgets: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
-        """Return ids and log-probabilities, each [rows, max_new_tokens]; what stands behind a row's EOS or budget is ignored.
+        """Return ids and log-probabilities, each [rows, max_new_tokens]; what stands behind a row's EOS or budget is
+        ignored.
 
         Args:
             uniforms_RT: see `uniforms`; on the CPU.
@@ -211,10 +224,12 @@ class ModelSampler(ABC):
 
 
 def uniforms(rows: int, params: SamplingParams, seed: int, first_row: int = 0) -> Tensor:
-    """Return all random numbers of a call: fp64 in [0, `ONE_MINUS_EPS`], [rows, max_new_tokens], on the CPU; [rows, 0] when greedy.
+    """Return all random numbers of a call: fp64 in [0, `ONE_MINUS_EPS`], [rows, max_new_tokens], on the CPU; [rows, 0]
+    when greedy.
 
-    They come from a counter-based generator (Philox, Salmon et al. 2011), so a row's numbers depend on the seed and its place alone. They are made on
-    the CPU for every device: a device's generator gives a row other numbers when other rows are drawn with it.
+    They come from a counter-based generator (Philox, Salmon et al. 2011), so a row's numbers depend on the seed and its
+    place alone. They are made on the CPU for every device: a device's generator gives a row other numbers when other
+    rows are drawn with it.
     """
     if params.greedy:
         return torch.empty(rows, 0, dtype=torch.float64)
@@ -224,7 +239,9 @@ def uniforms(rows: int, params: SamplingParams, seed: int, first_row: int = 0) -
     return torch.from_numpy(numbers).clamp_(max=ONE_MINUS_EPS)
 
 
-def check_request(prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, budgets: Sequence[int] | None) -> None:
+def check_request(
+    prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, budgets: Sequence[int] | None
+) -> None:
     """Raise ValueError for a request that no backend can answer."""
     if n < 1:
         raise ValueError(f"n is {n}; expected at least one completion a prompt")
@@ -234,10 +251,14 @@ def check_request(prompts: Sequence[Sequence[int]], n: int, params: SamplingPara
     if budgets is None:
         return
     if len(budgets) != len(prompts) or any(not 1 <= budget <= params.max_new_tokens for budget in budgets):
-        raise ValueError(f"budgets are {list(budgets)}; expected one a prompt, each of 1 to {params.max_new_tokens} tokens")
+        raise ValueError(
+            f"budgets are {list(budgets)}; expected one a prompt, each of 1 to {params.max_new_tokens} tokens"
+        )
 
 
-def truncate(ids_RT: Tensor, logprobs_RT: Tensor, eos_token_ids: Sequence[int], budgets: Sequence[int]) -> list[Sampled]:
+def truncate(
+    ids_RT: Tensor, logprobs_RT: Tensor, eos_token_ids: Sequence[int], budgets: Sequence[int]
+) -> list[Sampled]:
     """End each row behind its first EOS or at its budget."""
     is_eos = torch.zeros_like(ids_RT, dtype=torch.bool)
     for eos in eos_token_ids:

@@ -1,6 +1,7 @@
 """Sample one token a row from logits, by inverting the cumulative distribution at a given uniform number.
 
-No step waits for the device. `kernels.py` does the same in two passes over the vocabulary for the plain case. Shapes: B rows, V vocabulary.
+No step waits for the device. `kernels.py` does the same in two passes over the vocabulary for the plain case. Shapes: B
+rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -57,9 +58,12 @@ class TokenSampler:
         """Return the token at which the cumulative sum passes a share of the total."""
         if probabilities_BV.shape[1] < BLOCKED_FROM:
             return _search(probabilities_BV.cumsum(dim=-1, dtype=torch.float64), uniform_B)[0].squeeze(1)
-        # First the block, then the token in it: all sums of a wide vocabulary in fp64 would be several times the traffic of its probabilities.
+        # First the block, then the token in it: all sums of a wide vocabulary in fp64 would be several times the
+        # traffic of its probabilities.
         rest = -probabilities_BV.shape[1] % BLOCK
-        blocks = (F.pad(probabilities_BV, (0, rest)) if rest else probabilities_BV).view(len(probabilities_BV), -1, BLOCK)
+        blocks = (F.pad(probabilities_BV, (0, rest)) if rest else probabilities_BV).view(
+            len(probabilities_BV), -1, BLOCK
+        )
         sums = blocks.sum(dim=-1, dtype=torch.float64)
         cumulative = sums.cumsum(dim=-1)
         block, target = _search(cumulative, uniform_B)
@@ -81,7 +85,9 @@ class TokenSampler:
         return x.index_copy(1, self._eos, kept)
 
     def _filtered(self, logprobs: Tensor, forbid_eos: bool | Tensor) -> Tensor:
-        """Log-probabilities with -inf for what may not be sampled: EOS too early, then all but top-k, then all but top-p."""
+        """Log-probabilities with -inf for what may not be sampled: EOS too early, then all but top-k, then all but
+        top-p.
+        """
         params = self.params
         allowed = self._without_eos(logprobs, -torch.inf, forbid_eos)
         if params.greedy:
@@ -98,8 +104,8 @@ class TokenSampler:
 
 
 def _search(cumulative: Tensor, share_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where the sums pass a share of the last one, and that target; both [B, 1]. Sums are fp64: in fp32 a vocabulary of 150,000 would lose its
-    tail to rounding."""
+    """Return where the sums pass a share of the last one, and that target; both [B, 1]. Sums are fp64: in fp32 a
+    vocabulary of 150,000 would lose its tail to rounding."""
     # The target stays below the last sum; right=True: never a token of probability zero.
     target = cumulative[:, -1:] * share_B.unsqueeze(1)
     return torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[1] - 1), target

@@ -1,13 +1,15 @@
 """Generation by a vLLM server: prompts go out as token ids, each update of the policy is loaded into it.
 
-Adapters (LoRA) are saved into a folder that both see and loaded under a new name, then the old name is unloaded; all weights are saved as
-safetensors and reloaded in place. The name (or the label of the weights) carries the policy's version. So an answer of other weights, such as
-those of a server that was started again, is noticed, counted in `engine_stale`, thrown away, and requested again once the weights are there.
+Adapters (LoRA) are saved into a folder that both see and loaded under a new name, then the old name is unloaded; all
+weights are saved as safetensors and reloaded in place. The name (or the label of the weights) carries the policy's
+version. So an answer of other weights, such as those of a server that was started again, is noticed, counted in
+`engine_stale`, thrown away, and requested again once the weights are there.
 
-Not exact: vLLM's log-probabilities differ from a training forward's by more than rounding, so its rollouts are corrected by importance weights like
-those of a remote peer (`importance*` options), and `mismatch_kl` measures the difference. They are those of the distribution that was sampled from,
-temperature, top-k, top-p and minimum length included (vLLM's `processed_logprobs`). The same seed makes the same requests; but vLLM's numbers
-depend on what shares a batch, so the completions of two runs differ: a resumed run has the same state and new samples.
+Not exact: vLLM's log-probabilities differ from a training forward's by more than rounding, so its rollouts are
+corrected by importance weights like those of a remote peer (`importance*` options), and `mismatch_kl` measures the
+difference. They are those of the distribution that was sampled from, temperature, top-k, top-p and minimum length
+included (vLLM's `processed_logprobs`). The same seed makes the same requests; but vLLM's numbers depend on what shares
+a batch, so the completions of two runs differ: a resumed run has the same state and new samples.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ ROWS_PER_CALL = 65_536
 
 
 class VllmSampler:
-    """Samples from a server that is kept at the policy's version. Safe to call from several threads, which then wait for one another.
+    """Samples from a server that is kept at the policy's version. Safe to call from several threads, which then wait
+    for one another.
 
     Args:
         options: from the manifest.
@@ -95,7 +98,7 @@ class VllmSampler:
         self._lock = Lock()
         self._counts = dict.fromkeys(NAMES, 0.0)
 
-    # ── the protocol ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the protocol
     def sample(
         self,
         prompts: Sequence[Sequence[int]],
@@ -116,7 +119,9 @@ class VllmSampler:
         check_request(prompts, n, params, budgets)
         requests = [
             PromptRequest(tuple(prompt), n, budget, derive_seed("vllm", seed, first_row + index * n))
-            for index, (prompt, budget) in enumerate(zip(prompts, budgets or [params.max_new_tokens] * len(prompts), strict=True))
+            for index, (prompt, budget) in enumerate(
+                zip(prompts, budgets or [params.max_new_tokens] * len(prompts), strict=True)
+            )
         ]
         with self._lock:
             began = time.monotonic()
@@ -169,7 +174,7 @@ class VllmSampler:
             for old in self._folder.glob(f"policy-{self._life}-*"):
                 shutil.rmtree(old, ignore_errors=True)
 
-    # ── completions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── completions
     def _sample(self, requests: Sequence[PromptRequest], params: SamplingParams) -> list[list[Sampled]]:
         found: list[list[Sampled] | None] = [None] * len(requests)
 
@@ -208,7 +213,9 @@ class VllmSampler:
                 self._counts["engine_stale"] += isinstance(error, StaleWeights)
                 logger.warning("vLLM at %s: %s (attempt %d of %d)", self._url, error, attempt, ATTEMPTS)
                 if attempt == ATTEMPTS:
-                    raise Temporary(f"the vLLM server at {self._url} failed {ATTEMPTS} times: {error}. {self._cure}") from error
+                    raise Temporary(
+                        f"the vLLM server at {self._url} failed {ATTEMPTS} times: {error}. {self._cure}"
+                    ) from error
                 time.sleep(FIRST_DELAY_SECONDS * 2 ** (attempt - 1))
 
     @property
@@ -221,7 +228,9 @@ class VllmSampler:
         """Refuse an existing server whose log-probabilities are not those at the sampling temperature."""
         if self._probed or params.greedy or (params.temperature == 1 and params.is_plain and not params.min_new_tokens):
             return
-        if self._options.url and not self._client.scales_logprobs(self._label if self._adapters else self._base, prompt):
+        if self._options.url and not self._client.scales_logprobs(
+            self._label if self._adapters else self._base, prompt
+        ):
             raise InvalidManifest(
                 f"{PATH}.url",
                 self._url,
@@ -229,7 +238,7 @@ class VllmSampler:
             )
         self._probed = True
 
-    # ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── weights
     @property
     def _label(self) -> str:
         """The name of the policy's weights at this version."""
@@ -246,7 +255,9 @@ class VllmSampler:
             return
         if self._pushed is None:
             if self._process is None and not wait_until_healthy(self._url, self._options.startup_seconds):
-                raise Temporary(f"no vLLM server was ready at {self._url} within {self._options.startup_seconds} seconds. {self._cure}")
+                raise Temporary(
+                    f"no vLLM server was ready at {self._url} within {self._options.startup_seconds} seconds. {self._cure}"
+                )
             self._meet()
         if not self._has_weights():
             self._push()
@@ -262,10 +273,18 @@ class VllmSampler:
                 model.max_model_len,
                 f"at least {self._longest}: the longest prompt and maxNewTokens (or lower maxPromptTokens)",
             )
-        logger.info("vLLM %s at %s serves %s, %d tokens at most", self._client.version(), self._url, model.root, model.max_model_len)
+        logger.info(
+            "vLLM %s at %s serves %s, %d tokens at most",
+            self._client.version(),
+            self._url,
+            model.root,
+            model.max_model_len,
+        )
 
     def _has_weights(self) -> bool:
-        return self._label in self._client.served()[1] if self._adapters else self._client.weight_version() == self._label
+        return (
+            self._label in self._client.served()[1] if self._adapters else self._client.weight_version() == self._label
+        )
 
     def _push(self) -> None:
         began = time.monotonic()
@@ -292,7 +311,9 @@ class VllmSampler:
                 if not folder.exists():
                     aside.rename(folder)
             except OSError as error:
-                raise Temporary(f"the weights cannot be handed over in {self._folder}: {error.strerror or error}") from error
+                raise Temporary(
+                    f"the weights cannot be handed over in {self._folder}: {error.strerror or error}"
+                ) from error
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         return folder

@@ -1,11 +1,13 @@
 """vLLM's HTTP protocol: completions of token ids, and weights; what comes back is checked before it is believed.
 
-Read from vLLM 0.33.0 and compared with 0.22.1 and 0.30.0: `/v1/completions`, and with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 `/v1/load_lora_adapter`
-and `/v1/unload_lora_adapter`, serve since 0.22 at least; with VLLM_SERVER_DEV_MODE=1 so do `/collective_rpc` and `/reset_prefix_cache`, and since
-0.30 at the latest `/update_weight_version` and `/weight_info`. Quirks that shape this module: all prompts of one request share a seed, so each
-prompt is a request of its own; the n completions of a request have the seeds s, s+1, …; a greedy request takes n=1 alone; a stop token is in
-`token_ids`; -inf and NaN arrive as -9999; a budget that does not fit the longest sequence is lowered without a word. Run against vLLM 0.32.0 on
-a CPU, whose log-probabilities were within 1.4e-5 of a full forward in fp32. Not here: retries, versions, processes (`vllm.py`).
+Read from vLLM 0.33.0 and compared with 0.22.1 and 0.30.0: `/v1/completions`, and with
+VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`, serve since 0.22 at least;
+with VLLM_SERVER_DEV_MODE=1 so do `/collective_rpc` and `/reset_prefix_cache`, and since 0.30 at the latest
+`/update_weight_version` and `/weight_info`. Quirks that shape this module: all prompts of one request share a seed, so
+each prompt is a request of its own; the n completions of a request have the seeds s, s+1, …; a greedy request takes n=1
+alone; a stop token is in `token_ids`; -inf and NaN arrive as -9999; a budget that does not fit the longest sequence is
+lowered without a word. Run against vLLM 0.32.0 on a CPU, whose log-probabilities were within 1.4e-5 of a full forward
+in fp32. Not here: retries, versions, processes (`vllm.py`).
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ class VllmClient:
         api_key: sent as a bearer token; empty: none.
     """
 
-    def __init__(self, url: str, *, eos_token_ids: Sequence[int], vocabulary: int, timeout_seconds: float, api_key: str = "") -> None:
+    def __init__(
+        self, url: str, *, eos_token_ids: Sequence[int], vocabulary: int, timeout_seconds: float, api_key: str = ""
+    ) -> None:
         self.url = url.rstrip("/")
         self._eos = frozenset(eos_token_ids)
         self._vocabulary = vocabulary
@@ -97,11 +101,12 @@ class VllmClient:
         self._timeout_seconds = timeout_seconds
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
-    # ── completions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── completions
     def complete(
         self, model: str, requests: Sequence[PromptRequest], params: SamplingParams, *, weights: str = ""
     ) -> list[list[Sampled] | ServerUnavailable | StaleWeights]:
-        """Sample from the model with this name, all requests at once; in the place of what may be tried again, the reason.
+        """Sample from the model with this name, all requests at once; in the place of what may be tried again, the
+        reason.
 
         Args:
             weights: label that the weights must have, where the server names it (since 0.33.0); empty: any.
@@ -111,9 +116,13 @@ class VllmClient:
             InvalidManifest: the server refused the request.
         """
 
-        async def one(session: aiohttp.ClientSession, request: PromptRequest) -> list[Sampled] | ServerUnavailable | StaleWeights:
+        async def one(
+            session: aiohttp.ClientSession, request: PromptRequest
+        ) -> list[Sampled] | ServerUnavailable | StaleWeights:
             try:
-                answer = await self._post(session, "/v1/completions", self._body(model, request, params), limit=request.largest_answer)
+                answer = await self._post(
+                    session, "/v1/completions", self._body(model, request, params), limit=request.largest_answer
+                )
                 return self._completions(answer, model, request, weights, greedy=params.greedy)
             except (ServerUnavailable, StaleWeights) as problem:
                 return problem
@@ -154,17 +163,28 @@ class VllmClient:
             "return_weight_versions": True,
         }
 
-    def _completions(self, answer: Any, model: str, request: PromptRequest, weights: str, *, greedy: bool) -> list[Sampled]:
+    def _completions(
+        self, answer: Any, model: str, request: PromptRequest, weights: str, *, greedy: bool
+    ) -> list[Sampled]:
         choices = answer.get("choices") if isinstance(answer, Mapping) else None
         expected = 1 if greedy else request.n
-        if not isinstance(choices, list) or len(choices) != expected or not all(isinstance(choice, Mapping) for choice in choices):
+        if (
+            not isinstance(choices, list)
+            or len(choices) != expected
+            or not all(isinstance(choice, Mapping) for choice in choices)
+        ):
             count = f"{len(choices)} choices" if isinstance(choices, list) else "no list of choices"
             raise self._nonsense(f"{count} for {expected} completions")
         if answer.get("model") != model:
             raise StaleWeights(f"the answer is of model {answer.get('model')!r}, and {model!r} was asked for")
         if sorted(choice.get("index", -1) for choice in choices) != list(range(expected)):
             raise self._nonsense("choices that are not numbered from 0")
-        labels = {span.get("version") for choice in choices for span in choice.get("weight_versions") or () if isinstance(span, Mapping)}
+        labels = {
+            span.get("version")
+            for choice in choices
+            for span in choice.get("weight_versions") or ()
+            if isinstance(span, Mapping)
+        }
         if weights and labels - {weights}:
             raise StaleWeights(f"the answer is of the weights {sorted(map(str, labels))}, and {weights} were asked for")
         found = [self._completion(choice, request) for choice in sorted(choices, key=lambda choice: choice["index"])]
@@ -182,13 +202,19 @@ class VllmClient:
         if choice.get("prompt_token_ids") not in (None, list(request.prompt)):
             raise self._nonsense("another prompt than it was given")
         if not 1 <= len(ids) <= request.budget or len(logprobs) != len(ids):
-            raise self._nonsense(f"{len(ids)} tokens and {len(logprobs)} log-probabilities for a budget of {request.budget}")
+            raise self._nonsense(
+                f"{len(ids)} tokens and {len(logprobs)} log-probabilities for a budget of {request.budget}"
+            )
         if not all(type(token) is int and 0 <= token < self._vocabulary for token in ids):
             raise self._nonsense(f"token ids outside the vocabulary of {self._vocabulary}")
         if any(name != f"token_id:{token}" for name, token in zip(reported.get("tokens") or (), ids, strict=False)):
             raise self._nonsense("log-probabilities of other tokens than the ids")
         if not all(isinstance(value, int | float) and LEAST_LOGPROB <= value <= LARGEST_LOGPROB for value in logprobs):
-            wrong = next(value for value in logprobs if not (isinstance(value, int | float) and LEAST_LOGPROB <= value <= LARGEST_LOGPROB))
+            wrong = next(
+                value
+                for value in logprobs
+                if not (isinstance(value, int | float) and LEAST_LOGPROB <= value <= LARGEST_LOGPROB)
+            )
             raise self._nonsense(f"the log-probability {wrong!r} of a sampled token")
         stopped = ids[-1] in self._eos
         if any(token in self._eos for token in ids[:-1]):
@@ -200,7 +226,9 @@ class VllmClient:
         return Sampled(tuple(ids), tuple(min(float(value), 0.0) for value in logprobs), stopped)
 
     def scales_logprobs(self, model: str, prompt: Sequence[int]) -> bool:
-        """Whether log-probabilities are those at the sampling temperature: the likeliest token's must rise as the temperature falls."""
+        """Whether log-probabilities are those at the sampling temperature: the likeliest token's must rise as the
+        temperature falls.
+        """
         request = PromptRequest(tuple(prompt), 1, 1, 0)
 
         async def best(session: aiohttp.ClientSession, temperature: float) -> float:
@@ -218,7 +246,7 @@ class VllmClient:
 
         return self._run(compare)
 
-    # ── the model and its weights ────────────────────────────────────────────────────────────────────────────────────────
+    # ── the model and its weights
     def version(self) -> str:
         """Return the server's version; `unknown` where it reports none."""
         answer = self._get("/version")
@@ -228,7 +256,9 @@ class VllmClient:
         """Return the base model, and the names of the adapters that are loaded."""
         answer = self._get("/v1/models")
         cards = answer.get("data") if isinstance(answer, Mapping) else None
-        if not isinstance(cards, list) or not all(isinstance(card, Mapping) and isinstance(card.get("id"), str) for card in cards):
+        if not isinstance(cards, list) or not all(
+            isinstance(card, Mapping) and isinstance(card.get("id"), str) for card in cards
+        ):
             raise self._nonsense("no list of models")
         bases = [card for card in cards if not card.get("parent")]
         if not bases:
@@ -245,7 +275,8 @@ class VllmClient:
     def reload(self, folder: Path, label: str) -> None:
         """Load all weights from a folder of safetensors, drop what was cached from the old ones, and label them.
 
-        A reload that fails leaves vLLM without usable weights (0.32.0: they stay on the meta device), so the old label goes first.
+        A reload that fails leaves vLLM without usable weights (0.32.0: they stay on the meta device), so the old label
+        goes first.
         """
         needs = "vLLM 0.30.0 or newer, with VLLM_SERVER_DEV_MODE=1 in its environment"
         call = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}, "timeout": self._timeout_seconds}
@@ -253,7 +284,9 @@ class VllmClient:
         self._change("/collective_rpc", call, needs=needs)
         answer = self._change("/reset_prefix_cache", {}, needs=needs)
         if isinstance(answer, Mapping) and answer.get("success") is False:
-            raise ServerUnavailable("its prefix cache is in use by other requests and holds what the old weights computed")
+            raise ServerUnavailable(
+                "its prefix cache is in use by other requests and holds what the old weights computed"
+            )
         self._change("/update_weight_version", {"new_version": label}, needs=needs)
 
     def load_adapter(self, folder: Path, label: str) -> None:
@@ -266,11 +299,13 @@ class VllmClient:
         """Forget an adapter; one that is not there is forgotten already."""
         self._change("/v1/unload_lora_adapter", {"lora_name": label}, needs="--enable-lora", done="cannot be found")
 
-    # ── HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── HTTP
     def _run(self, work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, T]]) -> T:
         async def within() -> T:
             connector = aiohttp.TCPConnector(limit=CONNECTIONS)
-            async with aiohttp.ClientSession(timeout=self._timeout, connector=connector, headers=self._headers) as session:
+            async with aiohttp.ClientSession(
+                timeout=self._timeout, connector=connector, headers=self._headers
+            ) as session:
                 return await work(session)
 
         return asyncio.run(within())
@@ -295,7 +330,13 @@ class VllmClient:
         return self._run(post)
 
     async def _post(
-        self, session: aiohttp.ClientSession, path: str, body: Mapping[str, Any], *, limit: int = SMALL_BYTES, needs: str = ""
+        self,
+        session: aiohttp.ClientSession,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        limit: int = SMALL_BYTES,
+        needs: str = "",
     ) -> Any:
         return await self._answer(session.post(self.url + path, json=body), path, limit, needs)
 
@@ -311,7 +352,11 @@ class VllmClient:
         if content is None:
             raise self._nonsense(f"more than {limit:,} bytes on {path}")
         if status == 200:
-            return _read(content, self._nonsense) if content.startswith((b"{", b"[")) else content.decode("utf-8", "replace")
+            return (
+                _read(content, self._nonsense)
+                if content.startswith((b"{", b"["))
+                else content.decode("utf-8", "replace")
+            )
         raise self._refusal(path, status, content.decode("utf-8", "replace"), needs)
 
     def _refusal(self, path: str, status: int, text: str, needs: str) -> Exception:
@@ -319,21 +364,29 @@ class VllmClient:
         message = _message(text)
         if status in (401, 403):
             return InvalidManifest(
-                f"{PATH}.apiKeyEnv", None, f"the name of a variable with a key that {self.url} takes; it answered {status}"
+                f"{PATH}.apiKeyEnv",
+                None,
+                f"the name of a variable with a key that {self.url} takes; it answered {status}",
             )
         if status == 404 and path == "/v1/completions" and "does not exist" in message:
             return StaleWeights(message)
         if status == 404 and (needs or path == "/v1/completions") and message == "Not Found":
-            return InvalidManifest(f"{PATH}.url", self.url, f"a vLLM server that has {path}{f': {needs}' if needs else ''}")
+            return InvalidManifest(
+                f"{PATH}.url", self.url, f"a vLLM server that has {path}{f': {needs}' if needs else ''}"
+            )
         hint = f"; it needs {needs}, and must see that folder under the same path" if needs else ""
         if status >= 500 or status in (408, 429):
             return ServerUnavailable(f"{path} answered {status}: {message}{hint}")
         return InvalidManifest(
-            f"{PATH}.url", self.url, f"a server that takes what is sent to {path}; it answered {status}: {message}{hint}"
+            f"{PATH}.url",
+            self.url,
+            f"a server that takes what is sent to {path}; it answered {status}: {message}{hint}",
         )
 
     def _nonsense(self, what: str) -> BadData:
-        return BadData(f"the server at {self.url} answered {what}; expected vLLM's own HTTP server, 0.22 or newer, of this peer's model")
+        return BadData(
+            f"the server at {self.url} answered {what}; expected vLLM's own HTTP server, 0.22 or newer, of this peer's model"
+        )
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes | None:

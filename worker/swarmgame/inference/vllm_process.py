@@ -1,8 +1,8 @@
 """A vLLM server as a child of its peer: found, started, awaited, ended with all its processes.
 
-The peer starts it, so that every way to run a peer has it, and `process_guard` ends its whole process group when the peer is gone, killed included.
-What it prints goes to a file of its own. Nothing here knows HTTP but `/health`. Imports no torch: `swarmgame run` searches for the program before
-anything is loaded.
+The peer starts it, so that every way to run a peer has it, and `process_guard` ends its whole process group when the
+peer is gone, killed included. What it prints goes to a file of its own. Nothing here knows HTTP but `/health`. Imports
+no torch: `swarmgame run` searches for the program before anything is loaded.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ class VllmProcess:
         self._ready = True
 
     def doubt(self) -> None:
-        """Take note that a request failed: `ensure` then checks the server's health too. A server outlives its engine for a moment."""
+        """Take note that a request failed: `ensure` then checks the server's health too. A server outlives its engine
+        for a moment.
+        """
         self._doubted = True
 
     def stop(self) -> None:
@@ -152,7 +154,9 @@ class VllmProcess:
             return ""
 
 
-def wait_until_healthy(url: str, seconds: float, worth_waiting: Callable[[], bool] = lambda: True, where: str = "") -> bool:
+def wait_until_healthy(
+    url: str, seconds: float, worth_waiting: Callable[[], bool] = lambda: True, where: str = ""
+) -> bool:
     """Return whether a server is ready, within that time; logs now and then that it waits."""
     began = logged = time.monotonic()
     while not _healthy(url):
@@ -181,7 +185,9 @@ def _environment() -> dict[str, str]:
         "MASTER_PORT",
         "TORCHELASTIC_",
     )
-    return {name: text for name, text in os.environ.items() if not name.startswith((*ours, *distributed))} | dict(SERVER_ENVIRONMENT)
+    return {name: text for name, text in os.environ.items() if not name.startswith((*ours, *distributed))} | dict(
+        SERVER_ENVIRONMENT
+    )
 
 
 def _free_port() -> int:

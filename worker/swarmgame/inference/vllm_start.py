@@ -1,6 +1,7 @@
 """From a trainer's configuration to a sampler of a vLLM server: which server, which model, which folder.
 
-The server is, in this order: the manifest's `url`; the one that the operator put beside this peer (`Setting.sampler_url`); one that this peer starts.
+The server is, in this order: the manifest's `url`; the one that the operator put beside this peer
+(`Setting.sampler_url`); one that this peer starts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from swarmgame.inference.vllm_process import PATH, VllmProcess
 from swarmgame_api.sampler import VllmOptions
 
 if TYPE_CHECKING:
-    from swarmgame.game.parts import Setting
+    from swarmgame.game.components import Setting
     from swarmgame.trainer.grpo.policy import Policy
 
 
@@ -97,6 +98,8 @@ def _api_key(options: VllmOptions) -> str:
     key = os.environ.get(options.api_key_env, "")
     if not key:
         raise InvalidManifest(
-            f"{PATH}.apiKeyEnv", options.api_key_env, "the name of an environment variable that is set, with the server's key"
+            f"{PATH}.apiKeyEnv",
+            options.api_key_env,
+            "the name of an environment variable that is set, with the server's key",
         )
     return key

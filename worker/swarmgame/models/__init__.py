@@ -1,1 +1,1 @@
-"""Models: where a policy's weights and tokenizer come from, and the warm start of the one that is made from code."""
+"""Models: where the weights and the tokenizer of a policy come from, and the warm start of the built-in model."""

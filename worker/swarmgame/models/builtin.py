@@ -1,7 +1,8 @@
 """The builtin model: a small Qwen2 decoder with random weights, made from code, so that a first game needs no download.
 
-Not a language model worth anything by itself: `swarmgame.models.warmstart` teaches it the format and a little of the game first.
-Invariant: options decide everything; the same options give the same weights on every machine with the same libraries.
+Not a language model worth anything by itself: `swarmgame.models.warmstart` teaches it the format and a little of the
+game first. Invariant: options decide everything; the same options give the same weights on every machine with the same
+libraries.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class BuiltinOptions(BaseModel):
     heads: Annotated[int, Field(ge=1, le=64)] = 4
     """Attention heads; they must divide the width into even parts."""
     accuracy: Annotated[float, Field(ge=0, lt=1)] = 0.22
-    """Share of held-out demonstrations that the warm start stops at, as expected when sampling; 0 leaves the weights random."""
+    """Share of held-out demonstrations that the warm start stops at, as expected when sampling; 0 leaves the weights
+    random.
+    """
     steps: Annotated[int, Field(ge=1, le=100_000)] = 1200
     """Most steps of the warm start; it then keeps what it has reached, and says so."""
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
@@ -56,7 +59,9 @@ class BuiltinOptions(BaseModel):
 
 
 def build_model(options: BuiltinOptions, *, vocabulary: int, pad: int, bos: int, eos: int) -> PreTrainedModel:
-    """A fresh decoder in float32 on the CPU; about 135,000 parameters by default. Leaves torch's random state as it was."""
+    """A fresh decoder in float32 on the CPU; about 135,000 parameters by default. Leaves torch's random state as it
+    was.
+    """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 

@@ -1,6 +1,7 @@
 """Loading: one path for every model, the builtin one included, through transformers' Auto classes.
 
-Invariant: no code that comes with a model is run (`trust_remote_code` stays off), and the hub's token reaches nothing but the hub's client.
+Invariant: no code that comes with a model is run (`trust_remote_code` stays off), and the hub's token reaches nothing
+but the hub's client.
 """
 
 from __future__ import annotations
@@ -48,8 +49,12 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
     try:
         asked = {"revision": source.revision or "main", "token": read_token(source.token)}
-        # transformers 5 gives every qwen2 model Qwen2's own pre-tokenizer, whatever it was saved with: other ids, and spaces lost.
-        plain = get_tokenizer_config(source.name, **asked).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+        # transformers 5 gives every qwen2 model Qwen2's own pre-tokenizer, whatever it was saved with: other ids, and
+        # spaces lost.
+        plain = get_tokenizer_config(source.name, **asked).get("tokenizer_class") in (
+            "TokenizersBackend",
+            "PreTrainedTokenizerFast",
+        )
         return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(source.name, **asked)
     except (OSError, ValueError, KeyError) as error:
         raise _explained(error, source, "tokenizer") from error
@@ -82,7 +87,8 @@ def load_model(source: Source, *, dtype: torch.dtype, device: str) -> PreTrained
 
 
 def fetch(source: Source) -> None:
-    """Downloads a model of the hub into the local cache, without loading it; one that is there already, or that is no hub's, costs nothing.
+    """Downloads a model of the hub into the local cache, without loading it; one that is there already, or that is no
+    hub's, costs nothing.
 
     Raises:
         InvalidManifest: the hub has no such model, or does not let us read it.
@@ -95,18 +101,26 @@ def fetch(source: Source) -> None:
 
     def download(*patterns: str) -> Path:
         token = read_token(source.token) or False
-        return Path(snapshot_download(source.name, revision=source.revision or None, token=token, allow_patterns=list(patterns)))
+        return Path(
+            snapshot_download(source.name, revision=source.revision or None, token=token, allow_patterns=list(patterns))
+        )
 
     try:
         folder = download(*_SMALL, "*.safetensors")
         if not any(folder.glob("*.safetensors")):
             download("*.bin")
     except GatedRepoError as error:
-        raise InvalidManifest(PATH, source.uri, "a model that you may read: it is gated, so accept its licence and give a token") from error
+        raise InvalidManifest(
+            PATH, source.uri, "a model that you may read: it is gated, so accept its licence and give a token"
+        ) from error
     except RevisionNotFoundError as error:
-        raise InvalidManifest("spec.model.revision", source.revision, f"a branch, tag or commit of {source.name}") from error
+        raise InvalidManifest(
+            "spec.model.revision", source.revision, f"a branch, tag or commit of {source.name}"
+        ) from error
     except RepositoryNotFoundError as error:
-        raise InvalidManifest(PATH, source.uri, "a model that exists on the hub (or a token that may read it)") from error
+        raise InvalidManifest(
+            PATH, source.uri, "a model that exists on the hub (or a token that may read it)"
+        ) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Temporary(f"the model {source.uri} could not be fetched: {reason}") from error
@@ -116,4 +130,6 @@ def _explained(error: Exception, source: Source, what: str) -> Exception:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, ConnectionError | TimeoutError) or "couldn't connect" in reason.lower():
         return Temporary(f"the {what} of {source.uri} could not be fetched: {reason}")
-    return InvalidManifest(PATH, source.uri, f"a causal language model that transformers can load; its {what} could not be: {reason}")
+    return InvalidManifest(
+        PATH, source.uri, f"a causal language model that transformers can load; its {what} could not be: {reason}"
+    )

@@ -1,4 +1,5 @@
-"""Tokenizers: the character-level one of the builtin model, and the hash by which peers know that their ids mean the same.
+"""Tokenizers: the character-level one of the builtin model, and the hash by which peers know that their ids mean the
+same.
 
 Invariant: two tokenizers with one hash give the same ids for the same text, so ids may be exchanged instead of text.
 """
@@ -17,7 +18,9 @@ CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """One id a character: newline and printable ASCII; whatever else becomes UNK. A text begins with BOS. No chat template, no files."""
+    """One id a character: newline and printable ASCII; whatever else becomes UNK. A text begins with BOS. No chat
+    template, no files.
+    """
     vocabulary = {token: index for index, token in enumerate([PAD, BOS, EOS, UNK, *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -41,7 +44,8 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Sixteen hexadecimal digits over vocabulary, merges, normaliser, added tokens and the ids of the special ones.
 
-    Truncation and padding settings, which calls change, do not count; neither does the chat template, which makes text and not ids.
+    Truncation and padding settings, which calls change, do not count; neither does the chat template, which makes text
+    and not ids.
     """
     description: dict[str, Any]
     if getattr(tokenizer, "is_fast", False):

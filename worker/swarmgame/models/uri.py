@@ -1,7 +1,9 @@
-"""Model addresses: `builtin://tiny`, `file:///path`, `hf://organisation/name`, and whether what they name could be loaded.
+"""Model addresses: `builtin://tiny`, `file:///path`, `hf://organisation/name`, and whether what they name could be
+loaded.
 
-`check` is cheap (no weights, no torch): it runs before anything starts, so that a wrong address costs the user seconds. Invariant: whatever is
-wrong with an address is an `InvalidManifest` at `spec.model.uri` (or `spec.model.revision`), never a traceback from a library.
+`check` is cheap (no weights, no torch): it runs before anything starts, so that a wrong address costs the user seconds.
+Invariant: whatever is wrong with an address is an `InvalidManifest` at `spec.model.uri` (or `spec.model.revision`),
+never a traceback from a library.
 """
 
 from __future__ import annotations
@@ -129,13 +131,18 @@ def _check_hub(uri: str, name: str, revision: str, token: Path | None) -> None:
         if found:
             return
     raise InvalidManifest(
-        PATH, uri, "a model that the hub can be asked for, or one in the local cache: it is not cached and the hub was not reached"
+        PATH,
+        uri,
+        "a model that the hub can be asked for, or one in the local cache: it is not cached and the hub was not reached",
     )
 
 
 def hub_is_offline() -> bool:
     """Whether the environment forbids asking the hub."""
-    return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(
+        os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
 
 
 def _ask_hub(uri: str, name: str, revision: str, token: str | None) -> bool:
@@ -157,7 +164,9 @@ def _ask_hub(uri: str, name: str, revision: str, token: str | None) -> bool:
             PATH, uri, "a model that you may read: this one is gated, so its licence must be accepted and a token given"
         ) from error
     except RepositoryNotFoundError as error:
-        raise InvalidManifest(PATH, uri, "a model that exists on the hub (or a token that may read it, where it is private)") from error
+        raise InvalidManifest(
+            PATH, uri, "a model that exists on the hub (or a token that may read it, where it is private)"
+        ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError, FutureTimeout):
         return False
     finally:

@@ -1,10 +1,11 @@
-"""Warm start: the builtin model learns the game's format and a little of its content, before reinforcement learning begins.
+"""Warm start: the builtin model learns the game's format and a little of its content, before reinforcement learning
+begins.
 
-Cross-entropy on the completions of the data's own demonstrations. It stops at a target accuracy, not at a step count: a policy that is
-always right has nothing to learn, one that is never right gets no reward. Accuracy is the expected share of held-out demonstrations that a
-sample at temperature 1 repeats exactly: the probability of the whole completion with EOS, by one forward pass, so without sampling noise.
-Invariant: a model folder in the cache is whole (written aside, then renamed) and named by everything that went into it; processes that want
-the same one at once wait for the first.
+Cross-entropy on the completions of the data's own demonstrations. It stops at a target accuracy, not at a step count: a
+policy that is always right has nothing to learn, one that is never right gets no reward. Accuracy is the expected share
+of held-out demonstrations that a sample at temperature 1 repeats exactly: the probability of the whole completion with
+EOS, by one forward pass, so without sampling noise. Invariant: a model folder in the cache is whole (written aside,
+then renamed) and named by everything that went into it; processes that want the same one at once wait for the first.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from filelock import FileLock
 from transformers.utils import logging as transformers_logging
 
-from swarmgame.game.parts import Demonstration, Demonstrations, Setting
+from swarmgame.game.components import Demonstration, Demonstrations, Setting
 from swarmgame.models.builtin import BuiltinOptions, build_model
 from swarmgame.models.loading import Source
 from swarmgame.models.tokenizer import character_tokenizer, tokenizer_hash
@@ -52,7 +53,9 @@ LONGEST = 4096
 
 @dataclass(frozen=True)
 class WarmStart:
-    """How it went: `accuracy` expected on held-out demonstrations after `steps`; `reached` says whether that is the target."""
+    """How it went: `accuracy` expected on held-out demonstrations after `steps`; `reached` says whether that is the
+    target.
+    """
 
     accuracy: float
     steps: int
@@ -60,7 +63,8 @@ class WarmStart:
 
 
 def ensure_model(setting: Setting) -> Source:
-    """Where the setting's model can be loaded from; makes and warm-starts the builtin one unless the cache has it. Idempotent.
+    """Where the setting's model can be loaded from; makes and warm-starts the builtin one unless the cache has it.
+    Idempotent.
 
     Raises:
         InvalidManifest: the address is none.
@@ -82,8 +86,12 @@ def warm_start(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, demonstrations: Demonstrations, options: BuiltinOptions
 ) -> WarmStart:
     """Trains in place until the target accuracy or the last step, and reports which it was."""
-    held_out = _encode(tokenizer, demonstrations.demonstrate(derive_seed(options.seed, "warm-start", "held-out"), HELD_OUT))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    held_out = _encode(
+        tokenizer, demonstrations.demonstrate(derive_seed(options.seed, "warm-start", "held-out"), HELD_OUT)
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     accuracy = _accuracy(model, held_out)
     step, checked, trend = 0, 0, 0.0
     model.train()
@@ -136,7 +144,11 @@ def _make(folder: Path, options: BuiltinOptions, demonstrations: Demonstrations 
         model.__dict__["should_save_on_this_rank"] = lambda _: True
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
-        record = {"accuracy": outcome.accuracy if outcome.steps else None, "steps": outcome.steps, "reached": outcome.reached}
+        record = {
+            "accuracy": outcome.accuracy if outcome.steps else None,
+            "steps": outcome.steps,
+            "reached": outcome.reached,
+        }
         (aside / "warmstart.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
         _put(aside, folder)
     finally:
@@ -144,8 +156,9 @@ def _make(folder: Path, options: BuiltinOptions, demonstrations: Demonstrations 
 
 
 def _put(aside: Path, folder: Path) -> None:
-    """Gives a finished model its final name. Whoever was first stays: a model that another process may be loading is never touched, even
-    where the lock did not keep two from making it (network file systems, clean-ups of the cache)."""
+    """Gives a finished model its final name. Whoever was first stays: a model that another process may be loading is
+    never touched, even where the lock did not keep two from making it (network file systems, clean-ups of the cache).
+    """
     whole = folder / "config.json"
     if folder.exists() and not whole.is_file():  # left over from something else
         shutil.rmtree(folder)
@@ -170,7 +183,9 @@ def _chunk(tokenizer: PreTrainedTokenizerBase, demonstrations: Demonstrations, s
     """Some hundred demonstrations in batches of similar length, so that padding is rare; the batches in random order."""
     chunk = sorted(_encode(tokenizer, demonstrations.demonstrate(seed, CHUNK)), key=lambda pair: sum(map(len, pair)))
     batches = [chunk[start : start + BATCH] for start in range(0, len(chunk), BATCH)]
-    return [batches[index] for index in torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()]
+    return [
+        batches[index] for index in torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist()
+    ]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Demonstration]) -> list[Pair]:

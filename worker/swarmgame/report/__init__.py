@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 
 from swarmgame import __version__
+from swarmgame.observability.run_directory import RunDirectory, write_whole
 from swarmgame.report.data import RunData, Summary
 from swarmgame.report.html import render
 from swarmgame.report.plots import draw_all
-from swarmgame.runtime.rundir import RunDirectory, write_whole
 
 __all__ = ["Summary", "write_report"]
 

@@ -1,7 +1,7 @@
 """A run as numbers: what the peers wrote, in the shape that plots and tables want.
 
-Reads a run's folder, draws nothing. Invariant: everything is taken from the accounts of finished rounds; what is missing is missing, never
-zero.
+Reads a run's folder, draws nothing. Invariant: everything is taken from the accounts of finished rounds; what is
+missing is missing, never zero.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from swarmgame.errors import BadData
-from swarmgame.runtime.progress import Line, PeerProgress, mean, mean_rewards, number, numbers, tokens_per_second
-from swarmgame.runtime.rundir import RunDirectory
+from swarmgame.launch.progress import Line, PeerProgress, mean, mean_rewards, number, numbers, tokens_per_second
+from swarmgame.observability.run_directory import RunDirectory
 
 ENDS = 10
 PARTS = ("data", "generate", "exchange", "listen", "rewards", "train", "evaluate", "checkpoint")
@@ -29,7 +29,8 @@ class Summary:
 
     Args:
         rounds: that at least one peer finished.
-        window: how many rounds `first10` and `last10` are means of: 10, or half of the rounds when there are fewer than 20.
+        window: how many rounds `first10` and `last10` are means of: 10, or half of the rounds when there are fewer than
+            20.
         first10, last10, rise: mean reward over peers at either end, and the difference; None when nothing was scored.
         seconds: spent in rounds, by the slowest peer.
         tokens: sampled by all peers.
@@ -95,12 +96,16 @@ class RunData:
 
     def mean(self, pick: Callable[[Line], float | None]) -> Series:
         """The mean over the peers that have the number, by round."""
-        found = ((played, mean(pick(p.rounds[played]) for p in self.peers if played in p.rounds)) for played in self.rounds)
+        found = (
+            (played, mean(pick(p.rounds[played]) for p in self.peers if played in p.rounds)) for played in self.rounds
+        )
         return {played: value for played, value in found if value is not None}
 
     def names_under(self, *path: str) -> list[str]:
         """All names that occur in a mapping of the accounts, sorted."""
-        return sorted({name for peer in self.peers for account in peer.rounds.values() for name in numbers(account, *path)})
+        return sorted(
+            {name for peer in self.peers for account in peer.rounds.values() for name in numbers(account, *path)}
+        )
 
     def totals(self, *path: str) -> Counter[str]:
         """The sum over rounds and peers of a mapping of counts."""

@@ -1,7 +1,7 @@
 """The plots of a run, as PNG.
 
-Each function draws one question's answer from `RunData`, or nothing when the run has no answer to it. Invariant: the same run gives the
-same picture; no window, no global style is left behind.
+Each function draws one question's answer from `RunData`, or nothing when the run has no answer to it. Invariant: the
+same run gives the same picture; no window, no global style is left behind.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from swarmgame.launch.progress import Line, number, numbers
+from swarmgame.observability.metrics import clip_ratio_of, entropy_of, kl_of
 from swarmgame.report.data import PARTS, RunData, Series, smoothed
-from swarmgame.runtime.metrics import clip_ratio_of, entropy_of, kl_of
-from swarmgame.runtime.progress import Line, number, numbers
 
 matplotlib.use("Agg")
 
@@ -89,18 +89,29 @@ def _reward(run: RunData) -> Plot | None:
         series = run.of(peer, _at("reward"))
         _line(axes, series, color=MUTED, linewidth=0.7, alpha=0.45)
     axes.plot(
-        [], [], color=MUTED, linewidth=0.7, alpha=0.7, label=f"each of {len(run.peers)} peers" if len(run.peers) > 1 else "its only peer"
+        [],
+        [],
+        color=MUTED,
+        linewidth=0.7,
+        alpha=0.7,
+        label=f"each of {len(run.peers)} peers" if len(run.peers) > 1 else "its only peer",
     )
     width = _width(run)
     _line(
-        axes, smoothed(mean, width), color=ACCENT, linewidth=2.4, label=f"mean of the peers, over {width} rounds" if width > 1 else "mean"
+        axes,
+        smoothed(mean, width),
+        color=ACCENT,
+        linewidth=2.4,
+        label=f"mean of the peers, over {width} rounds" if width > 1 else "mean",
     )
     evaluated = run.mean(_at("evaluation", "average", "all"))
     if evaluated:
         axes.plot(*_xy(evaluated), "o", color=COLOURS[1], markersize=4, label="held-out questions")
     _ready(axes, "reward")
     _legend(axes)
-    return _plot("reward", figure, "Mean reward per round", "What the peers' own answers scored. A thin line is one peer.")
+    return _plot(
+        "reward", figure, "Mean reward per round", "What the peers' own answers scored. A thin line is one peer."
+    )
 
 
 def _environments(run: RunData) -> Plot | None:
@@ -129,9 +140,14 @@ def _evaluation(run: RunData) -> Plot | None:
     both = figure.subplots(1, 2, sharey=True)
     shown = [name for name in names if name != "all"]
     shown = shown if 1 < len(shown) <= len(COLOURS) else []
-    samples = next((n for p in reversed(run.peers) for a in p.rounds.values() if (n := number(a, "evaluation", "samples"))), None)
+    samples = next(
+        (n for p in reversed(run.peers) for a in p.rounds.values() if (n := number(a, "evaluation", "samples"))), None
+    )
     k = "k" if samples is None else f"{samples:.0f}"
-    for axes, field, title in ((both[0], "average", f"avg@{k}: mean reward"), (both[1], "passed", f"pass@{k}: solved at least once")):
+    for axes, field, title in (
+        (both[0], "average", f"avg@{k}: mean reward"),
+        (both[1], "passed", f"pass@{k}: solved at least once"),
+    ):
         for name, colour in zip(shown, COLOURS, strict=False):
             _line(axes, _evaluated(run, field, name), color=colour, linewidth=1, marker="o", markersize=2.5, label=name)
         _line(axes, _evaluated(run, field, "all"), color=INK, linewidth=2.2, marker="o", markersize=4, label="all")
@@ -139,7 +155,9 @@ def _evaluation(run: RunData) -> Plot | None:
     for axes in both:  # after both are drawn: they share one scale
         _ready(axes, "")
     _legend(both[0])
-    return _plot("evaluation", figure, "Held-out questions", "Questions that no round ever asks, answered without learning.")
+    return _plot(
+        "evaluation", figure, "Held-out questions", "Questions that no round ever asks, answered without learning."
+    )
 
 
 def _evaluated(run: RunData, field: str, name: str) -> Series:
@@ -166,7 +184,10 @@ def _policy(run: RunData) -> Plot | None:
         _ready(axes, "")
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     return _plot(
-        "policy", figure, "The policy", "Entropy near 0 while the reward is low is a collapse; much clipping means steps that are too long."
+        "policy",
+        figure,
+        "The policy",
+        "Entropy near 0 while the reward is low is a collapse; much clipping means steps that are too long.",
     )
 
 
@@ -179,14 +200,22 @@ def _seconds(run: RunData) -> Plot | None:
     rounds = list(whole)
     rows = [np.array([series.get(played, 0.0) for played in rounds]) for series in parts.values()]
     # The checkpoint's time is that of the round before, so parts may add up to more than their round by a little.
-    rest = np.maximum(np.array(list(whole.values())) - sum(row for part, row in zip(parts, rows, strict=True) if part != "checkpoint"), 0.0)
+    rest = np.maximum(
+        np.array(list(whole.values()))
+        - sum(row for part, row in zip(parts, rows, strict=True) if part != "checkpoint"),
+        0.0,
+    )
     figure, axes = _one()
     if len(rounds) > 1:
         colours = [*COLOURS[: len(rows)], "#c9ced6"]
-        axes.stackplot(rounds, [*rows, rest], labels=[*parts, "other"], colors=colours, linewidth=0, alpha=0.9, step="mid")
+        axes.stackplot(
+            rounds, [*rows, rest], labels=[*parts, "other"], colors=colours, linewidth=0, alpha=0.9, step="mid"
+        )
     else:
         bottom = 0.0
-        for label, row, colour in zip([*parts, "other"], [*rows, rest], [*COLOURS[: len(rows)], "#c9ced6"], strict=True):
+        for label, row, colour in zip(
+            [*parts, "other"], [*rows, rest], [*COLOURS[: len(rows)], "#c9ced6"], strict=True
+        ):
             axes.bar(rounds, row, bottom=bottom, label=label, color=colour, width=0.5)
             bottom += float(row[0])
     usual = float(np.percentile([sum(column) for column in zip(*rows, rest, strict=True)], 98))
@@ -207,15 +236,23 @@ def _learning(run: RunData) -> Plot | None:
     if not any(sum(authors.values()) for authors in learnt.values()):
         return None
     ours = list(learnt)
-    others = [author for author, _ in sum(learnt.values(), start=type(next(iter(learnt.values())))()).most_common() if author not in learnt]
+    others = [
+        author
+        for author, _ in sum(learnt.values(), start=type(next(iter(learnt.values())))()).most_common()
+        if author not in learnt
+    ]
     authors = [*ours, *others][:MAX_ROWS]
     learners = ours[:MAX_ROWS]
     counts = np.array([[learnt[learner][author] for author in authors] for learner in learners], dtype=float)
     side = 0.46
-    figure = Figure(figsize=(min(WIDTH, max(4.2, 1.8 + side * len(authors) * 1.6)), min(6.0, max(2.2, 1.2 + side * len(learners)))))
+    figure = Figure(
+        figsize=(min(WIDTH, max(4.2, 1.8 + side * len(authors) * 1.6)), min(6.0, max(2.2, 1.2 + side * len(learners))))
+    )
     axes = figure.subplots()
     picture = axes.imshow(counts, cmap="Blues", vmin=0, vmax=max(counts.max(), 1) * 1.15, aspect="auto")
-    axes.set_xticks(range(len(authors)), [run.name_of(author) for author in authors], rotation=0 if len(authors) <= 8 else 60)
+    axes.set_xticks(
+        range(len(authors)), [run.name_of(author) for author in authors], rotation=0 if len(authors) <= 8 else 60
+    )
     axes.set_yticks(range(len(learners)), [run.name_of(learner) for learner in learners])
     axes.set_xlabel("author of the group")
     axes.set_ylabel("trained on it")
@@ -226,13 +263,15 @@ def _learning(run: RunData) -> Plot | None:
                 axes.text(column, row, "–", ha="center", va="center", color=MUTED)
             else:
                 dark = count > counts.max() * 0.6
-                axes.text(column, row, f"{count:.0f}", ha="center", va="center", color="white" if dark else INK, fontsize=8)
+                axes.text(
+                    column, row, f"{count:.0f}", ha="center", va="center", color="white" if dark else INK, fontsize=8
+                )
     else:
         figure.colorbar(picture, ax=axes, label="groups")
     return _plot("learning", figure, "Who learns from whom", "How many groups of each author every peer trained on.")
 
 
-# ── picking ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── picking
 def _at(*path: str) -> Callable[[Line], float | None]:
     """Picks the number at a place in an account."""
     return lambda account: number(account, *path)
@@ -243,7 +282,7 @@ def _reported(pick: Callable[[Mapping[str, float]], float | None]) -> Callable[[
     return lambda account: pick(numbers(account, "metrics"))
 
 
-# ── drawing ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── drawing
 def _one() -> tuple[Figure, Any]:
     figure = Figure(figsize=(WIDTH, HEIGHT))
     return figure, figure.subplots()
@@ -292,7 +331,9 @@ def _map(run: RunData, series: Mapping[str, Series], label: str) -> Figure:
             cells[row, column] = np.mean(values) if values else np.nan
     figure = Figure(figsize=(WIDTH, max(HEIGHT, 0.8 + 0.19 * len(names))))
     axes = figure.subplots()
-    picture = axes.imshow(cells, cmap="Blues", vmin=0, aspect="auto", extent=(run.rounds[0], run.rounds[-1] + 1, len(names), 0))
+    picture = axes.imshow(
+        cells, cmap="Blues", vmin=0, aspect="auto", extent=(run.rounds[0], run.rounds[-1] + 1, len(names), 0)
+    )
     axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=7)
     axes.set_xlabel("round")
     axes.grid(visible=False)

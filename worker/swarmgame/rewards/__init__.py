@@ -1,1 +1,1 @@
-"""TODO."""
+"""Reward managers: how rollouts are scored."""

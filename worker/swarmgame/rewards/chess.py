@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import chess
 
 from swarmgame.data.chess import Task
-from swarmgame.game.parts import Setting
+from swarmgame.game.components import Setting
 from swarmgame.game.state import Item
 from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards
 

@@ -1,6 +1,7 @@
 """The `composite` rewards: a weighted sum of other rewards.
 
-Invariant: a rollout that one of them could not score (NaN) is NaN in the sum, since a part of it would not be its reward.
+Invariant: a rollout that one of them could not score (NaN) is NaN in the sum, since a part of it would not be its
+reward.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.parts import RewardManager, Setting
+from swarmgame.game.components import RewardManager, Setting
 from swarmgame.game.state import GameState, Rewards
 from swarmgame_api.explain import did_you_mean, explain
 
@@ -57,13 +58,20 @@ class CompositeRewards(RewardManager):
             self.close()
             raise
         self.full_reward = sum(
-            entry.weight * part.full_reward for entry, part in zip(config.rewards, self._parts, strict=True) if entry.weight > 0
+            entry.weight * part.full_reward
+            for entry, part in zip(config.rewards, self._parts, strict=True)
+            if entry.weight > 0
         )
 
     def rewards(self, state: GameState) -> Rewards:
-        weighted = [(entry.weight, part.rewards(state)) for entry, part in zip(self.config.rewards, self._parts, strict=True)]
+        weighted = [
+            (entry.weight, part.rewards(state)) for entry, part in zip(self.config.rewards, self._parts, strict=True)
+        ]
         keys = [key for key, _ in state.groups() if all(key in rewards for _, rewards in weighted)]
-        return {key: [_sum(weighted, scores) for scores in zip(*(rewards[key] for _, rewards in weighted), strict=True)] for key in keys}
+        return {
+            key: [_sum(weighted, scores) for scores in zip(*(rewards[key] for _, rewards in weighted), strict=True)]
+            for key in keys
+        }
 
     def counters(self) -> Mapping[str, int]:
         total: Counter[str] = Counter()
@@ -101,7 +109,9 @@ def _found(name: str, path: str) -> type[RewardManager]:
         registered = {entry.name: entry for entry in entry_points(group=_GROUP)}
         if name not in registered:
             raise InvalidManifest(
-                path, name, f"one of {', '.join(sorted(registered))}, or package.module:Class{did_you_mean(name, registered)}"
+                path,
+                name,
+                f"one of {', '.join(sorted(registered))}, or package.module:Class{did_you_mean(name, registered)}",
             )
         found = registered[name].load()
     if not (isinstance(found, type) and issubclass(found, RewardManager)):

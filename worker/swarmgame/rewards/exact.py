@@ -1,7 +1,8 @@
 """The `exact` rewards: the answer is known, and the rollout either gives it or does not.
 
-Three ways to compare: the words, the number, or the letter of a choice. Nothing is evaluated: numbers are parsed, never computed.
-Invariant: a reward is 0 or 1 (or the author's own two values), and never depends on anything but the answer and the text.
+Three ways to compare: the words, the number, or the letter of a choice. Nothing is evaluated: numbers are parsed, never
+computed. Invariant: a reward is 0 or 1 (or the author's own two values), and never depends on anything but the answer
+and the text.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from swarmgame.game.parts import Setting
+from swarmgame.game.components import Setting
 from swarmgame.game.state import Item
 from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards
 
@@ -27,7 +28,9 @@ class ExactRewardsConfig(AnswerConfig):
     """How to compare."""
 
     match: Literal["text", "number", "choice"] = "text"
-    """`text`: equal words. `number`: the last number of the text equals the answer's. `choice`: the last letter that stands alone does."""
+    """`text`: equal words. `number`: the last number of the text equals the answer's. `choice`: the last letter that
+    stands alone does.
+    """
     ignore_case: bool = False
     """Whether upper and lower case are the same; letters of a choice always are."""
     tolerance: Annotated[float, Field(ge=0)] = 1e-6
@@ -67,7 +70,9 @@ class ExactRewards(AnswerRewards):
 
 
 def last_number(text: str) -> float | None:
-    """The last number in a text: decimal, with separators of thousands, with an exponent, or a fraction. None where there is none."""
+    """The last number in a text: decimal, with separators of thousands, with an exponent, or a fraction. None where
+    there is none.
+    """
     found = _NUMBER.findall(text)
     if not found or len(found[-1]) > _LONGEST_NUMBER:
         return None

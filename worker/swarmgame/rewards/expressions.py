@@ -1,9 +1,10 @@
 """Expressions: while an answer is scored, `eval` understands formulas and literals, and no programs.
 
-Many scorers of reasoning-gym pass the answer's text to `eval`, or to sympy, which passes it on to `eval`. The guard reads the text first, as a
-syntax tree: literals, operators, names, and calls of plain names are formulas; attributes, comprehensions, lambdas, subscripts, names with
-a leading underscore and the dangerous builtins are a program. It is the inner wall: a program that got through would still stand in the sandbox,
-but could lie about its own score. Invariant: outside `guarded()` nothing is changed.
+Many scorers of reasoning-gym pass the answer's text to `eval`, or to sympy, which passes it on to `eval`. The guard
+reads the text first, as a syntax tree: literals, operators, names, and calls of plain names are formulas; attributes,
+comprehensions, lambdas, subscripts, names with a leading underscore and the dangerous builtins are a program. It is the
+inner wall: a program that got through would still stand in the sandbox, but could lie about its own score. Invariant:
+outside `guarded()` nothing is changed.
 """
 
 from __future__ import annotations
@@ -21,11 +22,29 @@ _FORMULA = (
 )  # fmt: skip
 _HARMLESS_BUILTINS = frozenset(
     {
-        *("abs", "bool", "complex", "dict", "divmod", "False", "float", "frozenset", "int", "len", "list", "max", "min", "None", "pow"),
+        *(
+            "abs",
+            "bool",
+            "complex",
+            "dict",
+            "divmod",
+            "False",
+            "float",
+            "frozenset",
+            "int",
+            "len",
+            "list",
+            "max",
+            "min",
+            "None",
+            "pow",
+        ),
         *("range", "reversed", "round", "set", "sorted", "str", "sum", "True", "tuple"),
     }
 )
-_PROGRAMS_OF_SYMPY = frozenset({"lambdify", "preview", "source", "init_printing", "init_session", "interactive_traversal"})
+_PROGRAMS_OF_SYMPY = frozenset(
+    {"lambdify", "preview", "source", "init_printing", "init_session", "interactive_traversal"}
+)
 _LIBRARIES = frozenset({"collections"})
 """Modules whose `eval` is of their own words: a module imported late may define a namedtuple."""
 
@@ -41,7 +60,8 @@ def guarded() -> Iterator[None]:
     """Within, `eval` of a text refuses programs. Not for several threads.
 
     Raises:
-        Program: at the end, if one was met, whatever came of it: scorers swallow exceptions, so raising at once would not be heard.
+        Program: at the end, if one was met, whatever came of it: scorers swallow exceptions, so raising at once would
+            not be heard.
     """
     found: list[str] = []
     original = builtins.eval

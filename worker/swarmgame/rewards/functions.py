@@ -1,8 +1,10 @@
-"""The `function` rewards: a game author's own function `package.module:function`, called with the item and the rollout's words.
+"""The `function` rewards: a game author's own function `package.module:function`, called with the item and the
+rollout's words.
 
-The function takes `(item, text)`, where `item` is a dictionary with question, answer, environment and metadata, and returns a finite number. It
-runs in the sandbox, which can neither write nor call out, unless the manifest says `trusted: true`: then it runs here, faster, with all that this
-process may do. Invariant: an exception, a breach or a value that is no finite number is a reward of 0 and a count.
+The function takes `(item, text)`, where `item` is a dictionary with question, answer, environment and metadata, and
+returns a finite number. It runs in the sandbox, which can neither write nor call out, unless the manifest says
+`trusted: true`: then it runs here, faster, with all that this process may do. Invariant: an exception, a breach or a
+value that is no finite number is a reward of 0 and a count.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.parts import Setting
+from swarmgame.game.components import Setting
 from swarmgame.game.state import Item
-from swarmgame.rewards.sandbox import CallFailed, Sandbox
 from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards, finite
+from swarmgame.sandbox.client import CallFailed, Sandbox
 
 _PATH = "spec.game.rewards.with.function"
 _BATCH = 512
@@ -28,7 +30,9 @@ class FunctionRewardsConfig(AnswerConfig):
     """Which function, and how far it is trusted."""
 
     function: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
-    """`package.module:function`; a module beside the manifest will do. Import all that it needs at the top of its module."""
+    """`package.module:function`; a module beside the manifest will do. Import all that it needs at the top of its
+    module.
+    """
     trusted: bool = False
     """Run it in this process, without sandbox or deadline. Never for a function that evaluates the answer."""
     deadline_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
@@ -55,7 +59,9 @@ class FunctionRewards(AnswerRewards):
             self._sandbox.prepare("swarmgame.rewards.functions:check", config.function)
         except CallFailed as error:
             self.close()
-            raise InvalidManifest(_PATH, config.function, f"a function that the sandbox can import ({error})") from error
+            raise InvalidManifest(
+                _PATH, config.function, f"a function that the sandbox can import ({error})"
+            ) from error
 
     def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
         calls = [(_described(item), answer) for item, answer in asked]

@@ -1,8 +1,8 @@
 """The `reasoning-gym` rewards: the environment's own scorer, called in the sandbox.
 
-The question is made again there from (environment, configuration, seed), so that nothing a peer says about it is believed. Many scorers
-evaluate the answer, which is why none runs here. A breach or an exception in a scorer is a score of 0 and a count.
-Invariant: a reward depends on the item and the rollout's text alone.
+The question is made again there from (environment, configuration, seed), so that nothing a peer says about it is
+believed. Many scorers evaluate the answer, which is why none runs here. A breach or an exception in a scorer is a score
+of 0 and a count. Invariant: a reward depends on the item and the rollout's text alone.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from swarmgame.game.parts import Setting
+from swarmgame.game.components import Setting
 from swarmgame.game.state import FinishReason, Item, Rollout
-from swarmgame.rewards.sandbox import Sandbox, SharedSandbox
 from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards, finite
+from swarmgame.sandbox.client import Sandbox, SharedSandbox
 
 _BATCH = 512
 
@@ -24,7 +24,9 @@ class ReasoningGymRewardsConfig(AnswerConfig):
     """How a score becomes a reward."""
 
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None
-    """When given, the reward is 1 for a score of at least this and 0 otherwise; many scorers give a little for nothing, so 0.99 is a good one."""
+    """When given, the reward is 1 for a score of at least this and 0 otherwise; many scorers give a little for nothing,
+    so 0.99 is a good one.
+    """
     format_reward: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Added for an answer in the asked format, whatever it says; only for the tagged format."""
     length_penalty: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -56,7 +58,9 @@ class ReasoningGymRewards(AnswerRewards):
             else:
                 calls.append([item.metadata["environment"], item.metadata["config"], item.reference.seed, answer])
         batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
-        outcomes = iter([outcome for batch in batches for outcome in self._sandbox.run("swarmgame.data.environments:score", batch)])
+        outcomes = iter(
+            [outcome for batch in batches for outcome in self._sandbox.run("swarmgame.data.environments:score", batch)]
+        )
         scores: list[float | None] = []
         for item, _ in asked:
             if "environment" not in item.metadata:

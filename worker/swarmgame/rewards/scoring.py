@@ -1,7 +1,7 @@
 """Scoring: what the built-in rewards share. A rollout's words, groups by author, and memory of scores already given.
 
-Knows no environment. Invariant: own and foreign rollouts go through the same code; only how they are batched tells them apart, so that
-one author's breaches never cost another's scores.
+Knows no environment. Invariant: own and foreign rollouts go through the same code; only how they are batched tells them
+apart, so that one author's breaches never cost another's scores.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from swarmgame.config import Config
-from swarmgame.game.parts import RewardManager, Setting
+from swarmgame.game.components import RewardManager, Setting
 from swarmgame.game.state import GameState, Group, GroupKey, Item, PeerId, Rewards, Rollout
 
 _REMEMBERED = 16_384
-"""Scores that are kept: a round scores its own answers twice, before it publishes and before it trains. About 4 MiB, however long answers are."""
+"""Scores that are kept: a round scores its own answers twice, before it publishes and before it trains. About 4 MiB,
+however long answers are.
+"""
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -48,7 +50,9 @@ def answer_of(text: str, answer_format: str) -> str | None:
 
 
 class AnswerRewards(RewardManager):
-    """Base of rewards that look at one answer at a time. Subclasses say how good answers are, in batches of one author's words."""
+    """Base of rewards that look at one answer at a time. Subclasses say how good answers are, in batches of one
+    author's words.
+    """
 
     Config: ClassVar[type[BaseModel]] = AnswerConfig
     config: AnswerConfig
@@ -68,7 +72,9 @@ class AnswerRewards(RewardManager):
 
     def rewards(self, state: GameState) -> Rewards:
         groups = [(key, group) for key, group in state.groups() if group.item in state.items]
-        answers = {key: [self._answer(state.items[group.item], rollout) for rollout in group.rollouts] for key, group in groups}
+        answers = {
+            key: [self._answer(state.items[group.item], rollout) for rollout in group.rollouts] for key, group in groups
+        }
         scores = self._scores(state, groups, answers)
         return {
             key: [
@@ -90,7 +96,10 @@ class AnswerRewards(RewardManager):
         return answer
 
     def _scores(
-        self, state: GameState, groups: Sequence[tuple[GroupKey, Group]], answers: Mapping[GroupKey, Sequence[str | None]]
+        self,
+        state: GameState,
+        groups: Sequence[tuple[GroupKey, Group]],
+        answers: Mapping[GroupKey, Sequence[str | None]],
     ) -> dict[tuple[str, str], float]:
         scores: dict[tuple[str, str], float] = {}
         unknown: dict[PeerId, dict[tuple[str, str], None]] = {}
@@ -106,7 +115,9 @@ class AnswerRewards(RewardManager):
         # Our own words first: what a stranger says of the same question cannot keep them from being scored.
         for peer in sorted(unknown, key=lambda peer: (peer != state.peer, peer)):
             asked = [pair for pair in unknown[peer] if pair not in scores]
-            for pair, score in zip(asked, self.score([(state.items[item], answer) for item, answer in asked]), strict=True):
+            for pair, score in zip(
+                asked, self.score([(state.items[item], answer) for item, answer in asked]), strict=True
+            ):
                 if score is None:
                     continue
                 scores[pair] = score

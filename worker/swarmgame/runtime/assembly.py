@@ -1,8 +1,8 @@
 """Assembly: from a manifest to the parts of a game.
 
-`check` does everything that can be wrong before anything starts (imports the parts, validates each `with` block, tries the data, looks at the
-model's address) and writes nothing; `assemble` makes the parts for a peer; `prepare` fills the model cache once.
-Invariant: whatever a manifest's author can mend surfaces here as an `InvalidManifest` with a path.
+`check` does everything that can be wrong before anything starts (imports the parts, validates each `with` block, tries
+the data, looks at the model's address) and writes nothing; `assemble` makes the parts for a peer; `prepare` fills the
+model cache once. Invariant: whatever a manifest's author can mend surfaces here as an `InvalidManifest` with a path.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import cast
 
 from pydantic import BaseModel, ValidationError
 
-from swarmgame.communication.protocol import Exchange
+from swarmgame.game.components import DataManager, Demonstrations, Part, RewardManager, Setting, Trainer
+from swarmgame.game.external_sampling import SharingPolicy
 from swarmgame.game.manager import Progression
-from swarmgame.game.parts import DataManager, Demonstrations, Part, RewardManager, Setting, Trainer
+from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
-from swarmgame.game.sharing import SharingPolicy
 from swarmgame.models import uri as model_uri
 from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.explain import did_you_mean, explain
@@ -41,7 +41,9 @@ GROUPS: Mapping[str, tuple[str, type[Part]]] = {
 """Part of the manifest → entry-point group, and what a class there must be."""
 
 TOKEN_FILE = "SWARMGAME_MODEL_TOKEN_FILE"
-"""Environment: the file that holds the hub's token (in a pod, the Secret that `spec.model.secretRef` names). Never the token itself."""
+"""Environment: the file that holds the hub's token (in a pod, the Secret that `spec.model.secretRef` names). Never the
+token itself.
+"""
 CACHE = "SWARMGAME_CACHE"
 """Environment: the folder that outlives runs, for models and datasets; in a pod a volume."""
 
@@ -88,7 +90,8 @@ def code_of(folder: Path) -> Iterator[None]:
 
 
 def check(manifest: SwarmGame, folder: Path) -> Blueprint:
-    """Everything that can be wrong before anything starts: parts, their configuration, the data, the model's address. Writes nothing.
+    """Everything that can be wrong before anything starts: parts, their configuration, the data, the model's address.
+    Writes nothing.
 
     Args:
         folder: the manifest's, where modules of the author's own are looked for.
@@ -97,7 +100,8 @@ def check(manifest: SwarmGame, folder: Path) -> Blueprint:
         InvalidManifest: with the path of what is wrong.
     """
     with code_of(folder):
-        # The cheapest first: the user waits for the answer. The trainer is the dearest to import, so it begins beside the rest.
+        # The cheapest first: the user waits for the answer. The trainer is the dearest to import, so it begins beside
+        # the rest.
         model = manifest.spec.model
         if model is not None:
             model_uri.check(model.uri, model.revision, setting_of(manifest).model_token)
@@ -144,13 +148,18 @@ def assemble(blueprint: Blueprint, setting: Setting, rewards: RewardManager | No
         rewards: used in place of the blueprint's own, where another rank does the scoring.
     """
     data = cast(DataManager, blueprint.data.part(blueprint.data.config, setting))
-    scoring = rewards if rewards is not None else cast(RewardManager, blueprint.rewards.part(blueprint.rewards.config, setting))
+    scoring = (
+        rewards
+        if rewards is not None
+        else cast(RewardManager, blueprint.rewards.part(blueprint.rewards.config, setting))
+    )
     informed = replace(setting, demonstrations=data if isinstance(data, Demonstrations) else None)
     return Parts(data, scoring, cast(Trainer, blueprint.trainer.part(blueprint.trainer.config, informed)))
 
 
 def prepare(manifest: SwarmGame, folder: Path) -> None:
-    """Fills the model cache, so that no peer has to: the warm start of a builtin model, or the download of one from the hub.
+    """Fills the model cache, so that no peer has to: the warm start of a builtin model, or the download of one from the
+    hub.
 
     Raises:
         InvalidManifest: there is no such model, or the data cannot be made.
@@ -194,7 +203,7 @@ def roles_of(manifest: SwarmGame) -> RoleManager:
     return RoleManager([Role(role.name, role.count, role.share_fraction) for role in manifest.spec.game.roles])
 
 
-# ── finding one part ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── finding one part
 
 
 def _choose(game: GameSpec, kind: str) -> Chosen:
@@ -203,7 +212,9 @@ def _choose(game: GameSpec, kind: str) -> Chosen:
     try:
         config = part.Config.model_validate(dict(use.with_), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidManifest(problems=explain(part.Config, error.errors(include_url=False), f"spec.game.{kind}.with")) from error
+        raise InvalidManifest(
+            problems=explain(part.Config, error.errors(include_url=False), f"spec.game.{kind}.with")
+        ) from error
     return Chosen(part, config)
 
 
@@ -215,7 +226,9 @@ def _find(name: str, kind: str) -> type[Part]:
     else:
         registered = {entry.name: entry for entry in entry_points(group=group)}
         if name not in registered:
-            expected = f"one of {', '.join(sorted(registered))}, or package.module:Class{did_you_mean(name, registered)}"
+            expected = (
+                f"one of {', '.join(sorted(registered))}, or package.module:Class{did_you_mean(name, registered)}"
+            )
             raise InvalidManifest(path, name, expected)
         found = registered[name].load()
     if not (isinstance(found, type) and issubclass(found, base)):
@@ -239,10 +252,16 @@ def _import(name: str, path: str) -> object:
     except Exception as error:
         # Whatever an author's module raises while it is imported is the author's to mend, and they need to know where.
         where = traceback.extract_tb(error.__traceback__)[-1]
-        at = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{where.filename}:{where.lineno}"
-        raise InvalidManifest(path, name, f"a module that can be imported; {type(error).__name__} at {at}: {error}") from error
+        at = (
+            f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{where.filename}:{where.lineno}"
+        )
+        raise InvalidManifest(
+            path, name, f"a module that can be imported; {type(error).__name__} at {at}: {error}"
+        ) from error
     if not hasattr(module, attribute):
-        raise InvalidManifest(path, name, f"a class that {module_name} has; it has {', '.join(_classes(module)) or 'none'}")
+        raise InvalidManifest(
+            path, name, f"a class that {module_name} has; it has {', '.join(_classes(module)) or 'none'}"
+        )
     return getattr(module, attribute)
 
 

@@ -1,8 +1,9 @@
 """Checkpoints: all that an exact resume needs, written so that a crash at any moment leaves the one before usable.
 
-A checkpoint is a folder `round-00000012` (the next round to play): `tensors.safetensors`, `state.json`, and `manifest.json` with the hashes of
-both, written last. The folder is made under a temporary name, flushed, and renamed. Invariant: a folder with its final name and a manifest whose
-hashes match is whole; anything else is named in the log and skipped.
+A checkpoint is a folder `round-00000012` (the next round to play): `tensors.safetensors`, `state.json`, and
+`manifest.json` with the hashes of both, written last. The folder is made under a temporary name, flushed, and renamed.
+Invariant: a folder with its final name and a manifest whose hashes match is whole; anything else is named in the log
+and skipped.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class CheckpointStore:
         manifest = {
             "format": FORMAT,
             "nextRound": next_round,
-            "files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()},
+            "files": {
+                name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()
+            },
         }
         final = self.folder / f"round-{next_round:08d}"
         temporary = self.folder / f".tmp-{final.name}-{os.getpid()}"
@@ -88,7 +91,9 @@ class CheckpointStore:
         return final
 
     def load_latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None. Every one that is torn or tampered with is named in the log and passed over."""
+        """The newest whole checkpoint, or None. Every one that is torn or tampered with is named in the log and passed
+        over.
+        """
         for path in reversed(self._folders()):
             try:
                 return self._load(path)
@@ -110,7 +115,9 @@ class CheckpointStore:
                 if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
                     raise BadData(f"{path / name}: the content does not match the hash in {_MANIFEST}")
                 files[name] = data
-            return Checkpoint(int(manifest["nextRound"]), _unflatten(json.loads(files[_STATE]), load_tensors(files[_TENSORS])), path)
+            return Checkpoint(
+                int(manifest["nextRound"]), _unflatten(json.loads(files[_STATE]), load_tensors(files[_TENSORS])), path
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadData(f"{path}: not a whole checkpoint ({type(error).__name__}: {error})") from error
 
@@ -136,8 +143,9 @@ def _flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-# ── a tree of tensors and plain values ⇄ JSON and a flat table of tensors ─────────────────────────────────────────────────────
-# Values JSON has no word for are single-key objects whose key begins with "$"; mappings are lists of pairs, so that keys keep their type.
+# ── a tree of tensors and plain values ⇄ JSON and a flat table of tensors
+# Values JSON has no word for are single-key objects whose key begins with "$"; mappings are lists of pairs, so that
+# keys keep their type.
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -1,7 +1,7 @@
 """The connection of a peer: the backend that its manifest names, made from how it was started.
 
-Decides nothing beyond that; the backends are `swarmgame.communication`'s, and only the one that is asked for is imported. Invariant: what a
-backend needs and was not given is an error before anything is opened.
+Decides nothing beyond that; the backends are `swarmgame.swarm`'s, and only the one that is asked for is imported.
+Invariant: what a backend needs and was not given is an error before anything is opened.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from swarmgame.communication.protocol import CommunicationManager
-from swarmgame.communication.settings import Settings
 from swarmgame.errors import BadUsage
+from swarmgame.game.protocol import CommunicationManager
 from swarmgame.game.state import PeerId
+from swarmgame.swarm.settings import Settings
 from swarmgame_api.manifest import SwarmGame
 
 
@@ -46,7 +46,9 @@ class Whereabouts:
     join_seconds: float
 
 
-def connection(manifest: SwarmGame, run: str, where: Whereabouts, *, admission: Callable[[PeerId], bool], keep_rounds: int) -> Connection:
+def connection(
+    manifest: SwarmGame, run: str, where: Whereabouts, *, admission: Callable[[PeerId], bool], keep_rounds: int
+) -> Connection:
     """The backend of `spec.communication`, not yet joined.
 
     Raises:
@@ -54,14 +56,18 @@ def connection(manifest: SwarmGame, run: str, where: Whereabouts, *, admission: 
     """
     settings = Settings(admission=admission, keep_rounds=keep_rounds)
     if manifest.spec.communication.backend == "TorchDistributed":
-        from swarmgame.communication.torch_distributed import TorchDistributedCommunication
-        from swarmgame.communication.world import Place
+        from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication
+        from swarmgame.swarm.transports.world import Place
 
         place = Place(where.index, manifest.spec.peers.replicas, *_rendezvous(where.rendezvous))
         if place.index >= place.size:
-            raise BadUsage(f"peer {place.index} has no seat: with TorchDistributed there are spec.peers.replicas of them, {place.size}")
-        return TorchDistributedCommunication(run, where.identity, place, settings=settings, meet_seconds=where.join_seconds)
-    from swarmgame.communication.hivemind_backend import HivemindCommunication
+            raise BadUsage(
+                f"peer {place.index} has no seat: with TorchDistributed there are spec.peers.replicas of them, {place.size}"
+            )
+        return TorchDistributedCommunication(
+            run, where.identity, place, settings=settings, meet_seconds=where.join_seconds
+        )
+    from swarmgame.swarm.hivemind_backend import HivemindCommunication
 
     return HivemindCommunication(
         run=run,
@@ -76,5 +82,7 @@ def connection(manifest: SwarmGame, run: str, where: Whereabouts, *, admission: 
 def _rendezvous(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
-        raise BadUsage(f"--rendezvous is {text!r}; expected HOST:PORT of peer 0: with TorchDistributed the peers meet there")
+        raise BadUsage(
+            f"--rendezvous is {text!r}; expected HOST:PORT of peer 0: with TorchDistributed the peers meet there"
+        )
     return host, int(port)

@@ -1,4 +1,5 @@
-"""What may stand under `use` and `with`: the parts that are installed, and every option of each, from their own configurations.
+"""What may stand under `use` and `with`: the parts that are installed, and every option of each, from their own
+configurations.
 
 Invariant: every word stands in the code that enforces it; nothing is made, read or started.
 """
@@ -13,7 +14,7 @@ from typing import Union
 
 from pydantic import BaseModel
 
-from swarmgame.game.parts import Part
+from swarmgame.game.components import Part
 from swarmgame.runtime.assembly import GROUPS
 from swarmgame_api.words import Shape, default_cell, default_of, describe, shape_of, shape_of_field
 
@@ -60,7 +61,9 @@ def names() -> set[str]:
 
 
 def registered(use: str | None = None) -> list[Registered]:
-    """The installed parts, all or those of one name, in the order of the manifest and of names; the others are not imported."""
+    """The installed parts, all or those of one name, in the order of the manifest and of names; the others are not
+    imported.
+    """
     found = []
     for kind, (group, _) in GROUPS.items():
         entries = entry_points(group=group) if use is None else entry_points(group=group, name=use)
@@ -76,7 +79,9 @@ def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[Option]:
         path = prefix + (field.alias or name)
         shape = shape_of_field(field)
         inner, ending = _nested(shape)
-        takes = describe(shape) if inner is None else "a list, each with the fields below" if ending else "the fields below"
+        takes = (
+            describe(shape) if inner is None else "a list, each with the fields below" if ending else "the fields below"
+        )
         if inner is not None and shape.kind is Union:
             others = [describe(found) for found in map(shape_of, shape.arguments) if found.model is None]
             takes = ", or ".join([*others, "the fields below"])
@@ -86,13 +91,14 @@ def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[Option]:
 
 
 def page(parts: list[Registered]) -> str:
-    """The text of `docs/reference/parts.md`."""
+    """The text of `docs/reference/components.md`."""
     lines = [
         "# What may stand under `use` and `with`",
         "",
-        "Written by `swarmgame parts list --markdown > docs/reference/parts.md` from the configurations themselves. `swarmgame parts show grpo`",
-        "shows one of them, one's own included where it is installed. Unknown keys and wrong types are errors, with path, value and expectation.",
-    ]  # fmt: skip
+        "Written by `swarmgame components list --markdown > docs/reference/components.md` from the configurations.",
+        "`swarmgame components show grpo` shows one of them; your own are listed where they are installed.",
+        "Unknown keys and wrong types are errors, with path, value and expectation.",
+    ]
     for part in parts:
         lines += ["", f"## {part.kind}: {part.use}", "", part.summary, ""]
         if not part.options:

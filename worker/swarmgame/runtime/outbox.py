@@ -1,7 +1,8 @@
 """Outbox: what this peer said lately, kept so that a restarted peer can say it again.
 
-A peer that is killed after it spoke may be needed by a slower one that has not heard it yet. The words of the last rounds travel in the
-checkpoint in their wire format, and are published again on return: equal bytes, equal hashes, so nobody takes them for a second opinion.
+A peer that is killed after it spoke may be needed by a slower one that has not heard it yet. The words of the last
+rounds travel in the checkpoint in their wire format, and are published again on return: equal bytes, equal hashes, so
+nobody takes them for a second opinion.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from swarmgame.communication import codec
-from swarmgame.communication.protocol import Claim, Collected, CollectPolicy, CommunicationManager, Member
+from swarmgame.game.protocol import Claim, Collected, CollectPolicy, CommunicationManager, Member
 from swarmgame.game.state import Contribution, PeerId
+from swarmgame.swarm import codec
 
 
 class Outbox:
@@ -51,7 +52,9 @@ class Outbox:
         self._said = {when: said for when, said in self._said.items() if when[0] >= oldest}
         self._inner.publish(contribution, claims)
 
-    def collect(self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False) -> Collected:
+    def collect(
+        self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
+    ) -> Collected:
         return self._inner.collect(round, stage, policy, stopped=stopped)
 
     def leave(self) -> None:
@@ -59,7 +62,10 @@ class Outbox:
 
     def state_dict(self) -> Mapping[str, Any]:
         said = [
-            {"shards": [shard.data for shard in codec.encode(contribution, self._run)], "claims": [(c.mean, c.spread) for c in claims]}
+            {
+                "shards": [shard.data for shard in codec.encode(contribution, self._run)],
+                "claims": [(c.mean, c.spread) for c in claims],
+            }
             for contribution, claims in self._said.values()
         ]
         return {"peer": self.peer, "said": said}
@@ -70,4 +76,7 @@ class Outbox:
             return
         for entry in state["said"]:
             contribution = codec.decode(entry["shards"])
-            self._said[contribution.round, contribution.stage] = contribution, tuple(Claim(*claim) for claim in entry["claims"])
+            self._said[contribution.round, contribution.stage] = (
+                contribution,
+                tuple(Claim(*claim) for claim in entry["claims"]),
+            )

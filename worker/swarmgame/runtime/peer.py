@@ -1,7 +1,9 @@
-"""The peer process: one member of a swarm, from its manifest to its exit code. What a pod runs, and what the local runner runs several of.
+"""The peer process: one member of a swarm, from its manifest to its exit code. What a pod runs, and what the local
+runner runs several of.
 
 Every rank of a peer comes through here; rank 0 alone holds the connection, the sandbox, the endpoints and the files.
-Invariant: whatever happens, the swarm is told that we leave, and the sandbox, the transport and the endpoints are closed.
+Invariant: whatever happens, the swarm is told that we leave, and the sandbox, the transport and the endpoints are
+closed.
 """
 
 from __future__ import annotations
@@ -22,32 +24,41 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import swarmgame
-from swarmgame.communication.identity import Identity
-from swarmgame.communication.protocol import CommunicationManager
-from swarmgame.coordination.place import ChainPlace, chain_errors, place_of
+from swarmgame.chain.endpoint import ChainPlace, chain_errors, place_of
 from swarmgame.errors import BadData, ExitCode
-from swarmgame.game.ledger import Ledger
+from swarmgame.game.collected_log import Ledger
+from swarmgame.game.components import Setting
 from swarmgame.game.manager import Ending, GameManager
-from swarmgame.game.parts import Setting
+from swarmgame.game.protocol import CommunicationManager
 from swarmgame.game.ranks import Ranks
 from swarmgame.game.report import Observer
 from swarmgame.game.state import PeerId
-from swarmgame.runtime import logs
-from swarmgame.runtime.assembly import Blueprint, Parts, assemble, blueprint_of, code_of, progression_of, roles_of, setting_of
+from swarmgame.observability import logs
+from swarmgame.observability.http import Endpoints
+from swarmgame.observability.metrics import MetricsObserver, PeerMetrics
+from swarmgame.observability.records import Checkpoints, MetricsFile
+from swarmgame.observability.status import PeerStatus, Phase, StatusObserver
+from swarmgame.runtime.assembly import (
+    Blueprint,
+    Parts,
+    assemble,
+    blueprint_of,
+    code_of,
+    progression_of,
+    roles_of,
+    setting_of,
+)
 from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore
 from swarmgame.runtime.connection import Connection, Whereabouts, connection
-from swarmgame.runtime.endpoints import Endpoints
-from swarmgame.runtime.metrics import MetricsObserver, PeerMetrics
 from swarmgame.runtime.outbox import Outbox
 from swarmgame.runtime.ranked import RankedCommunication, RankedRewards, agreed
 from swarmgame.runtime.ranks import DistributedRanks, ranks_from_environment
-from swarmgame.runtime.records import Checkpoints, MetricsFile
-from swarmgame.runtime.status import PeerStatus, Phase, StatusObserver
+from swarmgame.swarm.identity import Identity
 from swarmgame_api.load import load_manifest
 from swarmgame_api.manifest import SwarmGame
 
 if TYPE_CHECKING:
-    from swarmgame.coordination.chain import ChainLink
+    from swarmgame.chain.reporter import ChainLink
     from swarmgame_chain.voice import Standing
 
 logger = logging.getLogger(__name__)
@@ -75,7 +86,8 @@ class PeerOptions:
         join_seconds: longest wait for them.
         threads: of torch, and of the libp2p daemon unless GOMAXPROCS says otherwise.
         linger_seconds: longest wait, at the end, for those who still need our words; None: the stage deadline.
-        chain: where the chain is; what is left open comes from the environment and the manifest. Unused where the game has none.
+        chain: where the chain is; what is left open comes from the environment and the manifest. Unused where the game
+            has none.
     """
 
     game: Path
@@ -100,7 +112,8 @@ def run_peer(options: PeerOptions) -> ExitCode:
     """Plays one peer's part of a game to its end.
 
     Returns:
-        DONE after the last round, STOPPED after SIGTERM or SIGINT, TEMPORARY when left alone and the manifest says stop.
+        DONE after the last round, STOPPED after SIGTERM or SIGINT, TEMPORARY when left alone and the manifest says
+        stop.
 
     Raises:
         InvalidManifest, BadData, Temporary, …: see `swarmgame.errors`.
@@ -108,7 +121,8 @@ def run_peer(options: PeerOptions) -> ExitCode:
     manifest = load_manifest(options.game, options.overrides)
     folder = options.game.parent
     torch.set_num_threads(options.threads)
-    # The libp2p daemon's too: many daemons on few cores, each with a scheduler for every core, take them from each other (docs/LOG.md, 2026-11-26).
+    # The libp2p daemon's too: many daemons on few cores, each with a scheduler for every core, take them from each
+    # other (docs/LOG.md, 2026-11-26).
     os.environ.setdefault("GOMAXPROCS", str(options.threads))
     with _stop_signals() as stop, code_of(folder), ExitStack() as cleanup:  # a signal must not tear the clean-up
         ranks = ranks_from_environment()
@@ -119,7 +133,9 @@ def run_peer(options: PeerOptions) -> ExitCode:
         logs.configure(file=options.directory / "log.jsonl", index=options.index, rank=ranks.rank)
         identity = Identity.load_or_create(options.identity) if first else None
         peer: PeerId = ranks.broadcast(identity.peer.encode() if identity else None).decode()
-        status = PeerStatus(index=options.index, max_rounds=manifest.spec.game.max_rounds, version=swarmgame.__version__)
+        status = PeerStatus(
+            index=options.index, max_rounds=manifest.spec.game.max_rounds, version=swarmgame.__version__
+        )
         status.change(peer=peer)
         try:
             return _play(options, manifest, blueprint_of(manifest, folder), ranks, peer, status, stop, cleanup)
@@ -147,7 +163,9 @@ def _play(
         (options.directory / "http.json").write_text(json.dumps({"port": port, "peer": peer}))
     parts = _parts(manifest, blueprint, ranks, peer, options.directory)
     cleanup.callback(parts.close)
-    saved = CheckpointStore(options.directory / "checkpoints", keep=manifest.spec.storage.checkpoints.keep).load_latest()
+    saved = CheckpointStore(
+        options.directory / "checkpoints", keep=manifest.spec.storage.checkpoints.keep
+    ).load_latest()
     run = f"{manifest.metadata.name}-{manifest.spec.game.seed}"
     link = _link(options, manifest, peer, status, metrics) if first else None
     bootnodes: tuple[str, ...] = ()
@@ -165,13 +183,15 @@ def _play(
         logger.info("resuming at round %d from %s", saved.next_round, saved.path)
     observers = _record(options, manifest, parts, outbox, ledger, saved, status, metrics) if outbox is not None else []
     if link is not None:
-        from swarmgame.coordination.chain import ChainObserver
+        from swarmgame.chain.reporter import ChainObserver
 
         observers.append(ChainObserver(link))
     stopped = agreed(stop.is_set, ranks)
     status.change(phase=Phase.JOINING)
     if link is not None and registered_only and not link.wait_until_registered(options.join_seconds, stop.is_set):
-        logger.warning("our registration is not final yet, so that the others do not let us in: %s", link.snapshot().problem)
+        logger.warning(
+            "our registration is not final yet, so that the others do not let us in: %s", link.snapshot().problem
+        )
     expected = tuple(saved.state["members"]) if saved is not None else ()
     communication.join(expect=expected, at_least=options.at_least, timeout_seconds=options.join_seconds)
     if backend is not None:
@@ -187,14 +207,17 @@ def _play(
         observers=observers,
         stopped=stopped,
     )
-    # What is here now stays until the end: the collector need not walk it again each time that a quarter as much has been added.
+    # What is here now stays until the end: the collector need not walk it again each time that a quarter as much has
+    # been added.
     gc.collect()
     gc.freeze()
     ending = manager.run(saved.next_round if saved is not None else None)
     status.stopping()
     if ending is Ending.FINISHED:
         longest = options.linger_seconds
-        deadline = time.monotonic() + (manifest.spec.game.progression.stage_deadline_seconds if longest is None else longest)
+        deadline = time.monotonic() + (
+            manifest.spec.game.progression.stage_deadline_seconds if longest is None else longest
+        )
         _linger(communication, manifest, agreed(lambda: stop.is_set() or time.monotonic() >= deadline, ranks))
         if link is not None:
             link.finish(CHAIN_SECONDS, stop.is_set)
@@ -206,7 +229,9 @@ def _play(
 
 def _parts(manifest: SwarmGame, blueprint: Blueprint, ranks: Ranks, peer: PeerId, directory: Path) -> Parts:
     """The parts of this rank: the first holds the sandbox, the others take its word."""
-    setting: Setting = setting_of(manifest, peer=peer, ranks=ranks, device=_device(ranks), directory=directory.absolute())
+    setting: Setting = setting_of(
+        manifest, peer=peer, ranks=ranks, device=_device(ranks), directory=directory.absolute()
+    )
     if ranks.size == 1:
         return assemble(blueprint, setting)
     if ranks.rank == 0:
@@ -224,7 +249,9 @@ def _kept_rounds(manifest: SwarmGame) -> int:
     return manifest.spec.game.sharing.max_staleness_rounds + 1
 
 
-def _backend(options: PeerOptions, manifest: SwarmGame, run: str, bootnodes: tuple[str, ...], gate: ChainLink | None) -> Connection:
+def _backend(
+    options: PeerOptions, manifest: SwarmGame, run: str, bootnodes: tuple[str, ...], gate: ChainLink | None
+) -> Connection:
     where = Whereabouts(
         index=options.index,
         identity=options.identity,
@@ -238,7 +265,9 @@ def _backend(options: PeerOptions, manifest: SwarmGame, run: str, bootnodes: tup
     return connection(manifest, run, where, admission=admission, keep_rounds=_kept_rounds(manifest))
 
 
-def _link(options: PeerOptions, manifest: SwarmGame, peer: PeerId, status: PeerStatus, metrics: PeerMetrics) -> ChainLink | None:
+def _link(
+    options: PeerOptions, manifest: SwarmGame, peer: PeerId, status: PeerStatus, metrics: PeerMetrics
+) -> ChainLink | None:
     """Our link to the game's chain; None where it has none."""
     place = place_of(manifest, options.chain)
     if place is None:
@@ -247,16 +276,20 @@ def _link(options: PeerOptions, manifest: SwarmGame, peer: PeerId, status: PeerS
         status.change(registered=False)
 
     def changed(standing: Standing) -> None:
-        metrics.chain(waiting=standing.waiting, final=standing.final, rejected=standing.rejected_count, dropped=standing.dropped)
+        metrics.chain(
+            waiting=standing.waiting, final=standing.final, rejected=standing.rejected_count, dropped=standing.dropped
+        )
         status.change(chain=asdict(standing), **({"registered": True} if standing.registered else {}))
 
     with chain_errors(manifest.spec.coordination.mode):
-        from swarmgame.coordination.chain import ChainLink
+        from swarmgame.chain.reporter import ChainLink
 
         return ChainLink(place, Identity.load(options.identity).secret, peer, changed=changed)
 
 
-def _communication(outbox: Outbox | None, ranks: Ranks, peer: PeerId, run: str, stop: threading.Event) -> CommunicationManager:
+def _communication(
+    outbox: Outbox | None, ranks: Ranks, peer: PeerId, run: str, stop: threading.Event
+) -> CommunicationManager:
     """This rank's way to the swarm: rank 0 holds the connection, the others hear from it."""
     if ranks.size == 1 and outbox is not None:
         return outbox
@@ -285,7 +318,9 @@ def _record(
     status: PeerStatus,
     metrics: PeerMetrics,
 ) -> list[Observer]:
-    """Metrics before checkpoints: a line may be written twice by a crash between the two, and the resume forgets it; never lost."""
+    """Metrics before checkpoints: a line may be written twice by a crash between the two, and the resume forgets it;
+    never lost.
+    """
     checkpoints = manifest.spec.storage.checkpoints
 
     def everything() -> Mapping[str, Any]:
@@ -304,7 +339,11 @@ def _record(
         metrics["checkpoint_seconds"].observe(seconds)
 
     return [
-        MetricsFile(options.directory / "metrics.jsonl", index=options.index, first_round=saved.next_round if saved is not None else 0),
+        MetricsFile(
+            options.directory / "metrics.jsonl",
+            index=options.index,
+            first_round=saved.next_round if saved is not None else 0,
+        ),
         Checkpoints(
             CheckpointStore(options.directory / "checkpoints", keep=checkpoints.keep),
             every_rounds=checkpoints.every_rounds,
@@ -328,7 +367,9 @@ def _linger(communication: CommunicationManager, manifest: SwarmGame, over: Call
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; the loop looks at it between steps. Off the main thread signals stay as they are."""
+    """An event that SIGTERM and SIGINT set; the loop looks at it between steps. Off the main thread signals stay as
+    they are.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,7 +1,7 @@
 """A peer of several processes: rank 0 speaks to the swarm and scores, the others hear what it heard.
 
-Wrappers around the communication and the rewards, so that the loop itself knows of one process only. Bytes go between ranks in the wire format
-of rollouts, nothing is pickled. Invariant: after each call every rank holds the same answer.
+Wrappers around the communication and the rewards, so that the loop itself knows of one process only. Bytes go between
+ranks in the wire format of rollouts, nothing is pickled. Invariant: after each call every rank holds the same answer.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import msgpack
 
-from swarmgame.communication import codec
-from swarmgame.communication.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
-from swarmgame.game.parts import RewardManager
+from swarmgame.game.components import RewardManager
+from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
 from swarmgame.game.ranks import Ranks
 from swarmgame.game.state import Contribution, GameState, PeerId, Rewards
+from swarmgame.swarm import codec
 
 
 class RankedCommunication:
@@ -69,12 +69,16 @@ class RankedCommunication:
         if self._inner is not None:
             self._inner.publish(contribution, claims)
 
-    def collect(self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False) -> Collected:
+    def collect(
+        self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
+    ) -> Collected:
         def ask(inner: CommunicationManager) -> dict[str, Any]:
             # `stopped` is a question to all ranks (see `agreed`), and only rank 0 is here to hear it.
             collected = inner.collect(round, stage, policy, stopped=self._interrupted)
             return {
-                "contributions": [[shard.data for shard in codec.encode(c, self._run)] for c in collected.contributions],
+                "contributions": [
+                    [shard.data for shard in codec.encode(c, self._run)] for c in collected.contributions
+                ],
                 "members": list(collected.members),
                 "missing": list(collected.missing),
                 "closed_by": str(collected.closed_by),

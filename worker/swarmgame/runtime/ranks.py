@@ -1,8 +1,8 @@
 """Ranks over torch.distributed: the processes that torchrun starts for one peer.
 
-Gloo carries bytes and, on a CPU, gradients; NCCL carries gradients between GPUs. Nothing is pickled: bytes travel as uint8 tensors behind their
-length. Invariants: every rank makes the same calls in the same order; a rank that died or hangs ends the others with `Temporary` within the
-timeout, so that the peer can resume as a whole.
+Gloo carries bytes and, on a CPU, gradients; NCCL carries gradients between GPUs. Nothing is pickled: bytes travel as
+uint8 tensors behind their length. Invariants: every rank makes the same calls in the same order; a rank that died or
+hangs ends the others with `Temporary` within the timeout, so that the peer can resume as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from swarmgame.game.ranks import OneRank
 
 MAX_BYTES = 1 << 31
 TIMEOUT_SECONDS = 1800.0
-"""Longer than rank 0 may be busy by itself: waiting for a stage to close, saving, evaluating. A rank that dies is noticed at once."""
+"""Longer than rank 0 may be busy by itself: waiting for a stage to close, saving, evaluating. A rank that dies is
+noticed at once.
+"""
 
 
 class DistributedRanks:
@@ -82,11 +84,14 @@ class DistributedRanks:
             return
         flat = torch.cat([_gradient(parameter).reshape(-1).float() for parameter in parameters])
         with self._explained("adding up gradients"):
-            # Over gloo first: it notices a dead rank, where NCCL would abort the process. It also catches ranks that are out of step.
+            # Over gloo first: it notices a dead rank, where NCCL would abort the process. It also catches ranks that
+            # are out of step.
             counts = torch.empty(self._size, dtype=torch.int64)
             dist.all_gather_into_tensor(counts, torch.tensor([flat.numel()], dtype=torch.int64))
             if len(set(counts.tolist())) > 1:
-                raise RuntimeError(f"ranks have gradients of {counts.tolist()} numbers: they are not training the same model")
+                raise RuntimeError(
+                    f"ranks have gradients of {counts.tolist()} numbers: they are not training the same model"
+                )
             dist.all_reduce(flat, op=dist.ReduceOp.SUM)
         start = 0
         for parameter in parameters:
@@ -97,8 +102,12 @@ class DistributedRanks:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Leaves the group after a good end: its threads must not outlive the interpreter. After a bad one there may be nobody to part from."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the group after a good end: its threads must not outlive the interpreter. After a bad one there may be
+        nobody to part from.
+        """
         if kind is None:
             self.close()
 
@@ -120,7 +129,8 @@ class DistributedRanks:
 
 
 def ranks_from_environment(timeout_seconds: float = TIMEOUT_SECONDS) -> OneRank | DistributedRanks:
-    """One rank, or, under torchrun, this process as one of several; on a machine with GPUs each rank takes the one of its LOCAL_RANK.
+    """One rank, or, under torchrun, this process as one of several; on a machine with GPUs each rank takes the one of
+    its LOCAL_RANK.
 
     Raises:
         BadUsage: torchrun's environment is incomplete, or there are more ranks than GPUs.
@@ -133,7 +143,9 @@ def ranks_from_environment(timeout_seconds: float = TIMEOUT_SECONDS) -> OneRank 
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         if local >= torch.cuda.device_count():
-            raise BadUsage(f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}; start as many processes")
+            raise BadUsage(
+                f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}; start as many processes"
+            )
         torch.cuda.set_device(local)
     return DistributedRanks(rank, size, on_gpu=on_gpu, timeout_seconds=timeout_seconds)
 

@@ -1,1 +1,3 @@
-"""Trainers: policies that generate and learn. The GRPO family for causal language models, and policy gradients for any torch module."""
+"""Trainers: policies that generate rollouts and train on them. The GRPO family for language models, policy gradient for
+any torch module.
+"""

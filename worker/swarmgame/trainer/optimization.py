@@ -1,7 +1,7 @@
 """The optimizer: AdamW on float32 copies of the weights, whatever the weights compute in.
 
-It knows parameters and gradients, nothing of losses or rollouts. Invariants: gradients of micro-batches add up in float32; a step that would
-not be finite is not taken; `state_dict` and back continues bit for bit.
+It knows parameters and gradients, nothing of losses or rollouts. Invariants: gradients of micro-batches add up in
+float32; a step that would not be finite is not taken; `state_dict` and back continues bit for bit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Optimization:
             for name, parameter in self._parameters.items()
         }
         self._max_grad_norm = max_grad_norm
-        self._adam = torch.optim.AdamW(list(self._masters.values()), lr=0.0, betas=betas, weight_decay=weight_decay, fused=True)
+        self._adam = torch.optim.AdamW(
+            list(self._masters.values()), lr=0.0, betas=betas, weight_decay=weight_decay, fused=True
+        )
 
     def clear(self) -> None:
         """Forgets all gradients."""
@@ -81,7 +83,8 @@ class Optimization:
         norm = torch.nn.utils.clip_grad_norm_(masters, limit)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
-        # The fused kernel leaves out the step where `found_inf` is 1 (torch.amp.GradScaler hands it over likewise): the device decides, and the
+        # The fused kernel leaves out the step where `found_inf` is 1 (torch.amp.GradScaler hands it over likewise): the
+        # device decides, and the
         # host need not wait for the norm before it queues the step.
         self._adam.found_inf = (~torch.isfinite(norm)).to(torch.float32)  # type: ignore[attr-defined]
         is_first = not self._adam.state
@@ -119,11 +122,17 @@ class Optimization:
         self._adam.state.clear()
         for name, values in moments.items():
             master = self._masters[name]
-            self._adam.state[master] = {key: value.detach().to(master.device, torch.float32).clone() for key, value in values.items()}
+            self._adam.state[master] = {
+                key: value.detach().to(master.device, torch.float32).clone() for key, value in values.items()
+            }
 
     @torch.no_grad()
     def _copy_back(self) -> None:
-        pairs = [(parameter, self._masters[name]) for name, parameter in self._parameters.items() if self._masters[name] is not parameter]
+        pairs = [
+            (parameter, self._masters[name])
+            for name, parameter in self._parameters.items()
+            if self._masters[name] is not parameter
+        ]
         if pairs:
             torch._foreach_copy_([parameter for parameter, _ in pairs], [master for _, master in pairs])
 

@@ -83,7 +83,9 @@ def build_policy(module: str, actions: int, options: Mapping[str, Any], seed: in
         except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidManifest(f"{PATH}.options", dict(options), f"options that {module} takes: {error}") from error
     if not isinstance(network, nn.Module):
-        raise InvalidManifest(f"{PATH}.module", module, f"a factory of a torch.nn.Module; it made a {type(network).__name__}")
+        raise InvalidManifest(
+            f"{PATH}.module", module, f"a factory of a torch.nn.Module; it made a {type(network).__name__}"
+        )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise InvalidManifest(f"{PATH}.module", module, "a module with parameters that learn")
     return network

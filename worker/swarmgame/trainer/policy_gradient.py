@@ -1,8 +1,10 @@
-"""Policy gradients for any torch module over discrete actions: a CNN over images, a table, a board player. No language model.
+"""Policy gradients for any torch module over discrete actions: a CNN over images, a table, a board player. No language
+model.
 
-One action is one rollout: its index is the only token id, its log-probability the only one. REINFORCE with a baseline per group and an entropy
-bonus; actions of other peers are weighted by how likely our policy was to take them, bounded above. Invariants: chance comes from the round's
-seeds alone; a round without anything to learn moves nothing; any number of ranks makes the same update.
+One action is one rollout: its index is the only token id, its log-probability the only one. REINFORCE with a baseline
+per group and an entropy bonus; actions of other peers are weighted by how likely our policy was to take them, bounded
+above. Invariants: chance comes from the round's seeds alone; a round without anything to learn moves nothing; any
+number of ranks makes the same update.
 
 Source: Williams 1992 (REINFORCE); truncated importance weights as in IMPALA (arXiv 1802.01561).
 """
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.parts import Setting, Trainer
+from swarmgame.game.components import Setting, Trainer
 from swarmgame.game.state import FinishReason, GameState, Group, GroupKey, Prompt, Rewards, Rollout, Round
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.optimization import Optimization
@@ -38,8 +40,8 @@ class PolicyGradientConfig(Config):
     actions: Annotated[int, Field(ge=2, le=65_536)]
     """How many actions there are; an action is an index below this."""
     module: str = "mlp"
-    """The policy: `mlp`, `cnn`, or `package.module:factory`. Called with `actions` and the options; returns a torch module from
-    observations [B, …] to logits [B, actions]."""
+    """The policy: `mlp`, `cnn`, or `package.module:factory`. Called with `actions` and the options; returns a torch
+    module from observations [B, …] to logits [B, actions]."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the factory. `mlp`: inputs, hidden, layers. `cnn`: shape, channels, hidden."""
     generations: Annotated[int, Field(ge=1, le=65_536)] = 8
@@ -77,14 +79,18 @@ class _Action:
 
 
 class PolicyGradientTrainer(Trainer):
-    """REINFORCE over discrete actions; `use: policy-gradient`. A prompt's `payload` is the observation: array-like, or None."""
+    """REINFORCE over discrete actions; `use: policy-gradient`. A prompt's `payload` is the observation: array-like, or
+    None.
+    """
 
     Config: ClassVar[type[BaseModel]] = PolicyGradientConfig
 
     def __init__(self, config: PolicyGradientConfig, setting: Setting) -> None:
         super().__init__(config, setting)
         self.config: PolicyGradientConfig = config
-        self.module = build_policy(config.module, config.actions, config.options, derive_seed(setting.seed, "policy")).to(setting.device)
+        self.module = build_policy(
+            config.module, config.actions, config.options, derive_seed(setting.seed, "policy")
+        ).to(setting.device)
         self._optimization = Optimization(
             {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad},
             weight_decay=config.weight_decay,
@@ -101,7 +107,7 @@ class PolicyGradientTrainer(Trainer):
         description = json.dumps({"discrete": self.config.actions})
         return hashlib.blake2b(description.encode(), digest_size=8, person=b"swarmgame-act").hexdigest()
 
-    # ── acting ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── acting
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
         if not prompts:
             return []
@@ -127,7 +133,9 @@ class PolicyGradientTrainer(Trainer):
         expected = (len(observations), self.config.actions)
         if tuple(logits.shape) != expected:
             raise InvalidManifest(
-                f"{PATH}.module", self.config.module, f"a module whose output has shape {expected}, not {tuple(logits.shape)}"
+                f"{PATH}.module",
+                self.config.module,
+                f"a module whose output has shape {expected}, not {tuple(logits.shape)}",
             )
         return torch.log_softmax(logits.float(), dim=-1)
 
@@ -136,7 +144,7 @@ class PolicyGradientTrainer(Trainer):
             return None
         return str(token_ids[0])
 
-    # ── learning ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── learning
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
         keys = [*(key for key, _ in state.own_groups()), *state.external]
         if self.config.update == "per-round":
@@ -166,9 +174,13 @@ class PolicyGradientTrainer(Trainer):
         if own:
             device = self.setting.device
             logprobs_BA = self._logprobs(torch.stack([action.observation for action in own]))
-            chosen_B = logprobs_BA.gather(1, torch.tensor([[action.action] for action in own], device=device)).squeeze(1)
+            chosen_B = logprobs_BA.gather(1, torch.tensor([[action.action] for action in own], device=device)).squeeze(
+                1
+            )
             advantages_B = torch.tensor([action.advantage for action in own], device=device)
-            before_B = torch.tensor([math.nan if action.sender is None else action.sender for action in own], device=device)
+            before_B = torch.tensor(
+                [math.nan if action.sender is None else action.sender for action in own], device=device
+            )
             ratio_B = (chosen_B.detach() - before_B).exp().clamp(max=self.config.importance_cap)
             weights_B = torch.where(before_B.isnan(), 1.0, ratio_B)
             entropy_B = -(logprobs_BA.exp() * logprobs_BA).sum(dim=1)
@@ -180,7 +192,9 @@ class PolicyGradientTrainer(Trainer):
             sums["actions"] += len(own)
         return self._optimization.step(self.config.learning_rate, ranks)
 
-    def _actions(self, state: GameState, keys: Sequence[GroupKey], rewards: Rewards, counts: Counter[str]) -> list[_Action]:
+    def _actions(
+        self, state: GameState, keys: Sequence[GroupKey], rewards: Rewards, counts: Counter[str]
+    ) -> list[_Action]:
         """Usable actions of the given groups with their advantages; what is not usable is counted and left out."""
         found: list[tuple[Tensor, int, float, float | None, int]] = []
         for number, key in enumerate(keys):
@@ -188,7 +202,9 @@ class PolicyGradientTrainer(Trainer):
             group, scores = state.group_of(key), rewards.get(key, ())
             usable = len(scores) == len(group.rollouts) and not any(map(math.isinf, scores))
             if usable and not own:
-                usable = state.contribution_of(key).tokenizer == self.tokenizer and all(map(self._is_action, group.rollouts))
+                usable = state.contribution_of(key).tokenizer == self.tokenizer and all(
+                    map(self._is_action, group.rollouts)
+                )
             if not usable:
                 counts["groups_unscored" if own else "foreign_dropped"] += 1
                 continue
@@ -197,7 +213,9 @@ class PolicyGradientTrainer(Trainer):
             observation = _observation(payload)
             for rollout, score in zip(group.rollouts, scores, strict=True):
                 if not math.isnan(score):
-                    found.append((observation, rollout.token_ids[0], float(score), None if own else rollout.logprobs[0], number))
+                    found.append(
+                        (observation, rollout.token_ids[0], float(score), None if own else rollout.logprobs[0], number)
+                    )
         advantages = self._advantages([(number, score) for _, _, score, _, number in found])
         return [
             _Action(observation, action, advantage, sender)
@@ -214,7 +232,10 @@ class PolicyGradientTrainer(Trainer):
         if self.config.baseline == "none":
             compared = [score for _, score in scored]
         else:
-            means = {number: values[0] if len(set(values)) == 1 else sum(values) / len(values) for number, values in by_group.items()}
+            means = {
+                number: values[0] if len(set(values)) == 1 else sum(values) / len(values)
+                for number, values in by_group.items()
+            }
             compared = [score - means[number if self.config.baseline == "group" else 0] for number, score in scored]
         deviation = float(np.std(compared))
         return [value / deviation for value in compared] if self.config.scale and deviation > 0 else compared
@@ -224,7 +245,9 @@ class PolicyGradientTrainer(Trainer):
             return False
         return math.isfinite(rollout.logprobs[0]) and rollout.logprobs[0] <= 1e-3
 
-    def _metrics(self, counts: Mapping[str, int], sums: Mapping[str, float], norms: Sequence[float]) -> dict[str, float]:
+    def _metrics(
+        self, counts: Mapping[str, int], sums: Mapping[str, float], norms: Sequence[float]
+    ) -> dict[str, float]:
         parts = [json.loads(payload) for payload in self.setting.ranks.gather(json.dumps(sums).encode())]
         total = {name: sum(part[name] for part in parts) for name in sums}
         actions = total["actions"]
@@ -235,10 +258,13 @@ class PolicyGradientTrainer(Trainer):
             "steps": float(len(norms)),
             "entropy": total["entropy"] / actions if actions else math.nan,
             "importance": total["importance"] / actions if actions else math.nan,
-            **{name: float(counts.get(name, 0)) for name in ("groups_trained", "groups_external", "groups_unscored", "foreign_dropped")},
+            **{
+                name: float(counts.get(name, 0))
+                for name in ("groups_trained", "groups_external", "groups_unscored", "foreign_dropped")
+            },
         }
 
-    # ── keeping ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── keeping
     def state_dict(self) -> Mapping[str, Any]:
         buffers = {name: buffer.detach().cpu().clone() for name, buffer in self.module.named_buffers()}
         return {"policy_version": self._version, "optimization": self._optimization.state_dict(), "buffers": buffers}

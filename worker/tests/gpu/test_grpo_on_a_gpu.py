@@ -13,8 +13,6 @@ from swarmgame.game.state import Contribution
 from swarmgame.inference.engine import EngineSampler
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
-pytestmark = pytest.mark.gpu
-
 
 def graphs(learner: GRPOTrainer) -> int:
     sampler = learner._generation.sampler
@@ -43,7 +41,9 @@ def only(mebibytes: int) -> None:
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (mebibytes << 20)) / total)
 
 
-@pytest.mark.parametrize("options", [{}, {"lora": {"rank": 4}, "learning_rate": 2e-2}, {"sampler": "eager"}], ids=["full", "lora", "eager"])
+@pytest.mark.parametrize(
+    "options", [{}, {"lora": {"rank": 4}, "learning_rate": 2e-2}, {"sampler": "eager"}], ids=["full", "lora", "eager"]
+)
 def test_a_policy_learns_in_bfloat16(cache: Path, device: str, options: dict[str, Any]) -> None:
     learner = trainer(cache, device=device, **{"generations": 16, "learning_rate": 1e-2} | options)
     assert learner.policy.model.dtype == torch.bfloat16
@@ -68,13 +68,17 @@ def test_steps_are_graphs_which_are_made_once(cache: Path, device: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("sampler", ["eager", "cudagraph"])
-def test_the_training_logprob_of_a_fresh_rollout_is_the_samplers(cache: Path, device: str, sampler: str, dtype: str) -> None:
+def test_the_training_logprob_of_a_fresh_rollout_is_the_samplers(
+    cache: Path, device: str, sampler: str, dtype: str
+) -> None:
     learner = trainer(cache, device=device, dtype=dtype, sampler=sampler, max_new_tokens=32)
     for group in said(learner, round_of()).groups:
         ids = [sample.token_ids for sample in group.rollouts]
         logprobs, _, _ = learner.policy.score([group.prompt.token_ids] * len(ids), ids)
         for row, sample in zip(logprobs, group.rollouts, strict=True):
-            assert row[: len(sample.token_ids)].tolist() == pytest.approx(sample.logprobs, abs=1e-4 if dtype == "float32" else 0.15)
+            assert row[: len(sample.token_ids)].tolist() == pytest.approx(
+                sample.logprobs, abs=1e-4 if dtype == "float32" else 0.15
+            )
 
 
 def test_the_update_is_that_of_a_cpu(cache: Path, device: str) -> None:
@@ -92,8 +96,15 @@ def test_what_is_said_is_what_a_fresh_trainer_says_with_the_saved_weights(cache:
     assert said(fresh, round_of(1)).groups == said(learner, round_of(1)).groups
 
 
-def test_running_out_of_memory_while_training_halves_the_micro_batches(cache: Path, device: str, caplog: pytest.LogCaptureFixture) -> None:
-    options: dict[str, Any] = {"dtype": "float32", "generations": 512, "max_new_tokens": 32, "tokens_per_micro_batch": 1 << 24}
+def test_running_out_of_memory_while_training_halves_the_micro_batches(
+    cache: Path, device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {
+        "dtype": "float32",
+        "generations": 512,
+        "max_new_tokens": 32,
+        "tokens_per_micro_batch": 1 << 24,
+    }
     calm, pressed = trainer(cache, device=device, **options), trainer(cache, device=device, **options)
     state = state_of(round_of(), [said(calm, round_of())])
     calm.train(state, scored(state))
@@ -110,8 +121,17 @@ def test_running_out_of_memory_while_training_halves_the_micro_batches(cache: Pa
 def test_running_out_of_memory_while_sampling_says_the_same_in_smaller_batches(
     cache: Path, device: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options: dict[str, Any] = {"dtype": "float32", "generations": 2048, "max_new_tokens": 64, "rollouts_per_batch": 1 << 20}
-    expected = [r.token_ids for group in said(trainer(cache, device=device, **options), round_of()).groups for r in group.rollouts]
+    options: dict[str, Any] = {
+        "dtype": "float32",
+        "generations": 2048,
+        "max_new_tokens": 64,
+        "rollouts_per_batch": 1 << 20,
+    }
+    expected = [
+        r.token_ids
+        for group in said(trainer(cache, device=device, **options), round_of()).groups
+        for r in group.rollouts
+    ]
     pressed = trainer(cache, device=device, **options)
     only(150)
     words = [r.token_ids for group in said(pressed, round_of()).groups for r in group.rollouts]

@@ -1,4 +1,6 @@
-"""Packed training on a CUDA device: torch's flash attention, the Triton kernels and the compiled layer give the numbers of the plain pass."""
+"""Packed training on a CUDA device: torch's flash attention, the Triton kernels and the compiled layer give the numbers
+of the plain pass.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,6 @@ from swarmgame.trainer.grpo.packed_attention import Segments, attend, visible_to
 from swarmgame.trainer.grpo.packed_forward import is_fast
 from swarmgame.trainer.grpo.packing import pack
 
-pytestmark = pytest.mark.gpu
-
 SHAPE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "initializer_range": 0.1}
 BATCH = ([1, 5, 40, 130, 5], 5, 90)
 
@@ -41,7 +41,9 @@ def _joined(found: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["uncompiled", "compiled"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_packed_bfloat16_is_as_near_to_float32_as_plain_bfloat16(architecture: str, compiled: bool, device: str) -> None:
+def test_packed_bfloat16_is_as_near_to_float32_as_plain_bfloat16(
+    architecture: str, compiled: bool, device: str
+) -> None:
     torch._dynamo.reset()
     batch = batch_of(*BATCH)
     model = small_model(architecture, **SHAPE).to(device, torch.bfloat16)
@@ -49,17 +51,25 @@ def test_packed_bfloat16_is_as_near_to_float32_as_plain_bfloat16(architecture: s
     wide = small_model(architecture, **SHAPE).to(device)
     wide.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
     exact = numbers(wide, plain(wide), batch)
-    ours_found, theirs_found = numbers(model, packed(model, compile=compiled), batch), numbers(model, plain(model), batch)
+    ours_found, theirs_found = (
+        numbers(model, packed(model, compile=compiled), batch),
+        numbers(model, plain(model), batch),
+    )
     ours, theirs = error(ours_found, exact), error(theirs_found, exact)
     for name, distance in ours.items():
         if theirs[name] < 0.1:  # the bias of keys moves next to nothing: its gradient is rounding, either way
             assert distance <= 1.5 * theirs[name] + 0.01, (name, distance, theirs[name])
-    assert error(_joined(ours_found), _joined(exact))["gradient"] <= 1.3 * error(_joined(theirs_found), _joined(exact))["gradient"] + 0.005
+    assert (
+        error(_joined(ours_found), _joined(exact))["gradient"]
+        <= 1.3 * error(_joined(theirs_found), _joined(exact))["gradient"] + 0.005
+    )
 
 
 def test_flash_attention_with_shared_prompts_is_that_of_the_mask(device: str) -> None:
     layout = pack(*batch_of(*BATCH))
-    index, *starts = (torch.from_numpy(part).to(device) for part in (layout.key_index_K, layout.query_starts_S, layout.key_starts_S))
+    index, *starts = (
+        torch.from_numpy(part).to(device) for part in (layout.key_index_K, layout.query_starts_S, layout.key_starts_S)
+    )
     starts = [part.int() for part in starts]
     generator = torch.Generator(device).manual_seed(0)
     found = []
@@ -67,7 +77,9 @@ def test_flash_attention_with_shared_prompts_is_that_of_the_mask(device: str) ->
     given = [torch.randn(tokens, heads, 64, device=device, generator=generator) for heads in (14, 2, 2, 14)]
     for dtype, mask in ((torch.bfloat16, None), (torch.float32, visible_tokens(index, *starts))):
         query, key, value = (tensor.bfloat16().to(dtype).requires_grad_() for tensor in given[:3])
-        output = attend(query, key, value, Segments(index, *starts, layout.longest_query, layout.longest_key, mask), 0.125)
+        output = attend(
+            query, key, value, Segments(index, *starts, layout.longest_query, layout.longest_key, mask), 0.125
+        )
         gradients = torch.autograd.grad(output, (query, key, value), given[3].bfloat16().to(dtype))
         found.append([output.detach().float(), *(gradient.float() for gradient in gradients)])
     for one, other in zip(*found, strict=True):
@@ -82,7 +94,9 @@ def test_the_kernels_give_the_numbers_of_all_logits(
     rows, hidden_size, vocabulary = 1000, 64, 5003
     monkeypatch.setattr(fused, "CHUNK_BYTES", chunk_rows * vocabulary * dtype.itemsize)
     generator = torch.Generator(device).manual_seed(0)
-    hidden, weight = (torch.randn(count, hidden_size, device=device, generator=generator).to(dtype) for count in (rows, vocabulary))
+    hidden, weight = (
+        torch.randn(count, hidden_size, device=device, generator=generator).to(dtype) for count in (rows, vocabulary)
+    )
     target = torch.randint(vocabulary, (rows,), device=device, generator=generator)
     upstream = torch.randn(rows, device=device, generator=generator)
     assert fused._kernels(hidden) is not None
@@ -92,7 +106,9 @@ def test_the_kernels_give_the_numbers_of_all_logits(
     assert exact_entropies is not None
     bound = 2e-5 if dtype == torch.float32 else 0.03  # bfloat16 logits of standard deviation 8: 0.021 on an H200
     pairs = [(logprobs, exact), (entropies, exact_entropies)]
-    gradients = [torch.autograd.grad((found * upstream).sum(), leaves) for found, leaves in ((logprobs, ours), (exact, wide))]
+    gradients = [
+        torch.autograd.grad((found * upstream).sum(), leaves) for found, leaves in ((logprobs, ours), (exact, wide))
+    ]
     for one, other in [*pairs, *zip(*gradients, strict=True)]:
         assert float((one.double() - other).norm() / other.norm()) < bound
 

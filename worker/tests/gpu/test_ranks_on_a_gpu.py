@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from swarmgame.errors import BadUsage
-from swarmgame.runtime.local import free_ports
+from swarmgame.launch.local import free_ports
 from swarmgame.runtime.ranks import DistributedRanks, ranks_from_environment
 
-pytestmark = pytest.mark.gpu
 
-
-def test_gradients_are_added_up_on_the_device_and_bytes_travel_beside_them(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_gradients_are_added_up_on_the_device_and_bytes_travel_beside_them(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
     [port] = free_ports(1)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))

@@ -1,4 +1,6 @@
-"""Rounds made by hand for trainers of language models: a very small builtin model, a few questions, rewards that are functions of the text."""
+"""Rounds made by hand for trainers of language models: a very small builtin model, a few questions, rewards that are
+functions of the text.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from swarmgame.game.parts import Demonstration, Demonstrations, Setting
-from swarmgame.game.state import Contribution, FinishReason, GameState, Group, Item, Prompt, Reference, Rewards, Rollout, Round
+from swarmgame.game.components import Demonstration, Demonstrations, Setting
+from swarmgame.game.state import (
+    Contribution,
+    FinishReason,
+    GameState,
+    Group,
+    Item,
+    Prompt,
+    Reference,
+    Rewards,
+    Rollout,
+    Round,
+)
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
@@ -37,7 +50,9 @@ def round_of(number: int = 0, *, peer: str = "me", stages: int = 1) -> Round:
     )
 
 
-def trainer(cache: Path, *, peer: str = "me", ranks: Any = None, model: str = MODEL, device: str = "cpu", **options: Any) -> GRPOTrainer:
+def trainer(
+    cache: Path, *, peer: str = "me", ranks: Any = None, model: str = MODEL, device: str = "cpu", **options: Any
+) -> GRPOTrainer:
     config = GRPOConfig(**({"generations": 4, "max_new_tokens": 8, "learning_rate": 2e-3} | options))
     setting = Setting(model_uri=model, cache=cache, peer=peer, device=device)
     return GRPOTrainer(config, setting if ranks is None else replace(setting, ranks=ranks))
@@ -49,7 +64,9 @@ def said(trainer: GRPOTrainer, round: Round, *, peer: str | None = None, stage: 
     prompts = [Prompt.ask(item, item.question + f" stage {stage}") for item in asked]
     groups = tuple(trainer.generate(prompts, replace(round, stage=stage)))
     references = {item.id: item.reference for item in asked}
-    return Contribution(peer or round.peer, round.number, stage, groups, references, trainer.tokenizer, trainer.sampling_version)
+    return Contribution(
+        peer or round.peer, round.number, stage, groups, references, trainer.tokenizer, trainer.sampling_version
+    )
 
 
 def state_of(round: Round, contributions: Sequence[Contribution]) -> GameState:

@@ -34,7 +34,11 @@ def metrics(run: Path, index: int) -> list[dict[str, Any]]:
 def learnt(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What of the metrics must not depend on time: everything but clocks, bytes, and how messages came in."""
     return [
-        {k: v for k, v in row.items() if k not in {"time", "seconds", "outcomes", "bytes_sent", "bytes_received", "counters"}}
+        {
+            k: v
+            for k, v in row.items()
+            if k not in {"time", "seconds", "outcomes", "bytes_sent", "bytes_received", "counters"}
+        }
         for row in rows
     ]
 
@@ -46,11 +50,15 @@ def newest_weights(run: Path, index: int) -> dict[str, Any]:
 
 
 def wait_until(condition: Callable[[], bool], what: str, process: subprocess.Popen[str] | None = None) -> None:
-    """Polls until something is so; fails with its name, and at once when the process that should bring it about has ended."""
+    """Polls until something is so; fails with its name, and at once when the process that should bring it about has
+    ended.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:.0f} s in vain until {what}"
-        assert process is None or process.poll() is None, f"the process ended with {process.returncode if process else None} before {what}"
+        assert process is None or process.poll() is None, (
+            f"the process ended with {process.returncode if process else None} before {what}"
+        )
         time.sleep(0.05)
 
 
@@ -60,8 +68,12 @@ def command(*arguments: str | Path) -> list[str]:
 
 def run_to_end(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
     """A command, to its end and with the exit code that is expected."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE_SECONDS, cwd=ROOT, check=False)
-    assert done.returncode == expect, f"exit code {done.returncode}, expected {expect}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=PATIENCE_SECONDS, cwd=ROOT, check=False
+    )
+    assert done.returncode == expect, (
+        f"exit code {done.returncode}, expected {expect}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    )
     return done
 
 
@@ -69,7 +81,12 @@ def run_to_end(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedP
 def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A command in the background, in a session of its own; killed with all its children at the end."""
     process = subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
     )
     try:
         yield process

@@ -1,4 +1,6 @@
-"""Small models of three architectures, batches of rollouts to score, and the numbers that a way of scoring gives for them."""
+"""Small models of three architectures, batches of rollouts to score, and the numbers that a way of scoring gives for
+them.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,26 @@ def small_model(architecture: str = "qwen2", **changes: Any) -> Any:
     """Return a model in training mode, with weights large enough for its log-probabilities to differ."""
     torch.manual_seed(0)
     config, model = ARCHITECTURES[architecture]
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    options = {"vocab_size": VOCABULARY, "tie_word_embeddings": architecture != "llama", "initializer_range": 0.3, "head_dim": 8}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    options = {
+        "vocab_size": VOCABULARY,
+        "tie_word_embeddings": architecture != "llama",
+        "initializer_range": 0.3,
+        "head_dim": 8,
+    }
     return model(config(**{**options, **shape, **changes})).train()
 
 
 def batch_of(lengths: Sequence[int], completions: int = 3, longest: int = 6, seed: int = 3) -> Batch:
-    """Return the prompts and completions of rollouts in random order, for prompts of these lengths; some completions have one token."""
+    """Return the prompts and completions of rollouts in random order, for prompts of these lengths; some completions
+    have one token.
+    """
     draw = random.Random(seed)
     prompts = [[draw.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
     rows = [prompt for prompt in prompts for _ in range(completions)]
@@ -53,7 +68,9 @@ def packed(model: Any, *, compile: bool = False) -> Score:
 
 
 def numbers(model: Any, score: Score, batch: Batch) -> dict[str, Tensor]:
-    """Return log-probabilities, entropies, mask, and the gradients by parameter of a sum that weighs each token differently, on the CPU."""
+    """Return log-probabilities, entropies, mask, and the gradients by parameter of a sum that weighs each token
+    differently, on the CPU.
+    """
     model.zero_grad()
     logprobs, entropies, mask = score(*batch)
     assert entropies is not None
@@ -69,4 +86,6 @@ def assert_equal(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert ours.keys() == expected.keys()
     for name, tensor in expected.items():
         bound = 3e-5 * max(1.0, float(tensor.abs().max()))
-        torch.testing.assert_close(ours[name], tensor, atol=bound, rtol=0.0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ours[name], tensor, atol=bound, rtol=0.0, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -1,4 +1,6 @@
-"""The smallest whole game: questions with one-digit answers, and a policy that is a table. Real parts on the real interfaces, without torch."""
+"""The smallest whole game: questions with one-digit answers, and a policy that is a table. Real parts on the real
+interfaces, without torch.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ class ToyData(DataManager):
 
     def round_data(self, round: Round) -> Sequence[Item]:
         seed = derive_seed(round.seed if self.config.shared else round.peer_seed, "toy")
-        return [self._item(Reference("toy", "v1", derive_seed(seed, index), index)) for index in range(self.config.questions)]
+        return [
+            self._item(Reference("toy", "v1", derive_seed(seed, index), index))
+            for index in range(self.config.questions)
+        ]
 
     def evaluation_data(self, count: int) -> Sequence[Item]:
         return [self._item(Reference("toy", "v1", derive_seed("held-out", index), index)) for index in range(count)]
@@ -50,7 +55,11 @@ class ToyData(DataManager):
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
         items = (state.items[item] for item in state.own_items)
-        return [Prompt.ask(item, self._words(state, stage, item)) for item in items if stage == 0 or state.said(stage - 1, item.id)]
+        return [
+            Prompt.ask(item, self._words(state, stage, item))
+            for item in items
+            if stage == 0 or state.said(stage - 1, item.id)
+        ]
 
     def _words(self, state: GameState, stage: int, item: Item) -> str:
         if stage == 0:
@@ -70,7 +79,10 @@ class ToyRewards(RewardManager):
         super().__init__(config, setting or Setting())
 
     def rewards(self, state: GameState) -> Mapping[GroupKey, Sequence[float]]:
-        return {key: [float(r.text == state.items[group.item].answer) for r in group.rollouts] for key, group in state.groups()}
+        return {
+            key: [float(r.text == state.items[group.item].answer) for r in group.rollouts]
+            for key, group in state.groups()
+        }
 
 
 class ToyTrainer(Trainer):
@@ -108,7 +120,11 @@ class ToyTrainer(Trainer):
         for prompt in prompts:
             logprobs = self._logprobs(prompt.text.split("\n")[0])
             picks = rng.choices(range(CHOICES), [math.exp(lp) for lp in logprobs], k=self.config.generations)
-            groups.append(Group(prompt, tuple(Rollout(str(pick), (pick,), (logprobs[pick],), FinishReason.STOP) for pick in picks)))
+            groups.append(
+                Group(
+                    prompt, tuple(Rollout(str(pick), (pick,), (logprobs[pick],), FinishReason.STOP) for pick in picks)
+                )
+            )
         return groups
 
     def train(self, state: GameState, rewards: Mapping[GroupKey, Sequence[float]]) -> Mapping[str, float]:

@@ -1,9 +1,10 @@
-"""A stand-in for `vllm serve`: the endpoints, field names, error shapes and quirks that the client meets, over a tiny model and our own sampler.
+"""A stand-in for `vllm serve`: the endpoints, field names, error shapes and quirks that the client meets, over a tiny
+model and our own sampler.
 
-Read from vLLM 0.33.0. Its log-probabilities are true. As a program it is what a manifest's `sampler.command` names; in a test it is a thread with
-`faults`. Quirks kept: a greedy request takes n=1 alone; a budget that does not fit is lowered; unknown fields are accepted; the endpoints for
-weights are there in dev mode only; weights that were reloaded serve once the prefix cache was reset; what was pushed is gone after a restart; an
-adapter cannot be loaded twice.
+Read from vLLM 0.33.0. Its log-probabilities are true. As a program it is what a manifest's `sampler.command` names; in
+a test it is a thread with `faults`. Quirks kept: a greedy request takes n=1 alone; a budget that does not fit is
+lowered; unknown fields are accepted; the endpoints for weights are there in dev mode only; weights that were reloaded
+serve once the prefix cache was reset; what was pushed is gone after a restart; an adapter cannot be loaded twice.
 """
 
 from __future__ import annotations
@@ -55,7 +56,13 @@ class Engine:
         root: str = "",
     ) -> None:
         self.model, self._next, self._adapted = model, None, None
-        self.max_model_len, self.lora, self.dev, self.processed, self.api_key = max_model_len, lora, dev, processed, api_key
+        self.max_model_len, self.lora, self.dev, self.processed, self.api_key = (
+            max_model_len,
+            lora,
+            dev,
+            processed,
+            api_key,
+        )
         self.versions, self.root = versions, root
         self.adapters: dict[str, str] = {}
         self.weight_version = "default"
@@ -74,7 +81,11 @@ class Engine:
         if self.lora:
             routes |= {"/v1/load_lora_adapter": self._load_adapter, "/v1/unload_lora_adapter": self._unload_adapter}
         if self.dev:
-            routes |= {"/collective_rpc": self._rpc, "/reset_prefix_cache": self._reset, "/update_weight_version": self._label}
+            routes |= {
+                "/collective_rpc": self._rpc,
+                "/reset_prefix_cache": self._reset,
+                "/update_weight_version": self._label,
+            }
             routes |= {"/weight_info": lambda _: {"weight_version": self.weight_version}}
         if path not in routes:
             raise Refused(404, "Not Found", "Not Found")
@@ -84,9 +95,12 @@ class Engine:
 
     def _models(self) -> Any:
         base = {"id": "base", "object": "model", "root": self.root, "parent": None, "max_model_len": self.max_model_len}
-        return {"object": "list", "data": [base, *({"id": name, "root": at, "parent": "base"} for name, at in self.adapters.items())]}
+        return {
+            "object": "list",
+            "data": [base, *({"id": name, "root": at, "parent": "base"} for name, at in self.adapters.items())],
+        }
 
-    # ── completions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── completions
     @torch.no_grad()
     def _complete(self, body: dict[str, Any]) -> Any:
         name, prompt, n, most = body["model"], body["prompt"], body.get("n", 1), body.get("max_tokens", 16)
@@ -94,7 +108,10 @@ class Engine:
             raise Refused(404, f"The model `{name}` does not exist. Valid aliases: base.", "NotFoundError")
         most = min(most, self.max_model_len - len(prompt))
         if most < 1:
-            raise Refused(400, f"This model's maximum context length is {self.max_model_len} tokens, however you requested {len(prompt)}.")
+            raise Refused(
+                400,
+                f"This model's maximum context length is {self.max_model_len} tokens, however you requested {len(prompt)}.",
+            )
         greedy = body.get("temperature", 1.0) < 1e-5
         if greedy and n > 1:
             raise Refused(400, f"n must be 1 when using greedy sampling, got {n}.")
@@ -108,9 +125,17 @@ class Engine:
         )
         self._use(name)
         stops = body.get("stop_token_ids") or []
-        [group] = EagerSampler(self.model, stops, 0, written_out=False).sample([prompt], n, params, body.get("seed") or 0)
+        [group] = EagerSampler(self.model, stops, 0, written_out=False).sample(
+            [prompt], n, params, body.get("seed") or 0
+        )
         choices = [self._choice(index, sampled, body, params) for index, sampled in enumerate(group)]
-        return {"id": "cmpl-1", "object": "text_completion", "model": name, "choices": choices, "usage": {"prompt_tokens": len(prompt)}}
+        return {
+            "id": "cmpl-1",
+            "object": "text_completion",
+            "model": name,
+            "choices": choices,
+            "usage": {"prompt_tokens": len(prompt)},
+        }
 
     def _choice(self, index: int, sampled: Sampled, body: dict[str, Any], params: SamplingParams) -> dict[str, Any]:
         ids = list(sampled.token_ids)
@@ -124,7 +149,12 @@ class Engine:
             "text": "",
             "finish_reason": "stop" if sampled.stopped else "length",
             "stop_reason": ids[-1] if sampled.stopped else None,
-            "logprobs": {"tokens": names, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": [0] * len(ids)},
+            "logprobs": {
+                "tokens": names,
+                "token_logprobs": logprobs,
+                "top_logprobs": top,
+                "text_offset": [0] * len(ids),
+            },
         }
         if body.get("return_token_ids"):
             choice |= {"token_ids": ids, "prompt_token_ids": body["prompt"]}
@@ -135,18 +165,24 @@ class Engine:
     def _logprobs(
         self, prompt: list[int], ids: list[int], params: SamplingParams, stops: list[int]
     ) -> tuple[list[float], list[tuple[int, float]]]:
-        """Processed: after temperature, minimum length, top-k and top-p, and normalized again. Raw: of the logits as they are."""
+        """Processed: after temperature, minimum length, top-k and top-p, and normalized again. Raw: of the logits as
+        they are.
+        """
         device = self.model.device
         logits = self.model(torch.tensor([prompt + ids], device=device)).logits[0, len(prompt) - 1 : -1].float()
         if self.processed and not params.greedy:
             forbidden = torch.arange(len(ids), device=device) < params.min_new_tokens
-            allowed = TokenSampler(params, stops)._filtered(torch.log_softmax(logits / params.temperature, -1), forbidden)
+            allowed = TokenSampler(params, stops)._filtered(
+                torch.log_softmax(logits / params.temperature, -1), forbidden
+            )
             logprobs = torch.log_softmax(allowed, -1)
         else:
             logprobs = torch.log_softmax(logits, -1)
         chosen = logprobs.gather(1, torch.tensor(ids, device=device).unsqueeze(1)).squeeze(1)
         best = logprobs.max(dim=-1)
-        return [max(value, -9999.0) for value in chosen.tolist()], list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        return [max(value, -9999.0) for value in chosen.tolist()], list(
+            zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        )
 
     def _use(self, name: str) -> None:
         if self._adapted is None:
@@ -157,7 +193,7 @@ class Engine:
             self._adapted.base_model.enable_adapter_layers()
             self._adapted.set_adapter(name)
 
-    # ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── weights
     def _rpc(self, body: dict[str, Any]) -> Any:
         if body.get("method") != "reload_weights":
             raise Refused(500, f"no method {body.get('method')}", "InternalServerError")
@@ -180,7 +216,8 @@ class Engine:
         name, path = body["lora_name"], body["lora_path"]
         if name in self.adapters:
             raise Refused(
-                400, f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set 'load_inplace'"
+                400,
+                f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set 'load_inplace'",
             )
         if not (Path(path) / "adapter_model.safetensors").exists():
             raise Refused(404, f"Loading lora {name} failed: No adapter found for {path}", "NotFoundError")
@@ -201,7 +238,9 @@ class Engine:
 
 
 class StandIn:
-    """A server in a thread; `with StandIn(engine) as server: server.url`. `restart` forgets what was pushed, as a new process would."""
+    """A server in a thread; `with StandIn(engine) as server: server.url`. `restart` forgets what was pushed, as a new
+    process would.
+    """
 
     def __init__(self, engine: Engine, port: int = 0) -> None:
         self.engine = engine
@@ -222,7 +261,11 @@ class StandIn:
                 engine, path = outer.engine, self.path.partition("?")[0]
                 status: int
                 answer: Any
-                if engine.api_key and path.startswith("/v1") and self.headers.get("Authorization") != f"Bearer {engine.api_key}":
+                if (
+                    engine.api_key
+                    and path.startswith("/v1")
+                    and self.headers.get("Authorization") != f"Bearer {engine.api_key}"
+                ):
                     status, answer = 401, {"error": "Unauthorized"}
                 else:
                     try:
@@ -238,7 +281,11 @@ class StandIn:
                     self.close_connection = True
                     return
                 content = (
-                    answer if isinstance(answer, bytes) else answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+                    answer
+                    if isinstance(answer, bytes)
+                    else answer.encode()
+                    if isinstance(answer, str)
+                    else json.dumps(answer).encode()
                 )
                 with contextlib.suppress(OSError):  # the client has gone
                     self.send_response(status)

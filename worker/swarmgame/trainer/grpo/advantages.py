@@ -1,10 +1,11 @@
 """Advantages: how much better each rollout did than its group.
 
-Pure functions of rewards; nothing here knows of models, peers or devices. A group whose rewards are all equal gets exactly zero,
-so the trainer may skip it. Shapes: G groups, N rollouts a group; ragged groups are lists of lists (`ragged_advantages`).
+Pure functions of rewards; nothing here knows of models, peers or devices. A group whose rewards are all equal gets
+exactly zero, so the trainer may skip it. Shapes: G groups, N rollouts a group; ragged groups are lists of lists
+(`ragged_advantages`).
 
-Source: GRPO (arXiv 2402.03300) eq. 3; Dr. GRPO (arXiv 2503.20783) for scale="none"; RLOO (arXiv 2402.14740) for leave-one-out;
-scale="batch" as in arXiv 2508.08221. The values of `Scale` are TRL's `scale_rewards`.
+Source: GRPO (arXiv 2402.03300) eq. 3; Dr. GRPO (arXiv 2503.20783) for scale="none"; RLOO (arXiv 2402.14740) for
+leave-one-out; scale="batch" as in arXiv 2508.08221. The values of `Scale` are TRL's `scale_rewards`.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def ragged_advantages(
         return []
     width = max(len(group) for group in rewards)
     padded = torch.tensor([[*group, *[math.nan] * (width - len(group))] for group in rewards], dtype=torch.float64)
-    advantages = leave_one_out(padded) if baseline == "leave-one-out" else group_advantages(padded, scale=scale, epsilon=epsilon)
+    advantages = (
+        leave_one_out(padded) if baseline == "leave-one-out" else group_advantages(padded, scale=scale, epsilon=epsilon)
+    )
     return [row[: len(group)] for row, group in zip(advantages.tolist(), rewards, strict=True)]
 
 

@@ -1,8 +1,9 @@
 """Generation ahead: rollouts of the next round's first stage, sampled in a thread while the present round waits.
 
-The thread computes token ids and nothing else; prompts are encoded, ranks are gathered and text is decoded on the main thread. Only rollouts whose
-request (round, prompts, sampling parameters, ranks) equals the round's own request in the end are handed out; others are dropped and counted.
-Invariant: `finish` is called before the weights change or another thread samples, so the rollouts are those of one policy version.
+The thread computes token ids and nothing else; prompts are encoded, ranks are gathered and text is decoded on the main
+thread. Only rollouts whose request (round, prompts, sampling parameters, ranks) equals the round's own request in the
+end are handed out; others are dropped and counted. Invariant: `finish` is called before the weights change or another
+thread samples, so the rollouts are those of one policy version.
 """
 
 from __future__ import annotations
@@ -45,10 +46,14 @@ class Request:
     key: str
 
     @classmethod
-    def of(cls, round: Round, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int, ranks: int) -> Request:
+    def of(
+        cls, round: Round, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int, ranks: int
+    ) -> Request:
         """The request of a round's stage; `ranks` is how many processes share it."""
         encoded = [[p.item, [[m.role, m.content] for m in p.messages], p.token_ids] for p in prompts]
-        text = json.dumps([round.peer_seed, round.number, round.stage, round.evaluation, n, astuple(params), ranks, encoded])
+        text = json.dumps(
+            [round.peer_seed, round.number, round.stage, round.evaluation, n, astuple(params), ranks, encoded]
+        )
         key = hashlib.blake2b(text.encode(), digest_size=16, person=b"swarmgame-ahead").hexdigest()
         return cls(round.number, tuple(prompts), n, params, seed, key)
 
@@ -102,7 +107,8 @@ class GenerationAhead:
         return self._generation.own_share(request.token_ids, request.n, request.params, seed=request.seed)
 
     def finish(self) -> bool:
-        """Wait for the thread, and gather what all ranks sampled. Every rank calls it at the same place, on its main thread.
+        """Wait for the thread, and gather what all ranks sampled. Every rank calls it at the same place, on its main
+        thread.
 
         Returns:
             Whether there was anything to wait for.
@@ -119,7 +125,8 @@ class GenerationAhead:
         return True
 
     def take(self, request: Request) -> Rollouts | None:
-        """Return the rollouts of a request, if they were sampled ahead; they stay until `forget`, because the round may be played again.
+        """Return the rollouts of a request, if they were sampled ahead; they stay until `forget`, because the round may
+        be played again.
 
         Rollouts of earlier rounds, which this peer skipped, and those of other prompts are dropped.
         """
@@ -128,19 +135,27 @@ class GenerationAhead:
         found = self._finished.get(request.round)
         if found is None or found.key == request.key:
             return found
-        self._drop(request.round, "its questions are not those that were expected: a curriculum moved, or the membership changed")
+        self._drop(
+            request.round,
+            "its questions are not those that were expected: a curriculum moved, or the membership changed",
+        )
         return None
 
     def _drop(self, number: int, reason: str) -> None:
         del self._finished[number]
         self._dropped += 1
         logger.log(
-            logging.INFO if self._warned else logging.WARNING, "rollouts generated ahead for round %d are thrown away: %s", number, reason
+            logging.INFO if self._warned else logging.WARNING,
+            "rollouts generated ahead for round %d are thrown away: %s",
+            number,
+            reason,
         )
         self._warned = True
 
     def forget(self, number: int) -> int:
-        """Forget the rollouts of a round that was trained on; return how many requests were dropped since the last call."""
+        """Forget the rollouts of a round that was trained on; return how many requests were dropped since the last
+        call.
+        """
         self._finished.pop(number, None)
         dropped, self._dropped = self._dropped, 0
         return dropped
@@ -154,11 +169,17 @@ class GenerationAhead:
             (request, _, future), self._running = self._running, None
             error = future.exception()
             if error is not None:
-                logger.error("generating ahead for round %d failed, and nothing asked for its rollouts any more: %s", request.round, error)
+                logger.error(
+                    "generating ahead for round %d failed, and nothing asked for its rollouts any more: %s",
+                    request.round,
+                    error,
+                )
 
-    # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── checkpoints
     def state_dict(self) -> list[dict[str, Any]]:
-        """Finished rollouts that were not trained on. Those under way are left out: the weights that sample them are the checkpoint's own."""
+        """Finished rollouts that were not trained on. Those under way are left out: the weights that sample them are
+        the checkpoint's own.
+        """
         return [
             {"round": number, "key": done.key, "version": done.version, "completions": pack(done.completions)}
             for number, done in sorted(self._finished.items())
@@ -166,5 +187,6 @@ class GenerationAhead:
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         self._finished = {
-            int(saved["round"]): Rollouts(str(saved["key"]), int(saved["version"]), unpack(saved["completions"])) for saved in state
+            int(saved["round"]): Rollouts(str(saved["key"]), int(saved["version"]), unpack(saved["completions"]))
+            for saved in state
         }

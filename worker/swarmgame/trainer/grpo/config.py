@@ -1,6 +1,7 @@
 """What a game's author may choose about the GRPO trainer: the `with:` block, loss options included.
 
-Nothing is computed here. Invariant: what could only fail later (a group of one, a schedule without an end) is an error here.
+Nothing is computed here. Invariant: what could only fail later (a group of one, a schedule without an end) is an error
+here.
 """
 
 from __future__ import annotations
@@ -59,12 +60,13 @@ class GRPOConfig(LossOptions):
     rollouts_per_batch: Annotated[int, Field(ge=1)] = 512
     """At most this many rollouts are sampled at once. Halved, and kept so, when the device runs out of memory."""
     sampler: SamplerChoice = "auto"
-    """`cudagraph` replays each step of decoding as one CUDA graph (Llama, Qwen2 and Qwen3 models, adapters included; others are sampled as `eager`
-    does); `eager` calls operation by operation, on any device. `auto`: `cudagraph` on a CUDA device.
-    `{engine: vllm}`: a vLLM server, with the options below (see docs/guide/vllm.md)."""
+    """`cudagraph` replays each step of decoding as one CUDA graph (Llama, Qwen2 and Qwen3 models, adapters included;
+    others are sampled as `eager` does); `eager` calls operation by operation, on any device. `auto`: `cudagraph` on a
+    CUDA device. `{engine: vllm}`: a vLLM server, with the options below (see docs/guide/vllm.md)."""
     overlap: bool = False
-    """Sample the next round's first stage while this round is scored and exchanged, with weights that are one round's update old; training
-    weighs such rollouts like those of another policy (`importanceMode`). Worth it where a peer waits long for others or for its scorers."""
+    """Sample the next round's first stage while this round is scored and exchanged, with weights that are one round's
+    update old; training weighs such rollouts like those of another policy (`importanceMode`). Worth it where a peer
+    waits long for others or for its scorers."""
     evaluation_generations: Annotated[int, Field(ge=1, le=4096)] = 1
     """Rollouts a held-out question."""
     evaluation_temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
@@ -94,20 +96,22 @@ class GRPOConfig(LossOptions):
     total_rounds: Annotated[int, Field(ge=1)] | None = None
     """Where the schedule ends; needed unless it is constant."""
     tokens_per_micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Prompt and completion tokens in one forward and backward, padding included where there is any. Halved, and kept so, when the device runs out
-    of memory. `auto`: 32,768 where rows are packed, 16,384 elsewhere."""
+    """Prompt and completion tokens in one forward and backward, padding included where there is any. Halved, and kept
+    so, when the device runs out of memory. `auto`: 32,768 where rows are packed, 16,384 elsewhere."""
     layout: Literal["auto", "padded", "packed"] = "auto"
-    """`packed` trains on one sequence without padding, in which each prompt stands once (Llama, Qwen2 and Qwen3 models with full attention, adapters
-    included); `padded` on rectangles, with any model. `auto`: `packed` in bfloat16 on a CUDA device, where its kernels run; elsewhere `packed` is for
-    tests, and takes memory for each pair of tokens."""
+    """`packed` trains on one sequence without padding, in which each prompt stands once (Llama, Qwen2 and Qwen3 models
+    with full attention, adapters included); `padded` on rectangles, with any model. `auto`: `packed` in bfloat16 on a
+    CUDA device, where its kernels run; elsewhere `packed` is for tests, and takes memory for each pair of tokens."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the weights that compute. `auto`: bfloat16 on an accelerator, float32 on a CPU. The optimizer's copy is always float32."""
+    """Of the weights that compute. `auto`: bfloat16 on an accelerator, float32 on a CPU. The optimizer's copy is always
+    float32.
+    """
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, a third more time."""
     compile: bool | Literal["auto"] = "auto"
-    """Compile the decoder layers (torch.compile): slow to start, faster afterwards on an accelerator. `auto`: with the `packed` layout on a CUDA
-    device, where the image has a C compiler."""
+    """Compile the decoder layers (torch.compile): slow to start, faster afterwards on an accelerator. `auto`: with the
+    `packed` layout on a CUDA device, where the image has a C compiler."""
     lora: Lora | None = None
     """Train adapters only."""
 

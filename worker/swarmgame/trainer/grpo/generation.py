@@ -1,7 +1,7 @@
 """Generation by all ranks of a peer: prompts are dealt out, sampled, and gathered again in their order.
 
-Invariant: what is sampled is a function of seeds, prompts, weights and the number of ranks, never of what the process did before, nor of how
-many rollouts its device had memory for at once.
+Invariant: what is sampled is a function of seeds, prompts, weights and the number of ranks, never of what the process
+did before, nor of how many rollouts its device had memory for at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
     if isinstance(config.sampler, VllmOptions):
         from swarmgame.inference.vllm_start import vllm_sampler
 
-        return vllm_sampler(policy, config.sampler, policy.setting, longest=policy.longest_prompt + config.max_new_tokens)
+        return vllm_sampler(
+            policy, config.sampler, policy.setting, longest=policy.longest_prompt + config.max_new_tokens
+        )
     on_cuda = policy.model.device.type == "cuda"
     if config.sampler == "cudagraph" and not on_cuda:
         raise InvalidManifest(
@@ -59,7 +61,9 @@ class Generation:
         self.rollouts_per_batch = rollouts_per_batch
         self._ranks = ranks
 
-    def __call__(self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, *, seed: int) -> list[list[Sampled]]:
+    def __call__(
+        self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, *, seed: int
+    ) -> list[list[Sampled]]:
         """`n` completions of each prompt, in the order of the prompts, on every rank.
 
         Args:
@@ -70,7 +74,9 @@ class Generation:
         """
         return self.gather(self.own_share(prompts, n, params, seed=seed), len(prompts))
 
-    def own_share(self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, *, seed: int) -> list[list[Sampled]]:
+    def own_share(
+        self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, *, seed: int
+    ) -> list[list[Sampled]]:
         """Sample this rank's share of the prompts; no other rank is waited for. See `__call__`."""
         own = prompts[self._ranks.rank :: self._ranks.size]
         groups: list[list[Sampled]] = []
@@ -79,7 +85,9 @@ class Generation:
         return groups
 
     def gather(self, groups: list[list[Sampled]], prompts: int) -> list[list[Sampled]]:
-        """Return the completions of all ranks, in the order of that many prompts; every rank calls it with its own share."""
+        """Return the completions of all ranks, in the order of that many prompts; every rank calls it with its own
+        share.
+        """
         ranks = self._ranks
         if ranks.size == 1:
             return groups
@@ -89,9 +97,11 @@ class Generation:
     def _batch(
         self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, seed: int, *, first_row: int
     ) -> list[list[Sampled]]:
-        """Sample as many of the first prompts as there is memory for, in batches of one size where that can be: a sampler keeps what it made for one.
+        """Sample as many of the first prompts as there is memory for, in batches of one size where that can be: a
+        sampler keeps what it made for one.
 
-        Without memory, what the sampler holds is given back first; then fewer rollouts are sampled at once, then fewer prompts in one call.
+        Without memory, what the sampler holds is given back first; then fewer rollouts are sampled at once, then fewer
+        prompts in one call.
         """
         most_prompts, has_released = len(prompts), False
         while True:
@@ -108,7 +118,9 @@ class Generation:
                     has_released = True
                 elif divisible:
                     self.rollouts_per_batch, has_released = at_once // 2, False
-                    logger.warning("out of memory while sampling: at most %d rollouts at once from now on", self.rollouts_per_batch)
+                    logger.warning(
+                        "out of memory while sampling: at most %d rollouts at once from now on", self.rollouts_per_batch
+                    )
                 elif len(batch) > 1:
                     most_prompts, has_released = len(batch) // 2, False
                     logger.warning("out of memory while sampling: %d prompts at once", most_prompts)

@@ -1,10 +1,11 @@
 """Log-probabilities and entropies from hidden states and the weight of the head, without ever holding all logits.
 
-Logits exist for one chunk of rows at a time. The forward pass keeps one float32 number per row; the backward pass computes the chunk's logits
-again, turns them into their gradient in place, and adds up the gradient of the weight in float32 over the chunks. Recomputing costs one more
-product with the head, a third of the head's forward and backward. Under a frozen head (adapters) nothing is computed twice: the backward pass
-multiplies rows of H numbers, made in the forward pass. The numbers are those of `logprobs.selective_log_softmax` on the logits of a linear
-head without bias. On a CUDA device the passes over the logits are Triton kernels (`logprob_kernels`).
+Logits exist for one chunk of rows at a time. The forward pass keeps one float32 number per row; the backward pass
+computes the chunk's logits again, turns them into their gradient in place, and adds up the gradient of the weight in
+float32 over the chunks. Recomputing costs one more product with the head, a third of the head's forward and backward.
+Under a frozen head (adapters) nothing is computed twice: the backward pass multiplies rows of H numbers, made in the
+forward pass. The numbers are those of `logprobs.selective_log_softmax` on the logits of a linear head without bias. On
+a CUDA device the passes over the logits are Triton kernels (`logprob_kernels`).
 
 Shapes: N scored tokens, H hidden size, V vocabulary, R rows of a chunk.
 """
@@ -25,11 +26,16 @@ from swarmgame.trainer.grpo import logprobs as rowwise
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 30
-"""Logits of a chunk on a CUDA device: large enough for matrix products at full rate (3,500 rows of 151,936 logits in bfloat16)."""
+"""Logits of a chunk on a CUDA device: large enough for matrix products at full rate (3,500 rows of 151,936 logits in
+bfloat16).
+"""
 
 
-def linear_logprobs(hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return log softmax(hidden @ weightᵀ / temperature) at the targets, with gradient, and the entropies in nats, without.
+def linear_logprobs(
+    hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return log softmax(hidden @ weightᵀ / temperature) at the targets, with gradient, and the entropies in nats,
+    without.
 
     Args:
         hidden_NH, weight_VH: of one floating type; gradients flow to those that require them.
@@ -46,9 +52,12 @@ class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        logprobs, entropies, normalizers = (torch.empty(len(hidden), device=hidden.device, dtype=kind) for _ in range(3))
+        logprobs, entropies, normalizers = (
+            torch.empty(len(hidden), device=hidden.device, dtype=kind) for _ in range(3)
+        )
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        # Under a frozen head (adapters) a row's gradient is the upstream number times a row that is known now: nothing is computed twice.
+        # Under a frozen head (adapters) a row's gradient is the upstream number times a row that is known now: nothing
+        # is computed twice.
         ctx.is_known = needs_hidden and not needs_weight
         slopes = torch.empty_like(hidden) if ctx.is_known else None
         for rows, logits in _logits(hidden, weight):
@@ -88,7 +97,11 @@ class _LinearLogprobs(torch.autograd.Function):
 def _logits(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield the logits of chunks of rows, all of about one size, in one buffer: each chunk overwrites the one before."""
     count, vocabulary = len(hidden), len(weight)
-    most = max(1, CHUNK_BYTES // (vocabulary * hidden.element_size())) if _kernels(hidden) else rowwise.chunk_rows(vocabulary)
+    most = (
+        max(1, CHUNK_BYTES // (vocabulary * hidden.element_size()))
+        if _kernels(hidden)
+        else rowwise.chunk_rows(vocabulary)
+    )
     if not count:
         return
     chunks = -(-count // most)

@@ -1,7 +1,8 @@
-"""Triton kernels over the logits of a chunk of rows: log-probability, entropy and normaliser in one pass, the gradient in place in another.
+"""Triton kernels over the logits of a chunk of rows: log-probability, entropy and normaliser in one pass, the gradient
+in place in another.
 
-`linear_logprobs` calls them on a CUDA device; the numbers are those of `logprobs.selective_log_softmax`. Logits may be of any floating type, sums
-are kept in float32. Import this module only where Triton is installed.
+`linear_logprobs` calls them on a CUDA device; the numbers are those of `logprobs.selective_log_softmax`. Logits may be
+of any floating type, sums are kept in float32. Import this module only where Triton is installed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,16 @@ BLOCK = 4096
 """Logits that one program reads at a time."""
 
 
-def score(logits_RV: Tensor, target_R: Tensor, temperature: float, *, block: int = BLOCK) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the log-probability of each row's target, the entropy in nats, and the logsumexp, each [R] in float32, at the temperature."""
+def score(
+    logits_RV: Tensor, target_R: Tensor, temperature: float, *, block: int = BLOCK
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the log-probability of each row's target, the entropy in nats, and the logsumexp, each [R] in float32, at
+    the temperature.
+    """
     rows, vocabulary = logits_RV.shape
-    logprobs, entropies, normalizers = (torch.empty(rows, device=logits_RV.device, dtype=torch.float32) for _ in range(3))
+    logprobs, entropies, normalizers = (
+        torch.empty(rows, device=logits_RV.device, dtype=torch.float32) for _ in range(3)
+    )
     if rows:
         _score[(rows,)](
             logits_RV,
@@ -36,7 +43,13 @@ def score(logits_RV: Tensor, target_R: Tensor, temperature: float, *, block: int
 
 
 def gradient_(
-    logits_RV: Tensor, target_R: Tensor, normalizers_R: Tensor, gradient_R: Tensor, temperature: float, *, block: int = BLOCK
+    logits_RV: Tensor,
+    target_R: Tensor,
+    normalizers_R: Tensor,
+    gradient_R: Tensor,
+    temperature: float,
+    *,
+    block: int = BLOCK,
 ) -> None:
     """Overwrite logits with the gradient of them, given that of the log-probabilities."""
     rows, vocabulary = logits_RV.shape
@@ -74,12 +87,15 @@ def _score(  # type: ignore[no-untyped-def]  # the compiler reads annotations ot
     moment = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, vocabulary, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        value = tl.load(logits + column, mask=column < vocabulary, other=-float("inf")).to(tl.float32) * inverse_temperature
+        value = (
+            tl.load(logits + column, mask=column < vocabulary, other=-float("inf")).to(tl.float32) * inverse_temperature
+        )
         new = tl.maximum(largest, tl.max(value, axis=0))
         shrink = tl.exp(largest - new)
         distance = value - new
         share = tl.exp(distance)
-        # Sums of exp(x - max) and of (x - max) exp(x - max); the second moves with the maximum. A logit of -inf adds nothing.
+        # Sums of exp(x - max) and of (x - max) exp(x - max); the second moves with the maximum. A logit of -inf adds
+        # nothing.
         moment = (moment + weight * (largest - new)) * shrink + tl.where(share > 0.0, share * distance, 0.0)
         weight = weight * shrink + share
         largest = new

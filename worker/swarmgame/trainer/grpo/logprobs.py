@@ -1,9 +1,10 @@
 """Log-probabilities of given completions under a model that learns: the forward pass of training.
 
-Prompt and completion of a row stand side by side and are padded on the right, so that plain causal attention needs no mask; where many rows
-share a prompt it is read once instead (`shared_prompts`). The language model's head sees only the positions that predict a completion token,
-EOS among them. Invariants: token ids go in and nothing is ever re-tokenised; a fresh rollout gets the log-probabilities that its sampler
-reported (to 1e-4 in fp32); no fp32 copy of all logits exists.
+Prompt and completion of a row stand side by side and are padded on the right, so that plain causal attention needs no
+mask; where many rows share a prompt it is read once instead (`shared_prompts`). The language model's head sees only the
+positions that predict a completion token, EOS among them. Invariants: token ids go in and nothing is ever re-tokenised;
+a fresh rollout gets the log-probabilities that its sampler reported (to 1e-4 in fp32); no fp32 copy of all logits
+exists.
 """
 
 from __future__ import annotations
@@ -39,14 +40,16 @@ def completion_logprobs(
         pad_token_id: any valid id; what stands there influences nothing.
 
     Returns:
-        Log-probabilities [B, T] in fp32 at least, with T the longest completion, 0 on padding; entropies [B, T] in nats,
-        or None; the mask [B, T], bool.
+        Log-probabilities [B, T] in fp32 at least, with T the longest completion, 0 on padding; entropies [B, T] in
+        nats, or None; the mask [B, T], bool.
 
     Raises:
         ValueError: a prompt or completion is empty, their numbers differ, or the temperature is not positive.
     """
     if len(prompt_ids) != len(completion_ids) or not prompt_ids:
-        raise ValueError(f"{len(prompt_ids)} prompts but {len(completion_ids)} completions; expected as many of each, at least one")
+        raise ValueError(
+            f"{len(prompt_ids)} prompts but {len(completion_ids)} completions; expected as many of each, at least one"
+        )
     if any(not len(ids) for ids in (*prompt_ids, *completion_ids)):
         raise ValueError("a prompt or completion is empty; expected at least one token each")
     if not temperature > 0:
@@ -68,7 +71,9 @@ def completion_logprobs(
         input_ids = torch.tensor([(row[:-1] + [pad_token_id] * width)[:width] for row in rows]).to(device)
         position_ids = torch.arange(width, device=device).unsqueeze(0).expand(len(rows), -1)
         column_N = (starts.to(device) + places.to(device))[row_N, place_N]
-        logits_NV = scored_logits(model, row_N, column_N, input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        logits_NV = scored_logits(
+            model, row_N, column_N, input_ids=input_ids, position_ids=position_ids, use_cache=False
+        )
     logprobs_N, entropies_N = selective_log_softmax(logits_NV, target_N, temperature, with_entropy=with_entropy)
     logprobs = logprobs_N.new_zeros(mask.shape).index_put((row_N, place_N), logprobs_N)
     entropies = None
@@ -80,13 +85,19 @@ def completion_logprobs(
 def selective_log_softmax(
     logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0, *, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """log softmax(logits / temperature) at the targets [N], with gradient, and the entropy [N], without; both fp32 at least, computed in chunks."""
+    """log softmax(logits / temperature) at the targets [N], with gradient, and the entropy [N], without; both fp32 at
+    least, computed in chunks.
+    """
     logprobs, entropies = _SelectiveLogSoftmax.apply(logits_NV, target_N, temperature, with_entropy)
     return logprobs, entropies if with_entropy else None
 
 
-def score_rows(logits_RV: Tensor, target_R: Tensor, temperature: float, *, with_entropy: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log-probabilities of the targets, entropies (an empty tensor unless requested) and logsumexps of a chunk of rows, without gradient."""
+def score_rows(
+    logits_RV: Tensor, target_R: Tensor, temperature: float, *, with_entropy: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probabilities of the targets, entropies (an empty tensor unless requested) and logsumexps of a chunk
+    of rows, without gradient.
+    """
     scaled = _wide(logits_RV) / temperature
     normalizer = scaled.logsumexp(dim=-1)
     chosen = scaled.gather(1, target_R.unsqueeze(1)).squeeze(1) - normalizer
@@ -96,7 +107,9 @@ def score_rows(logits_RV: Tensor, target_R: Tensor, temperature: float, *, with_
     return chosen, -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1), normalizer
 
 
-def gradient_rows(logits_RV: Tensor, target_R: Tensor, normalizer_R: Tensor, gradient_R: Tensor, temperature: float) -> Tensor:
+def gradient_rows(
+    logits_RV: Tensor, target_R: Tensor, normalizer_R: Tensor, gradient_R: Tensor, temperature: float
+) -> Tensor:
     """Return the gradient of a chunk's logits, in float32 at least, given that of its log-probabilities."""
     gradient = gradient_R.unsqueeze(1) / temperature
     share = (_wide(logits_RV) / temperature - normalizer_R.unsqueeze(1)).exp_().mul_(-gradient)
@@ -109,10 +122,14 @@ def chunk_rows(vocabulary: int) -> int:
 
 
 class _SelectiveLogSoftmax(torch.autograd.Function):
-    """Keeps the logits as they are (bf16 on an accelerator) and one fp32 number a row; probabilities are made again, chunk by chunk."""
+    """Keeps the logits as they are (bf16 on an accelerator) and one fp32 number a row; probabilities are made again,
+    chunk by chunk.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, target: Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         normalizers, chosen, entropies = [], [], []
         for part, targets in zip(_chunks(logits), _chunks(target, logits.shape[1]), strict=True):
             logprob, entropy, normalizer = score_rows(part, targets, temperature, with_entropy=with_entropy)
@@ -133,7 +150,9 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         rows = chunk_rows(logits.shape[1])
         for start in range(0, logits.shape[0], rows):
             piece = slice(start, start + rows)
-            result[piece] = gradient_rows(logits[piece], target[piece], normalizer[piece], gradients[0][piece], ctx.temperature)
+            result[piece] = gradient_rows(
+                logits[piece], target[piece], normalizer[piece], gradients[0][piece], ctx.temperature
+            )
         return result, None, None, None
 
 

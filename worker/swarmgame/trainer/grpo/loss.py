@@ -1,15 +1,18 @@
 """Losses of the GRPO family, as one pure function of tensors.
 
-Nothing here knows of models, peers, devices or optimizers; where tensors come from is `logprobs.py`, how a batch is cut is the trainer's.
-Option names are TRL's, and the same batch with the same options gives TRL's loss and gradients (tested to 1e-5). Invariant: denominators
-come from a `Normalizer` that describes the complete update, so the losses of micro-batches and ranks add up to the loss of the complete batch,
-and a rollout without influence (advantage zero, no KL term) may be left out before the forward pass without changing any gradient.
+Nothing here knows of models, peers, devices or optimizers; where tensors come from is `logprobs.py`, how a batch is cut
+is the trainer's. Option names are TRL's, and the same batch with the same options gives TRL's loss and gradients
+(tested to 1e-5). Invariant: denominators come from a `Normalizer` that describes the complete update, so the losses of
+micro-batches and ranks add up to the loss of the complete batch, and a rollout without influence (advantage zero, no KL
+term) may be left out before the forward pass without changing any gradient.
 
-Shapes: B rollouts, T completion tokens, right-padded; `mask_BT` is 1 on completion tokens, EOS included, and 0 on padding.
+Shapes: B rollouts, T completion tokens, right-padded; `mask_BT` is 1 on completion tokens, EOS included, and 0 on
+padding.
 
-Sources: GRPO arXiv 2402.03300; Dr. GRPO 2503.20783; DAPO 2503.14476; BNPO 2506.02864; CISPO 2506.13585; GSPO 2507.18071; LUSPO 2602.05261;
-SAPO, *soft adaptive policy optimization*, 2511.20347 (not Gensyn's swarm sampling of the same name); VESPO 2602.10693;
-top-entropy tokens 2506.01939; off-policy sequence mask and unbiased KL, DeepSeek-V3.2 2512.02556.
+Sources: GRPO arXiv 2402.03300; Dr. GRPO 2503.20783; DAPO 2503.14476; BNPO 2506.02864; CISPO 2506.13585; GSPO
+2507.18071; LUSPO 2602.05261; SAPO, *soft adaptive policy optimization*, 2511.20347 (not Gensyn's swarm sampling of the
+same name); VESPO 2602.10693; top-entropy tokens 2506.01939; off-policy sequence mask and unbiased KL, DeepSeek-V3.2
+2512.02556.
 """
 
 from __future__ import annotations
@@ -23,7 +26,17 @@ from torch import Tensor
 
 from swarmgame.trainer.grpo.loss_options import LossOptions, LossType
 
-__all__ = ["LossInputs", "LossOptions", "LossOutputs", "LossType", "Mean", "Normalizer", "entropy_threshold", "importance_weights", "loss"]
+__all__ = [
+    "LossInputs",
+    "LossOptions",
+    "LossOutputs",
+    "LossType",
+    "Mean",
+    "Normalizer",
+    "entropy_threshold",
+    "importance_weights",
+    "loss",
+]
 
 _CLIPPED = frozenset({"grpo", "gspo", "bnpo", "dr_grpo", "dapo", "luspo"})
 _PER_ROLLOUT = frozenset({"grpo", "gspo", "sapo"})
@@ -36,11 +49,13 @@ class LossInputs:
 
     Args:
         logprobs_BT: log-probabilities under the policy that learns, with gradient.
-        sampler_logprobs_BT: the same ids under the policy before the update: the sampler's own for our rollouts, those of a forward
-            pass at the start of training for rollouts of others. None means `logprobs_BT` itself, detached (a ratio of exactly 1).
+        sampler_logprobs_BT: the same ids under the policy before the update: the sampler's own for our rollouts, those
+            of a forward pass at the start of training for rollouts of others. None means `logprobs_BT` itself, detached
+            (a ratio of exactly 1).
         advantages_B: one a rollout, finite.
         mask_BT: completion tokens, EOS included.
-        entropies_BT: of the policy at each position, no gradient needed; None when needed neither as a metric nor for the loss.
+        entropies_BT: of the policy at each position, no gradient needed; None when needed neither as a metric nor for
+            the loss.
         reference_logprobs_BT: under the reference model; needed when `beta` > 0.
         truncated_B: which rollouts ran out of budget; needed for `mask_truncated_completions`.
         importance_BT: weights from `importance_weights`, of shape [B, T] or [B, 1]; None when all rollouts are our own.
@@ -64,7 +79,8 @@ class Normalizer:
         rollouts: how many.
         tokens: completion tokens that count (with `mask_truncated_completions`: of rollouts that were not truncated).
         max_completion_length: longest completion allowed; `dr_grpo` only.
-        entropy_threshold: tokens below it are not trained on; None: `top_entropy_quantile` of each micro-batch, as TRL does.
+        entropy_threshold: tokens below it are not trained on; None: `top_entropy_quantile` of each micro-batch, as TRL
+            does.
     """
 
     rollouts: int
@@ -99,7 +115,8 @@ class Mean:
 class LossOutputs:
     """Args:
     loss: scalar with gradient; the sum over micro-batches and ranks is the update's loss.
-    metrics: by name, each to be added up: entropy, kl (to the reference), mismatch_kl (sampler to learner), clip_low, clip_high, clip,
+    metrics: by name, each to be added up: entropy, kl (to the reference), mismatch_kl (sampler to learner), clip_low,
+    clip_high, clip,
         ratio, importance, truncated, zero_advantage, off_policy.
     """
 
@@ -107,7 +124,9 @@ class LossOutputs:
     metrics: Mapping[str, Mean]
 
 
-def importance_weights(start_logprobs_BT: Tensor, sender_logprobs_BT: Tensor, mask_BT: Tensor, options: LossOptions) -> Tensor:
+def importance_weights(
+    start_logprobs_BT: Tensor, sender_logprobs_BT: Tensor, mask_BT: Tensor, options: LossOptions
+) -> Tensor:
     """How much the rollouts of another policy count: p(ours) / p(theirs), truncated or masked at both bounds.
 
     Args:
@@ -128,14 +147,21 @@ def importance_weights(start_logprobs_BT: Tensor, sender_logprobs_BT: Tensor, ma
         if options.importance_floor is not None or options.importance_cap is not None:
             weights = weights.clamp(min=options.importance_floor, max=options.importance_cap)
     else:
-        floor, cap = options.importance_floor or 0.0, math.inf if options.importance_cap is None else options.importance_cap
+        floor, cap = (
+            options.importance_floor or 0.0,
+            math.inf if options.importance_cap is None else options.importance_cap,
+        )
         weights = weights.masked_fill((weights < floor) | (weights > cap), 0.0)
     return weights.masked_fill(impossible, 0.0)
 
 
 def entropy_threshold(entropies_N: Tensor, options: LossOptions) -> float:
     """The entropy below which tokens are not trained on, given the entropies of all completion tokens of an update."""
-    return float(torch.quantile(entropies_N.float(), 1 - options.top_entropy_quantile)) if entropies_N.numel() else math.inf
+    return (
+        float(torch.quantile(entropies_N.float(), 1 - options.top_entropy_quantile))
+        if entropies_N.numel()
+        else math.inf
+    )
 
 
 def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> LossOutputs:
@@ -148,7 +174,11 @@ def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> Lo
     kept = mask.bool()
     # Padding may hold anything: made zero here, so that 0 · inf never becomes NaN.
     new = _wide(inputs.logprobs_BT).masked_fill(~kept, 0.0)
-    old = new.detach() if inputs.sampler_logprobs_BT is None else _wide(inputs.sampler_logprobs_BT).masked_fill(~kept, 0.0)
+    old = (
+        new.detach()
+        if inputs.sampler_logprobs_BT is None
+        else _wide(inputs.sampler_logprobs_BT).masked_fill(~kept, 0.0)
+    )
     advantages = _wide(inputs.advantages_B).unsqueeze(1)
     log_ratio = new - old
     lengths = mask.sum(-1)
@@ -190,7 +220,13 @@ def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> Lo
 
 
 def _policy_term(
-    inputs: LossInputs, options: LossOptions, new: Tensor, log_ratio: Tensor, ratio: Tensor, advantages: Tensor, mask: Tensor
+    inputs: LossInputs,
+    options: LossOptions,
+    new: Tensor,
+    log_ratio: Tensor,
+    ratio: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
 ) -> tuple[Tensor, dict[str, Mean]]:
     """What is minimised at each token, before masks and weights; [B, T], or [B, 1] where the ratio is per rollout."""
     metrics = {"ratio": _mean(ratio, mask)}
@@ -199,7 +235,11 @@ def _policy_term(
         clipped = ratio.clamp(1 - options.epsilon, 1 + options.upper)
         low = (ratio < 1 - options.epsilon) & (advantages < 0)
         high = (ratio > 1 + options.upper) & (advantages > 0)
-        metrics |= {"clip_low": _mean(low.float(), mask), "clip_high": _mean(high.float(), mask), "clip": _mean((low | high).float(), mask)}
+        metrics |= {
+            "clip_low": _mean(low.float(), mask),
+            "clip_high": _mean(high.float(), mask),
+            "clip": _mean((low | high).float(), mask),
+        }
         return -torch.min(bounded * advantages, clipped * advantages), metrics
     if options.loss_type == "cispo":
         high = (ratio > options.upper) & (advantages > 0)
@@ -212,11 +252,15 @@ def _policy_term(
 
 
 @torch.no_grad()
-def _vespo_weights(inputs: LossInputs, options: LossOptions, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+def _vespo_weights(
+    inputs: LossInputs, options: LossOptions, log_ratio: Tensor, advantages: Tensor, mask: Tensor
+) -> Tensor:
     """exp(λ) · w^k · exp(-λw) with w the rollout's ratio, in log space; 1 at w = 1."""
     log_w = (log_ratio.clamp(-20.0, 20.0) * mask).sum(-1, keepdim=True)
     if inputs.importance_BT is not None:
-        log_w = log_w + (_wide(inputs.importance_BT).log().clamp(_VESPO_FLOOR, _VESPO_CEILING) * mask).sum(-1, keepdim=True)
+        log_w = log_w + (_wide(inputs.importance_BT).log().clamp(_VESPO_FLOOR, _VESPO_CEILING) * mask).sum(
+            -1, keepdim=True
+        )
     log_w = log_w.clamp(_VESPO_FLOOR, _VESPO_CEILING)
     gains = advantages >= 0
     k = torch.where(gains, options.vespo_k_pos, options.vespo_k_neg)

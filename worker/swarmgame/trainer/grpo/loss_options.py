@@ -15,12 +15,15 @@ LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "gspo", "luspo", 
 
 
 class LossOptions(Config):
-    """What is minimised. Names and meaning are TRL's, but for `importance_*`, which TRL calls `vllm_importance_sampling_*`."""
+    """What is minimised. Names and meaning are TRL's, but for `importance_*`, which TRL calls
+    `vllm_importance_sampling_*`.
+    """
 
     loss_type: LossType = Field("dapo", alias="loss")
-    """Which member of the family. `grpo`: mean over rollouts of the mean over tokens. `dapo`, `bnpo`: mean over the update's tokens.
-    `dr_grpo`: sum over tokens divided by rollouts times the longest completion allowed. `gspo`: `grpo` with one ratio a rollout.
-    `luspo`: sum over tokens, mean over rollouts. `cispo`: truncated ratio as a weight. `sapo`, `vespo`: soft gates instead of clipping."""
+    """Which member of the family. `grpo`: mean over rollouts of the mean over tokens. `dapo`, `bnpo`: mean over the
+    update's tokens. `dr_grpo`: sum over tokens divided by rollouts times the longest completion allowed. `gspo`: `grpo`
+    with one ratio a rollout. `luspo`: sum over tokens, mean over rollouts. `cispo`: truncated ratio as a weight.
+    `sapo`, `vespo`: soft gates instead of clipping."""
     epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """How far the ratio may fall below 1 (and rise above it, unless `epsilonHigh` is given) before its gradient is cut."""
     epsilon_high: Annotated[float, Field(ge=0)] | None = None
@@ -52,8 +55,8 @@ class LossOptions(Config):
     vespo_lambda_neg: float = 2.0
     """`vespo`: the decay for negative advantages."""
     importance_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "token_truncate"
-    """Rollouts of other peers are weighted by how likely our policy was to say them, against theirs: a token or a rollout at a time;
-    weights out of bounds are cut back to the bound, or set to zero."""
+    """Rollouts of other peers are weighted by how likely our policy was to say them, against theirs: a token or a
+    rollout at a time; weights out of bounds are cut back to the bound, or set to zero."""
     importance_cap: Annotated[float, Field(gt=0)] | None = 3.0
     """Largest such weight."""
     importance_floor: Annotated[float, Field(ge=0)] | None = None
@@ -64,10 +67,18 @@ class LossOptions(Config):
         if self.loss_type == "cispo" and self.epsilon_high is None:
             raise ValueError("loss cispo needs epsilonHigh: it is the largest ratio itself, for example 5.0")
         if self.delta is not None and self.delta <= 1 + self.upper:
-            raise ValueError(f"delta is {self.delta}; expected more than 1 + epsilonHigh = {1 + self.upper:g}, or it would undo that bound")
+            raise ValueError(
+                f"delta is {self.delta}; expected more than 1 + epsilonHigh = {1 + self.upper:g}, or it would undo that bound"
+            )
         if self.loss_type == "vespo" and self.importance_mode.startswith("sequence"):
-            raise ValueError("loss vespo sums token weights itself: importanceMode must be token_truncate or token_mask")
-        if self.importance_floor is not None and self.importance_cap is not None and self.importance_floor > self.importance_cap:
+            raise ValueError(
+                "loss vespo sums token weights itself: importanceMode must be token_truncate or token_mask"
+            )
+        if (
+            self.importance_floor is not None
+            and self.importance_cap is not None
+            and self.importance_floor > self.importance_cap
+        ):
             raise ValueError("importanceFloor is above importanceCap")
         return self
 

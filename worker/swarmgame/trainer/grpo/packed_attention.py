@@ -1,9 +1,10 @@
 """Causal attention over a packed sequence in which many completions attend to one copy of their prompt.
 
-`attend` takes queries, keys and values of the sequence and the segments of `packing`: a segment's queries attend to its listed keys, aligned at
-the end. In bfloat16 and float16 on a CUDA device it is one call of torch's variable-length flash attention on the keys in listed order; the gradient
-of a prompt's keys is added up over its completions in float32. Elsewhere a mask over the sequence gives the same: the oracle of the
-tests, and fit for small batches only. The operator is opaque to torch.compile, and so does not break a graph.
+`attend` takes queries, keys and values of the sequence and the segments of `packing`: a segment's queries attend to its
+listed keys, aligned at the end. In bfloat16 and float16 on a CUDA device it is one call of torch's variable-length
+flash attention on the keys in listed order; the gradient of a prompt's keys is added up over its completions in
+float32. Elsewhere a mask over the sequence gives the same: the oracle of the tests, and fit for small batches only. The
+operator is opaque to torch.compile, and so does not break a graph.
 
 Shapes: T tokens, K listed keys, S segments, N query heads, G key heads, D head dimension.
 """
@@ -73,7 +74,9 @@ def visible_tokens(key_index_K: Tensor, query_starts_S: Tensor, key_starts_S: Te
     return mask
 
 
-_ARGUMENTS = "Tensor key_index, Tensor query_starts, Tensor key_starts, SymInt longest_query, SymInt longest_key, float scale"
+_ARGUMENTS = (
+    "Tensor key_index, Tensor query_starts, Tensor key_starts, SymInt longest_query, SymInt longest_key, float scale"
+)
 
 
 @torch.library.custom_op(
@@ -82,13 +85,17 @@ _ARGUMENTS = "Tensor key_index, Tensor query_starts, Tensor key_starts, SymInt l
     schema=f"(Tensor query, Tensor key, Tensor value, {_ARGUMENTS}) -> (Tensor, Tensor)",
 )
 def _forward(query: Any, key: Any, value: Any, key_index: Any, *segments: Any) -> Any:
-    output, normalizer = flash_forward(query.contiguous(), key.index_select(0, key_index), value.index_select(0, key_index), *segments)
+    output, normalizer = flash_forward(
+        query.contiguous(), key.index_select(0, key_index), value.index_select(0, key_index), *segments
+    )
     return output, normalizer
 
 
 @_forward.register_fake
 def _(query: Any, key: Any, value: Any, *_: Any) -> Any:
-    return torch.empty_like(query, memory_format=torch.contiguous_format), query.new_empty(query.shape[1::-1], dtype=torch.float32)
+    return torch.empty_like(query, memory_format=torch.contiguous_format), query.new_empty(
+        query.shape[1::-1], dtype=torch.float32
+    )
 
 
 @torch.library.custom_op(
@@ -97,11 +104,18 @@ def _(query: Any, key: Any, value: Any, *_: Any) -> Any:
     schema=f"(Tensor gradient, Tensor query, Tensor key, Tensor value, Tensor output, Tensor normalizer, {_ARGUMENTS})"
     " -> (Tensor, Tensor, Tensor)",
 )
-def _backward(gradient: Any, query: Any, key: Any, value: Any, output: Any, normalizer: Any, key_index: Any, *segments: Any) -> Any:
+def _backward(
+    gradient: Any, query: Any, key: Any, value: Any, output: Any, normalizer: Any, key_index: Any, *segments: Any
+) -> Any:
     keys, values = key.index_select(0, key_index), value.index_select(0, key_index)
-    of_query, *listed = flash_backward(gradient.contiguous(), query.contiguous(), keys, values, output, normalizer, *segments)
+    of_query, *listed = flash_backward(
+        gradient.contiguous(), query.contiguous(), keys, values, output, normalizer, *segments
+    )
     # Many completions add to a prompt's keys: in bfloat16 the small would be lost beside the large.
-    sums = [torch.zeros(key.shape, device=key.device, dtype=torch.float32).index_add_(0, key_index, part.float()) for part in listed]
+    sums = [
+        torch.zeros(key.shape, device=key.device, dtype=torch.float32).index_add_(0, key_index, part.float())
+        for part in listed
+    ]
     return of_query, sums[0].to(key.dtype), sums[1].to(key.dtype)
 
 
@@ -125,12 +139,24 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 
 def flash_forward(
-    query: Tensor, keys: Tensor, values: Tensor, query_starts: Tensor, key_starts: Tensor, most: int, most_keys: int, scale: float
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    query_starts: Tensor,
+    key_starts: Tensor,
+    most: int,
+    most_keys: int,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return output [T, N, D] and logsumexps [N, T] of torch's kernel, which aligns queries and keys at the end of a segment."""
-    # At most one query in every segment is a case of its own in the kernel (decoding), with another layout of the logsumexps.
+    """Return output [T, N, D] and logsumexps [N, T] of torch's kernel, which aligns queries and keys at the end of a
+    segment.
+    """
+    # At most one query in every segment is a case of its own in the kernel (decoding), with another layout of the
+    # logsumexps.
     starts = query_starts, key_starts, max(most, 2), most_keys
-    output, normalizer, *_ = torch.ops.aten._flash_attention_forward(query, keys, values, *starts, 0.0, True, False, scale=scale)
+    output, normalizer, *_ = torch.ops.aten._flash_attention_forward(
+        query, keys, values, *starts, 0.0, True, False, scale=scale
+    )
     return output, normalizer
 
 

@@ -1,10 +1,12 @@
-"""The forward pass of training over a packed micro-batch: log-probabilities without padding and with each prompt read once.
+"""The forward pass of training over a packed micro-batch: log-probabilities without padding and with each prompt read
+once.
 
-It serves Llama, Qwen2 and Qwen3 models with full attention, adapters in place included (`supports_packing`); others, float32 on a CUDA device
-and CPUs keep `logprobs.completion_logprobs`, which is its oracle. The layers' own modules are called; only attention and the order of calls
-are written here (without adapters, queries, keys and values come of one product, which calls no hooks of the three modules). One decoder layer is
-compiled (torch.compile), and all layers share the result; the samplers' calls of the same modules stay as they are. Logits exist for a
-chunk of tokens at a time (`linear_logprobs`).
+It serves Llama, Qwen2 and Qwen3 models with full attention, adapters in place included (`supports_packing`); others,
+float32 on a CUDA device and CPUs keep `logprobs.completion_logprobs`, which is its oracle. The layers' own modules are
+called; only attention and the order of calls are written here (without adapters, queries, keys and values come of one
+product, which calls no hooks of the three modules). One decoder layer is compiled (torch.compile), and all layers share
+the result; the samplers' calls of the same modules stay as they are. Logits exist for a chunk of tokens at a time
+(`linear_logprobs`).
 
 Shapes: T tokens of the packed sequence, H hidden size, N query heads, G key heads, D head dimension; B rollouts.
 """
@@ -55,7 +57,8 @@ class PackedForward:
     """Scores rollouts under a model that `supports_packing`.
 
     Args:
-        compile: compile the decoder layer at its first use. Where that fails, a warning says why, and the layer runs uncompiled.
+        compile: compile the decoder layer at its first use. Where that fails, a warning says why, and the layer runs
+            uncompiled.
     """
 
     def __init__(self, model: Any, *, compile: bool) -> None:
@@ -67,7 +70,8 @@ class PackedForward:
     def score(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log-probabilities with gradient, entropies in nats without, and mask, each [B, T] with T the longest completion.
+        """Return log-probabilities with gradient, entropies in nats without, and mask, each [B, T] with T the longest
+        completion.
 
         Raises:
             ValueError: a prompt or completion is empty, their numbers differ, or the temperature is not positive.
@@ -76,7 +80,9 @@ class PackedForward:
             raise ValueError(f"temperature is {temperature}; expected a positive number")
         layout = pack(prompts, completions)
         device = self._model.device
-        token_T, position_T, source_N, target_N, row_N, place_N, key_index_K, query_starts, key_starts = _moved(layout, device)
+        token_T, position_T, source_N, target_N, row_N, place_N, key_index_K, query_starts, key_starts = _moved(
+            layout, device
+        )
         bounds = query_starts.to(torch.int32), key_starts.to(torch.int32)
         visible_TT = None if is_fast(self._model) else visible_tokens(key_index_K, *bounds)
         segments = Segments(key_index_K, *bounds, layout.longest_query, layout.longest_key, visible_TT)
@@ -92,7 +98,9 @@ class PackedForward:
     def _hidden(self, token_T: Tensor, position_T: Tensor, segments: Segments) -> Tensor:
         inner = self._model.model
         hidden = inner.embed_tokens(token_T)
-        cos, sin = (part.squeeze(0).unsqueeze(1) for part in inner.rotary_emb(hidden.unsqueeze(0), position_T.unsqueeze(0)))
+        cos, sin = (
+            part.squeeze(0).unsqueeze(1) for part in inner.rotary_emb(hidden.unsqueeze(0), position_T.unsqueeze(0))
+        )
         if self._uncompiled:
             self._uncompiled = False
             self._compile(hidden, cos, sin, segments)
@@ -113,7 +121,9 @@ class PackedForward:
         return logprobs, entropies
 
     def _compile(self, hidden: Tensor, cos: Tensor, sin: Tensor, segments: Segments) -> None:
-        """Compile the layer, and try it forward and backward: the backward pass is compiled only then, where no error could be caught."""
+        """Compile the layer, and try it forward and backward: the backward pass is compiled only then, where no error
+        could be caught.
+        """
         layer, norm = torch.compile(_decoder_layer, dynamic=True), torch.compile(_norm, dynamic=True)
         inner = self._model.model
         devices = [hidden.device] if hidden.is_cuda else []
@@ -155,7 +165,8 @@ def _decoder_layer(layer: Any, hidden_TH: Tensor, cos_T1D: Tensor, sin_T1D: Tens
 def _projections(attention: Any, read_TH: Tensor) -> tuple[Tensor, ...]:
     """Return queries, keys and values side by side: one product for the three where no adapter stands in the way.
 
-    Two heads of keys are too narrow for a device: their products take as long as that of all the queries, forward and backward.
+    Two heads of keys are too narrow for a device: their products take as long as that of all the queries, forward and
+    backward.
     """
     modules = (attention.q_proj, attention.k_proj, attention.v_proj)
     if any(type(module) is not nn.Linear for module in modules):
@@ -176,7 +187,9 @@ def _rotate_half(part: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of a matrix; the gradient of a row that is taken several times (a prompt's last token) is added up in float32."""
+    """Rows of a matrix; the gradient of a row that is taken several times (a prompt's last token) is added up in
+    float32.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
@@ -195,7 +208,14 @@ class _Gather(torch.autograd.Function):
 def _moved(layout: PackedLayout, device: torch.device) -> list[Tensor]:
     """Move the layout's arrays to a device in one copy that does not wait for it."""
     scored = (layout.source_N, layout.target_N, layout.row_N, layout.place_N)
-    arrays = (layout.token_T, layout.position_T, *scored, layout.key_index_K, layout.query_starts_S, layout.key_starts_S)
+    arrays = (
+        layout.token_T,
+        layout.position_T,
+        *scored,
+        layout.key_index_K,
+        layout.query_starts_S,
+        layout.key_starts_S,
+    )
     joined = torch.from_numpy(np.concatenate(arrays))
     if device.type == "cuda":
         joined = joined.pin_memory()

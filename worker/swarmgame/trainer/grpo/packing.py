@@ -1,11 +1,13 @@
 """The layout of a packed micro-batch: one sequence without padding, in which each distinct prompt stands once.
 
-The sequence holds the distinct prompts, then the completions, each without its last token, which predicts nothing. A completion attends to its
-prompt and to itself: attention therefore has one segment per prompt and one per completion, and `key_index_K` lists the keys of all segments one
-after the other (a prompt's keys are listed again for each of its completions). Queries are the sequence itself, in order. A prompt's last
-token predicts the first token of each of its completions. Only arrays of numbers on the CPU here; `packed_forward` runs a model on them.
+The sequence holds the distinct prompts, then the completions, each without its last token, which predicts nothing. A
+completion attends to its prompt and to itself: attention therefore has one segment per prompt and one per completion,
+and `key_index_K` lists the keys of all segments one after the other (a prompt's keys are listed again for each of its
+completions). Queries are the sequence itself, in order. A prompt's last token predicts the first token of each of its
+completions. Only arrays of numbers on the CPU here; `packed_forward` runs a model on them.
 
-Shapes: T tokens of the sequence, K listed keys, S segments, N scored tokens (all tokens of all completions), B completions.
+Shapes: T tokens of the sequence, K listed keys, S segments, N scored tokens (all tokens of all completions), B
+completions.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ class PackedLayout:
     Args:
         token_T, position_T: ids, and places counted from the beginning of the prompt.
         key_index_K: the token of the sequence that each listed key belongs to.
-        query_starts_S, key_starts_S: S + 1 boundaries of the segments, among the tokens and among the listed keys. In a segment, the last query
-            attends to all keys, the one before it to all but the last, and so on.
+        query_starts_S, key_starts_S: S + 1 boundaries of the segments, among the tokens and among the listed keys. In a
+            segment, the last query attends to all keys, the one before it to all but the last, and so on.
         longest_query, longest_key: of any segment.
         source_N: the token whose hidden state predicts each scored token.
         target_N: the scored tokens' ids, completion after completion.
@@ -64,7 +66,9 @@ def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]])
         ValueError: a prompt or completion is empty, or their numbers differ.
     """
     if len(prompts) != len(completions) or not prompts:
-        raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions; expected as many of each, at least one")
+        raise ValueError(
+            f"{len(prompts)} prompts but {len(completions)} completions; expected as many of each, at least one"
+        )
     if any(not len(ids) for ids in (*prompts, *completions)):
         raise ValueError("a prompt or completion is empty; expected at least one token each")
     distinct = {tuple(prompt): index for index, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}

@@ -1,7 +1,8 @@
-"""The policy: a causal language model with its tokenizer, seen as something that reads prompts and is scored on completions.
+"""The policy: a causal language model with its tokenizer, seen as something that reads prompts and is scored on
+completions.
 
-It knows neither rewards nor updates. Invariants: the weights that train are the ones that sample (no dropout of the model's own); what came from
-another peer is made into ids here and only here.
+It knows neither rewards nor updates. Invariants: the weights that train are the ones that sample (no dropout of the
+model's own); what came from another peer is made into ids here and only here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from swarmgame.game.parts import Setting
+from swarmgame.game.components import Setting
 from swarmgame.game.state import FinishReason, Prompt
 from swarmgame.inference.llama import SUPPORTED
 from swarmgame.models.loading import load_model, load_tokenizer
@@ -81,15 +82,21 @@ class Policy:
         """Those that learn, by name; tied weights once."""
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
-    # ── text and ids ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── text and ids
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """The ids of a prompt: through the chat template where there is one, else `Prompt.text`. Never empty; too long loses its beginning."""
+        """The ids of a prompt: through the chat template where there is one, else `Prompt.text`. Never empty; too long
+        loses its beginning.
+        """
         if getattr(self.tokenizer, "chat_template", None):
             messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
-            ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+            ids = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
         else:
             ids = self.tokenizer(prompt.text)["input_ids"]
-        ids = list(ids) or [self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.pad_token_id]
+        ids = list(ids) or [
+            self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.pad_token_id
+        ]
         return tuple(ids[-self.longest_prompt :])
 
     def encode_completion(self, text: str, reason: FinishReason) -> tuple[int, ...]:
@@ -110,11 +117,16 @@ class Policy:
 
     @property
     def longest_prompt(self) -> int:
-        room = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30)) - self.config.max_new_tokens
+        room = (
+            int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+            - self.config.max_new_tokens
+        )
         return max(1, min(self.config.max_prompt_tokens, room))
 
-    # ── probabilities ────────────────────────────────────────────────────────────────────────────────────────────────────
-    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    # ── probabilities
+    def score(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities with gradient, entropies, and mask, each [B, T]."""
         if self._packed is not None:
             return self._packed.score(prompts, completions, self.config.temperature)
@@ -126,7 +138,9 @@ class Policy:
 
     @torch.no_grad()
     def score_reference(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
-        """Log-probabilities [B, T] under the model as it was loaded: the frozen copy, or the model without its adapters."""
+        """Log-probabilities [B, T] under the model as it was loaded: the frozen copy, or the model without its
+        adapters.
+        """
         with self._adapted.disable_adapter() if self._adapted is not None else nullcontext():
             if self._packed_reference is not None:
                 return self._packed_reference.score(prompts, completions, self.config.temperature)[0]
@@ -154,7 +168,12 @@ def _adapters(model: Any, lora: Lora, seed: int) -> Any:
 
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     settings = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        bias="none",
     )
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -174,13 +193,17 @@ def _is_packed(model: Any, config: GRPOConfig) -> bool:
 
         served = ", ".join(sorted(SUPPORTED))
         raise InvalidManifest(
-            "spec.game.trainer.with.layout", "packed", f"padded or auto: {type(model).__name__} is not one of {served} with full attention"
+            "spec.game.trainer.with.layout",
+            "packed",
+            f"padded or auto: {type(model).__name__} is not one of {served} with full attention",
         )
     return config.layout == "packed"
 
 
 def _compile_layers(model: Any) -> None:
-    """Compiles each decoder layer by itself: compiling takes seconds instead of minutes, and all layers share the result."""
+    """Compiles each decoder layer by itself: compiling takes seconds instead of minutes, and all layers share the
+    result.
+    """
     names = set(getattr(model, "_no_split_modules", None) or ())
     for module in model.modules():
         if type(module).__name__ in names:

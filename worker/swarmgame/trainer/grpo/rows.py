@@ -1,8 +1,8 @@
 """Rows: from a round's groups and rewards to what the loss is computed on.
 
-Tokens and numbers only; no forward pass happens here. Invariants: a group that cannot be used (remote ids outside the vocabulary, too long, not
-scored) is left out and counted, and raises nothing; a rollout that cannot move the weights (advantage zero) is left out too, but stays in the
-denominators, so that the gradient is what it would have been.
+Tokens and numbers only; no forward pass happens here. Invariants: a group that cannot be used (remote ids outside the
+vocabulary, too long, not scored) is left out and counted, and raises nothing; a rollout that cannot move the weights
+(advantage zero) is left out too, but stays in the denominators, so that the gradient is what it would have been.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ class Row:
         prompt, completion: ids; EOS, when there was one, is the completion's last.
         advantage: finite.
         truncated: whether the budget ran out.
-        sampler: log-probabilities of our own policy when it sampled this; None for what another policy, or an older version of ours, sampled.
-        sender: those of the policy that sampled it, as claimed, where its ids are ours too; those of our own policy as an older version or another
-            engine computed them; else None.
-        start: our policy's log-probabilities when training first saw the row; filled in then, for rows without `sampler`.
+        sampler: log-probabilities of our own policy when it sampled this; None for what another policy, or an older
+            version of ours, sampled.
+        sender: those of the policy that sampled it, as claimed, where its ids are ours too; those of our own policy as
+            an older version or another engine computed them; else None.
+        start: our policy's log-probabilities when training first saw the row; filled in then, for rows without
+            `sampler`.
         remote: whether another peer sampled it.
         lagged: an older version of our own policy sampled it (`overlap`).
     """
@@ -69,7 +71,13 @@ class Update:
 
 
 def updates(
-    state: GameState, rewards: Rewards, policy: Policy, config: GRPOConfig, version: int | None = None, *, exact: bool = True
+    state: GameState,
+    rewards: Rewards,
+    policy: Policy,
+    config: GRPOConfig,
+    version: int | None = None,
+    *,
+    exact: bool = True,
 ) -> list[Update]:
     """The steps of a round: one over everything, or one a stage.
 
@@ -83,15 +91,18 @@ def updates(
     if config.update == "per-round":
         return [_update(state, keys, rewards, policy, config, version, exact)]
     stages = range(len(state.stages))
-    return [_update(state, [key for key in keys if key.stage == stage], rewards, policy, config, version, exact) for stage in stages]
+    return [
+        _update(state, [key for key in keys if key.stage == stage], rewards, policy, config, version, exact)
+        for stage in stages
+    ]
 
 
 def micro_batches(rows: Sequence[Row], tokens: int, *, packed: bool = False) -> list[list[Row]]:
     """Cut rows into micro-batches within a budget of tokens, which a single row may exceed.
 
     Args:
-        packed: rows of a prompt stay together, and the budget counts each prompt of a batch once and no padding. Otherwise rows of similar length
-            stay together, and the budget is rows times the longest.
+        packed: rows of a prompt stay together, and the budget counts each prompt of a batch once and no padding.
+            Otherwise rows of similar length stay together, and the budget is rows times the longest.
     """
     return _packed_batches(rows, tokens) if packed else _padded_batches(rows, tokens)
 
@@ -99,7 +110,10 @@ def micro_batches(rows: Sequence[Row], tokens: int, *, packed: bool = False) -> 
 def _packed_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
     ordered = sorted(rows, key=lambda row: (len(row.prompt), row.prompt, len(row.completion), row.completion))
     # As many batches as the budget requires, all of about one size: a small remainder would leave a device half idle.
-    total = sum(row.length if start else len(row.completion) for row, start in zip(ordered, _first_of_prompt(ordered), strict=True))
+    total = sum(
+        row.length if start else len(row.completion)
+        for row, start in zip(ordered, _first_of_prompt(ordered), strict=True)
+    )
     share = -(-total // max(1, -(-total // tokens)))
     limit = min(tokens, share + max((row.length for row in rows), default=0))
     batches: list[list[Row]] = []
@@ -134,8 +148,9 @@ def _padded_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
 
 
 def engine_mismatch(batch: Sequence[Row], logprobs_BT: Tensor) -> Mean | None:
-    """How far our log-probabilities are from those that an engine of another kind reported for our own rollouts: an estimate of the KL divergence
-    from engine to learner, as `mismatch_kl` is for our own samplers. None where no row is of such an engine."""
+    """How far our log-probabilities are from those that an engine of another kind reported for our own rollouts: an
+    estimate of the KL divergence from engine to learner, as `mismatch_kl` is for our own samplers. None where no row is
+    of such an engine."""
     total, tokens = 0.0, 0
     for row, ours in zip(batch, logprobs_BT.detach(), strict=True):
         if row.sender is None or row.remote or row.lagged:
@@ -163,7 +178,9 @@ def _update(
         if made is not None:
             groups.append(made)
     scored = [values for _, values in groups]
-    advantages = ragged_advantages(scored, scale=config.scale_rewards, epsilon=1e-4, baseline=config.baseline) if groups else []
+    advantages = (
+        ragged_advantages(scored, scale=config.scale_rewards, epsilon=1e-4, baseline=config.baseline) if groups else []
+    )
     rows, every, tokens = [], 0, 0
     # A KL term pulls on every rollout, and a quantile of entropies is one of all tokens.
     keep_all = config.beta > 0 or config.needs_entropies
@@ -204,12 +221,16 @@ def _group(
         return None
     if rewards is None or len(rewards) != len(group.rollouts) or any(math.isinf(reward) for reward in rewards):
         if own and rewards is not None:
-            raise ValueError(f"{key}: rewards {list(rewards)} for {len(group.rollouts)} rollouts; expected one a rollout, finite or NaN")
+            raise ValueError(
+                f"{key}: rewards {list(rewards)} for {len(group.rollouts)} rollouts; expected one a rollout, finite or NaN"
+            )
         counts["groups_unscored" if own else "foreign_dropped"] += 1
         return None
     if own:
         lagged = version is not None and contribution.policy_version != version
-        rows = [_own_row(group.prompt.token_ids, rollout, lagged=lagged, exact=exact_sampler) for rollout in group.rollouts]
+        rows = [
+            _own_row(group.prompt.token_ids, rollout, lagged=lagged, exact=exact_sampler) for rollout in group.rollouts
+        ]
     else:
         exact = contribution.tokenizer == policy.hash
         made = _remote_rows(group, policy, config, prompts, exact=exact)
@@ -217,7 +238,9 @@ def _group(
             counts["foreign_dropped"] += 1
             return None
         rows = made
-    kept = [(row, reward) for row, reward in zip(rows, rewards, strict=True) if not math.isnan(reward) and row.completion]
+    kept = [
+        (row, reward) for row, reward in zip(rows, rewards, strict=True) if not math.isnan(reward) and row.completion
+    ]
     if scored_rollouts([reward for _, reward in kept]) < 2:
         counts["groups_unscored"] += 1
         return None
@@ -230,8 +253,9 @@ def _group(
 def _own_row(prompt: tuple[int, ...], rollout: Rollout, *, lagged: bool, exact: bool) -> Row:
     """A row of our own.
 
-    A lagged one, or one with another engine's numbers, is treated as another policy's: clipping stays a bound on this round's step. Against the older
-    version's log-probabilities it would bound this step and the one before together, and leave out tokens because of what the step before did.
+    A lagged one, or one with another engine's numbers, is treated as another policy's: clipping stays a bound on this
+    round's step. Against the older version's log-probabilities it would bound this step and the one before together,
+    and leave out tokens because of what the step before did.
     """
     completion, logprobs = tuple(rollout.token_ids), tuple(rollout.logprobs)
     truncated = rollout.finish_reason is FinishReason.LENGTH
@@ -246,18 +270,30 @@ def _remote_rows(
     """Rows of another policy's group, checked; None when any rollout is not what an honest peer could have sent.
 
     Args:
-        exact: the sender's ids are ours: they are used as they are. Otherwise the text is tokenised, and there is nothing to compare with.
+        exact: the sender's ids are ours: they are used as they are. Otherwise the text is tokenised, and there is
+            nothing to compare with.
     """
     prompt = Prompt(group.item, group.prompt.messages)
     if prompt not in prompts:
         prompts[prompt] = policy.encode(prompt)
     rows = []
     for rollout in group.rollouts:
-        completion = tuple(rollout.token_ids) if exact else policy.encode_completion(rollout.text, rollout.finish_reason)
+        completion = (
+            tuple(rollout.token_ids) if exact else policy.encode_completion(rollout.text, rollout.finish_reason)
+        )
         if not completion or len(completion) > config.max_new_tokens or not policy.knows(completion):
             return None
         sender = tuple(rollout.logprobs) if exact else None
         if sender is not None and not all(math.isfinite(logprob) and logprob <= 1e-3 for logprob in sender):
             return None
-        rows.append(Row(prompts[prompt], completion, 0.0, rollout.finish_reason is FinishReason.LENGTH, sender=sender, remote=True))
+        rows.append(
+            Row(
+                prompts[prompt],
+                completion,
+                0.0,
+                rollout.finish_reason is FinishReason.LENGTH,
+                sender=sender,
+                remote=True,
+            )
+        )
     return rows

@@ -13,7 +13,8 @@ from swarmgame.trainer.grpo.config import GRPOConfig
 def learning_rate(config: GRPOConfig, rounds: int) -> float:
     """The rate for the round after `rounds` others.
 
-    Linear warm-up to `config.learning_rate`, reached in the last round of the warm-up; then constant, or falling to zero at `total_rounds`.
+    Linear warm-up to `config.learning_rate`, reached in the last round of the warm-up; then constant, or falling to
+    zero at `total_rounds`.
     """
     if rounds < config.warmup_rounds:
         return config.learning_rate * (rounds + 1) / config.warmup_rounds

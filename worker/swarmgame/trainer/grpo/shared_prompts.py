@@ -1,9 +1,10 @@
 """The forward pass of training where several completions answer one prompt: each prompt is read once, with gradient.
 
-A first pass reads the distinct prompts and keeps their keys and values in the graph; a second reads the completions, each behind its own prompt's.
-The numbers are those of the plain pass, which reads the prompt again for every completion. For 4 prompts of 530 tokens with 4 completions of 64
-each, a forward and backward take a third of the time. It is not used where a cache is not kept (gradient checkpointing), not
-whole (windows), or where an attention kernel wants no gap between prompt and completion.
+A first pass reads the distinct prompts and keeps their keys and values in the graph; a second reads the completions,
+each behind its own prompt's. The numbers are those of the plain pass, which reads the prompt again for every
+completion. For 4 prompts of 530 tokens with 4 completions of 64 each, a forward and backward take a third of the time.
+It is not used where a cache is not kept (gradient checkpointing), not whole (windows), or where an attention kernel
+wants no gap between prompt and completion.
 """
 
 from __future__ import annotations
@@ -28,15 +29,24 @@ def is_worthwhile(model: Any, prompts: Sequence[Sequence[int]], completions: Seq
     shared = distinct * longest_prompt + len(prompts) * longest_completion
     if min(map(len, prompts)) < 2 or shared > WORTHWHILE * len(prompts) * (longest_prompt + longest_completion):
         return False
-    checkpointed = model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    checkpointed = model.training and any(
+        getattr(module, "gradient_checkpointing", False) for module in model.modules()
+    )
     attention = getattr(model.config.get_text_config(), "_attn_implementation", None)
     return not checkpointed and not is_windowed(model.config) and attention in ("sdpa", "eager")
 
 
 def shared_logits(
-    model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], row_N: Tensor, place_N: Tensor, pad_token_id: int
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    row_N: Tensor,
+    place_N: Tensor,
+    pad_token_id: int,
 ) -> Tensor:
-    """Logits [N, V] that predict token `place_N` of completion `row_N`, as `scored_logits` on the complete rows would give them."""
+    """Logits [N, V] that predict token `place_N` of completion `row_N`, as `scored_logits` on the complete rows would
+    give them.
+    """
     device = row_N.device
     distinct = {tuple(prompt): None for prompt in prompts}
     number = {prompt: index for index, prompt in enumerate(distinct)}
@@ -46,7 +56,15 @@ def shared_logits(
     prompt_UP = _padded([prompt[:-1] for prompt in distinct], pad_token_id).to(device)
     cache = DynamicCache(config=model.config)
     nowhere = row_N[:0]
-    scored_logits(model, nowhere, nowhere, input_ids=prompt_UP, position_ids=_places(prompt_UP), past_key_values=cache, use_cache=True)
+    scored_logits(
+        model,
+        nowhere,
+        nowhere,
+        input_ids=prompt_UP,
+        position_ids=_places(prompt_UP),
+        past_key_values=cache,
+        use_cache=True,
+    )
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys.index_select(0, owner_B), layer.values.index_select(0, owner_B)
     rows = [[prompt[-1], *completion[:-1]] for prompt, completion in zip(prompts, completions, strict=True)]
@@ -68,8 +86,9 @@ def shared_logits(
 def scored_logits(model: Any, row_N: Tensor, column_N: Tensor, **inputs: Any) -> Tensor:
     """Logits [N, V] at the given positions of a forward pass.
 
-    The head is handed the hidden states of those positions only, whatever the shape of the rest: `logits_to_keep` could but cut one range
-    for all rows. Scaling and capping of logits, where a model has them, still happen in its own forward.
+    The head is handed the hidden states of those positions only, whatever the shape of the rest: `logits_to_keep` could
+    but cut one range for all rows. Scaling and capping of logits, where a model has them, still happen in its own
+    forward.
     """
     head, picked_rows = model.get_output_embeddings(), []
 

@@ -1,8 +1,10 @@
-"""The GRPO trainer: a causal language model that answers prompts and learns from how its answers compare with each other.
+"""The GRPO trainer: a causal language model that answers prompts and learns from how its answers compare with each
+other.
 
-It joins the parts: `policy` (weights and tokenizer), `generation`, `rows` (which rollouts count, and how much), `loss`, `optimization`. Not here: the
-mathematics, the exchange, the rewards. Invariants: training uses the ids that were sampled, EOS included, and the log-probabilities of the
-sampler; a round in which nothing can be learned moves nothing, the optimizer's moments included; any number of ranks makes the same update.
+It joins the parts: `policy` (weights and tokenizer), `generation`, `rows` (which rollouts count, and how much), `loss`,
+`optimization`. Not here: the mathematics, the exchange, the rewards. Invariants: training uses the ids that were
+sampled, EOS included, and the log-probabilities of the sampler; a round in which nothing can be learned moves nothing,
+the optimizer's moments included; any number of ranks makes the same update.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from swarmgame.errors import Temporary
-from swarmgame.game.parts import Setting, Trainer
+from swarmgame.game.components import Setting, Trainer
 from swarmgame.game.state import FinishReason, GameState, Group, Prompt, Rewards, Rollout, Round
 from swarmgame.inference.sampler import Sampled, SamplingParams
 from swarmgame.seeds import derive_seed
@@ -51,9 +53,14 @@ class GRPOTrainer(Trainer):
         super().__init__(config, setting)
         self.config: GRPOConfig = config
         self.policy = Policy(config, setting)
-        self._generation = Generation(sampler_of(self.policy, config), setting.ranks, rollouts_per_batch=config.rollouts_per_batch)
+        self._generation = Generation(
+            sampler_of(self.policy, config), setting.ranks, rollouts_per_batch=config.rollouts_per_batch
+        )
         self._optimization = Optimization(
-            self.policy.parameters, betas=config.betas, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm
+            self.policy.parameters,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
         )
         self._ahead = GenerationAhead(self._generation, torch.device(setting.device))
         self.generates_ahead = config.overlap
@@ -75,7 +82,7 @@ class GRPOTrainer(Trainer):
     def tokenizer(self) -> str:
         return self.policy.hash
 
-    # ── generating ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── generating
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
         self._ahead.finish()  # one thread samples at a time
         request = self._request(prompts, round)
@@ -85,7 +92,10 @@ class GRPOTrainer(Trainer):
         else:
             self._sampling_version = self._version
             sampled = self._generation(request.token_ids, request.n, request.params, seed=request.seed)
-        return [Group(prompt, tuple(map(self._rollout, group))) for prompt, group in zip(request.prompts, sampled, strict=True)]
+        return [
+            Group(prompt, tuple(map(self._rollout, group)))
+            for prompt, group in zip(request.prompts, sampled, strict=True)
+        ]
 
     def generate_ahead(self, prompts: Sequence[Prompt], round: Round) -> None:
         self._ahead.begin(self._request(prompts, round), self._version)
@@ -115,7 +125,7 @@ class GRPOTrainer(Trainer):
     def decode(self, token_ids: Sequence[int]) -> str | None:
         return self.policy.decode(token_ids)
 
-    # ── learning ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── learning
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
         rate = learning_rate(self.config, self._rounds)
         counts: Counter[str] = Counter()
@@ -143,7 +153,9 @@ class GRPOTrainer(Trainer):
         metrics = _metrics(counts, stats.over(self.setting.ranks.gather(stats.packed())), rate)
         if self.config.overlap:
             own = [contribution for stage in range(len(state.stages)) if (contribution := state.own(stage)) is not None]
-            metrics["policy_lag"] = float(max((version - contribution.policy_version for contribution in own), default=0))
+            metrics["policy_lag"] = float(
+                max((version - contribution.policy_version for contribution in own), default=0)
+            )
             metrics["ahead_dropped"] = float(dropped)
         return {**metrics, **self._generation.sampler.metrics()}
 
@@ -198,7 +210,8 @@ class GRPOTrainer(Trainer):
     def _old_logprobs(self, batch: Sequence[Row], current: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the ratio is taken against, and how much remote rollouts count.
 
-        For our own rows: what the sampler reported. For those of others: our policy when training began, weighted by its distance to theirs.
+        For our own rows: what the sampler reported. For those of others: our policy when training began, weighted by
+        its distance to theirs.
         """
         # One copy to the device for all rows; padding keeps what `current` has there.
         own = self._rectangle([row.sampler for row in batch], current, mask)
@@ -218,7 +231,9 @@ class GRPOTrainer(Trainer):
         return old, importance_weights(old, sender, mask, self.config)
 
     def _rectangle(self, given: Sequence[Sequence[float] | None], otherwise_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Return one row per rollout: the given numbers, and `otherwise_BT` on padding and in rows where none are given."""
+        """Return one row per rollout: the given numbers, and `otherwise_BT` on padding and in rows where none are
+        given.
+        """
         values = np.zeros(tuple(otherwise_BT.shape), dtype=np.float32)
         for row, numbers in zip(values, given, strict=True):
             if numbers is not None:
@@ -247,7 +262,9 @@ class GRPOTrainer(Trainer):
         own = torch.cat(found) if found else torch.zeros(0)
         gathered = self.setting.ranks.gather(own.numpy().astype("<f4").tobytes())
         everything = np.concatenate([np.frombuffer(part, dtype="<f4") for part in gathered])
-        return replace(update.normalizer, entropy_threshold=entropy_threshold(torch.from_numpy(everything.copy()), self.config))
+        return replace(
+            update.normalizer, entropy_threshold=entropy_threshold(torch.from_numpy(everything.copy()), self.config)
+        )
 
     def _halve_micro_batches(self, rows: Sequence[Row], error: Exception) -> None:
         largest = max(sum(row.length for row in batch) for batch in self._micro_batches(rows))
@@ -258,7 +275,9 @@ class GRPOTrainer(Trainer):
                 "gradientCheckpointing, lora or a device with more memory"
             ) from error
         self._tokens_per_micro_batch = max(1, min(self._tokens_per_micro_batch, largest) // 2)
-        logger.warning("out of memory while training: micro-batches of %d tokens from now on", self._tokens_per_micro_batch)
+        logger.warning(
+            "out of memory while training: micro-batches of %d tokens from now on", self._tokens_per_micro_batch
+        )
 
     @contextmanager
     def _learning(self, round: Round) -> Iterator[None]:
@@ -272,7 +291,7 @@ class GRPOTrainer(Trainer):
             finally:
                 self.policy.model.eval()
 
-    # ── keeping ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── keeping
     def state_dict(self) -> Mapping[str, Any]:
         return {
             "policy_version": self._version,
@@ -285,7 +304,9 @@ class GRPOTrainer(Trainer):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["tokenizer"] != self.tokenizer:
-            raise ValueError(f"the saved policy has tokenizer {state['tokenizer']}, this model {self.tokenizer}: it is another model")
+            raise ValueError(
+                f"the saved policy has tokenizer {state['tokenizer']}, this model {self.tokenizer}: it is another model"
+            )
         self._optimization.load_state_dict(state["optimization"])
         self._version, self._rounds = int(state["policy_version"]), int(state["rounds"])
         self._tokens_per_micro_batch = int(state["tokens_per_micro_batch"])
@@ -367,6 +388,13 @@ def _metrics(counts: Mapping[str, int], stats: StepStats, rate: float) -> dict[s
     }
     for name in LOSS_METRICS:
         metrics[name] = stats.means[name].value if name in stats.means else math.nan
-    for name in ("groups_trained", "groups_external", "groups_retokenised", "groups_unscored", "foreign_dropped", "tokens_trained"):
+    for name in (
+        "groups_trained",
+        "groups_external",
+        "groups_retokenised",
+        "groups_unscored",
+        "foreign_dropped",
+        "tokens_trained",
+    ):
         metrics[name] = float(counts.get(name, 0))
     return metrics

@@ -1,0 +1,94 @@
+"""The guide and the runbooks: manifests that are valid, links that lead somewhere, every alert and every reason
+explained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rendered import CHARTS, OPERATOR
+
+from swarmgame_api.load import parse_manifest
+from swarmgame_api.status import REASONS
+
+DOCS = CHARTS.parent / "docs"
+GUIDE = DOCS / "guide" / "kubernetes.md"
+RUNBOOKS = DOCS / "runbooks"
+PAGES = [GUIDE, *sorted(RUNBOOKS.glob("*.md")), *sorted(CHARTS.glob("*/README.md"))]
+ALERTS = re.findall(r"- alert: (\w+)", (OPERATOR / "templates" / "prometheusrule.yaml").read_text())
+VALUES = yaml.safe_load((OPERATOR / "values.yaml").read_text())
+
+
+def blocks(page: Path, language: str) -> Iterator[str]:
+    yield from re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("text", list(blocks(GUIDE, "yaml")), ids=lambda text: yaml.safe_load(text)["metadata"]["name"])
+def test_every_manifest_of_the_guide_is_valid(text: str) -> None:
+    assert parse_manifest(yaml.safe_load(text)).kind == "SwarmGame"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_every_alert_has_a_runbook_that_says_what_it_is_how_to_look_and_what_to_do(alert: str) -> None:
+    page = RUNBOOKS / f"{alert}.md"
+    assert re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE) == [
+        alert,
+        "What it means",
+        "How to look",
+        "What to do",
+    ]
+    assert f"[{alert}]({alert}.md)" in (RUNBOOKS / "README.md").read_text()
+    assert list(blocks(page, "sh"))
+
+
+def test_there_is_no_runbook_without_an_alert() -> None:
+    assert {page.stem for page in RUNBOOKS.glob("*.md")} == {*ALERTS, "README"}
+
+
+@pytest.mark.parametrize("condition", REASONS)
+def test_every_reason_of_a_condition_is_explained(condition: str) -> None:
+    table = GUIDE.read_text().split("## When something is wrong")[1]
+    (rows,) = re.findall(rf"^\| {condition} \|.*\n(?:\| \|.*\n)*", table, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[2] for row in rows.splitlines()))) == set(
+        REASONS[condition]
+    )
+
+
+@pytest.mark.parametrize("page", PAGES[: -len(list(CHARTS.glob("*/README.md")))], ids=lambda page: page.name)
+def test_every_value_of_the_chart_that_is_named_exists(page: Path) -> None:
+    sections = "|".join(name for name, value in VALUES.items() if isinstance(value, dict) and value)
+    for name in re.findall(rf"`((?:{sections})\.[\w.]+)", page.read_text()):
+        if name.split(".")[0] == "resources" or name.endswith(".yaml"):
+            continue
+        node: Any = VALUES
+        for key in name.split("."):
+            assert key in node, f"{page.name}: {name}"
+            node = node[key]
+
+
+def test_the_commands_are_of_programs_that_a_reader_has() -> None:
+    known = {"helm", "kubectl", "swarmgame", "curl", "export", "sleep", "POD=$(kubectl"}
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            first = {line.split()[0] for line in block.splitlines() if line.strip()}
+            assert first <= known, page.name

@@ -1,0 +1,71 @@
+"""The values: each described once, each checked, and the made files current."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from rendered import CHARTS, DEFINITION, OPERATOR
+
+
+def schema_of(chart: Any) -> dict[str, Any]:
+    return json.loads((chart / "values.schema.json").read_text())
+
+
+def objects(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if "properties" in node:
+        yield path, node
+        for name, inner in node["properties"].items():
+            yield from objects(inner, f"{path}.{name}")
+
+
+def test_what_is_made_from_the_sources_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, CHARTS / "generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("chart", [OPERATOR, DEFINITION], ids=lambda chart: chart.name)
+def test_the_defaults_are_what_the_schema_allows(chart: Any) -> None:
+    jsonschema.Draft7Validator.check_schema(schema_of(chart))
+    jsonschema.validate(yaml.safe_load((chart / "values.yaml").read_text()), schema_of(chart))
+
+
+@pytest.mark.parametrize("chart", [OPERATOR, DEFINITION], ids=lambda chart: chart.name)
+def test_no_object_of_the_schema_takes_what_it_does_not_know(chart: Any) -> None:
+    open_ones = [path for path, node in objects(schema_of(chart)) if node.get("additionalProperties") is not False]
+    assert open_ones == []
+
+
+@pytest.mark.parametrize("chart", [OPERATOR, DEFINITION], ids=lambda chart: chart.name)
+def test_the_schema_and_the_values_name_the_same_things(chart: Any) -> None:
+    def paths(node: Any, schema: dict[str, Any], path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+        if "properties" not in schema:
+            return {path}
+        return set().union(
+            *(paths((node or {}).get(name), inner, (*path, name)) for name, inner in schema["properties"].items())
+        )
+
+    def held(node: Any, schema: dict[str, Any], path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+        if "properties" not in schema:
+            return {path}
+        return set().union(*(held(inner, schema["properties"][name], (*path, name)) for name, inner in node.items()))
+
+    values, schema = yaml.safe_load((chart / "values.yaml").read_text()), schema_of(chart)
+    optional = {("global",), ("resources", "claims")}
+    assert held(values, schema) == paths(values, schema) - optional
+
+
+@pytest.mark.parametrize("chart", [OPERATOR, DEFINITION], ids=lambda chart: chart.name)
+def test_chart_and_application_have_the_projects_version(chart: Any) -> None:
+    project = (CHARTS.parent / "pyproject.toml").read_text()
+    metadata = yaml.safe_load((chart / "Chart.yaml").read_text())
+    assert f'version = "{metadata["version"]}"' in project
+    assert metadata["appVersion"] == metadata["version"]

@@ -1,0 +1,144 @@
+"""Every command of docs/guide/chain.md runs as it stands there; the commands refuse what is wrong in one sentence; a
+Dev chain comes up by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from chain_crowd import CARRIER, ETHER, peer, secret
+
+from swarmgame_chain.anvil import Anvil
+from swarmgame_chain.backends import RpcChain
+from swarmgame_chain.dev import DevChain
+from swarmgame_chain.messages import Domain
+from swarmgame_chain.reader import Coordinator
+from swarmgame_chain.voice import Voice, ask_once, proven_among
+
+GUIDE = Path(__file__).resolve().parents[3] / "docs" / "guide" / "chain.md"
+
+
+def fund(url: str) -> None:
+    async def ask() -> None:
+        async with RpcChain(url) as chain:
+            await chain.ask("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
+
+    asyncio.run(ask())
+
+
+def test_every_command_of_the_guide_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert sum(block.count("swarmgame ") for block in blocks) >= 6
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    (tmp_path / "gateway.key").write_text(CARRIER.secret.hex())
+    shim = tmp_path / "bin" / "swarmgame"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m swarmgame_chain.cli "$@"\n')
+    shim.chmod(0o755)
+    with Anvil() as anvil:
+        fund(anvil.url)
+        script = "".join(blocks).replace("http://127.0.0.1:8545", anvil.url).replace("8546", str(port))
+        environment = os.environ | {"PATH": f"{shim.parent}{os.pathsep}{os.environ['PATH']}"}
+        command = ["bash", "-euo", "pipefail", "-c", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + script]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "swarmgame_gateway_ready 1.0" in done.stdout
+    assert re.search(r"round\s+1$", done.stdout, re.MULTILINE)
+    assert CARRIER.secret.hex() not in done.stdout + done.stderr
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SWARMGAME_")}
+    call = [sys.executable, "-m", "swarmgame_chain.cli", *words]
+    return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text(CARRIER.secret.hex())
+    nobody = "0x" + "99" * 20
+    with Anvil() as anvil:
+        at = ("--rpc", anvil.url, "--contract", nobody, "--chain-id")
+        cases = [
+            (("chain", "status", *at, "1"), 77, "the node is of chain 31337; expected chain 1"),
+            (("chain", "status", *at, "31337"), 77, f"there is no contract at {nobody}"),
+            (("gateway", *at, "31337", "--key-file", str(key), "--port", "0"), 77, "there is no contract at"),
+            (("chain", "deploy", "--rpc", anvil.url, "--key-file", str(key)), 77, "cannot pay"),
+            (("chain", "deploy", "--rpc", anvil.url), 64, "no key"),
+            (("chain", "deploy", "--rpc", anvil.url, "--key-file", str(tmp_path / "none")), 64, "cannot be read"),
+            (
+                ("chain", "status", "--contract", "0x12", "--chain-id", "1", "--rpc", anvil.url),
+                64,
+                "expected an address",
+            ),
+            (("chain", "status", "--contract", nobody, "--chain-id", "1"), 64, "no node"),
+        ]
+        for words, code, sentence in cases:
+            done = command(*words)
+            assert (done.returncode, sentence in done.stderr) == (code, True), (words, done)
+            assert "Traceback" not in done.stderr
+    done = command("chain", "status", "--contract", nobody, "--chain-id", "1", "--rpc", anvil.url)
+    assert (done.returncode, "does not answer" in done.stderr) == (75, True)
+
+
+def test_a_dev_chain_comes_up_carries_four_peers_and_is_found_again(tmp_path: Path) -> None:
+    rounds = 3
+    boot = ("/ip4/127.0.0.1/tcp/31000/p2p/" + peer(0),)
+    contracts = set()
+    for life in range(2):
+        with DevChain(tmp_path / "chain", bootnodes=boot) as dev:
+            contracts.add(dev.domain.contract)
+            start, bootnodes = ask_once(dev.rpc, dev.domain)
+            assert (start, bootnodes) == (life * rounds, boot)
+            voices = [Voice(dev.domain, secret(n), dev.gateway) for n in range(4)]
+            for voice in voices:
+                voice.start()
+            assert all(voice.wait_until_registered(60) for voice in voices)
+            assert proven_among(dev.rpc, dev.domain, (peer(0), peer(3), peer(4))) == {peer(0), peer(3)}
+            for round in range(start, start + rounds):
+                for voice in voices:
+                    voice.report(round, 0.25, tuple(peer(n) for n in range(4)))
+            standings = [voice.stop(60) for voice in voices]
+            assert [(s.final, s.rejected_count, s.waiting) for s in standings] == [(1 + rounds, 0, 0)] * 4
+            assert asyncio.run(reached(dev, start + rounds)) == [(life + 1) * rounds * 250_000] * 4
+            listed = command(
+                "chain", "peers", "--rpc", dev.rpc, "--contract", dev.domain.contract, "--chain-id", "31337", "--json"
+            )
+            assert [each["proven"] for each in json.loads(listed.stdout)] == [True] * 4
+    assert len(contracts) == 1
+    assert (tmp_path / "chain" / "gateway.key").stat().st_mode & 0o077 == 0
+
+
+async def reached(dev: DevChain, round: int) -> list[int]:
+    """The peers' sums, once the chain's round is this."""
+    async with RpcChain(dev.rpc) as chain, asyncio.timeout(30):
+        coordinator = Coordinator(chain, dev.domain)
+        while await coordinator.round() != round:
+            await asyncio.sleep(0.05)
+        return [state.total_reward for state in await coordinator.peers([peer(n) for n in range(4)])]
+
+
+def test_a_dead_gateway_never_holds_a_peer_up() -> None:
+    voice = Voice(Domain(31337, "0x" + "11" * 20), secret(1), "http://127.0.0.1:9")
+    voice.start()
+    for round in range(1_200):
+        voice.report(round, 0.5)
+    end = time.monotonic() + 60
+    while not voice.snapshot().problem and time.monotonic() < end:
+        assert not voice.wait_until_registered(0.1)
+    standing = voice.stop()
+    assert standing.waiting == 1_000
+    assert standing.dropped == 201
+    assert "does not answer" in standing.problem

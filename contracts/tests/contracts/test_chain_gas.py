@@ -1,0 +1,88 @@
+"""What the shipped contract costs, on anvil, against the figures of the design."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from chain_crowd import CARRIER, ETHER, FAR, Ground, make_ground, secret, states, stepped
+
+from swarmgame_chain.abi import artifact
+from swarmgame_chain.anvil import Anvil
+from swarmgame_chain.backends import RpcChain
+from swarmgame_chain.deploy import Receipt, manage
+from swarmgame_chain.messages import Registration, sign_commit
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with Anvil() as anvil:
+        yield anvil.url
+
+
+async def fresh(url: str, **config: object) -> Ground:
+    chain = RpcChain(url)
+    await chain.ask("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
+    return await make_ground(chain, **config)
+
+
+async def call(ground: Ground, name: str, *arguments: object) -> Receipt:
+    return await manage(ground.chain, CARRIER, ground.domain.contract, name, *arguments)
+
+
+async def test_gas_is_no_worse_than_what_the_design_asks(url: str) -> None:
+    """Figures of the design chapter, with its 2 %; the second round is the usual one."""
+    ground = await fresh(url)
+    registrations = await call(ground, "registerPeers", [ground.registration(n).entry() for n in range(50)])
+    await call(ground, "submitReports", [ground.report(n, 0).entry() for n in range(50)])
+    advance = await call(ground, "updateStageAndRound")
+    reports = await call(ground, "submitReports", [ground.report(n, 1).entry() for n in range(50)])
+    await call(ground, "updateStageAndRound")
+    voting = await call(ground, "submitReports", [ground.report(n, 2, 5, range(40, 48)).entry() for n in range(20)])
+    measured = [registrations.gas / 50, reports.gas / 50, voting.gas / 20, advance.gas]
+    await ground.chain.close()
+    assert all(gas <= limit * 1.02 for gas, limit in zip(measured, (172_000, 31_000, 82_000, 36_000), strict=True)), (
+        measured
+    )
+    assert artifact()["size"] <= 16_400
+
+
+async def test_gas_of_sealed_reports_and_of_the_deployment(url: str) -> None:
+    ground = await fresh(url, sealed_reports=True)
+    await call(ground, "registerPeers", [ground.registration(n).entry() for n in range(50)])
+    gas = []
+    for round in range(3):
+        said = [ground.report(n, round) for n in range(50)]
+        commit = await call(
+            ground, "commitReports", [sign_commit(ground.domain, secret(n), said[n]).entry() for n in range(50)]
+        )
+        await call(ground, "updateStageAndRound")
+        reveal = await call(ground, "submitReports", [each.entry() for each in said])
+        gas = [commit.gas / 50, reveal.gas / 50]
+    deployed = await ground.chain.ask(
+        "eth_getTransactionReceipt", (await ground.chain.ask("eth_getBlockByNumber", "0x1", False))["transactions"][0]
+    )
+    await ground.chain.close()
+    assert gas[0] <= 24_000 * 1.02, gas
+    assert gas[1] <= 37_000 * 1.02, gas
+    assert int(deployed["gasUsed"], 16) <= 3_800_000 * 1.02
+
+
+async def test_an_rsa_identity_of_hivemind_registers_through_the_gateway(url: str) -> None:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+    ground = await fresh(url)
+    key = rsa.generate_private_key(65537, 2048)
+    modulus = key.public_key().public_numbers().n.to_bytes(256)
+    unsigned = Registration(CARRIER.address, CARRIER.address, FAR, modulus, b"")
+    proof = replace(unsigned, signature=key.sign(unsigned.digest(ground.domain), padding.PKCS1v15(), hashes.SHA256()))
+    gateway = ground.gateway()
+    (entry,) = await stepped(gateway, [proof])
+    state = await ground.coordinator.peer(proof.peer)
+    await ground.chain.close()
+    assert states([entry]) == ["final"]
+    assert proof.peer.startswith("Qm")
+    assert state.proven
+    assert gateway.sender.counts.gas <= 274_963 * 1.02

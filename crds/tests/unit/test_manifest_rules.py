@@ -1,0 +1,55 @@
+"""What must hold between fields: every rule accepts one manifest and refuses another, at the place and in the words of
+the table.
+"""
+
+from __future__ import annotations
+
+import pytest
+from rule_cases import CASES, CHANGES, rule_of, transition_of
+
+from swarmgame_api import InvalidManifest, loads_manifest
+from swarmgame_api.reference import MINIMAL
+from swarmgame_api.rules import all_rules, all_transitions, change_problems
+
+
+@pytest.mark.parametrize(("path", "words", "refused", "accepted"), CASES)
+def test_a_rule_refuses_one_manifest_and_accepts_another(
+    path: str, words: str, refused: list[str], accepted: list[str]
+) -> None:
+    with pytest.raises(InvalidManifest) as caught:
+        loads_manifest(MINIMAL, refused)
+    found = [problem for problem in caught.value.problems if problem.path == path and words in problem.expected]
+    assert len(found) == 1, caught.value
+    loads_manifest(MINIMAL, accepted)
+
+
+def test_every_rule_of_the_table_is_among_the_cases() -> None:
+    covered = [rule_of(path, words) for path, words, _, _ in CASES]
+    assert [f"{rule.path}: {rule.rule.expected}" for rule in all_rules() if rule not in covered] == []
+
+
+def test_every_transition_is_among_the_changes_once_allowed_and_once_not() -> None:
+    covered = {(transition_of(path), allowed) for path, _, _, allowed in CHANGES}
+    assert covered == {(transition, allowed) for transition in all_transitions() for allowed in (True, False)}
+
+
+def test_every_rule_has_a_cel_expression_that_speaks_of_itself_and_balances_its_brackets() -> None:
+    for path, _, rule in all_rules():
+        assert "self" in rule.cel
+        assert rule.cel.count("(") == rule.cel.count(")"), path
+    for _, _, transition in all_transitions():
+        assert "oldSelf" in transition.cel
+
+
+def test_rules_about_metadata_stand_at_the_root_where_the_api_server_allows_them() -> None:
+    rooted = [rule.cel for path, _, rule in all_rules() if path == ""]
+    assert rooted
+    assert all("self.metadata.name" in cel for cel in rooted)
+
+
+@pytest.mark.parametrize(("path", "before", "after", "allowed"), CHANGES)
+def test_what_is_immutable_may_not_change_and_the_rest_may(
+    path: str, before: list[str], after: list[str], allowed: bool
+) -> None:
+    problems = change_problems(loads_manifest(MINIMAL, before), loads_manifest(MINIMAL, after))
+    assert [problem.path for problem in problems] == ([] if allowed else [path])

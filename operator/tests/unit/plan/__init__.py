@@ -1,0 +1,3 @@
+"""A package, because pytest would otherwise import these tests below a module `operator`, and put it in the standard
+library's place.
+"""

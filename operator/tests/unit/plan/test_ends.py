@@ -1,0 +1,179 @@
+"""Completion and failure: whose word ends a game, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from worlds import DEFAULTS, condition, failed_pod, job_with, ready_pod, running, said, settled, valid_game, with_status
+
+from swarmgame_operator.observed import ChainFacts, ContainerFacts, JobCondition, Observed, PodFacts
+from swarmgame_operator.plan import Plan, plan
+
+ALL = {"completion": {"policy": "AllPeers"}}
+COORDINATOR: dict[str, Any] = {"completion": {"policy": "Coordinator"}, "coordination": {"mode": "Dev"}}
+
+
+def end(found: Plan) -> tuple[str, str]:
+    ends = [each for each in found.status.conditions if each.type in ("Complete", "Failed")]
+    return (ends[0].type, ends[0].reason) if ends else ("", "")
+
+
+def ended(spec: dict[str, Any], *conditions: tuple[str, str], chain: ChainFacts | None = None, **job: Any) -> Plan:
+    resource, observed = running(valid_game(spec))
+    return plan(resource, replace(job_with(observed, *conditions, **job), chain=chain), DEFAULTS)
+
+
+TABLE: list[tuple[dict[str, Any], list[tuple[str, str]], dict[str, Any], tuple[str, str]]] = [
+    ({}, [], {}, ("", "")),
+    ({}, [("Complete", "")], {"completed_indexes": "2"}, ("Complete", "RoundsReached")),
+    ({}, [("SuccessCriteriaMet", "SuccessPolicy")], {"completed_indexes": "2"}, ("Complete", "RoundsReached")),
+    ({}, [("Suspended", "")], {}, ("", "")),
+    ({}, [("Failed", "FailedIndexes")], {"failed_indexes": "0-3"}, ("Failed", "TooManyFailedPeers")),
+    ({}, [("FailureTarget", "MaxFailedIndexesExceeded")], {"failed_indexes": "0-2"}, ("Failed", "TooManyFailedPeers")),
+    ({}, [("Failed", "BackoffLimitExceeded")], {}, ("Failed", "TooManyFailedPeers")),
+    ({}, [("FailureTarget", "PodFailurePolicy")], {}, ("Failed", "FatalExitCode")),
+    (ALL, [("Complete", "")], {"completed_indexes": "0-3"}, ("Complete", "AllPeersSucceeded")),
+    (
+        ALL,
+        [("Failed", "FailedIndexes")],
+        {"completed_indexes": "0-1", "failed_indexes": "2,3"},
+        ("Complete", "AllPeersSucceeded"),
+    ),
+    (
+        ALL,
+        [("Failed", "FailedIndexes")],
+        {"completed_indexes": "0", "failed_indexes": "1-3"},
+        ("Failed", "TooManyFailedPeers"),
+    ),
+    (
+        {**ALL, "failurePolicy": {"maxFailedPeers": 9}},
+        [("Failed", "FailedIndexes")],
+        {"failed_indexes": "0-3"},
+        ("Failed", "TooManyFailedPeers"),
+    ),
+    (ALL, [], {"completed_indexes": "0-1"}, ("", "")),
+    (COORDINATOR, [], {}, ("", "")),
+    (COORDINATOR, [("Complete", "")], {"completed_indexes": "0-3"}, ("Complete", "AllPeersSucceeded")),
+]
+
+
+@pytest.mark.parametrize(("spec", "conditions", "job", "expected"), TABLE)
+def test_the_jobs_word_becomes_the_games(
+    spec: dict[str, Any], conditions: list[tuple[str, str]], job: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    assert end(ended(spec, *conditions, **job)) == expected
+
+
+@pytest.mark.parametrize(
+    ("round", "expected"), [(-1, ("", "")), (99, ("", "")), (100, ("Complete", "CoordinatorFinished"))]
+)
+def test_the_chain_ends_a_game_only_where_the_game_leaves_it_to_the_chain(
+    round: int, expected: tuple[str, str]
+) -> None:
+    chain = ChainFacts(registered=4, round=round)
+    assert end(ended(COORDINATOR, chain=chain)) == expected
+    assert end(ended({"coordination": {"mode": "Dev"}}, chain=chain)) == ("", "")
+
+
+def test_a_game_that_the_chain_ended_stops_its_peers() -> None:
+    found = ended(COORDINATOR, chain=ChainFacts(registered=4, round=100))
+    assert [(each.kind, each.propagation) for each in found.deletions] == [("Job", "Foreground")]
+
+
+def test_the_chain_and_its_gateway_stay_to_be_read_after_the_end() -> None:
+    resource, observed = running(valid_game(COORDINATOR))
+    found = plan(resource, replace(observed, chain=ChainFacts(registered=4, round=100)), DEFAULTS)
+    touched = {child.name for child in found.children} | {each.name for each in found.deletions}
+    assert not {"sums-gateway", "sums-chain"} & touched
+
+
+def test_a_complete_game_is_at_its_last_round_with_nothing_left() -> None:
+    progress = ended({}, ("Complete", "")).status.progress
+    assert (progress.round, progress.percentage, progress.estimated_remaining_seconds) == (100, 100, 0)
+
+
+def test_the_words_of_the_container_that_could_not_use_the_game_are_quoted_in_both_conditions() -> None:
+    resource, observed = running(valid_game())
+    words = "game.yaml: spec.game.trainer.with.generations is 1; expected at least 2"
+    observed = replace(
+        job_with(observed, ("FailureTarget", "PodFailurePolicy")), pods=(ready_pod(1), failed_pod(0, 78, words))
+    )
+    found = plan(resource, observed, DEFAULTS)
+    assert said(found)["Accepted"] == ("False", "InvalidGame")
+    for type in ("Accepted", "Failed"):
+        each = condition(found, type)
+        assert each is not None
+        assert words in each.message
+
+
+def test_a_model_that_cannot_be_used_is_told_apart_from_a_game_that_cannot() -> None:
+    resource, observed = running(valid_game())
+    pod = failed_pod(
+        0, 78, 'game.yaml: spec.model.uri is "hf://a/b"; expected a model that the hub has', container="initializer"
+    )
+    found = plan(resource, replace(job_with(observed, ("Failed", "PodFailurePolicy")), pods=(pod,)), DEFAULTS)
+    assert said(found)["Accepted"] == ("False", "ModelNotFound")
+    assert end(found) == ("Failed", "FatalExitCode")
+
+
+def test_an_initializer_that_cannot_use_the_game_ends_it_before_a_peer_was_made() -> None:
+    claim = {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}
+    resource, observed = settled(valid_game({"storage": {"cache": claim}}))
+    assert observed.initializer is not None
+    ended = ContainerFacts(
+        "initializer", exit_code=78, exit_reason="Error", termination_message="game.yaml: spec.game.data.use is nothing"
+    )
+    pod = PodFacts("sums-initializer-x", "initializer", phase="Failed", containers=(ended,))
+    job = replace(observed.initializer, conditions=(JobCondition("Failed", "PodFailurePolicy"),))
+    found = plan(resource, replace(observed, initializer=job, pods=(pod,)), DEFAULTS)
+    assert end(found) == ("Failed", "FatalExitCode")
+    assert said(found)["Accepted"] == ("False", "InvalidGame")
+
+
+def test_a_gated_model_is_no_fatal_exit_and_can_be_mended_while_the_game_waits() -> None:
+    claim = {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}
+    resource, observed = settled(valid_game({"storage": {"cache": claim}}))
+    assert observed.initializer is not None
+    refused = ContainerFacts(
+        "initializer", exit_code=77, exit_reason="Error", termination_message="the hub refused the token"
+    )
+    pod = PodFacts("sums-initializer-x", "initializer", phase="Failed", containers=(refused,))
+    job = replace(observed.initializer, conditions=(JobCondition("Failed", "PodFailurePolicy"),))
+    found = plan(resource, replace(observed, initializer=job, pods=(pod,)), DEFAULTS)
+    assert end(found) == ("", "")
+    accepted = condition(found, "Accepted")
+    assert accepted is not None
+    assert (accepted.reason, "the hub refused the token" in accepted.message) == ("ModelNotFound", True)
+
+
+FIRST = [("Complete", "RoundsReached"), ("Failed", "TooManyFailedPeers")]
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_an_end_stays_whatever_becomes_of_the_job(first: tuple[str, str]) -> None:
+    resource, observed = running(valid_game())
+    job = ("Complete", "") if first[0] == "Complete" else ("Failed", "MaxFailedIndexesExceeded")
+    found = plan(resource, job_with(observed, job), DEFAULTS)
+    assert end(found) == first
+    later: list[Observed] = [
+        replace(observed, job=None, pods=()),
+        observed,
+        job_with(observed, ("Failed", "PodFailurePolicy")),
+        job_with(observed, ("Complete", "")),
+    ]
+    for seen in later:
+        again = plan(with_status(resource, found.status), seen, DEFAULTS)
+        assert end(again) == first
+        assert condition(again, first[0]) == condition(found, first[0])
+        assert not [child for child in again.children if child.kind == "Job"]
+
+
+def test_a_finished_game_gives_back_its_checkpoints_where_its_policy_says_so() -> None:
+    claim = {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}
+    for policy, expected in (("Delete", [("PersistentVolumeClaim", "sums-checkpoints")]), ("Retain", [])):
+        storage = {"checkpoints": {**claim, "retentionPolicy": {"whenFinished": policy}}}
+        resource, observed = running(valid_game({"storage": storage}))
+        found = plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
+        assert [(each.kind, each.name) for each in found.deletions] == expected

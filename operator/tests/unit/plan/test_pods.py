@@ -1,0 +1,131 @@
+"""Every pod of every kind of game: what Pod Security admission at level restricted asks for, and what a stranger's
+namespace may do to it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("*.yaml"))
+RESTRICTED_VOLUMES = {"configMap", "emptyDir", "image", "persistentVolumeClaim", "secret"}
+
+
+def pods() -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for path in GOLDEN:
+        for manifest in yaml.safe_load_all(path.read_text()):
+            template = manifest.get("spec", {}).get("template")
+            if template is not None:
+                found.append((f"{path.stem}/{manifest['kind']}/{manifest['metadata']['name']}", template))
+    return found
+
+
+PODS = pods()
+IDS = [name for name, _ in PODS]
+TEMPLATES = [template for _, template in PODS]
+
+
+def containers(template: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*template["spec"]["containers"], *template["spec"].get("initContainers", [])]
+
+
+def test_there_are_pods_of_every_role() -> None:
+    roles = {template["metadata"]["labels"]["swarmgame.dev/role"] for template in TEMPLATES}
+    assert roles == {"peer", "bootnode", "initializer", "gateway", "chain"}
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
+def test_a_pod_passes_admission_at_level_restricted(template: dict[str, Any]) -> None:
+    spec = template["spec"]
+    security = spec["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert security["runAsUser"] > 0
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    for each in containers(template):
+        context = each["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["readOnlyRootFilesystem"] is True
+        assert not any("hostPort" in port for port in each.get("ports", []))
+    for volume in spec["volumes"]:
+        assert set(volume) - {"name"} <= RESTRICTED_VOLUMES
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
+def test_a_pod_has_no_token_of_the_api_and_no_variables_of_its_neighbours(template: dict[str, Any]) -> None:
+    assert template["spec"]["automountServiceAccountToken"] is False
+    assert template["spec"]["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
+def test_what_is_mounted_is_there_and_nowhere_twice(template: dict[str, Any]) -> None:
+    volumes = [each["name"] for each in template["spec"]["volumes"]]
+    assert len(volumes) == len(set(volumes))
+    for each in containers(template):
+        paths = [mount["mountPath"] for mount in each["volumeMounts"]]
+        assert len(paths) == len(set(paths))
+        assert {mount["name"] for mount in each["volumeMounts"]} <= set(volumes)
+    mounted = {mount["name"] for each in containers(template) for mount in each["volumeMounts"]}
+    assert mounted == set(volumes), "a volume that nobody mounts"
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
+def test_a_process_can_write_to_tmp_and_finds_its_home_there(template: dict[str, Any]) -> None:
+    for each in containers(template):
+        [name] = [
+            mount["name"]
+            for mount in each["volumeMounts"]
+            if mount["mountPath"] == "/tmp" and not mount.get("readOnly")
+        ]
+        assert {"name": name, "emptyDir": {}} in template["spec"]["volumes"]
+        assert {"name": "HOME", "value": "/tmp"} in each["env"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
+def test_a_variable_is_set_once_and_a_secret_is_only_ever_a_file(template: dict[str, Any]) -> None:
+    for each in containers(template):
+        names = [variable["name"] for variable in each["env"]]
+        assert len(names) == len(set(names))
+        assert not any("secretKeyRef" in variable.get("valueFrom", {}) for variable in each["env"])
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
+def test_secrets_are_mounted_for_their_group_alone_and_only_the_keys_that_are_needed(template: dict[str, Any]) -> None:
+    role = template["metadata"]["labels"]["swarmgame.dev/role"]
+    for volume in template["spec"]["volumes"]:
+        if "secret" in volume:
+            assert volume["secret"]["defaultMode"] == 0o440
+            assert volume["name"] in {
+                "peer": {"identity", "model-token"},
+                "bootnode": {"identity"},
+                "initializer": {"model-token"},
+            }.get(role, {"rpc", "wallet"})
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
+def test_the_last_words_of_a_container_are_kept(template: dict[str, Any]) -> None:
+    for each in containers(template):
+        assert (each["terminationMessagePath"], each["terminationMessagePolicy"]) == (
+            "/dev/termination-log",
+            "FallbackToLogsOnError",
+        )
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
+def test_memory_is_requested_as_limited(template: dict[str, Any]) -> None:
+    for each in containers(template):
+        resources = each.get("resources", {})
+        assert resources.get("limits", {}).get("memory") == resources.get("requests", {}).get("memory")
+
+
+def test_shared_memory_is_memory_and_bounded() -> None:
+    peers = [template for template in TEMPLATES if template["metadata"]["labels"]["swarmgame.dev/role"] == "peer"]
+    for template in peers:
+        shm = next(volume for volume in template["spec"]["volumes"] if volume["name"] == "shm")
+        assert shm["emptyDir"]["medium"] == "Memory"
+        assert shm["emptyDir"]["sizeLimit"]

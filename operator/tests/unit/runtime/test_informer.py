@@ -1,0 +1,134 @@
+"""An informer against a server that cuts, forgets and refuses: the store ends up as the server is, with nothing lost
+and nothing left over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+import pytest
+from faulty import FaultyServer, serving
+from operators import eventually
+
+from swarmgame_operator import informer as module
+from swarmgame_operator.api import POD
+from swarmgame_operator.informer import Informer
+from swarmgame_operator.observe import Cache
+
+GAME = ("n", "g")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_DELAY", 0.02)
+    monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.0)
+
+
+class Watching:
+    """An informer of pods at work, and what its cache holds."""
+
+    def __init__(self, informer: Informer, cache: Cache) -> None:
+        self.informer, self._cache = informer, cache
+
+    @property
+    def names(self) -> set[str]:
+        return {pod.facts.name for pod in self._cache.pods(GAME, "")}
+
+
+@contextlib.asynccontextmanager
+async def watching(server: FaultyServer, page: int = 3):  # type: ignore[no-untyped-def]
+    cache = Cache(changed=lambda key: None)
+    async with serving(server) as api:
+        informer = Informer(api, POD, cache, page=page)
+        task = asyncio.create_task(informer.run())
+        yield Watching(informer, cache)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_list_is_read_page_by_page_and_then_followed() -> None:
+    server = FaultyServer()
+    for number in range(10):
+        await server.change("ADDED", f"p{number}")
+    async with watching(server) as seen:
+        await seen.informer.synced.wait()
+        assert len(seen.names) == 10
+        assert server.lists == 4
+        await server.change("DELETED", "p3")
+        await server.change("ADDED", "p10")
+        await eventually(lambda: seen.names == set(server.objects))
+        assert seen.informer.lists == 1
+
+
+async def test_a_watch_that_is_cut_in_the_middle_of_a_line_goes_on_where_it_was_without_a_list() -> None:
+    server = FaultyServer()
+    async with watching(server) as seen:
+        await seen.informer.synced.wait()
+        for number in range(20):
+            await server.change("ADDED", f"p{number}")
+            if number % 5 == 0:
+                await eventually(lambda: server.watches)
+                server.cut()
+        await eventually(lambda: seen.names == set(server.objects))
+        assert len(seen.names) == 20
+        assert seen.informer.lists == 1
+
+
+async def test_what_was_deleted_while_nobody_could_hear_it_does_not_stay() -> None:
+    server = FaultyServer()
+    for number in range(10):
+        await server.change("ADDED", f"p{number}")
+    async with watching(server) as seen:
+        await eventually(lambda: server.watches and len(seen.names) == 10)
+        server.refusals = [503] * 3
+        server.cut()
+        for number in range(7):
+            await server.change("DELETED", f"p{number}")
+        server.forget()
+        await eventually(lambda: seen.names == {"p7", "p8", "p9"})
+        assert seen.informer.lists == 2
+
+
+@pytest.mark.parametrize("code", [429, 500, 503, 403, 401, 404, 410])
+async def test_no_answer_ends_an_informer(code: int) -> None:
+    server = FaultyServer()
+    await server.change("ADDED", "p0")
+    server.refusals = [code] * 4
+    async with watching(server) as seen:
+        await eventually(lambda: seen.names == {"p0"})
+        assert not server.refusals
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_is_cut_forgotten_and_refused_nothing_is_lost_and_nothing_is_left_over(seed: int) -> None:
+    chance = random.Random(seed)
+    server = FaultyServer()
+    changes = 0
+    async with watching(server, page=5) as seen:
+        for _ in range(150):
+            name = f"p{chance.randrange(25)}"
+            there = name in server.objects
+            event = chance.choice(["MODIFIED", "DELETED"]) if there else "ADDED"
+            await server.change(event, name, status={"phase": chance.choice(["Pending", "Running"])})
+            changes += 1
+            luck = chance.random()
+            if luck < 0.05:
+                server.cut()
+            elif luck < 0.08:
+                server.forget()
+                server.cut()
+            elif luck < 0.12:
+                server.refusals += chance.choices([429, 500, 503, 410], k=3)
+            if luck > 0.8:
+                await asyncio.sleep(0)
+        server.refusals.clear()
+        await eventually(lambda: seen.names == set(server.objects))
+        phases = {pod.facts.name: pod.facts.phase for pod in seen._cache.pods(GAME, "")}
+        await eventually(lambda: phases.keys() == server.objects.keys())
+        await server.change("ADDED", "last")
+        await eventually(lambda: "last" in seen.names)
+        phases = {pod.facts.name: pod.facts.phase for pod in seen._cache.pods(GAME, "")}
+        assert phases == {name: body.get("status", {}).get("phase", "Pending") for name, body in server.objects.items()}
+        assert changes == 150

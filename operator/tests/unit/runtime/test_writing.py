@@ -1,0 +1,228 @@
+"""What is written: status patches, events, keys; against requests that are recorded."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import kmock
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from kubernetes.aio import client
+
+from swarmgame_api.resource import GameResource
+from swarmgame_operator import secrets
+from swarmgame_operator.api import POD, SECRET, Api, error_of, proxy_of
+from swarmgame_operator.apply import difference
+from swarmgame_operator.errors import AlreadyExists, Gone, Invalid, NotFound, OperatorError, Retry
+from swarmgame_operator.events import Events, shorten
+from swarmgame_operator.identity import peer_of
+from swarmgame_operator.observe import Cache
+from swarmgame_operator.plan import Event, Keys
+from swarmgame_operator.secrets import Secrets
+
+JSON = st.recursive(
+    st.integers(0, 3) | st.text(max_size=2), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+)
+DOCUMENT = st.dictionaries(st.sampled_from("abcd"), JSON | st.lists(JSON, max_size=2), max_size=4)
+GAME = GameResource.parse(
+    {
+        "metadata": {"name": "sums", "namespace": "n", "uid": "u", "creationTimestamp": "2026-01-31T12:00:00Z"},
+        "spec": {},
+    }
+)
+
+
+def merged(before: Any, patch: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(before) if isinstance(before, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+@given(before=DOCUMENT, after=DOCUMENT)
+def test_a_status_patch_makes_the_one_document_the_other_and_is_empty_only_for_equals(before: Any, after: Any) -> None:
+    patch = difference(before, after)
+    assert merged(before, patch) == after
+    assert (patch == {}) == (before == after)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        (409, "AlreadyExists", AlreadyExists),
+        (409, "Conflict", Retry),
+        (410, "Expired", Gone),
+        (404, "NotFound", NotFound),
+        (422, "Invalid", Invalid),
+        (400, "BadRequest", Invalid),
+        (401, "Unauthorized", Retry),
+        (403, "Forbidden", Retry),
+        (429, "TooManyRequests", Retry),
+        (500, "InternalError", Retry),
+        (504, "Timeout", Retry),
+    ],
+)
+def test_an_answer_means_try_again_or_tell_the_user(code: int, reason: str, kind: type[OperatorError]) -> None:
+    assert type(error_of(code, reason, "")) is kind
+
+
+@pytest.fixture
+async def api(kmock: kmock.RawHandler) -> Any:
+    counted: list[tuple[str, str]] = []
+    connection = Api(
+        client.ApiClient(configuration=client.Configuration(host=str(kmock.url).rstrip("/"))),
+        lambda *each: counted.append(each),
+    )
+    connection.counted = counted  # type: ignore[attr-defined]
+    yield connection
+    await connection.close()
+
+
+async def test_a_server_that_is_overloaded_says_when_to_come_back(kmock: Any, api: Any) -> None:
+    (
+        kmock["get /api/v1/namespaces/n/pods/p"]
+        << 429
+        << {"Retry-After": "7"}
+        << {"reason": "TooManyRequests", "message": "slow down"}
+    )
+    with pytest.raises(Retry) as error:
+        await api.get(POD, "n", "p")
+    assert error.value.reason == "TooManyRequests"
+    assert "slow down" in error.value.message
+    assert api.counted == [("get", "429")]
+
+
+async def test_a_proxys_page_of_html_is_an_error_of_ours_and_not_a_crash(kmock: Any, api: Any) -> None:
+    kmock["get"] << 502 << b"<html>Bad gateway</html>"
+    with pytest.raises(Retry) as error:
+        await api.get(POD, "n", "p")
+    assert error.value.reason == "HTTP502"
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
+        ({"HTTP_PROXY": "http://proxy:3128"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "other,10.96.0.1"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "other"}, "http://proxy:3128"),
+    ],
+)
+def test_a_proxy_is_read_from_the_environment_once(
+    environment: dict[str, str], proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_of("https://10.96.0.1:443") == proxy
+
+
+async def test_an_answer_that_is_no_json_is_tried_again(kmock: Any, api: Any) -> None:
+    kmock["get"] << b"{broken"
+    with pytest.raises(Retry) as error:
+        await api.get(POD, "n", "p")
+    assert error.value.reason == "APIUnavailable"
+
+
+async def test_an_event_is_told_once_and_a_lost_one_is_no_error(kmock: Any, api: Any) -> None:
+    kmock["post"] << {"metadata": {}}
+    events, event = Events(api), Event("Warning", "TooManyFailedPeers", "ü" * 2000)
+    assert await events.tell(GAME, event)
+    assert not await events.tell(GAME, event)
+    assert len(kmock["post"]) == 1
+    sent = kmock["post"][0].data
+    assert sent["regarding"]["uid"] == "u"
+    assert 900 < len(sent["note"].encode()) <= 953
+    broken = Api(client.ApiClient(configuration=client.Configuration(host="http://127.0.0.1:9")))
+    assert not await Events(broken).tell(GAME, event)
+    await broken.close()
+
+
+@given(text=st.text(max_size=400), most=st.integers(4, 100))
+def test_a_note_is_cut_between_letters(text: str, most: int) -> None:
+    short = shorten(text.encode("utf-8", "ignore").decode(), most)
+    assert len(short.encode()) <= most
+
+
+async def test_keys_that_are_there_are_never_sent_and_missing_ones_are_real_keys(kmock: Any, api: Any) -> None:
+    there = base64.b64encode(b"x" * 36).decode()
+    body = {
+        "metadata": {"name": "sums-peer-keys", "namespace": "n", "uid": "s", "resourceVersion": "5"},
+        "data": {"peer-0.key": there},
+    }
+    kmock["post"] << 409 << {"reason": "AlreadyExists"}
+    kmock["get"] << body
+    kmock["patch"] << body
+    secret: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "sums-peer-keys", "annotations": {}},
+        "type": "Opaque",
+    }
+    await Secrets(api, Cache(changed=lambda key: None)).ensure(
+        ("n", "sums"), Keys(secret, ("peer-0.key", "peer-1.key"))
+    )
+    first, second = (request.data for request in kmock["patch"])
+    assert first["metadata"]["resourceVersion"] == "5"
+    assert set(first["data"]) == {"peer-1.key"}
+    assert peer_of(base64.b64decode(first["data"]["peer-1.key"])).startswith("16Uiu2HA")
+    assert "data" not in second
+
+
+async def test_keys_are_made_without_asking_first_whether_they_are_there(kmock: Any, api: Any) -> None:
+    kmock["post"] << {"metadata": {"name": "k", "namespace": "n", "uid": "s", "resourceVersion": "6"}}
+
+    await Secrets(api, Cache(changed=lambda key: None)).ensure(
+        ("n", "sums"), Keys({"metadata": {"name": "k"}}, ("peer-0.key",))
+    )
+
+    assert [request.method.name for request in kmock] == ["POST"]
+
+
+async def test_a_secret_that_went_away_unseen_is_made_again(kmock: Any, api: Any) -> None:
+    known = {
+        "metadata": {
+            "name": "k",
+            "namespace": "n",
+            "uid": "s",
+            "resourceVersion": "6",
+            "labels": {"swarmgame.dev/game": "sums"},
+        }
+    }
+    cache = Cache(changed=lambda key: None)
+    cache.put(SECRET, known)
+    kmock["get"] << 404 << {"reason": "NotFound"}
+    kmock["post"] << {"metadata": {**known["metadata"], "uid": "t", "resourceVersion": "9"}}
+
+    await Secrets(api, cache).ensure(("n", "sums"), Keys({"metadata": {"name": "k"}}, ("peer-0.key",)))
+
+    assert set(kmock["post"][0].data["data"]) == {"peer-0.key"}
+    assert cache.version_of(("n", "sums"), SECRET, "k") == "t/9"
+
+
+async def test_no_key_is_ever_logged(kmock: Any, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    logger = structlog.wrap_logger(structlog.PrintLogger(written), processors=[structlog.processors.JSONRenderer()])
+    monkeypatch.setattr(secrets, "log", logger)
+    kmock["post"] << {"metadata": {"name": "k", "namespace": "n", "uid": "s", "resourceVersion": "6"}}
+    await Secrets(api, Cache(changed=lambda key: None)).ensure(
+        ("n", "sums"), Keys({"metadata": {"name": "k"}}, ("peer-0.key",))
+    )
+    sent = kmock["post"][0].data["data"]["peer-0.key"]
+    said = written.getvalue()
+    assert "keys made" in said
+    assert sent not in said
+    assert base64.b64decode(sent)[4:].hex() not in said

@@ -1,0 +1,126 @@
+"""Where a swarm's chain is: its node, its gateway, its contract. Only that; nothing here asks anybody.
+
+A node's address may hold a password, so it comes from the environment or from a file that the environment names.
+Invariant: importing this loads nothing of the chain's packages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, Refused, SwarmGameError, Temporary
+from swarmgame_api.manifest import SwarmGame
+from swarmgame_chain.errors import ChainError
+
+RPC, RPC_FILE, GATEWAY, CHAIN_ID, CONTRACT = (
+    f"SWARMGAME_CHAIN_{name}" for name in ("RPC", "RPC_FILE", "GATEWAY", "ID", "CONTRACT")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPlace:
+    """What a process was told of its swarm's chain.
+
+    Args:
+        rpc: the node's address; never shown, since it may hold a password.
+        gateway: the gateway's address.
+        chain_id: 0 where it was not told.
+        contract: the coordinator's address.
+    """
+
+    rpc: str = field(default="", repr=False)
+    gateway: str = ""
+    chain_id: int = 0
+    contract: str = ""
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str]) -> ChainPlace:
+        """What `SWARMGAME_CHAIN_*` says.
+
+        Raises:
+            BadUsage: a value is none, or the file cannot be read.
+        """
+        rpc, file = environment.get(RPC, ""), environment.get(RPC_FILE, "")
+        if not rpc and file:
+            try:
+                rpc = Path(file).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise BadUsage(f"the file that {RPC_FILE} names cannot be read: {error.strerror}") from None
+        number = environment.get(CHAIN_ID, "") or "0"
+        if not number.isdecimal():
+            raise BadUsage(f"{CHAIN_ID} is {number!r}; expected the chain's id, a number")
+        return cls(rpc, environment.get(GATEWAY, ""), int(number), environment.get(CONTRACT, ""))
+
+    def environment(self) -> dict[str, str]:
+        """The same, for a process that is started."""
+        return {RPC: self.rpc, GATEWAY: self.gateway, CHAIN_ID: str(self.chain_id), CONTRACT: self.contract}
+
+
+def place_of(manifest: SwarmGame, told: ChainPlace | None = None) -> ChainPlace | None:
+    """Where the chain of a game is; None where the game has none.
+
+    Args:
+        told: what the command line said; what it left open comes from the environment, and of an External chain from
+            the manifest.
+
+    Raises:
+        BadUsage: the game has a chain, and it was not said where; or it was said differently in two places.
+    """
+    coordination = manifest.spec.coordination
+    if coordination.mode == "None":
+        return None
+    told, around = told or ChainPlace(), ChainPlace.of_environment(os.environ)
+    found = ChainPlace(
+        told.rpc or around.rpc,
+        (told.gateway or around.gateway).rstrip("/"),
+        told.chain_id or around.chain_id or coordination.chain_id or 0,
+        told.contract or around.contract or coordination.contract_address or "",
+    )
+    for what, said, expected in (
+        ("the chain's id", found.chain_id, coordination.chain_id),
+        ("the contract", found.contract.lower(), (coordination.contract_address or "").lower()),
+    ):
+        if expected and said != expected:
+            raise BadUsage(f"{what} was given as {said}; the manifest's spec.coordination says {expected}")
+    values = {RPC: found.rpc, GATEWAY: found.gateway, CHAIN_ID: found.chain_id, CONTRACT: found.contract}
+    missing = [name for name, value in values.items() if not value]
+    if missing:
+        raise BadUsage(
+            f"spec.coordination.mode is {coordination.mode}, but it was not said where the chain is: set {', '.join(missing)} "
+            "(`swarmgame run --coordination dev` brings a chain of its own; --set coordination.mode=None plays without)"
+        )
+    for name in (RPC, GATEWAY):
+        if not str(values[name]).startswith(("http://", "https://")):
+            raise BadUsage(f"{name} is no address; expected http://… or https://…")
+    if not _is_address(found.contract):
+        raise BadUsage(f"{CONTRACT} is {found.contract!r}; expected an address: 0x and 40 hexadecimal digits")
+    return found
+
+
+@contextmanager
+def chain_errors(mode: str) -> Iterator[None]:
+    """The chain's errors as ours, with the same exit codes; packages that are missing as one sentence."""
+    try:
+        yield
+    except ChainError as error:
+        raise ours(error) from error
+    except ModuleNotFoundError as error:
+        advice = f"None here, or the chain's packages: pip install 'swarmgame[chain]' ({error.name} is missing)"
+        raise InvalidManifest("spec.coordination.mode", mode, advice) from error
+
+
+def ours(error: ChainError) -> SwarmGameError:
+    """An error of the chain in the taxonomy of `swarmgame.errors`."""
+    kind = {ExitCode.BAD_USAGE: BadUsage, ExitCode.REFUSED: Refused}.get(ExitCode(error.exit_code), Temporary)
+    return kind(str(error))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return text.startswith("0x") and len(bytes.fromhex(text[2:])) == 20
+    except ValueError:
+        return False

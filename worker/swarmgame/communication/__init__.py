@@ -1,1 +1,0 @@
-"""How peers hear one another: one protocol, several backends."""

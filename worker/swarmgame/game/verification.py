@@ -1,0 +1,124 @@
+"""Listening: from what another peer sent to what may be used of it.
+
+The communication backend has checked form, signature and hash; here the content is held against what we can make
+ourselves: every question is regenerated from its reference, the prompt must be the one that we would have asked, and
+the text must be what the ids say. Invariant: a group that passes carries our own prompt (payload included, no ids of
+the sender's), so neither reward nor training can be steered by anything but the sampled completion. A group that fails
+is dropped and counted under its reason; nothing here raises on bad content.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from swarmgame.game.components import DataManager, Trainer
+from swarmgame.game.protocol import Exchange
+from swarmgame.game.state import Contribution, GameState, Group, GroupKey, Item, Prompt
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The state with the others' words in it, which of their groups may be trained on, and why some were dropped."""
+
+    state: GameState
+    trainable: frozenset[GroupKey]
+    outcomes: Mapping[str, int]
+
+
+class Listener:
+    """Checks the content of contributions against our own data and tokenizer."""
+
+    def __init__(self, data: DataManager, trainer: Trainer, exchange: Exchange) -> None:
+        self._data = data
+        self._trainer = trainer
+        self._exchange = exchange
+
+    def listen(self, state: GameState, contributions: Iterable[Contribution], prompts: Mapping[str, Prompt]) -> Heard:
+        """Adds contributions to a state.
+
+        Args:
+            state: with our own contribution of the stage.
+            contributions: of others.
+            prompts: what we asked in this stage, by item.
+        """
+        outcomes: Counter[str] = Counter()
+        trainable: set[GroupKey] = set()
+        contributions = tuple(contributions)
+        resolved = self._resolved(state, contributions)
+        for contribution in contributions:
+            items = self._items(resolved, contribution, outcomes)
+            state = state.with_items(items.values())
+            expected = self._expected(state, contribution, items, prompts)
+            groups: list[Group] = []
+            for group in contribution.groups:
+                if group.item not in items:
+                    continue
+                ours = expected.get(group.item)
+                if ours is not None and ours.messages == group.prompt.messages:
+                    group = replace(group, prompt=replace(ours, token_ids=()))
+                    trainable.add(GroupKey(contribution.round, contribution.stage, contribution.peer, group.item))
+                elif contribution.stage == 0 or self._exchange is Exchange.PULL:
+                    # In stage 0 the prompt follows from the question alone, so another one is a lie (or another game).
+                    outcomes["prompt-mismatch"] += 1
+                    continue
+                else:
+                    # A later stage's prompt depends on who was heard. Their words are of use to the next stage, not to
+                    # training.
+                    outcomes["words-only"] += 1
+                if self._text_agrees(contribution, group):
+                    groups.append(group)
+                else:
+                    outcomes["text-mismatch"] += 1
+                    trainable.discard(GroupKey(contribution.round, contribution.stage, contribution.peer, group.item))
+            references = {group.item: contribution.references[group.item] for group in groups}
+            try:
+                state = state.with_contribution(replace(contribution, groups=tuple(groups), references=references))
+            except ValueError:
+                outcomes["duplicate"] += 1
+                trainable = {
+                    key for key in trainable if key[:3] != (contribution.round, contribution.stage, contribution.peer)
+                }
+        return Heard(state, frozenset(trainable), outcomes)
+
+    def _resolved(self, state: GameState, contributions: Sequence[Contribution]) -> Mapping[str, Item]:
+        """Every question spoken of, made again by ourselves; asked of the data in one go."""
+        # Two references with one id cannot be: the id is a hash of the reference. One filed under another id is a lie.
+        spoken = {
+            group.item: contribution.references[group.item]
+            for contribution in contributions
+            for group in contribution.groups
+            if contribution.references[group.item].id == group.item
+        }
+        unknown = {item: reference for item, reference in spoken.items() if item not in state.items}
+        made = zip(unknown, self._data.resolve_all(tuple(unknown.values())), strict=True)
+        known = {item: state.items[item] for item in spoken if item in state.items}
+        return known | {item: resolved for item, resolved in made if resolved is not None}
+
+    def _items(
+        self, resolved: Mapping[str, Item], contribution: Contribution, outcomes: Counter[str]
+    ) -> dict[str, Item]:
+        """The questions of one contribution, as far as we could make them again."""
+        items: dict[str, Item] = {}
+        for group in contribution.groups:
+            if group.item in resolved and contribution.references[group.item].id == group.item:
+                items[group.item] = resolved[group.item]
+            else:
+                outcomes["unresolvable"] += 1
+        return items
+
+    def _expected(
+        self, state: GameState, contribution: Contribution, items: Mapping[str, Item], prompts: Mapping[str, Prompt]
+    ) -> Mapping[str, Prompt]:
+        """What we would have asked about these items in that stage, as far as we can know it."""
+        if contribution.stage == 0:
+            alone = GameState.begin(state.round, items.values())
+            return {prompt.item: prompt for prompt in self._data.stage_inputs(alone, 0)}
+        return prompts if contribution.round == state.round.number else {}
+
+    def _text_agrees(self, contribution: Contribution, group: Group) -> bool:
+        if contribution.tokenizer != self._trainer.tokenizer:
+            return True
+        decoded = (self._trainer.decode(rollout.token_ids) for rollout in group.rollouts)
+        return all(text is None or text == rollout.text for text, rollout in zip(decoded, group.rollouts, strict=True))

@@ -1,0 +1,159 @@
+"""Endpoints: `/healthz`, `/readyz`, `/status`, `/metrics` and `/drain` of one peer, on one port.
+
+They take no body, and they run in a thread of their own, so that a long training step does not make a healthy peer look
+dead. All but `/drain` only read; that one is a pod's preStop hook, which can only GET: the peer is not ready for the
+next minute, and plays on. Invariant: `/healthz` says that the process and its event loops are alive and never looks at
+the progress of rounds; a peer that waits for others must not be restarted for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from threading import Event, Thread
+from typing import Protocol
+
+from aiohttp import web
+
+from swarmgame.errors import Temporary
+from swarmgame.observability.metrics import CONTENT_TYPE
+from swarmgame.observability.status import PeerStatus
+
+MAX_LINE_BYTES = 4096
+MAX_HEADERS = 64
+MAX_HEADER_BYTES = 4096
+START_SECONDS = 10.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Metrics(Protocol):
+    """What `/metrics` shows."""
+
+    def render(self) -> bytes:
+        """The text, as Prometheus reads it."""
+        ...
+
+
+class Endpoints:
+    """The HTTP server of one peer, or of a bootnode.
+
+    Args:
+        status, metrics: what is shown.
+        host: address to listen on; `0.0.0.0` in a pod, `127.0.0.1` at home.
+        port: 0 takes any free one.
+        alive: says what is dead, as a sentence, or nothing when all is well; asked by `/healthz`, must not block.
+    """
+
+    def __init__(
+        self,
+        status: PeerStatus,
+        metrics: Metrics,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        alive: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._status = status
+        self._metrics = metrics
+        self._host = host
+        self._port = port
+        self._alive = alive
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: Thread | None = None
+        self._error: OSError | None = None
+        self._bound = 0
+
+    def start(self) -> int:
+        """Listens, and returns the port.
+
+        Raises:
+            Temporary: the port is taken, or the address is not ours.
+        """
+        if self._thread is not None:
+            raise RuntimeError("the endpoints have been started already")
+        up = Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._run, args=(self._loop, up), name="endpoints", daemon=True)
+        self._thread.start()
+        if not up.wait(START_SECONDS):
+            raise Temporary(f"the endpoints did not come up on {self._host}:{self._port} within {START_SECONDS:.0f} s")
+        if self._error is not None:
+            self._thread.join()
+            raise Temporary(
+                f"the endpoints cannot listen on {self._host}:{self._port}: {self._error.strerror}"
+            ) from self._error
+        return self._bound
+
+    def stop(self) -> None:
+        """Stops listening. May be called twice, or without a start."""
+        thread, loop = self._thread, self._loop
+        if thread is None or loop is None or not thread.is_alive():
+            return
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(START_SECONDS)
+
+    def _run(self, loop: asyncio.AbstractEventLoop, up: Event) -> None:
+        asyncio.set_event_loop(loop)
+        runner = web.AppRunner(
+            self._application(),
+            access_log=None,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+            keepalive_timeout=15.0,
+            lingering_time=0.0,
+            shutdown_timeout=1.0,
+        )
+        try:
+            try:
+                loop.run_until_complete(runner.setup())
+                site = web.TCPSite(runner, self._host, self._port, backlog=64)
+                loop.run_until_complete(site.start())
+                self._bound = runner.addresses[0][1]
+            except OSError as error:
+                self._error = error
+            finally:
+                up.set()
+            if self._error is None:
+                loop.run_forever()
+        finally:
+            loop.run_until_complete(runner.cleanup())
+            loop.close()
+
+    def _application(self) -> web.Application:
+        application = web.Application(middlewares=[_read_only], client_max_size=1)
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/status", self._show_status)
+        application.router.add_get("/metrics", self._show_metrics)
+        application.router.add_get("/drain", self._drain)
+        return application
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        dead = self._alive()
+        return web.json_response({"alive": not dead, "reason": dead}, status=503 if dead else 200)
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        reason = self._status.current.not_ready
+        return web.json_response({"ready": not reason, "reason": reason}, status=503 if reason else 200)
+
+    async def _show_status(self, request: web.Request) -> web.Response:
+        return web.json_response(self._status.snapshot())
+
+    async def _show_metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        self._status.drain()
+        return web.json_response({"draining": True})
+
+
+@web.middleware
+async def _read_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """No endpoint takes a body: one that is announced is refused before a byte of it is read."""
+    if request.body_exists:
+        refused = web.json_response({"error": "these endpoints take no body"}, status=413)
+        refused.force_close()
+        return refused
+    return await handler(request)

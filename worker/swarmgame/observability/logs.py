@@ -1,0 +1,129 @@
+"""Logs: one JSON object a line for machines, one readable line for people.
+
+`configure` is called once, by the command that runs; libraries of ours call `get_logger(__name__)` and pass facts as
+keywords. What other libraries log through `logging` takes the same way. Invariant: nothing that looks like a secret is
+written, wherever it came from: values under telling names, and keys and tokens inside texts, are replaced before
+anything is rendered.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import structlog
+from structlog.stdlib import BoundLogger, ProcessorFormatter
+from structlog.types import EventDict, Processor
+
+HIDDEN = "«hidden»"
+SECRET_NAME = re.compile(r"(secret|passw|token$|api_?key|private|credential|authorization|mnemonic)", re.IGNORECASE)
+SECRET_TEXT = (
+    (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), HIDDEN),
+    (re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"), HIDDEN),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {HIDDEN}"),
+    (re.compile(r"\b0x[0-9a-fA-F]{64}\b"), HIDDEN),
+)
+"""Tokens of the hub, user:password in an address, HTTP credentials, and 32-byte hexadecimal numbers (a wallet's key has
+that form).
+"""
+MAX_DEPTH = 6
+
+
+def get_logger(name: str, **facts: object) -> BoundLogger:
+    """A logger that carries facts: `log.info("round finished", round=3)`."""
+    return structlog.stdlib.get_logger(name, **facts)
+
+
+def configure(
+    *, file: Path | None = None, stream: TextIO | None = None, level: int = logging.INFO, **facts: object
+) -> None:
+    """Sends everything that is logged from now on to a stream and, if asked, to a file. Calling it again replaces what
+    was before.
+
+    Args:
+        file: JSON lines are appended to it; its folder must exist.
+        stream: standard error when not given; readable lines on a terminal, JSON lines on a pipe.
+        facts: go into every line (`index=2`).
+    """
+    stream = sys.stderr if stream is None else stream
+    console = logging.StreamHandler(stream)
+    console.setFormatter(_formatter(_readable() if stream.isatty() else _json(), facts))
+    handlers: list[logging.Handler] = [console]
+    if file is not None:
+        to_file = logging.FileHandler(file, encoding="utf-8")
+        to_file.setFormatter(_formatter(_json(), facts))
+        handlers.append(to_file)
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        if getattr(old, "swarmgame", False):
+            root.removeHandler(old)
+            if isinstance(old, logging.FileHandler):
+                old.close()
+    for handler in handlers:
+        handler.swarmgame = True  # type: ignore[attr-defined]
+        root.addHandler(handler)
+    root.setLevel(level)
+    for chatty in ("asyncio", "httpx", "urllib3", "matplotlib", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    structlog.contextvars.clear_contextvars()
+    structlog.configure(
+        processors=[*_common(facts), ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def hide_secrets(logger: object, method: str, event: EventDict) -> EventDict:
+    """The processor that keeps the invariant of this module."""
+    return cast(EventDict, _hidden(dict(event), 0))
+
+
+def _hidden(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        for pattern, instead in SECRET_TEXT:
+            value = pattern.sub(instead, value)
+        return value
+    if depth >= MAX_DEPTH:
+        return value
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN if isinstance(item, str | bytes) and SECRET_NAME.search(str(key)) else _hidden(item, depth + 1)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_hidden(item, depth + 1) for item in value]
+    return value
+
+
+def _common(facts: Mapping[str, object]) -> list[Processor]:
+    def add_facts(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {**facts, **event}
+
+    return [
+        add_facts,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+
+
+def _json() -> list[Processor]:
+    return [structlog.processors.format_exc_info, hide_secrets, structlog.processors.JSONRenderer(default=str)]
+
+
+def _readable() -> list[Processor]:
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    return [structlog.processors.format_exc_info, hide_secrets, renderer]
+
+
+def _formatter(last: list[Processor], facts: Mapping[str, object]) -> ProcessorFormatter:
+    return ProcessorFormatter(
+        foreign_pre_chain=_common(facts), processors=[ProcessorFormatter.remove_processors_meta, *last]
+    )

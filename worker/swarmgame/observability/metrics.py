@@ -1,0 +1,163 @@
+"""Metrics: what Prometheus reads from a peer, and the observer that feeds it.
+
+What each metric is and means stands in `swarmgame.observability.metric_definitions`. This is not a log of rounds: that
+is `metrics.jsonl`. Invariant: every number of label values is bounded, whatever others send us.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from swarmgame.game.protocol import ClosedBy, Collected
+from swarmgame.game.report import Observer, RoundReport
+from swarmgame.game.state import GameState, Rewards, Round
+from swarmgame.observability.metric_definitions import METRICS, PREFIX, Kind
+from swarmgame.observability.status import first_of
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+COLLECTORS = {Kind.GAUGE: Gauge, Kind.COUNTER: Counter, Kind.HISTOGRAM: Histogram}
+ENGINE_METRICS = frozenset(
+    metric.name.removesuffix("_total") for metric in METRICS if metric.name.startswith("engine_")
+)
+"""What a trainer reports of its generation server: what happened since the round before (`Sampler.metrics`)."""
+MAX_LABEL_VALUES = 64
+"""Names beyond these are counted under `other`: a game's author chooses metric names, and strangers choose nothing."""
+
+
+class PeerMetrics:
+    """The collectors of one peer, in a registry of its own, so that two peers of one process do not mix."""
+
+    def __init__(self, *, peer: str = "", index: int = 0, version: str = "") -> None:
+        self.registry = CollectorRegistry()
+        self._collectors: dict[str, Any] = {}
+        self._labels: dict[str, set[str]] = {}
+        self._seen: dict[str, int] = {}
+        for metric in METRICS:
+            options: dict[str, Any] = {"buckets": SECONDS} if metric.kind is Kind.HISTOGRAM else {}
+            self._collectors[metric.name] = COLLECTORS[metric.kind](
+                PREFIX + metric.name, metric.what, metric.labels, registry=self.registry, **options
+            )
+        self["info"].labels(peer, str(index), version).set(1)
+
+    def __getitem__(self, name: str) -> Any:
+        """The collector with this name (no prefix)."""
+        return self._collectors[name]
+
+    def labelled(self, name: str, value: str) -> Any:
+        """The child of a one-label metric; values past the bound share the child `other`."""
+        values = self._labels.setdefault(name, set())
+        if value not in values and len(values) >= MAX_LABEL_VALUES:
+            value = "other"
+        values.add(value)
+        return self._collectors[name].labels(value)
+
+    def running_total(self, key: str, total: int) -> int:
+        """By how much a running total grew since the last call; a total that fell was begun anew."""
+        before = self._seen.get(key, 0)
+        self._seen[key] = total
+        return total - before if total >= before else total
+
+    def chain(self, *, waiting: int, final: int, rejected: int, dropped: int) -> None:
+        """How we stand with the chain, in messages."""
+        for state, count in (("waiting", waiting), ("final", final), ("rejected", rejected), ("dropped", dropped)):
+            self["chain_messages"].labels(state).set(count)
+
+    def render(self) -> bytes:
+        """The text that `/metrics` answers."""
+        return generate_latest(self.registry)
+
+
+class MetricsObserver(Observer):
+    """Feeds `PeerMetrics` from the loop."""
+
+    def __init__(self, metrics: PeerMetrics, *, clock: Callable[[], float] = time.time) -> None:
+        self._metrics = metrics
+        self._clock = clock
+
+    def round_started(self, round: Round) -> None:
+        self._metrics["round"].set(round.number)
+
+    def stage_closed(self, round: Round, stage: int, collected: Collected) -> None:
+        metrics = self._metrics
+        metrics["exchange_seconds"].observe(collected.seconds)
+        metrics["peers_connected"].set(len(collected.members))
+        metrics["alone"].set(collected.closed_by is ClosedBy.ALONE)
+        metrics["missing_total"].inc(len(collected.missing))
+        metrics["stages_closed_total"].labels(str(collected.closed_by)).inc()
+
+    def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
+        metrics = self._metrics
+        metrics["rounds_total"].inc()
+        metrics["tokens_total"].inc(report.tokens)
+        metrics["policy_version"].set(report.policy_version)
+        metrics["reward"].set(report.reward)
+        metrics["external_groups_total"].inc(sum(report.external.values()))
+        metrics["exchange_bytes_total"].labels("sent").inc(report.bytes_sent)
+        metrics["exchange_bytes_total"].labels("received").inc(report.bytes_received)
+        metrics["last_round_timestamp_seconds"].set(self._clock())
+        for environment, reward in report.environments.items():
+            metrics.labelled("environment_reward", environment).set(reward)
+        for outcome, count in report.outcomes.items():
+            metrics.labelled("contributions_total", outcome).inc(count)
+        if report.evaluation is not None:
+            for environment, average in report.evaluation.average.items():
+                metrics.labelled("evaluation_average", environment).set(average)
+            for environment, passed in report.evaluation.passed.items():
+                metrics.labelled("evaluation_passed", environment).set(passed)
+        self._seconds(report.seconds)
+        self._counters(report.counters)
+        self._trainer(report.metrics)
+
+    def _seconds(self, seconds: Mapping[str, float]) -> None:
+        for part, spent in seconds.items():
+            if part == "round":
+                self._metrics["round_seconds"].observe(spent)
+            else:
+                self._metrics.labelled("stage_seconds", part).set(spent)
+
+    def _counters(self, counters: Mapping[str, int]) -> None:
+        for name, total in counters.items():
+            grown = self._metrics.running_total(name, total)
+            if "breach" in name:
+                self._metrics["scoring_breaches_total"].inc(grown)
+            else:
+                self._metrics.labelled("scoring_total", name).inc(grown)
+
+    def _trainer(self, reported: Mapping[str, float]) -> None:
+        for name, value in (
+            ("entropy", entropy_of(reported)),
+            ("kl", kl_of(reported)),
+            ("clip_ratio", clip_ratio_of(reported)),
+        ):
+            if value is not None:
+                self._metrics[name].set(value)
+        for name, value in reported.items():
+            if name in ENGINE_METRICS:
+                self._metrics[f"{name}_total"].inc(value)
+            elif name not in {"entropy", "kl", "clip_ratio"}:
+                self._metrics.labelled("trainer", name).set(value)
+
+
+def entropy_of(reported: Mapping[str, float]) -> float | None:
+    """The policy's entropy among what a trainer reported."""
+    return first_of(reported, "entropy")
+
+
+def kl_of(reported: Mapping[str, float]) -> float | None:
+    """The KL divergence from the reference policy among what a trainer reported."""
+    return first_of(reported, "kl", "kl_reference")
+
+
+def clip_ratio_of(reported: Mapping[str, float]) -> float | None:
+    """The share of clipped tokens: as reported, or the sum of the low and the high side."""
+    whole = first_of(reported, "clip_ratio", "clip_share", "clip_fraction")
+    if whole is not None:
+        return whole
+    low = first_of(reported, "clip_low", "clip_ratio_low", "clip_share_low")
+    high = first_of(reported, "clip_high", "clip_ratio_high", "clip_share_high")
+    return None if low is None and high is None else (low or 0.0) + (high or 0.0)

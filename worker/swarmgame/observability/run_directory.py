@@ -1,0 +1,256 @@
+"""A run's folder: `runs/<name>/`, who may write to it, and which game it belongs to.
+
+    game.yaml            the resolved manifest            run.json      how far the run came
+    peers/<i>/           peer.key metrics.jsonl log.jsonl checkpoints/ http.json exit.json output.log
+    report.html  plots/  summary.json                     lock          held by the runner while it lives
+    chain/               a chain of its own, and standing.json: what the chain said last
+
+Nothing here starts anything. Invariant: at most one runner holds a run, and a run never changes its game: a folder that
+holds another one is refused, not overwritten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from swarmgame.errors import BadData, BadUsage, Temporary
+from swarmgame_api.sampler import is_vllm
+
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDirectory:
+    """The files of one peer: the whole interface between it and its runner."""
+
+    root: Path
+
+    @property
+    def key(self) -> Path:
+        return self.root / "peer.key"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.jsonl"
+
+    @property
+    def output(self) -> Path:
+        """What the process printed."""
+        return self.root / "output.log"
+
+    @property
+    def http(self) -> Path:
+        return self.root / "http.json"
+
+    @property
+    def exit(self) -> Path:
+        """How the last process of this peer ended, in its own words: `{"code": 78, "message": "…"}`."""
+        return self.root / "exit.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run came.
+
+    Args:
+        peers: how many took part last.
+        max_rounds: that were asked for last.
+        finished: whether every peer has done all of them.
+    """
+
+    peers: int
+    max_rounds: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """One run's folder; making the object touches nothing."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, runs: Path, name: str) -> RunDirectory:
+        """The folder of the run with this name.
+
+        Raises:
+            BadUsage: the name could leave the folder, or is no name.
+        """
+        if not NAME.fullmatch(name):
+            raise BadUsage(
+                f"{name!r} cannot name a run; use lower-case letters, digits, '-' and '.', at most 63 of them"
+            )
+        return cls((runs / name).absolute())
+
+    def peer(self, index: int) -> PeerDirectory:
+        return PeerDirectory(self.root / "peers" / str(index))
+
+    def peers(self) -> dict[int, PeerDirectory]:
+        """Every peer that has ever had a folder here, by index."""
+        folder = self.root / "peers"
+        found = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+        return {index: self.peer(index) for index in sorted(found)}
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "game.yaml"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "plots"
+
+    @property
+    def chain(self) -> Path:
+        return self.root / "chain"
+
+    @property
+    def chain_standing(self) -> Path:
+        """What the run's chain said last; absent without one."""
+        return self.chain / "standing.json"
+
+    @property
+    def _progress(self) -> Path:
+        return self.root / "run.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run; the folder is made when it is missing. The lock goes with the process, however it dies.
+
+        Raises:
+            Temporary: another runner holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+                raise Temporary(
+                    f"the run {self.root.name} is held by another process ({holder}); wait for it, stop it, or choose another --name"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def clear(self) -> None:
+        """Removes everything but the lock. Only a folder that looks like a run is touched.
+
+        Raises:
+            BadUsage: the folder holds something else.
+        """
+        found = {path.name for path in self.root.iterdir()} - {"lock"}
+        if found and "game.yaml" not in found:
+            raise BadUsage(f"{self.root} is not a run (it has no game.yaml), so --fresh leaves it alone")
+        for name in found:
+            path = self.root / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def refuse_another_game(self, manifest: Mapping[str, Any]) -> None:
+        """Checks that the manifest is the one that the run began with; rounds, number of peers, and where it runs may
+        differ.
+
+        Raises:
+            BadUsage: the folder belongs to another game, and says where they differ.
+        """
+        if not self.manifest.exists():
+            return
+        differing = list(_differences(_essence(_read_yaml(self.manifest)), _essence(manifest)))
+        if differing:
+            shown = "; ".join(differing[:5]) + (f"; and {len(differing) - 5} more" if len(differing) > 5 else "")
+            raise BadUsage(
+                f"the run {self.root.name} was begun with another game: {shown}. "
+                "Go on with the old one, choose another --name, or begin again with --fresh"
+            )
+
+    def keep_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Writes the resolved manifest, for people and for the next start."""
+        write_whole(self.manifest, yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True))
+
+    def progress(self) -> Progress | None:
+        """How far the run came; None for a run that has not begun."""
+        try:
+            found = json.loads(self._progress.read_text(encoding="utf-8"))
+            return Progress(**found)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise BadData(
+                f"{self._progress} cannot be read ({error}); remove it, and the run goes on from its checkpoints"
+            ) from error
+
+    def note(self, progress: Progress) -> None:
+        write_whole(self._progress, json.dumps(asdict(progress)) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old text or the new, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise BadData(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise BadData(f"{path} does not hold a manifest")
+    return found
+
+
+def _essence(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What makes a game the same game: its data, rewards, trainer, model and stages, not its length, its size or where
+    it runs and generates.
+    """
+    spec = manifest.get("spec", {})
+    game = {
+        key: value
+        for key, value in spec.get("game", {}).items()
+        if key not in {"maxRounds", "evaluation", "progression"}
+    }
+    trainer = game.get("trainer")
+    if (
+        isinstance(trainer, Mapping)
+        and isinstance(trainer.get("with"), Mapping)
+        and is_vllm(trainer["with"].get("sampler"))
+    ):
+        game["trainer"] = {
+            **trainer,
+            "with": {key: value for key, value in trainer["with"].items() if key != "sampler"},
+        }
+    return {"game": game, "model": spec.get("model")}
+
+
+def _differences(before: Any, now: Any, path: str = "spec") -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in [*before, *(key for key in now if key not in before)]:
+            yield from _differences(before.get(key), now.get(key), f"{path}.{key}")
+    elif before != now:
+        yield f"{path} was {before!r} and is {now!r}"

@@ -1,0 +1,316 @@
+"""The libp2p transport: hivemind's p2p daemon and its DHT node, on our own asyncio loop.
+
+`hivemind.DHT` is not used: its forked process talks through a pipe that is read without blocking, and hangs above
+16,384 bytes (hivemind 1.1.12). Small messages are unary calls, bodies go over binary streams of our own reading
+(`bodies`; hivemind's reader believes an 8-byte length from the wire, its unary answers hang the caller above 4 MiB),
+the DHT holds heartbeats alone.
+
+The daemon ends when its control connection (`daemon`) does, so that it does not outlive us even after kill -9; only its
+socket file does, and the next start sweeps such files. Invariant: as of `Transport`; what a caller may no longer wait
+for is given up, and harms no other call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import glob
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Awaitable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.wrappers_pb2 import BytesValue  # type: ignore[import-untyped]
+from hivemind.dht.node import DHTNode
+from hivemind.dht.routing import DHTID
+from hivemind.p2p import P2P, P2PDaemonError, P2PHandlerError, PeerID
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from hivemind.utils.multiaddr import Multiaddr
+
+from swarmgame.errors import Temporary
+from swarmgame.game.state import PeerId
+from swarmgame.swarm.bodies import BodyServer, ask
+from swarmgame.swarm.identity import listen_address, split_address
+from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
+from swarmgame.swarm.transports.hivemind_patches import add_quick_handler, meter, spare_hivemind
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_START_ATTEMPTS = 4
+_START_SECONDS = 30.0
+_BUCKET, _REPLICAS = 5, 3
+"""A DHT of heartbeats needs neither wide searches nor many copies, and their cost would grow with the swarm."""
+_DIRECTORY_SECONDS = 4.0
+_CONNECT_SECONDS = 5.0
+_GONE = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
+_STALE_SOCKET_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Network:
+    """Where a peer listens and whom it knows.
+
+    Args:
+        port: TCP port to listen on; 0 takes any.
+        initial_peers: dial addresses, `/ip4/HOST/tcp/PORT/p2p/PEER` or `/dns4/…`; our own is ignored.
+        announce: multiaddrs under which others reach us where that is not what we listen on (a Service, a NAT), without
+            the peer id.
+        host: IPv4 address to listen on.
+        relay: for peers that cannot be dialled: be reached through the initial peers.
+    """
+
+    port: int = 0
+    initial_peers: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
+    host: str = "0.0.0.0"
+    relay: bool = False
+
+
+class P2PTransport:
+    """One p2p daemon; see `Transport`."""
+
+    def __init__(self, run: str, peer: PeerId, identity_path: Path, network: Network) -> None:
+        self.peer = peer
+        self.identity_path = identity_path
+        self.network = network
+        self._initial = {split_address(address)[1]: split_address(address)[0] for address in network.initial_peers}
+        self._initial.pop(peer, None)
+        self._directory = f"swarmgame/1/{run}/members"
+        self._call_name, self._body_name = f"swarmgame/1/{run}/call", f"swarmgame/1/{run}/body"
+        self._traffic = Traffic()
+        self._p2p: P2P | None = None
+        self._node: DHTNode | None = None
+        self._handlers: Handlers | None = None
+        self._serving: BodyServer | None = None
+        self._addresses: tuple[str, ...] = network.announce
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._traffic
+
+    # ── starting and stopping
+    async def start(self, handlers: Handlers) -> None:
+        """See `Transport.start`. The daemon is tried four times, with growing pauses."""
+        self._handlers = handlers
+        _sweep_sockets()
+        pause = 0.5
+        for attempt in range(1, _START_ATTEMPTS + 1):
+            try:
+                _check_port(self.network.host, self.network.port)
+                self._p2p = await self._daemon()
+                break
+            except (P2PDaemonError, OSError) as error:
+                if attempt == _START_ATTEMPTS:
+                    raise Temporary(f"the p2p daemon does not start on port {self.network.port}: {error}") from error
+                logger.warning("the p2p daemon did not start (attempt %d): %s", attempt, error)
+                await asyncio.sleep(pause)
+                pause *= 2
+        assert self._p2p is not None
+        if self._p2p.peer_id.to_base58() != self.peer:
+            raise Temporary(f"the p2p daemon calls itself {self._p2p.peer_id.to_base58()}, the key is {self.peer}'s")
+        meter(self._p2p, self._traffic)
+        await add_quick_handler(self._p2p, self._call_name, self._answer, self._traffic)
+        self._serving = BodyServer(handlers.body, self._traffic)
+        await self._p2p.add_binary_stream_handler(self._body_name, self._serve)
+        self._node = await DHTNode.create(
+            p2p=self._p2p,
+            bucket_size=_BUCKET,
+            num_replicas=_REPLICAS,
+            wait_timeout=3.0,
+            cache_locally=False,
+            cache_on_store=False,
+            cache_nearest=0,
+            strict=False,
+        )
+        if not self._addresses:
+            visible = await self._p2p.get_visible_maddrs()
+            self._addresses = tuple(split_address(str(address))[0] for address in visible)
+
+    async def _daemon(self) -> P2P:
+        network = self.network
+        spare_hivemind()
+        return await P2P.create(
+            identity_path=str(self.identity_path),
+            # It would parse the key as RSA.
+            check_if_identity_free=False,
+            host_maddrs=[listen_address(network.port, network.host)],
+            announce_maddrs=list(network.announce) or None,
+            trusted_relays=list(network.initial_peers) if network.relay else None,
+            use_relay=network.relay,
+            use_auto_relay=network.relay,
+            nat_port_map=False,
+            auto_nat=False,
+            startup_timeout=_START_SECONDS,
+        )
+
+    async def close(self) -> None:
+        node, self._node = self._node, None
+        p2p, self._p2p = self._p2p, None
+        if node is not None:
+            with contextlib.suppress(*_GONE):
+                await asyncio.wait_for(node.shutdown(), 2.0)
+        if p2p is None:
+            return
+        child = p2p._child
+        try:
+            await asyncio.wait_for(p2p.shutdown(), 3.0)
+        except TimeoutError:
+            if child is not None and child.returncode is None:
+                child.kill()
+                await child.wait()
+
+    def addresses(self) -> tuple[str, ...]:
+        return self._addresses
+
+    @property
+    def dead(self) -> str:
+        """Why nothing gets through any more, as a sentence; empty while the daemon lives."""
+        child = self._p2p._child if self._p2p is not None else None
+        if child is None or child.returncode is None:
+            return ""
+        return f"the p2p daemon ended with exit code {child.returncode}"
+
+    # ── calls
+    async def bootstrap(self) -> Sequence[PeerId]:
+        met = await asyncio.gather(*(self._meet(peer, address) for peer, address in self._initial.items()))
+        return [peer for peer in met if peer is not None]
+
+    async def touch(self, heard: Collection[PeerId]) -> None:
+        strangers = [peer for peer in self._initial if peer not in heard]
+        if strangers:
+            peer = random.choice(strangers)
+            with contextlib.suppress(Unreachable):
+                await self._meet(peer, self._initial[peer])
+
+    async def _meet(self, peer: PeerId, address: str) -> PeerId | None:
+        try:
+            await self.connect(peer, [address], _CONNECT_SECONDS)
+        except Unreachable:
+            return None
+        node = self._running(self._node)
+        # A ping puts each into the other's routing table.
+        return peer if await node.protocol.call_ping(PeerID.from_base58(peer)) is not None else None
+
+    async def connect(self, peer: PeerId, addresses: Sequence[str], seconds: float) -> None:
+        p2p = self._running(self._p2p)
+        try:
+            multiaddrs = [Multiaddr(address) for address in addresses]
+        except ValueError as error:
+            raise Unreachable(peer) from error
+        await _in_time(p2p._client.connect(PeerID.from_base58(peer), multiaddrs), peer, seconds)
+
+    async def call(self, peer: PeerId, message: bytes, seconds: float) -> bytes:
+        p2p = self._running(self._p2p)
+        answer = await _in_time(
+            p2p.call_protobuf_handler(PeerID.from_base58(peer), self._call_name, BytesValue(value=message), BytesValue),
+            peer,
+            seconds,
+        )
+        if len(answer.value) > CALL_BYTES:
+            raise Oversized(peer)
+        return bytes(answer.value)
+
+    def _answer(self, message: bytes, sender: PeerID) -> bytes:
+        assert self._handlers is not None
+        answer = self._handlers.call(sender.to_base58(), BytesValue.FromString(message).value)
+        packed: bytes = BytesValue(value=answer).SerializeToString()
+        return packed
+
+    # ── bodies
+    async def fetch(self, peer: PeerId, name: bytes, limit: int, seconds: float) -> bytes | None:
+        return await _in_time(self._fetch(peer, name, limit), peer, seconds)
+
+    async def _fetch(self, peer: PeerId, name: bytes, limit: int) -> bytes | None:
+        p2p = self._running(self._p2p)
+        _, reader, writer = await p2p.call_binary_stream_handler(PeerID.from_base58(peer), self._body_name)
+        return await ask(reader, writer, name, limit, self._traffic)
+
+    async def _serve(self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._serving is not None
+        await self._serving.serve(info.peer_id.to_base58(), reader, writer)
+
+    # ── the directory
+    async def advertise(self, heartbeat: bytes, expires: float) -> None:
+        node = self._node
+        if node is not None:
+            with contextlib.suppress(Unreachable):
+                await _in_time(self._store(node, heartbeat, expires), self.peer, _DIRECTORY_SECONDS)
+
+    async def _store(self, node: DHTNode, heartbeat: bytes, expires: float) -> None:
+        """What `node.store` does, but who is nearest is asked for the key beside ours, which has the same neighbours
+        and no value: every node that is asked for our own answers with the whole directory, and the cost of a heartbeat
+        would grow with the swarm."""
+        key = DHTID.generate(source=self._directory)
+        beside = DHTID(key ^ 1)
+        nearest = list((await node.find_nearest_nodes([beside], k_nearest=_BUCKET))[beside].items())
+        value = node.protocol.serializer.dumps(heartbeat)
+
+        async def put(place: DHTID, holder: PeerID) -> bool:
+            if place == node.node_id:
+                node.protocol.storage.store(key, value, expires, subkey=self.peer)
+                return True
+            return await node.protocol.call_store(holder, [key], [value], expires, subkeys=[self.peer]) is not None
+
+        stored = sum(await asyncio.gather(*(put(*replica) for replica in nearest[:_REPLICAS])))
+        if stored < _REPLICAS:
+            await asyncio.gather(*(put(*replica) for replica in nearest[_REPLICAS:]))
+
+    async def discover(self, *, thorough: bool = False) -> Sequence[bytes]:
+        node = self._node
+        found = None
+        if node is not None:
+            with contextlib.suppress(Unreachable):
+                # One replica after another: all have the whole directory, and the first that answers ends a search that
+                # is not thorough.
+                search = node.get(self._directory, latest=thorough, num_workers=_REPLICAS if thorough else 1)
+                found = await _in_time(search, self.peer, _DIRECTORY_SECONDS)
+        if found is None or not isinstance(found.value, dict):
+            return []
+        return [record.value for record in found.value.values() if isinstance(record.value, bytes)]
+
+    # ── the daemon
+    def _running(self, part: T | None) -> T:
+        if part is None:
+            raise Unreachable("the p2p daemon is not running")
+        return part
+
+
+async def _in_time(work: Awaitable[T], peer: PeerId, seconds: float) -> T:
+    """The result of work, or `Unreachable` when it fails as networks do or takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except _GONE as error:
+        raise Unreachable(f"{peer}: {type(error).__name__}: {error}") from error
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raises OSError when the port is taken: the daemon shares ports silently (SO_REUSEPORT), and both peers would hear
+    half of their calls.
+    """
+    if port:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+
+
+def _sweep_sockets() -> None:
+    """Removes socket files that daemons which were killed have left behind."""
+    for path in glob.glob("/tmp/hivemind-p2p*.sock"):
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _STALE_SOCKET_SECONDS:
+                continue
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(0.2)
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)

@@ -1,0 +1,185 @@
+"""The memory backend: a swarm inside one process, for tests.
+
+Everything but the wire is real: the same codec, announcements, signatures, checks, membership and waiting as over
+libp2p. With a virtual clock nothing waits for time to pass: a test moves it. Peers may have plain names; their keys are
+then functions of these names. Invariant: peers share nothing but bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+
+from swarmgame.game.state import PeerId
+from swarmgame.swarm.blocking import Bridge, LoopThread
+from swarmgame.swarm.clock import Clock, RealClock, VirtualClock
+from swarmgame.swarm.identity import Identity, public_key_of, verify_with
+from swarmgame.swarm.node import Agent
+from swarmgame.swarm.settings import Settings
+from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
+
+
+class MemoryHub:
+    """The network and the clock of a swarm in memory.
+
+    Args:
+        run: name of the run.
+        virtual: whether time stands still until `advance`.
+    """
+
+    def __init__(self, run: str = "memory", *, virtual: bool = False) -> None:
+        self.run = run
+        self.clock: Clock = VirtualClock() if virtual else RealClock()
+        self.thread = LoopThread(f"memory-hub-{run}")
+        self.lost: Callable[[PeerId, PeerId, bytes], bool] = lambda sender, receiver, message: False
+        """(sender, receiver, small message) → whether the network loses it."""
+        self._transports: dict[PeerId, MemoryTransport] = {}
+        self._heartbeats: dict[PeerId, tuple[float, bytes]] = {}
+        self._keys: dict[PeerId, bytes] = {}
+        self._collects = 0
+        self._collecting = threading.Condition()
+
+    def communication(self, name: str, settings: Settings | None = None) -> MemoryCommunication:
+        """A peer of that name; one of the same name that was there before is replaced."""
+        return MemoryCommunication(self, name, settings)
+
+    def transport(self, peer: PeerId) -> MemoryTransport:
+        """A bare connection, for peers that do not keep to the rules."""
+        return MemoryTransport(self, peer)
+
+    def identity(self, name: str) -> Identity:
+        """The key of a named peer, known to all from now on."""
+        identity = Identity.named(name)
+        self._keys[name] = identity.public_key
+        return identity
+
+    def verify(self, peer: PeerId, message: bytes, signature: bytes) -> bool:
+        key = self._keys.get(peer) or public_key_of(peer)
+        return key is not None and verify_with(key, message, signature)
+
+    def kill(self, name: PeerId) -> None:
+        """The peer is gone without a word; its last heartbeat stays until it expires."""
+        self._transports.pop(name, None)
+
+    def advance(self, seconds: float) -> None:
+        """Moves a virtual clock; returns when everything that this woke waits again."""
+        assert isinstance(self.clock, VirtualClock), "only a virtual clock can be moved"
+        self.thread.run(self.clock.advance(seconds))
+
+    @property
+    def collects(self) -> int:
+        """How often any peer has entered `collect`."""
+        with self._collecting:
+            return self._collects
+
+    def until_collects(self, count: int, seconds: float = 30.0) -> None:
+        """Waits until `collects` has reached a number, so that time is moved only when somebody waits for it."""
+        with self._collecting:
+            assert self._collecting.wait_for(lambda: self._collects >= count, seconds), (
+                f"{self._collects} of {count} collects began"
+            )
+
+    def began_collecting(self) -> None:
+        with self._collecting:
+            self._collects += 1
+            self._collecting.notify_all()
+
+    def close(self) -> None:
+        """Ends the loop of the hub, and with it every peer."""
+        self.thread.close()
+
+
+class MemoryTransport:
+    """One peer's connection to a hub; see `Transport`."""
+
+    def __init__(self, hub: MemoryHub, peer: PeerId) -> None:
+        self.hub = hub
+        self.peer = peer
+        self.handlers: Handlers | None = None
+        self._traffic = Traffic()
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._traffic
+
+    async def start(self, handlers: Handlers) -> None:
+        self.handlers = handlers
+        self.hub._transports[self.peer] = self
+
+    async def close(self) -> None:
+        if self.hub._transports.get(self.peer) is self:
+            del self.hub._transports[self.peer]
+
+    def addresses(self) -> tuple[str, ...]:
+        return ()
+
+    async def bootstrap(self) -> Sequence[PeerId]:
+        return [peer for peer in self.hub._transports if peer != self.peer]
+
+    async def touch(self, heard: Collection[PeerId]) -> None:
+        """A hub forgets nobody."""
+
+    async def connect(self, peer: PeerId, addresses: Sequence[str], seconds: float) -> None:
+        self._other(peer)
+
+    async def call(self, peer: PeerId, message: bytes, seconds: float) -> bytes:
+        other = self._other(peer)
+        self._traffic.sent(len(message))
+        if self.hub.lost(self.peer, peer, message):
+            raise Unreachable(peer)
+        other._traffic.received(len(message))
+        assert other.handlers is not None
+        answer = other.handlers.call(self.peer, message)
+        other._traffic.sent(len(answer))
+        if len(answer) > CALL_BYTES:
+            raise Oversized(peer)
+        self._traffic.received(len(answer))
+        return answer
+
+    async def fetch(self, peer: PeerId, name: bytes, limit: int, seconds: float) -> bytes | None:
+        other = self._other(peer)
+        self._traffic.sent(len(name))
+        other._traffic.received(len(name))
+        assert other.handlers is not None
+        body = other.handlers.body(name)
+        if body is None:
+            return None
+        if len(body) > limit:
+            raise Oversized(peer)
+        other._traffic.sent(len(body))
+        self._traffic.received(len(body))
+        return body
+
+    async def advertise(self, heartbeat: bytes, expires: float) -> None:
+        if self.hub._transports.get(self.peer) is not self:
+            return
+        known = self.hub._heartbeats.get(self.peer)
+        if known is None or known[0] < expires:
+            self.hub._heartbeats[self.peer] = (expires, heartbeat)
+
+    async def discover(self, *, thorough: bool = False) -> Sequence[bytes]:
+        return [heartbeat for expires, heartbeat in self.hub._heartbeats.values() if expires > self.hub.clock.now()]
+
+    def _other(self, peer: PeerId) -> MemoryTransport:
+        other = self.hub._transports.get(peer)
+        if other is None or self.hub._transports.get(self.peer) is not self:
+            raise Unreachable(peer)
+        return other
+
+
+class MemoryCommunication(Bridge):
+    """A peer in memory; see `CommunicationManager`.
+
+    Args:
+        hub: where the others are.
+        name: our peer id; any unique name.
+    """
+
+    def __init__(self, hub: MemoryHub, name: str, settings: Settings | None = None) -> None:
+        identity = hub.identity(name)
+        agent = Agent(hub.run, name, identity.sign, hub.verify, MemoryTransport(hub, name), hub.clock, settings)
+        super().__init__(agent, hub.thread, own_loop=False)
+        self._hub = hub
+
+    def _collecting(self) -> None:
+        self._hub.began_collecting()

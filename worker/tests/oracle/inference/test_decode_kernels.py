@@ -1,0 +1,166 @@
+"""The kernels of a decode step compute what `ops.py` defines: compiled on a CUDA device, by Triton's interpreter
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_models import DEVICE, EOS, PAD, PROMPTS, completions, tiny
+
+from swarmgame.inference import ops
+from swarmgame.inference.engine import EngineSampler
+from swarmgame.inference.sampler import ONE_MINUS_EPS, SamplingParams
+
+kernels = pytest.importorskip("swarmgame.inference.kernels", reason="Triton is not installed")
+
+
+HALF = (
+    torch.bfloat16 if DEVICE == "cuda" else torch.float16
+)  # Triton's interpreter multiplies the bits of bfloat16 as integers
+DTYPES = [torch.float32, HALF]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+def random(*size, dtype=torch.float32, seed=0):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE[expected.dtype], rtol=TOLERANCE[expected.dtype])
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 32), (5, 72), (17, 1300)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_and_activation(dtype, rows, size):
+    x, scale = random(rows, size, dtype=dtype), random(size, dtype=dtype, seed=1)
+    for delta in (None, random(rows, size, dtype=dtype, seed=2), random(3, rows, size, seed=3)):
+        ours, reference = x.clone(), x.clone()
+        assert_close(kernels.add_rms_norm(ours, delta, scale, 1e-6), ops.add_rms_norm(reference, delta, scale, 1e-6))
+        assert_close(ours, reference)
+    assert_close(kernels.silu_mul(x), ops.silu_mul(x))
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="bmm with another type for its result is CUDA's alone")
+@pytest.mark.parametrize("rows", [1, 72, 129])
+def test_a_long_product_in_parts_adds_up(rows):
+    x, weight = random(rows, 1024, dtype=HALF), random(256, 1024, dtype=HALF, seed=1) / 32
+    delta, hidden = kernels.split_linear(x, weight, None), random(rows, 256, dtype=HALF, seed=2)
+    assert delta.dim() == (2 if rows > kernels.SPLIT_ROWS else 3)
+    scale = random(256, dtype=HALF, seed=3)
+    assert_close(
+        kernels.add_rms_norm(hidden.clone(), delta, scale, 1e-6),
+        ops.add_rms_norm(hidden.clone(), ops.split_linear(x, weight, None), scale, 1e-6),
+    )
+
+
+def attention_case(dtype, size, heads, kv_heads, norms, longest=64):
+    """Five lanes: two share a prompt, one has no own tokens yet, one has a long past, one is idle."""
+    angles = torch.arange(longest)[:, None] / 10.0 ** (torch.arange(size) % (size // 2) / size)
+    shape = ops.AttentionShape(
+        heads, kv_heads, size, size**-0.5, angles.cos().to(DEVICE, dtype), angles.sin().to(DEVICE, dtype), longest
+    )
+    lengths, starts, prompts = [3, 0, 17, 1, 0], [0, 0, 7, 27, 0], [7, 7, 20, 2, 0]
+    long = partial_tensor(torch.long)
+    lanes = ops.Lanes(
+        long([0] * 5),
+        long([4, 1, 2, 0, -1]),
+        long([2, 0, 1, 4, 3]),
+        long(lengths),
+        long(starts),
+        long(prompts),
+        long([0] * 5),
+        long([0] * 5),
+    )
+    scales = (random(size, dtype=dtype, seed=5), random(size, dtype=dtype, seed=6)) if norms else (None, None)
+    layer = ops.LayerCache(
+        random(ops.LayerCache.size(kv_heads, size, 32, 5, 24), dtype=dtype, seed=7),
+        random(ops.LayerCache.size(kv_heads, size, 32, 5, 24), dtype=dtype, seed=8),
+        32,
+        24,
+        *scales,
+        1e-6,
+    )
+    return random(5, (heads + 2 * kv_heads) * size, dtype=dtype), layer, lanes, shape
+
+
+def partial_tensor(dtype):
+    return lambda values: torch.tensor(values, dtype=dtype, device=DEVICE)
+
+
+def copied(layer):
+    return dataclasses.replace(layer, keys=layer.keys.clone(), values=layer.values.clone())
+
+
+@pytest.mark.parametrize("norms", [False, True], ids=["plain", "normed heads"])
+@pytest.mark.parametrize(("size", "heads", "kv_heads"), [(8, 4, 2), (16, 7, 1), (24, 3, 3), (64, 14, 2)])
+@pytest.mark.parametrize("longest", [64, 300], ids=["one program a head", "keys divided"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_over_a_shared_prompt_and_own_tokens(dtype, longest, size, heads, kv_heads, norms):
+    qkv, layer, lanes, shape = attention_case(dtype, size, heads, kv_heads, norms, longest)
+    ours, reference = copied(layer), copied(layer)
+    expected = ops.decode_attention(qkv, reference, lanes, shape)
+    assert_close(kernels.decode_attention(qkv, ours, lanes, shape)[:4], expected[:4])
+    busy = lanes.slot[:4]
+    assert_close(ours.own(ours.keys, shape)[busy], reference.own(reference.keys, shape)[busy])
+    assert torch.equal(ours.own(ours.values, shape)[busy], reference.own(reference.values, shape)[busy])
+
+
+@pytest.mark.parametrize("norms", [False, True], ids=["plain", "normed heads"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_prompt_tokens_are_rotated_and_cached(dtype, norms):
+    _, layer, _, shape = attention_case(dtype, 24, 6, 3, norms)
+    qkv, integers = random(6, 12 * 24, dtype=dtype), partial_tensor(torch.long)
+    ours, reference = copied(layer), copied(layer)
+    positions, places = integers([0, 1, 2, 0, 1, 2]), integers([4, 5, 6, 11, -1, -1])
+    for actual, expected in zip(
+        kernels.prefill_rotary(qkv, ours, shape, positions, places),
+        ops.prefill_rotary(qkv, reference, shape, positions, places),
+        strict=True,
+    ):
+        assert_close(actual, expected)
+    assert_close(ours.keys, reference.keys)
+    assert torch.equal(ours.values, reference.values)
+
+
+@pytest.mark.parametrize("vocabulary", [19, 5000, 9001])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_tokens_are_those_of_the_inverted_distribution(vocabulary, temperature):
+    """With very unequal and with impossible tokens, random numbers next to 0 and to 1, and EOS forbidden in some rows."""
+    rows = 12
+    logits = random(rows, vocabulary) * 3
+    logits[3, : vocabulary // 2] = -torch.inf
+    logits[4, vocabulary // 2 :] = -torch.inf
+    logits[5, 4] = 40.0
+    source = torch.arange(rows, device=DEVICE).repeat_interleave(3)
+    uniforms = torch.rand(3 * rows, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    uniforms[::9], uniforms[1::9] = 0.0, ONE_MINUS_EPS
+    forbid = torch.tensor([0, 1] * (rows // 2), dtype=torch.int32, device=DEVICE)
+    eos = torch.tensor([4, 11], device=DEVICE)
+    token, logprob = kernels.sample_tokens(logits, source, uniforms, forbid, eos, temperature)
+    expected, expected_logprob = ops.sample_tokens(logits, source, uniforms, forbid, eos, temperature)
+    # fp32 sums against fp64 ones: a number on a boundary may fall to the neighbour.
+    assert (token == expected).float().mean() > 0.9
+    scaled = (logits / temperature).log_softmax(-1)[source]
+    torch.testing.assert_close(logprob, scaled.gather(1, token[:, None])[:, 0], atol=2e-5, rtol=1e-5)
+    assert logprob.isfinite().all()
+    assert not torch.isin(token[forbid[source] != 0], eos).any()
+    same = token == expected
+    torch.testing.assert_close(logprob[same], expected_logprob[same], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_a_whole_call_on_kernels_samples_what_the_definitions_sample(architecture):
+    """More completions than lanes: they wait, take the lanes of finished ones, and the last go on with fewer lanes."""
+    model = tiny(architecture)
+    params, budgets = SamplingParams(10, min_new_tokens=2, temperature=1.1), [10, 4, 7, 1]
+    samplers = [EngineSampler(model, (EOS,), PAD, kernels=module) for module in (kernels, ops)]
+    for sampler in samplers:
+        sampler.limit(5)
+    ours, expected = (sampler.sample(PROMPTS, 3, params, 5, budgets=budgets) for sampler in samplers)
+    assert [c.token_ids for c in completions(ours)] == [c.token_ids for c in completions(expected)]
+    for one, other in zip(completions(ours), completions(expected), strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    assert samplers[0].occupancy == samplers[1].occupancy

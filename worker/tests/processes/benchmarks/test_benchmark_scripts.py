@@ -1,0 +1,39 @@
+"""Each benchmark with a smoke mode runs in it and prints one line of JSON; nothing is timed here, and no result is
+written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[4] / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    "name", ["round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl", "overlap", "soak"]
+)
+def test_a_smoke_run_prints_one_line_of_json_and_writes_nothing(name: str) -> None:
+    written = BENCHMARKS / "results" / f"{name}.json"
+    before = written.read_bytes() if written.exists() else None
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        env=variables,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    (line,) = ran.stdout.strip().splitlines()
+    run = json.loads(line)
+    assert (run["benchmark"], run["smoke"]) == (name, True)
+    assert {"claims", "machine", "date"} <= run.keys()
+    assert {"cpu", "cores", "load", "load_at_end", "python", "versions", "commit"} <= run["machine"].keys()
+    assert (written.read_bytes() if written.exists() else None) == before

@@ -1,0 +1,178 @@
+"""Exit codes and messages: what is wrong is said in one readable message, and nothing is started or written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swarmgame import __version__
+from swarmgame.cli.main import code_of
+from swarmgame.errors import BadData, BadUsage, ExitCode, InvalidManifest, Refused, Temporary
+
+GAME = """
+apiVersion: swarmgame.dev/v1alpha1
+kind: SwarmGame
+metadata: {name: small}
+spec:
+  game:
+    maxRounds: 1
+    data:
+      use: reasoning-gym
+      with: {environments: [{name: chain_sum}], questionsPerRound: 1}
+    rewards: {use: reasoning-gym}
+    trainer: {use: grpo, with: {generations: 2, maxNewTokens: 2}}
+  model: {uri: "builtin://tiny"}
+  peers: {replicas: 1}
+"""
+
+
+def swarmgame(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, "-m", "swarmgame", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "game.yaml").write_text(GAME)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "hint"),
+    [
+        ("spec.game.maxRound=3", "spec.game.maxRound", "maxRounds"),
+        ("spec.communication.backend=Hivemnid", "spec.communication.backend", "Hivemind"),
+        ("spec.game.progression.quorum=0%", "spec.game.progression.quorum", "%"),
+        ("spec.game.data.use=nowhere.at_all:Data", "spec.game.data.use", "nowhere.at_all:Data"),
+        ("spec.game.data.with.environments[0].name=chain_sun", "spec.game.data.with.environments[0].name", "chain_sum"),
+        ("spec.game.trainer.with.generations=1", "spec.game.trainer.with.generations", "2"),
+        ("spec.model.uri=file:///nowhere/at/all", "spec.model.uri", "file:///nowhere/at/all"),
+    ],
+    ids=[
+        "unknown key",
+        "wrong enum",
+        "quorum of nobody",
+        "missing module",
+        "unknown environment",
+        "wrong option of a part",
+        "no such model",
+    ],
+)
+def test_a_bad_manifest_is_one_message_and_code_78_and_leaves_no_trace(
+    folder: Path, override: str, path: str, hint: str
+) -> None:
+    done = swarmgame(folder, "run", "game.yaml", "--set", override)
+    assert done.returncode == ExitCode.BAD_CONFIG, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    messages = [line for line in done.stderr.splitlines() if line.startswith("game.yaml: ")]
+    assert len(messages) == 1
+    assert path in messages[0]
+    assert hint in messages[0]
+    assert [each.name for each in folder.rglob("*")] == ["game.yaml"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["run", "game.yaml", "--peers", "0"],
+        ["run", "game.yaml", "--peers", "many"],
+        ["run", "game.yaml", "--name", "../elsewhere"],
+        ["rum", "game.yaml"],
+        ["join", "game.yaml"],
+        ["join", "game.yaml", "--initial-peer", "192.0.2.1:31000"],
+        ["report", "nothing"],
+        ["peer", "game.yaml"],
+        [],
+    ],
+    ids=lambda arguments: " ".join(arguments) or "nothing",
+)
+def test_a_command_line_that_makes_no_sense_is_code_64(
+    folder: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert code_of(arguments) == ExitCode.BAD_USAGE
+    assert [each.name for each in folder.rglob("*")] == ["game.yaml"]
+
+
+@pytest.mark.parametrize("command", ["run", "validate", "join", "peer"])
+def test_a_file_that_is_not_there_is_named(folder: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--directory", str(folder / "peer")] if command == "peer" else []
+    assert code_of([command, str(folder / "gone.yaml"), *more]) == ExitCode.BAD_CONFIG
+    assert f"{folder / 'gone.yaml'}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidManifest("spec.x", 1, "2"), 78),
+        (BadUsage("no"), 64),
+        (BadData("no"), 65),
+        (Temporary("no"), 75),
+        (Refused("no"), 77),
+        (KeyboardInterrupt(), 143),
+    ],
+)
+def test_every_kind_of_error_has_its_code_and_shows_its_message_alone(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail(directory: object) -> None:
+        raise error
+
+    monkeypatch.setattr("swarmgame.report.write_report", fail)
+    (tmp_path / "peers").mkdir()
+    assert code_of(["report", str(tmp_path)]) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == (f"{error}\n" if str(error) else "stopped\n")
+
+
+def test_an_error_of_ours_is_raised_with_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(directory: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("swarmgame.report.write_report", fail)
+    (tmp_path / "peers").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        code_of(["report", str(tmp_path)])
+
+
+def test_help_loads_nothing_heavy(folder: Path) -> None:
+    script = (
+        "import sys; from swarmgame.cli.main import code_of; code = code_of(['--help']);"
+        "heavy = {'torch', 'transformers', 'hivemind', 'matplotlib', 'aiohttp', 'reasoning_gym', 'datasets', 'numpy'} & set(sys.modules);"
+        "print(heavy, file=sys.stderr); sys.exit(code or len(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr.strip()) == (0, "set()")
+    for command in ("run", "join", "validate", "report", "env", "new", "peer"):
+        assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "join", "validate", "report", "peer"])
+def test_every_command_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of([command, "--help"]) == ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert "Examples" in shown
+    assert f"swarmgame {command} " in shown
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(["--version"]) == ExitCode.DONE
+    assert capsys.readouterr().out == f"{__version__}\n"

@@ -1,0 +1,267 @@
+"""`run`: folders, commands, resuming, and what is not written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, Temporary
+from swarmgame.launch.local import RunOptions, free_ports, peer_program, run, threads_of
+from swarmgame.observability.run_directory import RunDirectory
+from swarmgame.swarm.identity import Identity
+from swarmgame_api.manifest import SwarmGame
+
+FakePeer = Callable[[str], Sequence[str]]
+
+
+class Runner:
+    """Runs the game with fake peers, and keeps what was said and done."""
+
+    def __init__(self, game: Path, fake_peer: FakePeer) -> None:
+        self.options = RunOptions(game=game, runs=game.parent / "runs", report=False)
+        self.fake_peer = fake_peer
+        self.said: list[str] = []
+        self.prepared = 0
+
+    def __call__(self, habit: str = "good", **changes: Any) -> ExitCode:
+        options = replace(self.options, program=lambda processes: self.fake_peer(habit), **changes)
+        return run(options, check=changes.pop("check", self._check), prepare=self._prepare, say=self.said.append)
+
+    def _check(self, manifest: SwarmGame, folder: Path) -> None:
+        assert (folder / "game.yaml").exists()
+
+    def _prepare(self, manifest: SwarmGame, folder: Path) -> None:
+        self.prepared += 1
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory.of(self.options.runs, "quick")
+
+    def flags(self, index: int) -> list[str]:
+        found: list[str] = json.loads((self.directory.peer(index).root / "flags.json").read_text())
+        return found
+
+    def attempts(self, index: int) -> int:
+        return int((self.directory.peer(index).root / "attempts").read_text())
+
+
+@pytest.fixture
+def runner(game: Path, fake_peer: FakePeer) -> Runner:
+    return Runner(game, fake_peer)
+
+
+def test_every_peer_gets_its_key_its_port_and_the_addresses_of_the_others(runner: Runner) -> None:
+    assert runner(overrides=("spec.peers.replicas=3",)) is ExitCode.DONE
+    ids = [Identity.load(runner.directory.peer(index).key).peer for index in range(3)]
+    ports = []
+    for index in range(3):
+        flags = dict(flag[2:].split("=", 1) for flag in runner.flags(index) if "initial-peer" not in flag)
+        ports.append(flags["port"])
+        assert flags["set"] == "spec.peers.replicas=3"
+        assert (flags["index"], flags["at-least"]) == (str(index), "3")
+        assert flags["identity"] == str(runner.directory.peer(index).key)
+    assert len(set(ports)) == 3
+    for index in range(3):
+        others = [flag.partition("=")[2] for flag in runner.flags(index) if flag.startswith("--initial-peer")]
+        assert others == [f"/ip4/127.0.0.1/tcp/{ports[i]}/p2p/{ids[i]}" for i in range(3) if i != index]
+
+
+def test_peers_of_a_closed_world_get_its_rendezvous_and_no_addresses(runner: Runner) -> None:
+    assert runner(overrides=("communication.backend=TorchDistributed", "spec.peers.replicas=3")) is ExitCode.DONE
+    given = [[flag for flag in runner.flags(index) if "--set" not in flag] for index in range(3)]
+    assert {flag.rpartition(":")[0] for flags in given for flag in flags if "rendezvous" in flag} == {
+        "--rendezvous=127.0.0.1"
+    }
+    assert len({flag for flags in given for flag in flags if "rendezvous" in flag}) == 1
+    assert not [flag for flags in given for flag in flags if "initial-peer" in flag or "--port" in flag]
+
+
+def test_a_run_writes_its_resolved_manifest(runner: Runner) -> None:
+    runner(overrides=("game.seed=7",))
+    text = runner.directory.manifest.read_text()
+    assert "seed: 7" in text
+    assert "stageDeadlineSeconds: 120" in text
+
+
+def test_a_finished_run_says_so_and_starts_nothing(runner: Runner) -> None:
+    assert runner() is ExitCode.DONE
+    assert runner() is ExitCode.DONE
+    assert [runner.attempts(0), runner.attempts(1), runner.prepared] == [1, 1, 1]
+    assert any("has finished its 5 rounds" in line for line in runner.said)
+
+
+def test_a_finished_run_goes_on_when_more_rounds_are_asked_for(runner: Runner) -> None:
+    runner()
+    assert runner(overrides=("spec.game.maxRounds=8",)) is ExitCode.DONE
+    assert len(runner.directory.peer(0).metrics.read_text().splitlines()) == 8
+
+
+def test_an_unfinished_run_goes_on_with_the_same_identities(runner: Runner) -> None:
+    assert runner("always-killed") is ExitCode.TEMPORARY
+    before = [runner.directory.peer(index).key.read_bytes() for index in range(2)]
+    assert runner() is ExitCode.DONE
+    assert [runner.directory.peer(index).key.read_bytes() for index in range(2)] == before
+    assert "the run quick goes on from its checkpoints" in runner.said
+    assert [len(runner.directory.peer(index).metrics.read_text().splitlines()) for index in range(2)] == [5, 5]
+
+
+def test_fresh_forgets_what_was(runner: Runner) -> None:
+    runner()
+    (runner.directory.root / "report.html").write_text("old")
+    before = runner.directory.peer(0).key.read_bytes()
+    assert runner(fresh=True) is ExitCode.DONE
+    assert runner.attempts(0) == 1
+    assert runner.directory.peer(0).key.read_bytes() != before
+    assert not (runner.directory.root / "report.html").exists()
+
+
+def test_fresh_leaves_a_folder_alone_that_is_no_run(runner: Runner) -> None:
+    precious = runner.options.runs / "quick" / "thesis.tex"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    with pytest.raises(BadUsage, match="not a run"):
+        runner(fresh=True)
+    assert precious.read_text() == "precious"
+
+
+def test_another_game_under_the_same_name_is_refused_with_the_difference(runner: Runner) -> None:
+    runner()
+    with pytest.raises(BadUsage, match=r"spec\.game\.seed was 0 and is 7"):
+        runner(overrides=("game.seed=7",))
+    assert runner(overrides=("game.seed=7",), fresh=True) is ExitCode.DONE
+
+
+def test_a_run_goes_on_with_other_options_of_its_generation_server(tmp_path: Path) -> None:
+    directory = RunDirectory.of(tmp_path, "served")
+
+    def manifest(memory: float, generations: int = 4) -> dict[str, Any]:
+        block = {"generations": generations, "sampler": {"engine": "vllm", "gpuMemoryUtilization": memory}}
+        return {"spec": {"game": {"trainer": {"use": "grpo", "with": block}}}}
+
+    directory.keep_manifest(manifest(0.4))
+    directory.refuse_another_game(manifest(0.2))
+    with pytest.raises(BadUsage, match="generations was 4 and is 8"):
+        directory.refuse_another_game(manifest(0.4, generations=8))
+
+
+def test_two_runs_of_one_name_do_not_collide(runner: Runner) -> None:
+    with runner.directory.locked(), pytest.raises(Temporary, match=f"held by another process .*{os.getpid()}"):
+        runner()
+    assert runner() is ExitCode.DONE
+
+
+@pytest.mark.parametrize("stage", ["manifest", "check", "prepare"])
+def test_nothing_is_written_for_a_game_that_cannot_be_played(runner: Runner, stage: str, game: Path) -> None:
+    def refuse(manifest: SwarmGame, folder: Path) -> None:
+        raise InvalidManifest("spec.model.uri", "file:///nowhere", "a model")
+
+    def accept(manifest: SwarmGame, folder: Path) -> None:
+        return None
+
+    overrides = ("game.nonsense=1",) if stage == "manifest" else ()
+    options = replace(runner.options, overrides=overrides)
+    before = sorted(game.parent.rglob("*"))
+    with pytest.raises(InvalidManifest):
+        run(
+            options,
+            check=refuse if stage == "check" else accept,
+            prepare=refuse if stage == "prepare" else accept,
+            say=print,
+        )
+    assert sorted(game.parent.rglob("*")) == before
+
+
+def test_a_game_of_no_peers_is_refused(runner: Runner) -> None:
+    with pytest.raises(BadUsage, match="--peers"):
+        runner(overrides=("peers.replicas=0",))
+
+
+@pytest.mark.parametrize("name", ["../escape", "A", "", ".", "a/b", "-x", "x" * 64])
+def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadUsage, match="cannot name a run"):
+        RunDirectory.of(tmp_path, name)
+
+
+def test_a_pipe_gets_one_line_a_round_and_nothing_else(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    runner()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["round"] for line in lines] == list(range(5))
+    assert {"reward", "peers", "tokens_per_second", "exchange_ms", "missing", "external"} <= set(lines[0])
+
+
+def test_a_resumed_run_writes_only_its_own_rounds(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    runner()
+    capsys.readouterr()
+    runner(overrides=("spec.game.maxRounds=7",))
+    assert [json.loads(line)["round"] for line in capsys.readouterr().out.splitlines()] == [5, 6]
+
+
+def test_a_run_ends_with_its_report(runner: Runner) -> None:
+    assert runner(report=True) is ExitCode.DONE
+    assert runner.directory.report.exists()
+    assert json.loads(runner.directory.summary.read_text())["rounds"] == 5
+    assert any(line.startswith("report: ") and line.endswith("report.html") for line in runner.said)
+
+
+def test_ctrl_c_leaves_cleanly_and_running_again_resumes(game: Path, fake_peer: FakePeer) -> None:
+    script = textwrap.dedent(
+        f"""
+        import sys
+        from pathlib import Path
+        from swarmgame.launch.local import RunOptions, run
+        command = {list(fake_peer("endless"))!r}
+        options = RunOptions(Path({str(game)!r}), runs=Path({str(game.parent / "runs")!r}), report=False, program=lambda n: command)
+        sys.exit(run(options, check=lambda *_: None, prepare=lambda *_: None, say=lambda line: print(line, file=sys.stderr)))
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    directory = RunDirectory.of(game.parent / "runs", "quick")
+    deadline = time.monotonic() + 60
+    while not all((directory.peer(index).root / "ready").exists() for index in range(2)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.STOPPED, errors
+    assert "run the same command again to go on" in errors
+    progress = directory.progress()
+    assert progress is not None
+    assert not progress.finished
+    assert Runner(game, fake_peer)() is ExitCode.DONE
+
+
+def test_free_ports_are_different() -> None:
+    assert len(set(free_ports(50))) == 50
+
+
+def test_several_ranks_are_started_by_torchrun() -> None:
+    assert peer_program(1)[1:] == ("-m", "swarmgame", "peer")
+    assert peer_program(2)[1:] == (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "swarmgame",
+        "peer",
+    )
+
+
+def test_every_process_gets_at_least_one_thread() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert threads_of(1, 1) == cores
+    assert threads_of(1000, 2) == 1

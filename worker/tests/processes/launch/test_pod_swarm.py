@@ -1,0 +1,266 @@
+"""Pods without a cluster: the commands of the worker's image, with the environment that the operator gives them, as
+processes.
+
+One key and one port a pod, as its Secret and its Service give it; everything else by the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import psutil
+import pytest
+import yaml
+from running import EXAMPLES, descendants, kill, lines, wait_until
+
+from swarmgame.launch.local import free_ports
+from swarmgame.swarm.identity import Identity, dial_address
+
+pytestmark = pytest.mark.timeout(600)
+DIGITS = EXAMPLES / "03-digits" / "game.yaml"
+
+
+class Cluster:
+    """A game's pods, in a folder."""
+
+    def __init__(self, folder: Path, **game: Any) -> None:
+        self.folder = folder
+        data = yaml.safe_load(DIGITS.read_text())
+        data["spec"]["game"] |= {"maxRounds": 1_000_000, **game}
+        data["spec"]["game"]["data"]["with"]["questionsPerRound"] = 256
+        data["spec"]["storage"] = {"checkpoints": {"everyRounds": 1}}
+        self.game = folder / "game.yaml"
+        self.game.write_text(yaml.safe_dump(data))
+        self.key = folder / "bootnode.key"
+        self.port, self.http = free_ports(2)
+        self.bootnode = dial_address(Identity.load_or_create(self.key).peer, self.port)
+        self.key.chmod(0o440)
+        self.stack = ExitStack()
+
+    def start(self, command: str, log: str, **environment: str) -> subprocess.Popen[bytes]:
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("SWARMGAME_")}
+        told = {
+            "SWARMGAME_GAME": str(self.game),
+            "SWARMGAME_TERMINATION_LOG": str(self.folder / f"{log}.said"),
+            "OMP_NUM_THREADS": "1",
+        }
+        with (self.folder / f"{log}.log").open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "swarmgame", "pod", command],
+                env=plain | told | environment,
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        self.stack.callback(_end, process)
+        return process
+
+    def start_bootnode(self) -> subprocess.Popen[bytes]:
+        where = {
+            "SWARMGAME_PORT": str(self.port),
+            "SWARMGAME_HTTP_PORT": str(self.http),
+            "SWARMGAME_IDENTITY": str(self.key),
+        }
+        process = self.start("bootnode", "bootnode", **where)
+        wait_until(lambda: self.ready(self.http), "the bootnode is ready")
+        return process
+
+    def start_peer(self, index: int, **environment: str) -> subprocess.Popen[bytes]:
+        told = {
+            "JOB_COMPLETION_INDEX": str(index),
+            "SWARMGAME_DIRECTORY": str(self.directory(index)),
+            "SWARMGAME_IDENTITY": str(self.folder / f"peer-{index}.key"),
+            "SWARMGAME_INITIAL_PEERS": self.bootnode,
+            "SWARMGAME_AT_LEAST": "2",
+            "SWARMGAME_PROCESSES": "1",
+            "SWARMGAME_HTTP_HOST": "0.0.0.0",
+        }
+        return self.start("peer", f"peer-{index}", **told | environment)
+
+    def directory(self, index: int) -> Path:
+        return self.folder / "checkpoints" / str(index)
+
+    def rows(self, index: int) -> list[dict[str, Any]]:
+        return lines(self.directory(index) / "metrics.jsonl")
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def said(self, name: str) -> str:
+        file = self.folder / f"{name}.said"
+        return file.read_text() if file.exists() else ""
+
+    @staticmethod
+    def ready(port: int) -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (HTTPError, URLError, OSError):
+            return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for pid in (*descendants(process.pid), process.pid):
+        kill(pid)
+    process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    with made.stack:
+        yield made
+
+
+def get(port: int, path: str) -> Mapping[str, Any] | str:
+    with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        text = answer.read().decode()
+    return dict(json.loads(text)) if text.startswith("{") else text
+
+
+def test_a_bootnode_is_small_no_member_and_found_again_after_a_restart(cluster: Cluster) -> None:
+    bootnode = cluster.start_bootnode()
+    boots = Identity.load(cluster.key).peer
+    loaded = Path(f"/proc/{bootnode.pid}/maps").read_text()
+    assert "libtorch" not in loaded
+    assert psutil.Process(bootnode.pid).memory_info().rss < 150 << 20
+
+    peers = [cluster.start_peer(index) for index in range(2)]
+    wait_until(lambda: all(len(cluster.rows(index)) >= 3 for index in range(2)), "both play")
+    assert {len(row["members"]) for row in cluster.rows(0)} == {2}
+    assert all(boots not in row["members"] for row in cluster.rows(0))
+    wait_until(
+        lambda: "swarmgame_bootnode_members 2.0" in str(get(cluster.http, "/metrics")),
+        "the bootnode keeps both heartbeats",
+    )
+
+    bootnode.kill()
+    bootnode.wait()
+    played = len(cluster.rows(0))
+    wait_until(lambda: len(cluster.rows(0)) >= played + 3, "they play on without it", None)
+    cluster.start_bootnode()
+    wait_until(
+        lambda: "swarmgame_bootnode_members 2.0" in str(get(cluster.http, "/metrics")), "both have found it again"
+    )
+    # The bootnode is all that the third knows.
+    third = cluster.start_peer(2)
+    wait_until(lambda: len(cluster.rows(2)) >= 2, "the third plays")
+    assert len(cluster.rows(2)[-1]["members"]) == 3
+    assert cluster.rows(2)[0]["round"] > 0, "it came into a game that was on, not into one of its own"
+
+    for process in (*peers, third):
+        process.send_signal(signal.SIGTERM)
+    assert [process.wait(60) for process in (*peers, third)] == [143] * 3
+    assert boots not in cluster.rows(1)[-1]["members"]
+
+
+def test_a_bootnode_leaves_nothing_behind_when_it_is_told_to_stop(cluster: Cluster) -> None:
+    bootnode = cluster.start_bootnode()
+    status = get(cluster.http, "/status")
+    assert isinstance(status, dict)
+    assert any(
+        address.endswith(f"/tcp/{cluster.port}/p2p/{Identity.load(cluster.key).peer}")
+        for address in status["addresses"]
+    )
+    children = descendants(bootnode.pid)
+    assert children, "the p2p daemon"
+    bootnode.send_signal(signal.SIGTERM)
+    assert bootnode.wait(30) == 143
+    assert not [
+        pid for pid in children if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    ]
+    assert cluster.said("bootnode") == ""
+
+
+def test_a_bootnode_whose_daemon_dies_ends_so_that_it_is_started_again(cluster: Cluster) -> None:
+    bootnode = cluster.start_bootnode()
+    kill(descendants(bootnode.pid)[0])
+    assert bootnode.wait(60) == 75
+    assert "the p2p daemon ended" in cluster.said("bootnode")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path, progression={"stageDeadlineSeconds": 600})
+    with made.stack:
+        yield made
+
+
+def test_two_ranks_a_pod_stop_together_save_themselves_and_go_on_where_they_were(pair: Cluster) -> None:
+    pair.start_bootnode()
+    peers = [pair.start_peer(index, SWARMGAME_PROCESSES="2") for index in range(2)]
+    wait_until(lambda: all(len(pair.rows(index)) >= 2 for index in range(2)), "both play")
+    for process in peers:
+        process.send_signal(signal.SIGTERM)
+    assert [process.wait(120) for process in peers] == [143] * 2
+    assert not any(descendants(process.pid) for process in peers)
+    before = [pair.rows(index)[-1]["round"] for index in range(2)]
+
+    peers = [pair.start_peer(index, SWARMGAME_PROCESSES="2") for index in range(2)]
+    wait_until(lambda: all(pair.rows(index)[-1]["round"] > before[index] for index in range(2)), "both play again")
+    for index in range(2):
+        rounds = [row["round"] for row in pair.rows(index)]
+        assert rounds == sorted(set(rounds))
+    # A rank that is killed is nobody's will: the peer as a whole can be run again.
+    ranks = [pid for pid in descendants(peers[0].pid) if b"local" in environment_of(pid)]
+    assert len(ranks) == 2
+    kill(max(ranks))
+    assert peers[0].wait(120) == 75
+    assert "from its last checkpoint" in pair.said("peer-0")
+
+
+def environment_of(pid: int) -> bytes:
+    """`local` for a rank, and for nothing else below torchrun: the sandbox's environment is empty, the daemon's command
+    is its own.
+    """
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+    return b"local" if any(each.startswith(b"LOCAL_RANK=") for each in variables) and b"\0peer\0" in command else b""
+
+
+SLOW_RANK = """
+import os, pathlib, signal, sys, threading
+told = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told.set())
+file = pathlib.Path(sys.argv[1]).with_name(os.environ["RANK"])
+file.write_text("up")
+told.wait()
+threading.Event().wait(4)  # a large checkpoint, a slow disk
+file.write_text("saved")
+sys.exit(143)
+"""
+WRAPPER = """
+import pathlib, sys
+from swarmgame.launch.pod import play_in_ranks
+here = pathlib.Path(sys.argv[1])
+torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(here / "rank.py"))
+sys.exit(int(play_in_ranks(here / "game.yaml", here, 2, int(sys.argv[2]), program=lambda count: torchrun).code))
+"""
+
+
+@pytest.mark.parametrize(("grace", "expected"), [("60", "saved"), ("1", "up")])
+def test_ranks_get_the_grace_that_they_were_given(tmp_path: Path, grace: str, expected: str) -> None:
+    """The one that is given too little shows that it is this number which counts, and not torchrun's half minute."""
+    (tmp_path / "rank.py").write_text(SLOW_RANK)
+    process = subprocess.Popen([sys.executable, "-c", WRAPPER, tmp_path, grace], start_new_session=True)
+    try:
+        wait_until(lambda: all((tmp_path / rank).exists() for rank in "01"), "both ranks are up")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 143
+        assert [(tmp_path / rank).read_text() for rank in "01"] == [expected] * 2
+    finally:
+        _end(process)

@@ -1,0 +1,148 @@
+"""The `reasoning-gym` rewards: one path for our own words and for those of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from swarmgame import Contribution, FinishReason, GameState, Group, GroupKey, Item, Reference, Rollout, Round, Setting
+from swarmgame.data.reasoning_gym import ReasoningGymConfig, ReasoningGymData
+from swarmgame.rewards.reasoning_gym import ReasoningGymRewards, ReasoningGymRewardsConfig
+from swarmgame.sandbox.client import Sandbox
+
+ROUND = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def data(sandbox: Sandbox) -> Iterator[ReasoningGymData]:
+    environments = [{"name": "chain_sum"}, {"name": "n_queens"}, {"name": "prime_factorization"}]
+    data = ReasoningGymData(
+        ReasoningGymConfig.model_validate({"environments": environments, "questionsPerRound": 9}), Setting()
+    )
+    yield data
+    data.close()
+
+
+@pytest.fixture
+def rewards(sandbox: Sandbox) -> Iterator[ReasoningGymRewards]:
+    rewards = ReasoningGymRewards()
+    yield rewards
+    rewards.close()
+
+
+def state_of(
+    data: ReasoningGymData,
+    said: dict[str, list[str]],
+    item: Item | None = None,
+    reason: FinishReason = FinishReason.STOP,
+) -> GameState:
+    """Peers say these things about one item."""
+    item = item or data.round_data(ROUND)[0]
+    state = GameState.begin(ROUND, [item])
+    for peer, texts in said.items():
+        group = Group(data.prompt(item), tuple(Rollout(text, finish_reason=reason) for text in texts))
+        state = state.with_contribution(Contribution(peer, 0, 0, (group,), {item.id: item.reference}))
+    return state
+
+
+def one_of(data: ReasoningGymData, name: str) -> Item:
+    return next(
+        item
+        for number in range(9)
+        for item in data.round_data(replace(ROUND, number=number))
+        if item.reference.environment == name
+    )
+
+
+def scores(rewards: ReasoningGymRewards, state: GameState) -> dict[str, list[float]]:
+    return {key.peer: list(values) for key, values in rewards.rewards(state).items()}
+
+
+def test_right_answers_of_anybody_score_1_and_wrong_ones_0(
+    data: ReasoningGymData, rewards: ReasoningGymRewards
+) -> None:
+    item = one_of(data, "chain_sum")
+    said = {"a": [item.answer, "x", f"  {item.answer}\n"], "b": [item.answer, ""]}
+    assert scores(rewards, state_of(data, said, item)) == {"a": [1, 0, 1], "b": [1, 0]}
+
+
+def test_a_scorer_that_raises_is_a_score_of_0_and_a_count(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
+    item = one_of(data, "prime_factorization")
+    before = rewards.counters().get("sandbox_exception", 0)
+    assert scores(rewards, state_of(data, {"a": ["no numbers", item.answer]}, item)) == {"a": [0, 1]}
+    assert rewards.counters()["sandbox_exception"] == before + 1
+
+
+def test_a_strangers_bombs_cost_nobody_else_their_reward(
+    data: ReasoningGymData, rewards: ReasoningGymRewards, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_deadline", 0.5)
+    item = one_of(data, "n_queens")
+    bombs = [f"[{'9' * n} ** 9 ** 9 ** 9]" for n in range(1, 9)]
+    assert scores(rewards, state_of(data, {"b": [*bombs, item.answer], "a": [item.answer]}, item)) == {
+        "a": [1],
+        "b": [0] * 8 + [1],
+    }
+    assert rewards.counters()["sandbox_timeout"] >= 3
+    assert rewards.counters()["sandbox_not_run"] >= 5
+
+
+def test_a_score_is_remembered(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
+    state = state_of(data, {"a": ["1", "2", "1"]})
+    first = rewards.rewards(state)
+    rewards._sandbox.run = None  # type: ignore[method-assign, union-attr, assignment] — asking again would fail
+    try:
+        assert rewards.rewards(state) == first
+    finally:
+        del rewards._sandbox.run  # type: ignore[union-attr]
+
+
+def test_an_answer_too_long_is_not_looked_at(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
+    assert scores(rewards, state_of(data, {"a": ["1" * 10_000]})) == {"a": [0]}
+    assert rewards.counters()["answers_too_long"] == 1
+
+
+def test_items_of_another_source_score_0_and_are_counted(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
+    item = Item(Reference("text", "x", 0, 0), "2 + 2?", "4")
+    assert scores(rewards, state_of(data, {"a": ["4"]}, item)) == {"a": [0]}
+    assert rewards.counters()["items_of_another_source"] == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "text", "reason", "expected"),
+    [
+        ({"answerFormat": "tagged"}, "so <answer>{answer}</answer>", FinishReason.STOP, 1.0),
+        ({"answerFormat": "tagged"}, "<answer>1</answer> no, <answer> {answer} </answer>", FinishReason.STOP, 1.0),
+        ({"answerFormat": "tagged"}, "{answer}", FinishReason.STOP, 0.0),
+        ({"answerFormat": "tagged", "formatReward": 0.1}, "<answer>x</answer>", FinishReason.STOP, 0.1),
+        ({"answerFormat": "tagged", "formatReward": 0.1}, "x", FinishReason.STOP, 0.0),
+        ({"threshold": 0.99}, "it is {answer}, I think", FinishReason.STOP, 0.0),
+        ({"lengthPenalty": 0.25}, "{answer}", FinishReason.LENGTH, 0.75),
+        ({"lengthPenalty": 0.25}, "{answer}", FinishReason.STOP, 1.0),
+    ],
+)
+def test_scores_become_rewards_as_configured(
+    data: ReasoningGymData, config: dict[str, Any], text: str, reason: FinishReason, expected: float
+) -> None:
+    item = one_of(data, "chain_sum")
+    rewards = ReasoningGymRewards(ReasoningGymRewardsConfig.model_validate(config), Setting())
+    try:
+        assert scores(rewards, state_of(data, {"a": [text.format(answer=item.answer)]}, item, reason)) == {
+            "a": [expected]
+        }
+    finally:
+        rewards.close()
+
+
+def test_every_group_of_the_state_is_rewarded_late_ones_too(
+    data: ReasoningGymData, rewards: ReasoningGymRewards
+) -> None:
+    items = data.round_data(ROUND)
+    later = replace(ROUND, number=1)
+    groups = tuple(Group(data.prompt(item), (Rollout(item.answer),)) for item in items)
+    late = Contribution("b", 0, 0, groups, {item.id: item.reference for item in items})
+    state = GameState.begin(later, items).with_contribution(late)
+    assert rewards.rewards(state) == {GroupKey(0, 0, "b", item.id): [1.0] for item in items}

@@ -1,0 +1,183 @@
+"""The libp2p backend keeps the contract, with real daemons and real sockets; and what only it can get wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from exchange_contract import ExchangeContract, gather
+from swarms import Libp2pSwarm
+
+from swarmgame.errors import Temporary
+from swarmgame.game.protocol import ClosedBy
+from swarmgame.swarm.identity import Identity
+
+
+def daemons() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True) if child.name() == "p2pd"}
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Iterator[Libp2pSwarm]:
+    before = daemons()
+    made = Libp2pSwarm(tmp_path)
+    yield made
+    made.close()
+    assert daemons() == before
+
+
+class TestHivemindBackend(ExchangeContract):
+    pass
+
+
+def test_the_daemon_has_the_peer_id_that_we_compute(tmp_path: Path) -> None:
+    import asyncio
+
+    from hivemind.p2p import P2P
+
+    async def identified(path: Path) -> str:
+        p2p = await P2P.create(
+            identity_path=str(path),
+            check_if_identity_free=False,
+            nat_port_map=False,
+            auto_nat=False,
+            startup_timeout=60,
+        )
+        try:
+            return p2p.peer_id.to_base58()
+        finally:
+            await p2p.shutdown()
+
+    for number in range(3):
+        path = tmp_path / f"{number}.key"
+        assert asyncio.run(identified(path) if path.exists() else identified(_made(path))) == Identity.load(path).peer
+
+
+def _made(path: Path) -> Path:
+    Identity.load_or_create(path)
+    return path
+
+
+def test_a_port_that_is_taken_is_an_error_that_names_it_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from swarmgame.swarm.hivemind_backend import HivemindCommunication
+    from swarmgame.swarm.transports import libp2p
+
+    monkeypatch.setattr(libp2p, "_START_ATTEMPTS", 1)
+    before = daemons()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        peer = HivemindCommunication("run", tmp_path / "key", port, host="127.0.0.1")
+        with pytest.raises(Temporary, match=str(port)):
+            peer.join()
+    assert daemons() == before
+    with pytest.raises(Temporary, match="left"):
+        peer.membership()
+
+
+def test_when_no_initial_peer_answers_a_join_that_needs_one_says_so(tmp_path: Path) -> None:
+    from swarmgame.swarm.hivemind_backend import HivemindCommunication
+
+    nobody = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.named('nobody').peer}"
+    with pytest.raises(Temporary, match="no peer of run"):
+        HivemindCommunication("run", tmp_path / "key", 0, [nobody], host="127.0.0.1").join(
+            at_least=2, timeout_seconds=2.0
+        )
+    alone = HivemindCommunication("run", tmp_path / "key", 0, [nobody], host="127.0.0.1")
+    alone.join(at_least=1, timeout_seconds=10.0)
+    assert alone.collect(0, 0, gather()).closed_by is ClosedBy.ALONE
+    alone.leave()
+
+
+CHILD = """
+    import sys, threading
+    sys.path.insert(0, sys.argv[1])
+    from pathlib import Path
+    from contributions import make_contribution
+    from swarmgame.swarm.hivemind_backend import HivemindCommunication
+    from swarmgame.swarm.settings import Settings
+    peer = HivemindCommunication("contract", Path(sys.argv[2]), 0, sys.argv[3:], host="127.0.0.1", settings=Settings(heartbeat_seconds=1.0))
+    peer.join(at_least=2, timeout_seconds=60)
+    peer.publish(make_contribution(peer.peer, 0))
+    print("ready", flush=True)
+    threading.Event().wait()
+"""
+
+
+def test_a_process_killed_in_the_middle_hangs_nobody_and_its_daemon_dies_with_it(
+    swarm: Libp2pSwarm, tmp_path: Path, contribution_of: Any
+) -> None:
+    ann = swarm.peer("ann")
+    bob = swarm.peer("bob", at_least=2)
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            textwrap.dedent(CHILD),
+            str(Path(__file__).parent),
+            str(tmp_path / "child.key"),
+            *swarm.known,
+        ],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        (daemon,) = [process for process in psutil.Process(child.pid).children() if process.name() == "p2pd"]
+        swarm.until(lambda: len(bob.membership()) == 3)
+        for peer in (ann, bob):
+            peer.publish(contribution_of(peer.peer, 0))
+        assert [len(peer.collect(0, 0, gather()).contributions) for peer in (ann, bob)] == [2, 2]
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        for peer in (ann, bob):
+            peer.publish(contribution_of(peer.peer, 1))
+        for peer in (ann, bob):
+            collected = peer.collect(1, 0, gather(1.0, 60.0))
+            assert collected.closed_by is ClosedBy.QUORUM
+            assert [said.peer for said in collected.contributions] == [
+                other.peer for other in (ann, bob) if other is not peer
+            ]
+            assert len(collected.members) == 2
+        swarm.until(lambda: not daemon.is_running() or daemon.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def test_a_heartbeat_is_stored_by_every_replica_and_costs_no_more_in_a_full_directory(swarm: Libp2pSwarm) -> None:
+    import time
+
+    ann = swarm.peer("ann", heartbeat_seconds=300.0)
+    bob = swarm.peer("bob", at_least=2, heartbeat_seconds=300.0)
+    here, there = ann._transport, bob._transport
+    expires = time.time() + 300.0
+    assert there._node is not None
+    for number in range(50):
+        bob._thread.run(there._node.store(there._directory, b"x" * 300, expires, subkey=str(number)))
+
+    before = here.traffic.bytes_sent + here.traffic.bytes_received
+    # It replaces what ann said when it joined only if it lasts longer.
+    ann._thread.run(here.advertise(b"y" * 300, expires + 3600.0))
+    spent = here.traffic.bytes_sent + here.traffic.bytes_received - before
+
+    found = bob._thread.run(there.discover())
+    assert found.count(b"x" * 300) == 50
+    assert b"y" * 300 in found
+    assert 300 < spent < 5_000

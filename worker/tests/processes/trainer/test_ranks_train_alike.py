@@ -1,0 +1,133 @@
+"""One process or two: over the same round, the same update."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import dataclasses, os, sys, traceback
+from pathlib import Path
+import torch
+import language_rounds as rounds
+from swarmgame.game.components import Setting
+from swarmgame.runtime.ranks import ranks_from_environment
+from swarmgame.trainer.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
+torch.set_num_threads(1)
+cache = Path(sys.argv[1])
+
+def gap(left, right):
+    assert left.keys() == right.keys() and left
+    return max(float((left[n]["exp_avg"] - right[n]["exp_avg"]).abs().max()) for n in left)
+
+def language_model(ranks, **options):
+    # AdamW makes a whole step of any gradient, also where that is little but rounding; hence the small learning rate.
+    options["learning_rate"] = 1e-4
+    alone, joined = rounds.trainer(cache, **options), rounds.trainer(cache, ranks=ranks, **options)
+    for number in range(2):
+        round = rounds.round_of(number)
+        other = rounds.said(rounds.trainer(cache, model=rounds.MODEL + "&seed=5"), rounds.round_of(number, peer="other"))
+        state = rounds.state_of(round, [rounds.said(alone, round), other])
+        one, two = (t.train(state, rounds.scored(state)) for t in (alone, joined))
+        left, right = (t.state_dict()["optimization"] for t in (alone, joined))
+        assert gap(left["moments"], right["moments"]) < 1e-6, options
+        moved = max(float((left["weights"][n] - right["weights"][n]).abs().max()) for n in left["weights"])
+        assert moved < 1e-5, moved
+        assert all(abs(one[n] - two[n]) < 1e-4 for n in one if one[n] == one[n]), (one, two)
+        joined.load_state_dict(alone.state_dict())  # rounding must not add up over the rounds
+    groups = rounds.said(joined, rounds.round_of(9)).groups
+    assert [g.item for g in groups] == [i.id for i in rounds.items()]
+    assert all(p == groups for p in map(eval_groups, ranks.gather(repr(groups).encode()), [groups] * ranks.size))
+    ids, = [g for g in groups if g.item == rounds.items()[1].id]
+    prompt = [ids.prompt.token_ids] * len(ids.rollouts)
+    logprobs = joined.policy.score(prompt, [r.token_ids for r in ids.rollouts])[0]
+    assert abs(float(logprobs[0, 0].detach()) - ids.rollouts[0].logprobs[0]) < 1e-4  # a prompt got its own completions back
+
+def ahead(ranks):
+    alone, joined = (rounds.trainer(cache, overlap=True, ranks=r) for r in (Setting().ranks, ranks))
+    asked = [rounds.Prompt.ask(item, item.question + " stage 0") for item in rounds.items()]
+    for number in range(3):
+        round = rounds.round_of(number)
+        said = rounds.said(joined, round)
+        assert said.policy_version == max(0, number - 1), said.policy_version
+        joined.generate_ahead(asked, rounds.round_of(number + 1))
+        ranks.broadcast(b"other collectives go on" if ranks.rank == 0 else None)
+        state = rounds.state_of(round, [said])
+        joined.train(state, rounds.scored(state))
+    # One rank saves, all load: the rollouts of both are in it.
+    saved = joined.state_dict()
+    assert len(ranks.gather(repr(saved["ahead"]).encode())) == 2
+    assert len(set(ranks.gather(repr(saved["ahead"]).encode()))) == 1
+    resumed = rounds.trainer(cache, overlap=True, ranks=ranks)
+    resumed.load_state_dict(saved)
+    assert rounds.said(resumed, rounds.round_of(3)).groups == rounds.said(joined, rounds.round_of(3)).groups
+    lone = rounds.trainer(cache, overlap=True)
+    lone.load_state_dict(saved)
+    assert rounds.said(lone, rounds.round_of(3)).policy_version == lone.policy_version  # rollouts of other ranks' seeds are not taken
+    joined.close()
+
+def eval_groups(payload, groups):
+    assert payload == repr(groups).encode()
+    return groups
+
+def network(ranks):
+    config = PolicyGradientConfig(actions=5, generations=7)
+    learners = [PolicyGradientTrainer(config, Setting(peer="me", ranks=r)) for r in (Setting().ranks, ranks)]
+    round = rounds.round_of()
+    said = [rounds.said(learner, round) for learner in learners]
+    assert said[0].groups == said[1].groups
+    state = rounds.state_of(round, said[:1])
+    for learner in learners:
+        learner.train(state, rounds.scored(state, lambda r: float(r.text == "3")))
+    left, right = (learner.state_dict()["optimization"]["moments"] for learner in learners)
+    assert gap(left, right) < 1e-6
+
+def play():
+    ranks = ranks_from_environment(timeout_seconds=60)
+    assert ranks.size == 2
+    for options in ({}, {"loss_type": "grpo", "beta": 0.1}, {"loss_type": "dr_grpo", "scale_rewards": "batch", "top_entropy_quantile": 0.5}):
+        language_model(ranks, **options)
+    ahead(ranks)
+    network(ranks)
+
+children = []
+for rank in range(2):
+    child = os.fork()
+    if not child:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        try:
+            play()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    children.append(child)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def test_two_ranks_make_the_update_of_one(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    support = Path(__file__).parents[2] / "support"
+    environment = os.environ | {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(support), os.environ.get("PYTHONPATH")))),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

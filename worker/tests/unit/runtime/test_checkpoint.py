@@ -1,0 +1,163 @@
+"""A checkpoint is whole or it is not used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmgame.runtime import checkpoint
+from swarmgame.runtime.checkpoint import CheckpointStore
+
+plain = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8)
+    | st.binary(max_size=8)
+)
+trees = st.recursive(
+    plain,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=4) | st.integers(-3, 3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tree=trees)
+def test_any_tree_of_plain_values_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, tree: Any) -> None:
+    store = CheckpointStore(tmp_path_factory.mktemp("checkpoints"))
+    store.save(3, {"tree": tree})
+    loaded = store.load_latest()
+    assert loaded is not None
+    assert loaded.next_round == 3
+    assert loaded.state == {"tree": tree}
+
+
+def test_tensors_come_back_bit_for_bit_with_tied_weights_and_non_finite_numbers(tmp_path: Path) -> None:
+    weight = torch.randn(3, 4).t()
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+    optimizer.param_groups[0]["params"][0].grad = torch.tensor([1.0, 2.0])
+    optimizer.step()
+    state = {
+        "model": {"embed": weight, "head": weight, 0: torch.tensor(5), "0": torch.tensor(6)},
+        "optimizer": optimizer.state_dict(),
+        "half": torch.tensor([math.nan, math.inf], dtype=torch.bfloat16),
+        "best": -math.inf,
+        "rng": torch.get_rng_state(),
+    }
+    store = CheckpointStore(tmp_path)
+    store.save(1, state)
+    loaded = store.load_latest()
+    assert loaded is not None
+    assert torch.equal(loaded.state["model"]["embed"], weight)
+    assert torch.equal(loaded.state["model"]["head"], weight)
+    assert (int(loaded.state["model"][0]), int(loaded.state["model"]["0"])) == (5, 6)
+    assert torch.equal(loaded.state["half"].view(torch.int16), state["half"].view(torch.int16))
+    assert loaded.state["best"] == -math.inf
+    assert torch.equal(loaded.state["rng"], state["rng"])
+    fresh = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+    fresh.load_state_dict(loaded.state["optimizer"])
+    assert torch.equal(fresh.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for number in range(5):
+        store.save(number, {"n": number})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-00000003", "round-00000004"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "truncate-tensors",
+        "flip-a-bit",
+        "no-manifest",
+        "empty-manifest",
+        "no-state",
+        "another-format",
+        "manifest-is-a-list",
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"w": torch.ones(8), "n": 1})
+    newest = store.save(2, {"w": torch.zeros(8), "n": 2})
+    tensors, manifest = newest / "tensors.safetensors", newest / "manifest.json"
+    match damage:
+        case "truncate-tensors":
+            tensors.write_bytes(tensors.read_bytes()[:-5])
+        case "flip-a-bit":
+            data = bytearray(tensors.read_bytes())
+            data[-1] ^= 1
+            tensors.write_bytes(bytes(data))
+        case "no-manifest":
+            manifest.unlink()
+        case "empty-manifest":
+            manifest.write_text("")
+        case "no-state":
+            (newest / "state.json").unlink()
+        case "another-format":
+            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+        case "manifest-is-a-list":
+            manifest.write_text("[]")
+    with caplog.at_level(logging.ERROR):
+        loaded = store.load_latest()
+    assert loaded is not None
+    assert loaded.state["n"] == 1
+    assert str(newest) in caplog.text
+
+
+def test_a_crash_at_any_write_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fsync and rename of a save is a place to die; after each death the store still loads something whole."""
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"n": 1})
+    survived = 0
+    for fatal in range(20):
+        calls = 0
+        real_fsync, real_rename = os.fsync, Path.rename
+
+        def dying(real: Any, *arguments: Any, fatal: int = fatal) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > fatal:
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.os, "fsync", lambda fd, real=real_fsync: dying(real, fd))
+            patch.setattr(Path, "rename", lambda self, target, real=real_rename: dying(real, self, target))
+            try:
+                store.save(2, {"n": 2})
+                survived += 1
+            except KeyboardInterrupt:
+                pass
+        loaded = store.load_latest()
+        assert loaded is not None
+        assert loaded.state["n"] == loaded.next_round
+    assert 0 < survived < 20
+
+
+def test_a_store_without_checkpoints_has_none(tmp_path: Path) -> None:
+    assert CheckpointStore(tmp_path / "absent").load_latest() is None
+
+
+def test_what_cannot_be_stored_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="/model/layer"):
+        CheckpointStore(tmp_path).save(1, {"model": {"layer": object()}})

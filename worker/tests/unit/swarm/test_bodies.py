@@ -1,0 +1,168 @@
+"""Bodies over streams: real sockets, and strangers at either end of them."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from hashlib import sha256
+
+import pytest
+
+from swarmgame.swarm import bodies
+from swarmgame.swarm.bodies import BodyServer, ask
+from swarmgame.swarm.transports.base import Oversized, Traffic
+
+SMALL, LARGE = b"small", bytes(range(256)) * 8192
+HEAD = struct.Struct(">BQ")
+
+
+def name(body):
+    return sha256(body).digest()
+
+
+class Wire:
+    """A socket between those who ask and one who serves."""
+
+    def __init__(self, folder, serve):
+        self.path, self._serve = str(folder / "socket"), serve
+        self.writers = []
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_unix_server(self._connected, self.path)
+        return self
+
+    async def __aexit__(self, *error):
+        self._server.close()
+        for writer in self.writers:
+            writer.close()
+
+    async def _connected(self, reader, writer):
+        self.writers.append(writer)
+        await self._serve(reader, writer)
+
+    async def open(self):
+        return await asyncio.open_unix_connection(self.path)
+
+    async def first_closed(self):
+        """Returns when the first stream is closed at the serving end."""
+        while not self.writers or not self.writers[0].transport.is_closing():
+            await asyncio.sleep(0.01)
+
+    async def ask(self, body, limit):
+        return await ask(*await self.open(), name(body), limit, Traffic())
+
+
+def keeper(*known):
+    """A server that has these bodies."""
+    return BodyServer({name(body): body for body in known}.get, Traffic())
+
+
+def honest(server):
+    return lambda reader, writer: server.serve("a", reader, writer)
+
+
+def played(scene):
+    asyncio.run(asyncio.wait_for(scene(), 30.0))
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE, b""])
+def test_a_body_comes_whole_at_exactly_its_size(tmp_path, body):
+    async def scene():
+        async with Wire(tmp_path, honest(keeper(body))) as wire:
+            assert await wire.ask(body, len(body)) == body
+
+    played(scene)
+
+
+def test_what_is_not_there_is_none_and_bodies_come_together(tmp_path):
+    async def scene():
+        async with Wire(tmp_path, honest(keeper(SMALL, LARGE))) as wire:
+            found = await asyncio.gather(*(wire.ask(body, len(LARGE)) for body in (LARGE, b"unknown", SMALL, LARGE)))
+            assert found == [LARGE, None, SMALL, LARGE]
+
+    played(scene)
+
+
+# ── strangers who answer
+def test_a_stream_that_breaks_in_the_middle_of_a_body_is_an_error(tmp_path):
+    async def half(reader, writer):
+        await reader.readexactly(32)
+        writer.write(HEAD.pack(1, 1000) + b"x" * 500)
+        await writer.drain()
+        writer.close()
+
+    async def scene():
+        async with Wire(tmp_path, half) as wire:
+            with pytest.raises(EOFError, match="500 bytes read on a total of 1000"):
+                await wire.ask(SMALL, 1000)
+
+    played(scene)
+
+
+@pytest.mark.parametrize("promised", [101, 1 << 30, (1 << 64) - 1])
+def test_a_body_longer_than_its_author_signed_is_not_read(tmp_path, promised):
+    async def boast(reader, writer):
+        await reader.readexactly(32)
+        writer.write(HEAD.pack(1, promised))
+        await writer.drain()
+
+    async def scene():
+        async with Wire(tmp_path, boast) as wire:
+            with pytest.raises(Oversized):
+                await wire.ask(SMALL, 100)
+
+    played(scene)
+
+
+# ── strangers who ask
+async def closed(reader):
+    return await reader.read() == b""
+
+
+def test_a_stranger_holds_no_more_streams_than_a_fetcher_could_use(tmp_path):
+    async def scene():
+        async with Wire(tmp_path, honest(keeper(SMALL))) as wire:
+            streams = [await wire.open() for _ in range(bodies.STREAMS_A_PEER + 2)]
+            refused = [reader for reader, _ in streams[-2:]]
+            assert await asyncio.gather(*map(closed, refused)) == [True, True]
+            reader, writer = streams[0]
+            writer.write(name(SMALL))
+            assert await reader.readexactly(HEAD.size + len(SMALL)) == HEAD.pack(1, len(SMALL)) + SMALL
+            writer.close()
+            # One that was answered makes room for another.
+            await wire.first_closed()
+            assert await wire.ask(SMALL, 100) == SMALL
+            for _, writer in streams:
+                writer.close()
+
+    played(scene)
+
+
+@pytest.mark.parametrize("said", [b"", b"half a name"])
+def test_a_stream_that_asks_for_nothing_is_closed(tmp_path, monkeypatch, said):
+    monkeypatch.setattr(bodies, "ASK_SECONDS", 0.02)
+
+    async def scene():
+        async with Wire(tmp_path, honest(keeper(SMALL))) as wire:
+            reader, writer = await wire.open()
+            writer.write(said)
+            assert await closed(reader)
+            writer.close()
+
+    played(scene)
+
+
+def test_an_answer_that_nobody_takes_is_taken_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(bodies, "body_seconds", lambda size: 0.02)
+
+    async def scene():
+        async with Wire(tmp_path, honest(keeper(LARGE))) as wire:
+            reader, writer = await wire.open()
+            writer.transport.pause_reading()
+            writer.write(name(LARGE))
+            await wire.first_closed()
+            writer.transport.resume_reading()
+            assert 0 < len(await reader.read()) < len(LARGE)
+            writer.close()
+
+    played(scene)
