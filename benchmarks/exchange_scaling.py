@@ -35,10 +35,10 @@ FIRST_PORT = 20_000  # below the ports that outgoing connections take
 
 def words(peer: str, round: int) -> Any:
     """A contribution of 8 questions, 8 completions each, 128 tokens."""
-    from swarmgame.game.state import Contribution, Group, Message, Prompt, Reference, Rollout
+    from swarmgame.game.state import Contribution, Group, Message, Prompt, QuestionRef, Rollout
 
     random = Random(f"{peer}/{round}")
-    references = [Reference("sums", "c0ffee", random.getrandbits(60), index) for index in range(GROUPS)]
+    references = [QuestionRef("sums", "c0ffee", random.getrandbits(60), index) for index in range(GROUPS)]
 
     def rollout() -> Rollout:
         ids = tuple(random.randrange(256) for _ in range(TOKENS))

@@ -27,8 +27,8 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig as TrlConfig
 from trl import GRPOTrainer as TrlTrainer
 
-from swarmgame.game.components import Setting
-from swarmgame.game.state import Contribution, GameState, Item, Prompt, Reference, Round
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.state import Contribution, GameState, Prompt, Question, QuestionRef, Round
 from swarmgame.models.loading import load_model, load_tokenizer
 from swarmgame.models.warmstart import ensure_model
 from swarmgame.trainer.grpo.config import GRPOConfig
@@ -69,10 +69,10 @@ def reward(completions: Sequence[Sequence[int]]) -> list[float]:
 class Ours:
     """One peer that speaks to nobody."""
 
-    def __init__(self, setting: Setting, arena: Arena) -> None:
+    def __init__(self, context: ComponentContext, arena: Arena) -> None:
         self.tokens = tokens = arena.new_tokens
         self.items = [
-            Item(Reference("bench", "v1", 0, index), question) for index, question in enumerate(arena.questions)
+            Question(QuestionRef("bench", "v1", 0, index), question) for index, question in enumerate(arena.questions)
         ]
         config = GRPOConfig(
             generations=COMPLETIONS,
@@ -81,7 +81,7 @@ class Ours:
             learning_rate=arena.learning_rate,
             loss_type="dapo",
         )
-        self.trainer = GRPOTrainer(config, setting)
+        self.trainer = GRPOTrainer(config, context)
         self.number = 0
 
     def step(self) -> float:
@@ -121,9 +121,9 @@ class Alternate(TrainerCallback):  # type: ignore[misc]
 
 def measure(arena: Arena, repeats: int, warmups: int, folder: Path) -> dict[str, list[float]]:
     """Seconds a step of each arm."""
-    setting = Setting(model_uri=arena.model, cache=folder, peer="bench", device=arena.device)
-    source = ensure_model(setting)
-    ours = Ours(setting, arena)
+    context = ComponentContext(model_uri=arena.model, cache=folder, peer="bench", device=arena.device)
+    source = ensure_model(context)
+    ours = Ours(context, arena)
     for _ in range(0 if arena.device == "cpu" else 2):  # compiles kernels and layers, then captures graphs
         ours.step()
     callback = Alternate(ours, warmups)

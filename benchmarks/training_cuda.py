@@ -27,8 +27,18 @@ import torch
 from generation_cuda import half_billion, small
 from transformers import logging
 
-from swarmgame.game.components import Setting
-from swarmgame.game.state import Contribution, FinishReason, GameState, Group, Item, Prompt, Reference, Rollout, Round
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.state import (
+    Contribution,
+    FinishReason,
+    GameState,
+    Group,
+    Prompt,
+    Question,
+    QuestionRef,
+    Rollout,
+    Round,
+)
 from swarmgame.models.tokenizer import character_tokenizer
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
@@ -74,7 +84,7 @@ WORK, SMOKE = Work(9, 8, 256, 64), Work(2, 4, 16, 12)
 def rollouts(work: Work, tokenizer: str, vocabulary: int) -> tuple[GameState, dict[Any, list[float]]]:
     """A round's state and rewards that differ in every group, so that nothing is skipped."""
     random = torch.Generator().manual_seed(1)
-    items = [Item(Reference("bench", "v1", 0, index), f"question {index}") for index in range(work.prompts)]
+    items = [Question(QuestionRef("bench", "v1", 0, index), f"question {index}") for index in range(work.prompts)]
     groups = []
     for item, length in zip(items, work.prompt_lengths, strict=True):
         ids = [
@@ -165,7 +175,7 @@ def trainer_of(folder: Path, device: str, work: Work, arm: str, tokens_per_micro
         tokens_per_micro_batch=tokens_per_micro_batch or "auto",
         **ARMS[arm],
     )
-    return GRPOTrainer(config, Setting(model_uri=f"file://{folder}", cache=folder, device=device))
+    return GRPOTrainer(config, ComponentContext(model_uri=f"file://{folder}", cache=folder, device=device))
 
 
 def measure(

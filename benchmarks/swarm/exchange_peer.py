@@ -21,7 +21,7 @@ from channel import Parent
 from connection import connect
 
 from swarmgame.game.protocol import CollectPolicy, Exchange
-from swarmgame.game.state import Contribution, FinishReason, Group, Message, PeerId, Prompt, Reference, Rollout
+from swarmgame.game.state import Contribution, FinishReason, Group, Message, PeerId, Prompt, QuestionRef, Rollout
 from swarmgame.swarm.codec import encode
 
 VOCABULARY = 151_936
@@ -31,7 +31,7 @@ TOKENS = 256
 ALPHABET = string.ascii_letters + string.digits + " ."
 
 
-def contribution(peer: PeerId, round: int, groups: Sequence[Group], references: Sequence[Reference]) -> Contribution:
+def contribution(peer: PeerId, round: int, groups: Sequence[Group], references: Sequence[QuestionRef]) -> Contribution:
     """What a peer says in a round."""
     return Contribution(
         peer, round, 0, tuple(groups), {reference.id: reference for reference in references}, tokenizer="benchmark"
@@ -45,7 +45,7 @@ class Words:
 
     def __init__(self, peer: PeerId, size: int) -> None:
         self._random = random.Random(size)
-        self.references: list[Reference] = []
+        self.references: list[QuestionRef] = []
         self.groups: list[Group] = []
         self.bytes = 0
         # The smallest contribution has a header and a signature of a few hundred bytes; tokens are added until the size
@@ -64,7 +64,7 @@ class Words:
         return sum(len(rollout.token_ids) for group in self.groups for rollout in group.rollouts)
 
     def _add(self, tokens: int) -> None:
-        reference = Reference("benchmark", "", len(self.groups), 0)
+        reference = QuestionRef("benchmark", "", len(self.groups), 0)
         prompt = Prompt(reference.id, (Message("user", self._text(64)),))
         self.references.append(reference)
         self.groups.append(Group(prompt, tuple(self._rollout(tokens) for _ in range(ROLLOUTS))))

@@ -15,17 +15,17 @@ from typing import Any
 from work import Work, reward
 
 from swarmgame import (
+    ComponentContext,
     Config,
     DataManager,
     GameState,
     GroupKey,
-    Item,
     Message,
     Prompt,
-    Reference,
+    Question,
+    QuestionRef,
     RewardManager,
     Round,
-    Setting,
 )
 
 PLACEHOLDER_WORDS = (118, 188, 150)
@@ -43,8 +43,8 @@ class WorkData(DataManager):
 
     Config = WorkConfig
 
-    def __init__(self, config: WorkConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: WorkConfig, context: ComponentContext) -> None:
+        super().__init__(config, context)
         self.work = Work.read(config.folder)
         prompts = config.folder / "prompts.json"
         self.system: Sequence[str] = [""]
@@ -55,10 +55,10 @@ class WorkData(DataManager):
                 else ["word " * words for words in PLACEHOLDER_WORDS]
             )
 
-    def round_data(self, round: Round) -> Sequence[Item]:
+    def round_data(self, round: Round) -> Sequence[Question]:
         return [self._item(round.number, index) for index in range(self.work.game.questions)]
 
-    def resolve(self, reference: Reference) -> Item | None:
+    def resolve(self, reference: QuestionRef) -> Question | None:
         if (reference.environment, reference.config) != ("work", "") or reference.index >= self.work.game.questions:
             return None
         return self._item(reference.seed, reference.index)
@@ -66,11 +66,11 @@ class WorkData(DataManager):
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
         return [self._prompt(state, stage, item) for item in state.items.values()]
 
-    def _item(self, round: int, index: int) -> Item:
+    def _item(self, round: int, index: int) -> Question:
         asked = self.work.questions(round)[index]
-        return Item(Reference("work", "", round, index), question=asked.question, answer=asked.answer)
+        return Question(QuestionRef("work", "", round, index), question=asked.question, answer=asked.answer)
 
-    def _prompt(self, state: GameState, stage: int, item: Item) -> Prompt:
+    def _prompt(self, state: GameState, stage: int, item: Question) -> Prompt:
         words = item.question if stage == 0 else self._solutions(state, item)
         if stage == 2:
             words += (
@@ -82,7 +82,7 @@ class WorkData(DataManager):
             words += 'Remember to think through your solution step by step and put your answer on its own line after "Answer:".\n\n'
         return Prompt(item.id, (Message("system", self.system[stage]), Message("user", words)))
 
-    def _solutions(self, state: GameState, item: Item) -> str:
+    def _solutions(self, state: GameState, item: Question) -> str:
         words = f"The given math problem is: {item.question}  \n\nThe following solutions were suggested for this problem: \n"
         words += "".join(f"--> Student #{number} said: {text}\n\n" for number, text in enumerate(_said(state, 0, item)))
         choose = 'Remember to choose an appropriate "Student #" (or say None), explain your choice, '
@@ -92,12 +92,12 @@ class WorkData(DataManager):
 class WorkRewards(RewardManager):
     """The hash of each text, in this process: GenRL's arm has no sandbox either."""
 
-    def __init__(self, config: Any, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: Any, context: ComponentContext) -> None:
+        super().__init__(config, context)
 
     def rewards(self, state: GameState) -> Mapping[GroupKey, Sequence[float]]:
         return {key: [reward(rollout.text) for rollout in group.rollouts] for key, group in state.groups()}
 
 
-def _said(state: GameState, stage: int, item: Item) -> list[str]:
-    return [rollout.text for _, group in state.said(stage, item.id) for rollout in group.rollouts]
+def _said(state: GameState, stage: int, item: Question) -> list[str]:
+    return [rollout.text for _, group in state.groups_for(stage, item.id) for rollout in group.rollouts]

@@ -22,7 +22,7 @@ from connection import Alone, connect
 from game import WorkConfig, WorkData, WorkRewards
 from work import LEARNING_RATE, Work
 
-from swarmgame import GameState, Rewards, Round, Setting
+from swarmgame import ComponentContext, GameState, Rewards, Round
 from swarmgame.game.manager import GameManager, Progression
 from swarmgame.game.protocol import Collected, CommunicationManager, Exchange
 from swarmgame.game.report import Observer, RoundReport
@@ -70,7 +70,7 @@ class OnRequest(Observer):
         self.began, self.worked = time.perf_counter(), time.process_time()
 
 
-def trainer(work: Work, setting: Setting) -> GRPOTrainer:
+def trainer(work: Work, context: ComponentContext) -> GRPOTrainer:
     """The size of the work, and GenRL's loss (token-level, no KL), clip range and learning rate; one update a stage, as
     near as GenRL's.
     """
@@ -85,7 +85,7 @@ def trainer(work: Work, setting: Setting) -> GRPOTrainer:
         "epsilonHigh": 0.28,
         "beta": 0.0,
     }
-    return GRPOTrainer(GRPOConfig.model_validate(chosen), setting)
+    return GRPOTrainer(GRPOConfig.model_validate(chosen), context)
 
 
 def main(folder: Path) -> None:
@@ -102,10 +102,10 @@ def main(folder: Path) -> None:
             communication = Alone()
             next(requests)
             parent.answer(addresses=[])
-        setting = Setting(
+        context = ComponentContext(
             stages=work.game.stages, peer=communication.peer, model_uri=work.model.as_uri(), cache=Path(own)
         )
-        policy = trainer(work, setting)
+        policy = trainer(work, context)
         parent.answer(ready=True)
         observer = OnRequest(parent, requests)
         progression = Progression(
@@ -117,8 +117,8 @@ def main(folder: Path) -> None:
         )
         manager = GameManager(
             progression,
-            data=WorkData(WorkConfig(folder=folder), setting),
-            rewards=WorkRewards(None, setting),
+            data=WorkData(WorkConfig(folder=folder), context),
+            rewards=WorkRewards(None, context),
             trainer=policy,
             communication=communication,
             observers=[observer],

@@ -38,8 +38,8 @@ class ProbedRewards(ReasoningGymRewards):
     Config = ProbedConfig
     config: ProbedConfig
 
-    def __init__(self, config: ProbedConfig, setting: Any) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: ProbedConfig, context: Any) -> None:
+        super().__init__(config, context)
         self._last = -1
 
     def rewards(self, state: GameState) -> Rewards:

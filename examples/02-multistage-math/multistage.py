@@ -29,7 +29,7 @@ def short(question: str) -> str:
 def answers(state: GameState, item: str) -> list[str]:
     """The swarm's different answers of stage 0, the most common first, at most four."""
     said = Counter(
-        rollout.text.strip()[:LONGEST_ANSWER] for _, group in state.said(0, item) for rollout in group.rollouts
+        rollout.text.strip()[:LONGEST_ANSWER] for _, group in state.groups_for(0, item) for rollout in group.rollouts
     )
     said.pop("", None)
     return [text for text, _ in sorted(said.items(), key=lambda pair: (-pair[1], pair[0]))[: len(LETTERS)]]
@@ -37,7 +37,7 @@ def answers(state: GameState, item: str) -> list[str]:
 
 def votes(state: GameState, item: str, choices: Sequence[str]) -> Counter[str]:
     """How often each answer was chosen in stage 1."""
-    letters = [rollout.text.strip() for _, group in state.said(1, item) for rollout in group.rollouts]
+    letters = [rollout.text.strip() for _, group in state.groups_for(1, item) for rollout in group.rollouts]
     return Counter({choice: letters.count(letter) for letter, choice in zip(LETTERS, choices, strict=False)})
 
 
@@ -58,7 +58,7 @@ class MultistageMath(ReasoningGymData):
     """Questions of reasoning-gym, asked in three stages."""
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        items = [state.items[item] for item in state.own_items]
+        items = [state.items[item] for item in state.question_ids]
         if stage == 0:
             return [Prompt.ask(item, short(item.question)) for item in items]
         heard = [(item, answers(state, item.id)) for item in items]

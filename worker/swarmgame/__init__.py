@@ -4,23 +4,31 @@ Importing it costs milliseconds: torch, hivemind and the like are loaded by the 
 """
 
 from swarmgame.config import Config
-from swarmgame.game.components import DataManager, Demonstration, Demonstrations, RewardManager, Setting, Trainer
+from swarmgame.game.components import (
+    ComponentContext,
+    DataManager,
+    Demonstration,
+    Demonstrations,
+    RewardManager,
+    Trainer,
+)
 from swarmgame.game.state import (
     Contribution,
     FinishReason,
     GameState,
     Group,
     GroupKey,
-    Item,
     Message,
     Prompt,
-    Reference,
+    Question,
+    QuestionRef,
     Rewards,
     Rollout,
     Round,
 )
 
 __all__ = [
+    "ComponentContext",
     "Config",
     "Contribution",
     "DataManager",
@@ -30,15 +38,14 @@ __all__ = [
     "GameState",
     "Group",
     "GroupKey",
-    "Item",
     "Message",
     "Prompt",
-    "Reference",
+    "Question",
+    "QuestionRef",
     "RewardManager",
     "Rewards",
     "Rollout",
     "Round",
-    "Setting",
     "Trainer",
 ]
 __version__ = "0.1.0"

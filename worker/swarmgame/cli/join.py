@@ -60,10 +60,10 @@ def join(
             "nobody to join: give --initial-peer with the address of a member, or communication.initialPeers in the manifest"
         )
     with found_in(game):
-        from swarmgame.launch.join import GuestOptions, take_part
+        from swarmgame.launch.join import JoinOptions, take_part
 
         code = take_part(
-            GuestOptions(
+            JoinOptions(
                 game=game,
                 overrides=overrides,
                 directory=directory or Path("runs") / f"{manifest.metadata.name}-joined",

@@ -144,10 +144,10 @@ def initialize(game: PodGame = MOUNTED) -> None:
     with last_words(), found_in(game):
         manifest = load_manifest(game)
         from swarmgame.observability import logs
-        from swarmgame.runtime.assembly import blueprint_of, prepare
+        from swarmgame.runtime.assembly import prepare, resolve_game
 
         logs.configure()
-        blueprint_of(manifest, game.parent)
+        resolve_game(manifest, game.parent)
         prepare(manifest, game.parent)
         typer.echo(f"{manifest.spec.model.uri if manifest.spec.model else 'a game without a model'}: ready", err=True)
 

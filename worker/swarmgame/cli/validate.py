@@ -21,7 +21,7 @@ from swarmgame_api.load import load_manifest, manifest_data
 from swarmgame_api.manifest import SwarmGame
 
 if TYPE_CHECKING:
-    from swarmgame.runtime.assembly import Blueprint
+    from swarmgame.runtime.assembly import ResolvedGame
 
 
 def validate(game: Path, overrides: Sequence[str] = ()) -> None:
@@ -42,7 +42,7 @@ def validate(game: Path, overrides: Sequence[str] = ()) -> None:
     )
 
 
-def check_game(game: Path, overrides: Sequence[str] = ()) -> tuple[SwarmGame, Blueprint]:
+def check_game(game: Path, overrides: Sequence[str] = ()) -> tuple[SwarmGame, ResolvedGame]:
     """The manifest, and the parts that it names: found, importable, with valid configuration.
 
     Raises:
@@ -58,7 +58,7 @@ def check_game(game: Path, overrides: Sequence[str] = ()) -> tuple[SwarmGame, Bl
         raise error.at(str(game)) from error
 
 
-def resolved(manifest: SwarmGame, blueprint: Blueprint) -> dict[str, Any]:
+def resolved(manifest: SwarmGame, blueprint: ResolvedGame) -> dict[str, Any]:
     """The manifest as plain data with every default, those of the parts included."""
     data = manifest_data(manifest)
     for name in ("data", "rewards", "trainer"):

@@ -20,8 +20,8 @@ from pydantic import Field
 
 from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import DataManager, Demonstration, Demonstrations, Setting
-from swarmgame.game.state import GameState, Item, Message, Prompt, Reference, Round
+from swarmgame.game.components import ComponentContext, DataManager, Demonstration, Demonstrations
+from swarmgame.game.state import GameState, Message, Prompt, Question, QuestionRef, Round
 from swarmgame.seeds import SEED_BITS, derive_seed
 
 ENVIRONMENT = "chess"
@@ -61,31 +61,31 @@ class ChessData(DataManager, Demonstrations):
     Config = ChessConfig
     config: ChessConfig
 
-    def __init__(self, config: ChessConfig | None = None, setting: Setting | None = None) -> None:
-        super().__init__(config or ChessConfig(), setting or Setting())
+    def __init__(self, config: ChessConfig | None = None, context: ComponentContext | None = None) -> None:
+        super().__init__(config or ChessConfig(), context or ComponentContext())
         if self.config.min_plies >= self.config.max_plies:
             raise InvalidManifest(
                 "spec.game.data.with.maxPlies", self.config.max_plies, f"more than minPlies, {self.config.min_plies}"
             )
         self._digest = f"{derive_seed(_VERSION, self.config.task, self.config.min_plies, self.config.max_plies):016x}"
 
-    def round_data(self, round: Round) -> Sequence[Item]:
+    def round_data(self, round: Round) -> Sequence[Question]:
         base = round.seed if self.config.shared else round.peer_seed
         return self._items("round", self.config.questions_per_round, base, round.number)
 
-    def evaluation_data(self, count: int) -> Sequence[Item]:
-        return self._items("evaluation", count, self.setting.seed)
+    def evaluation_data(self, count: int) -> Sequence[Question]:
+        return self._items("evaluation", count, self.context.seed)
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        return [self.prompt(state.items[item]) for item in state.own_items]
+        return [self.prompt(state.items[item]) for item in state.question_ids]
 
-    def prompt(self, item: Item) -> Prompt:
+    def prompt(self, item: Question) -> Prompt:
         """The question, after the system prompt when there is one, with the planes."""
         user = Message("user", item.question)
         messages = (Message("system", self.config.system_prompt), user) if self.config.system_prompt else (user,)
         return Prompt(item=item.id, messages=messages, payload=item.payload)
 
-    def resolve(self, reference: Reference) -> Item | None:
+    def resolve(self, reference: QuestionRef) -> Question | None:
         ours = (reference.environment, reference.config, reference.index) == (ENVIRONMENT, self._digest, 0)
         return self._item(reference.seed) if ours and 0 <= reference.seed < 1 << (SEED_BITS - 2) else None
 
@@ -96,9 +96,9 @@ class ChessData(DataManager, Demonstrations):
     def fingerprint(self) -> str:
         return f"{derive_seed(self._digest, self.config.system_prompt):016x}"
 
-    def _items(self, purpose: str, count: int, *stream: int) -> list[Item]:
+    def _items(self, purpose: str, count: int, *stream: int) -> list[Question]:
         """Seeds of a purpose share their highest bits, so that no round asks what evaluation does."""
-        items: list[Item] = []
+        items: list[Question] = []
         for attempt in range(16 * count + _GAMES):
             if len(items) == count:
                 return items
@@ -110,7 +110,7 @@ class ChessData(DataManager, Demonstrations):
             "spec.game.data.with.maxPlies", self.config.max_plies, "long enough games for positions to come up"
         )
 
-    def _item(self, seed: int) -> Item | None:
+    def _item(self, seed: int) -> Question | None:
         found = position(seed, self.config.task, self.config.min_plies, self.config.max_plies)
         if found is None:
             return None
@@ -119,7 +119,7 @@ class ChessData(DataManager, Demonstrations):
         wanted = "gives mate in one" if self.config.task == Task.MATE_IN_ONE else "makes any legal move"
         question = f"{side} {wanted}. Position: {board.fen()}\nAnswer with one move in UCI notation, such as e2e4."
         metadata = {"fen": board.fen(), "task": self.config.task.value}
-        return Item(Reference(ENVIRONMENT, self._digest, seed, 0), question, move.uci(), metadata, planes(board))
+        return Question(QuestionRef(ENVIRONMENT, self._digest, seed, 0), question, move.uci(), metadata, planes(board))
 
 
 def position(seed: int, task: Task, min_plies: int, max_plies: int) -> tuple[chess.Board, chess.Move] | None:

@@ -72,7 +72,7 @@ again.
 
 
 @dataclass(frozen=True)
-class Question:
+class GeneratedQuestion:
     """A question, its answer (empty where there is none to tell), and whatever the scorer wants back."""
 
     question: str
@@ -91,10 +91,10 @@ class Environment(ABC):
         self.config = config
 
     @abstractmethod
-    def make(self, random: Random) -> Question:
+    def make(self, random: Random) -> GeneratedQuestion:
         """A question, from this source of randomness and the configuration alone."""
 
-    def score(self, answer: str, question: Question) -> float:
+    def score(self, answer: str, question: GeneratedQuestion) -> float:
         """How good an answer is, from 0 to 1; whether it equals the stored one, unless overridden."""
         return float(answer.strip() == question.answer.strip())
 
@@ -211,7 +211,7 @@ def _factory() -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def _question(name: str, canonical: str, seed: int) -> Question:
+def _question(name: str, canonical: str, seed: int) -> GeneratedQuestion:
     part, config, part_seed = _part(name, json.loads(canonical), seed)
     if part in _own():
         return _own_environment(part, _canonical(config)).make(Random(part_seed))
@@ -221,7 +221,7 @@ def _question(name: str, canonical: str, seed: int) -> Question:
     importlib.import_module("numpy").random.seed(part_seed % 2**32)
     entry = dataset[0]
     answer = entry["answer"]
-    return Question(str(entry["question"]), "" if answer is None else str(answer), entry)
+    return GeneratedQuestion(str(entry["question"]), "" if answer is None else str(answer), entry)
 
 
 def _part(name: str, config: dict[str, Any], seed: int) -> tuple[str, dict[str, Any], int]:

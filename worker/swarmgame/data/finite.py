@@ -20,8 +20,8 @@ from pydantic import Field
 
 from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest, Temporary
-from swarmgame.game.components import DataManager, Setting
-from swarmgame.game.state import GameState, Item, Prompt, Reference, Round
+from swarmgame.game.components import ComponentContext, DataManager
+from swarmgame.game.state import GameState, Prompt, Question, QuestionRef, Round
 from swarmgame.seeds import derive_seed
 
 PATH = "spec.game.data.with"
@@ -66,9 +66,9 @@ class FiniteData(DataManager):
     config: FiniteConfig
 
     def __init__(
-        self, config: FiniteConfig, setting: Setting, contents: Iterable[bytes], demonstrations: float = 0.0
+        self, config: FiniteConfig, context: ComponentContext, contents: Iterable[bytes], demonstrations: float = 0.0
     ) -> None:
-        super().__init__(config, setting)
+        super().__init__(config, context)
         everything = hashlib.blake2b(digest_size=8, person=b"swarmgame-rows")
         self.rows: dict[Side, list[int]] = {side: [] for side in Side}
         for row, content in enumerate(contents):
@@ -86,33 +86,33 @@ class FiniteData(DataManager):
             raise InvalidManifest(f"{PATH}.questionsPerRound", config.questions_per_round, expected)
 
     @abstractmethod
-    def item(self, reference: Reference) -> Item:
+    def item(self, reference: QuestionRef) -> Question:
         """The item of a row, `reference.index`."""
 
-    def round_data(self, round: Round) -> Sequence[Item]:
+    def round_data(self, round: Round) -> Sequence[Question]:
         seed = derive_seed("rows", round.seed if self.config.shared else round.peer_seed, round.number)
         return [self._item(row) for row in Random(seed).sample(self.rows[Side.ROUND], self.config.questions_per_round)]
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
         """Every stage asks our questions again."""
-        return [self.prompt(state.items[item]) for item in state.own_items]
+        return [self.prompt(state.items[item]) for item in state.question_ids]
 
-    def prompt(self, item: Item) -> Prompt:
+    def prompt(self, item: Question) -> Prompt:
         """What is asked about an item."""
         return Prompt.ask(item)
 
-    def resolve(self, reference: Reference) -> Item | None:
+    def resolve(self, reference: QuestionRef) -> Question | None:
         ours = (reference.environment, reference.config, reference.seed) == (self._name, self.digest, 0)
         return self.item(reference) if ours and reference.index in self._askable else None
 
-    def evaluation_data(self, count: int) -> Sequence[Item]:
+    def evaluation_data(self, count: int) -> Sequence[Question]:
         """The same for every peer; fewer than `count` where fewer are held out."""
         held_out = self.rows[Side.EVALUATION]
-        chosen = Random(derive_seed("evaluation", self.setting.seed)).sample(held_out, min(count, len(held_out)))
+        chosen = Random(derive_seed("evaluation", self.context.seed)).sample(held_out, min(count, len(held_out)))
         return [self._item(row) for row in chosen]
 
-    def _item(self, row: int) -> Item:
-        return self.item(Reference(self._name, self.digest, 0, row))
+    def _item(self, row: int) -> Question:
+        return self.item(QuestionRef(self._name, self.digest, 0, row))
 
 
 def existing(source: str) -> Path:
@@ -131,7 +131,7 @@ def existing(source: str) -> Path:
     return path
 
 
-def load_from_hub(config: FiniteConfig, setting: Setting) -> Any:
+def load_from_hub(config: FiniteConfig, context: ComponentContext) -> Any:
     """A `datasets.Dataset` from the hub (or its cache), or from a folder that `save_to_disk` wrote.
 
     Raises:
@@ -143,14 +143,14 @@ def load_from_hub(config: FiniteConfig, setting: Setting) -> Any:
     if not config.source.startswith(HUB):
         return datasets.load_from_disk(config.source)
     name, _, revision = config.source.removeprefix(HUB).partition("@")
-    token = setting.model_token.read_text().strip() if setting.model_token else None
+    token = context.model_token.read_text().strip() if context.model_token else None
     try:
         return datasets.load_dataset(
             name,
             config.subset or None,
             split=config.split,
             revision=revision or None,
-            cache_dir=str(setting.cache / "datasets"),
+            cache_dir=str(context.cache / "datasets"),
             token=token,
         )
     except ConnectionError as error:

@@ -18,8 +18,8 @@ from pydantic import Field
 
 from swarmgame.data.finite import HUB, PATH, FiniteConfig, FiniteData, existing, load_from_hub
 from swarmgame.errors import BadData, InvalidManifest
-from swarmgame.game.components import Setting
-from swarmgame.game.state import Item, Prompt, Reference
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.state import Prompt, Question, QuestionRef
 
 DIGITS = "sklearn://digits"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -46,9 +46,9 @@ class ImageData(FiniteData):
     Config = ImageConfig
     config: ImageConfig
 
-    def __init__(self, config: ImageConfig, setting: Setting | None = None) -> None:
-        setting = setting or Setting()
-        self.classes, pairs = _read(config, setting)
+    def __init__(self, config: ImageConfig, context: ComponentContext | None = None) -> None:
+        context = context or ComponentContext()
+        self.classes, pairs = _read(config, context)
         self._labels: list[int] = []
         self._images: list[Image] = []
         for image, label in pairs:
@@ -65,7 +65,7 @@ class ImageData(FiniteData):
             raise InvalidManifest(f"{PATH}.source", config.source, "data with at least one picture")
         super().__init__(
             config,
-            setting,
+            context,
             (image.tobytes() + bytes([label % 256]) for image, label in zip(self._images, self._labels, strict=True)),
         )
 
@@ -74,25 +74,25 @@ class ImageData(FiniteData):
         """Channels, height, width."""
         return tuple(self._images[0].shape)
 
-    def item(self, reference: Reference) -> Item:
+    def item(self, reference: QuestionRef) -> Question:
         label = self._labels[reference.index]
-        return Item(
+        return Question(
             reference, answer=str(label), metadata={"class": self.classes[label]}, payload=self._images[reference.index]
         )
 
-    def prompt(self, item: Item) -> Prompt:
+    def prompt(self, item: Question) -> Prompt:
         return Prompt(item=item.id, payload=item.payload)
 
 
-def _read(config: ImageConfig, setting: Setting) -> tuple[Sequence[str], Iterator[tuple[Image, int]]]:
+def _read(config: ImageConfig, context: ComponentContext) -> tuple[Sequence[str], Iterator[tuple[Image, int]]]:
     """Names of the classes, and the pictures with their labels, in an order that every peer shares."""
     if config.source == DIGITS:
         return [str(digit) for digit in range(10)], _digits(config)
     if config.source.startswith(HUB):
-        return _from_dataset(load_from_hub(config, setting), config)
+        return _from_dataset(load_from_hub(config, context), config)
     folder = existing(config.source)
     if (folder / "dataset_info.json").exists():
-        return _from_dataset(load_from_hub(config, setting), config)
+        return _from_dataset(load_from_hub(config, context), config)
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if not classes:
         raise InvalidManifest(

@@ -21,8 +21,8 @@ from pydantic import Field
 from swarmgame.config import Config
 from swarmgame.data.curriculum import CurriculumConfig, Ladder
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import DataManager, Demonstration, Demonstrations, Setting
-from swarmgame.game.state import GameState, Item, Message, Prompt, Reference, Rewards, Round
+from swarmgame.game.components import ComponentContext, DataManager, Demonstration, Demonstrations
+from swarmgame.game.state import GameState, Message, Prompt, Question, QuestionRef, Rewards, Round
 from swarmgame.sandbox.client import Outcome, Sandbox, SandboxBroken, SharedSandbox
 from swarmgame.seeds import SEED_BITS, derive_seed
 
@@ -104,11 +104,11 @@ class ReasoningGymData(DataManager, Demonstrations):
     Config = ReasoningGymConfig
     config: ReasoningGymConfig
 
-    def __init__(self, config: ReasoningGymConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: ReasoningGymConfig, context: ComponentContext) -> None:
+        super().__init__(config, context)
         self._check()
         self._sandbox: Sandbox | None = SharedSandbox.hold()
-        self._remembered: OrderedDict[Reference, Item] = OrderedDict()
+        self._remembered: OrderedDict[QuestionRef, Question] = OrderedDict()
         try:
             self._levels = [self._levels_of(position, entry) for position, entry in enumerate(config.environments)]
         except BaseException:
@@ -122,7 +122,7 @@ class ReasoningGymData(DataManager, Demonstrations):
         }
 
     # ── what the game asks
-    def round_data(self, round: Round) -> Sequence[Item]:
+    def round_data(self, round: Round) -> Sequence[Question]:
         base = round.seed if self.config.shared else round.peer_seed
         allowed = self._specialty(round)
         weights = [self.config.environments[position].weight for position in allowed]
@@ -137,9 +137,9 @@ class ReasoningGymData(DataManager, Demonstrations):
         """Every stage asks our questions again, in the same words; a game of several stages says more by overriding
         this.
         """
-        return [self.prompt(state.items[item]) for item in state.own_items]
+        return [self.prompt(state.items[item]) for item in state.question_ids]
 
-    def prompt(self, item: Item) -> Prompt:
+    def prompt(self, item: Question) -> Prompt:
         """The question in the game's words."""
         system = self.config.system_prompt or (
             TAGGED_INSTRUCTION if self.config.answer_format == AnswerFormat.TAGGED else ""
@@ -148,10 +148,10 @@ class ReasoningGymData(DataManager, Demonstrations):
         messages = (Message("system", system), Message("user", text)) if system else (Message("user", text),)
         return Prompt(item=item.id, messages=messages)
 
-    def resolve(self, reference: Reference) -> Item | None:
+    def resolve(self, reference: QuestionRef) -> Question | None:
         return self.resolve_all([reference])[0]
 
-    def resolve_all(self, references: Sequence[Reference]) -> Sequence[Item | None]:
+    def resolve_all(self, references: Sequence[QuestionRef]) -> Sequence[Question | None]:
         """One journey to the sandbox for all that are of this game and not remembered."""
         levels = {reference: level for reference in references if (level := self._level_of(reference)) is not None}
         new = [reference for reference in levels if reference not in self._remembered]
@@ -168,17 +168,17 @@ class ReasoningGymData(DataManager, Demonstrations):
             for reference in references
         ]
 
-    def _level_of(self, reference: Reference) -> _Level | None:
+    def _level_of(self, reference: QuestionRef) -> _Level | None:
         """The level that a reference asks, if it is one that a round of this game may ask."""
         honest = (
             reference.index == 0 and 0 <= reference.seed < 1 << SEED_BITS and _purpose(reference.seed) == Purpose.ROUND
         )
         return self._by_digest.get((reference.environment, reference.config)) if honest else None
 
-    def evaluation_data(self, count: int) -> Sequence[Item]:
+    def evaluation_data(self, count: int) -> Sequence[Question]:
         """The same for every peer of the game: the environments in turn, each at its first level."""
         levels = [self._start(index % len(self._levels)) for index in range(count)]
-        return self._make(Purpose.EVALUATION, levels, ("evaluation", self.setting.seed))
+        return self._make(Purpose.EVALUATION, levels, ("evaluation", self.context.seed))
 
     def round_finished(self, state: GameState, rewards: Rewards) -> None:
         for key, _ in state.own_groups():
@@ -218,7 +218,7 @@ class ReasoningGymData(DataManager, Demonstrations):
                     found.append(self._demonstration(_item(level, chosen, outcome, self.config.answer_format)))
         return found[:count]
 
-    def _demonstration(self, item: Item) -> Demonstration:
+    def _demonstration(self, item: Question) -> Demonstration:
         tagged = self.config.answer_format == AnswerFormat.TAGGED
         return Demonstration(self.prompt(item), f"<answer>{item.answer}</answer>" if tagged else item.answer)
 
@@ -247,14 +247,14 @@ class ReasoningGymData(DataManager, Demonstrations):
             SharedSandbox.release()
 
     # ── making questions
-    def _make(self, purpose: Purpose, levels: Sequence[_Level], stream: tuple[str | int, ...]) -> list[Item]:
+    def _make(self, purpose: Purpose, levels: Sequence[_Level], stream: tuple[str | int, ...]) -> list[Question]:
         """One item a level. Some makers fail for rare seeds; the next seed is tried then, the same on every peer."""
-        items: dict[int, Item] = {}
+        items: dict[int, Question] = {}
         for attempt in range(_ATTEMPTS):
             for index, level in enumerate(levels):
                 # Made before: a round's questions are asked for twice where its rollouts are generated ahead.
                 made = self._remembered.get(
-                    Reference(level.name, level.digest, _seed(purpose, *stream, index, attempt), 0)
+                    QuestionRef(level.name, level.digest, _seed(purpose, *stream, index, attempt), 0)
                 )
                 same = made is not None and (made.metadata["position"], made.metadata["level"]) == (
                     level.position,
@@ -288,7 +288,7 @@ class ReasoningGymData(DataManager, Demonstrations):
             for outcome in self._sandbox.run(f"{_ENVIRONMENTS}:{what}", batch, deadline=MAKING_SECONDS)
         ]
 
-    def _remember(self, item: Item) -> Item:
+    def _remember(self, item: Question) -> Question:
         self._remembered[item.reference] = item
         while len(self._remembered) > _REMEMBERED:
             self._remembered.popitem(last=False)
@@ -369,7 +369,7 @@ def _purpose(seed: int) -> int:
     return seed >> (SEED_BITS - 2)
 
 
-def _item(level: _Level, seed: int, outcome: Outcome, answer_format: AnswerFormat) -> Item:
+def _item(level: _Level, seed: int, outcome: Outcome, answer_format: AnswerFormat) -> Question:
     metadata = {
         "environment": level.name,
         "config": level.config,
@@ -377,8 +377,8 @@ def _item(level: _Level, seed: int, outcome: Outcome, answer_format: AnswerForma
         "level": level.level,
         "answer_format": answer_format.value,
     }
-    return Item(
-        Reference(level.name, level.digest, seed, 0),
+    return Question(
+        QuestionRef(level.name, level.digest, seed, 0),
         str(outcome.value["question"]),
         str(outcome.value["answer"]),
         metadata,

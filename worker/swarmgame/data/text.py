@@ -20,8 +20,8 @@ from pydantic import Field
 
 from swarmgame.data.finite import HUB, PATH, FiniteConfig, FiniteData, Side, existing, load_from_hub
 from swarmgame.errors import BadData, InvalidManifest
-from swarmgame.game.components import Demonstration, Demonstrations, Setting
-from swarmgame.game.state import Item, Message, Prompt, Reference
+from swarmgame.game.components import ComponentContext, Demonstration, Demonstrations
+from swarmgame.game.state import Message, Prompt, Question, QuestionRef
 from swarmgame.seeds import derive_seed
 
 SEPARATOR = "\n---\n"
@@ -53,19 +53,19 @@ class TextData(FiniteData, Demonstrations):
     Config = TextConfig
     config: TextConfig
 
-    def __init__(self, config: TextConfig, setting: Setting | None = None) -> None:
-        setting = setting or Setting()
-        self._rows = list(islice(_read(config, setting), config.max_rows))
+    def __init__(self, config: TextConfig, context: ComponentContext | None = None) -> None:
+        context = context or ComponentContext()
+        self._rows = list(islice(_read(config, context), config.max_rows))
         self._check(config)
         self._pairs = [self._pair(config, row) for row in self._rows]
         contents = (question.encode() + b"\0" + answer.encode() for question, answer in self._pairs)
-        super().__init__(config, setting, contents, config.demonstrations)
+        super().__init__(config, context, contents, config.demonstrations)
 
-    def item(self, reference: Reference) -> Item:
+    def item(self, reference: QuestionRef) -> Question:
         question, answer = self._pairs[reference.index]
-        return Item(reference, question, answer, self._rows[reference.index])
+        return Question(reference, question, answer, self._rows[reference.index])
 
-    def prompt(self, item: Item) -> Prompt:
+    def prompt(self, item: Question) -> Prompt:
         text = self.config.prompt_template
         for column, value in {**item.metadata, "question": item.question}.items():
             text = text.replace(f"{{{column}}}", str(value))
@@ -110,13 +110,13 @@ class TextData(FiniteData, Demonstrations):
         return str(question), answer
 
 
-def _read(config: TextConfig, setting: Setting) -> Iterator[Row]:
+def _read(config: TextConfig, context: ComponentContext) -> Iterator[Row]:
     if config.source.startswith(HUB):
-        yield from load_from_hub(config, setting)
+        yield from load_from_hub(config, context)
         return
     path = existing(config.source)
     if path.is_dir():
-        yield from load_from_hub(config, setting) if (path / "dataset_info.json").exists() else _texts(path, config)
+        yield from load_from_hub(config, context) if (path / "dataset_info.json").exists() else _texts(path, config)
         return
     match path.suffix.lower():
         case ".jsonl" | ".ndjson":

@@ -13,7 +13,7 @@ from typing import Any
 from swarmgame.game.state import PeerId
 
 
-class Ledger:
+class CollectedLog:
     """Who had spoken, by round and stage.
 
     Args:

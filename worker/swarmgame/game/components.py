@@ -1,6 +1,6 @@
 """The parts of a game that an author may replace: DataManager, RewardManager, Trainer.
 
-Each is a class with a pydantic `Config` (the manifest's `with:` block) and a constructor `(config, setting)`. Nothing
+Each is a class with a pydantic `Config` (the manifest's `with:` block) and a constructor `(config, context)`. Nothing
 is assumed of the data (text, images, boards, transcripts), of the policy (a language model, a CNN, a table) or of the
 update rule. Invariant: `round_data`, `resolve` and `stage_inputs` are deterministic in their arguments and the
 configuration, so that any peer can regenerate what another one asked, and a resumed peer repeats what it had done.
@@ -18,11 +18,11 @@ from pydantic import BaseModel
 
 from swarmgame.config import Config
 from swarmgame.game.ranks import OneRank, Ranks
-from swarmgame.game.state import GameState, Group, Item, PeerId, Prompt, Reference, Rewards, Round
+from swarmgame.game.state import GameState, Group, PeerId, Prompt, Question, QuestionRef, Rewards, Round
 
 
 @dataclass(frozen=True)
-class Setting:
+class ComponentContext:
     """What the runtime hands to every part.
 
     Args:
@@ -78,20 +78,20 @@ class Demonstrations(ABC):
         """Changes whenever the examples would: part of the name under which a warm-started model is cached."""
 
 
-class Part:
+class Component:
     """What all parts have: a configuration, a setting, and an end."""
 
     Config: ClassVar[type[BaseModel]] = Config
 
-    def __init__(self, config: Any, setting: Setting) -> None:
+    def __init__(self, config: Any, context: ComponentContext) -> None:
         self.config = config
-        self.setting = setting
+        self.context = context
 
     def close(self) -> None:
         """Gives back processes, files, memory. Called once, also after an error."""
 
 
-class DataManager(Part, ABC):
+class DataManager(Component, ABC):
     """Where questions come from, and what each stage asks."""
 
     knows_next_round: bool = True
@@ -99,28 +99,28 @@ class DataManager(Part, ABC):
     curriculum that moves now and then may leave it: what was generated for other questions is thrown away."""
 
     @abstractmethod
-    def round_data(self, round: Round) -> Sequence[Item]:
+    def round_data(self, round: Round) -> Sequence[Question]:
         """The items of a round. Use `round.seed` to ask every peer the same, `round.peer_seed` to ask each its own."""
 
     @abstractmethod
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
         """What stage `stage` asks, given all that was said before: one prompt an item at most, usually for
-        `state.own_items`.
+        `state.question_ids`.
 
         The loop also calls it for stage 0 with the questions of another peer in place of our own, to see whether that
         peer asked them as we would have."""
 
     @abstractmethod
-    def resolve(self, reference: Reference) -> Item | None:
+    def resolve(self, reference: QuestionRef) -> Question | None:
         """Makes another peer's item again. None when the reference is not of this game (unknown environment, other
         configuration).
         """
 
-    def resolve_all(self, references: Sequence[Reference]) -> Sequence[Item | None]:
+    def resolve_all(self, references: Sequence[QuestionRef]) -> Sequence[Question | None]:
         """`resolve` for many at once, in order; override it where asking once is cheaper than asking often."""
         return [self.resolve(reference) for reference in references]
 
-    def evaluation_data(self, count: int) -> Sequence[Item]:
+    def evaluation_data(self, count: int) -> Sequence[Question]:
         """Held-out items, never asked in a round; empty where the game has none."""
         return ()
 
@@ -136,7 +136,7 @@ class DataManager(Part, ABC):
             raise ValueError(f"{type(self).__name__} has no state to load")
 
 
-class RewardManager(Part, ABC):
+class RewardManager(Component, ABC):
     """How good each rollout was. Never asks a peer: what others claim about themselves is not believed."""
 
     @abstractmethod
@@ -151,7 +151,7 @@ class RewardManager(Part, ABC):
         return {}
 
 
-class Trainer(Part, ABC):
+class Trainer(Component, ABC):
     """A policy: says things (`generate`) and learns (`train`)."""
 
     @property

@@ -17,7 +17,7 @@ from swarmgame.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True)
-class SharingPolicy:
+class ExternalSamplingPolicy:
     """How many groups of others are wanted, and which.
 
     Args:
@@ -33,7 +33,7 @@ class SharingPolicy:
     max_staleness: int = 1
 
 
-def has_spread(rewards: Sequence[float]) -> bool:
+def has_nonzero_advantage(rewards: Sequence[float]) -> bool:
     """Whether a group teaches anything: at least two scored rollouts that differ."""
     scored = [reward for reward in rewards if not math.isnan(reward)]
     return len(scored) >= 2 and max(scored) > min(scored)
@@ -50,7 +50,7 @@ Selection = Callable[[Sequence[GroupKey], Rewards], Sequence[GroupKey]]
 
 
 def _nonzero_advantage(candidates: Sequence[GroupKey], rewards: Rewards) -> Sequence[GroupKey]:
-    return [key for key in candidates if has_spread(rewards[key])]
+    return [key for key in candidates if has_nonzero_advantage(rewards[key])]
 
 
 def _uniform(candidates: Sequence[GroupKey], rewards: Rewards) -> Sequence[GroupKey]:
@@ -69,7 +69,7 @@ SELECTIONS: Mapping[str, Selection] = {
 
 
 def select_external(
-    candidates: Iterable[GroupKey], rewards: Rewards, policy: SharingPolicy, *, round: int, seed: int
+    candidates: Iterable[GroupKey], rewards: Rewards, policy: ExternalSamplingPolicy, *, round: int, seed: int
 ) -> tuple[GroupKey, ...]:
     """The groups of others to train on, at most `policy.external`.
 

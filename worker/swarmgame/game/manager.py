@@ -19,14 +19,14 @@ from enum import StrEnum
 from statistics import median_low
 from typing import TYPE_CHECKING
 
-from swarmgame.game.collected_log import Ledger
+from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.components import DataManager, RewardManager, Trainer
-from swarmgame.game.external_sampling import SharingPolicy, has_spread, mean_reward, select_external
+from swarmgame.game.external_sampling import ExternalSamplingPolicy, has_nonzero_advantage, mean_reward, select_external
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
 from swarmgame.game.report import Evaluation, Observer, RoundReport
 from swarmgame.game.roles import RoleManager
 from swarmgame.game.state import Contribution, GameState, GroupKey, PeerId, Prompt, Rewards, Round
-from swarmgame.game.verification import Listener
+from swarmgame.game.verification import RolloutVerifier
 from swarmgame.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Progression:
     exchange: Exchange = Exchange.PULL
     quorum: float = 0.67
     stage_deadline_seconds: float = 120.0
-    sharing: SharingPolicy = field(default_factory=SharingPolicy)
+    sharing: ExternalSamplingPolicy = field(default_factory=ExternalSamplingPolicy)
     alone_is_normal: bool = False
     stop_when_alone: bool = False
     evaluate_every: int = 0
@@ -104,7 +104,7 @@ class GameManager:
         trainer: Trainer,
         communication: CommunicationManager,
         roles: RoleManager | None = None,
-        ledger: Ledger | None = None,
+        ledger: CollectedLog | None = None,
         observers: Sequence[Observer] = (),
         stopped: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
@@ -115,11 +115,11 @@ class GameManager:
         self.trainer = trainer
         self.communication = communication
         self.roles = roles or RoleManager()
-        self.ledger = ledger or Ledger(progression.sharing.max_staleness)
+        self.ledger = ledger or CollectedLog(progression.sharing.max_staleness)
         self.observers = tuple(observers)
         self.stopped = stopped
         self._clock = clock
-        self._listener = Listener(data, trainer, progression.exchange)
+        self._listener = RolloutVerifier(data, trainer, progression.exchange)
         self._was_alone = False
         self._observed_seconds = 0.0
         self._generates_ahead = trainer.generates_ahead and data.knows_next_round
@@ -288,7 +288,9 @@ class GameManager:
             GroupKey(contribution.round, contribution.stage, contribution.peer, group.item)
             for group in contribution.groups
         )
-        return tuple(Claim(mean_reward(rewards.get(key, ())), has_spread(rewards.get(key, ()))) for key in keys)
+        return tuple(
+            Claim(mean_reward(rewards.get(key, ())), has_nonzero_advantage(rewards.get(key, ()))) for key in keys
+        )
 
     def _collect_policy(self, round: Round, stage: int) -> CollectPolicy:
         sharing = self.progression.sharing

@@ -27,7 +27,7 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class QuestionRef:
     """Where a question comes from: enough for any peer to make the same question and answer again.
 
     Args:
@@ -54,7 +54,7 @@ def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Question:
     """One question of a round. Only its reference ever leaves the peer; the rest is regenerated from it.
 
     Args:
@@ -65,7 +65,7 @@ class Item:
         payload: an image, a board, …; local, opaque to the core.
     """
 
-    reference: Reference
+    reference: QuestionRef
     question: str = ""
     answer: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -106,7 +106,7 @@ class Prompt:
     payload: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def ask(cls, item: Item, text: str | None = None, *, system: str = "") -> Prompt:
+    def ask(cls, item: Question, text: str | None = None, *, system: str = "") -> Prompt:
         """A prompt of one user message: the given text, or else the item's question."""
         user = Message("user", item.question if text is None else text)
         messages = (Message("system", system), user) if system else (user,)
@@ -171,7 +171,7 @@ class Contribution:
     round: int
     stage: int
     groups: tuple[Group, ...]
-    references: Mapping[str, Reference]
+    references: Mapping[str, QuestionRef]
     tokenizer: str = ""
     policy_version: int = 0
 
@@ -235,26 +235,26 @@ class GameState:
     Args:
         round: which one, and who is looking.
         items: by id: our own and those of others that we could regenerate.
-        own_items: ids of those that this peer asks about, in order: what `round_data` gave.
+        question_ids: ids of those that this peer asks about, in order: what `round_data` gave.
         stages: for each stage begun, the contributions by peer.
         late: contributions of earlier rounds that arrived in time to be of use.
         external: groups of others that the sharing policy chose for training, in order.
     """
 
     round: Round
-    items: Mapping[str, Item] = field(default_factory=dict)
+    items: Mapping[str, Question] = field(default_factory=dict)
     stages: tuple[Mapping[PeerId, Contribution], ...] = ()
     late: tuple[Contribution, ...] = ()
     external: tuple[GroupKey, ...] = ()
-    own_items: tuple[str, ...] = ()
+    question_ids: tuple[str, ...] = ()
 
     @classmethod
-    def begin(cls, round: Round, items: Iterable[Item] = ()) -> GameState:
+    def begin(cls, round: Round, items: Iterable[Question] = ()) -> GameState:
         by_id = {item.id: item for item in items}
-        return cls(round=round, items=_frozen(by_id), own_items=tuple(by_id))
+        return cls(round=round, items=_frozen(by_id), question_ids=tuple(by_id))
 
     # ── growing
-    def with_items(self, items: Iterable[Item]) -> GameState:
+    def with_items(self, items: Iterable[Question]) -> GameState:
         """Adds items; one already known keeps its first form."""
         return replace(self, items=_frozen({item.id: item for item in items} | dict(self.items)))
 
@@ -301,7 +301,7 @@ class GameState:
     def own(self, stage: int) -> Contribution | None:
         return self.stages[stage].get(self.peer) if stage < len(self.stages) else None
 
-    def said(self, stage: int, item: str) -> tuple[tuple[PeerId, Group], ...]:
+    def groups_for(self, stage: int, item: str) -> tuple[tuple[PeerId, Group], ...]:
         """All groups about one item in a stage, sorted by peer: the swarm's answers to one question."""
         pairs = ((c.peer, c.group(item)) for c in self.contributions(stage))
         return tuple((peer, group) for peer, group in pairs if group is not None)
@@ -318,7 +318,7 @@ class GameState:
         """Our own groups of this round, by stage."""
         return tuple((k, g) for k, g in self.groups() if k.peer == self.peer and k.round == self.round.number)
 
-    def foreign_groups(self) -> tuple[tuple[GroupKey, Group], ...]:
+    def remote_groups(self) -> tuple[tuple[GroupKey, Group], ...]:
         """Groups of others, the late ones included."""
         return tuple((k, g) for k, g in self.groups() if k.peer != self.peer)
 

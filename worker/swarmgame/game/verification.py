@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 
 from swarmgame.game.components import DataManager, Trainer
 from swarmgame.game.protocol import Exchange
-from swarmgame.game.state import Contribution, GameState, Group, GroupKey, Item, Prompt
+from swarmgame.game.state import Contribution, GameState, Group, GroupKey, Prompt, Question
 
 
 @dataclass(frozen=True)
-class Heard:
+class VerifiedRollouts:
     """The state with the others' words in it, which of their groups may be trained on, and why some were dropped."""
 
     state: GameState
@@ -27,7 +27,7 @@ class Heard:
     outcomes: Mapping[str, int]
 
 
-class Listener:
+class RolloutVerifier:
     """Checks the content of contributions against our own data and tokenizer."""
 
     def __init__(self, data: DataManager, trainer: Trainer, exchange: Exchange) -> None:
@@ -35,7 +35,9 @@ class Listener:
         self._trainer = trainer
         self._exchange = exchange
 
-    def listen(self, state: GameState, contributions: Iterable[Contribution], prompts: Mapping[str, Prompt]) -> Heard:
+    def listen(
+        self, state: GameState, contributions: Iterable[Contribution], prompts: Mapping[str, Prompt]
+    ) -> VerifiedRollouts:
         """Adds contributions to a state.
 
         Args:
@@ -80,9 +82,9 @@ class Listener:
                 trainable = {
                     key for key in trainable if key[:3] != (contribution.round, contribution.stage, contribution.peer)
                 }
-        return Heard(state, frozenset(trainable), outcomes)
+        return VerifiedRollouts(state, frozenset(trainable), outcomes)
 
-    def _resolved(self, state: GameState, contributions: Sequence[Contribution]) -> Mapping[str, Item]:
+    def _resolved(self, state: GameState, contributions: Sequence[Contribution]) -> Mapping[str, Question]:
         """Every question spoken of, made again by ourselves; asked of the data in one go."""
         # Two references with one id cannot be: the id is a hash of the reference. One filed under another id is a lie.
         spoken = {
@@ -97,10 +99,10 @@ class Listener:
         return known | {item: resolved for item, resolved in made if resolved is not None}
 
     def _items(
-        self, resolved: Mapping[str, Item], contribution: Contribution, outcomes: Counter[str]
-    ) -> dict[str, Item]:
+        self, resolved: Mapping[str, Question], contribution: Contribution, outcomes: Counter[str]
+    ) -> dict[str, Question]:
         """The questions of one contribution, as far as we could make them again."""
-        items: dict[str, Item] = {}
+        items: dict[str, Question] = {}
         for group in contribution.groups:
             if group.item in resolved and contribution.references[group.item].id == group.item:
                 items[group.item] = resolved[group.item]
@@ -109,7 +111,7 @@ class Listener:
         return items
 
     def _expected(
-        self, state: GameState, contribution: Contribution, items: Mapping[str, Item], prompts: Mapping[str, Prompt]
+        self, state: GameState, contribution: Contribution, items: Mapping[str, Question], prompts: Mapping[str, Prompt]
     ) -> Mapping[str, Prompt]:
         """What we would have asked about these items in that stage, as far as we can know it."""
         if contribution.stage == 0:

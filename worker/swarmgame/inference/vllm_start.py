@@ -1,7 +1,7 @@
 """From a trainer's configuration to a sampler of a vLLM server: which server, which model, which folder.
 
 The server is, in this order: the manifest's `url`; the one that the operator put beside this peer
-(`Setting.sampler_url`); one that this peer starts.
+(`ComponentContext.sampler_url`); one that this peer starts.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from swarmgame.inference.vllm_process import PATH, VllmProcess
 from swarmgame_api.sampler import VllmOptions
 
 if TYPE_CHECKING:
-    from swarmgame.game.components import Setting
+    from swarmgame.game.components import ComponentContext
     from swarmgame.trainer.grpo.policy import Policy
 
 
-def vllm_sampler(policy: Policy, options: VllmOptions, setting: Setting, *, longest: int) -> VllmSampler:
+def vllm_sampler(policy: Policy, options: VllmOptions, context: ComponentContext, *, longest: int) -> VllmSampler:
     """Return a sampler of this policy; a server of our own is starting when this returns.
 
     Args:
@@ -33,11 +33,11 @@ def vllm_sampler(policy: Policy, options: VllmOptions, setting: Setting, *, long
         InvalidManifest: there is no vLLM to start, or no API key under the name that the manifest gives.
     """
     api_key = _api_key(options)
-    url = options.url or setting.sampler_url
+    url = options.url or context.sampler_url
     lora = policy.config.lora
     process = None
-    if not url and setting.ranks.rank == 0:
-        log = _directory(setting) / "vllm.log"
+    if not url and context.ranks.rank == 0:
+        log = _directory(context) / "vllm.log"
         dtype = str(policy.model.dtype).removeprefix("torch.")
 
         def arguments(port: int) -> list[str]:
@@ -66,29 +66,29 @@ def vllm_sampler(policy: Policy, options: VllmOptions, setting: Setting, *, long
         client,
         policy.save_weights,
         adapters=lora is not None,
-        folder=_weights_folder(options, setting),
+        folder=_weights_folder(options, context),
         longest=longest,
-        ranks=setting.ranks,
+        ranks=context.ranks,
         process=process,
         url=url,
     )
 
 
-def _weights_folder(options: VllmOptions, setting: Setting) -> Path:
+def _weights_folder(options: VllmOptions, context: ComponentContext) -> Path:
     if options.weights_folder:
         return Path(options.weights_folder)
-    if setting.sampler_weights is not None:
-        return setting.sampler_weights
-    folder = _directory(setting) / "weights"
-    if setting.ranks.rank == 0:
+    if context.sampler_weights is not None:
+        return context.sampler_weights
+    folder = _directory(context) / "weights"
+    if context.ranks.rank == 0:
         shutil.rmtree(folder, ignore_errors=True)  # what a peer that was killed left behind
     return folder
 
 
-def _directory(setting: Setting) -> Path:
+def _directory(context: ComponentContext) -> Path:
     """A folder of this peer's own; outside of a run, one that the system forgets."""
-    if setting.directory is not None:
-        return setting.directory
+    if context.directory is not None:
+        return context.directory
     return Path(tempfile.gettempdir()) / f"swarmgame-vllm-{os.getuid()}-{os.getpid()}"
 
 

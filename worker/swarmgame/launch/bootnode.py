@@ -79,7 +79,7 @@ class BootnodeMetrics:
 
 
 async def serve(options: BootnodeOptions, stop: asyncio.Event, said: Callable[[str], None] = lambda line: None) -> None:
-    """Serves until `stop` is set. `said` gets one line with the address, once it can be dialled.
+    """Serves until `stop` is set. `groups_for` gets one line with the address, once it can be dialled.
 
     Raises:
         BadData: the key file is none.

@@ -24,7 +24,7 @@ LOOK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class GuestOptions:
+class JoinOptions:
     """What `swarmgame join` was asked for.
 
     Args:
@@ -43,7 +43,7 @@ class GuestOptions:
     report: bool = True
 
 
-def take_part(options: GuestOptions, *, say: Callable[[str], None]) -> ExitCode:
+def take_part(options: JoinOptions, *, say: Callable[[str], None]) -> ExitCode:
     """Joins, plays until the end of the game or a signal, and leaves.
 
     Raises:

@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock
 from transformers.utils import logging as transformers_logging
 
-from swarmgame.game.components import Demonstration, Demonstrations, Setting
+from swarmgame.game.components import ComponentContext, Demonstration, Demonstrations
 from swarmgame.models.builtin import BuiltinOptions, build_model
 from swarmgame.models.loading import Source
 from swarmgame.models.tokenizer import character_tokenizer, tokenizer_hash
@@ -62,24 +62,24 @@ class WarmStart:
     reached: bool
 
 
-def ensure_model(setting: Setting) -> Source:
+def ensure_model(context: ComponentContext) -> Source:
     """Where the setting's model can be loaded from; makes and warm-starts the builtin one unless the cache has it.
     Idempotent.
 
     Raises:
         InvalidManifest: the address is none.
     """
-    uri = ModelUri.parse(setting.model_uri)
+    uri = ModelUri.parse(context.model_uri)
     if uri.scheme is not Scheme.BUILTIN:
-        return Source(setting.model_uri, uri.name, setting.model_revision, setting.model_token)
+        return Source(context.model_uri, uri.name, context.model_revision, context.model_token)
     options = BuiltinOptions.of(uri)
-    folder = setting.cache / "models" / _name(options, setting.demonstrations)
+    folder = context.cache / "models" / _name(options, context.demonstrations)
     if not (folder / "config.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not (folder / "config.json").is_file():
-                _make(folder, options, setting.demonstrations)
-    return Source(setting.model_uri, str(folder))
+                _make(folder, options, context.demonstrations)
+    return Source(context.model_uri, str(folder))
 
 
 def warm_start(

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import chess
 
 from swarmgame.data.chess import Task
-from swarmgame.game.components import Setting
-from swarmgame.game.state import Item
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.state import Question
 from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards
 
 
@@ -31,14 +31,14 @@ class ChessRewards(AnswerRewards):
     Config = ChessRewardsConfig
     config: ChessRewardsConfig
 
-    def __init__(self, config: ChessRewardsConfig | None = None, setting: Setting | None = None) -> None:
-        super().__init__(config or ChessRewardsConfig(), setting or Setting())
+    def __init__(self, config: ChessRewardsConfig | None = None, context: ComponentContext | None = None) -> None:
+        super().__init__(config or ChessRewardsConfig(), context or ComponentContext())
         self.full_reward = self.config.right
 
-    def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
+    def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
         return [self._score(item, answer) for item, answer in asked]
 
-    def _score(self, item: Item, answer: str) -> float:
+    def _score(self, item: Question, answer: str) -> float:
         if "fen" not in item.metadata:
             self.count("items_of_another_source")
             return 0.0

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import RewardManager, Setting
+from swarmgame.game.components import ComponentContext, RewardManager
 from swarmgame.game.state import GameState, Rewards
 from swarmgame_api.explain import did_you_mean, explain
 
@@ -48,12 +48,12 @@ class CompositeRewards(RewardManager):
     Config = CompositeRewardsConfig
     config: CompositeRewardsConfig
 
-    def __init__(self, config: CompositeRewardsConfig, setting: Setting | None = None) -> None:
-        super().__init__(config, setting or Setting())
+    def __init__(self, config: CompositeRewardsConfig, context: ComponentContext | None = None) -> None:
+        super().__init__(config, context or ComponentContext())
         self._parts: list[RewardManager] = []
         try:
             for index, entry in enumerate(config.rewards):
-                self._parts.append(_made(entry, self.setting, f"{_PATH}.rewards[{index}]"))
+                self._parts.append(_made(entry, self.context, f"{_PATH}.rewards[{index}]"))
         except BaseException:
             self.close()
             raise
@@ -89,13 +89,13 @@ def _sum(weighted: list[tuple[float, Rewards]], scores: tuple[float, ...]) -> fl
     return sum(weight * score for (weight, _), score in zip(weighted, scores, strict=True))
 
 
-def _made(entry: WeightedReward, setting: Setting, path: str) -> RewardManager:
+def _made(entry: WeightedReward, context: ComponentContext, path: str) -> RewardManager:
     part = _found(entry.use, f"{path}.use")
     try:
         config = part.Config.model_validate(entry.with_, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidManifest(problems=explain(part.Config, error.errors(include_url=False), f"{path}.with")) from error
-    return part(config, setting)
+    return part(config, context)
 
 
 def _found(name: str, path: str) -> type[RewardManager]:

@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from swarmgame.game.components import Setting
-from swarmgame.game.state import Item
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.state import Question
 from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards
 
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,_ ]*)?\.?\d+(?:[eE][-+]?\d{1,3})?(?:\s*/\s*\d+)?")
@@ -47,11 +47,11 @@ class ExactRewards(AnswerRewards):
     Config = ExactRewardsConfig
     config: ExactRewardsConfig
 
-    def __init__(self, config: ExactRewardsConfig | None = None, setting: Setting | None = None) -> None:
-        super().__init__(config or ExactRewardsConfig(), setting or Setting())
+    def __init__(self, config: ExactRewardsConfig | None = None, context: ComponentContext | None = None) -> None:
+        super().__init__(config or ExactRewardsConfig(), context or ComponentContext())
         self.full_reward = self.config.right
 
-    def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
+    def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
         return [float(self._right(item.answer, answer)) for item, answer in asked]
 
     def finish(self, score: float, rollout: object, answer: str | None) -> float:

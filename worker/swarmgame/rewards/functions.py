@@ -17,8 +17,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import Setting
-from swarmgame.game.state import Item
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.state import Question
 from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards, finite
 from swarmgame.sandbox.client import CallFailed, Sandbox
 
@@ -47,8 +47,8 @@ class FunctionRewards(AnswerRewards):
     Config = FunctionRewardsConfig
     config: FunctionRewardsConfig
 
-    def __init__(self, config: FunctionRewardsConfig, setting: Setting | None = None) -> None:
-        super().__init__(config, setting or Setting())
+    def __init__(self, config: FunctionRewardsConfig, context: ComponentContext | None = None) -> None:
+        super().__init__(config, context or ComponentContext())
         self._function: Callable[[dict[str, Any], str], Any] | None = None
         self._sandbox: Sandbox | None = None
         if config.trusted:
@@ -63,7 +63,7 @@ class FunctionRewards(AnswerRewards):
                 _PATH, config.function, f"a function that the sandbox can import ({error})"
             ) from error
 
-    def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
+    def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
         calls = [(_described(item), answer) for item, answer in asked]
         if self._function is not None:
             return [self._trusted(item, answer) for item, answer in calls]
@@ -118,7 +118,7 @@ def _load(name: str) -> Callable[[dict[str, Any], str], Any]:
     return function
 
 
-def _described(item: Item) -> dict[str, Any]:
+def _described(item: Question) -> dict[str, Any]:
     """What the function is told; what JSON has no word for becomes text."""
     described = {
         "id": item.id,

@@ -12,8 +12,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from swarmgame.game.components import Setting
-from swarmgame.game.state import FinishReason, Item, Rollout
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.state import FinishReason, Question, Rollout
 from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards, finite
 from swarmgame.sandbox.client import Sandbox, SharedSandbox
 
@@ -39,13 +39,15 @@ class ReasoningGymRewards(AnswerRewards):
     Config = ReasoningGymRewardsConfig
     config: ReasoningGymRewardsConfig
 
-    def __init__(self, config: ReasoningGymRewardsConfig | None = None, setting: Setting | None = None) -> None:
-        super().__init__(config or ReasoningGymRewardsConfig(), setting or Setting())
+    def __init__(
+        self, config: ReasoningGymRewardsConfig | None = None, context: ComponentContext | None = None
+    ) -> None:
+        super().__init__(config or ReasoningGymRewardsConfig(), context or ComponentContext())
         self._sandbox: Sandbox | None = SharedSandbox.hold()
         self._warm = False
         self.full_reward = 1.0 if self.config.threshold is not None else 0.99
 
-    def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
+    def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
         if self._sandbox is None:
             raise RuntimeError("the reward manager is closed")
         if not self._warm:

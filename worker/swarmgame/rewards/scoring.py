@@ -17,8 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from swarmgame.config import Config
-from swarmgame.game.components import RewardManager, Setting
-from swarmgame.game.state import GameState, Group, GroupKey, Item, PeerId, Rewards, Rollout
+from swarmgame.game.components import ComponentContext, RewardManager
+from swarmgame.game.state import GameState, Group, GroupKey, PeerId, Question, Rewards, Rollout
 
 _REMEMBERED = 16_384
 """Scores that are kept: a round scores its own answers twice, before it publishes and before it trains. About 4 MiB,
@@ -57,13 +57,13 @@ class AnswerRewards(RewardManager):
     Config: ClassVar[type[BaseModel]] = AnswerConfig
     config: AnswerConfig
 
-    def __init__(self, config: AnswerConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: AnswerConfig, context: ComponentContext) -> None:
+        super().__init__(config, context)
         self._counts: Counter[str] = Counter()
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
 
     @abstractmethod
-    def score(self, asked: Sequence[tuple[Item, str]]) -> Sequence[float | None]:
+    def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
         """How good each answer is, in order; all of one author. None: 0 for now, and not to be remembered."""
 
     def finish(self, score: float, rollout: Rollout, answer: str | None) -> float:
@@ -87,7 +87,7 @@ class AnswerRewards(RewardManager):
     def counters(self) -> Mapping[str, int]:
         return dict(self._counts)
 
-    def _answer(self, item: Item, rollout: Rollout) -> str | None:
+    def _answer(self, item: Question, rollout: Rollout) -> str | None:
         words = words_of(rollout)
         answer = answer_of(words, self.config.answer_format or str(item.metadata.get("answer_format", "plain")))
         if answer is not None and len(answer) > self.config.max_answer_characters:

@@ -21,8 +21,8 @@ from typing import cast
 
 from pydantic import BaseModel, ValidationError
 
-from swarmgame.game.components import DataManager, Demonstrations, Part, RewardManager, Setting, Trainer
-from swarmgame.game.external_sampling import SharingPolicy
+from swarmgame.game.components import Component, ComponentContext, DataManager, Demonstrations, RewardManager, Trainer
+from swarmgame.game.external_sampling import ExternalSamplingPolicy
 from swarmgame.game.manager import Progression
 from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
@@ -33,7 +33,7 @@ from swarmgame_api.game import GameSpec, Use
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
 
-GROUPS: Mapping[str, tuple[str, type[Part]]] = {
+GROUPS: Mapping[str, tuple[str, type[Component]]] = {
     "data": ("swarmgame.data", DataManager),
     "rewards": ("swarmgame.rewards", RewardManager),
     "trainer": ("swarmgame.trainers", Trainer),
@@ -49,24 +49,24 @@ CACHE = "SWARMGAME_CACHE"
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ResolvedComponent:
     """A part that was found and whose configuration is valid, not yet made."""
 
-    part: type[Part]
+    part: type[Component]
     config: BaseModel
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class ResolvedGame:
     """The three parts of a game, found and valid."""
 
-    data: Chosen
-    rewards: Chosen
-    trainer: Chosen
+    data: ResolvedComponent
+    rewards: ResolvedComponent
+    trainer: ResolvedComponent
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """The three parts of a game, made."""
 
     data: DataManager
@@ -89,7 +89,7 @@ def code_of(folder: Path) -> Iterator[None]:
         sys.path.remove(entry)
 
 
-def check(manifest: SwarmGame, folder: Path) -> Blueprint:
+def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
     """Everything that can be wrong before anything starts: parts, their configuration, the data, the model's address.
     Writes nothing.
 
@@ -104,15 +104,15 @@ def check(manifest: SwarmGame, folder: Path) -> Blueprint:
         # the rest.
         model = manifest.spec.model
         if model is not None:
-            model_uri.check(model.uri, model.revision, setting_of(manifest).model_token)
+            model_uri.check(model.uri, model.revision, context_of(manifest).model_token)
         game = manifest.spec.game
         data = _choose(game, "data")
         Thread(target=_find_quietly, args=(game.trainer.use, "trainer"), name="import trainer", daemon=True).start()
-        data.part(data.config, setting_of(manifest)).close()
-        return Blueprint(data=data, rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer"))
+        data.part(data.config, context_of(manifest)).close()
+        return ResolvedGame(data=data, rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer"))
 
 
-def blueprint_of(manifest: SwarmGame, folder: Path) -> Blueprint:
+def resolve_game(manifest: SwarmGame, folder: Path) -> ResolvedGame:
     """The parts, found and valid; what only making the data would show is left to `assemble`.
 
     Raises:
@@ -120,14 +120,16 @@ def blueprint_of(manifest: SwarmGame, folder: Path) -> Blueprint:
     """
     game = manifest.spec.game
     with code_of(folder):
-        return Blueprint(data=_choose(game, "data"), rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer"))
+        return ResolvedGame(
+            data=_choose(game, "data"), rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer")
+        )
 
 
-def setting_of(manifest: SwarmGame, **changes: object) -> Setting:
-    """The setting of a manifest's parts; `changes` are fields of `Setting`."""
+def context_of(manifest: SwarmGame, **changes: object) -> ComponentContext:
+    """The setting of a manifest's parts; `changes` are fields of `ComponentContext`."""
     model = manifest.spec.model
     token, cache = os.environ.get(TOKEN_FILE), os.environ.get(CACHE)
-    plain = Setting(
+    plain = ComponentContext(
         seed=manifest.spec.game.seed,
         stages=manifest.spec.game.stages,
         model_uri=model.uri if model else "",
@@ -141,20 +143,20 @@ def setting_of(manifest: SwarmGame, **changes: object) -> Setting:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def assemble(blueprint: Blueprint, setting: Setting, rewards: RewardManager | None = None) -> Parts:
+def assemble(blueprint: ResolvedGame, context: ComponentContext, rewards: RewardManager | None = None) -> Components:
     """Makes the parts. The trainer is told where worked examples come from, when the data has any.
 
     Args:
         rewards: used in place of the blueprint's own, where another rank does the scoring.
     """
-    data = cast(DataManager, blueprint.data.part(blueprint.data.config, setting))
+    data = cast(DataManager, blueprint.data.part(blueprint.data.config, context))
     scoring = (
         rewards
         if rewards is not None
-        else cast(RewardManager, blueprint.rewards.part(blueprint.rewards.config, setting))
+        else cast(RewardManager, blueprint.rewards.part(blueprint.rewards.config, context))
     )
-    informed = replace(setting, demonstrations=data if isinstance(data, Demonstrations) else None)
-    return Parts(data, scoring, cast(Trainer, blueprint.trainer.part(blueprint.trainer.config, informed)))
+    informed = replace(context, demonstrations=data if isinstance(data, Demonstrations) else None)
+    return Components(data, scoring, cast(Trainer, blueprint.trainer.part(blueprint.trainer.config, informed)))
 
 
 def prepare(manifest: SwarmGame, folder: Path) -> None:
@@ -172,9 +174,9 @@ def prepare(manifest: SwarmGame, folder: Path) -> None:
 
     with code_of(folder):
         chosen = _choose(manifest.spec.game, "data")
-        data = chosen.part(chosen.config, setting_of(manifest))
+        data = chosen.part(chosen.config, context_of(manifest))
         try:
-            fetch(ensure_model(setting_of(manifest, demonstrations=data if isinstance(data, Demonstrations) else None)))
+            fetch(ensure_model(context_of(manifest, demonstrations=data if isinstance(data, Demonstrations) else None)))
         finally:
             data.close()
 
@@ -191,7 +193,9 @@ def progression_of(manifest: SwarmGame) -> Progression:
         exchange=Exchange(exchange),
         quorum=game.progression.quorum_fraction,
         stage_deadline_seconds=game.progression.stage_deadline_seconds,
-        sharing=SharingPolicy(sharing.external, sharing.select, sharing.max_per_peer, sharing.max_staleness_rounds),
+        sharing=ExternalSamplingPolicy(
+            sharing.external, sharing.select, sharing.max_per_peer, sharing.max_staleness_rounds
+        ),
         alone_is_normal=manifest.spec.peers.replicas == 1,
         stop_when_alone=game.progression.when_alone == "Stop",
         evaluate_every=game.evaluation.every_rounds if game.evaluation else 0,
@@ -206,7 +210,7 @@ def roles_of(manifest: SwarmGame) -> RoleManager:
 # ── finding one part
 
 
-def _choose(game: GameSpec, kind: str) -> Chosen:
+def _choose(game: GameSpec, kind: str) -> ResolvedComponent:
     use: Use = getattr(game, kind)
     part = _find(use.use, kind)
     try:
@@ -215,10 +219,10 @@ def _choose(game: GameSpec, kind: str) -> Chosen:
         raise InvalidManifest(
             problems=explain(part.Config, error.errors(include_url=False), f"spec.game.{kind}.with")
         ) from error
-    return Chosen(part, config)
+    return ResolvedComponent(part, config)
 
 
-def _find(name: str, kind: str) -> type[Part]:
+def _find(name: str, kind: str) -> type[Component]:
     group, base = GROUPS[kind]
     path = f"spec.game.{kind}.use"
     if ":" in name:
@@ -266,4 +270,6 @@ def _import(name: str, path: str) -> object:
 
 
 def _classes(module: object) -> list[str]:
-    return sorted(name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Part))
+    return sorted(
+        name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Component)
+    )

@@ -26,7 +26,7 @@ class Connection(CommunicationManager, Protocol):
 
 
 @dataclass(frozen=True)
-class Whereabouts:
+class NetworkOptions:
     """Where a peer is, and where the others are.
 
     Args:
@@ -47,7 +47,7 @@ class Whereabouts:
 
 
 def connection(
-    manifest: SwarmGame, run: str, where: Whereabouts, *, admission: Callable[[PeerId], bool], keep_rounds: int
+    manifest: SwarmGame, run: str, where: NetworkOptions, *, admission: Callable[[PeerId], bool], keep_rounds: int
 ) -> Connection:
     """The backend of `spec.communication`, not yet joined.
 

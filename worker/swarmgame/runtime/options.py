@@ -14,7 +14,7 @@ from typing import Union
 
 from pydantic import BaseModel
 
-from swarmgame.game.components import Part
+from swarmgame.game.components import Component
 from swarmgame.runtime.assembly import GROUPS
 from swarmgame_api.words import Shape, default_cell, default_of, describe, shape_of, shape_of_field
 
@@ -68,7 +68,7 @@ def registered(use: str | None = None) -> list[Registered]:
     for kind, (group, _) in GROUPS.items():
         entries = entry_points(group=group) if use is None else entry_points(group=group, name=use)
         for entry in sorted(entries, key=lambda entry: entry.name):
-            part: type[Part] = entry.load()
+            part: type[Component] = entry.load()
             found.append(Registered(kind, entry.name, _summary(part), tuple(options_of(part.Config))))
     return found
 
@@ -122,7 +122,7 @@ def _nested(shape: Shape) -> tuple[type[BaseModel] | None, str]:
     return None, ""
 
 
-def _summary(part: type[Part]) -> str:
+def _summary(part: type[Component]) -> str:
     """What the class says of itself, and where that is "see the module", what the module says before its invariant."""
     own = _one_line((part.__doc__ or "").partition("\n\n")[0])
     if not own.startswith(_SEE):

@@ -26,8 +26,8 @@ import torch
 import swarmgame
 from swarmgame.chain.endpoint import ChainPlace, chain_errors, place_of
 from swarmgame.errors import BadData, ExitCode
-from swarmgame.game.collected_log import Ledger
-from swarmgame.game.components import Setting
+from swarmgame.game.collected_log import CollectedLog
+from swarmgame.game.components import ComponentContext
 from swarmgame.game.manager import Ending, GameManager
 from swarmgame.game.protocol import CommunicationManager
 from swarmgame.game.ranks import Ranks
@@ -39,17 +39,17 @@ from swarmgame.observability.metrics import MetricsObserver, PeerMetrics
 from swarmgame.observability.records import Checkpoints, MetricsFile
 from swarmgame.observability.status import PeerStatus, Phase, StatusObserver
 from swarmgame.runtime.assembly import (
-    Blueprint,
-    Parts,
+    Components,
+    ResolvedGame,
     assemble,
-    blueprint_of,
     code_of,
+    context_of,
     progression_of,
+    resolve_game,
     roles_of,
-    setting_of,
 )
 from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore
-from swarmgame.runtime.connection import Connection, Whereabouts, connection
+from swarmgame.runtime.connection import Connection, NetworkOptions, connection
 from swarmgame.runtime.outbox import Outbox
 from swarmgame.runtime.ranked import RankedCommunication, RankedRewards, agreed
 from swarmgame.runtime.ranks import DistributedRanks, ranks_from_environment
@@ -138,7 +138,7 @@ def run_peer(options: PeerOptions) -> ExitCode:
         )
         status.change(peer=peer)
         try:
-            return _play(options, manifest, blueprint_of(manifest, folder), ranks, peer, status, stop, cleanup)
+            return _play(options, manifest, resolve_game(manifest, folder), ranks, peer, status, stop, cleanup)
         except BaseException as error:
             status.change(phase=Phase.FAILED, last_error=f"{type(error).__name__}: {error}")
             raise
@@ -147,7 +147,7 @@ def run_peer(options: PeerOptions) -> ExitCode:
 def _play(
     options: PeerOptions,
     manifest: SwarmGame,
-    blueprint: Blueprint,
+    blueprint: ResolvedGame,
     ranks: Ranks,
     peer: PeerId,
     status: PeerStatus,
@@ -177,7 +177,7 @@ def _play(
     outbox = Outbox(backend, run=run, keep_rounds=_kept_rounds(manifest)) if backend is not None else None
     communication = _communication(outbox, ranks, peer, run, stop)
     cleanup.callback(communication.leave)
-    ledger = Ledger(manifest.spec.game.sharing.max_staleness_rounds)
+    ledger = CollectedLog(manifest.spec.game.sharing.max_staleness_rounds)
     if saved is not None:
         _restore(saved, parts, outbox, ledger)
         logger.info("resuming at round %d from %s", saved.next_round, saved.path)
@@ -227,17 +227,17 @@ def _play(
     return {Ending.FINISHED: ExitCode.DONE, Ending.STOPPED: ExitCode.STOPPED, Ending.ALONE: ExitCode.TEMPORARY}[ending]
 
 
-def _parts(manifest: SwarmGame, blueprint: Blueprint, ranks: Ranks, peer: PeerId, directory: Path) -> Parts:
+def _parts(manifest: SwarmGame, blueprint: ResolvedGame, ranks: Ranks, peer: PeerId, directory: Path) -> Components:
     """The parts of this rank: the first holds the sandbox, the others take its word."""
-    setting: Setting = setting_of(
+    context: ComponentContext = context_of(
         manifest, peer=peer, ranks=ranks, device=_device(ranks), directory=directory.absolute()
     )
     if ranks.size == 1:
-        return assemble(blueprint, setting)
+        return assemble(blueprint, context)
     if ranks.rank == 0:
-        parts = assemble(blueprint, setting)
+        parts = assemble(blueprint, context)
         return replace(parts, rewards=RankedRewards(parts.rewards, ranks))
-    return assemble(blueprint, setting, rewards=RankedRewards(None, ranks))
+    return assemble(blueprint, context, rewards=RankedRewards(None, ranks))
 
 
 def _device(ranks: Ranks) -> str:
@@ -252,7 +252,7 @@ def _kept_rounds(manifest: SwarmGame) -> int:
 def _backend(
     options: PeerOptions, manifest: SwarmGame, run: str, bootnodes: tuple[str, ...], gate: ChainLink | None
 ) -> Connection:
-    where = Whereabouts(
+    where = NetworkOptions(
         index=options.index,
         identity=options.identity,
         port=options.port,
@@ -296,7 +296,7 @@ def _communication(
     return RankedCommunication(outbox, ranks, peer=peer, run=run, interrupted=stop.is_set)
 
 
-def _restore(saved: Checkpoint, parts: Parts, outbox: Outbox | None, ledger: Ledger) -> None:
+def _restore(saved: Checkpoint, parts: Components, outbox: Outbox | None, ledger: CollectedLog) -> None:
     try:
         parts.trainer.load_state_dict(saved.state["trainer"])
         parts.data.load_state_dict(saved.state["data"])
@@ -311,9 +311,9 @@ def _restore(saved: Checkpoint, parts: Parts, outbox: Outbox | None, ledger: Led
 def _record(
     options: PeerOptions,
     manifest: SwarmGame,
-    parts: Parts,
+    parts: Components,
     outbox: Outbox,
-    ledger: Ledger,
+    ledger: CollectedLog,
     saved: Checkpoint | None,
     status: PeerStatus,
     metrics: PeerMetrics,

@@ -51,13 +51,13 @@ def main() -> None:
     greeting = json.loads(read_frame(requests) or b"null")
     if greeting is None:
         return
-    nursery = Nursery(greeting, keep=(requests, answers))
+    nursery = ForkServer(greeting, keep=(requests, answers))
     write_frame(answers, json.dumps({"protections": nursery.protections}).encode())
     while (frame := read_frame(requests)) is not None:
         write_frame(answers, json.dumps(nursery.answer(json.loads(frame))).encode())
 
 
-class Nursery:
+class ForkServer:
     """Imports, locks, forks, watches."""
 
     def __init__(self, greeting: dict[str, Any], keep: Sequence[int]) -> None:

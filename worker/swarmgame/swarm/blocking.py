@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from swarmgame.errors import Temporary
 from swarmgame.game.protocol import Claim, Collected, CollectPolicy, Member
 from swarmgame.game.state import Contribution, PeerId
-from swarmgame.swarm.node import Agent
-from swarmgame.swarm.stage_barrier import Collector
+from swarmgame.swarm.node import SwarmNode
+from swarmgame.swarm.stage_barrier import StageBarrier
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _GLANCE = 0.1
 _LEFT = "we have left the swarm"
 
 
-class LoopThread:
+class EventLoopThread:
     """An asyncio loop in a daemon thread."""
 
     def __init__(self, name: str) -> None:
@@ -94,16 +94,16 @@ def _quietly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
-class Bridge:
+class BlockingCommunication:
     """A `CommunicationManager` over an agent and its loop.
 
     Args:
         own_loop: whether leaving closes the loop too.
     """
 
-    def __init__(self, agent: Agent, thread: LoopThread, *, own_loop: bool) -> None:
+    def __init__(self, agent: SwarmNode, thread: EventLoopThread, *, own_loop: bool) -> None:
         self._agent = agent
-        self._collector = Collector(agent)
+        self._collector = StageBarrier(agent)
         self._thread = thread
         self._own_loop = own_loop
         self._left = False

@@ -2,7 +2,7 @@
 
 A shard holds whole groups, about 1 MiB of them: one byte that says how it is packed, then (zstd, or plain) a magic, the
 length of a msgpack header, the header, and columns as little-endian buffers: prompt ids u32, completion ids u32,
-log-probabilities f16, all texts as one UTF-8 blob. Its name is its SHA-256. `Prompt.payload` and `Item` never travel;
+log-probabilities f16, all texts as one UTF-8 blob. Its name is its SHA-256. `Prompt.payload` and `Question` never travel;
 log-probabilities lose accuracy to f16, nothing else is lost.
 
 Everything here is pure, and a decoder's input is a stranger's. Invariants: every size is checked against `Limits`
@@ -24,7 +24,7 @@ import numpy as np
 import zstandard
 
 from swarmgame.game.column import Column
-from swarmgame.game.state import Contribution, FinishReason, Group, Message, PeerId, Prompt, Reference, Rollout
+from swarmgame.game.state import Contribution, FinishReason, Group, Message, PeerId, Prompt, QuestionRef, Rollout
 
 SCHEMA = 1
 SHARD_BYTES = 1 << 20
@@ -376,11 +376,11 @@ class _Header:
             _refuse("expected a count")
         return counts
 
-    def _references(self) -> dict[str, Reference]:
+    def _references(self) -> dict[str, QuestionRef]:
         found = {}
         for row in self._list(self.fields.get("references"), 2 * self.limits.groups):
             environment, config, seed, index = self._list(row, 4, 4)
-            reference = Reference(
+            reference = QuestionRef(
                 self._string(environment, self.limits.string),
                 self._string(config, self.limits.string),
                 self._count(seed, 1 << 63),

@@ -35,7 +35,7 @@ _THOROUGH = 4
 """Every so many beats all copies of the directory are read, not only the nearest."""
 
 
-class Presence:
+class Discovery:
     """One peer's view of who is there.
 
     Args:

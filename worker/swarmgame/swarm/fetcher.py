@@ -17,7 +17,7 @@ from hashlib import sha256
 from swarmgame.game.state import PeerId
 from swarmgame.swarm.clock import Clock
 from swarmgame.swarm.codec import DecodedShard, Limits, Malformed, decode_shard
-from swarmgame.swarm.inbox import Letter
+from swarmgame.swarm.inbox import InboxEntry
 from swarmgame.swarm.membership import Backoff
 from swarmgame.swarm.messages import Rejected, parse_index
 from swarmgame.swarm.store import Store
@@ -59,7 +59,7 @@ class Fetcher:
         self.outcomes = outcomes
         self._streams = asyncio.Semaphore(STREAMS)
 
-    async def index(self, letter: Letter, others: Sequence[PeerId] = ()) -> bool:
+    async def index(self, letter: InboxEntry, others: Sequence[PeerId] = ()) -> bool:
         """Makes `letter.entries` known. False when that is impossible, now (author away) or ever (`letter.failed`)."""
         if letter.entries is None and not letter.failed:
             announcement = letter.announcement
@@ -68,7 +68,7 @@ class Fetcher:
                 self.take_index(letter, packed)
         return letter.entries is not None and not letter.failed
 
-    def take_index(self, letter: Letter, packed: bytes) -> None:
+    def take_index(self, letter: InboxEntry, packed: bytes) -> None:
         """Reads an index that is here already; one that cannot be used makes the letter `failed`."""
         try:
             entries = parse_index(packed)
@@ -81,7 +81,7 @@ class Fetcher:
         else:
             letter.entries = entries
 
-    async def whole(self, letter: Letter, others: Sequence[PeerId] = ()) -> bool:
+    async def whole(self, letter: InboxEntry, others: Sequence[PeerId] = ()) -> bool:
         """Fetches everything that a letter names."""
         if not await self.index(letter, others):
             return False
@@ -91,7 +91,7 @@ class Fetcher:
         )
         return all(fetched)
 
-    async def part(self, letter: Letter, position: int, others: Sequence[PeerId] = ()) -> bool:
+    async def part(self, letter: InboxEntry, position: int, others: Sequence[PeerId] = ()) -> bool:
         """Fetches one shard of a letter whose entries are known, into `letter.parts`."""
         assert letter.entries is not None
         entry = letter.entries[position]
@@ -108,7 +108,7 @@ class Fetcher:
             return self._refused(letter, error)
         return self._keep(letter, position, decoded)
 
-    def whole_at_hand(self, letter: Letter) -> bool:
+    def whole_at_hand(self, letter: InboxEntry) -> bool:
         """Reads a letter whose bodies, all small, have come with it. False when something is left to fetch, or went
         wrong.
         """
@@ -126,7 +126,7 @@ class Fetcher:
                 return False
         return True
 
-    def _keep(self, letter: Letter, position: int, decoded: DecodedShard) -> bool:
+    def _keep(self, letter: InboxEntry, position: int, decoded: DecodedShard) -> bool:
         assert letter.entries is not None
         part, said = decoded.contribution, letter.announcement
         where = (decoded.run, part.peer, part.round, part.stage, len(part.groups))
@@ -135,7 +135,7 @@ class Fetcher:
         letter.parts[position] = part
         return True
 
-    def _refused(self, letter: Letter, error: Malformed) -> bool:
+    def _refused(self, letter: InboxEntry, error: Malformed) -> bool:
         logger.info("a body of %s is refused: %s", letter.announcement.peer, error)
         self._fail(letter, error.reason)
         return False
@@ -145,7 +145,7 @@ class Fetcher:
             return decode_shard(body, self.limits)
         return await self.clock.offload(lambda: decode_shard(body, self.limits))
 
-    async def _body(self, letter: Letter, name: bytes, size: int, others: Sequence[PeerId]) -> bytes | None:
+    async def _body(self, letter: InboxEntry, name: bytes, size: int, others: Sequence[PeerId]) -> bytes | None:
         """A body whose hash is right, or None."""
         known = self.store.get(name)
         if known is not None:
@@ -181,6 +181,6 @@ class Fetcher:
                 return body
         return None
 
-    def _fail(self, letter: Letter, reason: str) -> None:
+    def _fail(self, letter: InboxEntry, reason: str) -> None:
         letter.failed = reason
         self.outcomes[reason] += 1

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from swarmgame.swarm.blocking import Bridge, LoopThread
+from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.clock import RealClock
 from swarmgame.swarm.identity import Identity, verify
-from swarmgame.swarm.node import Agent
+from swarmgame.swarm.node import SwarmNode
 from swarmgame.swarm.settings import Settings
 from swarmgame.swarm.transports.base import Traffic
 from swarmgame.swarm.transports.libp2p import Network, P2PTransport
 
 
-class HivemindCommunication(Bridge):
+class HivemindCommunication(BlockingCommunication):
     """One peer over libp2p; see `CommunicationManager`.
 
     Args:
@@ -52,8 +52,8 @@ class HivemindCommunication(Bridge):
         key = Identity.load_or_create(identity)
         network = Network(port, tuple(initial_peers), tuple(announce), host, relay)
         self._transport = P2PTransport(run, key.peer, identity, network)
-        agent = Agent(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
-        super().__init__(agent, LoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
+        agent = SwarmNode(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
+        super().__init__(agent, EventLoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
 
     @property
     def traffic(self) -> Traffic:

@@ -20,7 +20,7 @@ MOST_PER_PEER = 256
 
 
 @dataclass(slots=True)
-class Letter:
+class InboxEntry:
     """What one peer said in one stage, as far as we have it.
 
     Args:
@@ -43,7 +43,7 @@ class Letter:
         return self.entries is not None and len(self.parts) == len(self.entries)
 
 
-class Mailbox:
+class Inbox:
     """Letters by round, stage and peer.
 
     Args:
@@ -58,11 +58,11 @@ class Mailbox:
         self.keep_rounds = keep_rounds
         self.round: int | None = None
         self.outcomes: Counter[str] = Counter()
-        self._stages: dict[tuple[int, int], dict[PeerId, Letter]] = {}
+        self._stages: dict[tuple[int, int], dict[PeerId, InboxEntry]] = {}
         self._closed: set[tuple[int, int]] = set()
         self._count: Counter[PeerId] = Counter()
 
-    def hear(self, announcement: Announcement, now: float) -> tuple[Letter, bool] | None:
+    def hear(self, announcement: Announcement, now: float) -> tuple[InboxEntry, bool] | None:
         """Takes an announcement in.
 
         Returns:
@@ -96,14 +96,14 @@ class Mailbox:
             return None
         self.outcomes["late" if stage in self._closed or announcement.round < (self.round or 0) else "accepted"] += 1
         self._count[peer] += 1
-        letter = self._stages.setdefault(stage, {})[peer] = Letter(announcement)
+        letter = self._stages.setdefault(stage, {})[peer] = InboxEntry(announcement)
         return letter, True
 
-    def stage(self, round: int, stage: int) -> dict[PeerId, Letter]:
+    def stage(self, round: int, stage: int) -> dict[PeerId, InboxEntry]:
         """The letters of a stage, by peer."""
         return self._stages.get((round, stage), {})
 
-    def earlier(self, round: int, max_staleness: int) -> Iterator[Letter]:
+    def earlier(self, round: int, max_staleness: int) -> Iterator[InboxEntry]:
         """Letters of earlier rounds not handed out yet; those too old are counted and passed over."""
         for (then, _), letters in self._stages.items():
             if then >= round:

@@ -24,9 +24,9 @@ from swarmgame.game.protocol import Claim, CollectPolicy, Exchange
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.clock import Clock
 from swarmgame.swarm.codec import Shard, encode
-from swarmgame.swarm.discovery import GREETING, Presence
+from swarmgame.swarm.discovery import GREETING, Discovery
 from swarmgame.swarm.fetcher import Fetcher
-from swarmgame.swarm.inbox import Letter, Mailbox
+from swarmgame.swarm.inbox import Inbox, InboxEntry
 from swarmgame.swarm.messages import Announcement, Rejected, Sign, Verify, announce, make_index, parse_announcement
 from swarmgame.swarm.settings import Settings
 from swarmgame.swarm.store import Store
@@ -43,7 +43,7 @@ _TELL, _ASK = b"A", b"Q"
 
 
 @dataclass(frozen=True)
-class Parcel:
+class OutboundContribution:
     """A contribution made ready to be said."""
 
     announcement: Announcement
@@ -51,8 +51,8 @@ class Parcel:
     shards: tuple[Shard, ...]
 
 
-class Agent:
-    """One peer. `Collector` adds the waiting and choosing.
+class SwarmNode:
+    """One peer. `StageBarrier` adds the waiting and choosing.
 
     Args:
         run: name of the run; messages of other runs are refused.
@@ -74,17 +74,17 @@ class Agent:
         self.sign, self.verify = sign, verify
         self.transport, self.clock = transport, clock
         self.settings = settings or Settings()
-        self.mailbox = Mailbox(peer, self.settings.admission, self.settings.keep_rounds)
+        self.mailbox = Inbox(peer, self.settings.admission, self.settings.keep_rounds)
         self.outcomes = self.mailbox.outcomes
         self.changed = asyncio.Event()
-        self.presence = Presence(run, peer, sign, verify, transport, clock, self.settings, self.outcomes, self.changed)
+        self.presence = Discovery(run, peer, sign, verify, transport, clock, self.settings, self.outcomes, self.changed)
         self.members = self.presence.members
         self.store = Store()
         self.fetcher = Fetcher(
             run, transport, self.store, self.presence.backoff, clock, self.settings.limits, self.outcomes
         )
         self.policy: CollectPolicy | None = None
-        self._said: dict[tuple[int, int], Parcel] = {}
+        self._said: dict[tuple[int, int], OutboundContribution] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._random = random.Random(peer)
         self._left = False
@@ -133,7 +133,7 @@ class Agent:
             logger.error("a background task of the exchange failed", exc_info=error)
 
     # ── saying
-    def prepare(self, contribution: Contribution, claims: Sequence[Claim] = ()) -> Parcel:
+    def prepare(self, contribution: Contribution, claims: Sequence[Claim] = ()) -> OutboundContribution:
         """Encodes and signs; the costly part of saying something, safe on any thread.
 
         Raises:
@@ -145,9 +145,9 @@ class Agent:
         index = make_index(contribution, shards, claims)
         expires = int(self.clock.now() + ANNOUNCEMENT_SECONDS)
         announcement = announce(self.run, self.peer, contribution.round, contribution.stage, index, expires, self.sign)
-        return Parcel(announcement, index, shards)
+        return OutboundContribution(announcement, index, shards)
 
-    async def say(self, parcel: Parcel) -> None:
+    async def say(self, parcel: OutboundContribution) -> None:
         """Serves a parcel and tells it to those who listen."""
         announcement = parcel.announcement
         key = (announcement.round, announcement.stage)
@@ -163,7 +163,7 @@ class Agent:
         for peer in self._listeners(*key):
             self.spawn(self.presence.call(peer, _TELL + message))
 
-    def _told(self, parcel: Parcel) -> bytes:
+    def _told(self, parcel: OutboundContribution) -> bytes:
         """An announcement as it is told: with its bodies where they are small and everybody wants them."""
         pulled = self.policy is not None and self.policy.exchange is Exchange.PULL
         small = sum(len(shard.data) for shard in parcel.shards) <= self.settings.inline_bytes
@@ -241,7 +241,7 @@ class Agent:
                 self.spawn(self.open(letter))
         self.changed.set()
 
-    def _inlined(self, letter: Letter) -> set[bytes]:
+    def _inlined(self, letter: InboxEntry) -> set[bytes]:
         if letter.entries is None and letter.announcement.index:
             # No network is needed where the index travelled with the announcement.
             self.fetcher.take_index(letter, letter.announcement.index)
@@ -254,7 +254,7 @@ class Agent:
             for peer in self._random.sample(others, min(len(others), breadth(None))):
                 self.spawn(self.presence.call(peer, _TELL + payload))
 
-    async def open(self, letter: Letter) -> None:
+    async def open(self, letter: InboxEntry) -> None:
         """Fetches what is wanted of a letter as soon as it is here: its index, and where words are gathered everything."""
         holders = self._holders(letter)
         if letter.opening:
@@ -269,11 +269,11 @@ class Agent:
             letter.opening = False
             self.changed.set()
 
-    async def fetch(self, letter: Letter, position: int) -> bool:
+    async def fetch(self, letter: InboxEntry, position: int) -> bool:
         """Fetches one shard of a letter."""
         return await self.fetcher.part(letter, position, self._holders(letter))
 
-    def _holders(self, letter: Letter) -> list[PeerId]:
+    def _holders(self, letter: InboxEntry) -> list[PeerId]:
         """A few others who may have what a letter names, should its author be away."""
         stage = self.mailbox.stage(letter.announcement.round, letter.announcement.stage)
         spoken = sorted(peer for peer in stage if peer != letter.announcement.peer)

@@ -16,8 +16,8 @@ from statistics import median_low
 from swarmgame.game.protocol import ClosedBy, Collected, CollectPolicy, Exchange
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.codec import Malformed, merge
-from swarmgame.swarm.inbox import Letter
-from swarmgame.swarm.node import Agent
+from swarmgame.swarm.inbox import InboxEntry
+from swarmgame.swarm.node import SwarmNode
 from swarmgame.swarm.topology import Offer, choose, quorum_of
 
 _FIRST_ASK, _ASK_GROWTH, _MOST_ASK = 1.0, 1.5, 10.0
@@ -29,10 +29,10 @@ _GRACE = 0.25
 _MOST_GRACE = 10.0
 
 
-class Collector:
+class StageBarrier:
     """Waits and chooses, for one agent."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: SwarmNode) -> None:
         self.agent = agent
         self._asked_before = False
         self._bytes = (0, 0)
@@ -112,7 +112,7 @@ class Collector:
         rounds = [member.round for member in self.agent.members.members(now) if member.peer != self.agent.peer]
         return bool(rounds) and median_low(rounds) > round + policy.reach
 
-    def _ask(self, missing: Sequence[PeerId], letters: dict[PeerId, Letter], round: int, stage: int) -> None:
+    def _ask(self, missing: Sequence[PeerId], letters: dict[PeerId, InboxEntry], round: int, stage: int) -> None:
         agent = self.agent
         chosen = missing if len(missing) <= _ASKED_AT_ONCE else self._random.sample(list(missing), _ASKED_AT_ONCE)
         for peer in chosen:
@@ -122,13 +122,13 @@ class Collector:
                 agent.spawn(agent.open(letters[peer]))
 
     @staticmethod
-    def _ready(letter: Letter, policy: CollectPolicy) -> bool:
+    def _ready(letter: InboxEntry, policy: CollectPolicy) -> bool:
         if letter.failed or letter.taken:
             return not letter.failed
         return letter.whole if policy.exchange is Exchange.GATHER else letter.entries is not None
 
     # ── choosing
-    def _candidates(self, round: int, stage: int, policy: CollectPolicy) -> list[Letter]:
+    def _candidates(self, round: int, stage: int, policy: CollectPolicy) -> list[InboxEntry]:
         mailbox = self.agent.mailbox
         now = [letter for letter in mailbox.stage(round, stage).values() if not letter.taken]
         late = mailbox.earlier(round, policy.max_staleness)
@@ -141,7 +141,7 @@ class Collector:
 
     async def _pull(
         self, round: int, stage: int, policy: CollectPolicy, stop: asyncio.Event, until: float
-    ) -> list[tuple[Letter, list[int]]]:
+    ) -> list[tuple[InboxEntry, list[int]]]:
         """Fetches what is chosen; where that fails, the next best, until enough is here or the time is over."""
         agent = self.agent
         letters = {}
@@ -180,7 +180,7 @@ class Collector:
             positions.setdefault((offer.peer, offer.round, offer.stage), []).append(offer.position)
         return [(letters[key], sorted(found)) for key, found in positions.items()]
 
-    def _merged(self, letter: Letter, positions: Sequence[int]) -> Contribution | None:
+    def _merged(self, letter: InboxEntry, positions: Sequence[int]) -> Contribution | None:
         """The fetched parts of a letter as one contribution; the letter is handed out by this."""
         letter.taken = True
         try:

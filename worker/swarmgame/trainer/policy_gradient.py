@@ -27,7 +27,7 @@ from torch import Tensor
 
 from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import Setting, Trainer
+from swarmgame.game.components import ComponentContext, Trainer
 from swarmgame.game.state import FinishReason, GameState, Group, GroupKey, Prompt, Rewards, Rollout, Round
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.optimization import Optimization
@@ -85,12 +85,12 @@ class PolicyGradientTrainer(Trainer):
 
     Config: ClassVar[type[BaseModel]] = PolicyGradientConfig
 
-    def __init__(self, config: PolicyGradientConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: PolicyGradientConfig, context: ComponentContext) -> None:
+        super().__init__(config, context)
         self.config: PolicyGradientConfig = config
         self.module = build_policy(
-            config.module, config.actions, config.options, derive_seed(setting.seed, "policy")
-        ).to(setting.device)
+            config.module, config.actions, config.options, derive_seed(context.seed, "policy")
+        ).to(context.device)
         self._optimization = Optimization(
             {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad},
             weight_decay=config.weight_decay,
@@ -129,7 +129,7 @@ class PolicyGradientTrainer(Trainer):
         ]
 
     def _logprobs(self, observations: Tensor) -> Tensor:
-        logits = self.module(observations.to(self.setting.device))
+        logits = self.module(observations.to(self.context.device))
         expected = (len(observations), self.config.actions)
         if tuple(logits.shape) != expected:
             raise InvalidManifest(
@@ -168,11 +168,11 @@ class PolicyGradientTrainer(Trainer):
         return self._metrics(counts, sums, norms)
 
     def _step(self, actions: Sequence[_Action], sums: dict[str, float]) -> float | None:
-        ranks = self.setting.ranks
+        ranks = self.context.ranks
         own = actions[ranks.rank :: ranks.size]
         self._optimization.clear()
         if own:
-            device = self.setting.device
+            device = self.context.device
             logprobs_BA = self._logprobs(torch.stack([action.observation for action in own]))
             chosen_B = logprobs_BA.gather(1, torch.tensor([[action.action] for action in own], device=device)).squeeze(
                 1
@@ -248,7 +248,7 @@ class PolicyGradientTrainer(Trainer):
     def _metrics(
         self, counts: Mapping[str, int], sums: Mapping[str, float], norms: Sequence[float]
     ) -> dict[str, float]:
-        parts = [json.loads(payload) for payload in self.setting.ranks.gather(json.dumps(sums).encode())]
+        parts = [json.loads(payload) for payload in self.context.ranks.gather(json.dumps(sums).encode())]
         total = {name: sum(part[name] for part in parts) for name in sums}
         actions = total["actions"]
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from swarmgame.game.state import Contribution, FinishReason, Group, Message, Prompt, Reference, Rollout
+from swarmgame.game.state import Contribution, FinishReason, Group, Message, Prompt, QuestionRef, Rollout
 
 MakeContribution = Callable[..., Contribution]
 
@@ -23,7 +23,7 @@ def make_contribution(
 ) -> Contribution:
     """Random words, the same for the same arguments; log-probabilities are exact in f16."""
     random = Random(f"{peer}/{round}/{stage}")
-    references = [Reference("sums", "c0ffee", random.getrandbits(60), index) for index in range(groups)]
+    references = [QuestionRef("sums", "c0ffee", random.getrandbits(60), index) for index in range(groups)]
 
     def rollout() -> Rollout:
         ids = tuple(random.randrange(50_000) for _ in range(tokens))

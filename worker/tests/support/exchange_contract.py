@@ -13,7 +13,7 @@ from swarms import Rogue, Swarm
 from swarmgame.errors import Temporary
 from swarmgame.game.protocol import Claim, ClosedBy, CollectPolicy, Exchange
 from swarmgame.game.state import Contribution
-from swarmgame.swarm.blocking import Bridge
+from swarmgame.swarm.blocking import BlockingCommunication
 from swarmgame.swarm.codec import encode
 from swarmgame.swarm.identity import Identity
 
@@ -26,7 +26,9 @@ def pull(external: int, cap: int = 0, quorum: float = 1.0, deadline: float = 60.
     return CollectPolicy(Exchange.PULL, quorum, deadline, external=external, max_per_peer=cap, **more)
 
 
-def trio(swarm: Swarm, **settings: object) -> tuple[Bridge, Bridge, Bridge]:
+def trio(
+    swarm: Swarm, **settings: object
+) -> tuple[BlockingCommunication, BlockingCommunication, BlockingCommunication]:
     ann, bob, eve = (
         swarm.peer(name, at_least=count, **settings) for count, name in enumerate(("ann", "bob", "eve"), 1)
     )
@@ -34,7 +36,7 @@ def trio(swarm: Swarm, **settings: object) -> tuple[Bridge, Bridge, Bridge]:
     return ann, bob, eve
 
 
-def pair_and_rogue(swarm: Swarm, **settings: object) -> tuple[Bridge, Bridge, Rogue]:
+def pair_and_rogue(swarm: Swarm, **settings: object) -> tuple[BlockingCommunication, BlockingCommunication, Rogue]:
     ann, bob = (swarm.peer(name, at_least=count, **settings) for count, name in enumerate(("ann", "bob"), 1))
     swarm.until(lambda: len(ann.membership()) == 2)
     return ann, bob, swarm.rogue("mallory")

@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from swarmgame.game.components import Demonstration, Demonstrations, Setting
+from swarmgame.game.components import ComponentContext, Demonstration, Demonstrations
 from swarmgame.game.state import (
     Contribution,
     FinishReason,
     GameState,
     Group,
-    Item,
     Prompt,
-    Reference,
+    Question,
+    QuestionRef,
     Rewards,
     Rollout,
     Round,
@@ -35,8 +35,8 @@ def small_letters(rollout: Rollout) -> float:
     return sum(character.islower() for character in rollout.text) / 8
 
 
-def items(count: int = 4) -> list[Item]:
-    return [Item(Reference("words", "v1", 7, index), f"question {index}" + "?" * index) for index in range(count)]
+def items(count: int = 4) -> list[Question]:
+    return [Question(QuestionRef("words", "v1", 7, index), f"question {index}" + "?" * index) for index in range(count)]
 
 
 def round_of(number: int = 0, *, peer: str = "me", stages: int = 1) -> Round:
@@ -54,8 +54,8 @@ def trainer(
     cache: Path, *, peer: str = "me", ranks: Any = None, model: str = MODEL, device: str = "cpu", **options: Any
 ) -> GRPOTrainer:
     config = GRPOConfig(**({"generations": 4, "max_new_tokens": 8, "learning_rate": 2e-3} | options))
-    setting = Setting(model_uri=model, cache=cache, peer=peer, device=device)
-    return GRPOTrainer(config, setting if ranks is None else replace(setting, ranks=ranks))
+    context = ComponentContext(model_uri=model, cache=cache, peer=peer, device=device)
+    return GRPOTrainer(config, context if ranks is None else replace(context, ranks=ranks))
 
 
 def said(trainer: GRPOTrainer, round: Round, *, peer: str | None = None, stage: int = 0) -> Contribution:
@@ -73,7 +73,7 @@ def state_of(round: Round, contributions: Sequence[Contribution]) -> GameState:
     state = GameState.begin(round, items())
     for contribution in contributions:
         state = state.with_contribution(contribution)
-    return state.with_external(key for key, _ in state.foreign_groups())
+    return state.with_external(key for key, _ in state.remote_groups())
 
 
 def scored(state: GameState, score: Score = small_letters) -> Rewards:
@@ -100,8 +100,8 @@ class Letters(Demonstrations):
 
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
         letters = [chr(ord("a") + derive_seed(seed, index) % 6) for index in range(count)]
-        reference = Reference("letters", "v1", 0, 0)
-        return [Demonstration(Prompt.ask(Item(reference, f"say {letter}:")), letter * 2) for letter in letters]
+        reference = QuestionRef("letters", "v1", 0, 0)
+        return [Demonstration(Prompt.ask(Question(reference, f"say {letter}:")), letter * 2) for letter in letters]
 
     @property
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ import msgpack
 
 from swarmgame.game.protocol import Collected, CollectPolicy
 from swarmgame.game.state import Contribution, PeerId
-from swarmgame.swarm.blocking import Bridge, LoopThread
+from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.codec import encode
 from swarmgame.swarm.identity import Identity
 from swarmgame.swarm.messages import announce, make_index
@@ -31,7 +31,7 @@ RUN = "contract"
 class Rogue:
     """A peer that says and serves whatever a test wants, over a transport of its own."""
 
-    def __init__(self, identity: Identity, peer: PeerId, transport: Transport, thread: LoopThread) -> None:
+    def __init__(self, identity: Identity, peer: PeerId, transport: Transport, thread: EventLoopThread) -> None:
         self.identity, self.peer, self.transport, self.thread = identity, peer, transport, thread
         self.bodies: dict[bytes, bytes] = {}
 
@@ -82,9 +82,9 @@ class Swarm(Protocol):
     deadline: float
     """Seconds that a stage may take where the test wants the deadline to pass."""
 
-    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> Bridge: ...
+    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication: ...
     def rogue(self, name: str) -> Rogue: ...
-    def begin(self, peer: Bridge, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+    def begin(self, peer: BlockingCommunication, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
         """Starts a collect in another thread."""
         ...
 
@@ -102,9 +102,9 @@ class MemorySwarm:
     def __init__(self) -> None:
         self.hub = MemoryHub(RUN, virtual=True)
         self.pool = ThreadPoolExecutor(8)
-        self.peers: list[Bridge] = []
+        self.peers: list[BlockingCommunication] = []
 
-    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> Bridge:
+    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
         made = self.hub.communication(name, Settings(heartbeat_seconds=5.0, **settings))  # type: ignore[arg-type]
         self.peers.append(made)
         if join:
@@ -114,7 +114,7 @@ class MemorySwarm:
     def rogue(self, name: str) -> Rogue:
         return Rogue(self.hub.identity(name), name, self.hub.transport(name), self.hub.thread)
 
-    def begin(self, peer: Bridge, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+    def begin(self, peer: BlockingCommunication, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
         before = self.hub.collects
         future = self.pool.submit(peer.collect, round, stage, policy)
         self.hub.until_collects(before + 1)
@@ -145,10 +145,10 @@ class RealTimeSwarm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pool = ThreadPoolExecutor(8)
-        self.peers: list[Bridge] = []
+        self.peers: list[BlockingCommunication] = []
         self.rogues: list[Rogue] = []
 
-    def begin(self, peer: Bridge, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+    def begin(self, peer: BlockingCommunication, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
         return self.pool.submit(peer.collect, round, stage, policy)
 
     def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -177,7 +177,7 @@ class Libp2pSwarm(RealTimeSwarm):
         super().__init__(folder)
         self.known: tuple[str, ...] = ()
 
-    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> Bridge:
+    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
         from swarmgame.swarm.hivemind_backend import HivemindCommunication
 
         how = Settings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ class Libp2pSwarm(RealTimeSwarm):
         path = self.folder / f"{name}.key"
         identity = Identity.load_or_create(path)
         network = Network(host="127.0.0.1", initial_peers=self.known)
-        made = Rogue(identity, identity.peer, P2PTransport(RUN, identity.peer, path, network), LoopThread(name))
+        made = Rogue(identity, identity.peer, P2PTransport(RUN, identity.peer, path, network), EventLoopThread(name))
         self.rogues.append(made)
         return made
 
@@ -227,7 +227,7 @@ class GlooSwarm(RealTimeSwarm):
     def rogue(self, name: str) -> Rogue:
         identity = Identity.load_or_create(self.folder / f"{name}.key")
         made = Rogue(
-            identity, identity.peer, TorchDistributedTransport(RUN, identity, self.place(name)), LoopThread(name)
+            identity, identity.peer, TorchDistributedTransport(RUN, identity, self.place(name)), EventLoopThread(name)
         )
         self.rogues.append(made)
         return made

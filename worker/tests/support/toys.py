@@ -10,19 +10,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swarmgame import (
+    ComponentContext,
     Config,
     DataManager,
     FinishReason,
     GameState,
     Group,
     GroupKey,
-    Item,
     Prompt,
-    Reference,
+    Question,
+    QuestionRef,
     RewardManager,
     Rollout,
     Round,
-    Setting,
     Trainer,
 )
 from swarmgame.seeds import derive_seed
@@ -37,46 +37,46 @@ class ToyData(DataManager):
         questions: int = 3
         shared: bool = False
 
-    def __init__(self, config: Config | None = None, setting: Setting | None = None) -> None:
-        super().__init__(config or ToyData.Config(), setting or Setting())
+    def __init__(self, config: Config | None = None, context: ComponentContext | None = None) -> None:
+        super().__init__(config or ToyData.Config(), context or ComponentContext())
 
-    def round_data(self, round: Round) -> Sequence[Item]:
+    def round_data(self, round: Round) -> Sequence[Question]:
         seed = derive_seed(round.seed if self.config.shared else round.peer_seed, "toy")
         return [
-            self._item(Reference("toy", "v1", derive_seed(seed, index), index))
+            self._item(QuestionRef("toy", "v1", derive_seed(seed, index), index))
             for index in range(self.config.questions)
         ]
 
-    def evaluation_data(self, count: int) -> Sequence[Item]:
-        return [self._item(Reference("toy", "v1", derive_seed("held-out", index), index)) for index in range(count)]
+    def evaluation_data(self, count: int) -> Sequence[Question]:
+        return [self._item(QuestionRef("toy", "v1", derive_seed("held-out", index), index)) for index in range(count)]
 
-    def resolve(self, reference: Reference) -> Item | None:
+    def resolve(self, reference: QuestionRef) -> Question | None:
         return self._item(reference) if (reference.environment, reference.config) == ("toy", "v1") else None
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        items = (state.items[item] for item in state.own_items)
+        items = (state.items[item] for item in state.question_ids)
         return [
             Prompt.ask(item, self._words(state, stage, item))
             for item in items
-            if stage == 0 or state.said(stage - 1, item.id)
+            if stage == 0 or state.groups_for(stage - 1, item.id)
         ]
 
-    def _words(self, state: GameState, stage: int, item: Item) -> str:
+    def _words(self, state: GameState, stage: int, item: Question) -> str:
         if stage == 0:
             return item.question
-        said = [f"{peer}: {group.rollouts[0].text}" for peer, group in state.said(stage - 1, item.id)]
+        said = [f"{peer}: {group.rollouts[0].text}" for peer, group in state.groups_for(stage - 1, item.id)]
         return "\n".join([item.question, *said])
 
-    def _item(self, reference: Reference) -> Item:
+    def _item(self, reference: QuestionRef) -> Question:
         kind = reference.seed % CHOICES
-        return Item(reference, question=f"which digit follows {kind - 1}?", answer=str(kind))
+        return Question(reference, question=f"which digit follows {kind - 1}?", answer=str(kind))
 
 
 class ToyRewards(RewardManager):
     """One for the right digit."""
 
-    def __init__(self, config: Any = None, setting: Setting | None = None) -> None:
-        super().__init__(config, setting or Setting())
+    def __init__(self, config: Any = None, context: ComponentContext | None = None) -> None:
+        super().__init__(config, context or ComponentContext())
 
     def rewards(self, state: GameState) -> Mapping[GroupKey, Sequence[float]]:
         return {
@@ -92,8 +92,8 @@ class ToyTrainer(Trainer):
         generations: int = 4
         learning_rate: float = 1.0
 
-    def __init__(self, config: Config | None = None, setting: Setting | None = None) -> None:
-        super().__init__(config or ToyTrainer.Config(), setting or Setting())
+    def __init__(self, config: Config | None = None, context: ComponentContext | None = None) -> None:
+        super().__init__(config or ToyTrainer.Config(), context or ComponentContext())
         self.table: dict[str, list[float]] = {}
         self.updates = 0
         self.trained: list[GroupKey] = []

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 
 from swarmgame.game.state import PeerId
-from swarmgame.swarm.blocking import Bridge, LoopThread
+from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.clock import Clock, RealClock, VirtualClock
 from swarmgame.swarm.identity import Identity, public_key_of, verify_with
-from swarmgame.swarm.node import Agent
+from swarmgame.swarm.node import SwarmNode
 from swarmgame.swarm.settings import Settings
 from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
 
@@ -30,7 +30,7 @@ class MemoryHub:
     def __init__(self, run: str = "memory", *, virtual: bool = False) -> None:
         self.run = run
         self.clock: Clock = VirtualClock() if virtual else RealClock()
-        self.thread = LoopThread(f"memory-hub-{run}")
+        self.thread = EventLoopThread(f"memory-hub-{run}")
         self.lost: Callable[[PeerId, PeerId, bytes], bool] = lambda sender, receiver, message: False
         """(sender, receiver, small message) → whether the network loses it."""
         self._transports: dict[PeerId, MemoryTransport] = {}
@@ -167,7 +167,7 @@ class MemoryTransport:
         return other
 
 
-class MemoryCommunication(Bridge):
+class MemoryCommunication(BlockingCommunication):
     """A peer in memory; see `CommunicationManager`.
 
     Args:
@@ -177,7 +177,7 @@ class MemoryCommunication(Bridge):
 
     def __init__(self, hub: MemoryHub, name: str, settings: Settings | None = None) -> None:
         identity = hub.identity(name)
-        agent = Agent(hub.run, name, identity.sign, hub.verify, MemoryTransport(hub, name), hub.clock, settings)
+        agent = SwarmNode(hub.run, name, identity.sign, hub.verify, MemoryTransport(hub, name), hub.clock, settings)
         super().__init__(agent, hub.thread, own_loop=False)
         self._hub = hub
 

@@ -24,10 +24,10 @@ from pathlib import Path
 from swarmgame.errors import Temporary
 from swarmgame.game.protocol import Collected, CollectPolicy, Member
 from swarmgame.game.state import PeerId
-from swarmgame.swarm.blocking import Bridge, LoopThread
+from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.clock import RealClock
 from swarmgame.swarm.identity import Identity, verify
-from swarmgame.swarm.node import Agent
+from swarmgame.swarm.node import SwarmNode
 from swarmgame.swarm.settings import Settings
 from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
 from swarmgame.swarm.transports.gloo import Frame, Kind, device_of
@@ -202,7 +202,7 @@ class TorchDistributedTransport:
             return  # who does not hear an answer asks again
 
 
-class TorchDistributedCommunication(Bridge):
+class TorchDistributedCommunication(BlockingCommunication):
     """One peer of a closed world; see `CommunicationManager`.
 
     Args:
@@ -231,8 +231,8 @@ class TorchDistributedCommunication(Bridge):
         self._transport = TorchDistributedTransport(
             run, key, place, meet_seconds=meet_seconds, lost_seconds=lost_seconds
         )
-        agent = Agent(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
-        super().__init__(agent, LoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
+        agent = SwarmNode(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
+        super().__init__(agent, EventLoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
 
     @property
     def traffic(self) -> Traffic:

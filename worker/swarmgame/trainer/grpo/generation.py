@@ -36,7 +36,7 @@ def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
         from swarmgame.inference.vllm_start import vllm_sampler
 
         return vllm_sampler(
-            policy, config.sampler, policy.setting, longest=policy.longest_prompt + config.max_new_tokens
+            policy, config.sampler, policy.context, longest=policy.longest_prompt + config.max_new_tokens
         )
     on_cuda = policy.model.device.type == "cuda"
     if config.sampler == "cudagraph" and not on_cuda:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from swarmgame.game.components import Setting
+from swarmgame.game.components import ComponentContext
 from swarmgame.game.state import FinishReason, Prompt
 from swarmgame.inference.llama import SUPPORTED
 from swarmgame.models.loading import load_model, load_tokenizer
@@ -35,15 +35,15 @@ class Policy:
         InvalidManifest: the model cannot be loaded, or the adapters do not fit it.
     """
 
-    def __init__(self, config: GRPOConfig, setting: Setting) -> None:
+    def __init__(self, config: GRPOConfig, context: ComponentContext) -> None:
         self.config = config
-        self.setting = setting
-        self.source = source = ensure_model(setting)
-        on_cpu = torch.device(setting.device).type == "cpu"
+        self.context = context
+        self.source = source = ensure_model(context)
+        on_cpu = torch.device(context.device).type == "cpu"
         name = config.dtype if config.dtype != "auto" else "float32" if on_cpu else "bfloat16"
         dtype = torch.float32 if name == "float32" else torch.bfloat16
         self.tokenizer = load_tokenizer(source)
-        self.model: Any = load_model(source, dtype=dtype, device=setting.device)
+        self.model: Any = load_model(source, dtype=dtype, device=context.device)
         self.hash = tokenizer_hash(self.tokenizer)
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self.eos_token_ids = self._eos()
@@ -51,10 +51,10 @@ class Policy:
         self.pad_token_id = int(pad if pad is not None else self.eos_token_ids[0] if self.eos_token_ids else 0)
         self._adapted: Any = None
         if config.lora is not None:
-            self._adapted = _adapters(self.model, config.lora, derive_seed(setting.seed, "adapters"))
+            self._adapted = _adapters(self.model, config.lora, derive_seed(context.seed, "adapters"))
         self._reference: Any = None
         if config.beta > 0 and self._adapted is None:
-            self._reference = load_model(source, dtype=dtype, device=setting.device).requires_grad_(False)
+            self._reference = load_model(source, dtype=dtype, device=context.device).requires_grad_(False)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             if self._adapted is not None:

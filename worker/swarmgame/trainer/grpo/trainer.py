@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from swarmgame.errors import Temporary
-from swarmgame.game.components import Setting, Trainer
+from swarmgame.game.components import ComponentContext, Trainer
 from swarmgame.game.state import FinishReason, GameState, Group, Prompt, Rewards, Rollout, Round
 from swarmgame.inference.sampler import Sampled, SamplingParams
 from swarmgame.seeds import derive_seed
@@ -49,12 +49,12 @@ class GRPOTrainer(Trainer):
 
     Config: ClassVar[type[BaseModel]] = GRPOConfig
 
-    def __init__(self, config: GRPOConfig, setting: Setting) -> None:
-        super().__init__(config, setting)
+    def __init__(self, config: GRPOConfig, context: ComponentContext) -> None:
+        super().__init__(config, context)
         self.config: GRPOConfig = config
-        self.policy = Policy(config, setting)
+        self.policy = Policy(config, context)
         self._generation = Generation(
-            sampler_of(self.policy, config), setting.ranks, rollouts_per_batch=config.rollouts_per_batch
+            sampler_of(self.policy, config), context.ranks, rollouts_per_batch=config.rollouts_per_batch
         )
         self._optimization = Optimization(
             self.policy.parameters,
@@ -62,7 +62,7 @@ class GRPOTrainer(Trainer):
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
         )
-        self._ahead = GenerationAhead(self._generation, torch.device(setting.device))
+        self._ahead = GenerationAhead(self._generation, torch.device(context.device))
         self.generates_ahead = config.overlap
         self._version = 0
         self._sampling_version = 0
@@ -101,7 +101,7 @@ class GRPOTrainer(Trainer):
         self._ahead.begin(self._request(prompts, round), self._version)
 
     def _request(self, prompts: Sequence[Prompt], round: Round) -> Request:
-        config, ranks = self.config, self.setting.ranks
+        config, ranks = self.config, self.context.ranks
         encoded = [replace(prompt, token_ids=self.policy.encode(prompt)) for prompt in prompts]
         generations, temperature = config.generations, config.temperature
         if round.evaluation:
@@ -139,7 +139,7 @@ class GRPOTrainer(Trainer):
                 counts.update(update.counts)
                 if not update.rows:
                     continue
-                rows = _share(update.rows, self.setting.ranks.rank, self.setting.ranks.size)
+                rows = _share(update.rows, self.context.ranks.rank, self.context.ranks.size)
                 normalizer = self._normalizer(update, rows)
                 for _ in range(self.config.iterations):
                     stats.add(self._step(rows, normalizer, rate))
@@ -150,7 +150,7 @@ class GRPOTrainer(Trainer):
         self._rounds += self.config.update != "none"
         if self._version != version:
             self._generation.sampler.update_weights(self._version)
-        metrics = _metrics(counts, stats.over(self.setting.ranks.gather(stats.packed())), rate)
+        metrics = _metrics(counts, stats.over(self.context.ranks.gather(stats.packed())), rate)
         if self.config.overlap:
             own = [contribution for stage in range(len(state.stages)) if (contribution := state.own(stage)) is not None]
             metrics["policy_lag"] = float(
@@ -174,7 +174,7 @@ class GRPOTrainer(Trainer):
                 if not self._generation.sampler.release():
                     self._halve_micro_batches(rows, error)
             torch.cuda.empty_cache()
-        norm = self._optimization.step(rate, self.setting.ranks)
+        norm = self._optimization.step(rate, self.context.ranks)
         if norm is None:
             logger.warning("the gradient was not finite: the step was left out")
             stats.skipped += 1
@@ -244,7 +244,7 @@ class GRPOTrainer(Trainer):
     def _moved(self, values: Any, dtype: torch.dtype) -> Tensor:
         """Move numbers to the device without waiting for it."""
         made = torch.as_tensor(values, dtype=dtype)
-        device = torch.device(self.setting.device)
+        device = torch.device(self.context.device)
         return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
@@ -260,7 +260,7 @@ class GRPOTrainer(Trainer):
                 _, entropies, mask = self.policy.score([row.prompt for row in batch], [row.completion for row in batch])
                 found.append(entropies[mask].float().cpu())
         own = torch.cat(found) if found else torch.zeros(0)
-        gathered = self.setting.ranks.gather(own.numpy().astype("<f4").tobytes())
+        gathered = self.context.ranks.gather(own.numpy().astype("<f4").tobytes())
         everything = np.concatenate([np.frombuffer(part, dtype="<f4") for part in gathered])
         return replace(
             update.normalizer, entropy_threshold=entropy_threshold(torch.from_numpy(everything.copy()), self.config)
@@ -282,9 +282,9 @@ class GRPOTrainer(Trainer):
     @contextmanager
     def _learning(self, round: Round) -> Iterator[None]:
         """Training mode, with a random state of its own (dropout of adapters)."""
-        device = torch.device(self.setting.device)
+        device = torch.device(self.context.device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(round.peer_seed, "train", round.number, self.setting.ranks.rank))
+            torch.manual_seed(derive_seed(round.peer_seed, "train", round.number, self.context.ranks.rank))
             self.policy.model.train()
             try:
                 yield

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmgame import Contribution, GameState, Group, Rollout, Round, Setting
+from swarmgame import ComponentContext, Contribution, GameState, Group, Rollout, Round
 from swarmgame.data.environments import catalog  # noqa: F401 — the module must be importable without reasoning-gym being loaded
 from swarmgame.data.reasoning_gym import ReasoningGymConfig, ReasoningGymData
 from swarmgame.errors import InvalidManifest
@@ -16,7 +16,7 @@ from swarmgame.rewards.reasoning_gym import ReasoningGymRewards
 MODULE = '''
 from random import Random
 from swarmgame import Config
-from swarmgame.data.environments import Environment, Question
+from swarmgame.data.environments import Environment, GeneratedQuestion
 
 class Doubling(Environment):
     """Asks for twice a number."""
@@ -24,9 +24,9 @@ class Doubling(Environment):
     class Config(Config):
         largest: int = 9
 
-    def make(self, random: Random) -> Question:
+    def make(self, random: Random) -> GeneratedQuestion:
         number = random.randint(1, self.config.largest)
-        return Question(f"twice {number}", str(2 * number), {"number": number})
+        return GeneratedQuestion(f"twice {number}", str(2 * number), {"number": number})
 
     def score(self, answer, question):
         return 1.0 if eval(answer) == 2 * question.metadata["number"] else 0.0
@@ -51,7 +51,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def data_of(config: dict[str, object]) -> ReasoningGymData:
     environments = [{"name": "doubling", "config": config}]
     return ReasoningGymData(
-        ReasoningGymConfig.model_validate({"environments": environments, "questionsPerRound": 4}), Setting()
+        ReasoningGymConfig.model_validate({"environments": environments, "questionsPerRound": 4}), ComponentContext()
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swarmgame import Contribution, GameState, Group, GroupKey, Item, Reference, Rollout, Round, Setting
+from swarmgame import ComponentContext, Contribution, GameState, Group, GroupKey, Question, QuestionRef, Rollout, Round
 from swarmgame.data.reasoning_gym import ReasoningGymConfig, ReasoningGymData
 from swarmgame.errors import InvalidManifest
 from swarmgame.sandbox.client import Sandbox
@@ -24,7 +24,7 @@ def make(sandbox: Sandbox) -> Iterator[Make]:
 
     def made_of(environments: list[dict[str, Any]], seed: int = 1, **rest: Any) -> ReasoningGymData:
         data = ReasoningGymData(
-            ReasoningGymConfig.model_validate({"environments": environments, **rest}), Setting(seed=seed)
+            ReasoningGymConfig.model_validate({"environments": environments, **rest}), ComponentContext(seed=seed)
         )
         made.append(data)
         return data
@@ -115,7 +115,7 @@ def test_references_of_other_games_and_nonsense_are_refused(make: Make) -> None:
         replace(good, seed=1 << 200),
         replace(good, index=1),
         replace(good, index=-1),
-        Reference("", "", 0, 0),
+        QuestionRef("", "", 0, 0),
     ]
     assert [data.resolve(reference) for reference in bad] == [None] * len(bad)
 
@@ -230,7 +230,7 @@ def test_settings_that_contradict_are_refused(make: Make, rest: dict[str, Any], 
     assert caught.value.problems[0].path == f"spec.game.data.with.{path}"
 
 
-def play(data: ReasoningGymData, number: int, reward: float) -> list[Item]:
+def play(data: ReasoningGymData, number: int, reward: float) -> list[Question]:
     """A round in which every question earns the same."""
     round = a_round(number)
     items = list(data.round_data(round))

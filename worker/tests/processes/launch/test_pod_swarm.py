@@ -180,14 +180,14 @@ def test_a_bootnode_leaves_nothing_behind_when_it_is_told_to_stop(cluster: Clust
     assert not [
         pid for pid in children if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     ]
-    assert cluster.said("bootnode") == ""
+    assert cluster.groups_for("bootnode") == ""
 
 
 def test_a_bootnode_whose_daemon_dies_ends_so_that_it_is_started_again(cluster: Cluster) -> None:
     bootnode = cluster.start_bootnode()
     kill(descendants(bootnode.pid)[0])
     assert bootnode.wait(60) == 75
-    assert "the p2p daemon ended" in cluster.said("bootnode")
+    assert "the p2p daemon ended" in cluster.groups_for("bootnode")
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_two_ranks_a_pod_stop_together_save_themselves_and_go_on_where_they_were
     assert len(ranks) == 2
     kill(max(ranks))
     assert peers[0].wait(120) == 75
-    assert "from its last checkpoint" in pair.said("peer-0")
+    assert "from its last checkpoint" in pair.groups_for("peer-0")
 
 
 def environment_of(pid: int) -> bytes:

@@ -25,7 +25,7 @@ class Run:
         self, root: Path, fake_peer: FakePeer, habit: str, *, peers: int = 2, patience: Patience = QUICK
     ) -> None:
         self.directories = {index: PeerDirectory(root / str(index)) for index in range(peers)}
-        self.said: list[str] = []
+        self.groups_for: list[str] = []
         self.commands: list[tuple[int, bool]] = []
 
         def command(index: int, restart: bool) -> Sequence[str]:
@@ -33,7 +33,7 @@ class Run:
             return [*fake_peer(habit), f"--index={index}", f"--directory={self.directories[index].root}"]
 
         self.supervisor = Supervisor(
-            self.directories, command, environment=os.environ, patience=patience, say=self.said.append
+            self.directories, command, environment=os.environ, patience=patience, say=self.groups_for.append
         )
 
     def until_end(self, tick: Callable[[], None] = lambda: None) -> Outcome:
@@ -65,13 +65,13 @@ def test_a_peer_that_dies_by_a_signal_is_restarted_and_nothing_is_lost(tmp_path:
     assert (outcome.code, outcome.restarts) == (ExitCode.DONE, 1)
     assert [run.rounds(0), run.rounds(1)] == [5, 5]
     assert run.commands == [(0, False), (1, False), (1, True)]
-    assert run.said == ["peer 1 was killed by SIGKILL; restart 1 of at most 2"]
+    assert run.groups_for == ["peer 1 was killed by SIGKILL; restart 1 of at most 2"]
 
 
 def test_a_temporary_failure_is_tried_again(tmp_path: Path, fake_peer: FakePeer) -> None:
     run = Run(tmp_path, fake_peer, "temporary-once")
     assert run.until_end().code is ExitCode.DONE
-    assert run.said == ["peer 0 ended with exit code 75; restart 1 of at most 2"]
+    assert run.groups_for == ["peer 0 ended with exit code 75; restart 1 of at most 2"]
 
 
 def test_bad_config_ends_the_run_at_once_with_its_code_and_the_peers_message(

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from language_rounds import Letters
 
-from swarmgame.game.components import Setting
+from swarmgame.game.components import ComponentContext
 from swarmgame.models.loading import load_model
 from swarmgame.models.warmstart import ensure_model
 
@@ -18,7 +18,9 @@ SMALL = "builtin://tiny?layers=1&hidden=32"
 def _make(cache: Path, barrier: object) -> None:
     torch.set_num_threads(1)
     barrier.wait()  # type: ignore[attr-defined]
-    source = ensure_model(Setting(model_uri=f"{SMALL}&accuracy=0.9&steps=25", cache=cache, demonstrations=Letters()))
+    source = ensure_model(
+        ComponentContext(model_uri=f"{SMALL}&accuracy=0.9&steps=25", cache=cache, demonstrations=Letters())
+    )
     load_model(source, dtype=torch.float32, device="cpu")
 
 

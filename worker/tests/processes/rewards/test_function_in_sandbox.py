@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmgame import Contribution, GameState, Group, Item, Prompt, Reference, Rollout, Round
+from swarmgame import Contribution, GameState, Group, Prompt, Question, QuestionRef, Rollout, Round
 from swarmgame.errors import InvalidManifest
 from swarmgame.rewards.functions import FunctionRewards, FunctionRewardsConfig
 
@@ -46,7 +46,7 @@ def rewards(folder: Path) -> Iterator[FunctionRewards]:
 
 
 def state_of(folder: Path, *texts: str) -> GameState:
-    item = Item(Reference("text", "x", 0, 0), "?", "4", {"target": str(folder / "breach"), "strange": object()})
+    item = Question(QuestionRef("text", "x", 0, 0), "?", "4", {"target": str(folder / "breach"), "strange": object()})
     group = Group(Prompt.ask(item), tuple(map(Rollout, texts)))
     round = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a",))
     return GameState.begin(round, [item]).with_contribution(

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from swarmgame import Contribution, FinishReason, GameState, Group, GroupKey, Item, Reference, Rollout, Round, Setting
+from swarmgame import (
+    ComponentContext,
+    Contribution,
+    FinishReason,
+    GameState,
+    Group,
+    GroupKey,
+    Question,
+    QuestionRef,
+    Rollout,
+    Round,
+)
 from swarmgame.data.reasoning_gym import ReasoningGymConfig, ReasoningGymData
 from swarmgame.rewards.reasoning_gym import ReasoningGymRewards, ReasoningGymRewardsConfig
 from swarmgame.sandbox.client import Sandbox
@@ -20,7 +31,7 @@ ROUND = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a", "
 def data(sandbox: Sandbox) -> Iterator[ReasoningGymData]:
     environments = [{"name": "chain_sum"}, {"name": "n_queens"}, {"name": "prime_factorization"}]
     data = ReasoningGymData(
-        ReasoningGymConfig.model_validate({"environments": environments, "questionsPerRound": 9}), Setting()
+        ReasoningGymConfig.model_validate({"environments": environments, "questionsPerRound": 9}), ComponentContext()
     )
     yield data
     data.close()
@@ -36,7 +47,7 @@ def rewards(sandbox: Sandbox) -> Iterator[ReasoningGymRewards]:
 def state_of(
     data: ReasoningGymData,
     said: dict[str, list[str]],
-    item: Item | None = None,
+    item: Question | None = None,
     reason: FinishReason = FinishReason.STOP,
 ) -> GameState:
     """Peers say these things about one item."""
@@ -48,7 +59,7 @@ def state_of(
     return state
 
 
-def one_of(data: ReasoningGymData, name: str) -> Item:
+def one_of(data: ReasoningGymData, name: str) -> Question:
     return next(
         item
         for number in range(9)
@@ -106,7 +117,7 @@ def test_an_answer_too_long_is_not_looked_at(data: ReasoningGymData, rewards: Re
 
 
 def test_items_of_another_source_score_0_and_are_counted(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
-    item = Item(Reference("text", "x", 0, 0), "2 + 2?", "4")
+    item = Question(QuestionRef("text", "x", 0, 0), "2 + 2?", "4")
     assert scores(rewards, state_of(data, {"a": ["4"]}, item)) == {"a": [0]}
     assert rewards.counters()["items_of_another_source"] == 1
 
@@ -128,7 +139,7 @@ def test_scores_become_rewards_as_configured(
     data: ReasoningGymData, config: dict[str, Any], text: str, reason: FinishReason, expected: float
 ) -> None:
     item = one_of(data, "chain_sum")
-    rewards = ReasoningGymRewards(ReasoningGymRewardsConfig.model_validate(config), Setting())
+    rewards = ReasoningGymRewards(ReasoningGymRewardsConfig.model_validate(config), ComponentContext())
     try:
         assert scores(rewards, state_of(data, {"a": [text.format(answer=item.answer)]}, item, reason)) == {
             "a": [expected]

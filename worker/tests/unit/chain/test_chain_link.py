@@ -100,14 +100,14 @@ def test_the_observer_only_passes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         said: tuple[object, ...] = ()
 
         def report(self, *said: object) -> None:
-            self.said = said
+            self.groups_for = said
 
     class Report:
         round, reward, external = 4, 0.5, {"a": 1, "b": 3}
 
     link = Link()
     ChainObserver(link).round_finished(Report(), None, None)  # type: ignore[arg-type]
-    assert link.said == (4, 0.5, ("b", "a"))
+    assert link.groups_for == (4, 0.5, ("b", "a"))
 
 
 def test_a_chain_of_its_own_without_anvil_is_the_manifests_mistake(

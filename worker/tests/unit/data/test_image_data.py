@@ -10,7 +10,7 @@ import numpy
 import pytest
 from PIL import Image
 
-from swarmgame import GameState, Round, Setting
+from swarmgame import ComponentContext, GameState, Round
 from swarmgame.data.images import DIGITS, ImageConfig, ImageData
 from swarmgame.errors import BadData, InvalidManifest
 
@@ -18,7 +18,7 @@ ROUND = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a", "
 
 
 def images(source: Path | str, **rest: Any) -> ImageData:
-    return ImageData(ImageConfig.model_validate({"source": str(source), **rest}), Setting())
+    return ImageData(ImageConfig.model_validate({"source": str(source), **rest}), ComponentContext())
 
 
 @pytest.fixture

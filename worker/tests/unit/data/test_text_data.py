@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from swarmgame import GameState, Round, Setting
+from swarmgame import ComponentContext, GameState, Round
 from swarmgame.data.finite import Side
 from swarmgame.data.text import TextConfig, TextData
 from swarmgame.errors import BadData, InvalidManifest
@@ -20,7 +20,7 @@ ROUND = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a", "
 
 
 def text(source: Path | str, **rest: Any) -> TextData:
-    return TextData(TextConfig.model_validate({"source": str(source), **rest}), Setting(seed=3))
+    return TextData(TextConfig.model_validate({"source": str(source), **rest}), ComponentContext(seed=3))
 
 
 def json_lines(folder: Path, rows: list[dict[str, str]] = ROWS) -> Path:

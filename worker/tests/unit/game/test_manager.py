@@ -17,16 +17,16 @@ from swarmgame import (
     GameState,
     Group,
     GroupKey,
-    Item,
     Message,
     Prompt,
-    Reference,
+    Question,
+    QuestionRef,
     Rewards,
     Rollout,
     Round,
 )
-from swarmgame.game.collected_log import Ledger
-from swarmgame.game.external_sampling import SharingPolicy
+from swarmgame.game.collected_log import CollectedLog
+from swarmgame.game.external_sampling import ExternalSamplingPolicy
 from swarmgame.game.manager import Ending, GameManager, Progression
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, Exchange, Member
 from swarmgame.game.report import Observer, RoundReport
@@ -106,7 +106,7 @@ def manager(communication: Any, progression: Progression, **changes: Any) -> tup
 
 def foreign(peer: str, round: int, *, stage: int = 0, count: int = 3) -> Contribution:
     """What an honest peer says in stage 0: its own questions, answered right, wrong, right, wrong."""
-    items = [Item(Reference("toy", "v1", derive_seed(peer, round, index), index)) for index in range(count)]
+    items = [Question(QuestionRef("toy", "v1", derive_seed(peer, round, index), index)) for index in range(count)]
     resolved = [ToyData().resolve(item.reference) for item in items]
     groups = []
     for item in resolved:
@@ -122,7 +122,7 @@ def foreign(peer: str, round: int, *, stage: int = 0, count: int = 3) -> Contrib
 
 
 TWO = (Member("other", 0, 0),)
-SHARE = Progression(max_rounds=1, sharing=SharingPolicy(external=8))
+SHARE = Progression(max_rounds=1, sharing=ExternalSamplingPolicy(external=8))
 
 
 def test_a_policy_learns_from_its_own_rewards_alone() -> None:
@@ -160,13 +160,13 @@ def lie_about_the_prompt(contribution: Contribution) -> Contribution:
 
 def lie_about_the_question(contribution: Contribution) -> Contribution:
     """References that are not of the ids they stand under."""
-    other = Reference("toy", "v1", 1, 1)
+    other = QuestionRef("toy", "v1", 1, 1)
     return replace(contribution, references=dict.fromkeys(contribution.references, other))
 
 
 def another_game(contribution: Contribution) -> Contribution:
     items = {
-        group.item: Item(replace(contribution.references[group.item], config="v2")) for group in contribution.groups
+        group.item: Question(replace(contribution.references[group.item], config="v2")) for group in contribution.groups
     }
     groups = tuple(replace(g, prompt=replace(g.prompt, item=items[g.item].id)) for g in contribution.groups)
     return replace(contribution, groups=groups, references={item.id: item.reference for item in items.values()})
@@ -259,7 +259,7 @@ def test_words_that_were_there_when_a_stage_closed_are_not_asked_for_again_even_
     assert {(2, 0, "other"), (2, 0, "me"), (1, 0, "other")} <= first.policies[-1].heard | game.ledger.heard
     assert (0, 0, "other") not in game.ledger.heard
 
-    ledger = Ledger(keep_rounds=1)
+    ledger = CollectedLog(keep_rounds=1)
     ledger.load_state_dict(game.ledger.state_dict())
     second = Scripted(members=TWO)
     manager(second, replace(SHARE, max_rounds=4), ledger=ledger)[0].run(3)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmgame import GroupKey
-from swarmgame.game.external_sampling import SELECTIONS, SharingPolicy, has_spread, select_external
+from swarmgame.game.external_sampling import SELECTIONS, ExternalSamplingPolicy, has_nonzero_advantage, select_external
 from swarmgame.game.roles import Role, RoleManager
 
 keys = st.builds(GroupKey, st.integers(7, 10), st.just(0), st.sampled_from("abcde"), st.integers(0, 30).map(str))
@@ -28,7 +28,7 @@ groups = st.lists(st.sampled_from([0.0, 0.5, 1.0, math.nan]), min_size=2, max_si
 def test_a_selection_keeps_its_bounds_and_does_not_depend_on_arrival(
     rewards: dict[GroupKey, list[float]], select: str, external: int, cap: int, staleness: int, seed: int
 ) -> None:
-    policy = SharingPolicy(external, select, cap, staleness)
+    policy = ExternalSamplingPolicy(external, select, cap, staleness)
     chosen = select_external(rewards, rewards, policy, round=10, seed=seed)
     shuffled = list(rewards)
     random.Random(seed).shuffle(shuffled)
@@ -37,7 +37,7 @@ def test_a_selection_keeps_its_bounds_and_does_not_depend_on_arrival(
     assert all(10 - key.round <= staleness for key in chosen)
     assert all(sum(key.peer == peer for key in chosen) <= cap for peer in "abcde")
     if select == "nonzero-advantage":
-        assert all(has_spread(rewards[key]) for key in chosen)
+        assert all(has_nonzero_advantage(rewards[key]) for key in chosen)
 
 
 def test_top_score_takes_the_best_first_and_nonzero_advantage_leaves_them_out_when_all_are_right() -> None:
@@ -45,15 +45,15 @@ def test_top_score_takes_the_best_first_and_nonzero_advantage_leaves_them_out_wh
         GroupKey(0, 0, peer, "q"): values
         for peer, values in {"a": [1.0, 1.0], "b": [0.0, 1.0], "c": [0.0, 0.0]}.items()
     }
-    best = select_external(rewards, rewards, SharingPolicy(1, "top-score"), round=0, seed=0)
-    informative = select_external(rewards, rewards, SharingPolicy(3, "nonzero-advantage"), round=0, seed=0)
+    best = select_external(rewards, rewards, ExternalSamplingPolicy(1, "top-score"), round=0, seed=0)
+    informative = select_external(rewards, rewards, ExternalSamplingPolicy(3, "nonzero-advantage"), round=0, seed=0)
     assert [key.peer for key in best] == ["a"]
     assert [key.peer for key in informative] == ["b"]
 
 
 def test_a_late_rollout_is_usable_for_one_round_and_then_refused() -> None:
     key = GroupKey(4, 0, "b", "q")
-    policy = SharingPolicy(4, max_staleness=1)
+    policy = ExternalSamplingPolicy(4, max_staleness=1)
     assert select_external([key], {key: [0.0, 1.0]}, policy, round=5, seed=0) == (key,)
     assert select_external([key], {key: [0.0, 1.0]}, policy, round=6, seed=0) == ()
 

@@ -8,15 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmgame import Contribution, GameState, Group, GroupKey, Item, Prompt, Reference, Rollout, Round
+from swarmgame import Contribution, GameState, Group, GroupKey, Prompt, Question, QuestionRef, Rollout, Round
 from swarmgame.seeds import derive_seed
 
 ITEMS = tuple(
-    Item(Reference("sums", "c0", 7, index), question=f"{index} + 1 = ?", answer=str(index + 1)) for index in range(3)
+    Question(QuestionRef("sums", "c0", 7, index), question=f"{index} + 1 = ?", answer=str(index + 1))
+    for index in range(3)
 )
 
 
-def say(peer: str, *, round: int = 5, stage: int = 0, items: tuple[Item, ...] = ITEMS, text: str = "x") -> Contribution:
+def say(
+    peer: str, *, round: int = 5, stage: int = 0, items: tuple[Question, ...] = ITEMS, text: str = "x"
+) -> Contribution:
     groups = tuple(Group(Prompt.ask(item), (Rollout(text=f"{text}{item.answer}"),)) for item in items)
     return Contribution(peer, round, stage, groups, {item.id: item.reference for item in items})
 
@@ -63,7 +66,7 @@ def test_a_late_contribution_stands_among_the_late_and_is_found_by_its_key() -> 
     state = begin().with_contribution(say("a")).with_contribution(late)
     key = GroupKey(4, 0, "b", ITEMS[0].id)
     assert state.contribution_of(key) is late
-    assert key in [k for k, _ in state.foreign_groups()]
+    assert key in [k for k, _ in state.remote_groups()]
     assert key not in [k for k, _ in state.own_groups()]
     with pytest.raises(ValueError, match="already spoken"):
         state.with_contribution(say("b", round=4))
@@ -71,8 +74,8 @@ def test_a_late_contribution_stands_among_the_late_and_is_found_by_its_key() -> 
 
 def test_the_swarms_answers_to_one_question_come_sorted_by_peer() -> None:
     state = begin().with_contribution(say("c")).with_contribution(say("a")).with_contribution(say("b", items=ITEMS[:1]))
-    assert [peer for peer, _ in state.said(0, ITEMS[0].id)] == ["a", "b", "c"]
-    assert [peer for peer, _ in state.said(0, ITEMS[1].id)] == ["a", "c"]
+    assert [peer for peer, _ in state.groups_for(0, ITEMS[0].id)] == ["a", "b", "c"]
+    assert [peer for peer, _ in state.groups_for(0, ITEMS[1].id)] == ["a", "c"]
 
 
 def test_an_item_cannot_appear_twice_in_a_contribution() -> None:
@@ -104,5 +107,7 @@ def test_a_seed_tells_a_number_from_its_text_and_a_pair_from_its_join() -> None:
 
 
 def test_a_reference_has_the_same_id_on_every_peer() -> None:
-    assert Reference("sums", "c0", 7, 1).id == Reference("sums", "c0", 7, 1).id == ITEMS[1].id
-    assert len({item.id for item in ITEMS} | {Reference("sums", "c1", 7, 1).id, Reference("sums", "c0", 8, 0).id}) == 5
+    assert QuestionRef("sums", "c0", 7, 1).id == QuestionRef("sums", "c0", 7, 1).id == ITEMS[1].id
+    assert (
+        len({item.id for item in ITEMS} | {QuestionRef("sums", "c1", 7, 1).id, QuestionRef("sums", "c0", 8, 0).id}) == 5
+    )

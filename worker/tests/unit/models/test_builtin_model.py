@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from language_rounds import Letters
 
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import Demonstration, Setting
+from swarmgame.game.components import ComponentContext, Demonstration
 from swarmgame.inference.eager import EagerSampler
 from swarmgame.inference.sampler import SamplingParams
 from swarmgame.models.builtin import BuiltinOptions, build_model
@@ -76,8 +76,8 @@ def test_the_hash_of_a_tokenizer_survives_saving_and_sees_what_matters(tmp_path:
 
 def test_a_warm_start_stops_at_the_target_and_samples_what_it_says(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    setting = Setting(model_uri=f"{SMALL}&accuracy=0.4&steps=2000", cache=tmp_path, demonstrations=Letters())
-    source = ensure_model(setting)
+    context = ComponentContext(model_uri=f"{SMALL}&accuracy=0.4&steps=2000", cache=tmp_path, demonstrations=Letters())
+    source = ensure_model(context)
     record = json.loads((Path(source.name) / "warmstart.json").read_text())
     assert record["reached"]
     assert 0.4 <= record["accuracy"] < 0.95
@@ -98,8 +98,8 @@ def test_a_warm_start_stops_at_the_target_and_samples_what_it_says(tmp_path: Pat
 def test_a_target_that_cannot_be_reached_ends_at_the_bound_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    setting = Setting(model_uri=f"{SMALL}&accuracy=0.9&steps=50", cache=tmp_path, demonstrations=Unlearnable())
-    record = json.loads((Path(ensure_model(setting).name) / "warmstart.json").read_text())
+    context = ComponentContext(model_uri=f"{SMALL}&accuracy=0.9&steps=50", cache=tmp_path, demonstrations=Unlearnable())
+    record = json.loads((Path(ensure_model(context).name) / "warmstart.json").read_text())
     assert record["steps"] == 50
     assert not record["reached"]
     assert "NOT reached" in caplog.text
@@ -118,7 +118,7 @@ def test_the_same_options_and_demonstrations_give_the_same_weights_whatever_happ
 
 def test_the_cache_has_one_folder_for_everything_that_went_into_a_model(tmp_path: Path) -> None:
     def folder(address: str, demonstrations: Letters | None = None) -> str:
-        return ensure_model(Setting(model_uri=address, cache=tmp_path, demonstrations=demonstrations)).name
+        return ensure_model(ComponentContext(model_uri=address, cache=tmp_path, demonstrations=demonstrations)).name
 
     plain = folder(f"{SMALL}&accuracy=0")
     assert folder(f"{SMALL}&accuracy=0") == plain

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmgame import (
+    ComponentContext,
     Contribution,
     GameState,
     Group,
-    Item,
     Prompt,
-    Reference,
+    Question,
+    QuestionRef,
     RewardManager,
     Rewards,
     Rollout,
     Round,
-    Setting,
 )
 from swarmgame.errors import InvalidManifest
 from swarmgame.rewards.composite import CompositeRewards, CompositeRewardsConfig
@@ -31,7 +31,7 @@ ROUND = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a",))
 
 
 def state_of(answer: str, *rollouts: Rollout) -> GameState:
-    item = Item(Reference("text", "x", 0, 0), "?", answer)
+    item = Question(QuestionRef("text", "x", 0, 0), "?", answer)
     contribution = Contribution("a", 0, 0, (Group(Prompt.ask(item), rollouts),), {item.id: item.reference})
     return GameState.begin(ROUND, [item]).with_contribution(contribution)
 
@@ -41,7 +41,7 @@ def rewards_of(manager: RewardManager, answer: str, *texts: str) -> list[float]:
 
 
 def exact(**config: Any) -> ExactRewards:
-    return ExactRewards(ExactRewardsConfig.model_validate(config), Setting())
+    return ExactRewards(ExactRewardsConfig.model_validate(config), ComponentContext())
 
 
 def test_words_must_be_equal_but_for_surrounding_space() -> None:
@@ -94,7 +94,7 @@ class Half(RewardManager):
 
 
 def composite(*rewards: dict[str, Any]) -> CompositeRewards:
-    return CompositeRewards(CompositeRewardsConfig.model_validate({"rewards": rewards}), Setting())
+    return CompositeRewards(CompositeRewardsConfig.model_validate({"rewards": rewards}), ComponentContext())
 
 
 def test_a_composite_is_a_weighted_sum_and_what_is_unscored_stays_so() -> None:

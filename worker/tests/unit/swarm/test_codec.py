@@ -15,7 +15,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmgame.game.state import Contribution, FinishReason, Group, Message, Prompt, Reference, Rollout
+from swarmgame.game.state import Contribution, FinishReason, Group, Message, Prompt, QuestionRef, Rollout
 from swarmgame.swarm.codec import Limits, Malformed, decode, decode_shard, encode
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -34,7 +34,7 @@ def rollouts(draw: st.DrawFn) -> Rollout:
 def contributions(draw: st.DrawFn) -> Contribution:
     references = draw(
         st.lists(
-            st.builds(Reference, words, words, st.integers(0, 2**62 - 1), st.integers(0, 2**40)),
+            st.builds(QuestionRef, words, words, st.integers(0, 2**62 - 1), st.integers(0, 2**40)),
             max_size=5,
             unique_by=lambda reference: reference.id,
         )
@@ -98,14 +98,14 @@ def test_groups_are_cut_into_shards_of_about_the_size_asked_for_and_never_split(
 
 
 def test_a_policy_that_repeats_itself_is_not_taken_for_a_bomb() -> None:
-    reference = Reference("sums", "c", 1, 1)
+    reference = QuestionRef("sums", "c", 1, 1)
     rollout = Rollout("a" * 200_000, (7,) * 200_000, (-0.5,) * 200_000)
     said = Contribution("ann", 0, 0, (Group(Prompt(reference.id), (rollout,)),), {reference.id: reference})
     assert decode([shard.data for shard in encode(said, "run")]) == said
 
 
 def test_texts_that_are_no_unicode_are_mended_before_they_travel() -> None:
-    reference = Reference("sums", "c", 1, 1)
+    reference = QuestionRef("sums", "c", 1, 1)
     group = Group(Prompt(reference.id, (Message("user", "a\ud800b"),)), (Rollout("c\udfffd"),))
     decoded = decode(
         [shard.data for shard in encode(Contribution("ann", 0, 0, (group,), {reference.id: reference}), "run")]
@@ -121,7 +121,7 @@ def test_what_cannot_be_said_is_refused_before_it_is_sent(contribution_of: Any) 
         with pytest.raises(ValueError, match="not finite"):
             encode(replace(said, groups=(replace(said.groups[0], rollouts=(bad,)),)), "run")
     with pytest.raises(ValueError, match="reference of item"):
-        encode(replace(said, groups=(), references={"0": Reference("sums", "c", 1, 1)}), "run")
+        encode(replace(said, groups=(), references={"0": QuestionRef("sums", "c", 1, 1)}), "run")
 
 
 # ── what a stranger may send

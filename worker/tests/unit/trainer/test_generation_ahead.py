@@ -23,7 +23,7 @@ from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 
 def prompts(words: str = " stage 0") -> list[Prompt]:
-    """What `said` asks."""
+    """What `groups_for` asks."""
     return [Prompt.ask(item, item.question + words) for item in items()]
 
 

@@ -459,7 +459,7 @@ def test_an_impossible_configuration_is_refused_with_its_reason(block: dict[str,
 
 def test_a_policy_needs_a_model_address(cache: Path) -> None:
     from swarmgame.errors import InvalidManifest
-    from swarmgame.game.components import Setting
+    from swarmgame.game.components import ComponentContext
 
     with pytest.raises(InvalidManifest, match=r"spec\.model\.uri"):
-        Policy(GRPOConfig(), Setting(cache=cache))
+        Policy(GRPOConfig(), ComponentContext(cache=cache))

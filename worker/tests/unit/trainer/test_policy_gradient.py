@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import Setting
-from swarmgame.game.state import Contribution, GameState, Item, Prompt, Reference, Rollout, Round
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.state import Contribution, GameState, Prompt, Question, QuestionRef, Rollout, Round
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
 
@@ -29,10 +29,10 @@ IMAGES = np.random.default_rng(0).normal(size=(6, 4, 4)).astype(np.float32)
 CNN = {"module": "cnn", "options": {"shape": [4, 4], "channels": 4, "hidden": 16}}
 
 
-def items() -> list[Item]:
+def items() -> list[Question]:
     """Each image has its own right action."""
     return [
-        Item(Reference("images", "v1", 0, index), answer=str(index % 3), payload=image)
+        Question(QuestionRef("images", "v1", 0, index), answer=str(index % 3), payload=image)
         for index, image in enumerate(IMAGES)
     ]
 
@@ -43,7 +43,7 @@ def round_of(number: int = 0, peer: str = "me") -> Round:
 
 def trainer(**options: Any) -> PolicyGradientTrainer:
     config = PolicyGradientConfig(**({"actions": 3, "learning_rate": 1e-2} | CNN | options))
-    return PolicyGradientTrainer(config, Setting(peer="me"))
+    return PolicyGradientTrainer(config, ComponentContext(peer="me"))
 
 
 def said(learner: PolicyGradientTrainer, round: Round) -> Contribution:
@@ -75,7 +75,7 @@ def state_of(*contributions: Contribution, number: int = 0) -> GameState:
     state = GameState.begin(round_of(number), items())
     for contribution in contributions:
         state = state.with_contribution(contribution)
-    return state.with_external(key for key, _ in state.foreign_groups())
+    return state.with_external(key for key, _ in state.remote_groups())
 
 
 def scored(state: GameState) -> dict[Any, list[float]]:
@@ -111,9 +111,9 @@ def test_the_right_action_for_each_image_is_learnt(options: dict[str, Any]) -> N
 
 def test_a_bandit_needs_no_observation() -> None:
     learner = PolicyGradientTrainer(
-        PolicyGradientConfig(actions=4, generations=32, learning_rate=0.1), Setting(peer="me")
+        PolicyGradientConfig(actions=4, generations=32, learning_rate=0.1), ComponentContext(peer="me")
     )
-    item = Item(Reference("arms", "v1", 0, 0))
+    item = Question(QuestionRef("arms", "v1", 0, 0))
     for number in range(20):
         round = round_of(number)
         groups = tuple(learner.generate([Prompt(item.id)], round))
@@ -205,7 +205,7 @@ def test_the_policy_is_exported_with_what_makes_it_again(tmp_path: Path) -> None
     learner = trainer()
     learner.export(tmp_path / "new")
     description = json.loads((tmp_path / "new" / "policy.json").read_text())
-    again = PolicyGradientTrainer(PolicyGradientConfig(**description), Setting(seed=9))
+    again = PolicyGradientTrainer(PolicyGradientConfig(**description), ComponentContext(seed=9))
     again.module.load_state_dict(load_file(tmp_path / "new" / "policy.safetensors"))
     assert same(weights(learner), weights(again))
 
