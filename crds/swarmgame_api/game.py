@@ -108,9 +108,9 @@ class ModuleSpec(Model):
 class SharingSpec(Model):
     """What a peer learns from others."""
 
-    external: Annotated[int, Field(ge=0, le=4096)] = 0
+    external_groups: Annotated[int, Field(ge=0, le=4096)] = 0
     """How many groups of other peers a peer trains on each round, next to its own. 0: everyone learns alone."""
-    select: Literal["nonzero-advantage", "uniform", "top-score"] = "nonzero-advantage"
+    strategy: Literal["nonzero-advantage", "uniform", "top-score"] = "nonzero-advantage"
     """Which of the others' groups: those whose rewards differ, and so teach something; any; or the best rewarded."""
     max_per_peer: Annotated[int, Field(ge=1, le=4096)] = 4
     """At most this many groups of one peer a round, so that nobody dominates."""

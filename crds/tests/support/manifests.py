@@ -28,7 +28,7 @@ spec:
     modules:
       - {name: my-game, image: {reference: "example.dev/my-game@sha256:0123"}, mountPath: /modules/my-game}
       - {name: other, configMapRef: {name: other}, mountPath: /modules/other}
-    sharing: {external: 8, select: nonzero-advantage, maxPerPeer: 4, maxStalenessRounds: 1, exchange: Pull}
+    sharing: {externalGroups: 8, strategy: nonzero-advantage, maxPerPeer: 4, maxStalenessRounds: 1, exchange: Pull}
     progression: {quorum: "67%", stageDeadlineSeconds: 120, whenAlone: Stop}
     evaluation: {everyRounds: 10, questions: 64}
   model: {uri: "hf://Qwen/Qwen2.5-0.5B-Instruct", revision: "main", secretRef: {name: hf-token}}

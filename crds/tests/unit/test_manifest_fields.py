@@ -57,6 +57,13 @@ def test_a_key_unlike_any_other_is_refused_with_the_list_of_fields() -> None:
     )
 
 
+@pytest.mark.parametrize(("old", "new"), [("external", "externalGroups"), ("select", "strategy")])
+def test_a_key_of_an_earlier_draft_is_refused_with_the_name_of_the_new_one(old: str, new: str) -> None:
+    (problem,) = refusal(apply_overrides(complete(), [(("spec", "game", "sharing", old), 8)])).problems
+    assert str(problem).startswith(f"spec.game.sharing.{old} is not a field; expected ")
+    assert new in problem.expected
+
+
 def test_names_in_snake_case_are_unknown_to_a_file() -> None:
     problem = refusal(apply_overrides(complete(), [(("spec", "game", "max_rounds"), 5)])).problems[0]
     assert (
@@ -95,7 +102,7 @@ def test_a_wrong_choice_lists_the_choices_and_the_close_match() -> None:
 def test_every_problem_of_a_file_is_reported_at_once() -> None:
     changes = {
         "game.maxRounds": "many",
-        "game.sharing.select": "best",
+        "game.sharing.strategy": "best",
         "peers.replicas": -1,
         "model.uri": "Qwen",
         "peers.processesPerPeer": 0,
@@ -170,8 +177,8 @@ def test_the_minimal_manifest_is_valid_and_has_the_documented_defaults() -> None
         None,
     )
     assert game.game.sharing.model_dump() == {
-        "external": 0,
-        "select": "nonzero-advantage",
+        "external_groups": 0,
+        "strategy": "nonzero-advantage",
         "max_per_peer": 4,
         "max_staleness_rounds": 1,
         "exchange": "Auto",
@@ -201,7 +208,7 @@ def test_exchange_follows_the_stages_unless_it_is_said(stages: int, exchange: st
 def test_null_means_absent_but_is_kept_in_blocks_that_belong_to_others() -> None:
     game = loads_manifest(MINIMAL, ["game.maxRounds=7", "game.sharing=null", "model=null", "game.trainer.with.x=null"])
     assert game.spec.model is None
-    assert game.spec.game.sharing.external == 0
+    assert game.spec.game.sharing.external_groups == 0
     assert game.spec.game.trainer.with_ == {"x": None}
     assert loads_manifest(LARGEST).spec.peers.env[1].value_from == {
         "secretKeyRef": {"name": "s", "key": "k", "optional": None}

@@ -194,7 +194,7 @@ def progression_of(manifest: SwarmGame) -> Progression:
         quorum=game.progression.quorum_fraction,
         stage_deadline_seconds=game.progression.stage_deadline_seconds,
         sharing=ExternalSamplingPolicy(
-            sharing.external, sharing.select, sharing.max_per_peer, sharing.max_staleness_rounds
+            sharing.external_groups, sharing.strategy, sharing.max_per_peer, sharing.max_staleness_rounds
         ),
         alone_is_normal=manifest.spec.peers.replicas == 1,
         stop_when_alone=game.progression.when_alone == "Stop",
