@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHOWN = 200
@@ -28,6 +30,25 @@ def show(value: object) -> str:
     except (TypeError, ValueError, RecursionError):
         text = ascii(value) if isinstance(value, str) else f"a {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+Steps = tuple[str | int, ...]
+
+
+def format_path(steps: Sequence[str | int]) -> str:
+    """Return steps from the top as a path: `spec.game.roles[0]`."""
+    path = ""
+    for step in steps:
+        path = f"{path}[{step}]" if isinstance(step, int) else join_path(path, step)
+    return path
+
+
+def join_path(path: str, key: str) -> str:
+    """Return the path of a key below a path; a key that is not a plain word stands in brackets and quotes."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", key):
+        shown = key if len(key) <= 80 else f"{key[:77]}..."
+        return f'{path}["{shown}"]'
+    return f"{path}.{key}" if path else key
 
 
 @dataclass(frozen=True)

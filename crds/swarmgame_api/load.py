@@ -15,12 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from swarmgame_api.errors import InvalidManifest, Problem, Unquoted
+from swarmgame_api.errors import InvalidManifest, Problem, Unquoted, format_path
 from swarmgame_api.manifest import API_VERSION, KIND, SwarmGame
 from swarmgame_api.overrides import apply_overrides, parse_override
 from swarmgame_api.type_descriptions import TypeInfo, field_type_info, type_info
 from swarmgame_api.validation_messages import explain
-from swarmgame_api.yaml_io import MAX_BYTES, dump_document, format_path, load_documents, to_json
+from swarmgame_api.yaml_io import MAX_BYTES, dump_document, load_documents, to_json
 
 SERVER_METADATA = frozenset(
     {

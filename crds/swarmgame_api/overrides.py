@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from swarmgame_api.errors import InvalidManifest, Unquoted
-from swarmgame_api.yaml_io import format_path, load_value
+from swarmgame_api.errors import InvalidManifest, Unquoted, format_path
+from swarmgame_api.yaml_io import load_value
 
 TOP = ("apiVersion", "kind", "metadata", "spec")
 

@@ -13,10 +13,9 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from swarmgame_api.base import Model, Rule, Transition
-from swarmgame_api.errors import Problem
+from swarmgame_api.errors import Problem, join_path
 from swarmgame_api.manifest import Metadata, SwarmGame
 from swarmgame_api.type_descriptions import TypeInfo, field_type_info, type_info
-from swarmgame_api.yaml_io import join_path
 
 
 class PlacedRule(NamedTuple):

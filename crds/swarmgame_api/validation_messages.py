@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from swarmgame_api.errors import UNKNOWN_FIELD, Problem
+from swarmgame_api.errors import UNKNOWN_FIELD, Problem, join_path
 from swarmgame_api.type_descriptions import TypeInfo, describe, field_type_info, type_info
-from swarmgame_api.yaml_io import join_path
 
 
 def explain(model: type[BaseModel], errors: Iterable[Mapping[str, Any]], prefix: str = "") -> tuple[Problem, ...]:

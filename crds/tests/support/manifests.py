@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal, Union
 
 from swarmgame_api import loads_manifest
+from swarmgame_api.errors import join_path
 from swarmgame_api.load import manifest_data
 from swarmgame_api.rules import objects
 from swarmgame_api.type_descriptions import TypeInfo, field_type_info
-from swarmgame_api.yaml_io import join_path
 
 LARGEST = """
 apiVersion: swarmgame.dev/v1alpha1

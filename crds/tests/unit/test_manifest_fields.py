@@ -6,11 +6,11 @@ import pytest
 from manifests import LARGEST, complete, fields, wrong_values
 
 from swarmgame_api import InvalidManifest, SwarmGame, dump_manifest, loads_manifest, parse_manifest
+from swarmgame_api.errors import join_path
 from swarmgame_api.overrides import apply_overrides, parse_override
 from swarmgame_api.reference import MINIMAL
 from swarmgame_api.rules import objects
 from swarmgame_api.type_descriptions import TypeInfo, describe
-from swarmgame_api.yaml_io import join_path
 
 
 def refusal(data: object) -> InvalidManifest:
