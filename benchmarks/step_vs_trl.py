@@ -88,7 +88,7 @@ class Ours:
         """Seconds of one step."""
         began = harness.now()
         round = Round(self.number, 0, self.number, 1, "bench")
-        groups = tuple(self.trainer.generate([Prompt.ask(question) for question in self.questions], round))
+        groups = tuple(self.trainer.generate([Prompt.from_question(question) for question in self.questions], round))
         said = Contribution(
             "bench",
             self.number,

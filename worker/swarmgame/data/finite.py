@@ -101,7 +101,7 @@ class FiniteData(DataManager):
 
     def prompt(self, question: Question) -> Prompt:
         """What is asked about an item."""
-        return Prompt.ask(question)
+        return Prompt.from_question(question)
 
     def resolve(self, reference: QuestionRef) -> Question | None:
         ours = (reference.environment, reference.config, reference.seed) == (self._name, self.digest, 0)

@@ -61,7 +61,7 @@ def trainer(
 def said(trainer: GRPOTrainer, round: Round, *, peer: str | None = None, stage: int = 0) -> Contribution:
     """What a trainer says in a stage, as the loop would pack it."""
     asked = questions()
-    prompts = [Prompt.ask(question, question.text + f" stage {stage}") for question in asked]
+    prompts = [Prompt.from_question(question, question.text + f" stage {stage}") for question in asked]
     groups = tuple(trainer.generate(prompts, replace(round, stage=stage)))
     references = {question.id: question.reference for question in asked}
     return Contribution(
@@ -101,7 +101,9 @@ class Letters(Demonstrations):
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
         letters = [chr(ord("a") + derive_seed(seed, index) % 6) for index in range(count)]
         reference = QuestionRef("letters", "v1", 0, 0)
-        return [Demonstration(Prompt.ask(Question(reference, f"say {letter}:")), letter * 2) for letter in letters]
+        return [
+            Demonstration(Prompt.from_question(Question(reference, f"say {letter}:")), letter * 2) for letter in letters
+        ]
 
     @property
     def fingerprint(self) -> str:

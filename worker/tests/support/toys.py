@@ -58,7 +58,7 @@ class ToyData(DataManager):
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
         questions = (state.questions[question_id] for question_id in state.question_ids)
         return [
-            Prompt.ask(question, self._words(state, stage, question))
+            Prompt.from_question(question, self._words(state, stage, question))
             for question in questions
             if stage == 0 or state.groups_for(stage - 1, question.id)
         ]

@@ -24,7 +24,7 @@ from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 def prompts(words: str = " stage 0") -> list[Prompt]:
     """What `groups_for` asks."""
-    return [Prompt.ask(question, question.text + words) for question in questions()]
+    return [Prompt.from_question(question, question.text + words) for question in questions()]
 
 
 def play(learner: GRPOTrainer, number: int) -> tuple[Contribution, Mapping[str, float]]:
