@@ -4,7 +4,7 @@ It lists in pages, then watches, and lists again when the watch is too old. It k
 Invariant: after every list, what the list does not have is taken from the store, so that nothing that was deleted while
 we were deaf stays in it.
 
-Why not kopf's indices: see docs/LOG.md. Source of the procedure: k8s.io/client-go/tools/cache, Reflector.
+Why not kopf's indices: see docs/decisions/0020-informer-instead-of-kopf.md. Source: k8s.io/client-go/tools/cache, Reflector.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def run_peer(options: PeerOptions) -> ExitCode:
     folder = options.game.parent
     torch.set_num_threads(options.threads)
     # The libp2p daemon's too: many daemons on few cores, each with a scheduler for every core, take them from each
-    # other (docs/LOG.md, 2026-11-26).
+    # other (docs/decisions/0012-daemon-threads.md).
     os.environ.setdefault("GOMAXPROCS", str(options.threads))
     with _stop_signals() as stop, code_of(folder), ExitStack() as cleanup:  # a signal must not tear the clean-up
         ranks = ranks_from_environment()
