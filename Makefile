@@ -79,6 +79,9 @@ generate: $(READY) ## the CRD and the reference pages, which are made from the c
 	$(BIN)/python -m swarmgame.cli.reference > docs/reference/cli.md
 	$(BIN)/swarmgame env list --markdown > docs/reference/environments.md
 	$(BIN)/swarmgame components list --markdown > docs/reference/components.md
+	$(BIN)/python -m swarmgame_operator.settings
+	$(BIN)/python -m swarmgame_operator.metrics
+	$(BIN)/python -m swarmgame_operator.condition_reference
 	$(BIN)/python charts/generate.py
 
 check-generated: generate ## fails where a generated file was not current, and shows how
