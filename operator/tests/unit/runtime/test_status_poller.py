@@ -1,4 +1,4 @@
-"""Progress: asked of real servers on this machine; what they say is not believed before it is checked."""
+"""StatusPoller: asked of real servers on this machine; what they say is not believed before it is checked."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from swarmgame_operator import progress as module
+from swarmgame_operator import status_poller as module
 from swarmgame_operator.api import POD
-from swarmgame_operator.observe import Cache, Key
-from swarmgame_operator.progress import Progress
+from swarmgame_operator.cache import ClusterCache, Key
+from swarmgame_operator.status_poller import StatusPoller
 
 KEY = ("n", "g")
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -26,7 +26,7 @@ PEER = {
 
 
 @asynccontextmanager
-async def answering(answers: dict[int, Any]) -> AsyncIterator[tuple[Progress, aiohttp.ClientSession, list[Key]]]:
+async def answering(answers: dict[int, Any]) -> AsyncIterator[tuple[StatusPoller, aiohttp.ClientSession, list[Key]]]:
     """A game of one ready peer and one gateway; what their ports answer may be changed."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -41,10 +41,10 @@ async def answering(answers: dict[int, Any]) -> AsyncIterator[tuple[Progress, ai
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     root = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    cache, changed = Cache(changed=lambda key: None), []
+    cache, changed = ClusterCache(changed=lambda key: None), []
     for role in ("peer", "gateway"):
         cache.put(POD, pod(role))
-    progress = Progress(
+    progress = StatusPoller(
         cache, every=10, changed=changed.append, address=lambda ip, port: f"{root}/{port}", now=lambda: NOW
     )
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
@@ -74,7 +74,7 @@ async def test_what_a_peer_and_a_gateway_say_becomes_facts_and_is_news_once() ->
         "lastBlock": 77,
     }
     async with answering({8080: PEER, 8645: gateway}) as (progress, session, changed):
-        assert await progress.ask(session, KEY)
+        assert await progress.poll(session, KEY)
         peer, chain = progress.of(KEY)
         assert peer is not None
         assert chain is not None
@@ -87,7 +87,7 @@ async def test_what_a_peer_and_a_gateway_say_becomes_facts_and_is_news_once() ->
         )
         assert (chain.registered, chain.chain_id, chain.round, chain.last_block) == (2, 31337, 41, 77)
         assert changed == [KEY, KEY]
-        assert await progress.ask(session, KEY)
+        assert await progress.poll(session, KEY)
         assert changed == [KEY, KEY]
         progress.forget(KEY)
         assert progress.of(KEY) == (None, None)
@@ -106,7 +106,7 @@ async def test_what_a_peer_and_a_gateway_say_becomes_facts_and_is_news_once() ->
         {**PEER, "metrics": {"x" * 65: 1.0}},
         {**PEER, "round_finished": 1e300},
         '{"rounds_finished": NaN}',
-        "x" * (module.LARGEST_ANSWER + 1),
+        "x" * (module.MAX_ANSWER_BYTES + 1),
         web.Response(status=500),
         web.Response(status=302, headers={"Location": "http://192.0.2.9/"}),
     ],
@@ -115,10 +115,10 @@ async def test_what_a_peer_and_a_gateway_say_becomes_facts_and_is_news_once() ->
 async def test_an_answer_that_does_not_fit_changes_nothing(answer: Any) -> None:
     answers: dict[int, Any] = {8080: PEER, 8645: "no"}
     async with answering(answers) as (progress, session, changed):
-        await progress.ask(session, KEY)
+        await progress.poll(session, KEY)
         before = progress.of(KEY)
         answers[8080] = answer
-        assert not await progress.ask(session, KEY)
+        assert not await progress.poll(session, KEY)
         assert progress.of(KEY) == before
         assert changed == [KEY]
 
@@ -130,15 +130,15 @@ async def test_who_does_not_answer_is_asked_less_and_less_often() -> None:
 
         for _attempt in range(8):
             before = asyncio.get_running_loop().time()
-            await progress._ask_in_turn(session, KEY)
+            await progress._poll_and_schedule(session, KEY)
             waits.append(round((progress._due[KEY] - before) / 10))
         assert waits[:2] == [2, 4]
-        assert waits[-1] == module.LONGEST_SILENCE / 10
+        assert waits[-1] == module.MAX_INTERVAL_SECONDS / 10
 
 
 async def test_after_a_peer_that_does_not_answer_the_next_one_is_asked() -> None:
     asked: list[str] = []
-    cache = Cache(changed=lambda key: None)
+    cache = ClusterCache(changed=lambda key: None)
     for index in range(3):
         body = pod("peer")
         body["metadata"] |= {"name": f"peer-{index}", "uid": f"peer-{index}"}
@@ -149,8 +149,8 @@ async def test_after_a_peer_that_does_not_answer_the_next_one_is_asked() -> None
         asked.append(ip)
         return "http://127.0.0.1:1"
 
-    progress = Progress(cache, every=10, changed=lambda key: None, address=address, now=lambda: NOW)
+    progress = StatusPoller(cache, every=10, changed=lambda key: None, address=address, now=lambda: NOW)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
         for _attempt in range(4):
-            await progress._ask_in_turn(session, KEY)
+            await progress._poll_and_schedule(session, KEY)
     assert asked == ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.0"]

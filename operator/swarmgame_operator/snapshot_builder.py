@@ -1,7 +1,6 @@
-"""From objects as the API server gives them to facts: pure, total, and small.
+"""Facts from the API server's objects: pure functions that keep a few fields of an object's JSON.
 
-Every function takes an object as JSON and keeps a few fields of it. Nothing here decides or remembers. Invariant: an
-object of an unknown shape gives empty facts, never an error: a field that a kubelet has not written yet is not there.
+An object of an unknown shape gives empty facts and never an error, because a kubelet may not have written a field yet.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from swarmgame_operator.observed import ContainerFacts, JobCondition, JobFacts, PodFacts, ServiceFacts, WorkloadFacts
-from swarmgame_operator.plan.setting import ROLE_LABEL, TEMPLATE_HASH
+from swarmgame_operator.plan.game_context import ROLE_LABEL, TEMPLATE_HASH
+from swarmgame_operator.snapshot import ContainerFacts, JobCondition, JobFacts, PodFacts, ServiceFacts, WorkloadFacts
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
@@ -23,7 +22,7 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PodRecord:
-    """A pod, and where to reach it.
+    """A pod and its address.
 
     Args:
         ip: empty before it has one.
@@ -34,7 +33,7 @@ class PodRecord:
 
 
 def time_of(text: object) -> datetime | None:
-    """A time of the API, aware and in UTC; None where there is none."""
+    """Parse a time of the API, aware and in UTC; None if it is missing or malformed."""
     if not isinstance(text, str):
         return None
     try:
@@ -43,8 +42,8 @@ def time_of(text: object) -> datetime | None:
         return None
 
 
-def pod(body: Object) -> PodRecord:
-    """What is so of a pod."""
+def pod_facts(body: Object) -> PodRecord:
+    """Return a pod's facts."""
     metadata, status = _at(body, "metadata"), _at(body, "status")
     conditions = {each.get("type"): each for each in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
@@ -84,8 +83,8 @@ def _container(status: Object) -> ContainerFacts:
     )
 
 
-def job(body: Object) -> JobFacts:
-    """What is so of a Job."""
+def job_facts(body: Object) -> JobFacts:
+    """Return a Job's facts."""
     metadata, spec, status = _at(body, "metadata"), _at(body, "spec"), _at(body, "status")
     completions = spec.get("completions")
     return JobFacts(
@@ -118,15 +117,15 @@ def job(body: Object) -> JobFacts:
     )
 
 
-def workload(kind: str, body: Object) -> WorkloadFacts:
-    """What is so of a Deployment or StatefulSet. A rollout that the controller has not looked at yet has nothing ready."""
+def workload_facts(kind: str, body: Object) -> WorkloadFacts:
+    """Return the facts of a Deployment or StatefulSet; 0 ready until its controller has observed the newest spec."""
     metadata, status = _at(body, "metadata"), _at(body, "status")
     seen = _count(status.get("observedGeneration")) >= _count(metadata.get("generation"))
     return WorkloadFacts(kind, str(metadata.get("name", "")), _count(status.get("readyReplicas")) if seen else 0)
 
 
-def service(body: Object) -> ServiceFacts:
-    """What is so of a Service."""
+def service_facts(body: Object) -> ServiceFacts:
+    """Return a Service's facts."""
     ports = _at(body, "spec").get("ports") or ()
     balancer = _at(_at(body, "status"), "loadBalancer").get("ingress") or ()
     return ServiceFacts(
@@ -140,9 +139,9 @@ def service(body: Object) -> ServiceFacts:
     )
 
 
-def keys_of(body: Object) -> frozenset[str]:
-    """The names of the keys of a Secret or ConfigMap, whole or as metadata alone: then they are read from who manages
-    them.
+def secret_keys(body: Object) -> frozenset[str]:
+    """Return the names of the keys of a Secret or ConfigMap. If only its metadata is known, they are read from its
+    managedFields.
     """
     if "data" in body or "binaryData" in body:
         return frozenset({*(body.get("data") or ()), *(body.get("binaryData") or ())})

@@ -1,8 +1,7 @@
-"""Progress: asks one ready peer, and the gateway, how the game is doing, and takes nothing on trust.
+"""The status poller: reads `/status` of one ready peer and of the gateway of every game.
 
-What a pod says is a stranger's bytes: capped in size and time, then checked by a schema whose every field has bounds.
-Invariant: an answer that does not fit changes nothing, and a pod that does not answer delays nobody: it is asked less
-and less often.
+Answers are untrusted: limited in size and time, then validated by a schema with bounds for every field. An invalid
+answer changes nothing. A pod that does not answer is polled less and less often.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from typing import Annotated, Any, TypeVar
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from swarmgame_operator.cache import ClusterCache, Key
 from swarmgame_operator.logs import log
-from swarmgame_operator.observe import Cache, Key
-from swarmgame_operator.observed import ChainFacts, ProgressFacts
+from swarmgame_operator.snapshot import ChainFacts, ProgressFacts
 
-LARGEST_ANSWER = 256 * 1024
-SECONDS = 3.0
-AT_ONCE = 32
-LONGEST_SILENCE = 60.0
+MAX_ANSWER_BYTES = 256 * 1024
+REQUEST_SECONDS = 3.0
+CONCURRENT_REQUESTS = 32
+MAX_INTERVAL_SECONDS = 60.0
 _COUNT = Field(ge=0, le=2**31 - 1)
 _ROUND = Annotated[int, Field(ge=-1, le=2**31 - 1)]
-_WHEN = Annotated[float, Field(ge=0, le=32_503_680_000)]
-_WORDS = Annotated[str, Field(max_length=65_536)]
+_TIME = Annotated[float, Field(ge=0, le=32_503_680_000)]
+_TEXT = Annotated[str, Field(max_length=65_536)]
 
 
 class _Answer(BaseModel):
@@ -39,7 +38,7 @@ Answer = TypeVar("Answer", bound=_Answer)
 
 
 class PeerAnswer(_Answer):
-    """A peer's `/status`, as far as it is used."""
+    """The used fields of a peer's `/status`."""
 
     index: Annotated[int, _COUNT] = 0
     phase: Annotated[str, Field(max_length=32)] = "running"
@@ -47,9 +46,9 @@ class PeerAnswer(_Answer):
     stage: _ROUND = -1
     max_rounds: Annotated[int, _COUNT] = 0
     members: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=4096)] = ()
-    round_finished: _WHEN | None = None
+    round_finished: _TIME | None = None
     checkpoint: _ROUND | None = None
-    last_error: _WORDS = ""
+    last_error: _TEXT = ""
     reward: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
     metrics: Annotated[dict[Annotated[str, Field(max_length=64)], float | None], Field(max_length=64)] = {}
 
@@ -73,14 +72,14 @@ class PeerAnswer(_Answer):
 
 
 class GatewayAnswer(_Answer):
-    """The gateway's `/status`, as far as it is used."""
+    """The used fields of the gateway's `/status`."""
 
-    problem: _WORDS = ""
+    problem: _TEXT = ""
     walletEmpty: bool = False
     chainId: Annotated[int, Field(ge=0, le=2**53 - 1)] | None = None
     contract: Annotated[str, Field(max_length=64)] | None = ""
     registered: Annotated[int, _COUNT] = 0
-    reverted: _WORDS = ""
+    reverted: _TEXT = ""
     round: _ROUND = -1
     roundAge: Annotated[float, Field(ge=-1e12, le=1e12)] | None = 0.0
     lastBlock: Annotated[int, Field(ge=0, le=2**53 - 1)] | None = 0
@@ -99,18 +98,18 @@ class GatewayAnswer(_Answer):
         )
 
 
-class Progress:
-    """What was last heard of every game, and the asking.
+class StatusPoller:
+    """Polls the status of all games, and keeps the last answers.
 
     Args:
-        every: seconds between two questions about a game; 0: never ask.
-        changed: told the key of a game of which something new was heard.
-        address: of a pod's HTTP port, from its IP and the port; tests have their own.
+        every: seconds between two polls of a game; 0: never.
+        changed: called with the key of a game whose answer changed.
+        address: of a pod's HTTP port, from its IP and the port; tests use their own.
     """
 
     def __init__(
         self,
-        cache: Cache,
+        cache: ClusterCache,
         *,
         every: float,
         changed: Callable[[Key], None],
@@ -121,23 +120,25 @@ class Progress:
         self._peers: dict[Key, ProgressFacts] = {}
         self._chains: dict[Key, ChainFacts] = {}
         self._due: dict[Key, float] = {}
-        self._silent: dict[Key, int] = {}
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._failures: dict[Key, int] = {}
+        self._slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
     def of(self, key: Key) -> tuple[ProgressFacts | None, ChainFacts | None]:
-        """What was last heard; None: nothing yet."""
+        """Return the last answers of the peer and the gateway; None if there was none yet."""
         return self._peers.get(key), self._chains.get(key)
 
     def forget(self, key: Key) -> None:
-        for held in (self._peers, self._chains, self._due, self._silent):
+        for held in (self._peers, self._chains, self._due, self._failures):
             held.pop(key, None)
 
     async def run(self) -> None:
-        """Asks, for ever."""
+        """Poll forever."""
         if self._every <= 0:
             return
-        connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
-        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=SECONDS)) as session:
+        connector = aiohttp.TCPConnector(limit=CONCURRENT_REQUESTS, force_close=True)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        ) as session:
             while True:
                 loop = asyncio.get_running_loop()
                 began = loop.time()
@@ -146,38 +147,38 @@ class Progress:
                     for key, _ in self._cache.games()
                     if self._due.get(key, 0.0) <= began and self._cache.has_ready_pods(key)
                 ]
-                await asyncio.gather(*(self._ask_in_turn(session, key) for key in due))
+                await asyncio.gather(*(self._poll_and_schedule(session, key) for key in due))
                 await asyncio.sleep(max(0.2, min(1.0, self._every / 2) - (loop.time() - began)))
 
-    async def _ask_in_turn(self, session: aiohttp.ClientSession, key: Key) -> None:
+    async def _poll_and_schedule(self, session: aiohttp.ClientSession, key: Key) -> None:
         async with self._slots:
-            heard = await self.ask(session, key)
-        silent = 0 if heard else self._silent.get(key, 0) + 1
-        self._silent[key] = silent
+            answered = await self.poll(session, key)
+        failures = 0 if answered else self._failures.get(key, 0) + 1
+        self._failures[key] = failures
         self._due[key] = asyncio.get_running_loop().time() + min(
-            max(LONGEST_SILENCE, self._every), self._every * 2.0 ** min(silent, 10)
+            max(MAX_INTERVAL_SECONDS, self._every), self._every * 2.0 ** min(failures, 10)
         )
 
-    async def ask(self, session: aiohttp.ClientSession, key: Key) -> bool:
-        """Asks about one game. Returns whether anybody answered."""
-        heard = False
+    async def poll(self, session: aiohttp.ClientSession, key: Key) -> bool:
+        """Poll one game. Return whether a pod answered."""
+        answered = False
         ready = [
             pod for pod in self._cache.pods(key, "peer") if pod.facts.ready and pod.ip and not pod.facts.terminating
         ]
         if ready:
-            # The first, or the next one after each that was silent: one that is busy says nothing of the others.
-            pod = sorted(ready, key=lambda each: each.facts.index or 0)[self._silent.get(key, 0) % len(ready)]
+            # After a failure the next peer is polled, because a busy peer says nothing about the others.
+            pod = sorted(ready, key=lambda each: each.facts.index or 0)[self._failures.get(key, 0) % len(ready)]
             answer = await self._fetch(session, key, self._address(pod.ip, 8080), PeerAnswer)
             if answer is not None:
-                heard = True
+                answered = True
                 self._keep_peer(key, answer.facts(self._now()))
         gateways = [pod for pod in self._cache.pods(key, "gateway") if pod.ip and pod.facts.phase == "Running"]
         if gateways:
-            said = await self._fetch(session, key, self._address(gateways[0].ip, 8645), GatewayAnswer)
-            if said is not None:
-                heard = True
-                self._keep_chain(key, said.facts())
-        return heard
+            status = await self._fetch(session, key, self._address(gateways[0].ip, 8645), GatewayAnswer)
+            if status is not None:
+                answered = True
+                self._keep_chain(key, status.facts())
+        return answered
 
     def _keep_peer(self, key: Key, facts: ProgressFacts) -> None:
         old = self._peers.get(key)
@@ -187,8 +188,8 @@ class Progress:
 
     def _keep_chain(self, key: Key, facts: ChainFacts) -> None:
         old = self._chains.get(key)
-        quiet = old is not None and replace(old, round_age=facts.round_age, last_block=facts.last_block) == facts
-        if not quiet:  # a chain's head moves all the time; that alone is not worth a write
+        same = old is not None and replace(old, round_age=facts.round_age, last_block=facts.last_block) == facts
+        if not same:  # a chain's head changes all the time; that alone is not worth a write
             self._chains[key] = facts
             self._changed(key)
 
@@ -207,18 +208,18 @@ class Progress:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, as long as it is small.
+    """Return the body.
 
     Raises:
-        ValueError: it is not 200, or too large.
+        ValueError: the status is not 200, or the body is too large.
     """
     if response.status != 200:
         raise ValueError(f"status {response.status}; expected 200")
     raw = b""
     async for part in response.content.iter_chunked(16_384):
         raw += part
-        if len(raw) > LARGEST_ANSWER:
-            raise ValueError(f"more than {LARGEST_ANSWER} bytes")
+        if len(raw) > MAX_ANSWER_BYTES:
+            raise ValueError(f"more than {MAX_ANSWER_BYTES} bytes")
     return raw
 
 

@@ -14,7 +14,9 @@ import yaml
 from swarmgame_api.resource import GameResource, status_document
 from swarmgame_api.status import Condition, SwarmGameStatus
 from swarmgame_operator.defaults import Defaults
-from swarmgame_operator.observed import (
+from swarmgame_operator.plan import Plan, build_plan
+from swarmgame_operator.plan.game_context import INTENT_HASH, TEMPLATE_HASH, GameContext
+from swarmgame_operator.snapshot import (
     ChildFacts,
     ContainerFacts,
     JobCondition,
@@ -24,8 +26,6 @@ from swarmgame_operator.observed import (
     ServiceFacts,
     WorkloadFacts,
 )
-from swarmgame_operator.plan import Plan, plan
-from swarmgame_operator.plan.setting import INTENT_HASH, TEMPLATE_HASH, Setting
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 BOOTNODE_PEER = "16Uiu2HAm1111111111111111111111111111111111111111111"
@@ -79,9 +79,9 @@ def valid_game(spec: dict[str, Any] | None = None, **rest: Any) -> GameResource:
     return found
 
 
-def setting(resource: GameResource, defaults: Defaults = DEFAULTS) -> Setting:
+def game_context(resource: GameResource, defaults: Defaults = DEFAULTS) -> GameContext:
     assert resource.game is not None
-    return Setting(resource, resource.game, defaults, BOOTNODE_PEER)
+    return GameContext(resource, resource.game, defaults, BOOTNODE_PEER)
 
 
 def with_status(resource: GameResource, status: SwarmGameStatus) -> GameResource:
@@ -97,13 +97,13 @@ def condition(found: Plan | SwarmGameStatus, type: str) -> Condition | None:
     return next((each for each in status.conditions if each.type == type), None)
 
 
-def said(found: Plan | SwarmGameStatus) -> dict[str, tuple[str, str]]:
+def reported(found: Plan | SwarmGameStatus) -> dict[str, tuple[str, str]]:
     """Conditions as type → (status, reason)."""
     status = found.status if isinstance(found, Plan) else found
     return {each.type: (each.status, each.reason) for each in status.conditions}
 
 
-def carried_out(observed: Observed, done: Plan, name: str = "sums") -> Observed:
+def apply_plan(observed: Observed, done: Plan, name: str = "sums") -> Observed:
     """What would be seen after the plan: keys made, objects written, deletions begun and over. No pod appears by
     itself.
     """
@@ -115,12 +115,12 @@ def carried_out(observed: Observed, done: Plan, name: str = "sums") -> Observed:
         secrets[each.name] = secrets.get(each.name, frozenset()) | set(each.missing)
         children[("Secret", each.name)] = ChildFacts(each.secret["metadata"]["annotations"][INTENT_HASH])
     for child in done.children:
-        manifest = child.creation or child.manifest
+        manifest = child.create_manifest or child.apply_manifest
         annotations = manifest["metadata"]["annotations"]
         children[(child.kind, child.name)] = ChildFacts(annotations[INTENT_HASH])
         if child.kind == "Job":
             made = job if child.name == f"{name}-peers" else initializer
-            if child.creation is not None:
+            if child.create_manifest is not None:
                 made = JobFacts(
                     child.name,
                     suspended=bool(manifest["spec"].get("suspend")),
@@ -166,10 +166,10 @@ def settled(
 ) -> tuple[GameResource, Observed]:
     """Plans, and carries out, until there is nothing to do."""
     for _ in range(10):
-        found = plan(resource, observed, defaults)
+        found = build_plan(resource, observed, defaults)
         if not (found.keys or found.children or found.deletions):
             return with_status(resource, found.status), observed
-        observed = carried_out(observed, found, resource.name)
+        observed = apply_plan(observed, found, resource.name)
         resource = with_status(resource, found.status)
     raise AssertionError("the plan does not come to rest")
 
@@ -209,7 +209,7 @@ def running(resource: GameResource, observed: Observed = EMPTY) -> tuple[GameRes
         pods=tuple(ready_pod(index) for index in range(size)),
         workloads=tuple(replace(each, ready=1) for each in observed.workloads),
     )
-    return with_status(resource, plan(resource, observed, DEFAULTS).status), observed
+    return with_status(resource, build_plan(resource, observed, DEFAULTS).status), observed
 
 
 def job_with(observed: Observed, *conditions: tuple[str, str], **fields: Any) -> Observed:

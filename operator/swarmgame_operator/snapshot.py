@@ -1,7 +1,7 @@
-"""What the operator sees of one game's surroundings: slim facts, taken from objects, never the objects themselves.
+"""A snapshot of one game's cluster objects: a few facts of each object, which plans are made from.
 
-The runtime makes these; `plan` reads them. Nothing here decides anything. Invariant: no secret's value is among them,
-only the names of its keys, and every time is aware and in UTC.
+`snapshot_builder` and `cache` make them; `plan` reads them. Invariant: they contain no secret's value, only the names
+of its keys, and every time is aware and in UTC.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ class ContainerFacts:
     """One container of a pod.
 
     Args:
-        name: of the container.
         ready: it passes its readiness probe.
-        restarts: how often the kubelet has started it again.
-        waiting: why it waits (`ImagePullBackOff`, `CrashLoopBackOff`, `CreateContainerConfigError`); empty when it does
-            not.
-        waiting_message: the kubelet's words for that.
-        exit_code: of its last end; None if it never ended.
+        restarts: how often the kubelet has restarted it.
+        waiting: why it waits (`ImagePullBackOff`, `CrashLoopBackOff`, `CreateContainerConfigError`); else empty.
+        waiting_message: the kubelet's message about that.
+        exit_code: of its last termination; None if it never ended.
         exit_reason: `OOMKilled`, `Error`, `Completed`; empty if it never ended.
-        termination_message: what it left in /dev/termination-log.
+        termination_message: what it wrote to /dev/termination-log.
     """
 
     name: str
@@ -43,12 +41,12 @@ class PodFacts:
 
     Args:
         role: the value of `swarmgame.dev/role`.
-        index: the Job's completion index; None for pods of no Indexed Job.
+        index: the Job's completion index; None for pods outside an Indexed Job.
         phase: Pending, Running, Succeeded, Failed, Unknown.
         ready: the pod's Ready condition.
         terminating: it has a deletion timestamp.
-        disrupted: its DisruptionTarget condition is True: evicted, preempted, its node gone.
-        unschedulable: the scheduler's words where PodScheduled is False for the reason Unschedulable; else empty.
+        disrupted: its DisruptionTarget condition is True: evicted, preempted, or its node is gone.
+        unschedulable: the scheduler's message if PodScheduled is False with reason Unschedulable; else empty.
         host_ip: of its node; empty before it has one.
         containers: init containers first.
     """
@@ -84,10 +82,10 @@ class JobFacts:
         suspended: `spec.suspend`.
         parallelism, completions: of the spec.
         active, ready, succeeded, failed, terminating: of the status; `failed` counts pods, not indexes.
-        completed_indexes, failed_indexes: as the status writes them: `0-2,5`.
+        completed_indexes, failed_indexes: in the status's format: `0-2,5`.
         started: `status.startTime`, which Kubernetes resets when a Job is resumed.
-        template_hash: the annotation `swarmgame.dev/template-hash`, that we set when we made it.
-        queue: the label `kueue.x-k8s.io/queue-name`; empty where there is none.
+        template_hash: the annotation `swarmgame.dev/template-hash`, set at its creation.
+        queue: the label `kueue.x-k8s.io/queue-name`; empty if there is none.
         conditions: those that are True.
     """
 
@@ -112,7 +110,7 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadFacts:
-    """A Deployment or StatefulSet of ours: how many of its pods are ready."""
+    """A Deployment or StatefulSet of a game: how many of its pods are ready."""
 
     kind: str
     name: str
@@ -121,11 +119,11 @@ class WorkloadFacts:
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
-    """A Service of ours, as far as outsiders need it.
+    """A Service of a game, as far as remote peers need it.
 
     Args:
-        node_ports: by the port's name; empty unless it has some.
-        ingress: addresses or names that a load balancer gave it.
+        node_ports: by the port's name.
+        ingress: addresses or names that a load balancer assigned.
     """
 
     name: str
@@ -135,16 +133,16 @@ class ServiceFacts:
 
 @dataclass(frozen=True, slots=True)
 class ProgressFacts:
-    """What a ready peer's `/status` said last; field by field `swarmgame.observability.status.Snapshot`.
+    """The last answer of a ready peer's `/status`; the fields are those of `swarmgame.observability.status.Snapshot`.
 
     Args:
-        seen: when it was asked.
-        rounds_finished: rounds behind it, earlier processes included.
-        stage: of the round under way; -1 before the first.
+        seen: when it was polled.
+        rounds_finished: finished rounds, including those of earlier processes.
+        stage: of the current round; -1 before the first.
         round_finished: when its last round ended; None before the first end.
         checkpoint: round of its newest checkpoint; None without one.
-        last_error: its words for the last thing that went wrong.
-        metrics: figures of the last round, by name: `reward` and the like.
+        last_error: its last error message.
+        metrics: figures of the last round by name, such as `reward`.
     """
 
     seen: datetime
@@ -162,13 +160,13 @@ class ProgressFacts:
 
 @dataclass(frozen=True, slots=True)
 class ChainFacts:
-    """What the gateway's `/status` said last.
+    """The last answer of the gateway's `/status`.
 
     Args:
-        problem: why nothing gets through at present, in the gateway's words; empty when all is well.
+        problem: why no transaction gets through now, as the gateway reports it; else empty.
         wallet_empty: it cannot pay for gas.
         registered: peers of this game whose registration is final.
-        reverted: the contract's word for the last registration that it rejected; empty if none.
+        reverted: the contract's error for the last rejected registration; empty if none.
         round: of the contract; -1 before it was read.
         round_age: seconds since the round began.
         last_block: the last block that was read.
@@ -187,28 +185,30 @@ class ChainFacts:
 
 @dataclass(frozen=True, slots=True)
 class ChildFacts:
-    """An object that we have applied.
+    """An object that the operator has applied.
 
     Args:
         intent_hash: the annotation `swarmgame.dev/intent-hash`.
-        drifted: somebody else changed a field that we own.
         deleting: it has a deletion timestamp.
-        owned: the game is among its owners.
+        drift_unknown: it changed since it was last compared with its manifest; only then are the next two read.
+        owned_fields: the fields that the operator owns, as `ownership.owned_fields` returns them.
+        owners: uids of its owners.
     """
 
     intent_hash: str = ""
-    drifted: bool = False
     deleting: bool = False
-    owned: bool = True
+    drift_unknown: bool = False
+    owned_fields: str = "{}"
+    owners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DryRunFacts:
-    """What the API server said to the peers' Job when it was asked to make it without making it.
+    """The API server's answer to a dry run of the peers' Job.
 
     Args:
-        hash: of what was asked: `plan.DryRun.hash`.
-        error: its words; empty when it would have been made.
+        hash: `plan.DryRun.hash` of the request.
+        error: its message; empty if it would create the Job.
     """
 
     hash: str
@@ -217,22 +217,22 @@ class DryRunFacts:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything that a plan may depend on besides the game itself.
+    """Everything that a plan depends on besides the game and the defaults.
 
     Args:
         now: the only clock.
         cluster_version: major and minor, (1, 36).
-        job, initializer: the peers' Job and the one that fills the cache; None where there is none.
+        job, initializer: the peers' Job and the one that fills the cache; None if it does not exist.
         pods: all pods with the game's label.
-        workloads, services: ours.
-        secrets: of those in `plan.references(game)` that exist, and of our own key Secrets: the names of their keys.
-        config_maps: of those in `plan.references(game)` that exist: the names of their keys.
-        claims: of those in `plan.references(game)` that exist, by name.
+        workloads, services: of the game.
+        secrets: names of the keys of the existing Secrets in `plan.references(game)`, and of the game's key Secrets.
+        config_maps: names of the keys of the existing ConfigMaps in `plan.references(game)`.
+        claims: names of the existing claims in `plan.references(game)`.
         bootnode_peer: the peer id of the bootnode's key; empty while there is no key.
-        progress, chain: as last heard; None if never, or not since the pods in question were replaced.
-        children: what we have applied and is there, by (kind, name): ConfigMap, Service, Deployment, StatefulSet,
-            NetworkPolicy, PersistentVolumeClaim, Job, Secret.
-        dry_run: the last answer to `Plan.dry_run`; None if nothing was asked.
+        progress, chain: the last answers; None if there was none since the operator started.
+        children: existing objects that the operator has applied, by (kind, name): ConfigMap, Service, Deployment,
+            StatefulSet, NetworkPolicy, PersistentVolumeClaim, Job, Secret.
+        dry_run: the answer to the last `Plan.dry_run`; None if there was none.
     """
 
     now: datetime

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmgame_operator import facts
-from swarmgame_operator.observed import ContainerFacts, JobCondition, PodFacts
+from swarmgame_operator import snapshot_builder
+from swarmgame_operator.snapshot import ContainerFacts, JobCondition, PodFacts
 
 
 def pod(**status: Any) -> dict[str, Any]:
@@ -93,11 +93,11 @@ def of(**changes: Any) -> PodFacts:
     ],
 )
 def test_a_pod_is_what_its_status_says(body: dict[str, Any], expected: PodFacts) -> None:
-    assert facts.pod(body).facts == expected
+    assert snapshot_builder.pod_facts(body).facts == expected
 
 
 def test_a_job_is_what_its_spec_and_status_say_and_only_conditions_that_are_true_count() -> None:
-    found = facts.job(
+    found = snapshot_builder.job_facts(
         {
             "metadata": {"name": "sums-peers", "uid": "u", "labels": {"kueue.x-k8s.io/queue-name": "q"}},
             "spec": {"suspend": True, "parallelism": 4, "completions": 4},
@@ -136,7 +136,7 @@ def test_a_job_is_what_its_spec_and_status_say_and_only_conditions_that_are_true
 @pytest.mark.parametrize(("observed", "ready"), [(2, 3), (1, 0), (None, 0)])
 def test_a_rollout_that_no_controller_has_seen_has_nothing_ready(observed: int | None, ready: int) -> None:
     body = {"metadata": {"name": "d", "generation": 2}, "status": {"readyReplicas": 3, "observedGeneration": observed}}
-    assert facts.workload("Deployment", body).ready == ready
+    assert snapshot_builder.workload_facts("Deployment", body).ready == ready
 
 
 def test_a_service_tells_its_node_ports_and_addresses() -> None:
@@ -145,7 +145,7 @@ def test_a_service_tells_its_node_ports_and_addresses() -> None:
         "spec": {"ports": [{"name": "p2p", "port": 31000, "nodePort": 30001}, {"name": "http", "port": 8080}]},
         "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}, {"hostname": "lb.example"}, {}]}},
     }
-    found = facts.service(body)
+    found = snapshot_builder.service_facts(body)
     assert found.node_ports == {"p2p": 30001}
     assert found.ingress == ("192.0.2.7", "lb.example")
 
@@ -155,8 +155,8 @@ def test_the_keys_of_a_secret_are_known_from_its_metadata_alone() -> None:
         {"manager": "a", "fieldsV1": {"f:data": {".": {}, "f:peer-0.key": {}}, "f:type": {}}},
         {"manager": "b", "fieldsV1": {"f:data": {"f:peer-1.key": {}}}},
     ]
-    assert facts.keys_of({"metadata": {"managedFields": managed}}) == {"peer-0.key", "peer-1.key"}
-    assert facts.keys_of({"metadata": {}, "data": {"token": "…"}}) == {"token"}
+    assert snapshot_builder.secret_keys({"metadata": {"managedFields": managed}}) == {"peer-0.key", "peer-1.key"}
+    assert snapshot_builder.secret_keys({"metadata": {}, "data": {"token": "…"}}) == {"token"}
 
 
 JSON = st.recursive(
@@ -170,7 +170,7 @@ JSON = st.recursive(
 )
 def test_an_object_of_an_unknown_shape_gives_empty_facts_and_no_error(metadata: Any, spec: Any, status: Any) -> None:
     body = {"metadata": metadata, "spec": spec, "status": status}
-    assert facts.pod(body).facts.containers == ()
-    assert facts.job(body).conditions == ()
-    assert facts.workload("Deployment", body).ready == 0
-    assert facts.service(body).node_ports == {}
+    assert snapshot_builder.pod_facts(body).facts.containers == ()
+    assert snapshot_builder.job_facts(body).conditions == ()
+    assert snapshot_builder.workload_facts("Deployment", body).ready == 0
+    assert snapshot_builder.service_facts(body).node_ports == {}

@@ -1,8 +1,8 @@
-"""The setting of a game's objects: its names, labels and owner, and the hash by which an object tells what it was made
+"""A valid game and what its children share: names, labels, owner, and the hash of the manifest that a child was written
 from.
 
-Every child's name is the game's and a role's, so that a person finds it without looking anything up. Invariant: no name
-is longer than 63 characters, because the game's has at most 52 and the longest ending 11.
+A child's name is the game's with a role, so people find it. No name is longer than 63 characters, because the game's
+has at most 52 and the longest suffix 11.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from swarmgame_api.manifest import API_VERSION, KIND, SwarmGame, SwarmGameSpec
 from swarmgame_api.resource import GameResource
 from swarmgame_api.sampler import VllmOptions
 from swarmgame_operator.defaults import Defaults
-from swarmgame_operator.plan.outcome import Manifest
+from swarmgame_operator.plan.plan_types import Manifest
 
 GAME_LABEL = "swarmgame.dev/game"
 ROLE_LABEL = "swarmgame.dev/role"
@@ -31,41 +31,40 @@ CHAIN_PORT = 8545
 
 
 def digest(data: Any) -> str:
-    """A short name for JSON-like data; equal data has equal names."""
+    """Return a short hash of JSON-like data."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A game that can be played, where it is, and what its installation gives.
+class GameContext:
+    """A game with a valid manifest, and the installation's defaults.
 
     Args:
         resource: the object.
-        game: its manifest.
-        defaults: of the installation.
-        bootnode_peer: the peer id of the bootnode's key; empty while there is none.
+        manifest: its manifest.
+        bootnode_peer: the peer id of the bootnode's key; empty while there is no key.
     """
 
     resource: GameResource
-    game: SwarmGame
+    manifest: SwarmGame
     defaults: Defaults
     bootnode_peer: str = ""
 
     @property
     def spec(self) -> SwarmGameSpec:
-        return self.game.spec
+        return self.manifest.spec
 
     @property
     def namespace(self) -> str:
         return self.resource.namespace
 
-    def name(self, ending: str) -> str:
-        """`<game>-<ending>`."""
-        return f"{self.resource.name}-{ending}"
+    def name(self, suffix: str) -> str:
+        """Return `<game>-<suffix>`."""
+        return f"{self.resource.name}-{suffix}"
 
     def host(self, service: str) -> str:
-        """The DNS name of a Service of this game."""
+        """Return the DNS name of a Service of this game."""
         domain = f".{self.defaults.cluster_domain}" if self.defaults.cluster_domain else ""
         return f"{self.name(service)}.{self.namespace}.svc{domain}"
 
@@ -79,7 +78,7 @@ class Setting:
 
     @property
     def closed(self) -> bool:
-        """Whether the peers are a closed world, which meets at peer 0 and that nobody joins."""
+        """Whether the swarm is closed: its peers meet at peer 0, and no others join."""
         return self.spec.communication.backend == "TorchDistributed"
 
     @property
@@ -88,7 +87,7 @@ class Setting:
 
     @property
     def exposed(self) -> bool:
-        """Whether members may live outside the cluster."""
+        """Whether peers outside the cluster may be members."""
         return bool(
             (self.has_bootnode and self.spec.bootnode.expose != "ClusterIP") or self.spec.communication.initial_peers
         )
@@ -100,19 +99,17 @@ class Setting:
 
     @property
     def must_be_initialized(self) -> bool:
-        """Whether there is a model to bring into the cache. A `file://` model is where the author's podTemplate puts
-        it.
-        """
+        """Whether there is a model to bring into the cache. A `file://` model is mounted by the author's podTemplate."""
         return self.spec.model is not None and not self.spec.model.uri.startswith("file://")
 
     @cached_property
     def vllm(self) -> VllmOptions | None:
-        """The vLLM server that the game's peers generate with; None where they generate by themselves."""
+        """The vLLM server that the peers generate with; None if they generate themselves."""
         return self.spec.game.vllm
 
     @property
     def vllm_sidecar(self) -> VllmOptions | None:
-        """The server that stands beside every peer; None where there is none, or it is an existing one."""
+        """The vLLM server beside every peer; None if there is none, or the url of an existing one is given."""
         return self.vllm if self.vllm is not None and not self.vllm.url else None
 
     @property
@@ -122,9 +119,7 @@ class Setting:
 
     @cached_property
     def spec_data(self) -> dict[str, Any]:
-        """The spec as its author wrote it: without what is at its default, so that a newer schema's defaults change no
-        hash.
-        """
+        """The spec without fields at their defaults, so that a newer schema's defaults change no hash."""
         data: dict[str, Any] = self.spec.model_dump(
             mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
         )
@@ -142,7 +137,7 @@ class Setting:
         }
 
     def selector(self, role: str) -> dict[str, str]:
-        """What tells the pods of a role from all others in the namespace. Never changes: selectors are immutable."""
+        """Return the labels that select the pods of a role in the namespace. They never change: selectors are immutable."""
         return {GAME_LABEL: self.resource.name, ROLE_LABEL: role}
 
     @property
@@ -158,16 +153,16 @@ class Setting:
 
     def metadata(
         self,
-        ending: str,
+        suffix: str,
         role: str,
         *,
         owned: bool = True,
         labels: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
     ) -> Manifest:
-        """Metadata of a child; its author's labels and annotations never replace ours."""
+        """Return a child's metadata. The author's labels and annotations never replace the operator's."""
         found: Manifest = {
-            "name": self.name(ending),
+            "name": self.name(suffix),
             "namespace": self.namespace,
             "labels": {**(labels or {}), **self.labels(role)},
         }
@@ -179,7 +174,7 @@ class Setting:
 
 
 def with_intent(manifest: Manifest, intent: str) -> Manifest:
-    """The manifest with the hash of what it is meant to be."""
+    """Return the manifest with its intent hash as an annotation."""
     metadata = manifest["metadata"]
     return {
         **manifest,

@@ -1,8 +1,8 @@
-"""What the operator knows of the cluster: games as they were read, and facts about what belongs to them, by game.
+"""The cache of the cluster: games, and facts about their objects, by game.
 
-Informers feed it; reconciling reads it; nothing here asks or writes. Invariants: a game is told of as changed when, and
-only when, something that a plan may depend on has changed; what is kept of an object is a few hundred bytes; an older
-state never replaces a newer one.
+Informers fill it and reconciling reads it; it makes no requests. `changed` is called with a game's key if and only if
+something changed that a plan may depend on. A few hundred bytes are kept per object. An older state never replaces a
+newer one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
-from swarmgame_operator import facts
+from swarmgame_operator import snapshot_builder
 from swarmgame_operator.api import (
     CLAIM,
     CONFIG_MAP,
@@ -26,90 +26,97 @@ from swarmgame_operator.api import (
     SECRET,
     SERVICE,
     STATEFUL_SET,
-    Kind,
+    ResourceKind,
 )
-from swarmgame_operator.facts import PodRecord
-from swarmgame_operator.observed import ChildFacts, JobFacts, Observed, PodFacts, ServiceFacts, WorkloadFacts
-from swarmgame_operator.ownership import lost, owned_fields
-from swarmgame_operator.plan.setting import GAME_LABEL, INTENT_HASH
+from swarmgame_operator.ownership import detect_drift, owned_fields
+from swarmgame_operator.plan.game_context import GAME_LABEL, INTENT_HASH
+from swarmgame_operator.snapshot import ChildFacts, JobFacts, Observed, PodFacts, ServiceFacts, WorkloadFacts
+from swarmgame_operator.snapshot_builder import PodRecord
 
 Facts = TypeVar("Facts")
 Key = tuple[str, str]
 """A game's namespace and name."""
 SELECTOR = f"app.kubernetes.io/managed-by={MANAGER},{GAME_LABEL}"
-WATCHED: Mapping[Kind, bool] = {
+WATCHED: Mapping[ResourceKind, bool] = {
     GAME: False, POD: False, JOB: False, SERVICE: False, DEPLOYMENT: False, STATEFUL_SET: False,
     CONFIG_MAP: True, SECRET: True, NETWORK_POLICY: True, CLAIM: True,
 }  # fmt: skip
-"""What is watched, and whether only its metadata is: no Secret's value comes into this process by a watch."""
+"""The watched kinds, and whether only their metadata is watched: no watch brings a Secret's value into this process."""
 
 
 @dataclass(slots=True)
-class _Child:
-    """An object as a child of a game: by whom and how it was written. `whole`: it has every field that was last
-    applied.
+class _ChildRecord:
+    """How an object was written, for the detection of drift.
+
+    Args:
+        owned_fields: the fields that the operator owns.
+        in_sync: it was compared with its manifest, has all its fields, and has not changed since.
     """
 
     intent_hash: str
     deleting: bool
     owners: tuple[str, ...]
-    fields: str
-    whole: bool = False
+    owned_fields: str
+    in_sync: bool = False
 
-    def same(self, other: _Child) -> bool:
-        return (self.intent_hash, self.deleting, self.owners, self.fields) == (
-            other.intent_hash, other.deleting, other.owners, other.fields,
+    @property
+    def facts(self) -> ChildFacts:
+        return ChildFacts(self.intent_hash, self.deleting, not self.in_sync, self.owned_fields, self.owners)
+
+    def same(self, other: _ChildRecord) -> bool:
+        return (self.intent_hash, self.deleting, self.owners, self.owned_fields) == (
+            other.intent_hash, other.deleting, other.owners, other.owned_fields,
         )  # fmt: skip
 
 
 @dataclass(slots=True)
-class _Record:
+class _ObjectRecord:
     uid: str
     version: str
     facts: PodRecord | JobFacts | WorkloadFacts | ServiceFacts | frozenset[str] | None
-    child: _Child
+    child: _ChildRecord
 
 
 @dataclass(slots=True)
 class GameRecord:
-    """A game as it was last read.
+    """A game as it was last received.
 
     Args:
-        text: the object as JSON, without managedFields; parsed anew when it is needed, because thousands of parsed ones
-            do not fit.
+        raw_json: the object without managedFields. Kept as text and parsed when it is needed: a small game takes 2.8 kB
+            as JSON and 16 kB parsed, which for 4,000 games is 11 against 63 MiB (of 286 MiB for the whole process).
     """
 
     uid: str
     version: str
-    text: bytes
+    raw_json: bytes
 
     @property
     def body(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.text)
+        found: dict[str, Any] = json.loads(self.raw_json)
         return found
 
 
 @dataclass
-class Cache:
+class ClusterCache:
     """The store of all informers.
 
     Args:
-        changed: told the key of a game when anything about it changed.
+        changed: called with a game's key when anything about it changed.
     """
 
     changed: Callable[[Key], None]
     _games: dict[Key, GameRecord] = field(default_factory=dict)
-    _objects: dict[Key, dict[tuple[str, str], _Record]] = field(default_factory=dict)
+    _objects: dict[Key, dict[tuple[str, str], _ObjectRecord]] = field(default_factory=dict)
     _game_of: dict[tuple[str, str, str], str] = field(default_factory=dict)
     _texts: dict[str, str] = field(default_factory=dict)
 
-    # ── what informers say
-    def put(self, kind: Kind, body: dict[str, Any], *, ours: bool = False) -> None:
-        """There is this object, in this state. `ours`: we have just written it, so that it is no news."""
+    # ── for informers
+    def put(self, kind: ResourceKind, body: dict[str, Any], *, own_write: bool = False) -> None:
+        """Store an object's state. `own_write`: the operator has just written it, so `changed` is not called."""
         metadata = body["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         if kind is GAME:
-            self._put_game((namespace, name), body, ours=ours)
+            self._put_game((namespace, name), body, own_write=own_write)
             return
         game = (metadata.get("labels") or {}).get(GAME_LABEL)
         known = self._game_of.get((kind.name, namespace, name))
@@ -123,13 +130,13 @@ class Cache:
         if old is not None and old.uid == record.uid:
             if _older(record.version, old.version):
                 return
-            record.child.whole = old.child.whole and old.child.same(record.child)
+            record.child.in_sync = old.child.in_sync and old.child.same(record.child)
         objects[kind.name, name] = record
         self._game_of[kind.name, namespace, name] = game
         if old is None or old.uid != record.uid or old.facts != record.facts or not old.child.same(record.child):
-            self._tell((namespace, game), ours=ours)
+            self._notify((namespace, game), own_write=own_write)
 
-    def remove(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+    def remove(self, kind: ResourceKind, namespace: str, name: str, uid: str) -> None:
         if kind is GAME:
             record = self._games.get((namespace, name))
             if record is not None and uid in ("", record.uid):
@@ -142,7 +149,7 @@ class Cache:
         if uid in ("", self._objects[namespace, game][kind.name, name].uid):
             self._forget(kind.name, namespace, name)
 
-    def keep_only(self, kind: Kind, namespace: str | None, names: set[tuple[str, str]]) -> None:
+    def keep_only(self, kind: ResourceKind, namespace: str | None, names: set[tuple[str, str]]) -> None:
         known = (
             list(self._games)
             if kind is GAME
@@ -152,11 +159,11 @@ class Cache:
             if namespace in (None, there) and (there, name) not in names:
                 self.remove(kind, there, name, "")
 
-    def _tell(self, key: Key, *, ours: bool = False) -> None:
-        if not ours:
+    def _notify(self, key: Key, *, own_write: bool = False) -> None:
+        if not own_write:
             self.changed(key)
 
-    def _put_game(self, key: Key, body: dict[str, Any], *, ours: bool) -> None:
+    def _put_game(self, key: Key, body: dict[str, Any], *, own_write: bool) -> None:
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         text = json.dumps(
             {**body, "apiVersion": GAME.api, "kind": GAME.name, "metadata": metadata}, separators=(",", ":")
@@ -170,31 +177,30 @@ class Cache:
         ):
             return
         self._games[key] = record
-        self._tell(key, ours=ours)
+        self._notify(key, own_write=own_write)
 
-    def _record(self, kind: Kind, body: dict[str, Any]) -> _Record:
+    def _record(self, kind: ResourceKind, body: dict[str, Any]) -> _ObjectRecord:
         metadata = body["metadata"]
-        found: PodRecord | JobFacts | WorkloadFacts | ServiceFacts | frozenset[str] | None = None
+        facts: PodRecord | JobFacts | WorkloadFacts | ServiceFacts | frozenset[str] | None = None
         if kind is POD:
-            found = facts.pod(body)
+            facts = snapshot_builder.pod_facts(body)
         elif kind is JOB:
-            found = facts.job(body)
+            facts = snapshot_builder.job_facts(body)
         elif kind is SERVICE:
-            found = facts.service(body)
+            facts = snapshot_builder.service_facts(body)
         elif kind in (DEPLOYMENT, STATEFUL_SET):
-            found = facts.workload(kind.name, body)
+            facts = snapshot_builder.workload_facts(kind.name, body)
         elif kind in (SECRET, CONFIG_MAP):
-            found = facts.keys_of(body)
+            facts = snapshot_builder.secret_keys(body)
         fields = "" if kind is POD else owned_fields(body, MANAGER)
-        child = _Child(
+        owners = () if kind is POD else metadata.get("ownerReferences") or ()
+        child = _ChildRecord(
             intent_hash=str((metadata.get("annotations") or {}).get(INTENT_HASH, "")),
             deleting="deletionTimestamp" in metadata,
-            owners=tuple(sorted(str(owner.get("uid")) for owner in metadata.get("ownerReferences") or ()))
-            if kind is not POD
-            else (),
-            fields=self._texts.setdefault(fields, fields),
+            owners=tuple(sorted(str(owner.get("uid")) for owner in owners)),
+            owned_fields=self._texts.setdefault(fields, fields),  # equal texts of thousands of objects are one string
         )
-        return _Record(str(metadata.get("uid", "")), str(metadata.get("resourceVersion", "")), found, child)
+        return _ObjectRecord(str(metadata.get("uid", "")), str(metadata.get("resourceVersion", "")), facts, child)
 
     def _forget(self, kind: str, namespace: str, name: str) -> None:
         key = (namespace, self._game_of.pop((kind, namespace, name)))
@@ -204,57 +210,51 @@ class Cache:
             del self._objects[key]
         self.changed(key)
 
-    # ── what reconciling asks
+    # ── for reconciling
     def games(self) -> Iterator[tuple[Key, GameRecord]]:
-        """All games there are, at this moment."""
+        """Return all games at this moment."""
         return iter(list(self._games.items()))
 
     def game(self, key: Key) -> GameRecord | None:
         return self._games.get(key)
 
-    def version_of(self, key: Key, kind: Kind, name: str) -> str:
-        """Uid and version of an object; empty if there is none."""
+    def version_of(self, key: Key, kind: ResourceKind, name: str) -> str:
+        """Return uid and version of an object; empty if it does not exist."""
         record = self._objects.get(key, {}).get((kind.name, name))
         return f"{record.uid}/{record.version}" if record else ""
 
     def pods(self, key: Key, role: str) -> list[PodRecord]:
-        """The game's pods of a role."""
+        """Return the game's pods of a role."""
         return [each for each in self._of(key, PodRecord) if each.facts.role == role]
 
     def has_ready_pods(self, key: Key) -> bool:
-        """Whether there is anybody to ask."""
+        """Return whether any pod can be polled."""
         return any(each.facts.ready for each in self._of(key, PodRecord))
 
-    def unsure(self, key: Key) -> set[tuple[str, str]]:
-        """Children of which nobody has looked yet whether they are whole."""
-        return {
-            place
-            for place, record in self._objects.get(key, {}).items()
-            if place[0] != "Pod" and not record.child.whole
-        }
+    def drift_unknown(self, key: Key) -> set[tuple[str, str]]:
+        """Return the children that changed since they were last compared with their manifests."""
+        objects = self._objects.get(key, {})
+        return {place for place, record in objects.items() if place[0] != "Pod" and not record.child.in_sync}
 
-    def check(self, key: Key, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-        """Looks whether a child has all that its manifest says. Returns what it lacks, which is nothing for one that is
-        not there.
+    def detect_drift(self, key: Key, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+        """Compare a child with its manifest, and remember if it is in sync. Return the missing fields; none if the
+        child does not exist.
         """
         record = self._objects.get(key, {}).get((manifest["kind"], manifest["metadata"]["name"]))
         if record is None:
             return ()
-        owners = {str(owner["uid"]) for owner in manifest["metadata"].get("ownerReferences") or ()}
-        missing = lost(manifest, record.child.fields) + (
-            ("metadata.ownerReferences",) if owners - set(record.child.owners) else ()
-        )
-        record.child.whole = not missing
+        missing = detect_drift(manifest, record.child.facts)
+        record.child.in_sync = not missing
         return missing
 
-    def trust(self, key: Key, places: set[tuple[str, str]]) -> None:
-        """These children are as they should be."""
+    def mark_in_sync(self, key: Key, places: set[tuple[str, str]]) -> None:
+        """Remember that these children need no comparison until they change again."""
         for place in places:
             if (record := self._objects.get(key, {}).get(place)) is not None:
-                record.child.whole = True
+                record.child.in_sync = True
 
-    def observed(self, key: Key, now: datetime, uid: str) -> Observed:
-        """All that is known here of a game's surroundings. Children that nobody has looked at count as drifted."""
+    def snapshot(self, key: Key, now: datetime) -> Observed:
+        """Return what the cache knows about a game's objects."""
         objects = self._objects.get(key, {})
         jobs = {each.name: each for each in self._of(key, JobFacts)}
         secrets = {
@@ -266,24 +266,21 @@ class Cache:
             now=now,
             job=jobs.get(f"{key[1]}-peers"),
             initializer=jobs.get(f"{key[1]}-initializer"),
-            pods=tuple(sorted((each.facts for each in self._of(key, PodRecord)), key=_order)),
+            pods=tuple(sorted((each.facts for each in self._of(key, PodRecord)), key=_pod_order)),
             workloads=tuple(self._of(key, WorkloadFacts)),
             services=tuple(self._of(key, ServiceFacts)),
             secrets=secrets,
-            children={
-                place: ChildFacts(each.intent_hash, not each.whole, each.deleting, uid in each.owners)
-                for place, each in ((place, record.child) for place, record in objects.items() if place[0] != "Pod")
-            },
+            children={place: record.child.facts for place, record in objects.items() if place[0] != "Pod"},
         )
 
     def _of(self, key: Key, facts_type: type[Facts]) -> Iterator[Facts]:
         return (each.facts for each in self._objects.get(key, {}).values() if isinstance(each.facts, facts_type))
 
 
-def _order(pod: PodFacts) -> tuple[str, int, str]:
+def _pod_order(pod: PodFacts) -> tuple[str, int, str]:
     return pod.role, -1 if pod.index is None else pod.index, pod.name
 
 
 def _older(version: str, than: str) -> bool:
-    """Whether a resource version came before another; they are numbers, and comparable, of one kind of object."""
+    """Compare resource versions of one kind of object; they are numbers."""
     return version.isdigit() and than.isdigit() and int(version) < int(than)
