@@ -83,7 +83,7 @@ class CollectPolicy:
     heard: frozenset[tuple[int, int, PeerId]] = frozenset()
 
     @property
-    def reach(self) -> int:
+    def max_lag(self) -> int:
         """How many rounds a peer may be behind and still take part: one at least, because peers that were killed
         together resume that far apart."""
         return max(1, self.max_staleness)
