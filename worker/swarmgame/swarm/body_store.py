@@ -1,8 +1,7 @@
-"""The store: bodies that we serve, by their hash.
+"""The bodies that a peer serves, by their SHA-256.
 
-All are kept for as many rounds as others may want them; those fetched from others while there is room, so that a body
-outlives its author's connection. Invariant: a body is filed under its own SHA-256, and our own are never pushed out by
-those of others.
+A peer's own bodies are kept for as many rounds as other peers may want them. Bodies fetched from others are kept while
+there is space, so that a body stays available when its author is offline. A remote body never displaces an own one.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from collections import OrderedDict
 CACHE_BYTES = 64 << 20
 
 
-class Store:
+class BodyStore:
     """Bodies by SHA-256.
 
     Args:
-        cache_bytes: room for bodies of others.
+        cache_bytes: space for bodies of other peers.
     """
 
     def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
@@ -26,11 +25,11 @@ class Store:
         self._cached_bytes = 0
 
     def keep(self, round: int, name: bytes, body: bytes) -> None:
-        """Files one of our own."""
+        """Add one of our own bodies."""
         self._own[name] = (round, body)
 
     def cache(self, round: int, name: bytes, body: bytes) -> None:
-        """Files one of somebody else's whose hash has been checked; the oldest make room."""
+        """Add a remote body whose hash has been checked, and evict the oldest ones if there is no space."""
         if name in self._own or name in self._cached or len(body) > self.cache_bytes:
             return
         self._cached[name] = (round, body)
@@ -43,10 +42,10 @@ class Store:
         return found[1] if found else None
 
     def forget_before(self, round: int) -> None:
-        """Drops the bodies of earlier rounds, our own and those of others."""
-        for name in [name for name, (spoken, _) in self._own.items() if spoken < round]:
+        """Drop the bodies of earlier rounds, own and remote."""
+        for name in [name for name, (published, _) in self._own.items() if published < round]:
             del self._own[name]
-        for name in [name for name, (spoken, _) in self._cached.items() if spoken < round]:
+        for name in [name for name, (published, _) in self._cached.items() if published < round]:
             self._drop(name)
 
     def _drop(self, name: bytes) -> None:
