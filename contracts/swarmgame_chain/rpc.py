@@ -1,6 +1,6 @@
 """How a chain is asked: JSON-RPC over HTTP, or an Ethereum machine inside this process for unit tests.
 
-Both speak `Chain`, at the level of methods and hexadecimal answers; nothing above knows which it has. No retries here:
+Both speak `RpcClient`, at the level of methods and hexadecimal answers; nothing above knows which it has. No retries here:
 whoever asks knows what waiting costs. Invariant: an answer that did not come is `ChainUnreachable`, an answer that says
 no is `RpcError`, and neither is ever mixed up.
 """
@@ -24,10 +24,10 @@ BATCH = 256
 Call = tuple[str, Sequence[Any]]
 
 
-class Chain(Protocol):
+class RpcClient(Protocol):
     """A node."""
 
-    async def ask(self, method: str, *parameters: Any) -> Any:
+    async def request(self, method: str, *parameters: Any) -> Any:
         """One JSON-RPC call's result.
 
         Raises:
@@ -36,7 +36,7 @@ class Chain(Protocol):
         """
         ...
 
-    async def ask_all(self, calls: Sequence[Call]) -> list[Any | RpcError]:
+    async def request_all(self, calls: Sequence[Call]) -> list[Any | RpcError]:
         """Many calls' results, in order, each a result or the node's error.
 
         Raises:
@@ -49,7 +49,7 @@ class Chain(Protocol):
         ...
 
 
-class RpcChain:
+class HttpRpcClient:
     """A node behind an HTTP address.
 
     Args:
@@ -68,7 +68,7 @@ class RpcChain:
         """The endpoint's host, without path or credentials: keys of public endpoints are in the path."""
         return self._url.split("://")[-1].split("/")[0].split("@")[-1]
 
-    async def ask(self, method: str, *parameters: Any) -> Any:
+    async def request(self, method: str, *parameters: Any) -> Any:
         self._id += 1
         answer = await self._post({"jsonrpc": "2.0", "id": self._id, "method": method, "params": list(parameters)})
         result = _result(answer)
@@ -76,7 +76,7 @@ class RpcChain:
             raise result
         return result
 
-    async def ask_all(self, calls: Sequence[Call]) -> list[Any | RpcError]:
+    async def request_all(self, calls: Sequence[Call]) -> list[Any | RpcError]:
         results: list[Any | RpcError] = []
         for start in range(0, len(calls), BATCH):
             part = calls[start : start + BATCH]
@@ -126,7 +126,7 @@ class RpcChain:
             raise ChainUnreachable(f"{self.name} does not speak JSON-RPC") from error
 
 
-class TesterChain:
+class TesterRpcClient:
     """An Ethereum machine in this process (eth-tester), for unit tests; every transaction makes a block.
 
     It needs `web3[tester]`, and is not safe for threads, so that its calls are made one by one, in the caller's thread.
@@ -144,7 +144,7 @@ class TesterChain:
         self._web3 = Web3(EthereumTesterProvider(self.tester))
         self._lock = asyncio.Lock()
 
-    async def ask(self, method: str, *parameters: Any) -> Any:
+    async def request(self, method: str, *parameters: Any) -> Any:
         from web3.exceptions import Web3Exception
         from web3.types import RPCEndpoint
 
@@ -159,11 +159,11 @@ class TesterChain:
                 raise RpcError(3, str(error), _reverted(str(error))) from error
         return _plain(result)
 
-    async def ask_all(self, calls: Sequence[Call]) -> list[Any | RpcError]:
+    async def request_all(self, calls: Sequence[Call]) -> list[Any | RpcError]:
         results: list[Any | RpcError] = []
         for method, parameters in calls:
             try:
-                results.append(await self.ask(method, *parameters))
+                results.append(await self.request(method, *parameters))
             except RpcError as error:
                 results.append(error)
         return results
@@ -173,7 +173,7 @@ class TesterChain:
 
 
 def successes(answers: Sequence[Any | RpcError]) -> list[Any]:
-    """The results of `ask_all`, where all are needed.
+    """The results of `request_all`, where all are needed.
 
     Raises:
         RpcError: the first error among them.

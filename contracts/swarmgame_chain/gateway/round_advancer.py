@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Set
 
-from swarmgame_chain.abi import Event
-from swarmgame_chain.reader import Clock, SwarmConfig
+from swarmgame_chain.abi import ContractEvent
+from swarmgame_chain.reader import RoundClock, SwarmConfig
 
-HEARD = ("PeerProven", "RewardSubmitted", "ReportCommitted")
+EVENTS = ("PeerProven", "RewardSubmitted", "ReportCommitted")
 """The events that it reads."""
 LIVE_ROUNDS = 2
 """Rounds that a peer may be silent for and still counts as taking part."""
 
 
-class Ticker:
+class RoundAdvancer:
     """Who has spoken in which round.
 
     Args:
@@ -29,32 +29,34 @@ class Ticker:
 
     def __init__(self, quorum: float = 0.67) -> None:
         self._quorum = quorum
-        self._heard: dict[str, int] = {}
-        self._spoken: dict[int, set[str]] = {}
+        self._last_seen: dict[str, int] = {}
+        self._reported: dict[int, set[str]] = {}
 
-    def read(self, new: Iterable[Event], removed: Iterable[Event], round: int) -> None:
+    def read(self, new: Iterable[ContractEvent], removed: Iterable[ContractEvent], round: int) -> None:
         """Takes in events; `round` is the one in which registrations among them are taken to have happened."""
         for event in removed:
             if event.name in ("RewardSubmitted", "ReportCommitted"):
-                self._spoken.get(event.values["roundNumber"], set()).discard(event.values["peerId"])
+                self._reported.get(event.values["roundNumber"], set()).discard(event.values["peerId"])
         for event in new:
             if event.name == "PeerProven":
-                self._heard[event.values["peerId"]] = max(round, self._heard.get(event.values["peerId"], 0))
+                self._last_seen[event.values["peerId"]] = max(round, self._last_seen.get(event.values["peerId"], 0))
             elif event.name in ("RewardSubmitted", "ReportCommitted"):
                 peer, said = event.values["peerId"], event.values["roundNumber"]
-                self._heard[peer] = max(said, self._heard.get(peer, 0))
-                self._spoken.setdefault(said, set()).add(peer)
-        self._spoken = {said: peers for said, peers in self._spoken.items() if said >= round - LIVE_ROUNDS}
+                self._last_seen[peer] = max(said, self._last_seen.get(peer, 0))
+                self._reported.setdefault(said, set()).add(peer)
+        self._reported = {said: peers for said, peers in self._reported.items() if said >= round - LIVE_ROUNDS}
 
     def live(self, round: int) -> int:
         """How many take part."""
-        return sum(1 for heard in self._heard.values() if heard >= round - LIVE_ROUNDS)
+        return sum(1 for heard in self._last_seen.values() if heard >= round - LIVE_ROUNDS)
 
-    def spoken(self, round: int) -> int:
+    def reported(self, round: int) -> int:
         """How many have reported, or committed, in a round."""
-        return len(self._spoken.get(round, ()))
+        return len(self._reported.get(round, ()))
 
-    def is_over(self, clock: Clock, config: SwarmConfig, *, ahead: Set[str] = frozenset(), bound: bool = False) -> bool:
+    def is_over(
+        self, clock: RoundClock, config: SwarmConfig, *, ahead: Set[str] = frozenset(), bound: bool = False
+    ) -> bool:
         """Whether to end the round now.
 
         Args:
@@ -66,5 +68,5 @@ class Ticker:
         if bound and clock.now < clock.deadline:
             return False
         needed = max(1, math.ceil(self._quorum * self.live(clock.round) - 1e-9))
-        done = len(self._spoken.get(clock.round, set()) | ahead)
+        done = len(self._reported.get(clock.round, set()) | ahead)
         return done >= needed or (clock.now >= clock.deadline and done > 0)

@@ -11,15 +11,15 @@ import time
 from collections.abc import Callable, Sequence, Set
 
 from swarmgame_chain.errors import BadMessage
-from swarmgame_chain.gateway.queue import Entry, Queue, State
-from swarmgame_chain.gateway.verdicts import AHEAD
-from swarmgame_chain.messages import Commit, Message, Registration, message_id, proves, recover
-from swarmgame_chain.reader import Clock, Coordinator, SwarmConfig
+from swarmgame_chain.gateway.decisions import MAX_ROUNDS_AHEAD
+from swarmgame_chain.gateway.queue import MessageQueue, MessageState, QueuedMessage
+from swarmgame_chain.messages import Commit, Registration, SignedMessage, message_id, proves, recover
+from swarmgame_chain.reader import Coordinator, RoundClock, SwarmConfig
 
 KNOWN_SIGNERS = 100_000
 
 
-class Intake:
+class Admission:
     """Checks messages and puts them in line.
 
     Args:
@@ -29,7 +29,7 @@ class Intake:
     def __init__(
         self,
         coordinator: Coordinator,
-        queue: Queue,
+        queue: MessageQueue,
         registrations_per_minute: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,8 +48,8 @@ class Intake:
         return self._signers.keys()
 
     async def take(
-        self, messages: Sequence[Message | BadMessage], swarm: SwarmConfig, clock: Clock
-    ) -> list[Entry | BadMessage]:
+        self, messages: Sequence[SignedMessage | BadMessage], swarm: SwarmConfig, clock: RoundClock
+    ) -> list[QueuedMessage | BadMessage]:
         """Every message's entry, in order: waiting, known from before, or rejected with the reason.
 
         Raises:
@@ -60,10 +60,10 @@ class Intake:
             message if isinstance(message, BadMessage) else self._take(message, swarm, clock) for message in messages
         ]
 
-    def _take(self, message: Message, swarm: SwarmConfig, clock: Clock) -> Entry:
-        entry = Entry(message_id(message, self._domain), message)
+    def _take(self, message: SignedMessage, swarm: SwarmConfig, clock: RoundClock) -> QueuedMessage:
+        entry = QueuedMessage(message_id(message, self._domain), message)
         known = self._queue.get(entry.id)
-        if known is not None and known.state is not State.DROPPED:
+        if known is not None and known.state is not MessageState.DROPPED:
             return known
         reason = (
             self._registration(message, clock)
@@ -71,11 +71,11 @@ class Intake:
             else self._said(message, swarm, clock)
         )
         if reason:
-            entry.state, entry.reason = State.REJECTED, reason
+            entry.state, entry.reason = MessageState.REJECTED, reason
             return entry
         return self._queue.add(entry)
 
-    def _registration(self, message: Registration, clock: Clock) -> str:
+    def _registration(self, message: Registration, clock: RoundClock) -> str:
         if int(message.owner, 16) == 0 or int(message.signer, 16) == 0:
             return "InvalidOwner"
         if message.deadline < clock.now:
@@ -90,11 +90,11 @@ class Intake:
         self._allowance -= 1
         return ""
 
-    def _said(self, message: Message, swarm: SwarmConfig, clock: Clock) -> str:
+    def _said(self, message: SignedMessage, swarm: SwarmConfig, clock: RoundClock) -> str:
         assert not isinstance(message, Registration)
         if isinstance(message, Commit) and not swarm.sealed_reports:
             return "NotSealed"
-        if message.round > clock.round + AHEAD:
+        if message.round > clock.round + MAX_ROUNDS_AHEAD:
             return "InvalidRoundNumber"
         signers = self._signers_of(message.peer)
         if not signers:
@@ -107,7 +107,7 @@ class Intake:
         found = {self._signers.get(peer, "")} | ({registration.signer.lower()} if registration is not None else set())
         return found - {""}
 
-    async def _look_up(self, messages: Sequence[Message | BadMessage]) -> None:
+    async def _look_up(self, messages: Sequence[SignedMessage | BadMessage]) -> None:
         wanted: dict[str, None] = {}
         for message in messages:
             if isinstance(message, BadMessage | Registration):

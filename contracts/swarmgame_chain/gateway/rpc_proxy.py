@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from swarmgame_chain.backends import BATCH, Call, Chain
 from swarmgame_chain.errors import BadMessage, ChainUnreachable, RpcError
 from swarmgame_chain.reader import SPAN
+from swarmgame_chain.rpc import BATCH, Call, RpcClient
 
-AT_ONCE = 32
+MAX_CONCURRENT = 32
 """Requests that may wait for the node together; more are asked to come again."""
 MAX_DATA = 4_096
 """Characters of a call's data; the longest that a reader asks is a peer id's."""
@@ -26,14 +26,14 @@ MALFORMED = -32600
 TAGS = frozenset({"latest", "safe", "finalized", "earliest"})
 
 
-class Window:
+class ReadOnlyRpcProxy:
     """What may be asked of a node by anyone who reaches the gateway.
 
     Args:
         contract: the only address that may be asked about.
     """
 
-    def __init__(self, chain: Chain, contract: str) -> None:
+    def __init__(self, chain: RpcClient, contract: str) -> None:
         self._chain = chain
         self._contract = contract.lower()
         self._open = 0
@@ -60,7 +60,7 @@ class Window:
         requests = loaded if isinstance(loaded, list) else [loaded]
         if not 0 < len(requests) <= BATCH or not all(isinstance(request, dict) for request in requests):
             raise BadMessage(f"expected a JSON-RPC request, or 1 to {BATCH} of them")
-        if self._open >= AT_ONCE:
+        if self._open >= MAX_CONCURRENT:
             raise ChainUnreachable("too many ask at once")
         self._open += 1
         try:
@@ -72,7 +72,7 @@ class Window:
     async def _ask(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         judged = [self._judge(request) for request in requests]
         calls = [each for each in judged if not isinstance(each, RpcError)]
-        results = iter(await self._chain.ask_all(calls) if calls else [])
+        results = iter(await self._chain.request_all(calls) if calls else [])
         found = [each if isinstance(each, RpcError) else next(results) for each in judged]
         return [_answer(request, result) for request, result in zip(requests, found, strict=True)]
 

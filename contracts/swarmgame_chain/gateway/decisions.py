@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from swarmgame_chain.messages import Commit, Domain, Message, Registration, recover
+from swarmgame_chain.messages import Commit, Domain, Registration, SignedMessage, recover
 from swarmgame_chain.reader import PeerState, SwarmConfig
 
-AHEAD = 64
+MAX_ROUNDS_AHEAD = 64
 """Rounds that a message may be ahead of the chain's: the swarm has gone on while the chain was away."""
 
 
-class Do(Enum):
+class Action(Enum):
     """What to do."""
 
     SEND = "send"
@@ -29,15 +29,15 @@ class Do(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decision:
     """What to do, and the contract's word for a rejection."""
 
-    do: Do
+    do: Action
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class ChainState:
     """The contract's newest state, as far as it concerns messages.
 
     Args:
@@ -52,27 +52,27 @@ class Situation:
     awaits: bool = False
 
 
-_SEND, _WAIT, _DONE = Verdict(Do.SEND), Verdict(Do.WAIT), Verdict(Do.DONE)
+_SEND, _WAIT, _DONE = Decision(Action.SEND), Decision(Action.WAIT), Decision(Action.DONE)
 
 
-def judge(message: Message, newest: PeerState, settled: PeerState, at: Situation) -> Verdict:
+def decide(message: SignedMessage, newest: PeerState, settled: PeerState, at: ChainState) -> Decision:
     """What to do with a message, given what the contract knows of its peer: now, and in the block that counts as final."""
     if isinstance(message, Registration):
         return _registration(message, newest, settled, at)
     if not newest.proven:
         return _WAIT if at.awaits or settled.proven else _no("UnknownPeer")
-    verdict = (
+    decision = (
         _commit(message, newest, settled, at) if isinstance(message, Commit) else _report(message, newest, settled, at)
     )
-    if verdict.do is Do.SEND or (verdict.do is Do.WAIT and not at.awaits):
+    if decision.do is Action.SEND or (decision.do is Action.WAIT and not at.awaits):
         signer = recover(message.digest(at.domain), message.signature)
         if signer is None or int(signer, 16) != int(newest.signer, 16):
             return _WAIT if at.awaits else _no("InvalidSignature")
-    return verdict
+    return decision
 
 
-def _no(reason: str) -> Verdict:
-    return Verdict(Do.REJECT, reason)
+def _no(reason: str) -> Decision:
+    return Decision(Action.REJECT, reason)
 
 
 def _holds(state: PeerState, m: Registration) -> bool:
@@ -80,7 +80,7 @@ def _holds(state: PeerState, m: Registration) -> bool:
     return state.proven and state.deadline == m.deadline and same
 
 
-def _registration(m: Registration, newest: PeerState, settled: PeerState, at: Situation) -> Verdict:
+def _registration(m: Registration, newest: PeerState, settled: PeerState, at: ChainState) -> Decision:
     if _holds(newest, m):
         return _DONE if _holds(settled, m) else _WAIT
     if newest.proven and newest.deadline >= m.deadline:
@@ -88,7 +88,7 @@ def _registration(m: Registration, newest: PeerState, settled: PeerState, at: Si
     return _SEND if m.deadline >= at.now else _no("RegistrationExpired")
 
 
-def _commit(m: Commit, newest: PeerState, settled: PeerState, at: Situation) -> Verdict:
+def _commit(m: Commit, newest: PeerState, settled: PeerState, at: ChainState) -> Decision:
     if not at.config.sealed_reports:
         return _no("NotSealed")
     if newest.sealed_round > m.round:
@@ -98,16 +98,16 @@ def _commit(m: Commit, newest: PeerState, settled: PeerState, at: Situation) -> 
         return _DONE if settled.sealed_round == m.round + 1 and settled.seal == m.seal else _no("AlreadySealed")
     if m.round == at.round:
         return _SEND
-    return _WAIT if at.round < m.round <= at.round + AHEAD else _no("InvalidRoundNumber")
+    return _WAIT if at.round < m.round <= at.round + MAX_ROUNDS_AHEAD else _no("InvalidRoundNumber")
 
 
-def _report(m: Message, newest: PeerState, settled: PeerState, at: Situation) -> Verdict:
+def _report(m: SignedMessage, newest: PeerState, settled: PeerState, at: ChainState) -> Decision:
     assert not isinstance(m, Registration | Commit)
     if newest.next_round > m.round:
-        return Verdict(Do.COMPARE) if settled.next_round > m.round else _WAIT
+        return Decision(Action.COMPARE) if settled.next_round > m.round else _WAIT
     opens = m.round + at.config.sealed_reports
     if opens > at.round:
-        return _WAIT if opens <= at.round + AHEAD else _no("InvalidRoundNumber")
+        return _WAIT if opens <= at.round + MAX_ROUNDS_AHEAD else _no("InvalidRoundNumber")
     if at.config.sealed_reports:
         if opens < at.round:
             return _no("InvalidRoundNumber")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from swarmgame_chain.abi import Event
-from swarmgame_chain.gateway.ticker import Ticker
-from swarmgame_chain.reader import Clock, SwarmConfig
+from swarmgame_chain.abi import ContractEvent
+from swarmgame_chain.gateway.round_advancer import RoundAdvancer
+from swarmgame_chain.reader import RoundClock, SwarmConfig
 
 CONFIG = SwarmConfig(round_duration=600, min_round_time=10)
 
 
-def event(name: str, peer: str, round: int = 0) -> Event:
-    return Event(name, {"peerId": peer, "roundNumber": round}, f"0x{peer}{round}", 0, 1, "0x1")
+def event(name: str, peer: str, round: int = 0) -> ContractEvent:
+    return ContractEvent(name, {"peerId": peer, "roundNumber": round}, f"0x{peer}{round}", 0, 1, "0x1")
 
 
-def ticker(reported: str, quorum: float = 0.67) -> Ticker:
+def advancer(reported: str, quorum: float = 0.67) -> RoundAdvancer:
     """Four peers are registered; the letters of `reported` have spoken in round 0."""
-    made = Ticker(quorum)
+    made = RoundAdvancer(quorum)
     made.read([event("PeerProven", peer) for peer in "abcd"], [], 0)
     made.read([event("RewardSubmitted", peer) for peer in reported], [], 0)
     return made
@@ -40,22 +40,22 @@ def ticker(reported: str, quorum: float = 0.67) -> Ticker:
 def test_a_round_ends_by_quorum_or_deadline_and_never_while_nobody_speaks(
     reported: str, ahead: str, age: int, over: bool
 ) -> None:
-    assert ticker(reported).is_over(Clock(0, 600, age), CONFIG, ahead=frozenset(ahead)) is over
+    assert advancer(reported).is_over(RoundClock(0, 600, age), CONFIG, ahead=frozenset(ahead)) is over
 
 
 @pytest.mark.parametrize(("age", "over"), [(60, False), (599, False), (601, True)])
 def test_a_round_stays_open_for_what_it_alone_takes_until_its_deadline(age: int, over: bool) -> None:
-    assert ticker("abcd").is_over(Clock(0, 600, age), CONFIG, bound=True) is over
+    assert advancer("abcd").is_over(RoundClock(0, 600, age), CONFIG, bound=True) is over
 
 
 def test_a_report_that_a_reorganisation_took_back_does_not_count() -> None:
-    made = ticker("abc")
+    made = advancer("abc")
     made.read([], [event("RewardSubmitted", "c")], 0)
-    assert made.spoken(0) == 2
+    assert made.reported(0) == 2
 
 
 def test_a_peer_that_is_silent_for_long_takes_part_no_more() -> None:
-    made = ticker("ab")
+    made = advancer("ab")
     assert made.live(2) == 4
     made.read([event("ReportCommitted", "a", 3)], [], 3)
     assert made.live(3) == 1
