@@ -39,9 +39,9 @@ def language_model(ranks, **options):
         assert all(abs(one[n] - two[n]) < 1e-4 for n in one if one[n] == one[n]), (one, two)
         joined.load_state_dict(alone.state_dict())  # rounding must not add up over the rounds
     groups = rounds.said(joined, rounds.round_of(9)).groups
-    assert [g.item for g in groups] == [i.id for i in rounds.items()]
+    assert [g.question_id for g in groups] == [i.id for i in rounds.items()]
     assert all(p == groups for p in map(eval_groups, ranks.gather(repr(groups).encode()), [groups] * ranks.size))
-    ids, = [g for g in groups if g.item == rounds.items()[1].id]
+    ids, = [g for g in groups if g.question_id == rounds.items()[1].id]
     prompt = [ids.prompt.token_ids] * len(ids.rollouts)
     logprobs = joined.policy.score(prompt, [r.token_ids for r in ids.rollouts])[0]
     assert abs(float(logprobs[0, 0].detach()) - ids.rollouts[0].logprobs[0]) < 1e-4  # a prompt got its own completions back
