@@ -128,11 +128,11 @@ def test_a_game_whose_chain_is_set_keeps_it_also_when_the_block_is_left_out(game
 
 
 @pytest.mark.parametrize(
-    ("path", "shape"), [field for field in fields() if field[0].startswith("spec.")], ids=lambda value: str(value)[:60]
+    ("path", "info"), [field for field in fields() if field[0].startswith("spec.")], ids=lambda value: str(value)[:60]
 )
-def test_a_value_of_the_wrong_kind_is_refused_at_its_path(any_namespace: Games, path: str, shape: TypeInfo) -> None:
+def test_a_value_of_the_wrong_kind_is_refused_at_its_path(any_namespace: Games, path: str, info: TypeInfo) -> None:
     steps, _ = parse_override(f"{path}=x")
-    for wrong in wrong_values(shape):
+    for wrong in wrong_values(info):
         changed: Any = apply_overrides(complete(), [(steps, wrong)])
         changed["metadata"].pop("namespace")
         if _read(changed) is None:
@@ -357,7 +357,7 @@ def test_a_bad_manifest_is_refused_in_words_that_say_what_to_do(
 def test_kubectl_explains_a_field_in_the_words_of_the_reference(api_server: ApiServer, games: Games) -> None:
     told = " ".join(kubectl(api_server, "explain", "swarmgame.spec.game.progression.quorum").stdout.split())
     assert (
-        "Share of the live members that must have spoken before a stage may close. The deadline closes it regardless."
+        "Share of the live members that must publish before a stage may close. The deadline closes it regardless."
         in told
     )
 

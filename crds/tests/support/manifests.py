@@ -98,16 +98,16 @@ def fields() -> list[tuple[str, TypeInfo]]:
     return found
 
 
-def wrong_values(shape: TypeInfo) -> list[object]:
-    """Values that no field of this shape takes."""
-    if shape.model is not None or shape.kind is dict:
+def wrong_values(info: TypeInfo) -> list[object]:
+    """Values that no field of this info takes."""
+    if info.model is not None or info.kind is dict:
         return [5, "text", [1]]
-    if shape.kind is tuple:
+    if info.kind is tuple:
         return [5, "text", {"a": 1}]
-    if shape.kind is bool:
+    if info.kind is bool:
         return [1, "true", []]
-    if shape.kind in (int, float):
+    if info.kind in (int, float):
         return ["5", True, [1], -1, 10**12 * 10**5]
-    if shape.kind in (Literal, Union):
+    if info.kind in (Literal, Union):
         return ["no-such-choice", True, {}, 0]
-    return [True, [], {}, 1.5, "\t", "x" * 40_000] if len(shape.metadata) else [5]
+    return [True, [], {}, 1.5, "\t", "x" * 40_000] if len(info.metadata) else [5]

@@ -72,7 +72,7 @@ CASES: list[Case] = [
     ("spec.game.modules[0]", "exactly one", ["game.modules=[{name: a, mountPath: /a}]"], [f"game.modules=[{MODULE}]"]),
     (
         "spec.communication.initialPeers",
-        "closed",
+        "is fixed",
         ["communication={backend: TorchDistributed, initialPeers: [/dns4/a/tcp/1/p2p/16U]}"],
         ["communication={backend: Hivemind, initialPeers: [/dns4/a/tcp/1/p2p/16U]}"],
     ),

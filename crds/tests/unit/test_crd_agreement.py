@@ -91,11 +91,11 @@ def _server_takes(data: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("path", "shape"), [field for field in fields() if field[0].startswith("spec.")], ids=lambda value: str(value)[:60]
+    ("path", "info"), [field for field in fields() if field[0].startswith("spec.")], ids=lambda value: str(value)[:60]
 )
-def test_a_value_of_the_wrong_kind_is_refused_by_both(path: str, shape: TypeInfo) -> None:
+def test_a_value_of_the_wrong_kind_is_refused_by_both(path: str, info: TypeInfo) -> None:
     steps, _ = parse_override(f"{path}=x")
-    for wrong in wrong_values(shape):
+    for wrong in wrong_values(info):
         changed = apply_overrides(complete(), [(steps, wrong)])
         assert _server_takes(changed) == _reader_takes(changed), wrong
 

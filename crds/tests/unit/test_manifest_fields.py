@@ -19,11 +19,11 @@ def refusal(data: object) -> InvalidManifest:
     return caught.value
 
 
-@pytest.mark.parametrize(("path", "shape"), fields(), ids=[path for path, _ in fields()])
-def test_a_value_of_the_wrong_kind_is_refused_with_its_path_and_what_was_expected(path: str, shape: TypeInfo) -> None:
-    for wrong in wrong_values(shape):
-        if describe(shape).startswith("a text of at most 16,384") or (
-            describe(shape).startswith("a text") and wrong == "\t"
+@pytest.mark.parametrize(("path", "info"), fields(), ids=[path for path, _ in fields()])
+def test_a_value_of_the_wrong_kind_is_refused_with_its_path_and_what_was_expected(path: str, info: TypeInfo) -> None:
+    for wrong in wrong_values(info):
+        if describe(info).startswith("a text of at most 16,384") or (
+            describe(info).startswith("a text") and wrong == "\t"
         ):
             continue
         steps, _ = parse_override(f"{path}=x")
@@ -31,7 +31,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_its_path_and_what_was_expecte
         problems = {problem.path: problem for problem in refusal(changed).problems}
         assert path in problems, f"{wrong!r}: {problems}"
         assert problems[path].got == wrong
-        assert path == "kind" or problems[path].expected.startswith(describe(shape))
+        assert path == "kind" or problems[path].expected.startswith(describe(info))
 
 
 @pytest.mark.parametrize(

@@ -203,8 +203,8 @@ def test_a_set_that_is_no_assignment_is_refused(override: str) -> None:
 
 def test_a_set_past_the_end_of_a_list_or_through_a_number_is_refused() -> None:
     assert "expected an index of at most 1" in message(MINIMAL, "game.data.with.environments[2].name=gcd")
-    assert "spec.game.maxRounds is no mapping" in message(MINIMAL, "game.maxRounds.x=1")
-    assert "in a list; spec.game is none" in message(MINIMAL, "game[0]=1")
+    assert "spec.game.maxRounds is not a mapping" in message(MINIMAL, "game.maxRounds.x=1")
+    assert "in a list; spec.game is not a list" in message(MINIMAL, "game[0]=1")
     assert "expected a value in YAML" in message(MINIMAL, "game.maxRounds=[")
 
 

@@ -53,7 +53,7 @@ def test_what_another_trainer_means_by_a_sampler_is_left_to_it(sampler: str) -> 
             "{engine: vllm, url: 'http://x', arguments: [-q]}",
             'sampler.arguments is ["-q"]; expected nothing beside url',
         ),
-        ("{engine: vllm, arguments: [--max_model_len=5]}", "expected no --max-model-len: set from other options"),
+        ("{engine: vllm, arguments: [--max_model_len=5]}", "expected no --max-model-len: set by other options"),
         (
             "{engine: vllm, resources: {limits: {gpu: many}}}",
             'sampler.resources.limits.gpu is "many"; expected a Kubernetes quantity',
