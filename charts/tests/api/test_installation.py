@@ -74,7 +74,7 @@ def test_without_keep_the_definition_goes_with_its_release(definition: Callable[
 def test_the_notes_tell_how_to_go_on_and_what_is_missing(helm_there: Helm) -> None:
     there = ("--namespace", "notes", "--create-namespace", "--dry-run=server", "--set", "watchNamespaces={a,b}")
     notes = helm_there("install", "notes", OPERATOR, *there).stdout.split("NOTES:")[1]
-    assert "looks after the namespaces a, b." in notes
+    assert "watches the namespaces a, b." in notes
     assert "kubectl get sg --watch" in notes
     assert "helm install swarmgame-crds" in notes
 
