@@ -46,19 +46,6 @@ def test_by_default_there_is_what_every_cluster_takes_and_nothing_of_prometheus(
     }
 
 
-def test_everything_can_be_turned_on() -> None:
-    kinds = {manifest["kind"] for manifest in render(values=EVERYTHING).manifests}
-    assert {
-        "PodDisruptionBudget",
-        "ServiceMonitor",
-        "PodMonitor",
-        "PrometheusRule",
-        "ConfigMap",
-        "Role",
-        "RoleBinding",
-    } <= kinds
-
-
 def test_every_namespaced_object_is_in_the_releases_namespace_and_labelled() -> None:
     for manifest in render(values=EVERYTHING).manifests:
         metadata = manifest["metadata"]
@@ -169,18 +156,13 @@ def test_the_charts_defaults_are_the_operators_own_but_for_the_images() -> None:
     assert differing == {"worker_image", "gateway_image", "chain_image", "image_pull_policy"}
 
 
-def test_variables_of_ones_own_reach_the_operator() -> None:
-    values = {"operator": {"extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy"}]}}
-    assert environment(render(values=values).one("Deployment"))["HTTPS_PROXY"] == "http://proxy"
-
-
-def test_a_service_cannot_pass_for_a_setting() -> None:
+def test_a_service_of_the_namespace_adds_no_setting() -> None:
     assert pod_of(render())["enableServiceLinks"] is False
 
 
-def test_every_variable_is_text_or_a_reference() -> None:
-    for name, value in environment(render(values=EVERYTHING).one("Deployment")).items():
-        assert isinstance(value, (str, dict)), name
+def test_variables_of_ones_own_reach_the_operator() -> None:
+    values = {"operator": {"extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy"}]}}
+    assert environment(render(values=values).one("Deployment"))["HTTPS_PROXY"] == "http://proxy"
 
 
 def test_one_operator_needs_no_lease_and_is_never_two() -> None:
@@ -207,17 +189,6 @@ def test_several_operators_avoid_each_others_node_unless_told_otherwise() -> Non
     assert term["podAffinityTerm"]["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
     own = {"nodeAffinity": {}}
     assert pod_of(render(values={"replicaCount": 2, "affinity": own}))["affinity"] == own
-
-
-def test_the_pods_are_such_as_the_restricted_standard_asks_for() -> None:
-    rendered = render()
-    for pod in (pod_of(rendered), rendered.one("Pod")["spec"]):
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False
-            assert container["securityContext"]["readOnlyRootFilesystem"] is True
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_where_and_how_the_operator_runs_is_the_users_choice() -> None:
@@ -303,23 +274,9 @@ def test_rights_can_be_left_to_others() -> None:
     }
 
 
-def test_no_rule_has_a_wildcard() -> None:
-    for values in (EVERYTHING, {"watchNamespaces": ["a"]}):
-        rendered = render(values=values)
-        for role in rendered.of("ClusterRole") + rendered.of("Role"):
-            for rule in role["rules"]:
-                assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"], role["metadata"]["name"]
-
-
-def test_watched_namespaces_get_a_role_each_and_the_cluster_none() -> None:
-    rendered = render(values={"watchNamespaces": ["a", "b"], "rbac": {"userRoles": False}})
-    assert rendered.of("ClusterRole") == rendered.of("ClusterRoleBinding") == []
-    assert [role["metadata"]["namespace"] for role in rendered.of("Role")] == ["a", "b"]
-    everywhere = render(values={"rbac": {"userRoles": False}}).one("ClusterRole")
-    assert all(role["rules"] == everywhere["rules"] for role in rendered.of("Role"))
-    assert render(values={"watchNamespaces": ["a"], "metrics": {"podMonitor": {"enabled": True}}}).one("PodMonitor")[
-        "spec"
-    ]["namespaceSelector"] == {"matchNames": ["a"]}
+def test_the_pod_monitor_selects_the_watched_namespaces() -> None:
+    monitor = render(values={"watchNamespaces": ["a"], "metrics": {"podMonitor": {"enabled": True}}}).one("PodMonitor")
+    assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["a"]}
 
 
 def test_the_metrics_port_alone_is_open_and_to_whom_is_the_users_choice() -> None:
@@ -365,15 +322,6 @@ def test_every_alert_has_the_users_labels_and_a_runbook_below_the_users_address(
 def test_the_definition_is_that_of_the_repository() -> None:
     definition = yaml.safe_load((CHARTS.parent / "crds" / "swarmgame.yaml").read_text())
     assert render(DEFINITION).one("CustomResourceDefinition")["spec"] == definition["spec"]
-
-
-def test_the_definition_outlives_the_release_unless_told_otherwise() -> None:
-    def annotations(values: dict[str, Any]) -> dict[str, str]:
-        return render(DEFINITION, values).one("CustomResourceDefinition")["metadata"].get("annotations", {})
-
-    assert annotations({}) == {"helm.sh/resource-policy": "keep"}
-    assert annotations({"keep": False}) == {}
-    assert annotations({"keep": False, "annotations": {"a": "b"}}) == {"a": "b"}
 
 
 @pytest.mark.parametrize("chart", [OPERATOR, DEFINITION], ids=lambda chart: chart.name)

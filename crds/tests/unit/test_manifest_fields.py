@@ -113,8 +113,8 @@ def test_every_problem_of_a_file_is_reported_at_once() -> None:
     assert len(problems) == len(changes)
 
 
-@pytest.mark.parametrize("quorum", ["0%", "101%", "067%", "67", "6.7%", "-1%", 67, 0.67])
-def test_a_quorum_that_is_no_percentage_from_1_to_100_is_refused(quorum: object) -> None:
+@pytest.mark.parametrize("quorum", ["0%", "101%", "067%", "6.7%", "67", 67])
+def test_a_quorum_that_is_not_a_percentage_from_1_to_100_is_refused(quorum: object) -> None:
     changed = apply_overrides(complete(), [(("spec", "game", "progression", "quorum"), quorum)])
     assert refusal(changed).problems[0].expected == 'a percentage from "1%" to "100%", in quotes'
 
@@ -165,35 +165,6 @@ def test_any_other_address_is_refused(uri: str) -> None:
 def test_a_quantity_may_be_a_whole_number_or_a_text(given: object, kept: str) -> None:
     changed = apply_overrides(complete(), [(("spec", "peers", "resources", "limits", "cpu"), given)])
     assert parse_manifest(changed).spec.peers.resources.limits["cpu"] == kept
-
-
-def test_the_minimal_manifest_is_valid_and_has_the_documented_defaults() -> None:
-    game = loads_manifest(MINIMAL).spec
-    assert (game.game.stages, game.game.seed, game.game.roles, game.game.modules, game.game.evaluation) == (
-        1,
-        0,
-        (),
-        (),
-        None,
-    )
-    assert game.game.sharing.model_dump() == {
-        "external_groups": 0,
-        "strategy": "nonzero-advantage",
-        "max_per_peer": 4,
-        "max_staleness_rounds": 1,
-        "exchange": "Auto",
-    }
-    assert game.game.progression.model_dump() == {
-        "quorum": "67%",
-        "stage_deadline_seconds": 120,
-        "when_alone": "Continue",
-    }
-    assert (game.storage.checkpoints.keep, game.storage.checkpoints.every_rounds, game.storage.shared_memory) == (
-        3,
-        10,
-        "8Gi",
-    )
-    assert (game.coordination.mode, game.communication.admission, game.completion.policy) == ("None", "Open", "AnyPeer")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swarmgame_api.reference import main, reference
 from swarmgame_api.rules import objects
-from swarmgame_api.status import REASONS, Condition, SwarmGameStatus
+from swarmgame_api.status import SwarmGameStatus
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,41 +30,6 @@ def test_every_field_of_manifest_and_status_is_described_in_a_sentence() -> None
         for name, field in model.model_fields.items():
             assert field.description, f"{path}.{name}"
             assert field.description.rstrip().endswith((".", "…")), f"{path}.{name}"
-
-
-def test_a_status_of_a_running_game_is_read() -> None:
-    status = SwarmGameStatus.model_validate_json(
-        json.dumps(
-            {
-                "observedGeneration": 2,
-                "replicas": 4,
-                "peers": {"desired": 4, "ready": 3},
-                "progress": {
-                    "round": 7,
-                    "maxRounds": 200,
-                    "percentage": 3,
-                    "metrics": [{"name": "reward", "value": "0.41"}],
-                },
-                "unhealthyPeers": [{"index": 3, "reason": "OutOfMemory"}],
-                "conditions": [
-                    {
-                        "type": "Ready",
-                        "status": "True",
-                        "reason": "PeersReady",
-                        "lastTransitionTime": "2026-01-31T12:00:00Z",
-                    }
-                ],
-            }
-        )
-    )
-    assert status.peers.ready == 3
-    assert status.conditions[0].reason in REASONS["Ready"]
-
-
-def test_there_is_a_reason_for_every_condition_and_each_can_be_said() -> None:
-    for kind, reasons in REASONS.items():
-        for reason in reasons:
-            Condition(type=kind, status="True", reason=reason, last_transition_time="2026-01-31T12:00:00Z")
 
 
 def test_the_package_needs_pydantic_and_yaml_alone() -> None:
