@@ -31,7 +31,7 @@ def test_the_committed_definition_is_current() -> None:
     assert (ROOT / "crds" / "swarmgame.yaml").read_text(encoding="utf-8") == document(), "run `make generate`"
 
 
-def test_the_definition_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_the_definition_is_written_to_the_given_file(tmp_path: Path) -> None:
     assert main([str(tmp_path / "crd.yaml")]) == 0
     assert load_documents((tmp_path / "crd.yaml").read_text(encoding="utf-8")) == [definition()]
     assert main([str(tmp_path / "nowhere" / "crd.yaml")]) == 64
@@ -41,7 +41,7 @@ def test_the_definition_fits_where_kubectl_apply_keeps_its_copy() -> None:
     assert len(document().encode()) < 200_000
 
 
-def test_lists_whose_entries_have_names_are_merged_by_them() -> None:
+def test_lists_with_named_entries_are_merged_by_name() -> None:
     keyed = {
         path: node["x-kubernetes-list-map-keys"] for path, node in NODES.items() if "x-kubernetes-list-map-keys" in node
     }
@@ -66,7 +66,7 @@ Fixed = Annotated[str, StringConstraints(max_length=4)]
 
 
 @pytest.mark.parametrize(
-    ("annotation", "words"),
+    ("annotation", "text"),
     [
         (float, "no counterpart"),
         (str, "maximum length"),
@@ -80,9 +80,9 @@ Fixed = Annotated[str, StringConstraints(max_length=4)]
         (Fixed | int, "a union"),
     ],
 )
-def test_what_a_schema_cannot_say_is_refused_rather_than_left_out(annotation: Any, words: str) -> None:
+def test_a_constraint_without_a_counterpart_in_the_schema_is_an_error(annotation: Any, text: str) -> None:
     made = type("Made", (Model,), {"__annotations__": {"field": annotation}, "__module__": __name__})
-    with pytest.raises(TypeError, match=words) as caught:
+    with pytest.raises(TypeError, match=text) as caught:
         object_schema(made)
     assert caught.value.__notes__ == ["in Made.field"]
 

@@ -1,4 +1,4 @@
-"""Every field of the manifest: what it takes, what it refuses, and in which words."""
+"""Every field of the manifest: accepted values, refused values, and their messages."""
 
 from __future__ import annotations
 
@@ -171,12 +171,12 @@ def test_a_quantity_may_be_a_whole_number_or_a_text(given: object, kept: str) ->
     ("stages", "exchange", "resolved"),
     [(1, "Auto", "Pull"), (2, "Auto", "Gather"), (1, "Gather", "Gather"), (3, "Pull", "Pull")],
 )
-def test_exchange_follows_the_stages_unless_it_is_said(stages: int, exchange: str, resolved: str) -> None:
+def test_exchange_follows_the_stages_unless_it_is_set(stages: int, exchange: str, resolved: str) -> None:
     game = loads_manifest(MINIMAL, [f"game.stages={stages}", f"game.sharing.exchange={exchange}"])
     assert game.spec.game.exchange == resolved
 
 
-def test_null_means_absent_but_is_kept_in_blocks_that_belong_to_others() -> None:
+def test_null_means_absent_except_in_free_form_blocks() -> None:
     game = loads_manifest(MINIMAL, ["game.maxRounds=7", "game.sharing=null", "model=null", "game.trainer.with.x=null"])
     assert game.spec.model is None
     assert game.spec.game.sharing.external_groups == 0

@@ -19,7 +19,7 @@ def test_the_reference_is_current() -> None:
     assert page == reference(), "run python -m swarmgame_api.reference at the root of the repository"
 
 
-def test_the_reference_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_the_reference_is_written_to_the_given_file(tmp_path: Path) -> None:
     assert main([str(tmp_path / "page.md")]) == 0
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == reference()
     assert main([str(tmp_path / "nowhere" / "page.md")]) == 64
@@ -32,7 +32,7 @@ def test_every_field_of_manifest_and_status_is_described_in_a_sentence() -> None
             assert field.description.rstrip().endswith((".", "…")), f"{path}.{name}"
 
 
-def test_the_package_needs_pydantic_and_yaml_alone() -> None:
+def test_the_package_needs_only_pydantic_and_yaml() -> None:
     program = (
         "import sys, json, swarmgame_api, swarmgame_api.rules, swarmgame_api.reference, swarmgame_api.status\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))))"
