@@ -82,6 +82,9 @@ generate: $(READY) ## write the CRD and the reference pages from the code
 	$(BIN)/python -m swarmgame.cli.reference > docs/reference/cli.md
 	$(BIN)/swarmgame env list --markdown > docs/reference/environments.md
 	$(BIN)/swarmgame components list --markdown > docs/reference/components.md
+	$(BIN)/python -m swarmgame_operator.settings
+	$(BIN)/python -m swarmgame_operator.metrics
+	$(BIN)/python -m swarmgame_operator.condition_reference
 	$(BIN)/python charts/generate.py
 
 check-generated: generate ## fail when a generated file is not current, and show the difference

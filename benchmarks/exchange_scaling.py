@@ -68,8 +68,8 @@ def some_peers(
 ) -> None:
     """Run some peers of a swarm in one process."""
     from swarmgame.game.protocol import Claim, CollectPolicy, Exchange
-    from swarmgame.swarm.hivemind_backend import HivemindCommunication
     from swarmgame.swarm.identity import Identity, dial_address
+    from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
     known = [
         dial_address(Identity.load(Path(folder, f"{n}.key")).peer, FIRST_PORT + size + n) for n in range(min(size, 4))

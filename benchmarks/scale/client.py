@@ -20,7 +20,7 @@ from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
 from scale.cluster import NAMESPACES
-from swarmgame_operator.api import GAME, JOB, METADATA, POD, Api, Kind
+from swarmgame_operator.api import GAME, JOB, METADATA, POD, Api, ResourceKind
 
 Key = tuple[str, str]
 GAME_LABEL = "swarmgame.dev/game"
@@ -75,7 +75,9 @@ class Client:
         """Makes a cluster-wide object of a few kinds."""
         group, _, version = body["apiVersion"].rpartition("/")
         plural = {"MutatingAdmissionPolicy": "mutatingadmissionpolicies"}.get(body["kind"], f"{body['kind'].lower()}s")
-        await self.api.create(Kind(body["kind"], f"{group}/{version}" if group else version, plural), None, body)
+        await self.api.create(
+            ResourceKind(body["kind"], f"{group}/{version}" if group else version, plural), None, body
+        )
 
     async def apply(self, key: Key, peers: int) -> float:
         """Makes a game; the time of the answer."""
@@ -95,7 +97,7 @@ class Client:
             if not token:
                 return missing
 
-    async def count(self, kind: Kind) -> int:
+    async def count(self, kind: ResourceKind) -> int:
         page = await self.api.list_page(kind, None, limit=1, metadata=True)
         return len(page["items"]) + int(page["metadata"].get("remainingItemCount") or 0)
 
@@ -118,7 +120,7 @@ async def connected(kubeconfig: Path) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def arrivals(client: Client, kind: Kind) -> AsyncIterator[Arrivals]:
+async def arrivals(client: Client, kind: ResourceKind) -> AsyncIterator[Arrivals]:
     """Watch the creation of peers' Jobs or pods while the block runs."""
     assert kind in (JOB, POD)
     page = await client.api.list_page(kind, None, limit=1, metadata=True)
@@ -134,7 +136,7 @@ async def arrivals(client: Client, kind: Kind) -> AsyncIterator[Arrivals]:
             await task
 
 
-async def _watch(client: Client, kind: Kind, version: str, found: Arrivals) -> None:
+async def _watch(client: Client, kind: ResourceKind, version: str, found: Arrivals) -> None:
     query = {"watch": "true", "resourceVersion": version, "labelSelector": f"{ROLE_LABEL}=peer", "timeoutSeconds": 3600}
     async with client.api.lines(kind.path(None), query, accept=METADATA) as content:
         while line := await content.readline():

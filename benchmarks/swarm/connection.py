@@ -11,7 +11,7 @@ from channel import Parent
 
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
 from swarmgame.game.state import Contribution, PeerId
-from swarmgame.swarm.hivemind_backend import HivemindCommunication
+from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
 JOIN_SECONDS = 120.0
 

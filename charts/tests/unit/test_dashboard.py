@@ -14,7 +14,7 @@ from rendered import OPERATOR
 
 from swarmgame.observability.metric_definitions import METRICS, PREFIX, Kind
 from swarmgame_chain.gateway import metrics as gateway
-from swarmgame_operator.metrics import CATALOGUE
+from swarmgame_operator.metrics import OPERATOR_METRICS
 
 DASHBOARD = json.loads((OPERATOR / "dashboards" / "swarmgame.json").read_text())
 ALERTS = (OPERATOR / "templates" / "prometheusrule.yaml").read_text()
@@ -54,7 +54,7 @@ def of_the_gateway() -> set[str]:
 
 def of_the_operator() -> set[str]:
     endings = {"counter": ("_total",), "histogram": SUFFIXES, "gauge": ("",)}
-    return {entry.name + ending for entry in CATALOGUE for ending in endings[entry.kind]}
+    return {entry.name + ending for entry in OPERATOR_METRICS for ending in endings[entry.kind]}
 
 
 def asked_for() -> set[str]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import swarmgame
-from swarmgame.chain.endpoint import ChainPlace, chain_errors, place_of
+from swarmgame.chain.endpoint import ChainEndpoint, chain_errors, resolve_endpoint
 from swarmgame.errors import BadData, ExitCode
 from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.components import ComponentContext
@@ -105,7 +105,7 @@ class PeerOptions:
     join_seconds: float = 60.0
     threads: int = 1
     linger_seconds: float | None = None
-    chain: ChainPlace = field(default_factory=ChainPlace)
+    chain: ChainEndpoint = field(default_factory=ChainEndpoint)
 
 
 def run_peer(options: PeerOptions) -> ExitCode:
@@ -273,7 +273,7 @@ def _link(
     options: PeerOptions, manifest: SwarmGame, peer: PeerId, status: PeerStatus, metrics: PeerMetrics
 ) -> ChainLink | None:
     """Our link to the game's chain; None where it has none."""
-    place = place_of(manifest, options.chain)
+    place = resolve_endpoint(manifest, options.chain)
     if place is None:
         return None
     if manifest.spec.communication.admission == "Registered":
