@@ -1,4 +1,4 @@
-"""The one error of this package: a manifest that cannot be used, said so that its author can mend it."""
+"""The error of this package: an unusable manifest, with messages from which its author can correct it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SHOWN = 200
 
 
 class Unquoted(str):
-    """Words that stand in the place of a found value, and are shown without quotes: `not a field`."""
+    """A description shown in place of a found value, without quotes: `not a field`."""
 
 
 UNKNOWN_FIELD = Unquoted("not a field")
 
 
 def show(value: object) -> str:
-    """A found value as YAML's author would write it, shortened."""
+    """Return a found value as its author would write it in YAML, shortened."""
     if value is None:
         return "missing"
     if isinstance(value, Unquoted):
@@ -53,12 +53,12 @@ def join_path(path: str, key: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a manifest.
+    """One error in a manifest.
 
     Args:
         path: dotted, from the top of the manifest: `spec.game.trainer.with.generations`.
-        got: the value found there; None where there is none; `Unquoted` words where the key itself is the problem.
-        expected: what would have been right, as the end of a sentence.
+        got: the value found there; None where there is none; an `Unquoted` text where the key itself is the problem.
+        expected: a correct value, as the end of a sentence.
     """
 
     path: str
@@ -86,7 +86,7 @@ class InvalidManifest(Exception):
         super().__init__(path, got, expected)
 
     def at(self, source: str) -> InvalidManifest:
-        """The same error, naming the file it was found in."""
+        """Return the same error with the name of its file."""
         return InvalidManifest(source=source, problems=self.problems)
 
     def __str__(self) -> str:

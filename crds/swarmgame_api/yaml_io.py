@@ -27,14 +27,14 @@ MAX_KEYS = 2_000
 _CORE = "tag:yaml.org,2002:"
 _INTEGER = re.compile(r"[-+]?(?:0b[01]+|0o[0-7]+|0x[0-9a-fA-F]+|0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_WORDS: dict[str, bool | float | None] = {
+_CONSTANTS: dict[str, bool | float | None] = {
     form: value
     for value, names in ((None, "null"), (True, "yes true on"), (False, "no false off"))
     for name in names.split()
     for form in (name, name.capitalize(), name.upper())
 }
-_WORDS |= {"": None, "~": None, ".nan": math.nan, ".NaN": math.nan, ".NAN": math.nan}
-_WORDS |= {f"{sign}.{name}": float(f"{sign}inf") for sign in ("", "+", "-") for name in ("inf", "Inf", "INF")}
+_CONSTANTS |= {"": None, "~": None, ".nan": math.nan, ".NaN": math.nan, ".NAN": math.nan}
+_CONSTANTS |= {f"{sign}.{name}": float(f"{sign}inf") for sign in ("", "+", "-") for name in ("inf", "Inf", "INF")}
 _KINDS = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str"}
 _OPEN = object()
 
@@ -176,8 +176,8 @@ def _scalar(event: Any) -> Any:
 
 def _resolve(text: str) -> str | bool | int | float | None:
     """Return what a text without quotes stands for."""
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
     if _INTEGER.fullmatch(text):
         return int(text, 0)
     return float(text) if _FLOAT.fullmatch(text) else text
@@ -248,13 +248,13 @@ def to_json(data: object) -> JsonValue:
 
 
 class _Dumper(yaml.SafeDumper):
-    """A SafeDumper that puts quotes around every text that this or another reader would take for something else."""
+    """A SafeDumper that quotes every text that this or another reader would take for another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def represent_text(self, data: str) -> yaml.ScalarNode:
-        style = "'" if data in _WORDS or _INTEGER.fullmatch(data) or _FLOAT.fullmatch(data) else None
+        style = "'" if data in _CONSTANTS or _INTEGER.fullmatch(data) or _FLOAT.fullmatch(data) else None
         # PyYAML writes the rarer line breaks raw and reads them back as blanks; in double quotes it escapes them.
         style = '"' if any(letter in data for letter in "\x85\u2028\u2029") else style
         return self.represent_scalar(_CORE + "str", data, style)

@@ -1,4 +1,4 @@
-"""Every field of the manifest: what it takes, what it refuses, and in which words."""
+"""Every field of the manifest: accepted values, refused values, and their messages."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def refusal(data: object) -> InvalidManifest:
     return caught.value
 
 
-@pytest.mark.parametrize(("path", "shape"), fields(), ids=[path for path, _ in fields()])
-def test_a_value_of_the_wrong_kind_is_refused_with_its_path_and_what_was_expected(path: str, shape: TypeInfo) -> None:
-    for wrong in wrong_values(shape):
-        if describe(shape).startswith("a text of at most 16,384") or (
-            describe(shape).startswith("a text") and wrong == "\t"
+@pytest.mark.parametrize(("path", "info"), fields(), ids=[path for path, _ in fields()])
+def test_a_value_of_the_wrong_kind_is_refused_with_its_path_and_what_was_expected(path: str, info: TypeInfo) -> None:
+    for wrong in wrong_values(info):
+        if describe(info).startswith("a text of at most 16,384") or (
+            describe(info).startswith("a text") and wrong == "\t"
         ):
             continue
         steps, _ = parse_override(f"{path}=x")
@@ -31,7 +31,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_its_path_and_what_was_expecte
         problems = {problem.path: problem for problem in refusal(changed).problems}
         assert path in problems, f"{wrong!r}: {problems}"
         assert problems[path].got == wrong
-        assert path == "kind" or problems[path].expected.startswith(describe(shape))
+        assert path == "kind" or problems[path].expected.startswith(describe(info))
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_every_problem_of_a_file_is_reported_at_once() -> None:
     assert len(problems) == len(changes)
 
 
-@pytest.mark.parametrize("quorum", ["0%", "101%", "067%", "67", "6.7%", "-1%", 67, 0.67])
-def test_a_quorum_that_is_no_percentage_from_1_to_100_is_refused(quorum: object) -> None:
+@pytest.mark.parametrize("quorum", ["0%", "101%", "067%", "6.7%", "67", 67])
+def test_a_quorum_that_is_not_a_percentage_from_1_to_100_is_refused(quorum: object) -> None:
     changed = apply_overrides(complete(), [(("spec", "game", "progression", "quorum"), quorum)])
     assert refusal(changed).problems[0].expected == 'a percentage from "1%" to "100%", in quotes'
 
@@ -167,45 +167,16 @@ def test_a_quantity_may_be_a_whole_number_or_a_text(given: object, kept: str) ->
     assert parse_manifest(changed).spec.peers.resources.limits["cpu"] == kept
 
 
-def test_the_minimal_manifest_is_valid_and_has_the_documented_defaults() -> None:
-    game = loads_manifest(MINIMAL).spec
-    assert (game.game.stages, game.game.seed, game.game.roles, game.game.modules, game.game.evaluation) == (
-        1,
-        0,
-        (),
-        (),
-        None,
-    )
-    assert game.game.sharing.model_dump() == {
-        "external_groups": 0,
-        "strategy": "nonzero-advantage",
-        "max_per_peer": 4,
-        "max_staleness_rounds": 1,
-        "exchange": "Auto",
-    }
-    assert game.game.progression.model_dump() == {
-        "quorum": "67%",
-        "stage_deadline_seconds": 120,
-        "when_alone": "Continue",
-    }
-    assert (game.storage.checkpoints.keep, game.storage.checkpoints.every_rounds, game.storage.shared_memory) == (
-        3,
-        10,
-        "8Gi",
-    )
-    assert (game.coordination.mode, game.communication.admission, game.completion.policy) == ("None", "Open", "AnyPeer")
-
-
 @pytest.mark.parametrize(
     ("stages", "exchange", "resolved"),
     [(1, "Auto", "Pull"), (2, "Auto", "Gather"), (1, "Gather", "Gather"), (3, "Pull", "Pull")],
 )
-def test_exchange_follows_the_stages_unless_it_is_said(stages: int, exchange: str, resolved: str) -> None:
+def test_exchange_follows_the_stages_unless_it_is_set(stages: int, exchange: str, resolved: str) -> None:
     game = loads_manifest(MINIMAL, [f"game.stages={stages}", f"game.sharing.exchange={exchange}"])
     assert game.spec.game.exchange == resolved
 
 
-def test_null_means_absent_but_is_kept_in_blocks_that_belong_to_others() -> None:
+def test_null_means_absent_except_in_free_form_blocks() -> None:
     game = loads_manifest(MINIMAL, ["game.maxRounds=7", "game.sharing=null", "model=null", "game.trainer.with.x=null"])
     assert game.spec.model is None
     assert game.spec.game.sharing.external_groups == 0

@@ -28,7 +28,7 @@ from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.models import uri as model_uri
 from swarmgame_api.errors import InvalidManifest
-from swarmgame_api.game import GameSpec, Use
+from swarmgame_api.game import ComponentSpec, GameSpec
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
 from swarmgame_api.validation_messages import did_you_mean, explain
@@ -211,7 +211,7 @@ def roles_of(manifest: SwarmGame) -> RoleManager:
 
 
 def _choose(game: GameSpec, kind: str) -> ResolvedComponent:
-    use: Use = getattr(game, kind)
+    use: ComponentSpec = getattr(game, kind)
     part = _find(use.use, kind)
     try:
         config = part.Config.model_validate(dict(use.with_), by_alias=True, by_name=False)
