@@ -1,4 +1,4 @@
-"""What the benchmarks stand on: the order of arms, claims, the watchdog over peers, the work and the table."""
+"""The benchmarks' shared code: the order of arms, claims, hung peers, the work and the pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-def test_arms_take_turns_and_warm_ups_are_dropped() -> None:
+def test_arms_alternate_and_warm_ups_are_dropped() -> None:
     import harness
 
     order: list[str] = []
@@ -79,13 +79,13 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
-def test_a_peer_that_hangs_is_noticed_and_leaves_no_child_behind(tmp_path: Path) -> None:
+def test_a_hung_peer_is_detected_and_its_children_are_killed(tmp_path: Path) -> None:
     import channel
 
     with channel.Crew(tmp_path / "logs", {"PYTHONPATH": str(BENCHMARKS)}) as crew:
         for _ in range(2):
             crew.start([sys.executable, "-c", PEER])
-        answers = crew.ask({"number": 1}, 60)
+        answers = crew.request({"number": 1}, 60)
         assert [answer and answer["number"] for answer in answers] == [1, 1]
         children = [answer["child"] for answer in answers if answer]
         crew.peers[0].send({"hang": True})
@@ -101,7 +101,7 @@ def test_a_peer_that_hangs_is_noticed_and_leaves_no_child_behind(tmp_path: Path)
     assert not any(map(_alive, children))
 
 
-def test_what_the_works_model_says_is_read_back_as_the_same_ids(tmp_path: Path) -> None:
+def test_the_works_model_decodes_and_encodes_to_the_same_ids(tmp_path: Path) -> None:
     import work
 
     from swarmgame.models.loading import Source, load_tokenizer
