@@ -27,7 +27,8 @@ from threading import Lock
 from swarmgame.errors import InvalidManifest, Temporary
 from swarmgame.game.ranks import Ranks
 from swarmgame.inference.sampler import Sampled, SamplingParams, check_request
-from swarmgame.inference.vllm_client import PromptRequest, ServerUnavailable, StaleWeights, VllmClient
+from swarmgame.inference.vllm_client import VllmClient
+from swarmgame.inference.vllm_completions import PromptRequest, ServerUnavailable, StaleWeights
 from swarmgame.inference.vllm_process import PATH, VllmProcess, wait_until_healthy
 from swarmgame.seeds import derive_seed
 from swarmgame_api.sampler import VllmOptions

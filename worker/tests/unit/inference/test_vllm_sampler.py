@@ -293,7 +293,7 @@ def test_a_server_that_always_loses_its_weights_is_given_up(serve):
 
     server.engine.faults.append(forget)
     with pytest.raises(
-        Temporary, match=r"failed 5 times: the answer is of the weights \['default'\], and policy-.*-0 were asked for"
+        Temporary, match=r"failed 5 times: the answer is of the weights \['default'\], expected policy-.*-0"
     ):
         sampler.sample(PROMPTS, 2, SamplingParams(4), 0)
 

@@ -19,7 +19,7 @@ from vllm_stand_in import Engine, StandIn
 from swarmgame.errors import InvalidManifest
 from swarmgame.inference.eager import EagerSampler
 from swarmgame.inference.sampler import Sampled
-from swarmgame.trainer.grpo.rows import updates
+from swarmgame.trainer.grpo.batch import training_batches
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 
@@ -58,9 +58,12 @@ def furthest(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
 def test_own_rollouts_of_another_engine_are_weighted_like_those_of_a_remote_policy(cache: Path) -> None:
     learner = with_engine(trainer(cache), 0.5)
     state = state_of(round_of(), [said(learner, round_of())])
-    [update] = updates(state, scored(state), learner.policy, learner.config, exact=False)
-    assert update.rows
-    assert all(row.sampler is None and row.sender is not None and not row.remote for row in update.rows)
+    [update] = training_batches(state, scored(state), learner.policy, learner.config, exact=False)
+    assert update.samples
+    assert all(
+        sample.sampler_logprobs is None and sample.behavior_logprobs is not None and not sample.remote
+        for sample in update.samples
+    )
     metrics = learner.train(state, scored(state))
     # Every second token was reported as less likely than it is: it counts for e^0.5, the others for 1.
     assert 1.15 < metrics["importance"] < 1.65

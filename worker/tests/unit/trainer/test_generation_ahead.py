@@ -18,7 +18,7 @@ from language_rounds import questions, round_of, said, scored, state_of, trainer
 from swarmgame.errors import Temporary
 from swarmgame.game.state import Contribution, Prompt
 from swarmgame.inference.sampler import Sampled
-from swarmgame.trainer.grpo.rows import updates
+from swarmgame.trainer.grpo.batch import training_batches
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 
@@ -115,21 +115,24 @@ def test_lagged_rows_are_those_of_another_policy_and_rows_of_this_version_are_no
     learner = trainer(cache)
     state = state_of(round_of(), [said(learner, round_of())])
     for version, lagged in ((0, False), (1, True), (None, False)):
-        [update] = updates(state, scored(state), learner.policy, learner.config, version)
-        assert update.rows
-        assert all((row.lagged, row.sampler is None, row.sender is not None) == (lagged,) * 3 for row in update.rows)
+        [update] = training_batches(state, scored(state), learner.policy, learner.config, version)
+        assert update.samples
+        assert all(
+            (sample.lagged, sample.sampler_logprobs is None, sample.behavior_logprobs is not None) == (lagged,) * 3
+            for sample in update.samples
+        )
 
 
 def test_the_gradient_of_lagged_rows_is_weighted_by_how_likely_each_token_has_become(cache: Path) -> None:
     learner = trainer(cache, overlap=True, importance_cap=None, max_grad_norm=None, learning_rate=2e-2)
     play(learner, 0)
     state = state_of(round_of(1), [said(learner, round_of(1))])
-    [update] = updates(state, scored(state), learner.policy, learner.config, learner.policy_version)
+    [update] = training_batches(state, scored(state), learner.policy, learner.config, learner.policy_version)
     total = torch.zeros(())
-    for row in update.rows:
-        logprobs, _, _ = learner.policy.score([row.prompt], [row.completion])
-        weight = (logprobs[0].detach() - torch.tensor(row.sender)).exp()
-        total = total - (weight * row.advantage * logprobs[0]).sum() / update.normalizer.tokens
+    for sample in update.samples:
+        logprobs, _, _ = learner.policy.score([sample.prompt], [sample.completion])
+        weight = (logprobs[0].detach() - torch.tensor(sample.behavior_logprobs)).exp()
+        total = total - (weight * sample.advantage * logprobs[0]).sum() / update.normalizer.tokens
     total.backward()  # type: ignore[no-untyped-call]
     expected = {
         name: parameter.grad.norm()

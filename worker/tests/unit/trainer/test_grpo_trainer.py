@@ -27,10 +27,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from swarmgame.game.state import FinishReason, Group, Message, Prompt
-from swarmgame.trainer.grpo import rows as rows_module
+from swarmgame.trainer.grpo import batch as batch_module
+from swarmgame.trainer.grpo.batch import training_batches
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.policy import Policy
-from swarmgame.trainer.grpo.rows import updates
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 MODEL_2 = "builtin://tiny?accuracy=0&layers=1&hidden=32&seed=5"
@@ -131,15 +131,15 @@ def test_eos_is_in_the_targets_so_a_policy_that_is_paid_for_stopping_learns_to_s
         return float(sample.finish_reason is FinishReason.STOP)
 
     assert sum(map(stopped, (r for _, group in state.groups() for r in group.rollouts))) > 0
-    [update] = updates(state, scored(state, stopped), learner.policy, learner.config)
-    assert all((row.completion[-1] == eos) == (not row.truncated) for row in update.rows)
-    before = [row for row in update.rows if not row.truncated]
+    [update] = training_batches(state, scored(state, stopped), learner.policy, learner.config)
+    assert all((sample.completion[-1] == eos) == (not sample.truncated) for sample in update.samples)
+    before = [sample for sample in update.samples if not sample.truncated]
     with torch.no_grad():
-        was = learner.policy.score([row.prompt for row in before], [row.completion for row in before])[0]
+        was = learner.policy.score([sample.prompt for sample in before], [sample.completion for sample in before])[0]
     learner.train(state, scored(state, stopped))
     with torch.no_grad():
-        now = learner.policy.score([row.prompt for row in before], [row.completion for row in before])[0]
-    ends = torch.tensor([len(row.completion) - 1 for row in before])
+        now = learner.policy.score([sample.prompt for sample in before], [sample.completion for sample in before])[0]
+    ends = torch.tensor([len(sample.completion) - 1 for sample in before])
     rise = (now - was)[torch.arange(len(before)), ends]
     assert float(rise.mean()) > 0.1
     assert float((rise > 0).float().mean()) > 0.7
@@ -151,7 +151,7 @@ def test_skipping_groups_of_equal_rewards_leaves_the_gradient_as_it_was(
     def score_some(sample: Any) -> float:
         return small_letters(sample) if sample in usable else 1.0
 
-    plain = rows_module.ragged_advantages
+    plain = batch_module.ragged_advantages
     outcomes = []
     for keep in (False, True):
         learner = trainer(cache, generations=6, loss_type="grpo")
@@ -160,13 +160,13 @@ def test_skipping_groups_of_equal_rewards_leaves_the_gradient_as_it_was(
         rewards = scored(state, score_some)
         if keep:  # so small that it moves nothing, but not zero, so that nothing is skipped
             monkeypatch.setattr(
-                rows_module,
+                batch_module,
                 "ragged_advantages",
                 lambda *args, **kwargs: [[value or 1e-30 for value in group] for group in plain(*args, **kwargs)],
             )
-        [update] = updates(state, rewards, learner.policy, learner.config)
+        [update] = training_batches(state, rewards, learner.policy, learner.config)
         metrics = learner.train(state, rewards)
-        outcomes.append((len(update.rows), update.normalizer, metrics["grad_norm"], gradients(learner)))
+        outcomes.append((len(update.samples), update.normalizer, metrics["grad_norm"], gradients(learner)))
     (skipped, *_), (whole, *_) = outcomes
     assert skipped < whole
     assert outcomes[0][1] == outcomes[1][1]
@@ -294,16 +294,16 @@ def test_groups_of_others_are_trained_on_with_their_ids_and_bounded_weights(cach
     )
     state = state_of(round_of(), [said(learner, round_of()), modest])
     own = state_of(round_of(), [said(learner, round_of())])
-    [update] = updates(state, scored(state), learner.policy, learner.config)
+    [update] = training_batches(state, scored(state), learner.policy, learner.config)
     sent = {sample.token_ids for group in modest.groups for sample in group.rollouts}
-    foreign = [row for row in update.rows if row.sampler is None]
+    foreign = [sample for sample in update.samples if sample.sampler_logprobs is None]
     assert foreign
-    assert all(row.completion in sent and row.sender is not None for row in foreign)
+    assert all(sample.completion in sent and sample.behavior_logprobs is not None for sample in foreign)
     metrics = learner.train(state, scored(state))
     # Claiming that everything was most unlikely makes nothing count more than the bound.
     assert 1.0 < metrics["importance"] <= 2.0
     assert metrics["groups_external"] == 4
-    assert metrics["groups_retokenised"] == metrics["foreign_dropped"] == 0
+    assert metrics["groups_retokenised"] == metrics["remote_dropped"] == 0
     assert metrics["tokens_trained"] > trainer(cache).train(own, scored(own))["tokens_trained"]
 
 
@@ -315,12 +315,12 @@ def test_the_words_of_another_tokenizer_are_tokenised_with_eos_only_where_they_h
         return replace(group, rollouts=(ended, cut))
 
     state = state_of(round_of(), [with_groups(said(learner, round_of()), other_ids, tokenizer="another")])
-    [update] = updates(state, scored(state), learner.policy, learner.config)
+    [update] = training_batches(state, scored(state), learner.policy, learner.config)
     eos = learner.policy.eos_token_ids[0]
-    by_text = {learner.decode(row.completion): row for row in update.rows}
+    by_text = {learner.decode(sample.completion): sample for sample in update.samples}
     assert by_text["ende"].completion[-1] == eos
     assert by_text["cut"].completion[-1] != eos
-    assert all(row.sender is None for row in update.rows)
+    assert all(sample.behavior_logprobs is None for sample in update.samples)
     metrics = learner.train(state, scored(state))
     assert metrics["groups_retokenised"] == 4
     assert metrics["importance"] == pytest.approx(1.0)
@@ -352,7 +352,7 @@ def test_a_hostile_group_is_dropped_and_counted_and_the_rest_is_learnt_from(
     honest.train(alone, scored(alone))
     state = state_of(round_of(), [own, with_groups(said(attacked, round_of()), change)])
     metrics = attacked.train(state, scored(state))
-    assert metrics["foreign_dropped"] == 4
+    assert metrics["remote_dropped"] == 4
     assert furthest(weights(honest), weights(attacked)) == 0
 
 
@@ -360,7 +360,7 @@ def test_a_text_of_another_tokenizer_that_is_too_long_is_dropped(cache: Path) ->
     learner = trainer(cache)
     flood = with_groups(said(learner, round_of()), lambda g: _with_first(g, text="e" * 100_000), tokenizer="another")
     state = state_of(round_of(), [flood])
-    assert learner.train(state, scored(state))["foreign_dropped"] == 4
+    assert learner.train(state, scored(state))["remote_dropped"] == 4
     assert learner.policy_version == 0
 
 

@@ -176,7 +176,7 @@ def test_what_cannot_be_an_action_of_ours_is_dropped_and_counted(
     learner = trainer()
     state = state_of(from_others(said(learner, round_of()), change, **fields))
     before = weights(learner)
-    assert learner.train(state, scored(state))["foreign_dropped"] == 6
+    assert learner.train(state, scored(state))["remote_dropped"] == 6
     assert same(before, weights(learner))
 
 
