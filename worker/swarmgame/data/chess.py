@@ -158,7 +158,9 @@ def mating_moves(board: chess.Board) -> list[chess.Move]:
 
 
 def planes(board: chess.Board) -> NDArray[numpy.float32]:
-    """Return 18 × 8 × 8 planes: White's pawns to king, Black's likewise, side to move, four castling rights, en passant."""
+    """Return 18 × 8 × 8 planes: White's pawns to king, Black's likewise, side to move, four castling rights, en
+    passant.
+    """
     array: Any = numpy.zeros((18, 8, 8), dtype=numpy.float32)
     for square, piece in board.piece_map().items():
         array[piece.piece_type - 1 + (0 if piece.color else 6), square // 8, square % 8] = 1

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, get_type_hints
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from swarmgame.config import Config
-from swarmgame.rewards.expressions import guarded
+from swarmgame.sandbox.expressions import guarded
 from swarmgame.seeds import derive_seed
 
 COMPOSITE = "composite"
@@ -87,7 +87,7 @@ class Environment(ABC):
 
 # ── the catalog
 def catalog() -> list[dict[str, Any]]:
-    """Return a row for every environment: name, summary, category, whether it has a curriculum and evaluates answers."""
+    """Return a row for every environment: name, summary, category, has a curriculum, evaluates answers."""
     factory = _factory()
     rows = []
     for name in sorted(factory.DATASETS):

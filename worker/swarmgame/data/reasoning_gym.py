@@ -75,8 +75,8 @@ class ReasoningGymConfig(Config):
     shared: bool = False
     """Whether all peers get the same questions in a round; otherwise each draws its own."""
     specialties: tuple[tuple[str, ...], ...] = ()
-    """Names of environments by rank among the members: the peer of rank r uses only those of entry r modulo the number of
-    entries.
+    """Names of environments by rank among the members: the peer of rank r uses only those of entry r modulo the number
+    of entries.
     """
     system_prompt: str = ""
     """Put before every question as a system message; for the tagged format, the default explains the tags."""

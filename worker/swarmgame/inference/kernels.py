@@ -103,7 +103,8 @@ def decode_attention(qkv: Tensor, layer: Any, lanes: Any, shape: Any) -> Tensor:
         layer.keys, layer.values, lanes.prompt_start, lanes.prompt_length, lanes.slot, lanes.length,
         out, partial, peaks, shape.scaling, layer.epsilon, layer.prompt_capacity, layer.steps,
         kv_heads, group, size, max(16, triton.next_power_of_2(group)), block_d, block_n, splits, has_norm,
-        "ieee" if qkv.dtype == torch.float32 else "tf32", num_warps=2 if many else 4, num_stages=2 if qkv.dtype == torch.float32 else 3,
+        "ieee" if qkv.dtype == torch.float32 else "tf32", num_warps=2 if many else 4,
+        num_stages=2 if qkv.dtype == torch.float32 else 3,
     )  # fmt: skip
     if splits > 1:
         jit.combine_splits[(rows * kv_heads * group,)](partial, peaks, out, size, block_d, splits, num_warps=1)
@@ -116,9 +117,11 @@ def prefill_rotary(qkv: Tensor, layer: Any, shape: Any, positions: Tensor, place
     query, key = qkv.new_empty(rows, heads, size), qkv.new_empty(rows, kv_heads, size)
     has_norm = layer.query_scale is not None
     jit.prefill_rotary[(rows,)](
-        qkv, shape.cos, shape.sin, layer.query_scale if has_norm else qkv, layer.key_scale if has_norm else qkv, positions, places,
+        qkv, shape.cos, shape.sin, layer.query_scale if has_norm else qkv, layer.key_scale if has_norm else qkv,
+        positions, places,
         layer.keys, layer.values, query, key, layer.epsilon, layer.prompt_capacity,
-        kv_heads, heads // kv_heads, size, triton.next_power_of_2(heads), triton.next_power_of_2(size), has_norm, num_warps=4,
+        kv_heads, heads // kv_heads, size, triton.next_power_of_2(heads), triton.next_power_of_2(size), has_norm,
+        num_warps=4,
     )  # fmt: skip
     return query, key
 
@@ -131,12 +134,14 @@ def sample_tokens(
     blocks = triton.cdiv(vocabulary, VOCABULARY_BLOCK)
     peaks, sums, allowed = torch.empty(3, rows, blocks, dtype=torch.float32, device=logits.device)
     jit.block_sums[(rows, blocks)](
-        logits, forbid_eos, eos_ids, peaks, sums, allowed, 1.0 / temperature, vocabulary, len(eos_ids), blocks, VOCABULARY_BLOCK, num_warps=4
+        logits, forbid_eos, eos_ids, peaks, sums, allowed, 1.0 / temperature, vocabulary, len(eos_ids), blocks,
+        VOCABULARY_BLOCK, num_warps=4
     )  # fmt: skip
     token = torch.empty(len(source), dtype=torch.long, device=logits.device)
     logprob = torch.empty(len(source), dtype=torch.float32, device=logits.device)
     jit.sample[(len(source),)](
-        logits, source, forbid_eos, eos_ids, peaks, sums, allowed, uniforms, token, logprob, 1.0 / temperature, vocabulary, blocks,
+        logits, source, forbid_eos, eos_ids, peaks, sums, allowed, uniforms, token, logprob, 1.0 / temperature,
+        vocabulary, blocks,
         len(eos_ids), VOCABULARY_BLOCK, triton.next_power_of_2(blocks), num_warps=8,
     )  # fmt: skip
     return token, logprob
@@ -146,7 +151,10 @@ def advance(lanes: Any, batch: Any, sampled: Tensor, logprob: Tensor, eos_ids: T
     """See `ops.advance`."""
     count = len(lanes.token)
     jit.advance[(1,)](
-        lanes.token, lanes.row, lanes.length, lanes.prompt_start, lanes.prompt_length, lanes.forbid_eos, lanes.uniform, sampled, logprob,
-        batch.ids, batch.logprobs, batch.uniforms, batch.budget, batch.first_token, batch.prompt_start, batch.prompt_length, batch.queue, batch.state,
-        eos_ids, count, batch.ids.shape[1], min_new_tokens, len(eos_ids), triton.next_power_of_2(count), batch.uniforms.numel() == 0, num_warps=4,
+        lanes.token, lanes.row, lanes.length, lanes.prompt_start, lanes.prompt_length, lanes.forbid_eos, lanes.uniform,
+        sampled, logprob,
+        batch.ids, batch.logprobs, batch.uniforms, batch.budget, batch.first_token, batch.prompt_start,
+        batch.prompt_length, batch.queue, batch.state,
+        eos_ids, count, batch.ids.shape[1], min_new_tokens, len(eos_ids), triton.next_power_of_2(count),
+        batch.uniforms.numel() == 0, num_warps=4,
     )  # fmt: skip

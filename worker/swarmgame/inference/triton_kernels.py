@@ -1,5 +1,5 @@
-"""Triton kernels of a decode step: the code that runs on the device. `kernels.py` launches it, and `ops.py` defines what
-it computes.
+"""Triton kernels of a decode step: the code that runs on the device. `kernels.py` launches it, and `ops.py` defines
+what it computes.
 
 Shapes: B rows, H hidden size, V vocabulary. Sources: online softmax (arXiv 1805.02867), FlashDecoding (keys divided
 among programs).
@@ -59,9 +59,11 @@ def rotated(
 
 @triton.jit
 def decode_attention(
-    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, keys_ptr, values_ptr, prompt_start_ptr, prompt_length_ptr, slot_ptr,
+    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, keys_ptr, values_ptr, prompt_start_ptr,
+    prompt_length_ptr, slot_ptr,
     length_ptr, out_ptr, partial_ptr, peak_ptr, scaling, epsilon, prompt_capacity, steps,
-    K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     SPLITS: tl.constexpr, HAS_NORM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     lane, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -76,7 +78,8 @@ def decode_attention(
     query_rows = base + (head * G + group[:, None]) * D
     real = (group[:, None] < G) & (dims[None, :] < D)
     query = rotated(
-        qkv_ptr, query_rows + dims[None, :], query_rows + partner[None, :], sign, cos, sin, real, query_scale_ptr, dims, epsilon, D, HAS_NORM
+        qkv_ptr, query_rows + dims[None, :], query_rows + partner[None, :], sign, cos, sin, real, query_scale_ptr, dims,
+        epsilon, D, HAS_NORM
     )  # fmt: skip
     query = (query * scaling).to(qkv_ptr.dtype.element_ty)
     prompt_run = (head * prompt_capacity + tl.load(prompt_start_ptr + lane)).to(tl.int64)
@@ -89,7 +92,8 @@ def decode_attention(
         one = tl.arange(0, 1)
         key_row = base + (K * G + head) * D + one[:, None] * D
         key = rotated(
-            qkv_ptr, key_row + dims[None, :], key_row + partner[None, :], sign, cos, sin, dims[None, :] < D, key_scale_ptr, dims, epsilon, D, HAS_NORM
+            qkv_ptr, key_row + dims[None, :], key_row + partner[None, :], sign, cos, sin, dims[None, :] < D,
+            key_scale_ptr, dims, epsilon, D, HAS_NORM
         ).to(qkv_ptr.dtype.element_ty)  # fmt: skip
         key = tl.reshape(key, (BLOCK_D,))
         value = tl.load(qkv_ptr + base + (K * G + K + head) * D + dims, mask=dims < D, other=0.0)
@@ -148,8 +152,10 @@ def combine_splits(partial_ptr, peak_ptr, out_ptr, D: tl.constexpr, BLOCK_D: tl.
 
 @triton.jit
 def prefill_rotary(
-    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, position_ptr, place_ptr, keys_ptr, values_ptr, query_ptr, key_ptr,
-    epsilon, prompt_capacity, K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, HAS_NORM: tl.constexpr,
+    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, position_ptr, place_ptr, keys_ptr, values_ptr, query_ptr,
+    key_ptr,
+    epsilon, prompt_capacity, K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_D: tl.constexpr, HAS_NORM: tl.constexpr,
 ):  # fmt: skip
     """Rotate the queries and keys of one prompt token, and write keys and values to the cache at `place` (padding has
     none: -1).
@@ -241,7 +247,8 @@ def block_sums(
 
 @triton.jit
 def sample(
-    logits_ptr, source_ptr, forbid_ptr, eos_ptr, peak_ptr, sum_ptr, allowed_ptr, uniform_ptr, token_ptr, logprob_ptr, inverse_temperature, V, BLOCKS,
+    logits_ptr, source_ptr, forbid_ptr, eos_ptr, peak_ptr, sum_ptr, allowed_ptr, uniform_ptr, token_ptr, logprob_ptr,
+    inverse_temperature, V, BLOCKS,
     EOS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_BLOCKS: tl.constexpr,
 ):  # fmt: skip
     lane = tl.program_id(0)
@@ -279,8 +286,10 @@ def sample(
 
 @triton.jit
 def advance(
-    token_ptr, row_ptr, length_ptr, start_ptr, prompt_length_ptr, forbid_ptr, uniform_ptr, sampled_ptr, logprob_ptr, ids_ptr, logprobs_ptr,
-    uniforms_ptr, budget_ptr, first_ptr, row_start_ptr, row_length_ptr, queue_ptr, state_ptr, eos_ptr, LANES, STEPS, MINIMUM,
+    token_ptr, row_ptr, length_ptr, start_ptr, prompt_length_ptr, forbid_ptr, uniform_ptr, sampled_ptr, logprob_ptr,
+    ids_ptr, logprobs_ptr,
+    uniforms_ptr, budget_ptr, first_ptr, row_start_ptr, row_length_ptr, queue_ptr, state_ptr, eos_ptr, LANES, STEPS,
+    MINIMUM,
     EOS: tl.constexpr, BLOCK: tl.constexpr, GREEDY: tl.constexpr,
 ):  # fmt: skip
     lane = tl.arange(0, BLOCK)

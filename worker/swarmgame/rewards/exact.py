@@ -27,7 +27,8 @@ class ExactRewardsConfig(AnswerConfig):
     """How to compare."""
 
     match: Literal["text", "number", "choice"] = "text"
-    """`text`: the texts are equal. `number`: the last numbers are equal. `choice`: the last single letters are equal."""
+    """`text`: the texts are equal. `number`: the last numbers are equal. `choice`: the last single letters are equal.
+    """
     ignore_case: bool = False
     """Whether upper and lower case are equal; for letters of a choice they always are."""
     tolerance: Annotated[float, Field(ge=0)] = 1e-6

@@ -161,7 +161,7 @@ class GenerationAhead:
         return dropped
 
     def close(self) -> None:
-        """End the thread. A generation under way is waited for: a thread cannot be stopped inside a step of the model."""
+        """End the thread, after the generation under way: a thread cannot be stopped inside a step of the model."""
         if self._thread is not None:
             self._thread.shutdown(wait=True)
             self._thread = None

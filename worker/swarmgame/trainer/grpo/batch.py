@@ -224,7 +224,8 @@ def _group(
     if rewards is None or len(rewards) != len(group.rollouts) or any(math.isinf(reward) for reward in rewards):
         if own and rewards is not None:
             raise ValueError(
-                f"{key}: rewards {list(rewards)} for {len(group.rollouts)} rollouts; expected one a rollout, finite or NaN"
+                f"{key}: rewards {list(rewards)} for {len(group.rollouts)} rollouts; "
+                "expected one a rollout, finite or NaN"
             )
         counts["groups_unscored" if own else "remote_dropped"] += 1
         return None

@@ -58,7 +58,8 @@ class LossInputs:
             the loss.
         reference_logprobs_BT: under the reference model; needed when `beta` > 0.
         truncated_B: which rollouts ran out of budget; needed for `mask_truncated_completions`.
-        remote_importance_weights_BT: weights from `importance_weights`, of shape [B, T] or [B, 1]; None when all rollouts are our own.
+        remote_importance_weights_BT: weights from `importance_weights`, of shape [B, T] or [B, 1]; None when all
+            rollouts are our own.
     """
 
     logprobs_BT: Tensor

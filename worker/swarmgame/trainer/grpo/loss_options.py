@@ -68,7 +68,8 @@ class LossOptions(Config):
             raise ValueError("loss cispo needs epsilonHigh: it is the largest ratio itself, for example 5.0")
         if self.delta is not None and self.delta <= 1 + self.upper:
             raise ValueError(
-                f"delta is {self.delta}; expected more than 1 + epsilonHigh = {1 + self.upper:g}, or it would undo that bound"
+                f"delta is {self.delta}; expected more than 1 + epsilonHigh = {1 + self.upper:g}, "
+                "or it would undo that bound"
             )
         if self.loss_type == "vespo" and self.importance_mode.startswith("sequence"):
             raise ValueError(

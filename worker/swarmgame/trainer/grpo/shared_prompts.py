@@ -23,7 +23,7 @@ WORTHWHILE = 0.85
 
 
 def is_worthwhile(model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> bool:
-    """Whether enough of these rows share their prompts, and the model can read a prompt first and a completion later."""
+    """Return whether enough rows share prompts, and the model can read a prompt first and a completion later."""
     longest_prompt, longest_completion = max(map(len, prompts)), max(map(len, completions))
     distinct = len({tuple(prompt) for prompt in prompts})
     shared = distinct * longest_prompt + len(prompts) * longest_completion

@@ -1,4 +1,4 @@
-"""Statistics of optimizer steps: sums of loss and metrics over micro-batches, steps and ranks, and the round's report."""
+"""Statistics of optimizer steps: sums of loss and metrics over micro-batches, steps and ranks; a round's metrics."""
 
 from __future__ import annotations
 

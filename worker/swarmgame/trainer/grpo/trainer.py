@@ -269,7 +269,8 @@ class GRPOTrainer(Trainer):
         single = all(len(batch) == 1 for batch in self._micro_batches(samples))
         if single:
             raise Temporary(
-                f"the device has no memory to train on a single rollout of {largest} tokens: lower maxNewTokens, or use "
+                f"the device has no memory to train on a single rollout of {largest} tokens: lower maxNewTokens, or "
+                "use "
                 "gradientCheckpointing, lora or a device with more memory"
             ) from error
         self._tokens_per_micro_batch = max(1, min(self._tokens_per_micro_batch, largest) // 2)
