@@ -2,7 +2,7 @@
 
 A backend moves bytes and decides nothing about training. Invariants: contributions that `collect` returns were checked
 (limits, schema, signature, hash, age) and are sorted by (round, peer), so they do not depend on the order of arrival.
-A peer that is alone gets `closed_by` ISOLATED, and every refused message is counted in `outcomes` under its reason.
+Without any other live peer, `closed_by` is ISOLATED; every refused message is counted in `outcomes` under its reason.
 """
 
 from __future__ import annotations
