@@ -26,7 +26,7 @@ from swarmgame.game.external_sampling import ExternalSamplingPolicy
 from swarmgame.game.manager import Progression
 from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
-from swarmgame.models import uri as model_uri
+from swarmgame.models.check import check_model
 from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.game import ComponentSpec, GameSpec
 from swarmgame_api.manifest import SwarmGame
@@ -104,7 +104,7 @@ def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
         # the rest.
         model = manifest.spec.model
         if model is not None:
-            model_uri.check(model.uri, model.revision, context_of(manifest).model_token)
+            check_model(model.uri, model.revision, context_of(manifest).model_token)
         game = manifest.spec.game
         data = _choose(game, "data")
         Thread(target=_find_quietly, args=(game.trainer.use, "trainer"), name="import trainer", daemon=True).start()
