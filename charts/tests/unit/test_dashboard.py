@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rendered import OPERATOR
 
-from swarmgame.observability.metric_definitions import METRICS, PREFIX, Kind
+from swarmgame.observability.metric_definitions import METRICS, PREFIX, MetricType
 from swarmgame_chain.gateway import metrics as gateway
 from swarmgame_operator.metrics import CATALOGUE
 
@@ -39,7 +39,7 @@ def of_the_worker() -> set[str]:
     return {
         PREFIX + metric.name + suffix
         for metric in METRICS
-        for suffix in (SUFFIXES if metric.kind is Kind.HISTOGRAM else ("",))
+        for suffix in (SUFFIXES if metric.kind is MetricType.HISTOGRAM else ("",))
     }
 
 

@@ -26,11 +26,11 @@ def list_parts(
     """Every installed part: built in, or registered by a package of yours under swarmgame.data, swarmgame.rewards or
     swarmgame.trainers.
     """
-    from swarmgame.runtime.options import page, registered
+    from swarmgame.cli.component_reference import components_page, installed_components
 
-    parts = registered()
+    parts = installed_components()
     if markdown:
-        typer.echo(page(parts), nl=False)
+        typer.echo(components_page(parts), nl=False)
     elif not sys.stdout.isatty():
         for part in parts:
             typer.echo(json.dumps({"kind": part.kind, "use": part.use, "summary": part.summary}))
@@ -54,12 +54,14 @@ def show(
 
       swarmgame components show reasoning-gym
     """
-    from swarmgame.runtime.options import names, registered
+    from swarmgame.cli.component_reference import component_names, installed_components
 
-    parts = registered(name)
+    parts = installed_components(name)
     if not parts:
         raise InvalidManifest(
-            "NAME", name, f"an installed part{did_you_mean(name, names())}; `swarmgame components list` has them all"
+            "NAME",
+            name,
+            f"an installed part{did_you_mean(name, component_names())}; `swarmgame components list` has them all",
         )
     for part in parts:
         if not sys.stdout.isatty():

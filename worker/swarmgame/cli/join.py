@@ -60,9 +60,9 @@ def join(
             "nobody to join: give --initial-peer with the address of a member, or communication.initialPeers in the manifest"
         )
     with found_in(game):
-        from swarmgame.launch.join import JoinOptions, take_part
+        from swarmgame.launch.join import JoinOptions, join_swarm
 
-        code = take_part(
+        code = join_swarm(
             JoinOptions(
                 game=game,
                 overrides=overrides,

@@ -68,10 +68,10 @@ def swarmgame(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its code."""
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(int(code_of(arguments)))
+    sys.exit(int(run_command(arguments)))
 
 
-def code_of(arguments: Sequence[str] | None = None) -> int:
+def run_command(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code. What is our fault is raised."""
     try:
         result = app(args=None if arguments is None else list(arguments), prog_name="swarmgame", standalone_mode=False)

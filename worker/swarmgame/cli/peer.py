@@ -192,9 +192,9 @@ def peer(
 def _follow_the_runner() -> None:
     """A rank's parent is torchrun, not the runner, and would outlive it."""
     if os.environ.get("SWARMGAME_DIE_WITH_PARENT") == "1":
-        from swarmgame.launch.supervisor import die_with_parent
+        from swarmgame.launch.supervisor import set_parent_death_signal
 
-        die_with_parent()
+        set_parent_death_signal()
 
 
 def _exit_file(directory: Path) -> Path:

@@ -54,19 +54,19 @@ def peer(
     with last_words():
         with found_in(game):
             spec = load_manifest(game).spec
-        from swarmgame.launch.pod import play_in_ranks, processes_here, rounds_finished, say_last
+        from swarmgame.launch.pod import process_count, rounds_finished, run_ranks, write_termination_message
 
         if rounds_finished(directory) >= spec.game.max_rounds:
             typer.echo(f"all {spec.game.max_rounds} rounds are finished", err=True)
             raise typer.Exit(int(ExitCode.DONE))
         os.environ["SWARMGAME_DIRECTORY"] = str(directory)
-        ranks = processes_here(processes)
+        ranks = process_count(processes)
         if ranks == 1:
             raise typer.Exit(_play(game))
-        ending = play_in_ranks(game, directory, ranks, spec.termination_grace_period_seconds)
+        ending = run_ranks(game, directory, ranks, spec.termination_grace_period_seconds)
         if ending.message:
             print(ending.message, file=sys.stderr)
-            say_last(ending.message)
+            write_termination_message(ending.message)
         raise typer.Exit(int(ending.code))
 
 
@@ -156,7 +156,7 @@ def initialize(game: PodGame = MOUNTED) -> None:
 def last_words() -> Iterator[None]:
     """Leaves the error that ends a command in the termination log."""
     from swarmgame.cli.main import UsageError
-    from swarmgame.launch.pod import say_last
+    from swarmgame.launch.pod import write_termination_message
 
     try:
         yield
@@ -164,18 +164,20 @@ def last_words() -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, UsageError):
-            say_last(error.format_message())
+            write_termination_message(error.format_message())
         else:
-            say_last(f"{type(error).__name__}: {error}" if exit_code_of(error) is ExitCode.INTERNAL else str(error))
+            write_termination_message(
+                f"{type(error).__name__}: {error}" if exit_code_of(error) is ExitCode.INTERNAL else str(error)
+            )
         raise
 
 
 def _play(game: Path) -> int:
     """`swarmgame peer` in this process; its options come from the environment."""
     from swarmgame.cli.main import app as whole
-    from swarmgame.launch.pod import say_last
+    from swarmgame.launch.pod import write_termination_message
 
     result = whole(args=["peer", str(game)], prog_name="swarmgame", standalone_mode=False)
     if result == ExitCode.TEMPORARY:
-        say_last("nobody else was left in the swarm, and the game's progression.whenAlone is Stop")
+        write_termination_message("nobody else was left in the swarm, and the game's progression.whenAlone is Stop")
     return result if isinstance(result, int) else int(ExitCode.DONE)

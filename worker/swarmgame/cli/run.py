@@ -11,7 +11,7 @@ import typer
 from swarmgame.cli.options import Game, Overrides, Rounds, Runs, found_in, say
 
 
-class Chain(StrEnum):
+class CoordinationChoice(StrEnum):
     """What `--coordination` takes; the manifest's mode External needs more than a word."""
 
     dev = "dev"
@@ -34,7 +34,7 @@ def run(
         ),
     ] = None,
     coordination: Annotated[
-        Chain | None,
+        CoordinationChoice | None,
         typer.Option(
             "--coordination",
             metavar="dev|none",

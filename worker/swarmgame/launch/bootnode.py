@@ -79,7 +79,7 @@ class BootnodeMetrics:
 
 
 async def serve(options: BootnodeOptions, stop: asyncio.Event, said: Callable[[str], None] = lambda line: None) -> None:
-    """Serves until `stop` is set. `groups_for` gets one line with the address, once it can be dialled.
+    """Serves until `stop` is set. `messages` gets one line with the address, once it can be dialled.
 
     Raises:
         BadData: the key file is none.
@@ -100,7 +100,7 @@ async def serve(options: BootnodeOptions, stop: asyncio.Event, said: Callable[[s
     metrics = BootnodeMetrics(transport.traffic)
     endpoints = Endpoints(status, metrics, options.http_host, options.http_port, alive=lambda: transport.dead)
 
-    known = roster(())
+    known = peer_list(())
 
     def answer(sender: PeerId, message: bytes) -> bytes:
         return known if message[:1] == GREETING else b""
@@ -117,14 +117,14 @@ async def serve(options: BootnodeOptions, stop: asyncio.Event, said: Callable[[s
                 raise Temporary(transport.dead)
             heartbeats = await transport.discover()
             metrics.members(len(heartbeats))
-            known = roster(heartbeats)
+            known = peer_list(heartbeats)
     finally:
         status.stopping()
         await transport.close()
         endpoints.stop()
 
 
-def roster(heartbeats: Sequence[bytes]) -> bytes:
+def peer_list(heartbeats: Sequence[bytes]) -> bytes:
     """The answer to a greeting: as many heartbeats as fit. Whoever reads it checks their signatures."""
     chosen: list[bytes] = []
     size = 8

@@ -14,8 +14,8 @@ from threading import Event, Thread
 
 from swarmgame.errors import ExitCode
 from swarmgame.launch.live_table import JsonLines, View, view
-from swarmgame.launch.progress import KEEP_ROUNDS, PeerProgress
-from swarmgame.observability.run_directory import Progress, RunDirectory
+from swarmgame.observability.peer_progress import KEEP_ROUNDS, PeerProgress
+from swarmgame.observability.run_directory import RunDirectory, RunProgress
 from swarmgame.runtime.assembly import check, prepare
 from swarmgame.runtime.peer import PeerOptions, run_peer
 from swarmgame_api.load import load_manifest, manifest_data
@@ -43,7 +43,7 @@ class JoinOptions:
     report: bool = True
 
 
-def take_part(options: JoinOptions, *, say: Callable[[str], None]) -> ExitCode:
+def join_swarm(options: JoinOptions, *, say: Callable[[str], None]) -> ExitCode:
     """Joins, plays until the end of the game or a signal, and leaves.
 
     Raises:
@@ -56,12 +56,12 @@ def take_part(options: JoinOptions, *, say: Callable[[str], None]) -> ExitCode:
     directory = RunDirectory(options.directory.absolute())
     files = directory.peer(0)
     with directory.locked():
-        directory.refuse_another_game(manifest_data(manifest))
+        directory.refuse_other_game(manifest_data(manifest))
         directory.keep_manifest(manifest_data(manifest))
         prepare(manifest, folder)
         files.root.mkdir(parents=True, exist_ok=True)
         progress = PeerProgress(0, files, state="running", keep=KEEP_ROUNDS)
-        progress.look()
+        progress.refresh()
         shown = view(f"{manifest.metadata.name}: one more peer", manifest.spec.game.max_rounds)
         if isinstance(shown, JsonLines):
             shown.skip([progress])
@@ -88,7 +88,7 @@ def take_part(options: JoinOptions, *, say: Callable[[str], None]) -> ExitCode:
             raise
         finally:
             watcher.close()
-        directory.note(Progress(peers=1, max_rounds=manifest.spec.game.max_rounds, finished=code is ExitCode.DONE))
+        directory.note(RunProgress(peers=1, max_rounds=manifest.spec.game.max_rounds, finished=code is ExitCode.DONE))
         if options.report and progress.rounds:
             from swarmgame.report import write_report
 
@@ -108,12 +108,12 @@ class _Watcher(Thread):
 
     def run(self) -> None:
         while not self._done.wait(LOOK_SECONDS):
-            self._progress.ask(timeout_seconds=1.0)
-            self._progress.look()
+            self._progress.fetch_status(timeout_seconds=1.0)
+            self._progress.refresh()
             self._shown.show([self._progress])
 
     def close(self) -> None:
         self._done.set()
         self.join(timeout=5.0)
-        self._progress.look()
+        self._progress.refresh()
         self._shown.close([self._progress])

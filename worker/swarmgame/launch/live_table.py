@@ -1,6 +1,6 @@
 """The table: one live view of all peers on a terminal, one JSON line a round on a pipe.
 
-Only drawing; what is drawn comes from `swarmgame.launch.progress`. Invariant: on a pipe every round that was played
+Only drawing; what is drawn comes from `swarmgame.observability.peer_progress`. Invariant: on a pipe every round that was played
 appears once, in order, and nothing else is written to standard output.
 """
 
@@ -19,8 +19,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from swarmgame.launch.progress import Line, PeerProgress, mean, mean_rewards, number, numbers, tokens_per_second
 from swarmgame.observability.metrics import clip_ratio_of, entropy_of, kl_of
+from swarmgame.observability.peer_progress import (
+    Line,
+    PeerProgress,
+    mean,
+    mean_rewards,
+    number,
+    numbers,
+    tokens_per_second,
+)
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKS = 16

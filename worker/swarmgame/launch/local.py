@@ -24,9 +24,9 @@ from swarmgame.chain.endpoint import chain_errors, place_of
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest
 from swarmgame.inference.vllm_process import find_program
 from swarmgame.launch.live_table import JsonLines, View, view
-from swarmgame.launch.progress import KEEP_ROUNDS, PeerProgress
-from swarmgame.launch.supervisor import Outcome, Patience, Supervisor
-from swarmgame.observability.run_directory import Progress, RunDirectory
+from swarmgame.launch.supervisor import RestartPolicy, RunOutcome, Supervisor
+from swarmgame.observability.peer_progress import KEEP_ROUNDS, PeerProgress
+from swarmgame.observability.run_directory import RunDirectory, RunProgress
 from swarmgame.swarm.identity import Identity, dial_address
 from swarmgame_api.load import load_manifest, manifest_data
 from swarmgame_api.manifest import SwarmGame
@@ -99,9 +99,9 @@ def run(options: RunOptions, *, check: Step, prepare: Step, say: Callable[[str],
         if options.fresh:
             directory.clear()
         data = manifest_data(manifest)
-        directory.refuse_another_game(data)
+        directory.refuse_other_game(data)
         before = directory.progress()
-        asked = Progress(peers=peers, max_rounds=manifest.spec.game.max_rounds, finished=True)
+        asked = RunProgress(peers=peers, max_rounds=manifest.spec.game.max_rounds, finished=True)
         if before is not None and before.finished and before.max_rounds >= asked.max_rounds:
             say(f"the run {directory.root.name} has finished its {before.max_rounds} rounds: {_where(directory)}")
             say("ask for more with --rounds, begin again with --fresh, or choose another --name")
@@ -110,7 +110,7 @@ def run(options: RunOptions, *, check: Step, prepare: Step, say: Callable[[str],
         if manifest.spec.model is not None:
             say(f"preparing {manifest.spec.model.uri}")
         prepare(manifest, folder)
-        directory.note(Progress(peers=peers, max_rounds=asked.max_rounds, finished=False))
+        directory.note(RunProgress(peers=peers, max_rounds=asked.max_rounds, finished=False))
         if before is not None:
             say(f"the run {directory.root.name} goes on from its checkpoints")
         outcome = _play(options, manifest, directory, say)
@@ -157,7 +157,7 @@ def threads_of(peers: int, processes: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Seats:
+class LocalNetwork:
     """The peers' ids and ports, by index."""
 
     ids: Sequence[str]
@@ -168,30 +168,34 @@ class Seats:
         return [dial_address(peer, port, HOST) for peer, port in zip(self.ids, self.ports, strict=True)]
 
 
-def seats_of(manifest: SwarmGame, directory: RunDirectory) -> Seats:
+def allocate_network(manifest: SwarmGame, directory: RunDirectory) -> LocalNetwork:
     """Makes the keys that are missing, and takes a port for each peer."""
     peers = manifest.spec.peers.replicas
     ports = free_ports(peers)
-    return Seats([Identity.load_or_create(directory.peer(index).key).peer for index in range(peers)], ports)
+    return LocalNetwork([Identity.load_or_create(directory.peer(index).key).peer for index in range(peers)], ports)
 
 
 def peer_commands(
-    options: RunOptions, manifest: SwarmGame, directory: RunDirectory, seats: Seats
+    options: RunOptions, manifest: SwarmGame, directory: RunDirectory, network: LocalNetwork
 ) -> Callable[[int, bool], Sequence[str]]:
     """How each peer is started."""
     peers, processes = manifest.spec.peers.replicas, processes_of(manifest)
     closed = manifest.spec.communication.backend == "TorchDistributed"
 
     def reachable(index: int) -> list[str]:
-        others = (*seats.addresses[:index], *seats.addresses[index + 1 :], *manifest.spec.communication.initial_peers)
-        return [f"--port={seats.ports[index]}", *(f"--initial-peer={address}" for address in others)]
+        others = (
+            *network.addresses[:index],
+            *network.addresses[index + 1 :],
+            *manifest.spec.communication.initial_peers,
+        )
+        return [f"--port={network.ports[index]}", *(f"--initial-peer={address}" for address in others)]
 
     def command(index: int, restart: bool) -> Sequence[str]:
         files = directory.peer(index)
         arguments = [*options.program(processes), str(options.game.absolute())]
         arguments += [f"--set={override}" for override in options.overrides]
         arguments += [f"--index={index}", f"--directory={files.root}", f"--identity={files.key}"]
-        arguments += [f"--rendezvous={HOST}:{seats.ports[0]}"] if closed else reachable(index)
+        arguments += [f"--rendezvous={HOST}:{network.ports[0]}"] if closed else reachable(index)
         # One that comes back must not wait for somebody who has been given up meanwhile.
         arguments += [f"--at-least={min(peers, 2) if restart else peers}", f"--threads={threads_of(peers, processes)}"]
         return arguments
@@ -199,10 +203,10 @@ def peer_commands(
     return command
 
 
-def _play(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, say: Callable[[str], None]) -> Outcome:
-    seats = seats_of(manifest, directory)
-    with _chain(manifest, directory, seats) as (chain, watch):
-        outcome = _watched(options, manifest, directory, say, seats, chain, watch)
+def _play(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, say: Callable[[str], None]) -> RunOutcome:
+    network = allocate_network(manifest, directory)
+    with _chain(manifest, directory, network) as (chain, watch):
+        outcome = _watched(options, manifest, directory, say, network, chain, watch)
         if watch is not None:
             watch.settle(manifest.spec.game.max_rounds if outcome.code is ExitCode.DONE else 0)
             say(watch.line or "chain: the node does not answer")
@@ -214,28 +218,28 @@ def _watched(
     manifest: SwarmGame,
     directory: RunDirectory,
     say: Callable[[str], None],
-    seats: Seats,
+    network: LocalNetwork,
     chain: Mapping[str, str],
     watch: ChainWatch | None,
-) -> Outcome:
+) -> RunOutcome:
     spec = manifest.spec
     peers, processes = spec.peers.replicas, processes_of(manifest)
     progress = [PeerProgress(index, directory.peer(index), keep=KEEP_ROUNDS) for index in range(peers)]
     for peer in progress:
-        peer.look()
+        peer.refresh()
     shown = view(f"{directory.root.name}: {peers} peers, {spec.game.max_rounds} rounds", spec.game.max_rounds)
     if isinstance(shown, JsonLines):
         shown.skip(progress)
     supervisor = Supervisor(
         {index: directory.peer(index) for index in range(peers)},
-        peer_commands(options, manifest, directory, seats),
+        peer_commands(options, manifest, directory, network),
         environment={**_environment(threads_of(peers, processes)), **chain},
-        patience=Patience(
+        restart_policy=RestartPolicy(
             restarts=spec.failure_policy.backoff_limit_per_peer,
             failed_peers=spec.failure_policy.max_failed_peers,
             grace_seconds=min(float(spec.termination_grace_period_seconds), GRACE_SECONDS),
         ),
-        say=shown.say,
+        notify=shown.say,
     )
     with _stopping(supervisor, shown, say), _asking(progress):
         looked = 0.0
@@ -248,7 +252,7 @@ def _watched(
             states = supervisor.states
             for peer in progress:
                 peer.state = states[peer.index]
-                peer.look()
+                peer.refresh()
             if watch is not None:
                 shown.note(watch.line)
             shown.show(progress)
@@ -258,7 +262,7 @@ def _watched(
         finally:
             for peer in progress:
                 peer.state = supervisor.states[peer.index]
-                peer.look()
+                peer.refresh()
             shown.close(progress)
     return outcome
 
@@ -284,7 +288,7 @@ def _check_sampler(manifest: SwarmGame) -> None:
 
 @contextmanager
 def _chain(
-    manifest: SwarmGame, directory: RunDirectory, seats: Seats
+    manifest: SwarmGame, directory: RunDirectory, network: LocalNetwork
 ) -> Iterator[tuple[Mapping[str, str], ChainWatch | None]]:
     """What the peers are told of the chain, by their environment, and what looks at it; nothing of both where the game
     has none.
@@ -297,15 +301,15 @@ def _chain(
         from swarmgame.chain.local import ChainWatch, dev_chain
     with ExitStack() as stack:
         place = (
-            stack.enter_context(dev_chain(directory.chain, seats.addresses)) if mode == "Dev" else place_of(manifest)
+            stack.enter_context(dev_chain(directory.chain, network.addresses)) if mode == "Dev" else place_of(manifest)
         )
         assert place is not None
-        watch = ChainWatch(place, seats.ids, directory.chain_standing, whole=mode == "Dev")
+        watch = ChainWatch(place, network.ids, directory.chain_standing, whole=mode == "Dev")
         watch.start()
         yield place.environment(), watch
 
 
-def _conclude(options: RunOptions, directory: RunDirectory, outcome: Outcome, say: Callable[[str], None]) -> None:
+def _conclude(options: RunOptions, directory: RunDirectory, outcome: RunOutcome, say: Callable[[str], None]) -> None:
     if options.report and any(peer.metrics.exists() for peer in directory.peers().values()):
         from swarmgame.report import write_report
 
@@ -385,7 +389,7 @@ def _asking(progress: Sequence[PeerProgress]) -> Iterator[None]:
     def ask() -> None:
         while not done.wait(ASK_SECONDS):
             for peer in progress:
-                peer.ask(timeout_seconds=1.0)
+                peer.fetch_status(timeout_seconds=1.0)
 
     thread = Thread(target=ask, name="status", daemon=True)
     thread.start()

@@ -19,24 +19,24 @@ from pathlib import Path
 
 from swarmgame.errors import BadUsage, ExitCode
 from swarmgame.launch.local import peer_program
-from swarmgame.launch.supervisor import die_with_parent, last_words, own_word
+from swarmgame.launch.supervisor import recorded_exit_code, set_parent_death_signal, termination_message
 from swarmgame.observability.run_directory import PeerDirectory
 
 TERMINATION_LOG = Path("/dev/termination-log")
 TERMINATION_VARIABLE = "SWARMGAME_TERMINATION_LOG"
-MAX_WORDS = 1_024
+MAX_CHARACTERS = 1_024
 """Of the last word; the kubelet takes 4096 bytes."""
 
 
 @dataclass(frozen=True)
-class Ending:
+class PeerExit:
     """How a peer ended: its exit code, and what to say of it; empty when there is nothing to say."""
 
     code: ExitCode
     message: str = ""
 
 
-def processes_here(asked: str) -> int:
+def process_count(asked: str) -> int:
     """How many ranks a peer has in this pod. `auto`: as many as there are CUDA devices, and at least one.
 
     Raises:
@@ -65,14 +65,14 @@ def rounds_finished(directory: Path) -> int:
     return 0
 
 
-def play_in_ranks(
+def run_ranks(
     game: Path,
     directory: Path,
     processes: int,
     grace_seconds: int,
     *,
     program: Callable[[int], Sequence[str]] = peer_program,
-) -> Ending:
+) -> PeerExit:
     """Runs a peer as several ranks, and returns how they ended. SIGTERM and SIGINT are handed on.
 
     Args:
@@ -85,34 +85,36 @@ def play_in_ranks(
     files.exit.unlink(missing_ok=True)
     ranks = _Ranks([*program(processes), str(game)], _environment(processes, grace_seconds))
     returned = ranks.wait()
-    return ending_of(returned, own_word(files), last_words(files), asked_to_stop=ranks.asked_to_stop)
+    return peer_exit_of(
+        returned, recorded_exit_code(files), termination_message(files), asked_to_stop=ranks.asked_to_stop
+    )
 
 
-def ending_of(returned: int, own: int | None, message: str, *, asked_to_stop: bool) -> Ending:
+def peer_exit_of(returned: int, own: int | None, message: str, *, asked_to_stop: bool) -> PeerExit:
     """What the end of torchrun means, given the first rank's own word."""
     if returned == 0:
-        return Ending(ExitCode.DONE)
+        return PeerExit(ExitCode.DONE)
     if own is None and asked_to_stop:
-        return Ending(ExitCode.STOPPED)
+        return PeerExit(ExitCode.STOPPED)
     if own is None or (own == ExitCode.STOPPED and not asked_to_stop):
         # Killed from outside; the others were then told to stop, by torchrun.
-        return Ending(
+        return PeerExit(
             ExitCode.TEMPORARY,
             "a rank of this peer was killed (out of memory?); run again, it goes on from its last checkpoint",
         )
     code = ExitCode(own) if own in set(ExitCode) else ExitCode.INTERNAL
-    return Ending(
+    return PeerExit(
         code, message or ("" if code is ExitCode.STOPPED else f"the peer ended with exit code {own}; its log says why")
     )
 
 
-def say_last(message: str, environment: Mapping[str, str] = os.environ) -> None:
+def write_termination_message(message: str, environment: Mapping[str, str] = os.environ) -> None:
     """Leaves one line where the kubelet looks for the reason of a container's end; nowhere, outside a pod."""
     named = environment.get(TERMINATION_VARIABLE)
     path = Path(named) if named else TERMINATION_LOG
     if not named and not path.exists():
         return
-    line = "; ".join(part.strip() for part in message.splitlines() if part.strip())[:MAX_WORDS]
+    line = "; ".join(part.strip() for part in message.splitlines() if part.strip())[:MAX_CHARACTERS]
     try:
         path.write_text(line + "\n", encoding="utf-8")
     except OSError as error:
@@ -128,7 +130,7 @@ class _Ranks:
         # Before the child: a signal in between must not be lost.
         self._before = {number: signal.signal(number, self._hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
         self._child = subprocess.Popen(
-            command, env=dict(environment), start_new_session=True, preexec_fn=die_with_parent
+            command, env=dict(environment), start_new_session=True, preexec_fn=set_parent_death_signal
         )
         if self.asked_to_stop:
             self._child.terminate()

@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class State(StrEnum):
+class ProcessState(StrEnum):
     """What became of a peer's process."""
 
     RUNNING = "running"
@@ -40,7 +40,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RestartPolicy:
     """How much the run bears.
 
     Args:
@@ -62,7 +62,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How the run ended.
 
     Args:
@@ -79,10 +79,10 @@ class Outcome:
 
 
 @dataclass
-class _Child:
+class PeerProcess:
     index: int
     directory: PeerDirectory
-    state: State = State.RUNNING
+    state: ProcessState = ProcessState.RUNNING
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     start_at: float = 0.0
@@ -104,35 +104,35 @@ class Supervisor:
         command: Callable[[int, bool], Sequence[str]],
         *,
         environment: Mapping[str, str],
-        patience: Patience,
-        say: Callable[[str], None] = lambda line: None,
+        restart_policy: RestartPolicy,
+        notify: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._children = [_Child(index, directory) for index, directory in sorted(directories.items())]
+        self._children = [PeerProcess(index, directory) for index, directory in sorted(directories.items())]
         self._command = command
         self._environment = dict(environment)
-        self._patience = patience
-        self._say = say
+        self._restart_policy = restart_policy
+        self._notify = notify
         self._stops = 0
         self._ending: tuple[ExitCode, str] | None = None
         self._kill_at: float | None = None
 
     @property
-    def states(self) -> dict[int, State]:
+    def states(self) -> dict[int, ProcessState]:
         return {child.index: child.state for child in self._children}
 
     def stop(self) -> None:
         """Once: everyone is asked to leave. Twice: everyone is killed. Only counts, so a signal handler may call it."""
         self._stops += 1
 
-    def run(self, tick: Callable[[], None] = lambda: None) -> Outcome:
+    def run(self, tick: Callable[[], None] = lambda: None) -> RunOutcome:
         """Starts all, and returns when none is left; `tick` is called several times a second, in this thread."""
         try:
             for child in self._children:
                 self._start(child)
-            while any(child.state in {State.RUNNING, State.RESTARTING} for child in self._children):
-                self._obey_stops()
+            while any(child.state in {ProcessState.RUNNING, ProcessState.RESTARTING} for child in self._children):
+                self._handle_stops()
                 for child in self._children:
-                    self._look_after(child)
+                    self._check(child)
                 tick()
                 time.sleep(POLL_SECONDS)
         finally:
@@ -141,7 +141,7 @@ class Supervisor:
         return self._outcome()
 
     # ── one child
-    def _start(self, child: _Child) -> None:
+    def _start(self, child: PeerProcess) -> None:
         child.directory.root.mkdir(parents=True, exist_ok=True)
         child.directory.exit.unlink(missing_ok=True)
         child.directory.http.unlink(missing_ok=True)
@@ -153,56 +153,65 @@ class Supervisor:
                 stderr=output,
                 env=self._environment,
                 start_new_session=True,  # Ctrl-C reaches us alone; and the whole group can be swept
-                preexec_fn=die_with_parent,
+                preexec_fn=set_parent_death_signal,
             )
-        child.state = State.RUNNING
+        child.state = ProcessState.RUNNING
 
-    def _look_after(self, child: _Child) -> None:
-        if child.state is State.RESTARTING:
+    def _check(self, child: PeerProcess) -> None:
+        if child.state is ProcessState.RESTARTING:
             if self._kill_at is not None:
-                child.state = State.STOPPED
+                child.state = ProcessState.STOPPED
             elif time.monotonic() >= child.start_at:
                 self._start(child)
         elif (
-            child.state is State.RUNNING
+            child.state is ProcessState.RUNNING
             and child.process is not None
             and (returned := child.process.poll()) is not None
         ):
             self._sweep(child)
-            self._judge(child, returned)
+            self._handle_exit(child, returned)
 
-    def _judge(self, child: _Child, returned: int) -> None:
-        code = own_word(child.directory) if returned not in set(ExitCode) or returned == ExitCode.INTERNAL else returned
+    def _handle_exit(self, child: PeerProcess, returned: int) -> None:
+        code = (
+            recorded_exit_code(child.directory)
+            if returned not in set(ExitCode) or returned == ExitCode.INTERNAL
+            else returned
+        )
         if code is None:
             code = returned
         if code == ExitCode.DONE:
-            child.state = State.FINISHED
+            child.state = ProcessState.FINISHED
         elif code in FATAL:
-            child.state = State.FAILED
-            self._end(ExitCode(code), f"peer {child.index} ended with exit code {code}\n{last_words(child.directory)}")
+            child.state = ProcessState.FAILED
+            self._end(
+                ExitCode(code),
+                f"peer {child.index} ended with exit code {code}\n{termination_message(child.directory)}",
+            )
         elif self._kill_at is not None:
-            child.state = State.STOPPED
-        elif child.restarts < self._patience.restarts:
+            child.state = ProcessState.STOPPED
+        elif child.restarts < self._restart_policy.restarts:
             child.restarts += 1
-            child.start_at = time.monotonic() + self._patience.delay(child.restarts)
-            child.state = State.RESTARTING
-            self._say(f"peer {child.index} {_how(code)}; restart {child.restarts} of at most {self._patience.restarts}")
+            child.start_at = time.monotonic() + self._restart_policy.delay(child.restarts)
+            child.state = ProcessState.RESTARTING
+            self._notify(
+                f"peer {child.index} {_describe_exit(code)}; restart {child.restarts} of at most {self._restart_policy.restarts}"
+            )
         else:
             self._give_up(child, code)
 
-    def _give_up(self, child: _Child, code: int) -> None:
-        child.state = State.FAILED
-        reason = f"peer {child.index} {_how(code)}, after {child.restarts} restarts"
-        self._say(f"{reason}; it is given up")
-        failed = [each for each in self._children if each.state is State.FAILED]
-        if len(failed) > self._patience.failed_peers or len(failed) == len(self._children):
+    def _give_up(self, child: PeerProcess, code: int) -> None:
+        child.state = ProcessState.FAILED
+        reason = f"peer {child.index} {_describe_exit(code)}, after {child.restarts} restarts"
+        self._notify(f"{reason}; it is given up")
+        failed = [each for each in self._children if each.state is ProcessState.FAILED]
+        if len(failed) > self._restart_policy.failed_peers or len(failed) == len(self._children):
             known = ExitCode.INTERNAL if code == ExitCode.INTERNAL else ExitCode.TEMPORARY
             self._end(
                 known,
-                f"{reason}; {len(failed)} of {len(self._children)} peers have failed\n{last_words(child.directory)}",
+                f"{reason}; {len(failed)} of {len(self._children)} peers have failed\n{termination_message(child.directory)}",
             )
 
-    def _sweep(self, child: _Child) -> None:
+    def _sweep(self, child: PeerProcess) -> None:
         """Kills what is left of a child's process group: helpers that it started must not hold its port."""
         if child.process is None:
             return
@@ -211,13 +220,13 @@ class Supervisor:
         child.process.wait()
 
     # ── the end
-    def _obey_stops(self) -> None:
+    def _handle_stops(self) -> None:
         if self._stops >= 1:
             self._end(ExitCode.STOPPED, "")
         killing = self._kill_at is not None and (self._stops >= 2 or time.monotonic() >= self._kill_at)
         if killing:
             for child in self._children:
-                if child.state is State.RUNNING:
+                if child.state is ProcessState.RUNNING:
                     self._sweep(child)
 
     def _end(self, code: ExitCode, message: str) -> None:
@@ -225,26 +234,30 @@ class Supervisor:
         if self._ending is None:
             self._ending = (code, message)
         if self._kill_at is None:
-            self._kill_at = time.monotonic() + self._patience.grace_seconds
+            self._kill_at = time.monotonic() + self._restart_policy.grace_seconds
             for child in self._children:
-                if child.state is State.RUNNING and child.process is not None:
+                if child.state is ProcessState.RUNNING and child.process is not None:
                     child.process.terminate()
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> RunOutcome:
         restarts = sum(child.restarts for child in self._children)
-        failed = {child.index: last_words(child.directory) for child in self._children if child.state is State.FAILED}
-        all_finished = all(child.state is State.FINISHED for child in self._children)
+        failed = {
+            child.index: termination_message(child.directory)
+            for child in self._children
+            if child.state is ProcessState.FAILED
+        }
+        all_finished = all(child.state is ProcessState.FINISHED for child in self._children)
         if self._ending is not None and not all_finished:
-            return Outcome(*self._ending, failed=failed, restarts=restarts)
-        return Outcome(ExitCode.DONE, failed=failed, restarts=restarts)
+            return RunOutcome(*self._ending, failed=failed, restarts=restarts)
+        return RunOutcome(ExitCode.DONE, failed=failed, restarts=restarts)
 
 
-def die_with_parent() -> None:
+def set_parent_death_signal() -> None:
     """From now on the kernel kills this process when the thread that started it dies. Safe between fork and exec."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def last_words(directory: PeerDirectory) -> str:
+def termination_message(directory: PeerDirectory) -> str:
     """What a peer said of its end: its own message, or else the last lines that it printed."""
     try:
         message = json.loads(directory.exit.read_text(encoding="utf-8")).get("message", "")
@@ -262,7 +275,7 @@ def last_words(directory: PeerDirectory) -> str:
     return "\n".join(lines[-LAST_LINES:])
 
 
-def own_word(directory: PeerDirectory) -> int | None:
+def recorded_exit_code(directory: PeerDirectory) -> int | None:
     """The exit code that the peer noted itself: torchrun, which stands between us and its ranks, always ends with 1."""
     try:
         code = json.loads(directory.exit.read_text(encoding="utf-8"))["code"]
@@ -271,7 +284,7 @@ def own_word(directory: PeerDirectory) -> int | None:
     return code if isinstance(code, int) else None
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code < 0:
         return (
             f"was killed by {signal.Signals(-code).name}"

@@ -27,7 +27,7 @@ START_SECONDS = 10.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Metrics(Protocol):
+class MetricsSource(Protocol):
     """What `/metrics` shows."""
 
     def render(self) -> bytes:
@@ -48,7 +48,7 @@ class Endpoints:
     def __init__(
         self,
         status: PeerStatus,
-        metrics: Metrics,
+        metrics: MetricsSource,
         host: str = "127.0.0.1",
         port: int = 0,
         *,

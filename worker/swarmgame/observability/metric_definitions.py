@@ -13,7 +13,7 @@ from enum import StrEnum
 PREFIX = "swarmgame_worker_"
 
 
-class Kind(StrEnum):
+class MetricType(StrEnum):
     """What Prometheus calls the type of a metric."""
 
     GAUGE = "gauge"
@@ -22,7 +22,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class MetricDefinition:
     """One metric, by its name without the prefix.
 
     Args:
@@ -33,7 +33,7 @@ class Metric:
     """
 
     name: str
-    kind: Kind
+    kind: MetricType
     what: str
     high: str
     low: str
@@ -41,250 +41,250 @@ class Metric:
 
 
 METRICS = (
-    Metric(
+    MetricDefinition(
         "info",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Always 1; the labels name the peer and its version.",
         "—",
         "—",
         ("peer", "index", "version"),
     ),
-    Metric(
+    MetricDefinition(
         "round",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "The round in progress, counted from 0.",
         "The game is near its end.",
         "It has just begun; a value that stands still is a stalled peer.",
     ),
-    Metric(
+    MetricDefinition(
         "rounds_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Rounds that this process has finished.",
         "—",
         "Compare its rate between peers: the slow one holds up the quorum.",
     ),
-    Metric(
+    MetricDefinition(
         "round_seconds",
-        Kind.HISTOGRAM,
+        MetricType.HISTOGRAM,
         "Wall time of a whole round.",
         "See `stage_seconds` for the part that takes it.",
         "Rounds may be too small to be worth an exchange.",
     ),
-    Metric(
+    MetricDefinition(
         "stage_seconds",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Wall time of the last round by part: data, generate, exchange, listen, rewards, train, evaluate, checkpoint.",
         "The part to make faster.",
         "The part that costs nothing.",
         ("part",),
     ),
-    Metric(
+    MetricDefinition(
         "exchange_seconds",
-        Kind.HISTOGRAM,
+        MetricType.HISTOGRAM,
         "Time that a stage waited for the swarm, from asking to closing.",
         "Near the stage deadline: members are slow, away, or unreachable; see `missing_total`.",
         "The others had spoken before we asked: we are the slow one.",
     ),
-    Metric(
+    MetricDefinition(
         "exchange_bytes_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Bytes sent to and received from the swarm.",
         "Many or long rollouts are shared.",
         "Nothing is shared, or nobody is reached.",
         ("direction",),
     ),
-    Metric(
+    MetricDefinition(
         "tokens_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Token ids that this peer sampled; its rate is the generation throughput.",
         "Generation is fast, or answers are long.",
         "Generation is slow, or answers are short.",
     ),
-    Metric(
+    MetricDefinition(
         "reward",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Mean reward of our own rollouts in the last round.",
         "The policy solves what it is asked.",
         "It does not; flat for long: nothing is learnt.",
     ),
-    Metric(
+    MetricDefinition(
         "environment_reward",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "The same, by environment.",
         "This environment is solved: give it less weight, or make it harder.",
         "This environment is too hard, or is asked too seldom.",
         ("environment",),
     ),
-    Metric(
+    MetricDefinition(
         "evaluation_average",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Mean reward on held-out questions (avg@k); `all` is over all environments.",
         "What was learnt generalises.",
         "With a high `reward`: it learnt its training questions by heart.",
         ("environment",),
     ),
-    Metric(
+    MetricDefinition(
         "evaluation_passed",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Share of held-out questions with at least one right rollout (pass@k).",
         "There is something to reinforce.",
         "The policy cannot find a right answer even by chance.",
         ("environment",),
     ),
-    Metric(
+    MetricDefinition(
         "entropy",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Mean entropy of the policy over the tokens trained on, in nats.",
         "The policy explores, or has learnt nothing yet.",
         "It has settled; near 0 while the reward is low: it has collapsed.",
     ),
-    Metric(
+    MetricDefinition(
         "kl",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Mean KL divergence from the reference policy, in nats; absent without one.",
         "The policy has gone far from where it began.",
         "It has hardly moved.",
     ),
-    Metric(
+    MetricDefinition(
         "clip_ratio",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Share of tokens whose probability ratio was clipped.",
         "Steps are too long, or external groups too stale.",
         "The trust region does not bind.",
     ),
-    Metric(
+    MetricDefinition(
         "trainer",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Every other number that the trainer reported for the last round, by its name.",
         "See the trainer's documentation.",
         "See the trainer's documentation.",
         ("name",),
     ),
-    Metric(
+    MetricDefinition(
         "engine_requests_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Prompts sent to a generation server, repeated ones included; 0 without one (`trainer.with.sampler`).",
         "Many questions a round, or many retries.",
         "Nothing is generated.",
     ),
-    Metric(
+    MetricDefinition(
         "engine_retries_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Times that completions or weights were tried again: the server was away, too slow, or had other weights.",
         "The server is restarted or overloaded: see its log, and `timeoutSeconds`.",
         "As it should be.",
     ),
-    Metric(
+    MetricDefinition(
         "engine_stale_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Times that the server did not have the policy's weights; what it generated with others was thrown away.",
         "The server is restarted, or another peer uses it too.",
         "As it should be.",
     ),
-    Metric(
+    MetricDefinition(
         "engine_seconds_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Time waited for completions, weights that had to be pushed first included.",
         "The server is what a round waits for: give it more memory, or another GPU.",
         "—",
     ),
-    Metric(
+    MetricDefinition(
         "engine_pushes_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Versions of the policy loaded into the server.",
         "Above the updates: the server lost its weights.",
         "Below the updates: the policy does not move.",
     ),
-    Metric(
+    MetricDefinition(
         "engine_push_seconds_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Time that saving and loading them took.",
         "All weights go through files: train adapters, or put the folder into memory.",
         "—",
     ),
-    Metric(
+    MetricDefinition(
         "policy_version",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Updates that the policy has seen.",
         "—",
         "Behind the rounds: rounds without an update, because no group had a spread of rewards.",
     ),
-    Metric(
+    MetricDefinition(
         "external_groups_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Groups of other peers that were trained on.",
         "This peer learns much from others.",
         "Nothing useful is offered, or sharing is off.",
     ),
-    Metric(
+    MetricDefinition(
         "peers_connected",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Live members of the swarm, ourselves included, when the last stage closed.",
         "—",
         "Below what was asked: peers are away; 1 is a swarm of one, see `alone`.",
     ),
-    Metric(
+    MetricDefinition(
         "alone",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "1 while nobody else is in the swarm, else 0.",
         "This peer trains by itself: see whether it can reach its initial peers.",
         "As it should be.",
     ),
-    Metric(
+    MetricDefinition(
         "missing_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Members that had not spoken when a stage closed, added up.",
         "Peers are too slow for the deadline or the quorum.",
         "Everyone speaks in time.",
     ),
-    Metric(
+    MetricDefinition(
         "stages_closed_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Stages by why they closed: quorum, deadline, alone, behind.",
         "`deadline`: rounds take as long as the deadline allows. `behind`: this peer is too slow for the others.",
         "`quorum` low: members do not answer in time.",
         ("by",),
     ),
-    Metric(
+    MetricDefinition(
         "contributions_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Messages of others by what became of them: accepted, late, duplicate, bad-signature, bad-hash, too-large, malformed, stale, …",
         "Anything but accepted: somebody is slow, misconfigured or hostile.",
         "`accepted` low: nobody is heard.",
         ("outcome",),
     ),
-    Metric(
+    MetricDefinition(
         "scoring_breaches_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "Answers that broke a limit of the scoring sandbox; each scored 0.",
         "Somebody, perhaps our own policy, writes programs as answers.",
         "As it should be.",
     ),
-    Metric(
+    MetricDefinition(
         "scoring_total",
-        Kind.COUNTER,
+        MetricType.COUNTER,
         "What else the rewards counted, by name (scorer exceptions, time-outs, …).",
         "The scorer and the answers do not fit each other.",
         "As it should be.",
         ("event",),
     ),
-    Metric(
+    MetricDefinition(
         "checkpoint_seconds",
-        Kind.HISTOGRAM,
+        MetricType.HISTOGRAM,
         "Time that a checkpoint took.",
         "The disk is slow: checkpoint less often.",
         "—",
     ),
-    Metric(
+    MetricDefinition(
         "last_round_timestamp_seconds",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Unix time at which the last round finished.",
         "—",
         "Far behind the clock: the peer is stalled.",
     ),
-    Metric(
+    MetricDefinition(
         "chain_messages",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "What we said to the chain, by what became of it: waiting, final, rejected, dropped; absent without a chain.",
         "`waiting`: the chain or its gateway is away, see `chain.problem` in `/status`. `rejected`: see `chain.rejected` there.",
         "`final` low: rounds are played and the chain does not hear of them.",
@@ -294,19 +294,23 @@ METRICS = (
 
 BOOTNODE_PREFIX = "swarmgame_bootnode_"
 BOOTNODE = (
-    Metric(
+    MetricDefinition(
         "members",
-        Kind.GAUGE,
+        MetricType.GAUGE,
         "Heartbeats that lie with this bootnode.",
         "—",
         "0 long after its start: the members do not find it, so that newcomers who ask it play alone.",
     ),
-    Metric(
-        "bytes_sent", Kind.GAUGE, "Bytes sent since the start.", "Many newcomers, or a stranger who asks a lot.", "—"
+    MetricDefinition(
+        "bytes_sent",
+        MetricType.GAUGE,
+        "Bytes sent since the start.",
+        "Many newcomers, or a stranger who asks a lot.",
+        "—",
     ),
-    Metric("bytes_received", Kind.GAUGE, "Bytes received since the start.", "As above.", "—"),
-    Metric("messages_sent", Kind.GAUGE, "Messages sent since the start.", "As above.", "—"),
-    Metric("messages_received", Kind.GAUGE, "Messages received since the start.", "As above.", "—"),
+    MetricDefinition("bytes_received", MetricType.GAUGE, "Bytes received since the start.", "As above.", "—"),
+    MetricDefinition("messages_sent", MetricType.GAUGE, "Messages sent since the start.", "As above.", "—"),
+    MetricDefinition("messages_received", MetricType.GAUGE, "Messages received since the start.", "As above.", "—"),
 )
 """What a bootnode shows instead."""
 
@@ -334,7 +338,7 @@ def reference() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(prefix: str, metric: Metric) -> str:
+def _row(prefix: str, metric: MetricDefinition) -> str:
     labels = "{" + ",".join(metric.labels) + "}" if metric.labels else ""
     return f"| `{prefix}{metric.name}{labels}` | {metric.kind} | {metric.what} | {metric.high} | {metric.low} |"
 

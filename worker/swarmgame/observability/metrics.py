@@ -15,12 +15,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from swarmgame.game.protocol import ClosedBy, Collected
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.state import GameState, Rewards, Round
-from swarmgame.observability.metric_definitions import METRICS, PREFIX, Kind
+from swarmgame.observability.metric_definitions import METRICS, PREFIX, MetricType
 from swarmgame.observability.status import first_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-COLLECTORS = {Kind.GAUGE: Gauge, Kind.COUNTER: Counter, Kind.HISTOGRAM: Histogram}
+COLLECTORS = {MetricType.GAUGE: Gauge, MetricType.COUNTER: Counter, MetricType.HISTOGRAM: Histogram}
 ENGINE_METRICS = frozenset(
     metric.name.removesuffix("_total") for metric in METRICS if metric.name.startswith("engine_")
 )
@@ -38,7 +38,7 @@ class PeerMetrics:
         self._labels: dict[str, set[str]] = {}
         self._seen: dict[str, int] = {}
         for metric in METRICS:
-            options: dict[str, Any] = {"buckets": SECONDS} if metric.kind is Kind.HISTOGRAM else {}
+            options: dict[str, Any] = {"buckets": SECONDS} if metric.kind is MetricType.HISTOGRAM else {}
             self._collectors[metric.name] = COLLECTORS[metric.kind](
                 PREFIX + metric.name, metric.what, metric.labels, registry=self.registry, **options
             )

@@ -64,7 +64,7 @@ class PeerDirectory:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RunProgress:
     """How far a run came.
 
     Args:
@@ -170,7 +170,7 @@ class RunDirectory:
             path = self.root / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def refuse_another_game(self, manifest: Mapping[str, Any]) -> None:
+    def refuse_other_game(self, manifest: Mapping[str, Any]) -> None:
         """Checks that the manifest is the one that the run began with; rounds, number of peers, and where it runs may
         differ.
 
@@ -189,13 +189,13 @@ class RunDirectory:
 
     def keep_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Writes the resolved manifest, for people and for the next start."""
-        write_whole(self.manifest, yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True))
+        write_atomically(self.manifest, yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True))
 
-    def progress(self) -> Progress | None:
+    def progress(self) -> RunProgress | None:
         """How far the run came; None for a run that has not begun."""
         try:
             found = json.loads(self._progress.read_text(encoding="utf-8"))
-            return Progress(**found)
+            return RunProgress(**found)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
@@ -203,11 +203,11 @@ class RunDirectory:
                 f"{self._progress} cannot be read ({error}); remove it, and the run goes on from its checkpoints"
             ) from error
 
-    def note(self, progress: Progress) -> None:
-        write_whole(self._progress, json.dumps(asdict(progress)) + "\n")
+    def note(self, progress: RunProgress) -> None:
+        write_atomically(self._progress, json.dumps(asdict(progress)) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

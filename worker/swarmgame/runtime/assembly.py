@@ -79,7 +79,7 @@ class Components:
 
 
 @contextmanager
-def code_of(folder: Path) -> Iterator[None]:
+def local_modules(folder: Path) -> Iterator[None]:
     """Makes the modules beside a manifest importable, before those that are installed."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
@@ -99,7 +99,7 @@ def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
     Raises:
         InvalidManifest: with the path of what is wrong.
     """
-    with code_of(folder):
+    with local_modules(folder):
         # The cheapest first: the user waits for the answer. The trainer is the dearest to import, so it begins beside
         # the rest.
         model = manifest.spec.model
@@ -119,7 +119,7 @@ def resolve_game(manifest: SwarmGame, folder: Path) -> ResolvedGame:
         InvalidManifest: with the path of what is wrong.
     """
     game = manifest.spec.game
-    with code_of(folder):
+    with local_modules(folder):
         return ResolvedGame(
             data=_choose(game, "data"), rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer")
         )
@@ -172,7 +172,7 @@ def prepare(manifest: SwarmGame, folder: Path) -> None:
     from swarmgame.models.loading import fetch
     from swarmgame.models.warmstart import ensure_model
 
-    with code_of(folder):
+    with local_modules(folder):
         chosen = _choose(manifest.spec.game, "data")
         data = chosen.part(chosen.config, context_of(manifest))
         try:

@@ -15,7 +15,8 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from swarmgame.errors import BadData
+from swarmgame.game.report import Observer, RoundReport
+from swarmgame.game.state import GameState, Rewards
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +129,46 @@ class CheckpointStore:
             shutil.rmtree(path)
         for leftover in (*self.folder.glob(".tmp-round-*"), *self.folder.glob(".old-round-*")):
             shutil.rmtree(leftover)
+
+
+class CheckpointWriter(Observer):
+    """Saves every `every_rounds` rounds, and when the game ends.
+
+    Args:
+        state: makes the tree that is saved.
+        saved: called with the next round after each save, and its seconds.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        *,
+        every_rounds: int,
+        state: Callable[[], Mapping[str, Any]],
+        saved: Callable[[int, float], None],
+    ) -> None:
+        self._store = store
+        self._every = every_rounds
+        self._state = state
+        self._saved = saved
+        self._last: int | None = None
+
+    def game_started(self, first_round: int, max_rounds: int) -> None:
+        self._last = first_round
+
+    def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
+        if (report.round + 1) % self._every == 0:
+            self._save(report.round + 1)
+
+    def game_finished(self, rounds: int) -> None:
+        if rounds != self._last:
+            self._save(rounds)
+
+    def _save(self, next_round: int) -> None:
+        began = time.perf_counter()
+        self._store.save(next_round, self._state())
+        self._last = next_round
+        self._saved(next_round, time.perf_counter() - began)
 
 
 def _write_flushed(path: Path, data: bytes) -> None:

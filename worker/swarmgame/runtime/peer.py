@@ -36,19 +36,19 @@ from swarmgame.game.state import PeerId
 from swarmgame.observability import logs
 from swarmgame.observability.http import Endpoints
 from swarmgame.observability.metrics import MetricsObserver, PeerMetrics
-from swarmgame.observability.records import Checkpoints, MetricsFile
+from swarmgame.observability.metrics_file import MetricsFile
 from swarmgame.observability.status import PeerStatus, Phase, StatusObserver
 from swarmgame.runtime.assembly import (
     Components,
     ResolvedGame,
     assemble,
-    code_of,
     context_of,
+    local_modules,
     progression_of,
     resolve_game,
     roles_of,
 )
-from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore
+from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter
 from swarmgame.runtime.connection import Connection, NetworkOptions, connection
 from swarmgame.runtime.outbox import Outbox
 from swarmgame.runtime.ranked import RankedCommunication, RankedRewards, agreed
@@ -124,7 +124,7 @@ def run_peer(options: PeerOptions) -> ExitCode:
     # The libp2p daemon's too: many daemons on few cores, each with a scheduler for every core, take them from each
     # other (docs/LOG.md, 2026-11-26).
     os.environ.setdefault("GOMAXPROCS", str(options.threads))
-    with _stop_signals() as stop, code_of(folder), ExitStack() as cleanup:  # a signal must not tear the clean-up
+    with _stop_signals() as stop, local_modules(folder), ExitStack() as cleanup:  # a signal must not tear the clean-up
         ranks = ranks_from_environment()
         if isinstance(ranks, DistributedRanks):
             cleanup.enter_context(ranks)
@@ -344,7 +344,7 @@ def _record(
             index=options.index,
             first_round=saved.next_round if saved is not None else 0,
         ),
-        Checkpoints(
+        CheckpointWriter(
             CheckpointStore(options.directory / "checkpoints", keep=checkpoints.keep),
             every_rounds=checkpoints.every_rounds,
             state=everything,

@@ -154,7 +154,7 @@ class Discovery:
             self.run, self.peer, *where, expires, self.sign, addresses=self.transport.addresses(), goodbye=goodbye
         )
 
-    def roster(self) -> bytes:
+    def peer_list(self) -> bytes:
         """Our heartbeat and those of the live members we know: the answer to a greeting."""
         known = [self.members.heartbeat(peer) for peer in self.members.heard(self.clock.now())]
         beats = [self.heartbeat().message, *(heartbeat.message for heartbeat in known[: _ROSTER - 1] if heartbeat)]
@@ -180,11 +180,11 @@ class Discovery:
         if answer is None:
             return None
         try:
-            roster = msgpack.unpackb(answer, max_map_len=0, max_ext_len=0, max_array_len=_ROSTER)
+            peer_list = msgpack.unpackb(answer, max_map_len=0, max_ext_len=0, max_array_len=_ROSTER)
         except (ValueError, TypeError, RecursionError, OverflowError, msgpack.UnpackException):
-            roster = None
-        if isinstance(roster, list):
-            for message in roster:
+            peer_list = None
+        if isinstance(peer_list, list):
+            for message in peer_list:
                 self.hear(message)
         else:
             self.outcomes["malformed"] += 1

@@ -195,7 +195,7 @@ class SwarmNode:
             self.hear(payload, sender)
         elif kind == GREETING:
             self.presence.hear(payload)
-            return self.presence.roster()
+            return self.presence.peer_list()
         elif kind == _ASK and len(payload) == 12:
             parcel = self._said.get((int.from_bytes(payload[:8], "big"), int.from_bytes(payload[8:], "big")))
             return self._told(parcel) if parcel else b""

@@ -31,12 +31,12 @@ class Runner:
     def __init__(self, game: Path, fake_peer: FakePeer) -> None:
         self.options = RunOptions(game=game, runs=game.parent / "runs", report=False)
         self.fake_peer = fake_peer
-        self.groups_for: list[str] = []
+        self.messages: list[str] = []
         self.prepared = 0
 
     def __call__(self, habit: str = "good", **changes: Any) -> ExitCode:
         options = replace(self.options, program=lambda processes: self.fake_peer(habit), **changes)
-        return run(options, check=changes.pop("check", self._check), prepare=self._prepare, say=self.groups_for.append)
+        return run(options, check=changes.pop("check", self._check), prepare=self._prepare, say=self.messages.append)
 
     def _check(self, manifest: SwarmGame, folder: Path) -> None:
         assert (folder / "game.yaml").exists()
@@ -98,7 +98,7 @@ def test_a_finished_run_says_so_and_starts_nothing(runner: Runner) -> None:
     assert runner() is ExitCode.DONE
     assert runner() is ExitCode.DONE
     assert [runner.attempts(0), runner.attempts(1), runner.prepared] == [1, 1, 1]
-    assert any("has finished its 5 rounds" in line for line in runner.groups_for)
+    assert any("has finished its 5 rounds" in line for line in runner.messages)
 
 
 def test_a_finished_run_goes_on_when_more_rounds_are_asked_for(runner: Runner) -> None:
@@ -112,7 +112,7 @@ def test_an_unfinished_run_goes_on_with_the_same_identities(runner: Runner) -> N
     before = [runner.directory.peer(index).key.read_bytes() for index in range(2)]
     assert runner() is ExitCode.DONE
     assert [runner.directory.peer(index).key.read_bytes() for index in range(2)] == before
-    assert "the run quick goes on from its checkpoints" in runner.groups_for
+    assert "the run quick goes on from its checkpoints" in runner.messages
     assert [len(runner.directory.peer(index).metrics.read_text().splitlines()) for index in range(2)] == [5, 5]
 
 
@@ -150,9 +150,9 @@ def test_a_run_goes_on_with_other_options_of_its_generation_server(tmp_path: Pat
         return {"spec": {"game": {"trainer": {"use": "grpo", "with": block}}}}
 
     directory.keep_manifest(manifest(0.4))
-    directory.refuse_another_game(manifest(0.2))
+    directory.refuse_other_game(manifest(0.2))
     with pytest.raises(BadUsage, match="generations was 4 and is 8"):
-        directory.refuse_another_game(manifest(0.4, generations=8))
+        directory.refuse_other_game(manifest(0.4, generations=8))
 
 
 def test_two_runs_of_one_name_do_not_collide(runner: Runner) -> None:
@@ -211,7 +211,7 @@ def test_a_run_ends_with_its_report(runner: Runner) -> None:
     assert runner(report=True) is ExitCode.DONE
     assert runner.directory.report.exists()
     assert json.loads(runner.directory.summary.read_text())["rounds"] == 5
-    assert any(line.startswith("report: ") and line.endswith("report.html") for line in runner.groups_for)
+    assert any(line.startswith("report: ") and line.endswith("report.html") for line in runner.messages)
 
 
 def test_ctrl_c_leaves_cleanly_and_running_again_resumes(game: Path, fake_peer: FakePeer) -> None:

@@ -97,8 +97,8 @@ class Cluster:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
-    def said(self, name: str) -> str:
-        file = self.folder / f"{name}.said"
+    def termination_message(self, name: str) -> str:
+        file = self.folder / f"{name}.termination"
         return file.read_text() if file.exists() else ""
 
     @staticmethod
@@ -180,14 +180,14 @@ def test_a_bootnode_leaves_nothing_behind_when_it_is_told_to_stop(cluster: Clust
     assert not [
         pid for pid in children if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     ]
-    assert cluster.groups_for("bootnode") == ""
+    assert cluster.termination_message("bootnode") == ""
 
 
 def test_a_bootnode_whose_daemon_dies_ends_so_that_it_is_started_again(cluster: Cluster) -> None:
     bootnode = cluster.start_bootnode()
     kill(descendants(bootnode.pid)[0])
     assert bootnode.wait(60) == 75
-    assert "the p2p daemon ended" in cluster.groups_for("bootnode")
+    assert "the p2p daemon ended" in cluster.termination_message("bootnode")
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_two_ranks_a_pod_stop_together_save_themselves_and_go_on_where_they_were
     assert len(ranks) == 2
     kill(max(ranks))
     assert peers[0].wait(120) == 75
-    assert "from its last checkpoint" in pair.groups_for("peer-0")
+    assert "from its last checkpoint" in pair.termination_message("peer-0")
 
 
 def environment_of(pid: int) -> bytes:
@@ -245,10 +245,10 @@ sys.exit(143)
 """
 WRAPPER = """
 import pathlib, sys
-from swarmgame.launch.pod import play_in_ranks
+from swarmgame.launch.pod import run_ranks
 here = pathlib.Path(sys.argv[1])
 torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(here / "rank.py"))
-sys.exit(int(play_in_ranks(here / "game.yaml", here, 2, int(sys.argv[2]), program=lambda count: torchrun).code))
+sys.exit(int(run_ranks(here / "game.yaml", here, 2, int(sys.argv[2]), program=lambda count: torchrun).code))
 """
 
 

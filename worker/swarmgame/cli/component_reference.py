@@ -22,7 +22,7 @@ _SEE = "See the module."
 
 
 @dataclass(frozen=True)
-class Option:
+class ComponentOption:
     """One key of a `with` block.
 
     Args:
@@ -39,7 +39,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Registered:
+class ComponentReference:
     """A part that a manifest may name.
 
     Args:
@@ -52,15 +52,15 @@ class Registered:
     kind: str
     use: str
     summary: str
-    options: tuple[Option, ...]
+    options: tuple[ComponentOption, ...]
 
 
-def names() -> set[str]:
+def component_names() -> set[str]:
     """What may stand under `use` without naming a module; imports none of them."""
     return {entry.name for group, _ in GROUPS.values() for entry in entry_points(group=group)}
 
 
-def registered(use: str | None = None) -> list[Registered]:
+def installed_components(use: str | None = None) -> list[ComponentReference]:
     """The installed parts, all or those of one name, in the order of the manifest and of names; the others are not
     imported.
     """
@@ -69,11 +69,11 @@ def registered(use: str | None = None) -> list[Registered]:
         entries = entry_points(group=group) if use is None else entry_points(group=group, name=use)
         for entry in sorted(entries, key=lambda entry: entry.name):
             part: type[Component] = entry.load()
-            found.append(Registered(kind, entry.name, _summary(part), tuple(options_of(part.Config))))
+            found.append(ComponentReference(kind, entry.name, _summary(part), tuple(options_of(part.Config))))
     return found
 
 
-def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[Option]:
+def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[ComponentOption]:
     """All options of a configuration, those of nested ones behind the one that holds them."""
     for name, field in model.model_fields.items():
         path = prefix + (field.alias or name)
@@ -85,12 +85,12 @@ def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[Option]:
         if inner is not None and shape.kind is Union:
             others = [describe(found) for found in map(shape_of, shape.arguments) if found.model is None]
             takes = ", or ".join([*others, "the fields below"])
-        yield Option(path, takes, default_of(field), _one_line(field.description or ""))
+        yield ComponentOption(path, takes, default_of(field), _one_line(field.description or ""))
         if inner is not None:
             yield from options_of(inner, f"{path}{ending}.")
 
 
-def page(parts: list[Registered]) -> str:
+def components_page(parts: list[ComponentReference]) -> str:
     """The text of `docs/reference/components.md`."""
     lines = [
         "# What may stand under `use` and `with`",

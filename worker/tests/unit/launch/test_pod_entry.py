@@ -12,10 +12,10 @@ import torch
 import yaml
 from running import EXAMPLES
 
-from swarmgame.cli.main import code_of
+from swarmgame.cli.main import run_command
 from swarmgame.errors import BadUsage, ExitCode
-from swarmgame.launch.bootnode import roster
-from swarmgame.launch.pod import MAX_WORDS, ending_of, processes_here, rounds_finished, say_last
+from swarmgame.launch.bootnode import peer_list
+from swarmgame.launch.pod import MAX_CHARACTERS, peer_exit_of, process_count, rounds_finished, write_termination_message
 from swarmgame.runtime.checkpoint import CheckpointStore
 from swarmgame.swarm.identity import Identity
 from swarmgame.swarm.transports.base import CALL_BYTES
@@ -53,7 +53,7 @@ GAME = EXAMPLES / "03-digits" / "game.yaml"
 def test_torchruns_end_is_the_first_ranks_own_word(
     returned: int, own: int | None, message: str, asked: bool, code: ExitCode, said: str
 ) -> None:
-    ending = ending_of(returned, own, message, asked_to_stop=asked)
+    ending = peer_exit_of(returned, own, message, asked_to_stop=asked)
     assert ending.code is code
     assert said in ending.message
     assert bool(said) is bool(ending.message)
@@ -77,26 +77,26 @@ def test_a_peer_whose_game_is_complete_ends_at_once_with_0(
     CheckpointStore(tmp_path / "checkpoints").save(150, {})
     monkeypatch.setenv("SWARMGAME_GAME", str(GAME))
     monkeypatch.setenv("SWARMGAME_DIRECTORY", str(tmp_path))
-    assert code_of(["pod", "peer"]) == 0
+    assert run_command(["pod", "peer"]) == 0
     assert "all 150 rounds are finished" in capsys.readouterr().err
 
 
 def test_the_number_of_ranks_is_the_number_of_devices_or_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     for devices, expected in ((0, 1), (1, 1), (4, 4)):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=devices: count)
-        assert processes_here("auto") == expected
-    assert processes_here("3") == 3
+        assert process_count("auto") == expected
+    assert process_count("3") == 3
     for nonsense in ("0", "65", "-1", "two", ""):
         with pytest.raises(BadUsage, match="expected auto, or a number from 1 to 64"):
-            processes_here(nonsense)
+            process_count(nonsense)
 
 
 def test_the_kubelet_gets_one_bounded_line(tmp_path: Path) -> None:
     file = tmp_path / "termination-log"
-    say_last("first\n  second\n\n" + "x" * 5000, {"SWARMGAME_TERMINATION_LOG": str(file)})
+    write_termination_message("first\n  second\n\n" + "x" * 5000, {"SWARMGAME_TERMINATION_LOG": str(file)})
     said = file.read_text()
     assert said.startswith("first; second; xxx")
-    assert (said.count("\n"), len(said)) == (1, MAX_WORDS + 1)
+    assert (said.count("\n"), len(said)) == (1, MAX_CHARACTERS + 1)
 
 
 def test_a_manifest_that_cannot_be_used_ends_with_78_and_says_why_to_the_kubelet(
@@ -109,12 +109,12 @@ def test_a_manifest_that_cannot_be_used_ends_with_78_and_says_why_to_the_kubelet
     game.write_text(yaml.safe_dump(data))
     monkeypatch.setenv("SWARMGAME_GAME", str(game))
     monkeypatch.setenv("SWARMGAME_TERMINATION_LOG", str(said))
-    assert code_of(["pod", "initialize"]) == 78
+    assert run_command(["pod", "initialize"]) == 78
     assert "spec.game.trainer.with.nonsense" in said.read_text()
     game.write_text("spec: {}")
     for command in ("initialize", "peer", "bootnode"):
         said.unlink(missing_ok=True)
-        assert code_of(["pod", command]) == 78
+        assert run_command(["pod", command]) == 78
         assert f"{game}" in said.read_text()
 
 
@@ -140,7 +140,7 @@ def test_a_manifest_as_the_cluster_holds_it_is_the_same_game(tmp_path: Path, mon
     game.write_text(yaml.safe_dump({key: data[key] for key in ("apiVersion", "kind", "metadata", "spec")}))
     monkeypatch.setenv("SWARMGAME_GAME", str(game))
     monkeypatch.setenv("SWARMGAME_CACHE", str(tmp_path))
-    assert code_of(["pod", "initialize"]) == 0
+    assert run_command(["pod", "initialize"]) == 0
 
 
 def test_a_module_on_the_python_path_is_a_part_and_a_broken_one_is_named(tmp_path: Path) -> None:
@@ -186,16 +186,16 @@ def test_a_bootnode_without_its_key_or_with_another_file_says_so(
     monkeypatch.setenv("SWARMGAME_GAME", str(GAME))
     monkeypatch.setenv("SWARMGAME_IDENTITY", str(key))
     monkeypatch.setenv("SWARMGAME_TERMINATION_LOG", str(tmp_path / "said"))
-    assert code_of(["pod", "bootnode", "--http-port=0", "--port=0"]) == 75
+    assert run_command(["pod", "bootnode", "--http-port=0", "--port=0"]) == 75
     assert "bootnode.key cannot be read" in (tmp_path / "said").read_text()
     assert not key.exists(), "its id would be another than the one that the others were told"
     key.write_bytes(b"no key")
-    assert code_of(["pod", "bootnode", "--http-port=0", "--port=0"]) == 65
+    assert run_command(["pod", "bootnode", "--http-port=0", "--port=0"]) == 65
 
 
 def test_a_bootnodes_roster_fits_a_small_message() -> None:
     heartbeats = [bytes([n % 256]) * 1500 for n in range(500)]
-    packed = roster(heartbeats)
+    packed = peer_list(heartbeats)
     assert len(packed) <= CALL_BYTES
     assert msgpack.unpackb(packed) == heartbeats[: len(msgpack.unpackb(packed))]
     assert len(msgpack.unpackb(packed)) > 60

@@ -90,7 +90,7 @@ class PeerProgress:
         self._tail = Tail(self.directory.metrics)
         self._earlier, self._earlier_rewards = array("q"), array("d")
 
-    def look(self) -> bool:
+    def refresh(self) -> bool:
         """Reads what is new; says whether there was anything."""
         new = [line for line in self._tail.read() if isinstance(line.get("round"), int)]
         for line in new:
@@ -110,7 +110,7 @@ class PeerProgress:
         self._earlier.append(played)
         self._earlier_rewards.append(math.nan if reward is None else reward)
 
-    def ask(self, timeout_seconds: float = 1.0) -> None:
+    def fetch_status(self, timeout_seconds: float = 1.0) -> None:
         """Asks `/status`; a peer that does not answer keeps its last answer."""
         port = self.port
         if port is None:
