@@ -85,7 +85,7 @@ def some_peers(
     while any(len(peer.membership()) < size for peer in peers):
         time.sleep(0.5)
     policy = CollectPolicy(
-        Exchange.PULL, quorum=1.0, deadline_seconds=30.0, external=PULLED, max_per_peer=MOST_PER_PEER
+        Exchange.PULL, quorum=1.0, deadline_seconds=30.0, external_groups=PULLED, max_per_peer=MOST_PER_PEER
     )
     claims = [Claim(0.5, position % 2 == 0) for position in range(GROUPS)]
     seconds: list[float] = []

@@ -36,7 +36,7 @@ class Alone:
     def collect(
         self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
     ) -> Collected:
-        return Collected(contributions=(), members=(self.peer,), missing=(), closed_by=ClosedBy.ALONE)
+        return Collected(contributions=(), members=(self.peer,), missing=(), closed_by=ClosedBy.ISOLATED)
 
     def leave(self) -> None:
         """Nobody to say goodbye to."""

@@ -22,21 +22,21 @@ class CollectedLog:
 
     def __init__(self, keep_rounds: int) -> None:
         self._keep = keep_rounds
-        self._spoken: dict[tuple[int, int], frozenset[PeerId]] = {}
+        self._collected: dict[tuple[int, int], frozenset[PeerId]] = {}
 
-    def note(self, round: int, stage: int, peers: Iterable[PeerId]) -> None:
+    def record(self, round: int, stage: int, peers: Iterable[PeerId]) -> None:
         """These had spoken in that stage. Forgets what is too old to be heard again."""
-        self._spoken[round, stage] = self._spoken.get((round, stage), frozenset()) | frozenset(peers)
-        newest = max(when for when, _ in self._spoken)
-        self._spoken = {when: peers for when, peers in self._spoken.items() if newest - when[0] <= self._keep}
+        self._collected[round, stage] = self._collected.get((round, stage), frozenset()) | frozenset(peers)
+        newest = max(when for when, _ in self._collected)
+        self._collected = {when: peers for when, peers in self._collected.items() if newest - when[0] <= self._keep}
 
     @property
-    def heard(self) -> frozenset[tuple[int, int, PeerId]]:
+    def collected(self) -> frozenset[tuple[int, int, PeerId]]:
         """All of it, as (round, stage, peer)."""
-        return frozenset((*when, peer) for when, peers in self._spoken.items() for peer in peers)
+        return frozenset((*when, peer) for when, peers in self._collected.items() for peer in peers)
 
     def state_dict(self) -> Mapping[str, Any]:
-        return {"spoken": [[*when, sorted(peers)] for when, peers in sorted(self._spoken.items())]}
+        return {"collected": [[*when, sorted(peers)] for when, peers in sorted(self._collected.items())]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._spoken = {(round, stage): frozenset(peers) for round, stage, peers in state["spoken"]}
+        self._collected = {(round, stage): frozenset(peers) for round, stage, peers in state["collected"]}

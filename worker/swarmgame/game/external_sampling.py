@@ -21,14 +21,14 @@ class ExternalSamplingPolicy:
     """How many groups of others are wanted, and which.
 
     Args:
-        external: at most so many a round; 0 trains on own rollouts alone.
-        select: a name in `SELECTIONS`.
+        external_groups: at most so many a round; 0 trains on own rollouts alone.
+        strategy: a name in `STRATEGIES`.
         max_per_peer: at most so many of one author.
         max_staleness: how many rounds old a group may be.
     """
 
-    external: int = 0
-    select: str = "nonzero-advantage"
+    external_groups: int = 0
+    strategy: str = "nonzero-advantage"
     max_per_peer: int = 4
     max_staleness: int = 1
 
@@ -45,7 +45,7 @@ def mean_reward(rewards: Sequence[float]) -> float:
     return sum(scored) / len(scored) if scored else math.nan
 
 
-Selection = Callable[[Sequence[GroupKey], Rewards], Sequence[GroupKey]]
+Strategy = Callable[[Sequence[GroupKey], Rewards], Sequence[GroupKey]]
 """From candidates in a random order to candidates in order of preference; those left out are never used."""
 
 
@@ -61,7 +61,7 @@ def _top_score(candidates: Sequence[GroupKey], rewards: Rewards) -> Sequence[Gro
     return sorted(candidates, key=lambda key: -mean_reward(rewards[key]))
 
 
-SELECTIONS: Mapping[str, Selection] = {
+STRATEGIES: Mapping[str, Strategy] = {
     "nonzero-advantage": _nonzero_advantage,
     "uniform": _uniform,
     "top-score": _top_score,
@@ -71,7 +71,7 @@ SELECTIONS: Mapping[str, Selection] = {
 def select_external(
     candidates: Iterable[GroupKey], rewards: Rewards, policy: ExternalSamplingPolicy, *, round: int, seed: int
 ) -> tuple[GroupKey, ...]:
-    """The groups of others to train on, at most `policy.external`.
+    """The groups of others to train on, at most `policy.external_groups`.
 
     Args:
         candidates: keys of foreign groups that were checked; those without a scored rollout or too old are left out
@@ -88,8 +88,8 @@ def select_external(
     shuffled = sorted(usable, key=lambda key: derive_seed(seed, *key))
     taken: list[GroupKey] = []
     by_author: dict[PeerId, int] = {}
-    for key in SELECTIONS[policy.select](shuffled, rewards):
-        if len(taken) == policy.external:
+    for key in STRATEGIES[policy.strategy](shuffled, rewards):
+        if len(taken) == policy.external_groups:
             break
         if by_author.get(key.peer, 0) < policy.max_per_peer:
             by_author[key.peer] = by_author.get(key.peer, 0) + 1

@@ -2,7 +2,7 @@
 
 A backend moves bytes and decides nothing about learning. Invariants: what `collect` returns was checked (caps, schema,
 signature, hash, freshness) and is sorted by (round, peer), so that it does not depend on the order of arrival; nothing
-falls silently back to a swarm of one: `closed_by` says ALONE, and every message that was refused is in `outcomes` under
+falls silently back to a swarm of one: `closed_by` says ISOLATED, and every message that was refused is in `outcomes` under
 its reason.
 """
 
@@ -32,11 +32,11 @@ class Claim:
 
     Args:
         mean: mean reward; NaN when not known yet.
-        spread: whether the rewards differ, that is, whether the group teaches anything.
+        nonzero_advantage: whether the rewards differ, that is, whether the group teaches anything.
     """
 
     mean: float
-    spread: bool
+    nonzero_advantage: bool
 
 
 class Exchange(StrEnum):
@@ -47,12 +47,12 @@ class Exchange(StrEnum):
 
 
 class ClosedBy(StrEnum):
-    """Why a stage closed. BEHIND: most others are so many rounds ahead that nobody will say more about this one."""
+    """Why a stage closed. LAGGING: most others are so many rounds ahead that nobody will say more about this one."""
 
     QUORUM = "quorum"
     DEADLINE = "deadline"
-    ALONE = "alone"
-    BEHIND = "behind"
+    ISOLATED = "alone"
+    LAGGING = "behind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +63,27 @@ class CollectPolicy:
         exchange: GATHER or PULL.
         quorum: share of the live members, ourselves included, that must have spoken; in (0, 1].
         deadline_seconds: longest wait, from the call.
-        external: PULL: how many groups of others are wanted; backends fetch whole shards, so somewhat more may come.
-        max_per_peer: PULL: at most this many groups of one peer are counted towards `external`.
-        prefer_spread: PULL: groups that claim a spread first (the others only when too few do).
+        external_groups: PULL: how many groups of others are wanted; backends fetch whole shards, so somewhat more may come.
+        max_per_peer: PULL: at most this many groups of one peer are counted towards `external_groups`.
+        prefer_nonzero_advantage: PULL: groups that claim a spread first (the others only when too few do).
         max_staleness: how many rounds back a contribution may be; 0 means this round only. Applies to both modes.
         seed: PULL: makes the choice among equals deterministic.
-        heard: (round, stage, peer) of contributions that were there before, perhaps in an earlier process: not handed
+        collected: (round, stage, peer) of contributions that were there before, perhaps in an earlier process: not handed
             out again.
     """
 
     exchange: Exchange
     quorum: float
     deadline_seconds: float
-    external: int = 0
+    external_groups: int = 0
     max_per_peer: int = 0
-    prefer_spread: bool = True
+    prefer_nonzero_advantage: bool = True
     max_staleness: int = 0
     seed: int = 0
-    heard: frozenset[tuple[int, int, PeerId]] = frozenset()
+    collected: frozenset[tuple[int, int, PeerId]] = frozenset()
 
     @property
-    def reach(self) -> int:
+    def max_lag(self) -> int:
         """How many rounds a peer may be behind and still take part: one at least, because peers that were killed
         together resume that far apart."""
         return max(1, self.max_staleness)

@@ -59,14 +59,14 @@ class Question:
 
     Args:
         reference: where it comes from.
-        question: its text; empty for a game without words.
+        text: the question itself; empty for a game without words.
         answer: the right answer; empty where the reward needs none.
         metadata: whatever rewards and later stages need; local.
         payload: an image, a board, …; local, opaque to the core.
     """
 
     reference: QuestionRef
-    question: str = ""
+    text: str = ""
     answer: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
     payload: Any = field(default=None, compare=False, repr=False)
@@ -100,17 +100,17 @@ class Prompt:
         payload: what a policy without words sees (an image tensor, a board); local, never sent.
     """
 
-    item: str
+    question_id: str
     messages: tuple[Message, ...] = ()
     token_ids: tuple[int, ...] = ()
     payload: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def ask(cls, item: Question, text: str | None = None, *, system: str = "") -> Prompt:
+    def ask(cls, question: Question, text: str | None = None, *, system: str = "") -> Prompt:
         """A prompt of one user message: the given text, or else the item's question."""
-        user = Message("user", item.question if text is None else text)
+        user = Message("user", question.text if text is None else text)
         messages = (Message("system", system), user) if system else (user,)
-        return cls(item=item.id, messages=messages, payload=item.payload)
+        return cls(question_id=question.id, messages=messages, payload=question.payload)
 
     @property
     def text(self) -> str:
@@ -150,8 +150,8 @@ class Group:
     rollouts: tuple[Rollout, ...]
 
     @property
-    def item(self) -> str:
-        return self.prompt.item
+    def question_id(self) -> str:
+        return self.prompt.question_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +177,15 @@ class Contribution:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "references", _frozen(self.references))
-        items = [group.item for group in self.groups]
-        if len(set(items)) != len(items):
+        question_ids = [group.question_id for group in self.groups]
+        if len(set(question_ids)) != len(question_ids):
             raise ValueError(f"an item appears twice in the contribution of {self.peer}")
-        unknown = [item for item in items if item not in self.references]
+        unknown = [question_id for question_id in question_ids if question_id not in self.references]
         if unknown:
             raise ValueError(f"no reference for items {unknown}")
 
-    def group(self, item: str) -> Group | None:
-        return next((group for group in self.groups if group.item == item), None)
+    def group(self, question_id: str) -> Group | None:
+        return next((group for group in self.groups if group.question_id == question_id), None)
 
 
 class GroupKey(NamedTuple):
@@ -194,7 +194,7 @@ class GroupKey(NamedTuple):
     round: int
     stage: int
     peer: PeerId
-    item: str
+    question_id: str
 
 
 Rewards = Mapping[GroupKey, Sequence[float]]
@@ -242,21 +242,23 @@ class GameState:
     """
 
     round: Round
-    items: Mapping[str, Question] = field(default_factory=dict)
+    questions: Mapping[str, Question] = field(default_factory=dict)
     stages: tuple[Mapping[PeerId, Contribution], ...] = ()
     late: tuple[Contribution, ...] = ()
     external: tuple[GroupKey, ...] = ()
     question_ids: tuple[str, ...] = ()
 
     @classmethod
-    def begin(cls, round: Round, items: Iterable[Question] = ()) -> GameState:
-        by_id = {item.id: item for item in items}
-        return cls(round=round, items=_frozen(by_id), question_ids=tuple(by_id))
+    def begin(cls, round: Round, questions: Iterable[Question] = ()) -> GameState:
+        by_id = {question.id: question for question in questions}
+        return cls(round=round, questions=_frozen(by_id), question_ids=tuple(by_id))
 
     # ── growing
-    def with_items(self, items: Iterable[Question]) -> GameState:
+    def with_questions(self, questions: Iterable[Question]) -> GameState:
         """Adds items; one already known keeps its first form."""
-        return replace(self, items=_frozen({item.id: item for item in items} | dict(self.items)))
+        return replace(
+            self, questions=_frozen({question.id: question for question in questions} | dict(self.questions))
+        )
 
     def with_contribution(self, contribution: Contribution) -> GameState:
         """Adds what a peer said. A contribution of this round goes to its stage, an earlier one among the late.
@@ -301,9 +303,9 @@ class GameState:
     def own(self, stage: int) -> Contribution | None:
         return self.stages[stage].get(self.peer) if stage < len(self.stages) else None
 
-    def groups_for(self, stage: int, item: str) -> tuple[tuple[PeerId, Group], ...]:
+    def groups_for(self, stage: int, question_id: str) -> tuple[tuple[PeerId, Group], ...]:
         """All groups about one item in a stage, sorted by peer: the swarm's answers to one question."""
-        pairs = ((c.peer, c.group(item)) for c in self.contributions(stage))
+        pairs = ((c.peer, c.group(question_id)) for c in self.contributions(stage))
         return tuple((peer, group) for peer, group in pairs if group is not None)
 
     def groups(self) -> Iterator[tuple[GroupKey, Group]]:
@@ -312,7 +314,7 @@ class GameState:
         late = sorted(self.late, key=lambda c: (c.round, c.stage, c.peer))
         for contribution in (*current, *late):
             for group in contribution.groups:
-                yield GroupKey(contribution.round, contribution.stage, contribution.peer, group.item), group
+                yield GroupKey(contribution.round, contribution.stage, contribution.peer, group.question_id), group
 
     def own_groups(self) -> tuple[tuple[GroupKey, Group], ...]:
         """Our own groups of this round, by stage."""
@@ -336,7 +338,7 @@ class GameState:
         raise KeyError(key)
 
     def group_of(self, key: GroupKey) -> Group:
-        group = self.contribution_of(key).group(key.item)
+        group = self.contribution_of(key).group(key.question_id)
         if group is None:
             raise KeyError(key)
         return group

@@ -35,7 +35,7 @@ class RolloutVerifier:
         self._trainer = trainer
         self._exchange = exchange
 
-    def listen(
+    def verify(
         self, state: GameState, contributions: Iterable[Contribution], prompts: Mapping[str, Prompt]
     ) -> VerifiedRollouts:
         """Adds contributions to a state.
@@ -50,17 +50,19 @@ class RolloutVerifier:
         contributions = tuple(contributions)
         resolved = self._resolved(state, contributions)
         for contribution in contributions:
-            items = self._items(resolved, contribution, outcomes)
-            state = state.with_items(items.values())
-            expected = self._expected(state, contribution, items, prompts)
+            questions = self._questions(resolved, contribution, outcomes)
+            state = state.with_questions(questions.values())
+            expected = self._expected(state, contribution, questions, prompts)
             groups: list[Group] = []
             for group in contribution.groups:
-                if group.item not in items:
+                if group.question_id not in questions:
                     continue
-                ours = expected.get(group.item)
+                ours = expected.get(group.question_id)
                 if ours is not None and ours.messages == group.prompt.messages:
                     group = replace(group, prompt=replace(ours, token_ids=()))
-                    trainable.add(GroupKey(contribution.round, contribution.stage, contribution.peer, group.item))
+                    trainable.add(
+                        GroupKey(contribution.round, contribution.stage, contribution.peer, group.question_id)
+                    )
                 elif contribution.stage == 0 or self._exchange is Exchange.PULL:
                     # In stage 0 the prompt follows from the question alone, so another one is a lie (or another game).
                     outcomes["prompt-mismatch"] += 1
@@ -73,8 +75,10 @@ class RolloutVerifier:
                     groups.append(group)
                 else:
                     outcomes["text-mismatch"] += 1
-                    trainable.discard(GroupKey(contribution.round, contribution.stage, contribution.peer, group.item))
-            references = {group.item: contribution.references[group.item] for group in groups}
+                    trainable.discard(
+                        GroupKey(contribution.round, contribution.stage, contribution.peer, group.question_id)
+                    )
+            references = {group.question_id: contribution.references[group.question_id] for group in groups}
             try:
                 state = state.with_contribution(replace(contribution, groups=tuple(groups), references=references))
             except ValueError:
@@ -88,35 +92,41 @@ class RolloutVerifier:
         """Every question spoken of, made again by ourselves; asked of the data in one go."""
         # Two references with one id cannot be: the id is a hash of the reference. One filed under another id is a lie.
         spoken = {
-            group.item: contribution.references[group.item]
+            group.question_id: contribution.references[group.question_id]
             for contribution in contributions
             for group in contribution.groups
-            if contribution.references[group.item].id == group.item
+            if contribution.references[group.question_id].id == group.question_id
         }
-        unknown = {item: reference for item, reference in spoken.items() if item not in state.items}
+        unknown = {
+            question_id: reference for question_id, reference in spoken.items() if question_id not in state.questions
+        }
         made = zip(unknown, self._data.resolve_all(tuple(unknown.values())), strict=True)
-        known = {item: state.items[item] for item in spoken if item in state.items}
-        return known | {item: resolved for item, resolved in made if resolved is not None}
+        known = {question_id: state.questions[question_id] for question_id in spoken if question_id in state.questions}
+        return known | {question_id: resolved for question_id, resolved in made if resolved is not None}
 
-    def _items(
+    def _questions(
         self, resolved: Mapping[str, Question], contribution: Contribution, outcomes: Counter[str]
     ) -> dict[str, Question]:
         """The questions of one contribution, as far as we could make them again."""
-        items: dict[str, Question] = {}
+        questions: dict[str, Question] = {}
         for group in contribution.groups:
-            if group.item in resolved and contribution.references[group.item].id == group.item:
-                items[group.item] = resolved[group.item]
+            if group.question_id in resolved and contribution.references[group.question_id].id == group.question_id:
+                questions[group.question_id] = resolved[group.question_id]
             else:
                 outcomes["unresolvable"] += 1
-        return items
+        return questions
 
     def _expected(
-        self, state: GameState, contribution: Contribution, items: Mapping[str, Question], prompts: Mapping[str, Prompt]
+        self,
+        state: GameState,
+        contribution: Contribution,
+        questions: Mapping[str, Question],
+        prompts: Mapping[str, Prompt],
     ) -> Mapping[str, Prompt]:
         """What we would have asked about these items in that stage, as far as we can know it."""
         if contribution.stage == 0:
-            alone = GameState.begin(state.round, items.values())
-            return {prompt.item: prompt for prompt in self._data.stage_inputs(alone, 0)}
+            alone = GameState.begin(state.round, questions.values())
+            return {prompt.question_id: prompt for prompt in self._data.stage_inputs(alone, 0)}
         return prompts if contribution.round == state.round.number else {}
 
     def _text_agrees(self, contribution: Contribution, group: Group) -> bool:

@@ -196,8 +196,8 @@ def progression_of(manifest: SwarmGame) -> Progression:
         sharing=ExternalSamplingPolicy(
             sharing.external, sharing.select, sharing.max_per_peer, sharing.max_staleness_rounds
         ),
-        alone_is_normal=manifest.spec.peers.replicas == 1,
-        stop_when_alone=game.progression.when_alone == "Stop",
+        single_peer=manifest.spec.peers.replicas == 1,
+        stop_when_isolated=game.progression.when_alone == "Stop",
         evaluate_every=game.evaluation.every_rounds if game.evaluation else 0,
         evaluation_questions=game.evaluation.questions if game.evaluation else 0,
     )

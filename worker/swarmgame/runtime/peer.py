@@ -28,7 +28,7 @@ from swarmgame.chain.endpoint import ChainPlace, chain_errors, place_of
 from swarmgame.errors import BadData, ExitCode
 from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.components import ComponentContext
-from swarmgame.game.manager import Ending, GameManager
+from swarmgame.game.manager import GameManager, RunResult
 from swarmgame.game.protocol import CommunicationManager
 from swarmgame.game.ranks import Ranks
 from swarmgame.game.report import Observer
@@ -203,7 +203,7 @@ def _play(
         trainer=parts.trainer,
         communication=communication,
         roles=roles_of(manifest),
-        ledger=ledger,
+        collected_log=ledger,
         observers=observers,
         stopped=stopped,
     )
@@ -213,7 +213,7 @@ def _play(
     gc.freeze()
     ending = manager.run(saved.next_round if saved is not None else None)
     status.stopping()
-    if ending is Ending.FINISHED:
+    if ending is RunResult.FINISHED:
         longest = options.linger_seconds
         deadline = time.monotonic() + (
             manifest.spec.game.progression.stage_deadline_seconds if longest is None else longest
@@ -224,7 +224,11 @@ def _play(
         status.change(phase=Phase.FINISHED)
     elif link is not None:
         link.finish(CHAIN_SECONDS_STOPPED, lambda: False)
-    return {Ending.FINISHED: ExitCode.DONE, Ending.STOPPED: ExitCode.STOPPED, Ending.ALONE: ExitCode.TEMPORARY}[ending]
+    return {
+        RunResult.FINISHED: ExitCode.DONE,
+        RunResult.STOPPED: ExitCode.STOPPED,
+        RunResult.ISOLATED: ExitCode.TEMPORARY,
+    }[ending]
 
 
 def _parts(manifest: SwarmGame, blueprint: ResolvedGame, ranks: Ranks, peer: PeerId, directory: Path) -> Components:

@@ -111,11 +111,15 @@ def encode(
         ValueError: a reference is filed under another id than its own, or a log-probability is NaN or infinite.
     """
     limits = limits or Limits()
-    for item, reference in contribution.references.items():
-        if item != reference.id:
-            raise ValueError(f"reference of item {item!r} is of question {reference.id!r}")
-    spoken = {group.item for group in contribution.groups}
-    spare = {item: reference for item, reference in contribution.references.items() if item not in spoken}
+    for question_id, reference in contribution.references.items():
+        if question_id != reference.id:
+            raise ValueError(f"reference of question {question_id!r} is of question {reference.id!r}")
+    spoken = {group.question_id for group in contribution.groups}
+    spare = {
+        question_id: reference
+        for question_id, reference in contribution.references.items()
+        if question_id not in spoken
+    }
     shards: list[Shard] = []
     start = 0
     while start < len(contribution.groups) or not shards:
@@ -126,7 +130,9 @@ def encode(
                 break
             stop += 1
         part = contribution.groups[start:stop]
-        references = {group.item: contribution.references[group.item] for group in part} | ({} if shards else spare)
+        references = {group.question_id: contribution.references[group.question_id] for group in part} | (
+            {} if shards else spare
+        )
         data = _packed(_plain(replace(contribution, groups=part, references=references), run), limits)
         tokens = sum(len(rollout.token_ids) for group in part for rollout in group.rollouts)
         shards.append(Shard(name=sha256(data).digest(), data=data, groups=range(start, stop), tokens=tokens))
@@ -157,7 +163,7 @@ def _plain(part: Contribution, run: str) -> bytes:
         "references": [[r.environment, r.config, r.seed, r.index] for r in part.references.values()],
         "prompts": [
             [
-                group.item,
+                group.question_id,
                 len(group.prompt.token_ids),
                 len(group.rollouts),
                 [[m.role, m.content] for m in group.prompt.messages],
@@ -212,7 +218,7 @@ def merge(parts: Sequence[Contribution]) -> Contribution:
     head = replace(first, groups=(), references={})
     if any(replace(part, groups=(), references={}) != head for part in others):
         _refuse("shards of different contributions")
-    references = {item: reference for part in parts for item, reference in part.references.items()}
+    references = {question_id: reference for part in parts for question_id, reference in part.references.items()}
     try:
         return replace(first, groups=tuple(group for part in parts for group in part.groups), references=references)
     except ValueError as error:
@@ -318,7 +324,7 @@ class _Header:
         blob = columns[4 * asked + 6 * sampled :]
         groups, prompt_at, at, text_at, rollout = [], 0, 0, 0, 0
         try:
-            for item, prompt_length, count, messages in self.prompts:
+            for question_id, prompt_length, count, messages in self.prompts:
                 rollouts = []
                 for _ in range(count):
                     length, size = self.lengths[rollout], self.texts[rollout]
@@ -332,7 +338,7 @@ class _Header:
                     )
                     at, text_at, rollout = at + length, text_at + size, rollout + 1
                 prompt = Prompt(
-                    item=item,
+                    question_id=question_id,
                     messages=messages,
                     token_ids=struct.unpack_from(f"<{prompt_length}I", columns, 4 * prompt_at),
                 )
@@ -392,7 +398,7 @@ class _Header:
     def _prompts(self) -> list[tuple[str, int, int, tuple[Message, ...]]]:
         prompts = []
         for row in self._list(self.fields.get("prompts"), self.limits.groups):
-            item, length, count, turns = self._list(row, 4, 4)
+            question_id, length, count, turns = self._list(row, 4, 4)
             messages = []
             for turn in self._list(turns, self.limits.messages):
                 role, content = self._list(turn, 2, 2)
@@ -401,7 +407,7 @@ class _Header:
                 )
             prompts.append(
                 (
-                    self._string(item, self.limits.string),
+                    self._string(question_id, self.limits.string),
                     self._count(length, self.limits.tokens + 1),
                     self._count(count, self.limits.rollouts + 1),
                     tuple(messages),

@@ -126,7 +126,14 @@ def make_index(contribution: Contribution, shards: Sequence[Shard], claims: Sequ
         means = [claim.mean for claim in claimed if math.isfinite(claim.mean)]
         mean = sum(means) / len(means) if means else None
         rows.append(
-            [shard.name, len(shard.data), len(shard.groups), sum(claim.spread for claim in claimed), mean, shard.tokens]
+            [
+                shard.name,
+                len(shard.data),
+                len(shard.groups),
+                sum(claim.nonzero_advantage for claim in claimed),
+                mean,
+                shard.tokens,
+            ]
         )
     packed: bytes = msgpack.packb([contribution.policy_version, rows], use_single_float=True)
     return packed

@@ -2,7 +2,7 @@
 
 Quorum is counted over live members, ourselves included (in a large pulling swarm over those who tell us, which is a
 fresh sample of the members in every stage). While it waits it asks, ever more rarely, those who are still missing.
-Invariants: a contribution is handed out once; the result is sorted by (round, peer); a swarm of one is called ALONE and
+Invariants: a contribution is handed out once; the result is sorted by (round, peer); a swarm of one is called ISOLATED and
 nothing else.
 """
 
@@ -89,13 +89,13 @@ class StageBarrier:
             letters = agent.mailbox.stage(round, stage)
             missing = [peer for peer in expected if peer not in letters or not self._ready(letters[peer], policy)]
             if not expected:
-                return ClosedBy.ALONE
+                return ClosedBy.ISOLATED
             if 1 + len(expected) - len(missing) >= quorum_of(policy, 1 + len(expected)):
                 self._asked_before = True
                 return ClosedBy.QUORUM
             if self._left_behind(round, policy, now):
                 self._asked_before = True
-                return ClosedBy.BEHIND
+                return ClosedBy.LAGGING
             if now >= deadline or stop.is_set():
                 self._asked_before = True
                 return ClosedBy.DEADLINE
@@ -110,7 +110,7 @@ class StageBarrier:
     def _left_behind(self, round: int, policy: CollectPolicy, now: float) -> bool:
         """Whether most others are past the point where they would take in, or still serve, words of this round."""
         rounds = [member.round for member in self.agent.members.members(now) if member.peer != self.agent.peer]
-        return bool(rounds) and median_low(rounds) > round + policy.reach
+        return bool(rounds) and median_low(rounds) > round + policy.max_lag
 
     def _ask(self, missing: Sequence[PeerId], letters: dict[PeerId, InboxEntry], round: int, stage: int) -> None:
         agent = self.agent
@@ -135,7 +135,7 @@ class StageBarrier:
         new = [
             letter
             for letter in late
-            if (letter.announcement.round, letter.announcement.stage, letter.announcement.peer) not in policy.heard
+            if (letter.announcement.round, letter.announcement.stage, letter.announcement.peer) not in policy.collected
         ]
         return [*now, *new]
 

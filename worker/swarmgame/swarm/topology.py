@@ -28,9 +28,9 @@ def breadth(policy: CollectPolicy | None) -> int:
     """Pull: how many peers each must hear to find its groups: enough to fill `external` under the cap, and some to
     spare.
     """
-    if policy is None or not policy.external or not policy.max_per_peer:
+    if policy is None or not policy.external_groups or not policy.max_per_peer:
         return NEIGHBOURS
-    return max(NEIGHBOURS, math.ceil(policy.external / policy.max_per_peer) + 2)
+    return max(NEIGHBOURS, math.ceil(policy.external_groups / policy.max_per_peer) + 2)
 
 
 def circle(run: str, round: int, stage: int, members: Iterable[PeerId]) -> list[PeerId]:
@@ -83,14 +83,14 @@ def choose(offers: Iterable[Offer], policy: CollectPolicy, taken: Iterable[Offer
         The shards still to fetch, in the order of preference; shards that claim a spread first when the policy prefers
         them.
     """
-    cap = policy.max_per_peer or policy.external
+    cap = policy.max_per_peer or policy.external_groups
     room: dict[PeerId, int] = {}
-    wanted = policy.external
+    wanted = policy.external_groups
 
     def take(offer: Offer) -> bool:
         nonlocal wanted
         left = room.setdefault(offer.peer, cap)
-        worth = offer.entry.spread if policy.prefer_spread and offer.entry.spread else offer.entry.groups
+        worth = offer.entry.spread if policy.prefer_nonzero_advantage and offer.entry.spread else offer.entry.groups
         gain = min(worth, left, wanted)
         room[offer.peer] = left - gain
         wanted -= gain
@@ -100,7 +100,7 @@ def choose(offers: Iterable[Offer], policy: CollectPolicy, taken: Iterable[Offer
         take(offer)
 
     def preference(offer: Offer) -> tuple[bool, int, bytes]:
-        flat = policy.prefer_spread and offer.entry.spread == 0
+        flat = policy.prefer_nonzero_advantage and offer.entry.spread == 0
         return flat, derive_seed("pull", policy.seed, offer.entry.name.hex()), offer.entry.name
 
     chosen = []

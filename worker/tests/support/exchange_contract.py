@@ -23,7 +23,7 @@ def gather(quorum: float = 1.0, deadline: float = 60.0, **more: Any) -> CollectP
 
 
 def pull(external: int, cap: int = 0, quorum: float = 1.0, deadline: float = 60.0, **more: Any) -> CollectPolicy:
-    return CollectPolicy(Exchange.PULL, quorum, deadline, external=external, max_per_peer=cap, **more)
+    return CollectPolicy(Exchange.PULL, quorum, deadline, external_groups=external, max_per_peer=cap, **more)
 
 
 def trio(
@@ -104,7 +104,7 @@ class ExchangeContract:
         for peer in (bob, eve):
             peer.publish(contribution_of(peer.peer, 3))
         swarm.until(lambda: [member.round for member in ann.membership() if member.peer != ann.peer] == [3, 3])
-        assert ann.collect(0, 0, gather(1.0, 10_000.0, max_staleness=2)).closed_by is ClosedBy.BEHIND
+        assert ann.collect(0, 0, gather(1.0, 10_000.0, max_staleness=2)).closed_by is ClosedBy.LAGGING
         near = swarm.begin(ann, 2, 0, gather(1.0, swarm.deadline, max_staleness=2))
         swarm.pass_time(swarm.deadline)
         assert near.result(30).closed_by is ClosedBy.DEADLINE
@@ -119,7 +119,7 @@ class ExchangeContract:
         ann = swarm.peer("ann")
         ann.publish(contribution_of(ann.peer))
         collected = ann.collect(0, 0, gather())
-        assert (collected.closed_by, collected.contributions, collected.members) == (ClosedBy.ALONE, (), (ann.peer,))
+        assert (collected.closed_by, collected.contributions, collected.members) == (ClosedBy.ISOLATED, (), (ann.peer,))
 
     def test_a_late_contribution_is_returned_once_in_a_later_round_and_a_stale_one_never(
         self, swarm: Swarm, contribution_of: Any
@@ -274,7 +274,7 @@ class ExchangeContract:
         ann, bob, eve = trio(swarm, shard_bytes=1, inline_bytes=0)
         said = {peer.peer: contribution_of(peer.peer, groups=8, tokens=200) for peer in (bob, eve)}
         for peer in (bob, eve):
-            peer.publish(said[peer.peer], [Claim(0.5, spread=position % 4 == 0) for position in range(8)])
+            peer.publish(said[peer.peer], [Claim(0.5, nonzero_advantage=position % 4 == 0) for position in range(8)])
         collected = ann.collect(0, 0, pull(4, 2))
         assert {c.peer: len(c.groups) for c in collected.contributions} == {bob.peer: 2, eve.peer: 2}
         for contribution in collected.contributions:

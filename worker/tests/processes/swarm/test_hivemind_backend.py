@@ -97,7 +97,7 @@ def test_when_no_initial_peer_answers_a_join_that_needs_one_says_so(tmp_path: Pa
         )
     alone = HivemindCommunication("run", tmp_path / "key", 0, [nobody], host="127.0.0.1")
     alone.join(at_least=1, timeout_seconds=10.0)
-    assert alone.collect(0, 0, gather()).closed_by is ClosedBy.ALONE
+    assert alone.collect(0, 0, gather()).closed_by is ClosedBy.ISOLATED
     alone.leave()
 
 

@@ -48,7 +48,7 @@ def language_model(ranks, **options):
 
 def ahead(ranks):
     alone, joined = (rounds.trainer(cache, overlap=True, ranks=r) for r in (ComponentContext().ranks, ranks))
-    asked = [rounds.Prompt.ask(item, item.question + " stage 0") for item in rounds.items()]
+    asked = [rounds.Prompt.ask(question, question.text + " stage 0") for question in rounds.questions()]
     for number in range(3):
         round = rounds.round_of(number)
         said = rounds.groups_for(joined, round)

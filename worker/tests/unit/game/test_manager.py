@@ -27,7 +27,7 @@ from swarmgame import (
 )
 from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.external_sampling import ExternalSamplingPolicy
-from swarmgame.game.manager import Ending, GameManager, Progression
+from swarmgame.game.manager import GameManager, Progression, RunResult
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, Exchange, Member
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.seeds import derive_seed
@@ -69,7 +69,7 @@ class Scripted:
         self.policies.append(policy)
         heard = tuple(sorted(self.others(self.published[-1][0]), key=lambda c: (c.round, c.peer)))
         names = tuple(member.peer for member in self.membership())
-        closed = ClosedBy.QUORUM if len(names) > 1 else ClosedBy.ALONE
+        closed = ClosedBy.QUORUM if len(names) > 1 else ClosedBy.ISOLATED
         return Collected(heard, names, (), closed, {"accepted": len(heard)}, seconds=0.0)
 
     def leave(self) -> None:
@@ -106,15 +106,17 @@ def manager(communication: Any, progression: Progression, **changes: Any) -> tup
 
 def foreign(peer: str, round: int, *, stage: int = 0, count: int = 3) -> Contribution:
     """What an honest peer says in stage 0: its own questions, answered right, wrong, right, wrong."""
-    items = [Question(QuestionRef("toy", "v1", derive_seed(peer, round, index), index)) for index in range(count)]
-    resolved = [ToyData().resolve(item.reference) for item in items]
+    questions = [Question(QuestionRef("toy", "v1", derive_seed(peer, round, index), index)) for index in range(count)]
+    resolved = [ToyData().resolve(question.reference) for question in questions]
     groups = []
-    for item in resolved:
-        assert item is not None
-        right = int(item.answer)
+    for question in resolved:
+        assert question is not None
+        right = int(question.answer)
         picks = (right, (right + 1) % 4, right, (right + 2) % 4)
         groups.append(
-            Group(Prompt.ask(item), tuple(Rollout(str(p), (p,), (math.log(0.25),), FinishReason.STOP) for p in picks))
+            Group(
+                Prompt.ask(question), tuple(Rollout(str(p), (p,), (math.log(0.25),), FinishReason.STOP) for p in picks)
+            )
         )
     return Contribution(
         peer, round, stage, tuple(groups), {i.id: i.reference for i in resolved if i is not None}, tokenizer="digits"
@@ -122,12 +124,12 @@ def foreign(peer: str, round: int, *, stage: int = 0, count: int = 3) -> Contrib
 
 
 TWO = (Member("other", 0, 0),)
-SHARE = Progression(max_rounds=1, sharing=ExternalSamplingPolicy(external=8))
+SHARE = Progression(max_rounds=1, sharing=ExternalSamplingPolicy(external_groups=8))
 
 
 def test_a_policy_learns_from_its_own_rewards_alone() -> None:
-    game, seen, _ = manager(Scripted(), Progression(max_rounds=60, seed=1, alone_is_normal=True))
-    assert game.run() is Ending.FINISHED
+    game, seen, _ = manager(Scripted(), Progression(max_rounds=60, seed=1, single_peer=True))
+    assert game.run() is RunResult.FINISHED
     rewards = [report.reward for report in seen.reports]
     assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.3
 
@@ -165,11 +167,16 @@ def lie_about_the_question(contribution: Contribution) -> Contribution:
 
 
 def another_game(contribution: Contribution) -> Contribution:
-    items = {
-        group.item: Question(replace(contribution.references[group.item], config="v2")) for group in contribution.groups
+    questions = {
+        group.question_id: Question(replace(contribution.references[group.question_id], config="v2"))
+        for group in contribution.groups
     }
-    groups = tuple(replace(g, prompt=replace(g.prompt, item=items[g.item].id)) for g in contribution.groups)
-    return replace(contribution, groups=groups, references={item.id: item.reference for item in items.values()})
+    groups = tuple(
+        replace(g, prompt=replace(g.prompt, question_id=questions[g.question_id].id)) for g in contribution.groups
+    )
+    return replace(
+        contribution, groups=groups, references={question.id: question.reference for question in questions.values()}
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +192,7 @@ def test_a_lying_peer_is_counted_and_nothing_of_it_is_trained_on(
     lie: Callable[[Contribution], Contribution], reason: str
 ) -> None:
     game, seen, trainer = manager(Scripted(lambda own: [lie(foreign("other", own.round))], members=TWO), SHARE)
-    assert game.run() is Ending.FINISHED
+    assert game.run() is RunResult.FINISHED
     assert seen.reports[0].outcomes[reason] == 3
     assert {key.peer for key in trainer.trained} == {"me"}
 
@@ -196,7 +203,7 @@ def test_a_claim_is_our_own_score_and_is_made_only_where_others_choose_by_it() -
     manager(gather, replace(SHARE, exchange=Exchange.GATHER))[0].run()
     contribution, claims = pull.published[0]
     for group, claim in zip(contribution.groups, claims, strict=True):
-        resolved = ToyData().resolve(contribution.references[group.item])
+        resolved = ToyData().resolve(contribution.references[group.question_id])
         assert resolved is not None
         scores = [float(rollout.text == resolved.answer) for rollout in group.rollouts]
         assert claim == Claim(sum(scores) / len(scores), len(set(scores)) > 1)
@@ -220,7 +227,7 @@ def test_the_prompts_trained_on_are_those_generated_on_in_every_stage() -> None:
     game.run()
     trained = [group.prompt for state in seen.states for _, group in state.own_groups()]
     assert len(trained) == 18
-    assert [(p.item, p.messages) for p in trained] == [(p.item, p.messages) for p in asked]
+    assert [(p.question_id, p.messages) for p in trained] == [(p.question_id, p.messages) for p in asked]
     assert sum("other: " in prompt.text for prompt in trained) == 12
 
 
@@ -256,14 +263,16 @@ def test_words_that_were_there_when_a_stage_closed_are_not_asked_for_again_even_
     first = Scripted(lambda own: [foreign("other", own.round)], members=TWO)
     game, _, _ = manager(first, replace(SHARE, max_rounds=3))
     game.run()
-    assert {(2, 0, "other"), (2, 0, "me"), (1, 0, "other")} <= first.policies[-1].heard | game.ledger.heard
-    assert (0, 0, "other") not in game.ledger.heard
+    assert {(2, 0, "other"), (2, 0, "me"), (1, 0, "other")} <= first.policies[
+        -1
+    ].collected | game.collected_log.collected
+    assert (0, 0, "other") not in game.collected_log.collected
 
-    ledger = CollectedLog(keep_rounds=1)
-    ledger.load_state_dict(game.ledger.state_dict())
+    collected_log = CollectedLog(keep_rounds=1)
+    collected_log.load_state_dict(game.collected_log.state_dict())
     second = Scripted(members=TWO)
-    manager(second, replace(SHARE, max_rounds=4), ledger=ledger)[0].run(3)
-    assert (2, 0, "other") in second.policies[0].heard
+    manager(second, replace(SHARE, max_rounds=4), collected_log=collected_log)[0].run(3)
+    assert (2, 0, "other") in second.policies[0].collected
 
 
 def test_stopping_in_the_middle_of_a_round_loses_that_round_alone_and_a_resume_repeats_it() -> None:
@@ -279,14 +288,14 @@ def test_stopping_in_the_middle_of_a_round_loses_that_round_alone_and_a_resume_r
         stop = communication.published[-1][0].round == 3
 
     communication.on_collect = stop_in_round_three
-    assert game.run() is Ending.STOPPED
+    assert game.run() is RunResult.STOPPED
     assert trainer.policy_version == 3
     assert seen.began == [0, 1, 2, 3]
 
     resumed = ToyTrainer()
     resumed.load_state_dict(trainer.state_dict())
     again, rest, _ = manager(Scripted(), Progression(max_rounds=6, seed=3), trainer=resumed)
-    assert again.run(3) is Ending.FINISHED
+    assert again.run(3) is RunResult.FINISHED
 
     def comparable(report: RoundReport) -> RoundReport:
         return replace(report, seconds={})
@@ -355,21 +364,21 @@ def test_the_last_peer_says_that_it_is_alone_and_stops_when_the_manifest_says_so
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        stopping, seen, _ = manager(Scripted(), Progression(max_rounds=5, stop_when_alone=True))
-        assert stopping.run() is Ending.ALONE
-    assert [report.closed_by for report in seen.reports] == [ClosedBy.ALONE]
+        stopping, seen, _ = manager(Scripted(), Progression(max_rounds=5, stop_when_isolated=True))
+        assert stopping.run() is RunResult.ISOLATED
+    assert [report.closed_by for report in seen.reports] == [ClosedBy.ISOLATED]
     assert [record.levelname for record in caplog.records if "alone" in record.message] == ["ERROR"]
 
 
 def test_the_last_peer_goes_on_when_the_manifest_says_so_and_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert manager(Scripted(), Progression(max_rounds=5))[0].run() is Ending.FINISHED
+        assert manager(Scripted(), Progression(max_rounds=5))[0].run() is RunResult.FINISHED
     assert len([record for record in caplog.records if "alone" in record.message]) == 1
 
 
 def test_a_game_for_one_is_not_alone(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        manager(Scripted(), Progression(max_rounds=3, alone_is_normal=True, stop_when_alone=True))[0].run()
+        manager(Scripted(), Progression(max_rounds=3, single_peer=True, stop_when_isolated=True))[0].run()
     assert not caplog.records
 
 
@@ -396,9 +405,9 @@ def test_evaluation_asks_held_out_questions_learns_nothing_and_tells_nobody() ->
     evaluations = [report.evaluation for report in seen.reports]
     assert [evaluation is not None for evaluation in evaluations] == [False, True, False, True]
     assert trainer.policy_version == 4
-    held_out = {item.id for item in ToyData().evaluation_data(5)}
+    held_out = {question.id for question in ToyData().evaluation_data(5)}
     assert held_out.isdisjoint(
-        group.item for contribution, _ in communication.published for group in contribution.groups
+        group.question_id for contribution, _ in communication.published for group in contribution.groups
     )
     first = evaluations[1]
     assert first is not None
@@ -433,4 +442,4 @@ def test_a_group_key_of_an_external_group_finds_its_group() -> None:
         assert isinstance(key, GroupKey)
         group = state.group_of(key)
         assert group.prompt.token_ids == ()
-        assert group.prompt.text == state.items[key.item].question
+        assert group.prompt.text == state.questions[key.question_id].text

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmgame import GroupKey
-from swarmgame.game.external_sampling import SELECTIONS, ExternalSamplingPolicy, has_nonzero_advantage, select_external
+from swarmgame.game.external_sampling import STRATEGIES, ExternalSamplingPolicy, has_nonzero_advantage, select_external
 from swarmgame.game.roles import Role, RoleManager
 
 keys = st.builds(GroupKey, st.integers(7, 10), st.just(0), st.sampled_from("abcde"), st.integers(0, 30).map(str))
@@ -19,7 +19,7 @@ groups = st.lists(st.sampled_from([0.0, 0.5, 1.0, math.nan]), min_size=2, max_si
 
 @given(
     st.dictionaries(keys, groups, max_size=30),
-    st.sampled_from(sorted(SELECTIONS)),
+    st.sampled_from(sorted(STRATEGIES)),
     st.integers(0, 10),
     st.integers(1, 4),
     st.integers(0, 2),

@@ -12,16 +12,15 @@ from swarmgame import Contribution, GameState, Group, GroupKey, Prompt, Question
 from swarmgame.seeds import derive_seed
 
 ITEMS = tuple(
-    Question(QuestionRef("sums", "c0", 7, index), question=f"{index} + 1 = ?", answer=str(index + 1))
-    for index in range(3)
+    Question(QuestionRef("sums", "c0", 7, index), text=f"{index} + 1 = ?", answer=str(index + 1)) for index in range(3)
 )
 
 
 def say(
-    peer: str, *, round: int = 5, stage: int = 0, items: tuple[Question, ...] = ITEMS, text: str = "x"
+    peer: str, *, round: int = 5, stage: int = 0, questions: tuple[Question, ...] = ITEMS, text: str = "x"
 ) -> Contribution:
-    groups = tuple(Group(Prompt.ask(item), (Rollout(text=f"{text}{item.answer}"),)) for item in items)
-    return Contribution(peer, round, stage, groups, {item.id: item.reference for item in items})
+    groups = tuple(Group(Prompt.ask(question), (Rollout(text=f"{text}{question.answer}"),)) for question in questions)
+    return Contribution(peer, round, stage, groups, {question.id: question.reference for question in questions})
 
 
 def begin(peer: str = "a") -> GameState:
@@ -73,14 +72,16 @@ def test_a_late_contribution_stands_among_the_late_and_is_found_by_its_key() -> 
 
 
 def test_the_swarms_answers_to_one_question_come_sorted_by_peer() -> None:
-    state = begin().with_contribution(say("c")).with_contribution(say("a")).with_contribution(say("b", items=ITEMS[:1]))
+    state = (
+        begin().with_contribution(say("c")).with_contribution(say("a")).with_contribution(say("b", questions=ITEMS[:1]))
+    )
     assert [peer for peer, _ in state.groups_for(0, ITEMS[0].id)] == ["a", "b", "c"]
     assert [peer for peer, _ in state.groups_for(0, ITEMS[1].id)] == ["a", "c"]
 
 
 def test_an_item_cannot_appear_twice_in_a_contribution() -> None:
     with pytest.raises(ValueError, match="twice"):
-        say("a", items=(ITEMS[0], ITEMS[0]))
+        say("a", questions=(ITEMS[0], ITEMS[0]))
 
 
 def test_ids_and_log_probabilities_come_in_pairs() -> None:
@@ -109,5 +110,9 @@ def test_a_seed_tells_a_number_from_its_text_and_a_pair_from_its_join() -> None:
 def test_a_reference_has_the_same_id_on_every_peer() -> None:
     assert QuestionRef("sums", "c0", 7, 1).id == QuestionRef("sums", "c0", 7, 1).id == ITEMS[1].id
     assert (
-        len({item.id for item in ITEMS} | {QuestionRef("sums", "c1", 7, 1).id, QuestionRef("sums", "c0", 8, 0).id}) == 5
+        len(
+            {question.id for question in ITEMS}
+            | {QuestionRef("sums", "c1", 7, 1).id, QuestionRef("sums", "c0", 8, 0).id}
+        )
+        == 5
     )

@@ -92,8 +92,8 @@ def test_groups_are_cut_into_shards_of_about_the_size_asked_for_and_never_split(
     shards = encode(said, "run", shard_bytes=64 << 10)
     assert 3 < len(shards) < 10
     assert max(len(shard.data) for shard in shards) < 70 << 10
-    assert [decode_shard(shard.data).contribution.groups[0].item for shard in shards] == [
-        said.groups[s.groups[0]].item for s in shards
+    assert [decode_shard(shard.data).contribution.groups[0].question_id for shard in shards] == [
+        said.groups[s.groups[0]].question_id for s in shards
     ]
 
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_said_is_refused_before_it_is_sent(contribution_of: Any) 
         bad = replace(said.groups[0].rollouts[0], token_ids=(1,), logprobs=(value,))
         with pytest.raises(ValueError, match="not finite"):
             encode(replace(said, groups=(replace(said.groups[0], rollouts=(bad,)),)), "run")
-    with pytest.raises(ValueError, match="reference of item"):
+    with pytest.raises(ValueError, match="reference of question"):
         encode(replace(said, groups=(), references={"0": QuestionRef("sums", "c", 1, 1)}), "run")
 
 

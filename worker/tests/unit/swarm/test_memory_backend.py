@@ -57,7 +57,7 @@ def test_when_all_others_die_the_last_one_is_told_that_it_is_alone(swarm: Memory
     for peer in (bob, eve):
         swarm.hub.kill(peer.peer)
     swarm.pass_time(21.0)
-    assert collecting.result(10).closed_by is ClosedBy.ALONE
+    assert collecting.result(10).closed_by is ClosedBy.ISOLATED
 
 
 def test_members_of_a_checkpoint_count_until_silent_for_a_lifetime(swarm: MemorySwarm) -> None:

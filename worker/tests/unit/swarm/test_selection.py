@@ -17,9 +17,15 @@ from swarmgame.swarm.store import Store
 from swarmgame.swarm.topology import Offer, breadth, choose, circle, listeners, quorum_of, speakers, to_all
 
 
-def pull(external: int, cap: int = 0, *, seed: int = 0, prefer_spread: bool = True) -> CollectPolicy:
+def pull(external: int, cap: int = 0, *, seed: int = 0, prefer_nonzero_advantage: bool = True) -> CollectPolicy:
     return CollectPolicy(
-        Exchange.PULL, 1.0, 10.0, external=external, max_per_peer=cap, seed=seed, prefer_spread=prefer_spread
+        Exchange.PULL,
+        1.0,
+        10.0,
+        external_groups=external,
+        max_per_peer=cap,
+        seed=seed,
+        prefer_nonzero_advantage=prefer_nonzero_advantage,
     )
 
 
@@ -78,7 +84,13 @@ def test_shards_that_claim_a_spread_come_first_and_the_others_when_too_few_do() 
     assert {"b", "d"} < {o.peer for o in choose(offers, pull(9))}
     assert len(choose(offers, pull(100))) == 4
     assert (
-        len({tuple(o.peer for o in choose(offers, pull(4, seed=seed, prefer_spread=False))) for seed in range(20)}) > 1
+        len(
+            {
+                tuple(o.peer for o in choose(offers, pull(4, seed=seed, prefer_nonzero_advantage=False)))
+                for seed in range(20)
+            }
+        )
+        > 1
     )
 
 

@@ -7,31 +7,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from swarmgame.data.curriculum import CurriculumConfig, Ladder
+from swarmgame.data.curriculum import CurriculumConfig, CurriculumLevel
 
 
 def test_nothing_moves_before_the_window_is_full() -> None:
-    ladder = Ladder(CurriculumConfig(window=4), levels=5)
+    level = CurriculumLevel(CurriculumConfig(window=4), levels=5)
     for _ in range(3):
-        ladder.add(1.0)
-    assert ladder.level == 0
-    ladder.add(1.0)
-    assert ladder.level == 1
+        level.add(1.0)
+    assert level.level == 0
+    level.add(1.0)
+    assert level.level == 1
 
 
 def test_a_move_empties_the_window() -> None:
-    ladder = Ladder(CurriculumConfig(window=2), levels=5)
+    level = CurriculumLevel(CurriculumConfig(window=2), levels=5)
     for _ in range(3):
-        ladder.add(1.0)
-    assert ladder.level == 1
-    assert ladder.state_dict() == {"level": 1, "window": [1.0]}
+        level.add(1.0)
+    assert level.level == 1
+    assert level.state_dict() == {"level": 1, "window": [1.0]}
 
 
 def test_a_window_in_between_slides_on() -> None:
-    ladder = Ladder(CurriculumConfig(window=2, raise_above=0.7, lower_below=0.2), levels=5)
+    level = CurriculumLevel(CurriculumConfig(window=2, raise_above=0.7, lower_below=0.2), levels=5)
     for reward in (0.5, 0.5, 1.0):
-        ladder.add(reward)
-    assert ladder.level == 1
+        level.add(reward)
+    assert level.level == 1
 
 
 def test_thresholds_must_leave_room_between_them() -> None:
@@ -46,7 +46,7 @@ def test_a_level_stays_on_the_ladder_and_a_resumed_one_goes_the_same_way(
     rewards: list[float], levels: int, start: int, cut: int
 ) -> None:
     config = CurriculumConfig(window=3, start_level=start)
-    whole, half, rest = (Ladder(config, levels) for _ in range(3))
+    whole, half, rest = (CurriculumLevel(config, levels) for _ in range(3))
     for reward in rewards:
         whole.add(reward)
         assert 0 <= whole.level < levels
