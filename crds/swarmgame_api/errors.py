@@ -9,18 +9,18 @@ SHOWN = 200
 """Characters of a found value that a message shows."""
 
 
-class Plain(str):
+class Unquoted(str):
     """Words that stand in the place of a found value, and are shown without quotes: `not a field`."""
 
 
-UNKNOWN_FIELD = Plain("not a field")
+UNKNOWN_FIELD = Unquoted("not a field")
 
 
 def show(value: object) -> str:
     """A found value as YAML's author would write it, shortened."""
     if value is None:
         return "missing"
-    if isinstance(value, Plain):
+    if isinstance(value, Unquoted):
         return str(value)
     try:
         text = json.dumps(value, ensure_ascii=False)
@@ -36,7 +36,7 @@ class Problem:
 
     Args:
         path: dotted, from the top of the manifest: `spec.game.trainer.with.generations`.
-        got: the value found there; None where there is none; `Plain` words where the key itself is the problem.
+        got: the value found there; None where there is none; `Unquoted` words where the key itself is the problem.
         expected: what would have been right, as the end of a sentence.
     """
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from swarmgame_api.resource import GameResource, status_document
-from swarmgame_api.status import Status
+from swarmgame_api.status import SwarmGameStatus
 from swarmgame_operator.api import CONFIG_MAP, GAME, KINDS, Api
 from swarmgame_operator.errors import AlreadyExists, Invalid, NotFound, Retry
 from swarmgame_operator.logs import log
@@ -79,7 +79,7 @@ class Applier:
             raise
         return False
 
-    async def status(self, game: GameResource, before: Mapping[str, Any], after: Status) -> bool:
+    async def status(self, game: GameResource, before: Mapping[str, Any], after: SwarmGameStatus) -> bool:
         """Writes the status where it differs from what is there. Returns whether it did."""
         patch = difference(before, status_document(after))
         if not patch:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal, Union
 
 from swarmgame_api import loads_manifest
-from swarmgame_api.document import join
 from swarmgame_api.load import manifest_data
 from swarmgame_api.rules import objects
-from swarmgame_api.words import Shape, shape_of_field
+from swarmgame_api.type_descriptions import TypeInfo, field_type_info
+from swarmgame_api.yaml_io import join_path
 
 LARGEST = """
 apiVersion: swarmgame.dev/v1alpha1
@@ -82,7 +82,7 @@ def complete() -> dict[str, Any]:
     return data
 
 
-def fields() -> list[tuple[str, Shape]]:
+def fields() -> list[tuple[str, TypeInfo]]:
     """Every field of the schema by a path that exists in `complete()` or can be made there."""
     first = {"modules[*].image": "modules[0].image", "modules[*].configMapRef": "modules[1].configMapRef"}
     found = []
@@ -93,12 +93,12 @@ def fields() -> list[tuple[str, Shape]]:
         if path.startswith(("spec.storage.cache.emptyDir", "spec.storage.checkpoints.claimTemplate")):
             continue  # the same classes as the other volume's
         found += [
-            (join(path, field.alias or name), shape_of_field(field)) for name, field in model.model_fields.items()
+            (join_path(path, field.alias or name), field_type_info(field)) for name, field in model.model_fields.items()
         ]
     return found
 
 
-def wrong_values(shape: Shape) -> list[object]:
+def wrong_values(shape: TypeInfo) -> list[object]:
     """Values that no field of this shape takes."""
     if shape.model is not None or shape.kind is dict:
         return [5, "text", [1]]

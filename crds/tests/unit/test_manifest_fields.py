@@ -6,11 +6,11 @@ import pytest
 from manifests import LARGEST, complete, fields, wrong_values
 
 from swarmgame_api import InvalidManifest, SwarmGame, dump_manifest, loads_manifest, parse_manifest
-from swarmgame_api.document import join
 from swarmgame_api.overrides import apply_overrides, parse_override
 from swarmgame_api.reference import MINIMAL
 from swarmgame_api.rules import objects
-from swarmgame_api.words import Shape, describe
+from swarmgame_api.type_descriptions import TypeInfo, describe
+from swarmgame_api.yaml_io import join_path
 
 
 def refusal(data: object) -> InvalidManifest:
@@ -20,7 +20,7 @@ def refusal(data: object) -> InvalidManifest:
 
 
 @pytest.mark.parametrize(("path", "shape"), fields(), ids=[path for path, _ in fields()])
-def test_a_value_of_the_wrong_kind_is_refused_with_its_path_and_what_was_expected(path: str, shape: Shape) -> None:
+def test_a_value_of_the_wrong_kind_is_refused_with_its_path_and_what_was_expected(path: str, shape: TypeInfo) -> None:
     for wrong in wrong_values(shape):
         if describe(shape).startswith("a text of at most 16,384") or (
             describe(shape).startswith("a text") and wrong == "\t"
@@ -41,10 +41,10 @@ def test_an_unknown_key_is_refused_in_every_object_with_the_close_match(path: st
     model = dict(objects())[path]
     known = next(field.alias or name for name, field in model.model_fields.items())
     misspelt = f"{known}s"
-    steps, _ = parse_override(f"{join(path, misspelt) if path else misspelt}=1")
+    steps, _ = parse_override(f"{join_path(path, misspelt) if path else misspelt}=1")
     steps = steps if path else (misspelt,)
     problems = {problem.path: str(problem) for problem in refusal(apply_overrides(complete(), [(steps, 1)])).problems}
-    assert problems[join(path, misspelt)].endswith(
+    assert problems[join_path(path, misspelt)].endswith(
         f'is not a field; expected a field that exists; did you mean "{known}"?'
     )
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarmgame_api import InvalidManifest, SwarmGame, dump_manifest, load_manifest, loads_manifest, parse_manifest
-from swarmgame_api.document import MAX_BYTES, read_documents, write_document
 from swarmgame_api.load import manifest_data
 from swarmgame_api.reference import MINIMAL
+from swarmgame_api.yaml_io import MAX_BYTES, dump_document, load_documents
 
 
 def message(text: str, *overrides: str) -> str:
@@ -69,7 +69,7 @@ def test_aliases_cannot_grow_a_small_file_into_a_large_one(bomb: str) -> None:
 
 
 def test_aliases_and_merge_keys_of_usual_size_are_read() -> None:
-    assert read_documents("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: *a") == [
+    assert load_documents("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: *a") == [
         {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"x": 1, "y": 2}}
     ]
 
@@ -94,7 +94,7 @@ def test_aliases_and_merge_keys_of_usual_size_are_read() -> None:
     ],
 )
 def test_scalars_are_read_as_kubernetes_reads_them(text: str, value: object) -> None:
-    assert read_documents(f"a: {text}") == [{"a": value}]
+    assert load_documents(f"a: {text}") == [{"a": value}]
 
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_random_text_is_a_manifest_or_invalid(text: str) -> None:
 def test_random_data_is_a_manifest_or_invalid(data: object) -> None:
     assert verdict(lambda: loads_manifest(yaml.safe_dump(data, allow_unicode=True))).encode()
     for where in ("spec", "metadata"):
-        tree = read_documents(MINIMAL)[0]
+        tree = load_documents(MINIMAL)[0]
         assert isinstance(tree, dict)
         assert verdict(functools.partial(parse_manifest, {**tree, where: data})).encode()
 
@@ -290,7 +290,7 @@ def test_a_random_override_is_applied_or_invalid(override: str) -> None:
 @quick
 @given(st.dictionaries(texts.filter(bool), trees, max_size=4))
 def test_whatever_stands_under_with_survives_a_round_trip(block: dict[str, object]) -> None:
-    tree = read_documents(MINIMAL)[0]
+    tree = load_documents(MINIMAL)[0]
     assert isinstance(tree, dict)
     tree["spec"]["game"]["trainer"]["with"] = block  # type: ignore[index, call-overload, assignment]
     game = parse_manifest(tree)
@@ -302,6 +302,6 @@ def test_whatever_stands_under_with_survives_a_round_trip(block: dict[str, objec
 @given(trees)
 def test_written_yaml_means_the_same_to_us_and_to_others(data: object) -> None:
     if data is not None:
-        text = write_document(data)  # type: ignore[arg-type]
-        assert read_documents(text) == [data]
+        text = dump_document(data)  # type: ignore[arg-type]
+        assert load_documents(text) == [data]
         assert yaml.safe_load(text) == data

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from swarmgame_api.status import REASONS, Condition, Status
+from swarmgame_api.status import REASONS, Condition, SwarmGameStatus
 from swarmgame_operator.plan.outcome import Event
 from swarmgame_operator.plan.scene import write_time
 from swarmgame_operator.reasons import Verdict
@@ -22,12 +22,14 @@ _UNWORTHY = frozenset({"AsExpected", "NotRequired", "Resumed", "Finished"})
 _BAD = {"Accepted": "False", "Degraded": "True", "Failed": "True"}
 
 
-def terminal(status: Status) -> Condition | None:
+def terminal(status: SwarmGameStatus) -> Condition | None:
     """How the game ended; None while it has not."""
     return next((each for each in status.conditions if each.type in TERMINAL and each.status == "True"), None)
 
 
-def turned(before: Status, verdicts: Iterable[Verdict], now: datetime, generation: int) -> tuple[Condition, ...]:
+def turned(
+    before: SwarmGameStatus, verdicts: Iterable[Verdict], now: datetime, generation: int
+) -> tuple[Condition, ...]:
     """The conditions as they should be written, in the order of the reference; types without a verdict stay as they
     were.
     """
@@ -49,7 +51,7 @@ def turned(before: Status, verdicts: Iterable[Verdict], now: datetime, generatio
     return tuple(found[type] for type in REASONS if type in found)
 
 
-def events(before: Status, after: Iterable[Condition]) -> tuple[Event, ...]:
+def events(before: SwarmGameStatus, after: Iterable[Condition]) -> tuple[Event, ...]:
     """One for every condition whose status or reason turned."""
     old = {each.type: each for each in before.conditions}
     found = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from swarmgame_api.status import Status
+from swarmgame_api.status import SwarmGameStatus
 
 Manifest = dict[str, Any]
 """An object as JSON would have it."""
@@ -99,7 +99,7 @@ class Plan:
         requeue_after: seconds until time alone may change the plan; None: never.
     """
 
-    status: Status
+    status: SwarmGameStatus
     keys: tuple[Keys, ...] = ()
     children: tuple[Child, ...] = ()
     deletions: tuple[Reference, ...] = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from swarmgame_api.status import CheckpointStatus, Metric, Progress
+from swarmgame_api.status import CheckpointStatus, MetricStatus, ProgressStatus
 from swarmgame_operator import reasons
 from swarmgame_operator.plan.scene import Scene, read_time, write_time
 from swarmgame_operator.plan.suspension import by_author
@@ -26,7 +26,7 @@ SHORTEST_PATIENCE_SECONDS = 300
 MAX_METRICS = 32
 
 
-def progress(scene: Scene, *, ready: bool, complete: bool) -> Progress:
+def progress(scene: Scene, *, ready: bool, complete: bool) -> ProgressStatus:
     """What the status should say of progress.
 
     Args:
@@ -53,7 +53,7 @@ def progress(scene: Scene, *, ready: bool, complete: bool) -> Progress:
     moved = played != before.round or before.last_updated_time is None
     updated = min(heard.round_finished or heard.seen, scene.observed.now) if moved else None
     seconds = _seconds_a_round(scene, played)
-    return Progress(
+    return ProgressStatus(
         round=played,
         stage=max(0, heard.stage),
         max_rounds=rounds,
@@ -64,10 +64,10 @@ def progress(scene: Scene, *, ready: bool, complete: bool) -> Progress:
     )
 
 
-def _metrics(heard: Mapping[str, float]) -> tuple[Metric, ...]:
+def _metrics(heard: Mapping[str, float]) -> tuple[MetricStatus, ...]:
     """Figures as text, as the API has no floats; what is no number is left out."""
     finite = sorted((name[:64], figure) for name, figure in heard.items() if name and math.isfinite(figure))
-    return tuple(Metric(name=name, value=f"{figure:.6g}") for name, figure in finite[:MAX_METRICS])
+    return tuple(MetricStatus(name=name, value=f"{figure:.6g}") for name, figure in finite[:MAX_METRICS])
 
 
 def checkpoint(scene: Scene) -> CheckpointStatus | None:
@@ -79,7 +79,7 @@ def checkpoint(scene: Scene) -> CheckpointStatus | None:
 
 
 def progressing(
-    scene: Scene, accepted: Verdict, suspended: Verdict, now: Progress, *, over: bool, rolling: bool
+    scene: Scene, accepted: Verdict, suspended: Verdict, now: ProgressStatus, *, over: bool, rolling: bool
 ) -> Verdict:
     """Whether anything moves: pods come or go, or rounds advance."""
     active, leaving, desired = len(scene.active_pods), len(scene.leaving_pods), scene.desired
@@ -113,14 +113,14 @@ def progressing(
     )
 
 
-def seconds_to_stall(scene: Scene, now: Progress) -> float | None:
+def seconds_to_stall(scene: Scene, now: ProgressStatus) -> float | None:
     """Until the game may have to be called stalled."""
     if now.last_updated_time is None:
         return None
     return max(1.0, _patience(scene, now) - _quiet_seconds(scene, now.last_updated_time) + 1.0)
 
 
-def _stalled_for(scene: Scene, now: Progress) -> tuple[int, int] | None:
+def _stalled_for(scene: Scene, now: ProgressStatus) -> tuple[int, int] | None:
     """For how many seconds no round has ended, and how long that may take; None where it is not too long."""
     if now.last_updated_time is None:
         return None
@@ -138,7 +138,7 @@ def _quiet_seconds(scene: Scene, updated: str) -> float:
     return (scene.observed.now - max(since)).total_seconds()
 
 
-def _patience(scene: Scene, now: Progress) -> float:
+def _patience(scene: Scene, now: ProgressStatus) -> float:
     """A round may take all its stages' deadlines and be well; beyond twice that, or ten usual rounds, it is not."""
     game = scene.spec.game
     deadline = 2.0 * game.stages * game.progression.stage_deadline_seconds

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from swarmgame_api.manifest import SwarmGameSpec
-from swarmgame_api.status import Condition, ConditionType, Status
+from swarmgame_api.status import Condition, ConditionType, SwarmGameStatus
 from swarmgame_operator.observed import ContainerFacts, JobFacts, Observed, PodFacts
 from swarmgame_operator.plan.peer_job import FATAL_EXIT_CODES
 from swarmgame_operator.plan.setting import Setting
@@ -65,7 +65,7 @@ class Scene:
 
     setting: Setting
     observed: Observed
-    before: Status
+    before: SwarmGameStatus
 
     @property
     def spec(self) -> SwarmGameSpec:

@@ -7,7 +7,7 @@ no owner, and so outlives its game; a game of the same name finds it again.
 
 from __future__ import annotations
 
-from swarmgame_api.storage import Cache, Checkpoints, ClaimTemplate, EmptyDir, RetentionPolicy
+from swarmgame_api.storage import CacheSpec, CheckpointsSpec, ClaimTemplate, EmptyDir, RetentionPolicy
 from swarmgame_operator.plan.outcome import Child, Manifest, Reference
 from swarmgame_operator.plan.pod import mount, value, volume
 from swarmgame_operator.plan.setting import Setting
@@ -20,7 +20,7 @@ TOKEN = "/etc/swarmgame/model"
 READ_BY_GROUP = 0o440
 
 
-def retention(checkpoints: Checkpoints) -> RetentionPolicy:
+def retention(checkpoints: CheckpointsSpec) -> RetentionPolicy:
     return checkpoints.retention_policy or RetentionPolicy()
 
 
@@ -128,7 +128,7 @@ def token_environment(setting: Setting) -> list[Manifest]:
     return [value("SWARMGAME_MODEL_TOKEN_FILE", f"{TOKEN}/token") for _ in token_volumes(setting)]
 
 
-def _source(setting: Setting, storage: Cache | Checkpoints, ending: str) -> Manifest:
+def _source(setting: Setting, storage: CacheSpec | CheckpointsSpec, ending: str) -> Manifest:
     if storage.claim_name is not None:
         return {"persistentVolumeClaim": {"claimName": storage.claim_name}}
     if storage.claim_template is not None:

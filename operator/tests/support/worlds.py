@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from swarmgame_api.resource import GameResource, status_document
-from swarmgame_api.status import Condition, Status
+from swarmgame_api.status import Condition, SwarmGameStatus
 from swarmgame_operator.defaults import Defaults
 from swarmgame_operator.observed import (
     ChildFacts,
@@ -48,7 +48,7 @@ def body(
     spec: dict[str, Any] | None = None,
     *,
     name: str = "sums",
-    status: Status | None = None,
+    status: SwarmGameStatus | None = None,
     generation: int = 1,
     **metadata: Any,
 ) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def setting(resource: GameResource, defaults: Defaults = DEFAULTS) -> Setting:
     return Setting(resource, resource.game, defaults, BOOTNODE_PEER)
 
 
-def with_status(resource: GameResource, status: Status) -> GameResource:
+def with_status(resource: GameResource, status: SwarmGameStatus) -> GameResource:
     return replace(resource, status=status)
 
 
@@ -92,12 +92,12 @@ def later(observed: Observed, seconds: float) -> Observed:
     return replace(observed, now=observed.now + timedelta(seconds=seconds))
 
 
-def condition(found: Plan | Status, type: str) -> Condition | None:
+def condition(found: Plan | SwarmGameStatus, type: str) -> Condition | None:
     status = found.status if isinstance(found, Plan) else found
     return next((each for each in status.conditions if each.type == type), None)
 
 
-def said(found: Plan | Status) -> dict[str, tuple[str, str]]:
+def said(found: Plan | SwarmGameStatus) -> dict[str, tuple[str, str]]:
     """Conditions as type → (status, reason)."""
     status = found.status if isinstance(found, Plan) else found
     return {each.type: (each.status, each.reason) for each in status.conditions}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarmgame.errors import BadData, InvalidManifest
-from swarmgame_api.explain import did_you_mean
+from swarmgame_api.validation_messages import did_you_mean
 
 if TYPE_CHECKING:
     from swarmgame.sandbox.client import Sandbox

@@ -28,10 +28,10 @@ from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.models import uri as model_uri
 from swarmgame_api.errors import InvalidManifest
-from swarmgame_api.explain import did_you_mean, explain
 from swarmgame_api.game import GameSpec, Use
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
+from swarmgame_api.validation_messages import did_you_mean, explain
 
 GROUPS: Mapping[str, tuple[str, type[Component]]] = {
     "data": ("swarmgame.data", DataManager),

@@ -20,7 +20,7 @@ from worlds import (
     with_status,
 )
 
-from swarmgame_api.status import REASONS, Status
+from swarmgame_api.status import REASONS, SwarmGameStatus
 from swarmgame_operator import reasons
 from swarmgame_operator.plan import plan
 from swarmgame_operator.plan.conditions import events, terminal, turned
@@ -29,8 +29,8 @@ LATER = NOW + timedelta(seconds=60)
 
 
 def test_a_transition_is_dated_when_the_status_turns_and_not_when_only_the_reason_does() -> None:
-    first = turned(Status(), [reasons.waiting_for_bootnode()], NOW, 1)
-    status = Status(conditions=first)
+    first = turned(SwarmGameStatus(), [reasons.waiting_for_bootnode()], NOW, 1)
+    status = SwarmGameStatus(conditions=first)
     (same,) = turned(status, [reasons.waiting_for_peers(1, 4, 2)], LATER, 2)
     assert (same.reason, same.last_transition_time, same.observed_generation) == (
         "WaitingForPeers",
@@ -43,7 +43,7 @@ def test_a_transition_is_dated_when_the_status_turns_and_not_when_only_the_reaso
 
 def test_conditions_stand_in_the_order_of_the_reference() -> None:
     found = turned(
-        Status(), [reasons.rounds_reached(1), reasons.resumed(), reasons.valid(), reasons.finished()], NOW, 1
+        SwarmGameStatus(), [reasons.rounds_reached(1), reasons.resumed(), reasons.valid(), reasons.finished()], NOW, 1
     )
     assert [each.type for each in found] == [
         type for type in REASONS if type in {"Accepted", "Progressing", "Suspended", "Complete"}
@@ -53,7 +53,7 @@ def test_conditions_stand_in_the_order_of_the_reference() -> None:
 @pytest.mark.parametrize("first", [reasons.rounds_reached(9), reasons.deadline_exceeded(9)])
 @pytest.mark.parametrize("second", [reasons.fatal_exit_code("no"), reasons.all_peers_succeeded(4, 0)])
 def test_the_first_end_is_the_only_one(first: reasons.Verdict, second: reasons.Verdict) -> None:
-    status = Status(conditions=turned(Status(), [first], NOW, 1))
+    status = SwarmGameStatus(conditions=turned(SwarmGameStatus(), [first], NOW, 1))
     assert turned(status, [second], LATER, 2) == status.conditions
     end = terminal(status)
     assert end is not None
@@ -124,8 +124,8 @@ def test_bad_news_are_warnings_and_good_news_are_not() -> None:
 
 
 def test_an_event_fits_into_what_the_api_takes() -> None:
-    conditions = turned(Status(), [reasons.peers_failing("x" * 5_000)], NOW, 1)
-    (event,) = events(Status(), conditions)
+    conditions = turned(SwarmGameStatus(), [reasons.peers_failing("x" * 5_000)], NOW, 1)
+    (event,) = events(SwarmGameStatus(), conditions)
     assert len(event.message) <= 1_024
 
 

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from swarmgame_api.quantities import Expected
 
 
-class Shape(NamedTuple):
+class TypeInfo(NamedTuple):
     """An annotation without its wrappers.
 
     Args:
@@ -36,7 +36,7 @@ class Shape(NamedTuple):
         return self.kind if isinstance(self.kind, type) and issubclass(self.kind, BaseModel) else None
 
 
-def shape_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> Shape:
+def type_info(annotation: Any, metadata: tuple[Any, ...] = ()) -> TypeInfo:
     """Unwraps Annotated and `| None`."""
     while True:
         origin = get_origin(annotation)
@@ -49,12 +49,12 @@ def shape_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> Shape:
             if len(members) == 1:
                 annotation = members[0]
                 continue
-            return Shape(Union, tuple(members), metadata)
-        return Shape(origin or annotation, get_args(annotation), metadata)
+            return TypeInfo(Union, tuple(members), metadata)
+        return TypeInfo(origin or annotation, get_args(annotation), metadata)
 
 
-def shape_of_field(field: FieldInfo) -> Shape:
-    return shape_of(field.annotation, tuple(field.metadata))
+def field_type_info(field: FieldInfo) -> TypeInfo:
+    return type_info(field.annotation, tuple(field.metadata))
 
 
 def _bounds(metadata: tuple[Any, ...]) -> tuple[Any, Any, int | None]:
@@ -93,9 +93,9 @@ def default_cell(default: str) -> str:
     return default if default in ("", "required") else f"`{default}`"
 
 
-def describe(shape: Shape) -> str:
+def describe(shape: TypeInfo) -> str:
     """What it takes, as the end of a sentence that begins with "expected"."""
-    words = next((item.words for item in reversed(shape.metadata) if isinstance(item, Expected)), None)
+    words = next((item.text for item in reversed(shape.metadata) if isinstance(item, Expected)), None)
     if words is not None:
         return words
     low, high, most = _bounds(shape.metadata)
@@ -113,12 +113,12 @@ def describe(shape: Shape) -> str:
     if shape.kind is Any:
         return "anything"
     if shape.kind is tuple and len(shape.arguments) > 1 and Ellipsis not in shape.arguments:
-        return f"a list of {len(shape.arguments)}: {', '.join(describe(shape_of(argument)) for argument in shape.arguments)}"
+        return f"a list of {len(shape.arguments)}: {', '.join(describe(type_info(argument)) for argument in shape.arguments)}"
     if shape.kind in (tuple, list):
-        return f"a list{length}, each {describe(shape_of(shape.arguments[0]))}"
+        return f"a list{length}, each {describe(type_info(shape.arguments[0]))}"
     if shape.kind is dict:
-        return f"a mapping{f'{length} keys' if length else ''}, each value {describe(shape_of(shape.arguments[1]))}"
+        return f"a mapping{f'{length} keys' if length else ''}, each value {describe(type_info(shape.arguments[1]))}"
     if shape.kind is Union:
-        return " or ".join(describe(shape_of(argument)) for argument in shape.arguments)
+        return " or ".join(describe(type_info(argument)) for argument in shape.arguments)
     names = {bool: "true or false", int: f"an integer{between}", float: f"a number{between}"}
     return names.get(shape.kind, f"a text{f'{length} characters' if length else ''}")

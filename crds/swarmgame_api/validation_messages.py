@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from swarmgame_api.document import join
 from swarmgame_api.errors import UNKNOWN_FIELD, Problem
-from swarmgame_api.words import Shape, describe, shape_of, shape_of_field
+from swarmgame_api.type_descriptions import TypeInfo, describe, field_type_info, type_info
+from swarmgame_api.yaml_io import join_path
 
 
 def explain(model: type[BaseModel], errors: Iterable[Mapping[str, Any]], prefix: str = "") -> tuple[Problem, ...]:
@@ -60,7 +60,7 @@ def _problems(model: type[BaseModel], error: Mapping[str, Any], prefix: str) -> 
     return [Problem(path, got, describe(shape) + hint)]
 
 
-def _fields(shape: Shape | None) -> list[str]:
+def _fields(shape: TypeInfo | None) -> list[str]:
     if shape is None or shape.model is None:
         return []
     return [field.alias or name for name, field in shape.model.model_fields.items()]
@@ -68,32 +68,32 @@ def _fields(shape: Shape | None) -> list[str]:
 
 def _locate(
     model: type[BaseModel], location: tuple[str | int, ...], prefix: str
-) -> tuple[str, Shape | None, Shape | None, object]:
+) -> tuple[str, TypeInfo | None, TypeInfo | None, object]:
     """Follows a location: its path, the shape of what should stand there, that of the object around it, and the last
     key.
     """
     path, parent, key = prefix, None, None
-    shape: Shape | None = Shape(model, (), ())
+    shape: TypeInfo | None = TypeInfo(model, (), ())
     for part in location:
         if shape is None:
             break
         if shape.model is not None:
             parent, key = shape, part
             field = next((f for name, f in shape.model.model_fields.items() if (f.alias or name) == part), None)
-            path, shape = join(path, str(part)), shape_of_field(field) if field is not None else None
+            path, shape = join_path(path, str(part)), field_type_info(field) if field is not None else None
         elif shape.kind in (tuple, list) and isinstance(part, int):
-            path, shape = f"{path}[{part}]", shape_of(shape.arguments[0])
+            path, shape = f"{path}[{part}]", type_info(shape.arguments[0])
         elif shape.kind is dict and part != "[key]":
-            path, parent, key = join(path, str(part)), shape, part
-            shape = shape_of(shape.arguments[1])
+            path, parent, key = join_path(path, str(part)), shape, part
+            shape = type_info(shape.arguments[1])
         elif shape.kind is dict:
-            shape = shape_of(shape.arguments[0])
+            shape = type_info(shape.arguments[0])
         else:
             # The branch of a union is no part of the path. Among objects it has the name of a class, and what follows
             # is inside of it.
             branches = [
                 branch
-                for branch in map(shape_of, shape.arguments)
+                for branch in map(type_info, shape.arguments)
                 if branch.model is not None and branch.model.__name__ == part
             ]
             if not branches:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
 import yaml
 from pydantic import JsonValue
 
-from swarmgame_api.errors import InvalidManifest, Plain, Problem
+from swarmgame_api.errors import InvalidManifest, Problem, Unquoted
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
@@ -149,14 +149,14 @@ for _kind, (_pattern, _first) in _IMPLICIT.items():
     )
 
 
-def read_documents(text: str) -> list[JsonValue]:
+def load_documents(text: str) -> list[JsonValue]:
     """The documents of a YAML text that hold anything.
 
     Raises:
         InvalidManifest: it is not YAML, or not JSON's kind of YAML, or too large; with the line where that is known.
     """
     if len(text) > MAX_BYTES:
-        raise InvalidManifest("", Plain(f"{len(text):,} characters long"), f"at most {MAX_BYTES:,}")
+        raise InvalidManifest("", Unquoted(f"{len(text):,} characters long"), f"at most {MAX_BYTES:,}")
     try:
         _refuse_deep(text)
         documents = list(yaml.load_all(text, Loader=_Loader))
@@ -164,11 +164,13 @@ def read_documents(text: str) -> list[JsonValue]:
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InvalidManifest(
-            "", Plain(f"not valid YAML{where}"), f"YAML that parses; {error.problem or error.context}"
+            "", Unquoted(f"not valid YAML{where}"), f"YAML that parses; {error.problem or error.context}"
         ) from error
     except yaml.YAMLError as error:
-        raise InvalidManifest("", Plain("not valid YAML"), f"YAML that parses; {str(error).splitlines()[0]}") from error
-    return [tree for tree in (plain(document) for document in documents) if tree is not None]
+        raise InvalidManifest(
+            "", Unquoted("not valid YAML"), f"YAML that parses; {str(error).splitlines()[0]}"
+        ) from error
+    return [tree for tree in (to_json(document) for document in documents) if tree is not None]
 
 
 def _refuse_deep(text: str) -> None:
@@ -177,18 +179,18 @@ def _refuse_deep(text: str) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise InvalidManifest("", Plain("nested too deeply"), f"at most {MAX_DEPTH} levels")
+            raise InvalidManifest("", Unquoted("nested too deeply"), f"at most {MAX_DEPTH} levels")
 
 
-def read_value(text: str) -> JsonValue:
+def load_value(text: str) -> JsonValue:
     """One value, as YAML would read it; nothing is null."""
-    documents = read_documents(text)
+    documents = load_documents(text)
     if len(documents) > 1:
         raise InvalidManifest("", text, "one value")
     return documents[0] if documents else None
 
 
-def plain(data: object) -> JsonValue:
+def to_json(data: object) -> JsonValue:
     """A copy of the data that is JSON, a tree, and of bounded size.
 
     Raises:
@@ -201,22 +203,22 @@ def plain(data: object) -> JsonValue:
         nonlocal left
         left -= 1
         if left < 0:
-            raise InvalidManifest("", Plain("too large"), f"at most {MAX_NODES:,} values, with aliases written out")
+            raise InvalidManifest("", Unquoted("too large"), f"at most {MAX_NODES:,} values, with aliases written out")
         if depth > MAX_DEPTH:
-            raise InvalidManifest("", Plain("nested too deeply"), f"at most {MAX_DEPTH} levels")
+            raise InvalidManifest("", Unquoted("nested too deeply"), f"at most {MAX_DEPTH} levels")
         match value:
             case None | bool():
                 return value
             case int():
                 if not -(2**63) <= value < 2**63:
                     problems.append(
-                        Problem(written(path), Plain("a very large integer"), "an integer of at most 64 bits")
+                        Problem(format_path(path), Unquoted("a very large integer"), "an integer of at most 64 bits")
                     )
                     return None
                 return value
             case float():
                 if not math.isfinite(value):
-                    problems.append(Problem(written(path), Plain(str(value)), "a finite number"))
+                    problems.append(Problem(format_path(path), Unquoted(str(value)), "a finite number"))
                 return value
             case str():
                 return text(value, path)
@@ -225,20 +227,22 @@ def plain(data: object) -> JsonValue:
             case list() | tuple():
                 return [walk(child, (*path, index), depth + 1) for index, child in enumerate(value)]
         problems.append(
-            Problem(written(path), Plain(f"a {type(value).__name__}"), "a text, number, boolean, list or mapping")
+            Problem(
+                format_path(path), Unquoted(f"a {type(value).__name__}"), "a text, number, boolean, list or mapping"
+            )
         )
         return None
 
     def text(value: str, path: Steps) -> str:
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            problems.append(Problem(written(path), Plain("not Unicode text"), "a text without lone surrogates"))
+            problems.append(Problem(format_path(path), Unquoted("not Unicode text"), "a text without lone surrogates"))
         return value
 
     def key(name: object, path: Steps) -> str:
         if isinstance(name, str):
             return text(name, path)
-        shown = Plain(f"under the key {str(name)[:50]}, which YAML reads as a {type(name).__name__}")
-        problems.append(Problem(written(path), shown, "texts as keys; put quotes around it"))
+        shown = Unquoted(f"under the key {str(name)[:50]}, which YAML reads as a {type(name).__name__}")
+        problems.append(Problem(format_path(path), shown, "texts as keys; put quotes around it"))
         return str(name)[:50]
 
     tree = walk(data, (), 0)
@@ -250,15 +254,15 @@ def plain(data: object) -> JsonValue:
 Steps = tuple[str | int, ...]
 
 
-def written(steps: Steps) -> str:
+def format_path(steps: Sequence[str | int]) -> str:
     """Steps from the top as a path: `spec.game.roles[0]`."""
     path = ""
     for step in steps:
-        path = f"{path}[{step}]" if isinstance(step, int) else join(path, step)
+        path = f"{path}[{step}]" if isinstance(step, int) else join_path(path, step)
     return path
 
 
-def join(path: str, key: str) -> str:
+def join_path(path: str, key: str) -> str:
     """A key below a path; keys that are no plain word stand in brackets and quotes."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", key):
         shown = key if len(key) <= 80 else f"{key[:77]}..."
@@ -266,6 +270,6 @@ def join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def write_document(data: JsonValue) -> str:
+def dump_document(data: JsonValue) -> str:
     """The data as YAML, in its own order; reading it again gives the same data."""
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
