@@ -1,7 +1,6 @@
-"""What may stand under `use` and `with`: the parts that are installed, and every option of each, from their own
-configurations.
+"""The reference of components: those that are installed, and every option of each, from their configurations.
 
-Invariant: every word stands in the code that enforces it; nothing is made, read or started.
+`swarmgame components` shows it, and `docs/reference/components.md` is made from it. Nothing is created or started.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class ComponentOption:
     """One key of a `with` block.
 
     Args:
-        path: below `with`; `[]` stands for each entry of a list.
-        takes: what it may be, in words.
-        default: as JSON; empty where there is none to show, `required` where it must be said.
-        meaning: the sentence under it.
+        path: below `with`; `[]` is each entry of a list.
+        takes: its type and bounds, as a text.
+        default: as JSON; empty where there is none to show, `required` where it must be given.
+        meaning: the sentence under the field.
     """
 
     path: str
@@ -40,7 +39,7 @@ class ComponentOption:
 
 @dataclass(frozen=True)
 class ComponentReference:
-    """A part that a manifest may name.
+    """A component that a manifest may name.
 
     Args:
         kind: where in `spec.game` it is named: data, rewards or trainer.
@@ -56,25 +55,26 @@ class ComponentReference:
 
 
 def component_names() -> set[str]:
-    """What may stand under `use` without naming a module; imports none of them."""
+    """Return the values of `use` that name no module; imports none of them."""
     return {entry.name for group, _ in GROUPS.values() for entry in entry_points(group=group)}
 
 
 def installed_components(use: str | None = None) -> list[ComponentReference]:
-    """The installed parts, all or those of one name, in the order of the manifest and of names; the others are not
-    imported.
+    """Return the installed components, all or those of one name, in the order of the manifest and of names. The others
+    are not imported.
     """
     found = []
     for kind, (group, _) in GROUPS.items():
         entries = entry_points(group=group) if use is None else entry_points(group=group, name=use)
         for entry in sorted(entries, key=lambda entry: entry.name):
-            part: type[Component] = entry.load()
-            found.append(ComponentReference(kind, entry.name, _summary(part), tuple(options_of(part.Config))))
+            component: type[Component] = entry.load()
+            options = tuple(options_of(component.Config))
+            found.append(ComponentReference(kind, entry.name, _summary(component), options))
     return found
 
 
 def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[ComponentOption]:
-    """All options of a configuration, those of nested ones behind the one that holds them."""
+    """Yield all options of a configuration; those of a nested one follow the option that holds it."""
     for name, field in model.model_fields.items():
         path = prefix + (field.alias or name)
         shape = field_type_info(field)
@@ -90,29 +90,30 @@ def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[ComponentOp
             yield from options_of(inner, f"{path}{ending}.")
 
 
-def components_page(parts: list[ComponentReference]) -> str:
-    """The text of `docs/reference/components.md`."""
+def components_page(components: list[ComponentReference]) -> str:
+    """Return the text of `docs/reference/components.md`."""
     lines = [
-        "# What may stand under `use` and `with`",
+        "# Components",
         "",
-        "Written by `swarmgame components list --markdown > docs/reference/components.md` from the configurations.",
+        "The values of `use` in a manifest, and the keys of `with` for each. This page is made by",
+        "`swarmgame components list --markdown > docs/reference/components.md` from the configurations.",
         "`swarmgame components show grpo` shows one of them; your own are listed where they are installed.",
         "Unknown keys and wrong types are errors, with path, value and expectation.",
     ]
-    for part in parts:
-        lines += ["", f"## {part.kind}: {part.use}", "", part.summary, ""]
-        if not part.options:
+    for component in components:
+        lines += ["", f"## {component.kind}: {component.use}", "", component.summary, ""]
+        if not component.options:
             lines.append("No options.")
             continue
         lines += ["| option | takes | default | |", "|---|---|---|---|"]
-        for option in part.options:
+        for option in component.options:
             cells = [f"`{option.path}`", option.takes, default_cell(option.default), option.meaning]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _nested(shape: TypeInfo) -> tuple[type[BaseModel] | None, str]:
-    """The configuration inside a field, and what stands between its path and theirs."""
+    """Return the configuration inside a field, and what its path adds to those of its options."""
     if shape.model is not None:
         return shape.model, ""
     if shape.kind in (tuple, list) and shape.arguments:
@@ -122,12 +123,12 @@ def _nested(shape: TypeInfo) -> tuple[type[BaseModel] | None, str]:
     return None, ""
 
 
-def _summary(part: type[Component]) -> str:
-    """What the class says of itself, and where that is "see the module", what the module says before its invariant."""
-    own = _one_line((part.__doc__ or "").partition("\n\n")[0])
+def _summary(component: type[Component]) -> str:
+    """Return the first paragraph of the class; where that is "See the module.", of the module."""
+    own = _one_line((component.__doc__ or "").partition("\n\n")[0])
     if not own.startswith(_SEE):
         return own
-    module = _one_line((sys.modules[part.__module__].__doc__ or "").partition("Invariant")[0])
+    module = _one_line((sys.modules[component.__module__].__doc__ or "").partition("Invariant")[0])
     return f"{module} {own.removeprefix(_SEE)}".strip()
 
 

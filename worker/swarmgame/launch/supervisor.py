@@ -1,15 +1,13 @@
-"""The supervisor: keeps the processes of a run alive, and knows when to give up.
+"""The supervisor: starts the processes of a run, and restarts those that fail.
 
-It starts commands and judges how they end; it knows nothing of games, models or swarms. Invariants: a child never
-outlives the runner (the kernel kills it), its descendants are swept when it ends, an exit that a restart cannot mend
-ends the run, and restarts are bounded.
+It knows commands and exit codes, not games, models or swarms. Invariants: a child never outlives the runner (the kernel
+kills it), its process group is killed when it ends, an exit that a restart cannot correct ends the run, and restarts
+are bounded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -19,18 +17,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from swarmgame.errors import ExitCode
+from swarmgame.launch.exit_record import recorded_exit_code, termination_message
 from swarmgame.observability.run_directory import PeerDirectory
+from swarmgame_common.parent_death import set_parent_death_signal
 
 FATAL = frozenset({ExitCode.BAD_USAGE, ExitCode.BAD_DATA, ExitCode.REFUSED, ExitCode.BAD_CONFIG})
-"""Codes that the same command would end with again."""
+"""Exit codes with which the same command would end again."""
 POLL_SECONDS = 0.05
-LAST_LINES = 15
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class ProcessState(StrEnum):
-    """What became of a peer's process."""
+    """The state of a peer's process."""
 
     RUNNING = "running"
     RESTARTING = "restarting"
@@ -41,11 +38,11 @@ class ProcessState(StrEnum):
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """How much the run bears.
+    """How often peers are restarted, and when the run ends.
 
     Args:
-        restarts: of one peer, before it has failed for good.
-        failed_peers: that may be given up before the run is.
+        restarts: of one peer, before it counts as failed.
+        failed_peers: how many may fail before the run ends.
         grace_seconds: from SIGTERM to SIGKILL.
         first_delay_seconds: before the first restart; doubles with each one, up to `longest_delay_seconds`.
     """
@@ -57,7 +54,7 @@ class RestartPolicy:
     longest_delay_seconds: float = 30.0
 
     def delay(self, restart: int) -> float:
-        """Seconds before the n-th restart, counted from 1."""
+        """Return the seconds before the n-th restart, counted from 1."""
         return min(self.longest_delay_seconds, self.first_delay_seconds * 2.0 ** (restart - 1))
 
 
@@ -67,9 +64,9 @@ class RunOutcome:
 
     Args:
         code: for the runner's own exit.
-        message: what went wrong, with the peer's last words; empty when nothing did.
-        failed: peers that were given up, though the run went on, with the reason.
-        restarts: how often peers were started again, in all.
+        message: what went wrong, with the peer's termination message; empty after success.
+        failed: peers that failed while the run went on, with the reason.
+        restarts: of all peers together.
     """
 
     code: ExitCode
@@ -89,13 +86,13 @@ class PeerProcess:
 
 
 class Supervisor:
-    """Runs one process per peer until all are done, one cannot go on, or somebody says stop.
+    """Runs one process per peer until all have finished, one cannot go on, or `stop` is called.
 
     Args:
         directories: of each peer, by index.
-        command: the arguments that start a peer; told whether this is a restart.
+        command: returns the arguments that start a peer, from its index and whether this is a restart.
         environment: of the children.
-        say: is told of restarts and failures.
+        notify: gets a line about each restart and failure.
     """
 
     def __init__(
@@ -121,11 +118,11 @@ class Supervisor:
         return {child.index: child.state for child in self._children}
 
     def stop(self) -> None:
-        """Once: everyone is asked to leave. Twice: everyone is killed. Only counts, so a signal handler may call it."""
+        """Once: let all peers leave. Twice: kill them. Only counts, so a signal handler may call it."""
         self._stops += 1
 
     def run(self, tick: Callable[[], None] = lambda: None) -> RunOutcome:
-        """Starts all, and returns when none is left; `tick` is called several times a second, in this thread."""
+        """Start all peers, and return when none is left. `tick` is called several times a second, in this thread."""
         try:
             for child in self._children:
                 self._start(child)
@@ -137,7 +134,7 @@ class Supervisor:
                 time.sleep(POLL_SECONDS)
         finally:
             for child in self._children:
-                self._sweep(child)
+                self._kill_group(child)
         return self._outcome()
 
     # ── one child
@@ -152,7 +149,7 @@ class Supervisor:
                 stdout=output,
                 stderr=output,
                 env=self._environment,
-                start_new_session=True,  # Ctrl-C reaches us alone; and the whole group can be swept
+                start_new_session=True,  # Ctrl-C reaches only the runner, and the group can be killed as one
                 preexec_fn=set_parent_death_signal,
             )
         child.state = ProcessState.RUNNING
@@ -168,7 +165,7 @@ class Supervisor:
             and child.process is not None
             and (returned := child.process.poll()) is not None
         ):
-            self._sweep(child)
+            self._kill_group(child)
             self._handle_exit(child, returned)
 
     def _handle_exit(self, child: PeerProcess, returned: int) -> None:
@@ -194,7 +191,8 @@ class Supervisor:
             child.start_at = time.monotonic() + self._restart_policy.delay(child.restarts)
             child.state = ProcessState.RESTARTING
             self._notify(
-                f"peer {child.index} {_describe_exit(code)}; restart {child.restarts} of at most {self._restart_policy.restarts}"
+                f"peer {child.index} {_describe_exit(code)}; "
+                f"restart {child.restarts} of at most {self._restart_policy.restarts}"
             )
         else:
             self._give_up(child, code)
@@ -208,11 +206,12 @@ class Supervisor:
             known = ExitCode.INTERNAL if code == ExitCode.INTERNAL else ExitCode.TEMPORARY
             self._end(
                 known,
-                f"{reason}; {len(failed)} of {len(self._children)} peers have failed\n{termination_message(child.directory)}",
+                f"{reason}; {len(failed)} of {len(self._children)} peers have failed\n"
+                f"{termination_message(child.directory)}",
             )
 
-    def _sweep(self, child: PeerProcess) -> None:
-        """Kills what is left of a child's process group: helpers that it started must not hold its port."""
+    def _kill_group(self, child: PeerProcess) -> None:
+        """Kill what is left of a child's process group: processes that it started must not hold its port."""
         if child.process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -227,10 +226,10 @@ class Supervisor:
         if killing:
             for child in self._children:
                 if child.state is ProcessState.RUNNING:
-                    self._sweep(child)
+                    self._kill_group(child)
 
     def _end(self, code: ExitCode, message: str) -> None:
-        """Asks all to leave; the first reason counts."""
+        """Let all peers leave; the first reason counts."""
         if self._ending is None:
             self._ending = (code, message)
         if self._kill_at is None:
@@ -250,38 +249,6 @@ class Supervisor:
         if self._ending is not None and not all_finished:
             return RunOutcome(*self._ending, failed=failed, restarts=restarts)
         return RunOutcome(ExitCode.DONE, failed=failed, restarts=restarts)
-
-
-def set_parent_death_signal() -> None:
-    """From now on the kernel kills this process when the thread that started it dies. Safe between fork and exec."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def termination_message(directory: PeerDirectory) -> str:
-    """What a peer said of its end: its own message, or else the last lines that it printed."""
-    try:
-        message = json.loads(directory.exit.read_text(encoding="utf-8")).get("message", "")
-    except (OSError, ValueError, AttributeError):
-        message = ""
-    if message:
-        return str(message)
-    try:
-        with directory.output.open("rb") as output:
-            size = output.seek(0, os.SEEK_END)
-            output.seek(max(0, size - 16_384))
-            lines = output.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    return "\n".join(lines[-LAST_LINES:])
-
-
-def recorded_exit_code(directory: PeerDirectory) -> int | None:
-    """The exit code that the peer noted itself: torchrun, which stands between us and its ranks, always ends with 1."""
-    try:
-        code = json.loads(directory.exit.read_text(encoding="utf-8"))["code"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return code if isinstance(code, int) else None
 
 
 def _describe_exit(code: int) -> str:

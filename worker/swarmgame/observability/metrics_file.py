@@ -1,7 +1,7 @@
-"""Records: the observers that write: `metrics.jsonl` a line a round, and a checkpoint every so many rounds.
+"""The file `metrics.jsonl`: one line for each finished round.
 
-Invariant: after a resume at round r the metrics hold exactly the rounds below r, each once, whenever the process before
-was killed.
+Invariant: after a resume at round r the file holds exactly the rounds below r, each once, at whatever moment the
+earlier process was killed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from swarmgame.game.state import GameState, Rewards
 
 
 class MetricsFile(Observer):
-    """One JSON line a finished round.
+    """Writes a JSON line for each finished round.
 
     Args:
         path: made when missing.
         index: the peer's number in the run, written into every line.
-        first_round: rounds from here on are forgotten: they will be played again.
+        first_round: lines of this and later rounds are removed: they will be played again.
     """
 
     def __init__(self, path: Path, *, index: int, first_round: int) -> None:
@@ -44,7 +44,7 @@ class MetricsFile(Observer):
 
 
 def _round_of(line: bytes) -> float:
-    """The round of a line; infinity for a line that was torn by a crash."""
+    """Return the round of a line; infinity for one that a crash cut off."""
     try:
         return int(json.loads(line)["round"])
     except (ValueError, KeyError, TypeError):

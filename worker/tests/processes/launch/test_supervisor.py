@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from swarmgame.errors import ExitCode
-from swarmgame.launch.supervisor import ProcessState, RestartPolicy, RunOutcome, Supervisor, termination_message
+from swarmgame.launch.exit_record import termination_message
+from swarmgame.launch.supervisor import ProcessState, RestartPolicy, RunOutcome, Supervisor
 from swarmgame.observability.run_directory import PeerDirectory
 
 FakePeer = Callable[[str], Sequence[str]]
@@ -22,7 +23,7 @@ QUICK = RestartPolicy(restarts=2, failed_peers=0, grace_seconds=20.0, first_dela
 
 class Run:
     def __init__(
-        self, root: Path, fake_peer: FakePeer, habit: str, *, peers: int = 2, restart_policy: RestartPolicy = QUICK
+        self, root: Path, fake_peer: FakePeer, fault: str, *, peers: int = 2, restart_policy: RestartPolicy = QUICK
     ) -> None:
         self.directories = {index: PeerDirectory(root / str(index)) for index in range(peers)}
         self.messages: list[str] = []
@@ -30,7 +31,7 @@ class Run:
 
         def command(index: int, restart: bool) -> Sequence[str]:
             self.commands.append((index, restart))
-            return [*fake_peer(habit), f"--index={index}", f"--directory={self.directories[index].root}"]
+            return [*fake_peer(fault), f"--index={index}", f"--directory={self.directories[index].root}"]
 
         self.supervisor = Supervisor(
             self.directories,
@@ -55,7 +56,7 @@ class Run:
         return self.supervisor.states
 
 
-def test_a_run_in_which_all_goes_well_is_done(tmp_path: Path, fake_peer: FakePeer) -> None:
+def test_a_run_without_failures_is_done(tmp_path: Path, fake_peer: FakePeer) -> None:
     run = Run(tmp_path, fake_peer, "good")
     outcome = run.until_end()
     assert (outcome.code, outcome.restarts, outcome.failed) == (ExitCode.DONE, 0, {})
@@ -90,10 +91,12 @@ def test_bad_config_ends_the_run_at_once_with_its_code_and_the_peers_message(
     assert run.states == {0: ProcessState.STOPPED, 1: ProcessState.FAILED, 2: ProcessState.STOPPED}
 
 
-def test_the_code_that_a_rank_noted_counts_where_torchrun_hides_it(tmp_path: Path, fake_peer: FakePeer) -> None:
+def test_the_exit_code_that_a_rank_recorded_counts_because_torchrun_hides_it(
+    tmp_path: Path, fake_peer: FakePeer
+) -> None:
     outcome = Run(tmp_path, fake_peer, "under-torchrun").until_end()
     assert outcome.code is ExitCode.BAD_CONFIG
-    assert outcome.message.endswith("said by a rank")
+    assert outcome.message.endswith("recorded by a rank")
 
 
 def test_restarts_are_bounded_and_then_the_run_ends(tmp_path: Path, fake_peer: FakePeer) -> None:
@@ -104,7 +107,7 @@ def test_restarts_are_bounded_and_then_the_run_ends(tmp_path: Path, fake_peer: F
     assert "hello from 1" in outcome.message
 
 
-def test_a_failed_peer_is_borne_when_the_manifest_says_so(tmp_path: Path, fake_peer: FakePeer) -> None:
+def test_a_run_goes_on_with_a_failed_peer_when_the_manifest_allows_it(tmp_path: Path, fake_peer: FakePeer) -> None:
     restart_policy = RestartPolicy(restarts=1, failed_peers=1, grace_seconds=20.0, first_delay_seconds=0.0)
     run = Run(tmp_path, fake_peer, "always-killed", restart_policy=restart_policy)
     outcome = run.until_end()
@@ -113,13 +116,13 @@ def test_a_failed_peer_is_borne_when_the_manifest_says_so(tmp_path: Path, fake_p
     assert run.states == {0: ProcessState.FINISHED, 1: ProcessState.FAILED}
 
 
-def test_an_error_of_ours_shows_the_end_of_its_traceback(tmp_path: Path, fake_peer: FakePeer) -> None:
+def test_an_internal_error_shows_the_end_of_its_traceback(tmp_path: Path, fake_peer: FakePeer) -> None:
     outcome = Run(tmp_path, fake_peer, "traceback", peers=1).until_end()
     assert outcome.code is ExitCode.INTERNAL
-    assert "RuntimeError: a bug of ours" in outcome.message
+    assert "RuntimeError: an internal error" in outcome.message
 
 
-def test_a_stop_asks_everyone_to_leave(tmp_path: Path, fake_peer: FakePeer) -> None:
+def test_a_stop_lets_all_peers_leave(tmp_path: Path, fake_peer: FakePeer) -> None:
     run = Run(tmp_path, fake_peer, "endless")
     outcome = run.until_end(
         lambda: run.supervisor.stop() if run.ready() and ProcessState.STOPPED not in run.states.values() else None
@@ -128,25 +131,25 @@ def test_a_stop_asks_everyone_to_leave(tmp_path: Path, fake_peer: FakePeer) -> N
     assert set(run.states.values()) == {ProcessState.STOPPED}
 
 
-def test_one_that_ignores_the_stop_is_killed_after_the_grace(tmp_path: Path, fake_peer: FakePeer) -> None:
-    run = Run(tmp_path, fake_peer, "deaf", restart_policy=RestartPolicy(grace_seconds=0.3))
-    asked = False
+def test_a_peer_that_ignores_the_stop_is_killed_after_the_grace_period(tmp_path: Path, fake_peer: FakePeer) -> None:
+    run = Run(tmp_path, fake_peer, "ignores-stop", restart_policy=RestartPolicy(grace_seconds=0.3))
+    stopped = False
 
     def stop_once() -> None:
-        nonlocal asked
-        if run.ready() and not asked:
-            asked = True
+        nonlocal stopped
+        if run.ready() and not stopped:
+            stopped = True
             run.supervisor.stop()
 
     assert run.until_end(stop_once).code is ExitCode.STOPPED
 
 
-def test_a_second_stop_does_not_wait_for_the_grace(tmp_path: Path, fake_peer: FakePeer) -> None:
-    run = Run(tmp_path, fake_peer, "deaf", restart_policy=RestartPolicy(grace_seconds=3600.0))
+def test_a_second_stop_does_not_wait_for_the_grace_period(tmp_path: Path, fake_peer: FakePeer) -> None:
+    run = Run(tmp_path, fake_peer, "ignores-stop", restart_policy=RestartPolicy(grace_seconds=3600.0))
     assert run.until_end(lambda: run.supervisor.stop() if run.ready() else None).code is ExitCode.STOPPED
 
 
-def test_helpers_that_a_peer_started_do_not_outlive_it(tmp_path: Path) -> None:
+def test_processes_that_a_peer_started_do_not_outlive_it(tmp_path: Path) -> None:
     directory = PeerDirectory(tmp_path / "0")
     script = "import subprocess, sys; p = subprocess.Popen(['sleep', '3600']); open(sys.argv[1], 'w').write(str(p.pid))"
     command = [sys.executable, "-S", "-E", "-c", script, str(tmp_path / "helper")]
@@ -180,7 +183,7 @@ def test_peers_do_not_outlive_a_runner_that_is_killed(tmp_path: Path) -> None:
     _wait_for(lambda: _gone(child))
 
 
-def test_the_last_words_are_the_end_of_a_long_output(tmp_path: Path) -> None:
+def test_the_termination_message_is_the_recorded_one_or_the_end_of_the_output(tmp_path: Path) -> None:
     directory = PeerDirectory(tmp_path)
     directory.output.write_text("\n".join(f"line {number}" for number in range(10_000)))
     assert termination_message(directory).splitlines() == [f"line {number}" for number in range(9_985, 10_000)]

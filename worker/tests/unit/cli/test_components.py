@@ -1,4 +1,4 @@
-"""`swarmgame components`: what may be used, and with which options, from the parts themselves."""
+"""`swarmgame components`: what may be used, and with which options, from the components themselves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Outer(Config):
     """Several."""
 
 
-def test_options_are_shown_as_a_manifest_says_them_nested_ones_behind_their_own() -> None:
+def test_options_have_the_manifests_names_and_nested_ones_follow_their_parent() -> None:
     assert list(options_of(Outer)) == [
         ComponentOption("firstName", "a text", "required", "Whose."),
         ComponentOption("share", "a number of more than 0", "0.5", "How much."),
@@ -42,30 +42,32 @@ def test_options_are_shown_as_a_manifest_says_them_nested_ones_behind_their_own(
 
 
 def test_the_reference_page_is_current_and_explains_every_option() -> None:
-    parts = installed_components()
+    components = installed_components()
     assert (Path(__file__).parents[4] / "docs/reference/components.md").read_text(encoding="utf-8") == components_page(
-        parts
+        components
     )
-    assert {(part.kind, part.use) for part in parts} >= {
+    assert {(each.kind, each.use) for each in components} >= {
         ("data", "reasoning-gym"),
         ("rewards", "exact"),
         ("trainer", "grpo"),
     }
-    for part in parts:
-        assert part.summary
-        assert not [option.path for option in part.options if not option.meaning], part.use
+    for each in components:
+        assert each.summary
+        assert not [option.path for option in each.options if not option.meaning], each.use
 
 
-def test_a_part_is_shown_as_a_line_of_json_for_each_kind_that_has_the_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_component_is_shown_as_a_line_of_json_for_each_kind_that_has_the_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run_command(["components", "show", "reasoning-gym"]) == 0
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [part["kind"] for part in shown] == ["data", "rewards"]
+    assert [each["kind"] for each in shown] == ["data", "rewards"]
     assert shown[0]["options"][0]["path"] == "environments"
     assert run_command(["components", "show", "grpo"]) == 0
     [grpo] = map(json.loads, capsys.readouterr().out.splitlines())
     assert {"loss", "generations", "sampler", "lora.rank"} <= {option["path"] for option in grpo["options"]}
 
 
-def test_a_name_that_is_nearly_right_is_helped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_nearly_right_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["components", "show", "grop"]) == 78
     assert "grpo" in capsys.readouterr().err

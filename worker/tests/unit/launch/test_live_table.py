@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from swarmgame.launch.live_table import JsonLines, LiveTable, round_line, sparkline, table, view
+from swarmgame.launch.live_table import JsonLines, LiveTable, make_table, make_view, round_line, sparkline
 from swarmgame.observability.peer_progress import PeerProgress, Tail, mean_rewards
 from swarmgame.observability.run_directory import PeerDirectory
 
@@ -34,7 +34,7 @@ def peer(root: Path, index: int, text: str, state: str = "running") -> PeerProgr
 
 def drawn(peers: list[PeerProgress], seconds_left: float | None = None) -> str:
     console = Console(file=io.StringIO(), width=160)
-    console.print(table("quick", peers, 30, seconds_left))
+    console.print(make_table("quick", peers, 30, seconds_left))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -246,7 +246,7 @@ def test_a_terminal_gets_the_table_and_a_pipe_the_lines() -> None:
         def isatty(self) -> bool:
             return True
 
-    shown = view("quick", 5, output=Terminal())
+    shown = make_view("quick", 5, output=Terminal())
     assert isinstance(shown, LiveTable)
     shown.close([])
-    assert isinstance(view("quick", 5, output=io.StringIO()), JsonLines)
+    assert isinstance(make_view("quick", 5, output=io.StringIO()), JsonLines)
