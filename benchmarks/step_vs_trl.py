@@ -88,8 +88,8 @@ class Ours:
         """Seconds of one step."""
         began = harness.now()
         round = Round(self.number, 0, self.number, 1, "bench")
-        groups = tuple(self.trainer.generate([Prompt.ask(question) for question in self.questions], round))
-        said = Contribution(
+        groups = tuple(self.trainer.generate([Prompt.from_question(question) for question in self.questions], round))
+        contribution = Contribution(
             "bench",
             self.number,
             0,
@@ -97,7 +97,7 @@ class Ours:
             {question.id: question.reference for question in self.questions},
             self.trainer.tokenizer,
         )
-        state = GameState.begin(round, self.questions).with_contribution(said)
+        state = GameState.begin(round, self.questions).with_contribution(contribution)
         rewards = {key: reward([rollout.token_ids for rollout in group.rollouts]) for key, group in state.groups()}
         metrics = self.trainer.train(state, rewards)
         seconds = harness.now() - began

@@ -24,7 +24,7 @@ def main() -> int:
     rise = summary["rise"]
     good = rise < LEAST_RISE if options.control else rise >= LEAST_RISE
     print(
-        f"{options.run}: {summary['first10']:.3f} → {summary['last10']:.3f}, {rise:+.3f}: {'as it should be' if good else 'NOT as it should be'}"
+        f"{options.run}: {summary['first10']:.3f} → {summary['last10']:.3f}, {rise:+.3f}: {'good' if good else 'NOT good'}"
     )
     return 0 if good else 1
 

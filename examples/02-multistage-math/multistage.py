@@ -62,12 +62,14 @@ class MultistageMath(ReasoningGymData):
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
         questions = [state.questions[question_id] for question_id in state.question_ids]
         if stage == 0:
-            return [Prompt.ask(question, short(question.text)) for question in questions]
+            return [Prompt.from_question(question, short(question.text)) for question in questions]
         heard = [(question, answers(state, question.id)) for question in questions]
         if stage == 1:
-            return [Prompt.ask(question, choose(question.text, choices)) for question, choices in heard if choices]
+            return [
+                Prompt.from_question(question, choose(question.text, choices)) for question, choices in heard if choices
+            ]
         return [
-            Prompt.ask(question, decide(question.text, choices, votes(state, question.id, choices)))
+            Prompt.from_question(question, decide(question.text, choices, votes(state, question.id, choices)))
             for question, choices in heard
             if choices
         ]

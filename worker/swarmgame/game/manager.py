@@ -1,9 +1,9 @@
-"""GameManager: the order of things, and nothing else.
+"""GameManager: the loop over rounds and stages.
 
-A round is: stages (ask, generate, publish, hear the others), then rewards, the choice of others' groups, one call of
-`Trainer.train`, and a report to whoever observes. It contains no tensor, no socket, no Kubernetes object and no
-contract. Invariants: a round is learnt from whole or not at all, so that stopping in the middle of one loses nothing
-that was learnt; all choices derive from seeds and contributions; an exception of a part ends the game loudly.
+A round is: stages (make prompts, generate, publish, collect and verify), then rewards, the selection of other peers'
+groups, one call of `Trainer.train`, and a report to the observers. The loop uses no tensor, socket, Kubernetes object
+or contract. Invariants: a round is trained on completely or not at all, so a stop in the middle of one loses no
+training; all choices derive from seeds and contributions; an exception of a component ends the game.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progression:
-    """The numbers of a game that the loop needs.
+    """The settings of the loop.
 
     Args:
-        max_rounds, stages: how long.
+        max_rounds, stages: length of the game, and of a round.
         seed: of the game; every other seed derives from it.
-        exchange: whether a stage gathers what all say, or pulls only what will be trained on.
+        exchange: GATHER collects every contribution, PULL only the groups that will be trained on.
         quorum, stage_deadline_seconds: when a stage closes.
-        sharing: which groups of others are trained on.
-        single_peer: the game was meant for one peer.
-        stop_when_isolated: end, resumable, when all others are gone.
-        evaluate_every, evaluation_questions: held-out evaluation; 0 is never.
+        sharing: which groups of other peers are trained on.
+        single_peer: the game has one peer by design, so isolation is normal.
+        stop_when_isolated: end, resumable, when no other peer is live.
+        evaluate_every, evaluation_questions: held-out evaluation; 0 means never.
     """
 
     max_rounds: int
@@ -73,7 +73,7 @@ class RunResult(StrEnum):
 
 @dataclass
 class _RoundStats:
-    """What a round adds up while it goes on."""
+    """Totals of the round in progress."""
 
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -93,7 +93,7 @@ class _RoundStats:
 
 
 class GameManager:
-    """Runs a game for one peer. Every rank of a peer runs one, in step."""
+    """Runs a game for one peer. Every rank of a peer runs one, in lockstep."""
 
     def __init__(
         self,
@@ -126,15 +126,15 @@ class GameManager:
 
     # ── the game
     def run(self, first_round: int | None = None) -> RunResult:
-        """Plays until the last round, a stop, or (if the game says so) until nobody else is left.
+        """Run until the last round, a stop request, or (with `stop_when_isolated`) until no other peer is live.
 
         Args:
-            first_round: where a checkpoint left off; None for a newcomer, who begins where the swarm is.
+            first_round: the next round of a checkpoint; None for a new peer, which begins at the swarm's round.
         """
         number = self._present_round(0) if first_round is None else first_round
         if self.trainer.generates_ahead and not self._generates_ahead:
             logger.warning(
-                "%s knows a round's questions only when the one before is over: nothing is generated ahead",
+                "%s knows a round's questions only after the round before: nothing is generated ahead",
                 type(self.data).__name__,
             )
         for observer in self.observers:
@@ -147,12 +147,12 @@ class GameManager:
             if self.stopped():
                 ending = RunResult.STOPPED
                 break
-            closed_by = self.run_round(number)
+            closed_by = self._run_round(number)
             if closed_by is None:
                 ending = RunResult.STOPPED
                 break
             number += 1
-            if self._is_isolated(closed_by) and self.progression.stop_when_isolated:
+            if self._update_isolated(closed_by) and self.progression.stop_when_isolated:
                 ending = RunResult.ISOLATED
                 break
         for observer in self.observers:
@@ -160,30 +160,30 @@ class GameManager:
         return ending
 
     def _present_round(self, default: int) -> int:
-        """Where the others are: their median, so that no single liar can send us anywhere."""
+        """Return the median round of the other peers: one peer that lies cannot move it far."""
         rounds = [m.round for m in self.communication.membership() if m.peer != self.communication.peer]
         return median_low(rounds) if rounds else default
 
     def _catch_up(self, number: int) -> int:
-        """Skips rounds that the others can no longer take part in with us."""
+        """Skip rounds that the other peers have left behind."""
         present = self._present_round(number)
         if present - number > max(1, self.progression.sharing.max_staleness):
             logger.warning("the swarm is at round %d, this peer at %d: skipping ahead", present, number)
             return present
         return number
 
-    def _is_isolated(self, closed_by: ClosedBy) -> bool:
-        alone = closed_by is ClosedBy.ISOLATED and not self.progression.single_peer
-        if alone and not self._was_isolated:
+    def _update_isolated(self, closed_by: ClosedBy) -> bool:
+        isolated = closed_by is ClosedBy.ISOLATED and not self.progression.single_peer
+        if isolated and not self._was_isolated:
             logger.error("this peer is alone: no other member of the swarm is live")
-        if self._was_isolated and not alone:
+        if self._was_isolated and not isolated:
             logger.warning("this peer is no longer alone")
-        self._was_isolated = alone
-        return alone
+        self._was_isolated = isolated
+        return isolated
 
     # ── a round
-    def run_round(self, number: int) -> ClosedBy | None:
-        """One round. None when it was abandoned because a stop was asked for: nothing was learnt from it."""
+    def _run_round(self, number: int) -> ClosedBy | None:
+        """Run one round. Return None when a stop request ended it early: nothing was trained."""
         began = self._clock()
         stats = _RoundStats()
         round = self._round(number, tuple(member.peer for member in self.communication.membership()))
@@ -192,7 +192,7 @@ class GameManager:
         with self._timed(stats, "data"):
             state = GameState.begin(round, self.data.round_data(round))
         for stage in range(round.stages):
-            state, prompts = self.run_stage(state, stage, stats)
+            state, prompts = self._run_stage(state, stage, stats)
             if self.stopped():
                 return None
             collected = self.communication.collect(
@@ -243,8 +243,8 @@ class GameManager:
             evaluation=evaluation,
         )
 
-    def run_stage(self, state: GameState, stage: int, stats: _RoundStats) -> tuple[GameState, Mapping[str, Prompt]]:
-        """Asks, generates and publishes one stage."""
+    def _run_stage(self, state: GameState, stage: int, stats: _RoundStats) -> tuple[GameState, Mapping[str, Prompt]]:
+        """Make the prompts of one stage, generate, and publish."""
         self.communication.announce_progress(state.round.number, stage)
         prompts = self.data.stage_inputs(state, stage)
         with self._timed(stats, "generate"):
@@ -255,15 +255,15 @@ class GameManager:
                 self._generate_ahead(state.round)
         claims: tuple[Claim, ...] = ()
         if self.progression.exchange is Exchange.PULL:
-            # The others choose by what we claim, so our own rewards are needed before we speak.
+            # Other peers select by our claims, so the rewards are needed before publishing.
             with self._timed(stats, "rewards"):
                 claims = self._claims(contribution, self.rewards.rewards(state))
         self.communication.publish(contribution, claims)
         return state, {prompt.question_id: prompt for prompt in prompts}
 
     def _generate_ahead(self, round: Round) -> None:
-        """Lets the trainer begin the next round's first stage, asked as if membership and curriculum stayed as they
-        are.
+        """Let the trainer start on the next round's first stage, assuming that membership and curriculum stay the
+        same.
         """
         if round.number + 1 >= self.progression.max_rounds:
             return
@@ -307,7 +307,7 @@ class GameManager:
         )
 
     def _evaluate(self, number: int) -> Evaluation | None:
-        """The same stages over held-out questions, alone: nothing is sent, nothing learnt, no random state moved."""
+        """Run the stages over held-out questions. Nothing is published or trained, and no random state changes."""
         questions = self.data.evaluation_data(self.progression.evaluation_questions)
         if not questions:
             return None
@@ -364,10 +364,10 @@ class GameManager:
         )
 
     @contextmanager
-    def _timed(self, stats: _RoundStats, part: str) -> Iterator[None]:
+    def _timed(self, stats: _RoundStats, phase: str) -> Iterator[None]:
         began = self._clock()
         yield
-        stats.seconds[part] += self._clock() - began
+        stats.seconds[phase] += self._clock() - began
 
 
 def _mean(values: Sequence[float]) -> float:

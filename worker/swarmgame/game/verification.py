@@ -1,10 +1,10 @@
-"""Listening: from what another peer sent to what may be used of it.
+"""Verification of what other peers sent.
 
-The communication backend has checked form, signature and hash; here the content is held against what we can make
-ourselves: every question is regenerated from its reference, the prompt must be the one that we would have asked, and
-the text must be what the ids say. Invariant: a group that passes carries our own prompt (payload included, no ids of
-the sender's), so neither reward nor training can be steered by anything but the sampled completion. A group that fails
-is dropped and counted under its reason; nothing here raises on bad content.
+The communication backend has checked form, signature and hash. Here the content is compared with what this peer makes
+itself: every question is regenerated from its reference, the prompt must be the one that this peer would have used, and
+the text must match the ids. A group that fails is dropped and counted under its reason; bad content raises nothing.
+Invariant: a group that passes carries our own prompt (payload included, none of the sender's ids), so the sender
+influences reward and training only through the sampled completion.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from swarmgame.game.state import Contribution, GameState, Group, GroupKey, Promp
 
 @dataclass(frozen=True)
 class VerifiedRollouts:
-    """The state with the others' words in it, which of their groups may be trained on, and why some were dropped."""
+    """The result of a verification.
+
+    Args:
+        state: with the contributions of other peers, without the groups that were dropped.
+        trainable: the groups that may be trained on.
+        outcomes: number of groups that were dropped or restricted, by reason.
+    """
 
     state: GameState
     trainable: frozenset[GroupKey]
@@ -38,12 +44,12 @@ class RolloutVerifier:
     def verify(
         self, state: GameState, contributions: Iterable[Contribution], prompts: Mapping[str, Prompt]
     ) -> VerifiedRollouts:
-        """Adds contributions to a state.
+        """Verify contributions, and add what passes to a state.
 
         Args:
             state: with our own contribution of the stage.
-            contributions: of others.
-            prompts: what we asked in this stage, by item.
+            contributions: of other peers.
+            prompts: our own of this stage, by question.
         """
         outcomes: Counter[str] = Counter()
         trainable: set[GroupKey] = set()
@@ -64,12 +70,13 @@ class RolloutVerifier:
                         GroupKey(contribution.round, contribution.stage, contribution.peer, group.question_id)
                     )
                 elif contribution.stage == 0 or self._exchange is Exchange.PULL:
-                    # In stage 0 the prompt follows from the question alone, so another one is a lie (or another game).
+                    # In stage 0 the prompt follows from the question, so a different one is forged (or of another
+                    # game).
                     outcomes["prompt-mismatch"] += 1
                     continue
                 else:
-                    # A later stage's prompt depends on who was heard. Their words are of use to the next stage, not to
-                    # training.
+                    # A later stage's prompt depends on which contributions its author had collected. The text is
+                    # used by the next stage, but not for training.
                     outcomes["words-only"] += 1
                 if self._text_agrees(contribution, group):
                     groups.append(group)
@@ -89,25 +96,25 @@ class RolloutVerifier:
         return VerifiedRollouts(state, frozenset(trainable), outcomes)
 
     def _resolved(self, state: GameState, contributions: Sequence[Contribution]) -> Mapping[str, Question]:
-        """Every question spoken of, made again by ourselves; asked of the data in one go."""
-        # Two references with one id cannot be: the id is a hash of the reference. One filed under another id is a lie.
-        spoken = {
+        """Regenerate every question that the contributions refer to, in one call."""
+        # The id is a hash of the reference, so a reference under a different id is forged.
+        named = {
             group.question_id: contribution.references[group.question_id]
             for contribution in contributions
             for group in contribution.groups
             if contribution.references[group.question_id].id == group.question_id
         }
         unknown = {
-            question_id: reference for question_id, reference in spoken.items() if question_id not in state.questions
+            question_id: reference for question_id, reference in named.items() if question_id not in state.questions
         }
         made = zip(unknown, self._data.resolve_all(tuple(unknown.values())), strict=True)
-        known = {question_id: state.questions[question_id] for question_id in spoken if question_id in state.questions}
+        known = {question_id: state.questions[question_id] for question_id in named if question_id in state.questions}
         return known | {question_id: resolved for question_id, resolved in made if resolved is not None}
 
     def _questions(
         self, resolved: Mapping[str, Question], contribution: Contribution, outcomes: Counter[str]
     ) -> dict[str, Question]:
-        """The questions of one contribution, as far as we could make them again."""
+        """Return the questions of one contribution that could be regenerated."""
         questions: dict[str, Question] = {}
         for group in contribution.groups:
             if group.question_id in resolved and contribution.references[group.question_id].id == group.question_id:
@@ -123,10 +130,10 @@ class RolloutVerifier:
         questions: Mapping[str, Question],
         prompts: Mapping[str, Prompt],
     ) -> Mapping[str, Prompt]:
-        """What we would have asked about these items in that stage, as far as we can know it."""
+        """Return the prompts that this peer would have made for these questions in that stage, where known."""
         if contribution.stage == 0:
-            alone = GameState.begin(state.round, questions.values())
-            return {prompt.question_id: prompt for prompt in self._data.stage_inputs(alone, 0)}
+            stage_0 = GameState.begin(state.round, questions.values())
+            return {prompt.question_id: prompt for prompt in self._data.stage_inputs(stage_0, 0)}
         return prompts if contribution.round == state.round.number else {}
 
     def _text_agrees(self, contribution: Contribution, group: Group) -> bool:

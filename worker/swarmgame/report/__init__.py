@@ -1,6 +1,6 @@
-"""The report of a run: `report.html`, `plots/*.png` and `summary.json`, made from what the peers wrote.
+"""The report of a run: `report.html`, `plots/*.png` and `summary.json`, made from the files of its peers.
 
-It may be made at any time, of a run that goes on as well. Invariant: the files are replaced whole.
+It can be made at any time, also while the run goes on. Each file is replaced atomically.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Summary", "write_report"]
 
 
 def write_report(directory: RunDirectory) -> Summary:
-    """Draws the plots and writes the page and the summary.
+    """Draw the plots, and write the page and the summary.
 
     Raises:
         BadData: no peer has finished a round yet.

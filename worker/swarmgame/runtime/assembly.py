@@ -28,7 +28,7 @@ from swarmgame.game.external_sampling import ExternalSamplingPolicy
 from swarmgame.game.manager import Progression
 from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
-from swarmgame.models import uri as model_uri
+from swarmgame.models.check import check_model
 from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.game import GameSpec, Use
 from swarmgame_api.manifest import SwarmGame
@@ -112,7 +112,7 @@ def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
         # The cheapest first, since the user waits. The trainer takes longest to import, so its import runs in parallel.
         model = manifest.spec.model
         if model is not None:
-            model_uri.check(model.uri, model.revision, context_of(manifest).model_token)
+            check_model(model.uri, model.revision, context_of(manifest).model_token)
         game = manifest.spec.game
         data = _resolve(game, "data")
         Thread(target=_import_early, args=(game.trainer.use, "trainer"), name="import trainer", daemon=True).start()

@@ -23,7 +23,7 @@ import msgpack
 import numpy as np
 import zstandard
 
-from swarmgame.game.column import Column
+from swarmgame.game.packed_numbers import PackedNumbers
 from swarmgame.game.state import Contribution, FinishReason, Group, Message, PeerId, Prompt, QuestionRef, Rollout
 
 SCHEMA = 1
@@ -331,8 +331,8 @@ class _Header:
                     rollouts.append(
                         Rollout(
                             text=str(blob[text_at : text_at + size], "utf-8"),
-                            token_ids=Column(ids[at : at + length]),
-                            logprobs=Column(logprobs[at : at + length]),
+                            token_ids=PackedNumbers(ids[at : at + length]),
+                            logprobs=PackedNumbers(logprobs[at : at + length]),
                             finish_reason=_FINISH[self.finish[rollout]],
                         )
                     )

@@ -1,10 +1,8 @@
-"""Policy gradients for any torch module over discrete actions: a CNN over images, a table, a board player. No language
-model.
+"""Policy gradients for any torch module over discrete actions: a CNN over images, a table, a policy for a board game.
 
-One action is one rollout: its index is the only token id, its log-probability the only one. REINFORCE with a baseline
-per group and an entropy bonus; actions of other peers are weighted by how likely our policy was to take them, bounded
-above. Invariants: chance comes from the round's seeds alone; a round without anything to learn moves nothing; any
-number of ranks makes the same update.
+One action is one rollout: its index is the only token id. REINFORCE with a baseline per group and an entropy bonus;
+actions of other peers have truncated importance weights. Invariants: all random numbers come from the round's seeds; a
+round without a training signal changes nothing; any number of ranks makes the same update.
 
 Source: Williams 1992 (REINFORCE); truncated importance weights as in IMPALA (arXiv 1802.01561).
 """
@@ -70,12 +68,12 @@ class PolicyGradientConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class _Action:
-    """One action to learn from; `sender` is None for our own."""
+    """One action to train on; `behavior_logprob` is None for our own."""
 
     observation: Tensor
     action: int
     advantage: float
-    sender: float | None
+    behavior_logprob: float | None
 
 
 class PolicyGradientTrainer(Trainer):
@@ -179,7 +177,8 @@ class PolicyGradientTrainer(Trainer):
             )
             advantages_B = torch.tensor([action.advantage for action in own], device=device)
             before_B = torch.tensor(
-                [math.nan if action.sender is None else action.sender for action in own], device=device
+                [math.nan if action.behavior_logprob is None else action.behavior_logprob for action in own],
+                device=device,
             )
             ratio_B = (chosen_B.detach() - before_B).exp().clamp(max=self.config.importance_cap)
             weights_B = torch.where(before_B.isnan(), 1.0, ratio_B)
@@ -206,7 +205,7 @@ class PolicyGradientTrainer(Trainer):
                     map(self._is_action, group.rollouts)
                 )
             if not usable:
-                counts["groups_unscored" if own else "foreign_dropped"] += 1
+                counts["groups_unscored" if own else "remote_dropped"] += 1
                 continue
             counts["groups_trained" if own else "groups_external"] += 1
             payload = (
@@ -222,8 +221,8 @@ class PolicyGradientTrainer(Trainer):
                     )
         advantages = self._advantages([(number, score) for _, _, score, _, number in found])
         return [
-            _Action(observation, action, advantage, sender)
-            for (observation, action, _, sender, _), advantage in zip(found, advantages, strict=True)
+            _Action(observation, action, advantage, behavior_logprob)
+            for (observation, action, _, behavior_logprob, _), advantage in zip(found, advantages, strict=True)
         ]
 
     def _advantages(self, scored: Sequence[tuple[int, float]]) -> list[float]:
@@ -264,7 +263,7 @@ class PolicyGradientTrainer(Trainer):
             "importance": total["importance"] / actions if actions else math.nan,
             **{
                 name: float(counts.get(name, 0))
-                for name in ("groups_trained", "groups_external", "groups_unscored", "foreign_dropped")
+                for name in ("groups_trained", "groups_external", "groups_unscored", "remote_dropped")
             },
         }
 

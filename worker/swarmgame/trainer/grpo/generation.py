@@ -126,7 +126,8 @@ class Generation:
                     logger.warning("out of memory while sampling: %d prompts at once", most_prompts)
                 else:
                     raise Temporary(
-                        f"the device has no memory for {n} rollouts of {params.max_new_tokens} tokens of one prompt: lower generations or "
+                        f"the device has no memory for {n} rollouts of {params.max_new_tokens} tokens of one prompt: "
+                        "lower generations or "
                         "maxNewTokens, or use a device with more memory"
                     ) from error
             torch.cuda.empty_cache()

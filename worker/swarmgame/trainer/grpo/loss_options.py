@@ -25,7 +25,7 @@ class LossOptions(Config):
     with one ratio a rollout. `luspo`: sum over tokens, mean over rollouts. `cispo`: truncated ratio as a weight.
     `sapo`, `vespo`: soft gates instead of clipping."""
     epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """How far the ratio may fall below 1 (and rise above it, unless `epsilonHigh` is given) before its gradient is cut."""
+    """How far the ratio may fall below 1 (and rise above it, without `epsilonHigh`) before its gradient is cut."""
     epsilon_high: Annotated[float, Field(ge=0)] | None = None
     """How far the ratio may rise above 1. For `cispo`: the largest ratio itself, and then required (5.0 is usual)."""
     delta: Annotated[float, Field(gt=1)] | None = None
@@ -55,8 +55,8 @@ class LossOptions(Config):
     vespo_lambda_neg: float = 2.0
     """`vespo`: the decay for negative advantages."""
     importance_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "token_truncate"
-    """Rollouts of other peers are weighted by how likely our policy was to say them, against theirs: a token or a
-    rollout at a time; weights out of bounds are cut back to the bound, or set to zero."""
+    """Rollouts of other peers are weighted by p(ours) / p(theirs), per token or per rollout; weights out of bounds are
+    truncated to the bound, or set to zero."""
     importance_cap: Annotated[float, Field(gt=0)] | None = 3.0
     """Largest such weight."""
     importance_floor: Annotated[float, Field(ge=0)] | None = None
@@ -68,7 +68,8 @@ class LossOptions(Config):
             raise ValueError("loss cispo needs epsilonHigh: it is the largest ratio itself, for example 5.0")
         if self.delta is not None and self.delta <= 1 + self.upper:
             raise ValueError(
-                f"delta is {self.delta}; expected more than 1 + epsilonHigh = {1 + self.upper:g}, or it would undo that bound"
+                f"delta is {self.delta}; expected more than 1 + epsilonHigh = {1 + self.upper:g}, "
+                "or it would undo that bound"
             )
         if self.loss_type == "vespo" and self.importance_mode.startswith("sequence"):
             raise ValueError(

@@ -128,7 +128,7 @@ def test_prompt_tokens_are_rotated_and_cached(dtype, norms):
 @pytest.mark.parametrize("vocabulary", [19, 5000, 9001])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_tokens_are_those_of_the_inverted_distribution(vocabulary, temperature):
-    """With very unequal and with impossible tokens, random numbers next to 0 and to 1, and EOS forbidden in some rows."""
+    """With very unequal and impossible tokens, random numbers close to 0 and 1, and EOS forbidden in some rows."""
     rows = 12
     logits = random(rows, vocabulary) * 3
     logits[3, : vocabulary // 2] = -torch.inf

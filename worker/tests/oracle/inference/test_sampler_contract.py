@@ -295,7 +295,7 @@ def test_all_ways_to_take_a_step_draw_the_same_tokens(architecture, adapters):
 
 
 def test_a_wide_vocabulary_is_searched_by_blocks_with_the_same_result():
-    """Against the plain inversion; also where most tokens have no chance, and where the chance is next to 0 and to 1."""
+    """Against the plain inversion; also with most probabilities 0, and with probabilities close to 0 and 1."""
     vocabulary = BLOCKED_FROM + 77
     generator = torch.Generator().manual_seed(0)
     chances = torch.rand(64, vocabulary, generator=generator) ** 8

@@ -152,13 +152,13 @@ def ours_and_theirs(folder, tokenizer, options, *, on_policy=False, sender_noise
         importance = importance_weights(old, old + sender_noise, mask, our_options)
     inputs = LossInputs(
         logprobs_BT=new,
-        sampler_logprobs_BT=old,
+        old_logprobs_BT=old,
         advantages_B=torch.tensor(ADVANTAGES, dtype=torch.float64),
         mask_BT=mask,
         entropies_BT=entropies,
         reference_logprobs_BT=reference,
         truncated_B=torch.tensor(TRUNCATED),
-        importance_BT=importance,
+        remote_importance_weights_BT=importance,
     )
     outputs = loss(inputs, our_options, Normalizer.of(inputs, our_options, LONGEST))
     outputs.loss.backward()

@@ -62,8 +62,8 @@ def test_it_is_asked_resolved_demonstrated_and_scored_like_any_other(installed: 
         questions = data.round_data(round)
         assert [reader.resolve(question.reference) for question in questions] == list(questions)
         assert data.demonstrate(1, 3)[0].prompt.text.startswith("twice ")
-        said = (Rollout(questions[0].answer), Rollout("1 + 0"), Rollout("__import__('os').getpid()"))
-        group = Group(data.prompt(questions[0]), said)
+        rollouts = (Rollout(questions[0].answer), Rollout("1 + 0"), Rollout("__import__('os').getpid()"))
+        group = Group(data.prompt(questions[0]), rollouts)
         state = GameState.begin(round, questions).with_contribution(
             Contribution("a", 0, 0, (group,), {questions[0].id: questions[0].reference})
         )

@@ -57,7 +57,7 @@ def test_questions_that_were_made_ahead_are_not_made_again(make: Make, monkeypat
     data = make([SUMS, WORDS])
     made = data.round_data(a_round())
     asked: list[int] = []
-    monkeypatch.setattr(data, "_ask", lambda levels, seeds, what="make": asked.append(len(levels)) or [])
+    monkeypatch.setattr(data, "_call", lambda levels, seeds, function="make": asked.append(len(levels)) or [])
     assert data.round_data(a_round()) == made
     assert sum(asked) == 0
 

@@ -26,7 +26,8 @@ SERVER = textwrap.dedent(
     options = dict(argument[2:].partition("=")[::2] for argument in sys.argv[2:])
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     Path(options["notes"]).open("a").write(f"{os.getpid()} {child.pid}\\n")
-    print("environment", {name: text for name, text in os.environ.items() if name.startswith(("VLLM", "SWARMGAME", "PYTHONPATH"))}, flush=True)
+    shown = {name: text for name, text in os.environ.items() if name.startswith(("VLLM", "SWARMGAME", "PYTHONPATH"))}
+    print("environment", shown, flush=True)
     if options.get("habit") == "fails":
         sys.exit("ValueError: No available memory for the cache blocks")
     if options.get("habit") == "sleeps":
@@ -143,7 +144,8 @@ def test_it_ends_with_the_peer_that_started_it_killed_included(servers: Servers,
         from swarmgame.inference.vllm_process import VllmProcess
         from swarmgame_api.sampler import VllmOptions
         options = VllmOptions(engine="vllm", command=({sys.executable!r}, {str(servers.script)!r}))
-        process = VllmProcess(options, lambda port: ["serve", f"--port={{port}}", "--notes={servers.notes}"], Path({str(tmp_path / "vllm.log")!r}))
+        command = lambda port: ["serve", f"--port={{port}}", "--notes={servers.notes}"]
+        process = VllmProcess(options, command, Path({str(tmp_path / "vllm.log")!r}))
         process.ensure()
         print("ready", flush=True)
         time.sleep(600)

@@ -46,14 +46,14 @@ def rewards(sandbox: Sandbox) -> Iterator[ReasoningGymRewards]:
 
 def state_of(
     data: ReasoningGymData,
-    said: dict[str, list[str]],
+    answers: dict[str, list[str]],
     question: Question | None = None,
     reason: FinishReason = FinishReason.STOP,
 ) -> GameState:
     """Peers say these things about one item."""
     question = question or data.round_data(ROUND)[0]
     state = GameState.begin(ROUND, [question])
-    for peer, texts in said.items():
+    for peer, texts in answers.items():
         group = Group(data.prompt(question), tuple(Rollout(text, finish_reason=reason) for text in texts))
         state = state.with_contribution(Contribution(peer, 0, 0, (group,), {question.id: question.reference}))
     return state
@@ -76,8 +76,8 @@ def test_right_answers_of_anybody_score_1_and_wrong_ones_0(
     data: ReasoningGymData, rewards: ReasoningGymRewards
 ) -> None:
     question = one_of(data, "chain_sum")
-    said = {"a": [question.answer, "x", f"  {question.answer}\n"], "b": [question.answer, ""]}
-    assert scores(rewards, state_of(data, said, question)) == {"a": [1, 0, 1], "b": [1, 0]}
+    answers = {"a": [question.answer, "x", f"  {question.answer}\n"], "b": [question.answer, ""]}
+    assert scores(rewards, state_of(data, answers, question)) == {"a": [1, 0, 1], "b": [1, 0]}
 
 
 def test_a_scorer_that_raises_is_a_score_of_0_and_a_count(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:

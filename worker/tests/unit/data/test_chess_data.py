@@ -45,7 +45,7 @@ def test_rewards_tell_mate_from_a_legal_move_from_nonsense() -> None:
     mates = mating_moves(board)
     quiet = next(move for move in board.legal_moves if move not in mates)
     action = 64 * mates[0].from_square + mates[0].to_square
-    said = [
+    texts = [
         question.answer,
         board.san(mates[0]),
         f" {question.answer}\n",
@@ -57,7 +57,7 @@ def test_rewards_tell_mate_from_a_legal_move_from_nonsense() -> None:
         "__import__('os')",
     ]
     state = GameState.begin(ROUND, [question])
-    rollouts = (*(Rollout(text) for text in said), Rollout(token_ids=(action,), logprobs=(0.0,)))
+    rollouts = (*(Rollout(text) for text in texts), Rollout(token_ids=(action,), logprobs=(0.0,)))
     state = state.with_contribution(
         Contribution("a", 0, 0, (Group(data.prompt(question), rollouts),), {question.id: question.reference})
     )

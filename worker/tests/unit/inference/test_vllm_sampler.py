@@ -293,7 +293,7 @@ def test_a_server_that_always_loses_its_weights_is_given_up(serve):
 
     server.engine.faults.append(forget)
     with pytest.raises(
-        Temporary, match=r"failed 5 times: the answer is of the weights \['default'\], and policy-.*-0 were asked for"
+        Temporary, match=r"failed 5 times: the answer is of the weights \['default'\], expected policy-.*-0"
     ):
         sampler.sample(PROMPTS, 2, SamplingParams(4), 0)
 
@@ -375,18 +375,42 @@ LIES = {
     "no JSON": (only("/v1/completions", b"{nonsense"), "no JSON"),
     "a page": (only("/v1/completions", "<html>hello</html>"), "no list of choices"),
     "NaN": (only("/v1/completions", b'{"choices": [NaN]}'), "NaN is no JSON"),
-    "too few": (lambda path, answer: {**answer, "choices": answer["choices"][:1]} if path == "/v1/completions" else answer, "1 choices for 2"),
+    "too few": (
+        lambda path, answer: {**answer, "choices": answer["choices"][:1]} if path == "/v1/completions" else answer,
+        "1 choices for 2",
+    ),
     "foreign ids": (change_choice(token_ids=lambda c: [19] * len(c["token_ids"])), "outside the vocabulary of 19"),
     "negative ids": (change_choice(token_ids=lambda c: [-1] * len(c["token_ids"])), "outside the vocabulary"),
-    "fewer logprobs": (change_choice(logprobs=lambda c: {"token_logprobs": c["logprobs"]["token_logprobs"][1:]}), "log-probabilities for a budget"),
+    "fewer logprobs": (
+        change_choice(logprobs=lambda c: {"token_logprobs": c["logprobs"]["token_logprobs"][1:]}),
+        "log-probabilities for a budget",
+    ),
     "no logprobs": (change_choice(logprobs=None), "without token_ids or logprobs"),
-    "certain": (change_choice(logprobs=lambda c: {"token_logprobs": [0.5] * len(c["token_ids"])}), "log-probability 0.5 of a sampled"),
-    "impossible": (change_choice(logprobs=lambda c: {"token_logprobs": [-9999.0] * len(c["token_ids"])}), "log-probability -9999.0"),
-    "a null": (change_choice(logprobs=lambda c: {"token_logprobs": [None] * len(c["token_ids"])}), "log-probability None"),
-    "other tokens": (change_choice(logprobs=lambda c: {**c["logprobs"], "tokens": ["token_id:99"] * 9}), "other tokens than the ids"),
+    "certain": (
+        change_choice(logprobs=lambda c: {"token_logprobs": [0.5] * len(c["token_ids"])}),
+        "log-probability 0.5 of a sampled",
+    ),
+    "impossible": (
+        change_choice(logprobs=lambda c: {"token_logprobs": [-9999.0] * len(c["token_ids"])}),
+        "log-probability -9999.0",
+    ),
+    "a null": (
+        change_choice(logprobs=lambda c: {"token_logprobs": [None] * len(c["token_ids"])}),
+        "log-probability None",
+    ),
+    "other tokens": (
+        change_choice(logprobs=lambda c: {**c["logprobs"], "tokens": ["token_id:99"] * 9}),
+        "other tokens than the ids",
+    ),
     "another prompt": (change_choice(prompt_token_ids=[1, 2, 3]), "another prompt"),
-    "no end": (change_choice(token_ids=[5], logprobs={"token_logprobs": [-1.0]}), "neither ended nor used up its budget of 6"),
-    "beyond the end": (change_choice(token_ids=[EOS, 5], logprobs={"token_logprobs": [-1.0, -1.0]}), "behind an end-of-sequence"),
+    "no end": (
+        change_choice(token_ids=[5], logprobs={"token_logprobs": [-1.0]}),
+        "neither ended nor used its budget of 6",
+    ),
+    "beyond the end": (
+        change_choice(token_ids=[EOS, 5], logprobs={"token_logprobs": [-1.0, -1.0]}),
+        "behind an end-of-sequence",
+    ),
     "too long": (change_choice(token_ids=[5] * 7, logprobs={"token_logprobs": [-1.0] * 7}), "7 tokens"),
     "oversized": (only("/v1/completions", b"[" + b" " * 3_000_000), "more than 1,0"),
 }  # fmt: skip
@@ -490,9 +514,7 @@ def test_a_server_with_too_short_sequences_is_refused(serve):
 
 def test_a_completion_that_the_server_cut_short_is_noticed(serve):
     sampler, _ = serve(tiny(), max_model_len=64)
-    with pytest.raises(
-        BadData, match=r"neither ended nor used up its budget of 100 \(is --max-model-len too small\?\)"
-    ):
+    with pytest.raises(BadData, match=r"neither ended nor used its budget of 100 \(is --max-model-len too small\?\)"):
         sampler.sample([[5] * 60], 8, SamplingParams(100), 0)
 
 

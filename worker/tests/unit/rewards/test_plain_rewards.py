@@ -32,7 +32,9 @@ ROUND = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a",))
 
 def state_of(answer: str, *rollouts: Rollout) -> GameState:
     question = Question(QuestionRef("text", "x", 0, 0), "?", answer)
-    contribution = Contribution("a", 0, 0, (Group(Prompt.ask(question), rollouts),), {question.id: question.reference})
+    contribution = Contribution(
+        "a", 0, 0, (Group(Prompt.from_question(question), rollouts),), {question.id: question.reference}
+    )
     return GameState.begin(ROUND, [question]).with_contribution(contribution)
 
 

@@ -32,13 +32,13 @@ def batch(seed=0):
     new = -torch.rand(B, T, generator=generator) - 0.1
     return LossInputs(
         logprobs_BT=new.requires_grad_(),
-        sampler_logprobs_BT=new.detach() + 0.3 * torch.randn(B, T, generator=generator),
+        old_logprobs_BT=new.detach() + 0.3 * torch.randn(B, T, generator=generator),
         advantages_B=torch.tensor([1.0, -1.0, 0.0, 0.5, 0.0, -2.0, 0.7]),
         mask_BT=torch.arange(T) < lengths.unsqueeze(1),
         entropies_BT=torch.rand(B, T, generator=generator),
         reference_logprobs_BT=new.detach() + 0.3 * torch.randn(B, T, generator=generator),
         truncated_B=torch.tensor([True, False, False, True, False, False, False]),
-        importance_BT=torch.rand(B, T, generator=generator) + 0.5,
+        remote_importance_weights_BT=torch.rand(B, T, generator=generator) + 0.5,
     )
 
 
@@ -92,7 +92,7 @@ def test_what_stands_in_the_padding_has_no_influence(loss_type):
     garbage = {
         name: value.detach().masked_fill(~inputs.mask_BT, -math.inf)
         for name, value in vars(inputs).items()
-        if name in ("logprobs_BT", "sampler_logprobs_BT", "reference_logprobs_BT", "entropies_BT")
+        if name in ("logprobs_BT", "old_logprobs_BT", "reference_logprobs_BT", "entropies_BT")
     }
     spoilt = loss(LossInputs(**vars(inputs) | garbage), chosen, normalizer)
     assert spoilt.loss.item() == expected.loss.item()

@@ -1,9 +1,10 @@
-"""A column: numbers in the bytes they came in.
+"""PackedNumbers: an immutable sequence of numbers over the bytes of a received message.
 
-Of what others say, log-probabilities are read where they are trained on and nowhere else, and ids once, to compare them
-with the words. Kept as Python objects they take ten times the memory, and to make them was half of a peer's work in an
-exchange of 256 KiB; a column makes them when somebody asks. Invariant: a column equals, hashes, prints and copies as
-the tuple of its numbers would, and cannot be changed.
+The log-probabilities of a remote rollout are read only in training, its ids once, to compare them with the text. As
+Python objects they take ten times the memory, and making them was half of a peer's work in an exchange of 256 KiB; here
+they are made on access. A plain numpy view does not do: it compares element by element, cannot be hashed, and yields
+numpy scalars, which JSON, msgpack and tokenizers refuse. Invariant: an instance equals, hashes, prints, copies and
+pickles as the tuple of its numbers, and cannot be changed.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from numpy.typing import NDArray
 Number = TypeVar("Number", int, float)
 
 
-class Column(Sequence[Number], Generic[Number]):
-    """An immutable sequence of Python numbers over memory that holds them as a machine does.
+class PackedNumbers(Sequence[Number], Generic[Number]):
+    """An immutable sequence of Python numbers, stored as a numpy array.
 
     Args:
-        numbers: of one dimension, integers or floats; not copied. Read-only, as every array over `bytes` is.
+        numbers: read-only, of one dimension, integers or floats; not copied.
     """
 
     __slots__ = ("_numbers",)
 
     def __init__(self, numbers: NDArray[Any]) -> None:
         if numbers.flags.writeable:
-            raise ValueError("a column's numbers could be changed")
+            raise ValueError("the numbers must be read-only")
         self._numbers = numbers
 
     def __len__(self) -> int:
@@ -48,7 +49,7 @@ class Column(Sequence[Number], Generic[Number]):
         return np.array(self._numbers, dtype=dtype, copy=copy)
 
     def __eq__(self, other: object) -> bool:
-        return tuple(self) == tuple(other) if isinstance(other, tuple | Column) else NotImplemented
+        return tuple(self) == tuple(other) if isinstance(other, tuple | PackedNumbers) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(tuple(self))

@@ -1,4 +1,4 @@
-"""Which groups of others are trained on, and who plays what."""
+"""External sampling, and the assignment of roles."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ groups = st.lists(st.sampled_from([0.0, 0.5, 1.0, math.nan]), min_size=2, max_si
     st.integers(0, 9),
 )
 def test_a_selection_keeps_its_bounds_and_does_not_depend_on_arrival(
-    rewards: dict[GroupKey, list[float]], select: str, external: int, cap: int, staleness: int, seed: int
+    rewards: dict[GroupKey, list[float]], strategy: str, external: int, cap: int, staleness: int, seed: int
 ) -> None:
-    policy = ExternalSamplingPolicy(external, select, cap, staleness)
+    policy = ExternalSamplingPolicy(external, strategy, cap, staleness)
     chosen = select_external(rewards, rewards, policy, round=10, seed=seed)
     shuffled = list(rewards)
     random.Random(seed).shuffle(shuffled)
@@ -36,11 +36,11 @@ def test_a_selection_keeps_its_bounds_and_does_not_depend_on_arrival(
     assert len(chosen) == len(set(chosen)) <= external
     assert all(10 - key.round <= staleness for key in chosen)
     assert all(sum(key.peer == peer for key in chosen) <= cap for peer in "abcde")
-    if select == "nonzero-advantage":
+    if strategy == "nonzero-advantage":
         assert all(has_nonzero_advantage(rewards[key]) for key in chosen)
 
 
-def test_top_score_takes_the_best_first_and_nonzero_advantage_leaves_them_out_when_all_are_right() -> None:
+def test_top_score_takes_the_best_group_and_nonzero_advantage_skips_groups_of_equal_rewards() -> None:
     rewards = {
         GroupKey(0, 0, peer, "q"): values
         for peer, values in {"a": [1.0, 1.0], "b": [0.0, 1.0], "c": [0.0, 0.0]}.items()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmgame.rewards.expressions import Program, guarded, why_program
+from swarmgame.sandbox.expressions import Program, guarded, why_program
 
 
 @pytest.mark.parametrize(
