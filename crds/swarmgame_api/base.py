@@ -1,8 +1,7 @@
-"""The base of every object in the manifest, and the rules that hold between fields.
+"""The base of every object in the manifest, and the rules between fields.
 
-A rule is written twice, side by side, so that nobody changes one alone: as CEL, for the API server, and as a Python
-predicate, for files. Nothing here knows of any particular object. Invariant: an instance that exists obeys its rules,
-and never changes.
+A rule is written twice, side by side, so that both are changed together: as CEL for the API server, and as a Python
+predicate for files. Invariant: an instance that exists obeys its rules and never changes.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ from pydantic_core import PydanticCustomError
 
 
 def camel_case(name: str) -> str:
-    """`stage_deadline_seconds` as the manifest writes it: `stageDeadlineSeconds`."""
+    """Return a Python name as the manifest writes it: `stage_deadline_seconds` as `stageDeadlineSeconds`."""
     first, *others = name.rstrip("_").split("_")
     return first + "".join(word.capitalize() for word in others)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Something that must hold between the fields of one object.
+    """A condition on the fields of one object.
 
     Args:
         cel: the rule for the API server; `self` is the object that carries the rule.
-        expected: what would have been right, as the end of a sentence.
+        expected: what is correct, as the end of a sentence.
         check: the same rule in Python, on the validated object.
-        field: where to point at, in the manifest's words, relative to the object; empty for the object itself.
-        show: what to show as found; by default the value of `field`.
+        field: the place to report, by the manifest's keys and relative to the object; empty for the object itself.
+        show: the found value to show; by default the value of `field`.
     """
 
     cel: str
@@ -40,7 +39,7 @@ class Rule:
     show: Callable[[Any], object] | None = None
 
     def found(self, instance: Model) -> object:
-        """The value to blame, JSON-like."""
+        """Return the value to report, as JSON data."""
         if self.show is not None:
             return self.show(instance)
         value: Any = instance.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -51,7 +50,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Transition:
-    """Something that must hold between an object and what it is changed into; CEL's `oldSelf` and `self`."""
+    """A condition on a change of one object; CEL's `oldSelf` and `self`."""
 
     cel: str
     expected: str
@@ -81,7 +80,7 @@ class Model(BaseModel):
     transitions: ClassVar[tuple[Transition, ...]] = ()
 
     @model_validator(mode="after")
-    def _obey_the_rules(self) -> Self:
+    def _check_rules(self) -> Self:
         broken = [(rule.field, rule.found(self), rule.expected) for rule in self.rules if not rule.check(self)]
         if broken:
             raise PydanticCustomError(

@@ -1,6 +1,4 @@
-"""`spec.coordination`: the chain that proves who takes part and keeps what was reported. Optional, and never in the
-way.
-"""
+"""`spec.coordination`: the chain that registers peers and keeps their reports. Training never waits for it."""
 
 from __future__ import annotations
 
@@ -27,26 +25,28 @@ class CoordinationSpec(Model):
     mode: Literal["None", "Dev", "External"] = "None"
     """None: the swarm coordinates itself. Dev: brings a chain of its own, for development. External: yours."""
     chain_id: Annotated[int, Field(ge=1, le=2**53 - 1)] | None = None
-    """External: the chain's id; a chain that says otherwise is not used."""
+    """External: the chain's id; a chain with another id is not used."""
     contract_address: Address | None = None
     """External: the coordinator contract."""
     rpc_secret_ref: SecretReference | None = None
     """External: the Secret with the RPC endpoint, under the key `url`."""
     wallet_secret_ref: SecretReference | None = None
-    """External: the Secret with the funded key; mounted in the gateway alone."""
+    """External: the Secret with the funded key; mounted only in the gateway."""
     confirmations: Annotated[int, Field(ge=1, le=256)] = 2
     """Blocks after which a transaction counts as final."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.mode != 'External' || (has(self.chainId) && has(self.contractAddress) && has(self.rpcSecretRef) && has(self.walletSecretRef))",
+            cel="self.mode != 'External' || (has(self.chainId) && has(self.contractAddress)"
+            " && has(self.rpcSecretRef) && has(self.walletSecretRef))",
             expected="chainId, contractAddress, rpcSecretRef and walletSecretRef with mode External",
             check=lambda chain: (
                 chain.mode != "External" or all(getattr(chain, name) is not None for name in _REFERENCES)
             ),
         ),
         Rule(
-            cel="self.mode == 'External' || !(has(self.chainId) || has(self.contractAddress) || has(self.rpcSecretRef) || has(self.walletSecretRef))",
+            cel="self.mode == 'External' || !(has(self.chainId) || has(self.contractAddress)"
+            " || has(self.rpcSecretRef) || has(self.walletSecretRef))",
             expected="mode External where chainId, contractAddress, rpcSecretRef or walletSecretRef are given",
             check=lambda chain: chain.mode == "External" or all(getattr(chain, name) is None for name in _REFERENCES),
             field="mode",

@@ -1,6 +1,6 @@
-"""A field's type in plain words: the same ones in error messages and in the reference.
+"""Descriptions of a field's type, for error messages and for the reference.
 
-Invariant: the words come from the annotation alone, so that they cannot disagree with what is enforced.
+Invariant: a description is made from the annotation alone, so that it cannot disagree with what is enforced.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TypeInfo(NamedTuple):
 
 
 def type_info(annotation: Any, metadata: tuple[Any, ...] = ()) -> TypeInfo:
-    """Unwraps Annotated and `| None`."""
+    """Return a type without Annotated and `| None`."""
     while True:
         origin = get_origin(annotation)
         if origin is Annotated:
@@ -75,9 +75,7 @@ def _grouped(number: Any) -> str:
 
 
 def default_of(field: FieldInfo) -> str:
-    """What a field is when nothing is said, as JSON; `required` where something must be, empty where there is nothing
-    to show.
-    """
+    """Return a field's default as JSON; `required` where there is none, empty where it is not worth showing."""
     if field.is_required():
         return "required"
     default: Any = field.get_default(call_default_factory=True)
@@ -89,36 +87,38 @@ def default_of(field: FieldInfo) -> str:
 
 
 def default_cell(default: str) -> str:
-    """The same in a table of a page."""
+    """Return a default as the cell of a Markdown table."""
     return default if default in ("", "required") else f"`{default}`"
 
 
-def describe(shape: TypeInfo) -> str:
-    """What it takes, as the end of a sentence that begins with "expected"."""
-    words = next((item.text for item in reversed(shape.metadata) if isinstance(item, Expected)), None)
-    if words is not None:
-        return words
-    low, high, most = _bounds(shape.metadata)
+def describe(info: TypeInfo) -> str:
+    """Return the values that a type takes, as the end of a sentence that begins with "expected"."""
+    text = next((item.text for item in reversed(info.metadata) if isinstance(item, Expected)), None)
+    if text is not None:
+        return text
+    low, high, most = _bounds(info.metadata)
     between = f" from {_grouped(low)} to {_grouped(high)}" if low is not None and high is not None else ""
     if not between and low is not None:
         between = f" of {low}" if isinstance(low, str) else f" of at least {_grouped(low)}"
     length = "" if most is None else f" of at most {most:,}"
-    if shape.model is not None:
-        return f"a mapping with the fields {', '.join(field.alias or name for name, field in shape.model.model_fields.items())}"
-    if shape.kind is Literal:
-        choices = [str(choice) or '""' for choice in shape.arguments]
+    if info.model is not None:
+        names = [field.alias or name for name, field in info.model.model_fields.items()]
+        return f"a mapping with the fields {', '.join(names)}"
+    if info.kind is Literal:
+        choices = [str(choice) or '""' for choice in info.arguments]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
-    if isinstance(shape.kind, type) and issubclass(shape.kind, Enum):
-        return f"one of {', '.join(str(each.value) for each in shape.kind)}"
-    if shape.kind is Any:
+    if isinstance(info.kind, type) and issubclass(info.kind, Enum):
+        return f"one of {', '.join(str(each.value) for each in info.kind)}"
+    if info.kind is Any:
         return "anything"
-    if shape.kind is tuple and len(shape.arguments) > 1 and Ellipsis not in shape.arguments:
-        return f"a list of {len(shape.arguments)}: {', '.join(describe(type_info(argument)) for argument in shape.arguments)}"
-    if shape.kind in (tuple, list):
-        return f"a list{length}, each {describe(type_info(shape.arguments[0]))}"
-    if shape.kind is dict:
-        return f"a mapping{f'{length} keys' if length else ''}, each value {describe(type_info(shape.arguments[1]))}"
-    if shape.kind is Union:
-        return " or ".join(describe(type_info(argument)) for argument in shape.arguments)
-    names = {bool: "true or false", int: f"an integer{between}", float: f"a number{between}"}
-    return names.get(shape.kind, f"a text{f'{length} characters' if length else ''}")
+    if info.kind is tuple and len(info.arguments) > 1 and Ellipsis not in info.arguments:
+        items = [describe(type_info(argument)) for argument in info.arguments]
+        return f"a list of {len(items)}: {', '.join(items)}"
+    if info.kind in (tuple, list):
+        return f"a list{length}, each {describe(type_info(info.arguments[0]))}"
+    if info.kind is dict:
+        return f"a mapping{f'{length} keys' if length else ''}, each value {describe(type_info(info.arguments[1]))}"
+    if info.kind is Union:
+        return " or ".join(describe(type_info(argument)) for argument in info.arguments)
+    numbers = {bool: "true or false", int: f"an integer{between}", float: f"a number{between}"}
+    return numbers.get(info.kind, f"a text{f'{length} characters' if length else ''}")

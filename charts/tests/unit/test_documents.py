@@ -1,6 +1,4 @@
-"""The guide and the runbooks: manifests that are valid, links that lead somewhere, every alert and every reason
-explained.
-"""
+"""The guide and the runbooks: valid manifests and links, and an explanation of every alert and every reason."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ def test_every_manifest_of_the_guide_is_valid(text: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
@@ -49,7 +47,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_every_alert_has_a_runbook_that_says_what_it_is_how_to_look_and_what_to_do(alert: str) -> None:
+def test_every_alert_has_a_complete_runbook(alert: str) -> None:
     page = RUNBOOKS / f"{alert}.md"
     assert re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE) == [
         alert,
@@ -75,7 +73,7 @@ def test_every_reason_of_a_condition_is_explained(condition: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES[: -len(list(CHARTS.glob("*/README.md")))], ids=lambda page: page.name)
-def test_every_value_of_the_chart_that_is_named_exists(page: Path) -> None:
+def test_every_value_that_a_page_mentions_exists(page: Path) -> None:
     sections = "|".join(name for name, value in VALUES.items() if isinstance(value, dict) and value)
     for name in re.findall(rf"`((?:{sections})\.[\w.]+)", page.read_text()):
         if name.split(".")[0] == "resources" or name.endswith(".yaml"):
@@ -86,7 +84,7 @@ def test_every_value_of_the_chart_that_is_named_exists(page: Path) -> None:
             node = node[key]
 
 
-def test_the_commands_are_of_programs_that_a_reader_has() -> None:
+def test_the_commands_use_only_known_programs() -> None:
     known = {"helm", "kubectl", "swarmgame", "curl", "export", "sleep", "POD=$(kubectl"}
     for page in PAGES:
         for block in blocks(page, "sh"):

@@ -30,7 +30,7 @@ from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.models.check import check_model
 from swarmgame_api.errors import InvalidManifest
-from swarmgame_api.game import GameSpec, Use
+from swarmgame_api.game import ComponentSpec, GameSpec
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
 from swarmgame_api.validation_messages import did_you_mean, explain
@@ -206,7 +206,7 @@ def progression_of(manifest: SwarmGame) -> Progression:
         quorum=game.progression.quorum_fraction,
         stage_deadline_seconds=game.progression.stage_deadline_seconds,
         sharing=ExternalSamplingPolicy(
-            sharing.external, sharing.select, sharing.max_per_peer, sharing.max_staleness_rounds
+            sharing.external_groups, sharing.strategy, sharing.max_per_peer, sharing.max_staleness_rounds
         ),
         single_peer=manifest.spec.peers.replicas == 1,
         stop_when_isolated=game.progression.when_alone == "Stop",
@@ -223,10 +223,10 @@ def roles_of(manifest: SwarmGame) -> RoleManager:
 
 
 def _resolve(game: GameSpec, kind: str) -> ResolvedComponent:
-    use: Use = getattr(game, kind)
-    component = _find(use.use, kind)
+    spec: ComponentSpec = getattr(game, kind)
+    component = _find(spec.use, kind)
     try:
-        config = component.Config.model_validate(dict(use.with_), by_alias=True, by_name=False)
+        config = component.Config.model_validate(dict(spec.with_), by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidManifest(
             problems=explain(component.Config, error.errors(include_url=False), f"spec.game.{kind}.with")
