@@ -56,17 +56,15 @@ def connection(
     """
     settings = SwarmSettings(admission=admission, keep_rounds=keep_rounds)
     if manifest.spec.communication.backend == "TorchDistributed":
+        from swarmgame.swarm.transports.rank_group import RankAddress
         from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication
-        from swarmgame.swarm.transports.world import Place
 
-        place = Place(where.index, manifest.spec.peers.replicas, *_rendezvous(where.rendezvous))
-        if place.index >= place.size:
+        address = RankAddress(where.index, manifest.spec.peers.replicas, *_rendezvous(where.rendezvous))
+        if address.rank >= address.size:
             raise BadUsage(
-                f"peer {place.index} has no seat: with TorchDistributed there are spec.peers.replicas of them, {place.size}"
+                f"--index is {address.rank}; expected less than spec.peers.replicas, {address.size}, with TorchDistributed"
             )
-        return TorchDistributedCommunication(
-            run, where.identity, place, settings=settings, meet_seconds=where.join_seconds
-        )
+        return TorchDistributedCommunication(run, where.identity, address, settings=settings)
     from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
     return HivemindCommunication(
