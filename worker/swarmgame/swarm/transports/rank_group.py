@@ -32,6 +32,7 @@ MAX_BYTES = CONTRIBUTION_BYTES + INDEX_BYTES + (1 << 20)
 TRANSFER_SECONDS = 60.0
 RESUME = "all peers have to be started again, and resume from their checkpoints"
 _STORE_SECONDS, _RETRY_SECONDS, _LEAVE_SECONDS = 10.0, 0.2, 5.0
+_LEFT, _RESTARTED = "has left", "was started again"
 _MIN_PAUSE, _MAX_PAUSE = 0.0005, 0.05
 
 Position = tuple[int, int]
@@ -150,7 +151,7 @@ class RankGroup:
         tokens, peers = zip(*self._get("group"), strict=True)
         if tokens[rank] != token:
             # The group was formed before this process started: the others have to start again too.
-            self._set(f"left/{rank}", "was started again")
+            self._set(f"left/{rank}", _RESTARTED)
             raise ConnectionError("the store is that of an earlier group")
         if len(set(peers)) < size:
             raise BadUsage(f"two peers of run {self.run!r} have the same key; each needs its own")
@@ -161,7 +162,7 @@ class RankGroup:
         joined, self.peers = bool(self.peers), ()
         with contextlib.suppress(RuntimeError):
             if joined:
-                self._set(f"left/{self.address.rank}", "has left")
+                self._set(f"left/{self.address.rank}", _LEFT)
                 deadline = time.monotonic() + _LEAVE_SECONDS
                 waiting = [f"left/{rank}" for rank in self.others] if self._server is not None else []
                 while waiting and time.monotonic() < deadline and not self._store.check(waiting):
@@ -214,11 +215,16 @@ class RankGroup:
         for pause in _pauses():
             if self._store.check(keys):
                 break
-            for rank in filter(self.has_left, self.others):
-                self.raise_left(rank)
             if stopped():
                 return None
+            left = next(filter(self.has_left, self.others), None)
+            if left is not None:
+                # If all peers are being stopped, our turn comes within seconds, and then we write a checkpoint.
+                grace = _LEAVE_SECONDS if self._get(f"left/{left}") == _LEFT else 0.0
+                deadline = min(deadline, time.monotonic() + grace)
             if time.monotonic() >= deadline:
+                if left is not None:
+                    self.raise_left(left)
                 late = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
                 where = f"round {position[0]}, stage {position[1]}"
                 raise Temporary(f"{_names(late)} did not reach {where} within {deadline_seconds:g} s; {RESUME}")

@@ -93,7 +93,7 @@ class TorchDistributedCommunication:
         """See `CommunicationManager.membership`. If a peer that is behind collects, take part in its exchange.
 
         Raises:
-            Temporary: a peer that is behind has left, or this peer has.
+            Temporary: a peer that is a round behind has left, or this peer has left.
         """
         group = self._joined()
         members = [Member(self.peer, *self._position)]
@@ -101,7 +101,7 @@ class TorchDistributedCommunication:
             for rank in group.others:
                 position = group.position(rank)
                 if group.has_left(rank):
-                    if position < self._position:
+                    if position[0] < self._position[0]:
                         group.raise_left(rank)
                 elif self.settings.admission(group.peers[rank]):
                     members.append(Member(group.peers[rank], *position))
@@ -198,6 +198,8 @@ class TorchDistributedCommunication:
         try:
             return self._joined().exchange(self._position, self._payloads, self._deadline_seconds, stopped)
         except RuntimeError as error:
+            if stopped():  # so are the others, and one of them was first
+                return None
             raise Temporary(f"an exchange with the other peers failed ({first_line(error)}); {RESUME}") from error
 
     def _joined(self) -> RankGroup:

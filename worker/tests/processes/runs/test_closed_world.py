@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,20 @@ def test_a_killed_peer_ends_the_others_with_75_and_the_resumed_run_equals_the_un
         expected, found = newest_weights(undisturbed, peer), newest_weights(run, peer)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected), f"weights of peer {peer}"
+
+
+def test_a_run_that_is_stopped_and_run_again_equals_the_undisturbed_one(tmp_path: Path, undisturbed: Path) -> None:
+    run = tmp_path / "digits"
+    share_keys(undisturbed, run)
+    rarely = "--set=storage.checkpoints.everyRounds=1000"  # but always when a peer is stopped
+    arguments = ("run", GAME, GROUP, *SMALL, rarely, f"--peers={PEERS}", f"--rounds={ROUNDS}", "--runs", tmp_path)
+    with running(*arguments) as runner:
+        wait_until(lambda: min(len(each) for each in all_metrics(run)) >= 3, "all have finished three rounds", runner)
+        runner.send_signal(signal.SIGINT)
+        assert runner.wait(timeout=60) == 143
+    run_to_end(*arguments)
+    for peer in range(PEERS):
+        assert learnt(metrics(run, peer)) == learnt(metrics(undisturbed, peer)), f"peer {peer}"
 
 
 def test_no_peer_joins_a_fixed_group(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -100,6 +101,17 @@ def test_a_peer_that_leaves_ends_the_others_with_a_temporary_error(swarm: RankGr
     for each in collecting:
         with pytest.raises(Temporary, match=r"peer 2 has left; all peers have to be started again"):
             each.result(30)
+
+
+def test_peers_that_are_stopped_one_after_another_end_without_an_error(swarm: RankGroupSwarm) -> None:
+    ann, bob, eve = trio(swarm)
+    stop = threading.Event()
+    collecting = [swarm.pool.submit(peer.collect, 0, 0, gather(1.0, 600.0), stopped=stop.is_set) for peer in (ann, bob)]
+    eve.leave()
+    swarm.until(lambda: ann._group.has_left(2))
+    assert not any(each.done() for each in collecting)
+    stop.set()
+    assert {each.result(10).closed_by for each in collecting} == {ClosedBy.DEADLINE}
 
 
 def test_a_peer_that_does_not_come_ends_the_others_at_the_deadline(swarm: RankGroupSwarm) -> None:
