@@ -35,7 +35,7 @@ async def carried(gateway: Gateway, messages: list[SignedMessage]) -> dict[str, 
     """Seconds until all are final, and the transactions that it took."""
     before, start = gateway.sender.counts.sent, time.perf_counter()
     for first in range(0, len(messages), 250):
-        await gateway.take(messages[first : first + 250])
+        await gateway.submit(messages[first : first + 250])
     while gateway.queue.on_their_way:
         await asyncio.sleep(0.005)
     seconds = time.perf_counter() - start
@@ -79,7 +79,7 @@ async def gas(url: str) -> dict[str, float]:
             names = [each.peer for each in registrations]
 
             async def call(name: str, messages: list[SignedMessage], contract: str = domain.contract) -> float:
-                return (await manage(chain, WALLET, contract, name, [each.entry() for each in messages])).gas / len(
+                return (await manage(chain, WALLET, contract, name, [each.encode() for each in messages])).gas / len(
                     messages
                 )
 

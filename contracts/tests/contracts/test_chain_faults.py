@@ -55,7 +55,7 @@ async def reports_on_chain(ground: Ground, count: int) -> int:
 async def registered(ground: Ground, count: int) -> None:
     gateway = ground.gateway()
     async with running(gateway):
-        await gateway.take([ground.registration(n) for n in range(count)])
+        await gateway.submit([ground.registration(n) for n in range(count)])
         await until(lambda: gateway.queue.on_their_way == 0)
 
 
@@ -64,7 +64,7 @@ async def test_transactions_that_are_not_mined_are_made_dearer_and_end_final_onc
     await ground.chain.request("evm_setAutomine", False)
     gateway = ground.gateway(bump_after=0.2)
     async with running(gateway):
-        entries = await gateway.take([ground.report(n, 0, 1) for n in range(40)])
+        entries = await gateway.submit([ground.report(n, 0, 1) for n in range(40)])
         await until(lambda: gateway.sender.counts.bumped >= 3)
         assert {entry.state for entry in entries} == {MessageState.SENT}
         await ground.chain.request("evm_setAutomine", True)
@@ -80,7 +80,7 @@ async def test_a_reorganisation_of_five_blocks_takes_nothing_away(ground: Ground
         await ground.chain.request("evm_mine")
     gateway = ground.gateway(confirmations=8, bump_after=1.0)
     async with running(gateway):
-        entries = await gateway.take([ground.report(n, 0, 1) for n in range(60)])
+        entries = await gateway.submit([ground.report(n, 0, 1) for n in range(60)])
         await until(lambda: all(entry.state is MessageState.SENT for entry in entries))
         for _ in range(3):
             await ground.chain.request("evm_mine")
@@ -108,18 +108,18 @@ async def test_the_node_goes_away_in_the_middle_and_comes_back(ground: Ground) -
     gateway = ground.gateway()
     async with running(gateway):
         await wire.request("evm_setAutomine", False)
-        first = await gateway.take([ground.report(n, 0, 1) for n in range(20)])
+        first = await gateway.submit([ground.report(n, 0, 1) for n in range(20)])
         await until(lambda: all(entry.state is MessageState.SENT for entry in first))
         wire.cut = True
         await until(lambda: not gateway.ready)
         # Signers that were never looked up cannot be checked now: said so, and nothing is taken.
         with pytest.raises(ChainUnreachable):
-            await gateway.take([ground.report(n, 0, 1) for n in range(20, 30)])
+            await gateway.submit([ground.report(n, 0, 1) for n in range(20, 30)])
         wire.cut = False
         await wire.request("evm_setAutomine", True)
         await wire.request("evm_mine")
         await until(lambda: gateway.ready)
-        second = await gateway.take([ground.report(n, 0, 1) for n in range(20, 30)])
+        second = await gateway.submit([ground.report(n, 0, 1) for n in range(20, 30)])
         await until(lambda: gateway.queue.on_their_way == 0)
     assert set(states([*first, *second])) == {"final"}  # type: ignore[list-item]
     assert await reports_on_chain(ground, 30) == 30
@@ -133,10 +133,10 @@ async def test_a_node_that_is_away_at_the_start_is_waited_for(ground: Ground) ->
     task = asyncio.create_task(gateway.run())
     await until(lambda: gateway.problem == "the line is cut")
     with pytest.raises(ChainUnreachable, match="has not answered"):
-        await gateway.take([ground.registration(1)])
+        await gateway.submit([ground.registration(1)])
     wire.cut = False
     await until(lambda: gateway.ready)
-    await gateway.take([ground.registration(1)])
+    await gateway.submit([ground.registration(1)])
     await until(lambda: gateway.queue.on_their_way == 0)
     task.cancel()
     assert (await ground.coordinator.peer(peer(1))).proven
@@ -163,7 +163,7 @@ async def test_two_gateways_with_one_wallet_harm_nobody(ground: Ground) -> None:
         await ground.chain.request("evm_setAutomine", False)
         reports = [ground.report(n, 0, 1) for n in range(80)]
         # Half of the messages go to both.
-        entries = [*await one.take(reports[:60]), *await two.take(reports[20:])]
+        entries = [*await one.submit(reports[:60]), *await two.submit(reports[20:])]
         await until(lambda: one.sender.in_flight > 0 and two.sender.in_flight > 0)
         await ground.chain.request("evm_setAutomine", True)
         await ground.chain.request("evm_mine")
@@ -176,7 +176,7 @@ async def test_an_empty_wallet_keeps_messages_until_it_is_filled(ground: Ground)
     poor = Wallet(secret(9_999))
     gateway = ground.gateway(poor, bump_after=0.2)
     async with running(gateway):
-        entries = await gateway.take([ground.registration(n) for n in range(5)])
+        entries = await gateway.submit([ground.registration(n) for n in range(5)])
         await until(lambda: gateway.sender.out_of_funds or bool(gateway.problem))
         assert all(entry.state in (MessageState.QUEUED, MessageState.SENT) for entry in entries)  # type: ignore[union-attr]
         await ground.chain.request("anvil_setBalance", poor.address, hex(ETHER))
@@ -188,7 +188,7 @@ async def test_somebody_else_uses_the_next_nonce(ground: Ground) -> None:
     await registered(ground, 10)
     gateway = ground.gateway()
     async with running(gateway):
-        await gateway.take([ground.report(0, 0, 1)])
+        await gateway.submit([ground.report(0, 0, 1)])
         await until(lambda: gateway.queue.on_their_way == 0)
         # Another process of the same wallet: the gateway's own count is now one behind.
         await registered(Ground(ground.chain, ground.domain), 0)
@@ -196,7 +196,7 @@ async def test_somebody_else_uses_the_next_nonce(ground: Ground) -> None:
         async with running(rival):
             await rival.take([ground.report(1, 0, 1)])
             await until(lambda: rival.queue.on_their_way == 0)
-        entries = await gateway.take([ground.report(n, 0, 1) for n in range(2, 10)])
+        entries = await gateway.submit([ground.report(n, 0, 1) for n in range(2, 10)])
         await until(lambda: gateway.queue.on_their_way == 0)
         assert gateway.sender.counts.lost == 1
     assert set(states(entries)) == {"final"}  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ async def stepped(gateway: Gateway, messages: Sequence[SignedMessage] = (), most
     """Hands messages in and steps until all are over."""
     if not gateway.ready:
         await gateway.start()
-    entries = [entry for entry in await gateway.take(list(messages)) if isinstance(entry, QueuedMessage)]
+    entries = [entry for entry in await gateway.submit(list(messages)) if isinstance(entry, QueuedMessage)]
     for _ in range(most):
         if not gateway.queue.on_their_way:
             break

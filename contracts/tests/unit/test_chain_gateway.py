@@ -36,7 +36,7 @@ async def test_bad_messages_are_named_and_their_neighbours_stand() -> None:
     abroad = sign_registration(Domain(1, ground.domain.contract), secret(22), deadline=FAR)
     elsewhere = sign_registration(Domain(ground.domain.chain_id, "0x" + "55" * 20), secret(23), deadline=FAR)
     good = [ground.registration(n) for n in range(3)]
-    entries = await gateway_take(gateway, [good[0], late, forged, good[1], abroad, elsewhere, good[2], good[0]])
+    entries = await submit_and_step(gateway, [good[0], late, forged, good[1], abroad, elsewhere, good[2], good[0]])
     assert states(entries) == [
         "final",
         "rejected RegistrationExpired",
@@ -56,7 +56,7 @@ async def test_bad_messages_are_named_and_their_neighbours_stand() -> None:
         ground.report(2, 1_000),
         ground.report(2, 0, 4, [77]),
     ]
-    entries = await gateway_take(gateway, said)
+    entries = await submit_and_step(gateway, said)
     assert states(entries) == [
         "final",
         "final",
@@ -72,7 +72,7 @@ async def test_bad_messages_are_named_and_their_neighbours_stand() -> None:
     assert [state.total_wins for state in peers] == [0, 1, 0]
 
 
-async def gateway_take(gateway: object, messages: list[SignedMessage]) -> list[QueuedMessage]:
+async def submit_and_step(gateway: object, messages: list[SignedMessage]) -> list[QueuedMessage]:
     return await stepped(gateway, messages)  # type: ignore[arg-type]
 
 
@@ -98,8 +98,8 @@ async def test_a_message_that_a_stranger_carried_first_is_final_too() -> None:
     gateway = ground.gateway()
     await gateway.start()
     registration = ground.registration(1)
-    (entry,) = await gateway.take([registration])
-    await call(ground, "registerPeers", [registration.entry()])
+    (entry,) = await gateway.submit([registration])
+    await call(ground, "registerPeers", [registration.encode()])
     await stepped(gateway)
     assert isinstance(entry, QueuedMessage)
     assert states([entry]) == ["final"]
@@ -188,7 +188,7 @@ async def test_a_paused_contract_keeps_messages_waiting() -> None:
     gateway = ground.gateway()
     await gateway.start()
     await call(ground, "pause")
-    (entry,) = await gateway.take([ground.registration(1)])
+    (entry,) = await gateway.submit([ground.registration(1)])
     with pytest.raises(Exception, match="EnforcedPause"):
         await gateway.step()
     assert isinstance(entry, QueuedMessage)

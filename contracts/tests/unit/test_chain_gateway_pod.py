@@ -267,7 +267,7 @@ async def test_status_names_an_empty_wallet_and_a_paused_contract() -> None:
     await manage(ground.chain, CARRIER, ground.domain.contract, "pause")
     gateway = ground.gateway()
     await gateway.start()
-    await gateway.take([ground.registration(0)])
+    await gateway.submit([ground.registration(0)])
     work = asyncio.ensure_future(gateway.run())
     async with asyncio.timeout(30):
         while (gateway.status()["error"] or {}).get("reason") != "TransactionReverted":

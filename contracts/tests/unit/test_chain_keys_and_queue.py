@@ -12,7 +12,7 @@ from eth_account import Account
 from swarmgame_chain.errors import BadChainUsage
 from swarmgame_chain.gateway.queue import MessageQueue, MessageState, QueuedMessage
 from swarmgame_chain.keys import KEY_FILE_VARIABLE, Wallet, load_wallet, new_wallet
-from swarmgame_chain.messages import Domain, sign_registration, sign_report
+from swarmgame_chain.messages import Domain, Registration, Report, sign_registration, sign_report
 
 DOMAIN = Domain(31337, "0x" + "11" * 20)
 
@@ -82,7 +82,7 @@ def test_the_same_message_is_one_entry_and_another_about_the_same_is_rejected() 
     first = queue.add(entry(1))
     assert queue.add(entry(1)) is first
     assert queue.add(entry(1, reward=2)).reason == "RewardAlreadySubmitted"
-    assert queue.waiting("reports") == 1
+    assert queue.waiting(Report) == 1
 
 
 def test_a_later_registration_replaces_one_that_waits_but_not_one_that_is_sent() -> None:
@@ -93,7 +93,7 @@ def test_a_later_registration_replaces_one_that_waits_but_not_one_that_is_sent()
     queue.add(early)
     queue.add(late)
     assert (early.state, early.reason) == (MessageState.REJECTED, "RegistrationSuperseded")
-    (taken,) = queue.take("registrations", 9)
+    (taken,) = queue.take(Registration, 9)
     taken.state = MessageState.SENT
     assert queue.add(last).state is MessageState.REJECTED
 
@@ -104,4 +104,4 @@ def test_what_is_over_stays_over() -> None:
     queue.finish(first, MessageState.FINAL)
     queue.finish(first, MessageState.REJECTED, "UnknownPeer")
     queue.give_back([first])
-    assert (first.state, first.reason, queue.on_their_way, queue.waiting("reports")) == (MessageState.FINAL, "", 0, 0)
+    assert (first.state, first.reason, queue.on_their_way, queue.waiting(Report)) == (MessageState.FINAL, "", 0, 0)

@@ -15,19 +15,20 @@ from hypothesis import strategies as st
 from swarmgame.swarm.identity import Identity
 from swarmgame_chain.errors import BadMessage
 from swarmgame_chain.messages import (
+    KINDS,
     Domain,
+    MessageKind,
     Registration,
     Report,
     SignedMessage,
     address_of,
-    message_id,
     proves,
     recover,
     sign_commit,
     sign_registration,
     sign_report,
 )
-from swarmgame_chain.wire import MAX_BODY, Kind, dump, kind_of, parse
+from swarmgame_chain.wire import MAX_BODY, dump, parse
 
 DOMAIN = Domain(31337, "0x" + "11" * 20)
 FULL = {
@@ -137,7 +138,7 @@ def test_two_messages_never_share_an_id() -> None:
     commit = sign_commit(DOMAIN, secret(1), first)
     twin = sign_registration(DOMAIN, secret(2), deadline=9, owner=address_of(secret(1)), signer=address_of(secret(1)))
     messages: list[SignedMessage] = [first, second, commit, twin, sign_registration(DOMAIN, secret(1), deadline=9)]
-    assert len({message_id(message, DOMAIN) for message in messages}) == 5
+    assert len({message.id(DOMAIN) for message in messages}) == 5
 
 
 @pytest.mark.parametrize("reward", [0, 2**255 - 1, -(2**255)])
@@ -148,7 +149,7 @@ def test_messages_come_through_json_whole(reward: int) -> None:
         sign_commit(DOMAIN, secret(1), said),
         sign_registration(DOMAIN, secret(1), deadline=2**64 - 1),
     ):
-        assert list(parse(kind_of(message), json.dumps([dump(message)]).encode())) == [message]
+        assert list(parse(type(message), json.dumps([dump(message)]).encode())) == [message]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_messages_come_through_json_whole(reward: int) -> None:
     ],
 )
 def test_what_is_no_message_is_named(change: dict[str, object], where: str) -> None:
-    (parsed,) = parse("reports", json.dumps(dump(report()) | change).encode())
+    (parsed,) = parse(Report, json.dumps(dump(report()) | change).encode())
     assert isinstance(parsed, BadMessage)
     assert str(parsed).startswith(where)
 
@@ -177,13 +178,13 @@ def test_what_is_no_message_is_named(change: dict[str, object], where: str) -> N
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"[" * 100_000, b" " * (MAX_BODY + 1), b"[" + b"1," * 300 + b"1]"])
 def test_a_body_that_is_none_is_refused_whole(body: bytes) -> None:
     with pytest.raises(BadMessage):
-        parse("reports", body)
+        parse(Report, body)
 
 
 @given(
-    st.sampled_from(["registrations", "commits", "reports"]),
+    st.sampled_from(KINDS),
     st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=20),
 )
-def test_any_json_is_a_message_or_a_bad_one(kind: Kind, value: object) -> None:
+def test_any_json_is_a_message_or_a_bad_one(kind: MessageKind, value: object) -> None:
     body = json.dumps([value]).encode()
     assert all(isinstance(parsed, BadMessage) for parsed in parse(kind, body))

@@ -45,7 +45,7 @@ def test_a_round_ends_by_quorum_or_deadline_and_never_while_nobody_speaks(
 
 @pytest.mark.parametrize(("age", "over"), [(60, False), (599, False), (601, True)])
 def test_a_round_stays_open_for_what_it_alone_takes_until_its_deadline(age: int, over: bool) -> None:
-    assert advancer("abcd").is_over(RoundClock(0, 600, age), CONFIG, bound=True) is over
+    assert advancer("abcd").is_over(RoundClock(0, 600, age), CONFIG, needed=True) is over
 
 
 def test_a_report_that_a_reorganisation_took_back_does_not_count() -> None:

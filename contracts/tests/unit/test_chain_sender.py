@@ -114,7 +114,7 @@ async def test_a_stuck_transaction_gets_an_eighth_dearer_and_any_of_its_hashes_c
     node.mine(0)
     assert await sender.step() == []
     node.mine()
-    assert [settled.outcome for settled in await sender.step()] == [TxOutcome.MINED]
+    assert [result.outcome for result in await sender.step()] == [TxOutcome.MINED]
     assert sender.counts.bumped == 1
 
 
@@ -145,7 +145,7 @@ async def test_a_nonce_that_somebody_else_used_gives_the_job_back() -> None:
     await sender.send(TxRequest(b"a", 21_000))
     node.pool[0] = {"fee": 999, "hash": "0xother"}
     node.mine(0)
-    assert [settled.outcome for settled in await looked(sender, 3)] == [TxOutcome.LOST]
+    assert [result.outcome for result in await looked(sender, 3)] == [TxOutcome.LOST]
     await sender.send(TxRequest(b"b", 21_000))
     assert list(node.pool) == [1]
 

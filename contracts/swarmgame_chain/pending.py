@@ -1,0 +1,99 @@
+"""The messages of one peer that are not over yet: what to submit, what to look up, and how messages ended.
+
+Pure state: no clock, no network, no locks. It is bounded: the oldest message that is not a registration is dropped and
+counted. Every message ends `final` or `rejected` with a reason, or is counted as dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from swarmgame_chain.messages import MessageKind, Registration, SignedMessage
+from swarmgame_chain.wire import MAX_MESSAGES
+
+log = logging.getLogger(__name__)
+OVER = frozenset({"final", "rejected"})
+
+
+@dataclass
+class PendingMessage:
+    """A message and how far it is: `waiting` (not submitted yet), `queued`, `sent`, `final` or `rejected`."""
+
+    id: str
+    message: SignedMessage
+    state: str = "waiting"
+    reason: str = ""
+
+
+class PendingMessages:
+    """Messages in the order in which they were added.
+
+    Args:
+        capacity: how many may be pending.
+    """
+
+    def __init__(self, capacity: int = 1_000) -> None:
+        self._capacity = capacity
+        self._messages: dict[str, PendingMessage] = {}
+        self.dropped = 0
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """How messages ended: (state, reason) → count."""
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def messages(self) -> tuple[PendingMessage, ...]:
+        return tuple(self._messages.values())
+
+    def add(self, id: str, message: SignedMessage) -> None:
+        """Add a message, and drop the oldest one where there is no room."""
+        if len(self._messages) >= self._capacity:
+            droppable = (each for each in self._messages.values() if not isinstance(each.message, Registration))
+            oldest = next(droppable, None)
+            if oldest is not None:
+                del self._messages[oldest.id]
+                self.dropped += 1
+                if self.dropped == 1 or self.dropped % 100 == 0:
+                    log.warning("%d messages to the chain were dropped: %d are pending", self.dropped, self._capacity)
+        self._messages[id] = PendingMessage(id, message)
+
+    def take_all(self) -> list[SignedMessage]:
+        """Remove all messages and return them, oldest first."""
+        taken = [each.message for each in self._messages.values()]
+        self._messages.clear()
+        return taken
+
+    def to_submit(self, kind: MessageKind) -> list[PendingMessage]:
+        """Return the messages of a kind to submit now, oldest first: all that are not over, if one of them is new.
+
+        A gateway that was restarted remembers none of the older ones. It would carry the newest report first, after
+        which the contract takes no older one. A gateway that knows a message answers as to a look-up.
+        """
+        line = [each for each in self._messages.values() if type(each.message) is kind][:MAX_MESSAGES]
+        return line if any(each.state == "waiting" for each in line) else []
+
+    def to_look_up(self) -> list[PendingMessage]:
+        """Return the messages whose state to ask the gateway for."""
+        return [each for each in self._messages.values() if each.state != "waiting"][:MAX_MESSAGES]
+
+    def apply(self, pending: PendingMessage, answer: Mapping[str, str]) -> bool:
+        """Take in the gateway's answer for a message; return whether the message is over now."""
+        if pending.id not in self._messages:
+            return False
+        state, reason = answer.get("state", ""), answer.get("reason", "")
+        # A gateway that lost the message, or takes no more registrations now, gets it again.
+        if state in ("unknown", "dropped") or (state, reason) == ("rejected", "TooManyRegistrations"):
+            pending.state = "waiting"
+            return False
+        pending.state, pending.reason = state, reason
+        if state not in OVER:
+            return False
+        del self._messages[pending.id]
+        self.ended[state, reason] += 1
+        if state == "rejected":
+            log.warning("the chain does not take a message: %s, %s", type(pending.message).path, reason)
+        return True
