@@ -35,7 +35,7 @@ def find_anvil() -> Path:
     """Return the binary that SWARMGAME_ANVIL names, or the one in contracts/node_modules, or on the PATH.
 
     Raises:
-        BadChainUsage: it is not installed; the message says how to install it.
+        BadChainUsage: it is not installed; the message tells how to install it.
     """
     named = os.environ.get(BINARY_VARIABLE)
     machine = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), platform.machine())

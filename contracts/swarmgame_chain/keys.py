@@ -52,7 +52,7 @@ def load_wallet(
         passphrase_file: the keystore's passphrase, in the first line.
 
     Raises:
-        BadChainUsage: no place or two, no such file, or no key in it; the message says which.
+        BadChainUsage: no place or two, no such file, or no key in it; the message names it.
     """
     if key_file is not None and keystore is not None:
         raise BadChainUsage("a key file and a keystore were given; expected one of them")

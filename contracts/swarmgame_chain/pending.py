@@ -76,8 +76,8 @@ class PendingMessages:
         line = [each for each in self._messages.values() if type(each.message) is kind][:MAX_MESSAGES]
         return line if any(each.state == "waiting" for each in line) else []
 
-    def to_look_up(self) -> list[PendingMessage]:
-        """Return the messages whose state to ask the gateway for."""
+    def in_transit(self) -> list[PendingMessage]:
+        """Return the messages that the gateway has; their state is to be looked up."""
         return [each for each in self._messages.values() if each.state != "waiting"][:MAX_MESSAGES]
 
     def apply(self, pending: PendingMessage, answer: Mapping[str, str]) -> bool:

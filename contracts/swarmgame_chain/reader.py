@@ -89,7 +89,7 @@ class Coordinator:
         """Check that the chain and the contract are the expected ones.
 
         Raises:
-            ChainRefused: another chain, no code, or another contract; says which.
+            ChainRefused: another chain, no code, or another contract; the message names it.
             ChainUnreachable: the node does not answer.
         """
         found = int(await self.chain.request("eth_chainId"), 16)
@@ -242,7 +242,7 @@ class EventCursor:
 
 
 def peer_state(data: bytes) -> PeerState:
-    """Decode the result of `peer()`, ten 32-byte words; by hand, since a gateway does it for every message.
+    """Decode the result of `peer()`, ten 32-byte values; by hand, since a gateway does it for every message.
 
     Raises:
         ChainRefused: it is not such a result.

@@ -1,5 +1,5 @@
-"""A peer's reporter: it registers the peer, reports its rounds through the gateway, and looks up who else has proven
-their id.
+"""A peer's reporter: it registers the peer, reports its rounds through the gateway, and checks which other peers have
+proven their id.
 
 One thread runs one asyncio loop with one HTTP session and two tasks: one follows the contract (until it has answered
 once, then look-ups of peers), the other exchanges messages with the gateway. `report` signs and queues; only `start`
@@ -51,7 +51,7 @@ REQUEST_SECONDS = 10.0
 """Longest wait for an answer of the node or the gateway."""
 MAX_BACKOFF = 30.0
 MAX_LOOK_UPS = 1_024
-"""Unknown peers that are looked up at once; remote peers can invent as many ids as they like."""
+"""Unknown peers that are checked on chain at once; remote peers can invent as many ids as they like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class ChainReporter:
         """Start the thread, and register; return the bootnodes on chain, none when the node does not answer now.
 
         Raises:
-            ChainRefused: another chain, no contract, or another contract; the message says which.
+            ChainRefused: another chain, no contract, or another contract; the message names it.
         """
         self._thread.start()
         try:
@@ -145,7 +145,7 @@ class ChainReporter:
             return ()
 
     def admits(self, peer: str) -> bool:
-        """Return whether a peer is known to have proven its id. A new id is looked up, and known at a later call."""
+        """Return whether a peer is known to have proven its id. A new id is checked on chain, and known at a later call."""
         if peer in self._proven:
             return True
         if is_peer_id(peer):
@@ -251,7 +251,7 @@ class ChainReporter:
         while True:
             if self._terms is None and not refused:
                 refused = await self._connect(coordinator)
-            await self._look_up_peers(coordinator)
+            await self._update_proven(coordinator)
             self._publish()
             await asyncio.sleep(POLL_SECONDS)
 
@@ -283,11 +283,11 @@ class ChainReporter:
         self._new_message.set()
         return False
 
-    async def _look_up_peers(self, coordinator: Coordinator) -> None:
+    async def _update_proven(self, coordinator: Coordinator) -> None:
         with self._lock:
             unknown, self._unknown = tuple(self._unknown), set()
         if unknown and self._terms is not None:
-            # After an error, a peer is looked up again when it calls again.
+            # After an error, a peer is checked again at its next call.
             with contextlib.suppress(ChainError), invalid_answers():
                 self._proven |= await coordinator.proven(unknown)
 
@@ -324,7 +324,7 @@ class ChainReporter:
                 answers = await post(session, f"{self._gateway}/v1/{kind.path}", [dump(each.message) for each in line])
                 self._apply(line, answers)
         with self._lock:
-            line = self._pending.to_look_up()
+            line = self._pending.in_transit()
         if line:
             answers = await post(session, f"{self._gateway}/v1/lookups", {"ids": [each.id for each in line]})
             self._apply(line, answers)
@@ -350,7 +350,7 @@ async def read_terms(coordinator: Coordinator) -> ContractTerms:
     """Check the contract, and read its terms.
 
     Raises:
-        ChainRefused: another chain, no contract, or another contract; the message says which.
+        ChainRefused: another chain, no contract, or another contract; the message names it.
         ChainUnreachable: the node does not answer.
     """
     with invalid_answers():

@@ -26,7 +26,7 @@ def dump(message: SignedMessage) -> dict[str, Any]:
 
 
 def parse(kind: MessageKind, body: bytes) -> Sequence[SignedMessage | BadMessage]:
-    """Return one message, or the messages of a list of at most 256; an invalid one is the error that says why.
+    """Return one message, or the messages of a list of at most 256; an invalid one is the error with the reason.
 
     Raises:
         BadMessage: the body is not JSON, or too large, or too long a list.

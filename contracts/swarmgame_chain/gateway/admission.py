@@ -45,7 +45,7 @@ class Admission:
 
     @property
     def proven(self) -> Set[str]:
-        """The peers whose proof was looked up on chain because they sent a message."""
+        """The peers whose proof was read from the chain because they sent a message."""
         return self._signers.keys()
 
     async def submit(
@@ -54,9 +54,9 @@ class Admission:
         """Return every message's entry, in order: queued, known from before, or rejected with the reason.
 
         Raises:
-            ChainUnreachable: signers had to be looked up and the node does not answer; nothing was added.
+            ChainUnreachable: signers had to be read from the chain and the node does not answer; nothing was added.
         """
-        await self._look_up_signers(messages)
+        await self._fetch_signers(messages)
         return [
             message if isinstance(message, BadMessage) else self._submit(message, swarm, clock) for message in messages
         ]
@@ -95,7 +95,7 @@ class Admission:
         found = {self._signers.get(peer, "")} | ({registration.signer.lower()} if registration is not None else set())
         return found - {""}
 
-    async def _look_up_signers(self, messages: Sequence[SignedMessage | BadMessage]) -> None:
+    async def _fetch_signers(self, messages: Sequence[SignedMessage | BadMessage]) -> None:
         missing: dict[str, None] = {}
         for message in messages:
             if isinstance(message, BadMessage) or message.proves_identity:

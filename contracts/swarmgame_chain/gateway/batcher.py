@@ -41,7 +41,7 @@ class Simulation:
         batch: what to send, if anything.
         refused: the entries that the contract would reject, each with the error's name.
         left: the entries for the next transaction.
-        reverted: why the whole call reverts (`EnforcedPause`); then nothing is sent and all entries are left.
+        reverted: why the whole call reverts (`EnforcedPause`); then nothing is sent and every entry is left.
     """
 
     batch: MessageBatch | None

@@ -60,7 +60,7 @@ class PodSettings:
         """Read `SWARMGAME_CHAIN_*` and `SWARMGAME_GATEWAY_*`; see docs/guide/chain.md.
 
         Raises:
-            BadChainUsage: one is missing or invalid; the message says which.
+            BadChainUsage: one is missing or invalid; the message names it.
         """
         mode = environment.get("SWARMGAME_CHAIN_MODE", "External")
         if mode not in ("Dev", "External"):

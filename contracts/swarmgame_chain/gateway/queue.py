@@ -60,7 +60,7 @@ class QueuedMessage:
         return (self.kind, self.message.peer, self.message.about_round)
 
     def view(self) -> dict[str, str]:
-        """Return what its sender is told."""
+        """Return the JSON object for its sender."""
         shown = {"id": self.id, "state": str(self.state), "reason": self.reason, "transaction": self.transaction}
         return {key: value for key, value in shown.items() if value}
 

@@ -49,7 +49,7 @@ class HttpServer:
         application = web.Application(client_max_size=MAX_BODY)
         for kind in KINDS:
             application.router.add_post(f"/v1/{kind.path}", self._submission_handler(kind))
-        application.router.add_post("/v1/lookups", self._look_up)
+        application.router.add_post("/v1/lookups", self._lookup)
         application.router.add_post("/rpc", self._call_node)
         application.router.add_get("/healthz", self._healthy)
         application.router.add_get("/readyz", self._ready)
@@ -81,7 +81,7 @@ class HttpServer:
 
         return submit
 
-    async def _look_up(self, request: web.Request) -> web.Response:
+    async def _lookup(self, request: web.Request) -> web.Response:
         try:
             ids = from_json(await request.read(), allow_inf_nan=False)["ids"]
             if not isinstance(ids, list) or len(ids) > MAX_IDS or not all(isinstance(each, str) for each in ids):
@@ -132,7 +132,7 @@ async def serve(
         prepare: makes the chain ready while the server already listens; it writes a problem into the gateway's.
 
     Raises:
-        ChainRefused: another chain, no contract, or another contract; says which.
+        ChainRefused: another chain, no contract, or another contract; the message names it.
         BadChainUsage: the port is taken.
     """
     server = HttpServer(gateway, host, port)

@@ -2,7 +2,7 @@
 
 One task does all of it. While the node does not answer, messages wait; when it answers again, it is checked first that
 it is still the same chain. A message leaves the queue through `MessageQueue.finish` only, and is final only when the
-contract's settled state says so.
+contract's settled state confirms it.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Gateway:
         """Check messages and queue them; return the entry of each, in order.
 
         Raises:
-            ChainUnreachable: signers had to be looked up and the node does not answer; nothing was queued.
+            ChainUnreachable: signers had to be read from the chain and the node does not answer; nothing was queued.
         """
         if self.swarm is None or self.clock is None:
             raise ChainUnreachable("the chain has not answered yet")
@@ -158,7 +158,7 @@ class Gateway:
         """Run until cancelled.
 
         Raises:
-            ChainRefused: the chain or the contract is not the one that was asked for.
+            ChainRefused: the chain or the contract is not the expected one.
         """
         waits = self.config.interval
         while True:
@@ -182,7 +182,7 @@ class Gateway:
         """Check that the chain is the right one; the gateway is ready afterwards.
 
         Raises:
-            ChainRefused, ChainUnreachable, RpcError: it is not, or does not say.
+            ChainRefused, ChainUnreachable, RpcError: it is not, or the node does not answer.
         """
         await self.coordinator.check()
         self.swarm = self.swarm or await self.coordinator.config()

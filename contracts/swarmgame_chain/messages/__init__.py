@@ -1,6 +1,6 @@
 """Signed messages: registrations, commits and reports, as EIP-712, and the keys that sign them.
 
-`signing` holds keys, signatures and peer ids; `base` says what a kind of message must define; `registration`, `report`
+`signing` holds keys, signatures and peer ids; `base` defines what a kind of message must implement; `registration`, `report`
 and `commit` are the kinds. `KINDS` lists them, and the gateway iterates over it: a new kind is one new module, one entry
 here, and its function in the contract.
 """

@@ -104,7 +104,7 @@ class SignedMessage(ABC):
 
     @abstractmethod
     def refusal(self, config: SwarmConfig, clock: RoundClock) -> str:
-        """Return why the message is refused whoever signed it: the contract's error, or nothing."""
+        """Return why the message is refused, its signature aside: the contract's error, or nothing."""
 
     @abstractmethod
     def is_signed(self, domain: Domain, signers: Set[str]) -> bool:

@@ -19,8 +19,8 @@ from chain_crowd import CARRIER, ETHER, peer, secret
 from swarmgame_chain.anvil import Anvil
 from swarmgame_chain.dev import DevChain
 from swarmgame_chain.reader import Coordinator
-from swarmgame_chain.rpc import HttpRpcClient
 from swarmgame_chain.reporter import ChainReporter
+from swarmgame_chain.rpc import HttpRpcClient
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "guide" / "chain.md"
 

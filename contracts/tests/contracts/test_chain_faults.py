@@ -15,34 +15,34 @@ import pytest
 from chain_crowd import CARRIER, ETHER, Ground, make_ground, peer, running, secret, states, until
 
 from swarmgame_chain.anvil import Anvil
-from swarmgame_chain.client import PeerOnChain
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
 from swarmgame_chain.gateway.queue import MessageState
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import Domain
+from swarmgame_chain.reporter import ChainReporter
 from swarmgame_chain.rpc import HttpRpcClient
 
 
-class Wire(HttpRpcClient):
-    """A node whose line can be cut, and which can refuse."""
+class CuttableClient(HttpRpcClient):
+    """A client whose connection can be cut."""
 
     cut = False
 
     async def request(self, method: str, *parameters: Any) -> Any:
         if self.cut:
-            raise ChainUnreachable("the line is cut")
+            raise ChainUnreachable("the connection is cut")
         return await super().request(method, *parameters)
 
     async def request_all(self, calls: Sequence[Any]) -> list[Any]:
         if self.cut:
-            raise ChainUnreachable("the line is cut")
+            raise ChainUnreachable("the connection is cut")
         return await super().request_all(calls)
 
 
 @pytest.fixture
 async def ground() -> AsyncIterator[Ground]:
     with Anvil() as anvil:
-        async with Wire(anvil.url) as chain:
+        async with CuttableClient(anvil.url) as chain:
             await chain.request("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
             yield await make_ground(chain)
 
@@ -103,21 +103,21 @@ async def test_a_reorganisation_of_five_blocks_takes_nothing_away(ground: Ground
 
 async def test_the_node_goes_away_in_the_middle_and_comes_back(ground: Ground) -> None:
     await registered(ground, 30)
-    wire = ground.chain
-    assert isinstance(wire, Wire)
+    client = ground.chain
+    assert isinstance(client, CuttableClient)
     gateway = ground.gateway()
     async with running(gateway):
-        await wire.request("evm_setAutomine", False)
+        await client.request("evm_setAutomine", False)
         first = await gateway.submit([ground.report(n, 0, 1) for n in range(20)])
         await until(lambda: all(entry.state is MessageState.SENT for entry in first))
-        wire.cut = True
+        client.cut = True
         await until(lambda: not gateway.ready)
         # Signers that were never looked up cannot be checked now: said so, and nothing is taken.
         with pytest.raises(ChainUnreachable):
             await gateway.submit([ground.report(n, 0, 1) for n in range(20, 30)])
-        wire.cut = False
-        await wire.request("evm_setAutomine", True)
-        await wire.request("evm_mine")
+        client.cut = False
+        await client.request("evm_setAutomine", True)
+        await client.request("evm_mine")
         await until(lambda: gateway.ready)
         second = await gateway.submit([ground.report(n, 0, 1) for n in range(20, 30)])
         await until(lambda: gateway.queue.on_their_way == 0)
@@ -126,15 +126,15 @@ async def test_the_node_goes_away_in_the_middle_and_comes_back(ground: Ground) -
 
 
 async def test_a_node_that_is_away_at_the_start_is_waited_for(ground: Ground) -> None:
-    wire = ground.chain
-    assert isinstance(wire, Wire)
-    wire.cut = True
+    client = ground.chain
+    assert isinstance(client, CuttableClient)
+    client.cut = True
     gateway = ground.gateway()
     task = asyncio.create_task(gateway.run())
-    await until(lambda: gateway.problem == "the line is cut")
+    await until(lambda: gateway.problem == "the connection is cut")
     with pytest.raises(ChainUnreachable, match="has not answered"):
         await gateway.submit([ground.registration(1)])
-    wire.cut = False
+    client.cut = False
     await until(lambda: gateway.ready)
     await gateway.submit([ground.registration(1)])
     await until(lambda: gateway.queue.on_their_way == 0)
@@ -143,16 +143,16 @@ async def test_a_node_that_is_away_at_the_start_is_waited_for(ground: Ground) ->
 
 
 async def test_another_chain_no_code_and_another_contract_are_told_apart(ground: Ground) -> None:
-    foreign, mute = "0x" + "78" * 20, "0x" + "79" * 20
-    await ground.chain.request("anvil_setCode", foreign, "0x600160005260206000f3")
-    await ground.chain.request("anvil_setCode", mute, "0x60006000fd")
-    for domain, words in (
+    other, silent = "0x" + "78" * 20, "0x" + "79" * 20
+    await ground.chain.request("anvil_setCode", other, "0x600160005260206000f3")
+    await ground.chain.request("anvil_setCode", silent, "0x60006000fd")
+    for domain, message in (
         (Domain(1, ground.domain.contract), "the node is of chain 31337; expected chain 1"),
         (Domain(31337, "0x" + "99" * 20), "there is no contract at"),
-        (Domain(31337, foreign), "is another one"),
-        (Domain(31337, mute), "is no SwarmCoordinator"),
+        (Domain(31337, other), "is another one"),
+        (Domain(31337, silent), "is no SwarmCoordinator"),
     ):
-        with pytest.raises(ChainRefused, match=words):
+        with pytest.raises(ChainRefused, match=message):
             await Ground(ground.chain, domain).gateway().run()
 
 
@@ -194,7 +194,7 @@ async def test_somebody_else_uses_the_next_nonce(ground: Ground) -> None:
         await registered(Ground(ground.chain, ground.domain), 0)
         rival = ground.gateway()
         async with running(rival):
-            await rival.take([ground.report(1, 0, 1)])
+            await rival.submit([ground.report(1, 0, 1)])
             await until(lambda: rival.queue.on_their_way == 0)
         entries = await gateway.submit([ground.report(n, 0, 1) for n in range(2, 10)])
         await until(lambda: gateway.queue.on_their_way == 0)
@@ -246,18 +246,16 @@ async def test_killed_with_a_full_queue_stuck_and_reorganised_every_message_is_f
             for _ in range(6):
                 await chain.request("evm_mine")
             gateway = _start_gateway(anvil.url, ground, key, port, tmp_path / "log")
-            crowd = [
-                PeerOnChain(ground.domain, secret(n), f"http://127.0.0.1:{port}", interval=0.1) for n in range(count)
-            ]
-            tasks = [asyncio.create_task(each.run()) for each in crowd]
+            url = f"http://127.0.0.1:{port}"
+            crowd = [ChainReporter(anvil.url, ground.domain, secret(n), url) for n in range(count)]
             try:
                 await until(lambda: _answers(port))
                 await chain.request("evm_setAutomine", False)
                 for each in crowd:
-                    each.register()
+                    await asyncio.to_thread(each.start)
                     each.report(0, 0.000001)
-                sent = sum(each.waiting for each in crowd)
-                await until(lambda: all(s.state in ("queued", "sent") for each in crowd for s in each.unfinished))
+                sent = sum(len(each.pending()) for each in crowd)
+                await until(lambda: all(s.state in ("queued", "sent") for each in crowd for s in each.pending()))
                 gateway.kill()
                 gateway.wait()
                 gateway = _start_gateway(anvil.url, ground, key, port, tmp_path / "log")
@@ -266,16 +264,16 @@ async def test_killed_with_a_full_queue_stuck_and_reorganised_every_message_is_f
                 await chain.request("evm_mine")
                 await chain.request("anvil_reorg", 5, [])
                 async with asyncio.timeout(120):
-                    while sum(each.waiting for each in crowd):
+                    while any(each.pending() for each in crowd):
                         await chain.request("evm_mine")
                         await asyncio.sleep(0.1)
             finally:
-                for task in tasks:
-                    task.cancel()
+                for each in crowd:
+                    await asyncio.to_thread(each.stop)
                 gateway.kill()
                 gateway.wait()
-            ended = sum((each.ended for each in crowd), start=type(crowd[0].ended)())
+            statuses = [each.status() for each in crowd]
             assert sent == 2 * count
-            assert dict(ended) == {("final", ""): 2 * count}
+            assert [(s.final, s.rejected_count, s.dropped, s.waiting) for s in statuses] == [(2, 0, 0, 0)] * count
             assert await reports_on_chain(ground, count) == count
             assert len(await ground.coordinator.proven([peer(n) for n in range(count)])) == count

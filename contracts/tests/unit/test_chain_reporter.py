@@ -288,7 +288,7 @@ def test_a_message_ends_once_and_an_answer_after_its_drop_does_not_count() -> No
     assert pending.to_submit(Commit) == []
     assert not pending.apply(first, {"state": "queued"})
     assert pending.to_submit(Report) == []
-    assert pending.to_look_up() == [first]
+    assert pending.in_transit() == [first]
     pending.add("b", report(1))
     assert not pending.apply(first, {"state": "final"})
     (second,) = pending.to_submit(Report)

@@ -23,7 +23,7 @@ RPC, RPC_FILE, GATEWAY, CHAIN_ID, CONTRACT = (
 
 @dataclass(frozen=True, slots=True)
 class ChainEndpoint:
-    """The addresses of a swarm's chain; what is not known is empty.
+    """The addresses of a swarm's chain; an unknown one is empty.
 
     Args:
         rpc: the node's address; never shown, since it may hold a password.

@@ -37,7 +37,7 @@ def require_anvil() -> None:
     """Check, before anything is written, that a Dev chain can be started.
 
     Raises:
-        InvalidManifest: anvil is not installed; the message says how to install it.
+        InvalidManifest: anvil is not installed; the message tells how to install it.
     """
     try:
         find_anvil()
@@ -50,7 +50,7 @@ def dev_chain(folder: Path, bootnodes: Sequence[str]) -> Iterator[ChainEndpoint]
     """Start a Dev chain with a contract and a gateway, or the one of the run that is resumed.
 
     Raises:
-        Temporary: a process did not start; the message says which.
+        Temporary: a process did not start; the message names it.
     """
     with chain_errors("Dev"):
         chain = DevChain(folder, bootnodes=tuple(bootnodes)).start()

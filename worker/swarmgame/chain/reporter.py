@@ -28,7 +28,7 @@ def start_reporter(reporter: ChainReporter) -> tuple[str, ...]:
     """Start a reporter; return the valid bootnodes on chain, none when the node does not answer.
 
     Raises:
-        Refused: the node is of another chain, or there is no such contract; the message says which.
+        Refused: the node is of another chain, or there is no such contract; the message names it.
     """
     try:
         return tuple(filter(_is_valid, reporter.start()))
