@@ -7,7 +7,6 @@ counted. Every message ends `final` or `rejected` with a reason, or is counted a
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +14,6 @@ from swarmgame_chain.messages import MessageKind, Registration, SignedMessage
 from swarmgame_chain.wire import MAX_MESSAGES
 
 log = logging.getLogger(__name__)
-OVER = frozenset({"final", "rejected"})
 
 
 @dataclass
@@ -25,7 +23,6 @@ class PendingMessage:
     id: str
     message: SignedMessage
     state: str = "waiting"
-    reason: str = ""
 
 
 class PendingMessages:
@@ -38,9 +35,11 @@ class PendingMessages:
     def __init__(self, capacity: int = 1_000) -> None:
         self._capacity = capacity
         self._messages: dict[str, PendingMessage] = {}
-        self.dropped = 0
-        self.ended: Counter[tuple[str, str]] = Counter()
-        """How messages ended: (state, reason) → count."""
+        self.registered = False
+        """Whether a registration is final."""
+        self.final = self.rejected_count = self.dropped = 0
+        self.rejected = ""
+        """The reason of the last rejection."""
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -80,20 +79,21 @@ class PendingMessages:
         """Return the messages that the gateway has; their state is to be looked up."""
         return [each for each in self._messages.values() if each.state != "waiting"][:MAX_MESSAGES]
 
-    def apply(self, pending: PendingMessage, answer: Mapping[str, str]) -> bool:
-        """Take in the gateway's answer for a message; return whether the message is over now."""
+    def apply(self, pending: PendingMessage, answer: Mapping[str, str]) -> None:
+        """Take in the gateway's answer for a message."""
         if pending.id not in self._messages:
-            return False
+            return
         state, reason = answer.get("state", ""), answer.get("reason", "")
         # A gateway that lost the message, or takes no more registrations now, gets it again.
-        if state in ("unknown", "dropped") or (state, reason) == ("rejected", "TooManyRegistrations"):
-            pending.state = "waiting"
-            return False
-        pending.state, pending.reason = state, reason
-        if state not in OVER:
-            return False
+        lost = state in ("unknown", "dropped") or reason == "TooManyRegistrations"
+        pending.state = "waiting" if lost else state
+        if pending.state not in ("final", "rejected"):
+            return
         del self._messages[pending.id]
-        self.ended[state, reason] += 1
-        if state == "rejected":
+        if state == "final":
+            self.final += 1
+            self.registered |= isinstance(pending.message, Registration)
+        else:
+            self.rejected_count += 1
+            self.rejected = reason
             log.warning("the chain does not take a message: %s, %s", type(pending.message).path, reason)
-        return True

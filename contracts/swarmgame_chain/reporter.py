@@ -1,10 +1,10 @@
-"""A peer's reporter: it registers the peer, reports its rounds through the gateway, and checks which other peers have
-proven their id.
+"""A peer's reporter: it registers the peer, reports its rounds through the gateway, and checks on chain which other peers
+have proven their id.
 
-One thread runs one asyncio loop with one HTTP session and two tasks: one follows the contract (until it has answered
-once, then look-ups of peers), the other exchanges messages with the gateway. `report` signs and queues; only `start`
-and `finish` wait, both with a deadline. The chain may be unreachable at the start, in between, or always: the peer
-plays on, and its messages wait in a bounded queue. Only a wrong chain or contract is refused, at the start.
+One thread runs one asyncio loop with one HTTP session and two tasks: one reads the contract, the other exchanges
+messages with the gateway. `report` signs and queues; only `start` and `finish` wait, both with a deadline. The chain
+may be unreachable at the start, in between, or always: the peer plays on, and its messages wait in a bounded queue.
+Only a wrong chain or contract is refused, at the start.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import cast
 
 import aiohttp
 
@@ -26,10 +27,8 @@ from swarmgame_chain.messages import (
     KINDS,
     MAX_VOTES,
     Domain,
-    Registration,
     Report,
     SignedMessage,
-    address_of,
     is_peer_id,
     peer_id,
     public_key,
@@ -50,7 +49,7 @@ POLL_SECONDS = 0.5
 REQUEST_SECONDS = 10.0
 """Longest wait for an answer of the node or the gateway."""
 MAX_BACKOFF = 30.0
-MAX_LOOK_UPS = 1_024
+MAX_UNKNOWN = 1_024
 """Unknown peers that are checked on chain at once; remote peers can invent as many ids as they like."""
 
 
@@ -73,14 +72,6 @@ class ReporterStatus:
     problem: str
 
 
-@dataclass(frozen=True, slots=True)
-class ContractTerms:
-    """What the reporter reads from the contract once: the bootnodes, and whether reports are sealed."""
-
-    bootnodes: tuple[str, ...]
-    sealed: bool
-
-
 class ChainReporter:
     """Reports for one peer.
 
@@ -89,8 +80,6 @@ class ChainReporter:
         domain: the chain and the contract.
         identity: the libp2p key's 32 secret bytes; it proves the peer id, and signs the reports.
         gateway: the gateway's address, `http://host:port`.
-        owner: the account that the peer belongs to; the identity's own by default.
-        capacity: how many messages may wait here.
         on_change: called with the status, from the reporter's thread, whenever it has changed.
     """
 
@@ -100,9 +89,6 @@ class ChainReporter:
         domain: Domain,
         identity: bytes,
         gateway: str,
-        *,
-        owner: str = "",
-        capacity: int = 1_000,
         on_change: Callable[[ReporterStatus], None] = lambda status: None,
     ) -> None:
         self.peer = peer_id(public_key(identity))
@@ -110,23 +96,21 @@ class ChainReporter:
         self._domain = domain
         self._identity = identity
         self._gateway = gateway
-        self._owner = owner or address_of(identity)
         self._on_change = on_change
-        # Shared with the caller's threads, under the lock.
         self._lock = threading.Lock()
-        self._pending = PendingMessages(capacity)
-        self._terms: ContractTerms | None = None
+        self._pending = PendingMessages()
+        """Guarded by the lock, as is `_unknown`."""
+        self._sealed: bool | None = None
+        """Whether reports are committed first; None until the contract has answered."""
         self._unknown: set[str] = set()
         self._proven = frozenset({self.peer})
-        self._rejected = ""
         self._problem = "the node does not answer"
         self._registered = threading.Event()
-        # Of the thread.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._new_message = asyncio.Event()
         self._first_answer: Future[tuple[str, ...]] = Future()
-        self._thread = threading.Thread(target=self._run, name="chain-reporter", daemon=True)
         self._last_status: ReporterStatus | None = None
+        self._thread = threading.Thread(target=self._run, name="chain-reporter", daemon=True)
 
     def start(self) -> tuple[str, ...]:
         """Start the thread, and register; return the bootnodes on chain, none when the node does not answer now.
@@ -150,7 +134,7 @@ class ChainReporter:
             return True
         if is_peer_id(peer):
             with self._lock:
-                if len(self._unknown) < MAX_LOOK_UPS:
+                if len(self._unknown) < MAX_UNKNOWN:
                     self._unknown.add(peer)
         return False
 
@@ -178,14 +162,14 @@ class ChainReporter:
     def status(self) -> ReporterStatus:
         """Return the status; cheap, from any thread."""
         with self._lock:
-            ended = self._pending.ended
+            pending = self._pending
             return ReporterStatus(
                 registered=self._registered.is_set(),
-                waiting=len(self._pending),
-                final=sum(count for (state, _), count in ended.items() if state == "final"),
-                rejected_count=sum(count for (state, _), count in ended.items() if state == "rejected"),
-                rejected=self._rejected,
-                dropped=self._pending.dropped,
+                waiting=len(pending),
+                final=pending.final,
+                rejected_count=pending.rejected_count,
+                rejected=pending.rejected,
+                dropped=pending.dropped,
                 problem=self._problem,
             )
 
@@ -208,14 +192,14 @@ class ChainReporter:
     def stop(self) -> None:
         """Stop at once; idempotent."""
         if self._thread.is_alive():
-            self._call_in_thread(self._cancel)
+            self._call_in_thread(self._task.cancel)
             self._thread.join(5.0)
 
     def _add(self, message: SignedMessage) -> None:
         self._pending.add(message.id(self._domain), message)
 
     def _add_report(self, report: Report) -> None:
-        if self._terms is not None and self._terms.sealed:
+        if self._sealed:
             self._add(sign_commit(self._domain, self._identity, report))
         self._add(report)
 
@@ -223,10 +207,6 @@ class ChainReporter:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the reporter has stopped
                 self._loop.call_soon_threadsafe(function)
-
-    def _cancel(self) -> None:
-        for task in asyncio.all_tasks():
-            task.cancel()
 
     # What follows runs in the thread.
 
@@ -241,7 +221,7 @@ class ChainReporter:
             raise
 
     async def _work(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._task = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as session:
             coordinator = Coordinator(HttpRpcClient(self._rpc, REQUEST_SECONDS, session), self._domain)
             await asyncio.gather(self._follow_contract(coordinator), self._exchange_messages(session))
@@ -249,7 +229,7 @@ class ChainReporter:
     async def _follow_contract(self, coordinator: Coordinator) -> None:
         refused = False
         while True:
-            if self._terms is None and not refused:
+            if self._sealed is None and not refused:
                 refused = await self._connect(coordinator)
             await self._update_proven(coordinator)
             self._publish()
@@ -258,7 +238,7 @@ class ChainReporter:
     async def _connect(self, coordinator: Coordinator) -> bool:
         """Read the contract's terms and register; return whether the chain or the contract is the wrong one."""
         try:
-            terms = await read_terms(coordinator)
+            bootnodes, sealed = await read_terms(coordinator)
         except ChainError as error:
             refused = isinstance(error, ChainRefused)
             if refused:
@@ -268,9 +248,9 @@ class ChainReporter:
                 self._first_answer.set_exception(error)
             return refused
         deadline = int(time.time()) + REGISTRATION_SECONDS
-        registration = sign_registration(self._domain, self._identity, deadline=deadline, owner=self._owner)
+        registration = sign_registration(self._domain, self._identity, deadline=deadline)
         with self._lock:
-            self._terms, self._problem = terms, ""
+            self._sealed, self._problem = sealed, ""
             early = self._pending.take_all()
             self._add(registration)
             for report in early:
@@ -279,14 +259,14 @@ class ChainReporter:
         if self._first_answer.done():
             log.info("the chain answers again")
         else:
-            self._first_answer.set_result(terms.bootnodes)
+            self._first_answer.set_result(bootnodes)
         self._new_message.set()
         return False
 
     async def _update_proven(self, coordinator: Coordinator) -> None:
         with self._lock:
             unknown, self._unknown = tuple(self._unknown), set()
-        if unknown and self._terms is not None:
+        if unknown and self._sealed is not None:
             # After an error, a peer is checked again at its next call.
             with contextlib.suppress(ChainError), invalid_answers():
                 self._proven |= await coordinator.proven(unknown)
@@ -295,12 +275,12 @@ class ChainReporter:
         delay = POLL_SECONDS
         while True:
             # Without anything pending, or before the contract has answered, there is nothing to do but wait.
-            idle = self._terms is None or not len(self._pending)
+            idle = self._sealed is None or not len(self._pending)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if idle else delay):
                     await self._new_message.wait()
             self._new_message.clear()
-            if self._terms is None:
+            if self._sealed is None:
                 continue
             try:
                 await self._exchange_once(session)
@@ -332,12 +312,9 @@ class ChainReporter:
     def _apply(self, line: Sequence[PendingMessage], answers: Sequence[dict[str, str]]) -> None:
         with self._lock:
             for pending, answer in zip(line, answers, strict=True):
-                if not self._pending.apply(pending, answer):
-                    continue
-                if pending.state == "rejected":
-                    self._rejected = pending.reason
-                elif isinstance(pending.message, Registration):
-                    self._registered.set()
+                self._pending.apply(pending, answer)
+            if self._pending.registered:
+                self._registered.set()
 
     def _publish(self) -> None:
         status = self.status()
@@ -346,8 +323,8 @@ class ChainReporter:
             self._on_change(status)
 
 
-async def read_terms(coordinator: Coordinator) -> ContractTerms:
-    """Check the contract, and read its terms.
+async def read_terms(coordinator: Coordinator) -> tuple[tuple[str, ...], bool]:
+    """Check the contract; return its bootnodes, and whether reports are sealed.
 
     Raises:
         ChainRefused: another chain, no contract, or another contract; the message names it.
@@ -355,8 +332,7 @@ async def read_terms(coordinator: Coordinator) -> ContractTerms:
     """
     with invalid_answers():
         await coordinator.check()
-        config = await coordinator.config()
-        return ContractTerms(await coordinator.bootnodes(), config.sealed_reports)
+        return await coordinator.bootnodes(), (await coordinator.config()).sealed_reports
 
 
 @contextlib.contextmanager

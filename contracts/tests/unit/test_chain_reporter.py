@@ -18,7 +18,7 @@ from swarmgame_chain import reporter as module
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
 from swarmgame_chain.messages import Commit, Domain, Registration, Report, sign_registration, sign_report
 from swarmgame_chain.pending import PendingMessages
-from swarmgame_chain.reporter import ChainReporter, ContractTerms, ReporterStatus, to_millionths
+from swarmgame_chain.reporter import ChainReporter, ReporterStatus, to_millionths
 
 DOMAIN = Domain(31337, "0x" + "11" * 20)
 UNREACHABLE = "http://127.0.0.1:9"
@@ -83,10 +83,10 @@ class FakeContract:
         self.sealed = False
         self.error: Exception | None = None
 
-    async def read_terms(self, coordinator: object) -> ContractTerms:
+    async def read_terms(self, coordinator: object) -> tuple[tuple[str, ...], bool]:
         if self.error is not None:
             raise self.error
-        return ContractTerms(("/ip4/10.0.0.1/tcp/1/p2p/x",), self.sealed)
+        return ("/ip4/10.0.0.1/tcp/1/p2p/x",), self.sealed
 
 
 @pytest.fixture
@@ -250,9 +250,9 @@ def test_text_that_is_not_a_peer_id_is_not_looked_up() -> None:
     reporter = make(UNREACHABLE)
     assert not any(reporter.admits(text) for text in ("", "\ud800", "x" * 10_000, "QmNobody"))
     assert not reporter._unknown
-    for number in range(module.MAX_LOOK_UPS + 10):
+    for number in range(module.MAX_UNKNOWN + 10):
         reporter.admits(peer(number))
-    assert len(reporter._unknown) == module.MAX_LOOK_UPS
+    assert len(reporter._unknown) == module.MAX_UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -286,21 +286,23 @@ def test_a_message_ends_once_and_an_answer_after_its_drop_does_not_count() -> No
     pending.add("a", report(0))
     (first,) = pending.to_submit(Report)
     assert pending.to_submit(Commit) == []
-    assert not pending.apply(first, {"state": "queued"})
+    pending.apply(first, {"state": "queued"})
     assert pending.to_submit(Report) == []
     assert pending.in_transit() == [first]
     pending.add("b", report(1))
-    assert not pending.apply(first, {"state": "final"})
+    pending.apply(first, {"state": "final"})
     (second,) = pending.to_submit(Report)
-    assert pending.apply(second, {"state": "rejected", "reason": "UnknownPeer"})
-    assert not pending.apply(second, {"state": "final"})
-    assert dict(pending.ended) == {("rejected", "UnknownPeer"): 1}
+    pending.apply(second, {"state": "rejected", "reason": "UnknownPeer"})
+    pending.apply(second, {"state": "final"})
+    assert (pending.final, pending.dropped, pending.rejected_count, pending.rejected) == (0, 1, 1, "UnknownPeer")
 
 
 def test_a_registration_that_a_gateway_takes_later_is_submitted_again() -> None:
     pending = PendingMessages()
     pending.add("r", registration())
     (first,) = pending.to_submit(Registration)
-    assert not pending.apply(first, {"state": "rejected", "reason": "TooManyRegistrations"})
+    pending.apply(first, {"state": "rejected", "reason": "TooManyRegistrations"})
     assert pending.to_submit(Registration) == [first]
-    assert not pending.ended
+    assert (pending.rejected_count, pending.registered) == (0, False)
+    pending.apply(first, {"state": "final"})
+    assert (pending.final, pending.registered, len(pending)) == (1, True, 0)
