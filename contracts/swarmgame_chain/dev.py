@@ -188,11 +188,13 @@ class DevChain:
                 preexec_fn=set_parent_death_signal,
             )
         found: list[str] = []
-        reader = threading.Thread(target=lambda: found.append(self._process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
+        output = self._process.stdout
+        assert output is not None
+        reader = threading.Thread(target=lambda: found.append(output.readline()), daemon=True)
         reader.start()
         reader.join(START_TIMEOUT)
         if not found or "http://" not in found[0]:
-            raise ChainUnreachable(f"the gateway did not come up; {self._folder / 'gateway.log'} says why")
+            raise ChainUnreachable(f"the gateway did not start; see {self._folder / 'gateway.log'}")
         self.gateway = found[0].split()[-1]
 
 

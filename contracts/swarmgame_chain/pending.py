@@ -70,7 +70,7 @@ class PendingMessages:
         """Return the messages of a kind to submit now, oldest first: all that are not over, if one of them is new.
 
         A gateway that was restarted remembers none of the older ones. It would carry the newest report first, after
-        which the contract takes no older one. A gateway that knows a message answers as to a look-up.
+        which the contract takes no older one. A gateway that knows a message answers with its state.
         """
         line = [each for each in self._messages.values() if type(each.message) is kind][:MAX_MESSAGES]
         return line if any(each.state == "waiting" for each in line) else []

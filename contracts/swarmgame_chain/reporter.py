@@ -1,10 +1,10 @@
-"""A peer's reporter: it registers the peer, reports its rounds through the gateway, and checks on chain which other peers
-have proven their id.
+"""A peer's reporter: it registers the peer, reports its rounds through the gateway, and checks on chain which other
+peers have proven their id.
 
 One thread runs one asyncio loop with one HTTP session and two tasks: one reads the contract, the other exchanges
-messages with the gateway. `report` signs and queues; only `start` and `finish` wait, both with a deadline. The chain
-may be unreachable at the start, in between, or always: the peer plays on, and its messages wait in a bounded queue.
-Only a wrong chain or contract is refused, at the start.
+messages with the gateway. `report` signs and queues; only `start` and `finish` wait, for a bounded time. The chain may
+be unreachable at the start, in between, or always: the peer plays on, and its messages wait in a bounded queue. Only a
+wrong chain or contract is refused, at the start.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class ChainReporter:
             return ()
 
     def admits(self, peer: str) -> bool:
-        """Return whether a peer is known to have proven its id. A new id is checked on chain, and known at a later call."""
+        """Return whether a peer is known to have proven its id. A new id is checked on chain, for later calls."""
         if peer in self._proven:
             return True
         if is_peer_id(peer):

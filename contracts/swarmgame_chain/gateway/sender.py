@@ -2,9 +2,9 @@
 reorganisation can no longer undo them.
 
 At most eight are in flight. A transaction that is not mined in time is replaced under the same nonce at a fee an eighth
-higher, up to a cap; every hash that a nonce ever had is remembered, since any of them may be mined. When another process
-has used a nonce, its messages go back into the queue; the contract takes nothing twice. `step` returns each request
-once, when its outcome is final.
+higher, up to a cap; every hash that a nonce ever had is remembered, since any of them may be mined. When another
+process has used a nonce, its messages go back into the queue; the contract takes nothing twice. `step` returns each
+request once, when its outcome is final.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ class TransactionSender:
         pending = PendingTx(request, self._next)
         pending.fee, pending.tip = await self._price()
         self._sign(pending)
-        # Recorded before it is sent: when the node does not answer, the transaction may have arrived, and the nonce must
-        # count as used.
+        # Recorded before it is sent: when the node does not answer, the transaction may have arrived, and the nonce
+        # must count as used.
         self._pending.append(pending)
         self._next += 1
         try:

@@ -104,11 +104,11 @@ def test_a_dev_chain_starts_carries_the_reports_of_four_peers_and_is_found_again
             start = life * rounds
             asyncio.run(reached(dev, start))
             assert all(reporter.wait_until_registered(60) for reporter in reporters)
-            asked = (peer(0), peer(3), peer(4))
+            candidates = (peer(0), peer(3), peer(4))
             end = time.monotonic() + 30
-            while sum(reporters[0].admits(each) for each in asked) < 2 and time.monotonic() < end:
+            while sum(reporters[0].admits(each) for each in candidates) < 2 and time.monotonic() < end:
                 time.sleep(0.05)
-            assert [reporters[0].admits(each) for each in asked] == [True, True, False]
+            assert [reporters[0].admits(each) for each in candidates] == [True, True, False]
             for round in range(start, start + rounds):
                 for reporter in reporters:
                     reporter.report(round, 0.25, tuple(peer(n) for n in range(4)))

@@ -1,4 +1,4 @@
-"""Faults on a real node: what is lost is counted, and it is nothing."""
+"""Faults on a real node: nothing is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chain_crowd import CARRIER, ETHER, Ground, make_ground, peer, running, secr
 
 from swarmgame_chain.anvil import Anvil
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
-from swarmgame_chain.gateway.queue import MessageState
+from swarmgame_chain.gateway.queue import MessageState, QueuedMessage
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reporter import ChainReporter
@@ -59,7 +59,7 @@ async def registered(ground: Ground, count: int) -> None:
         await until(lambda: gateway.queue.on_their_way == 0)
 
 
-async def test_transactions_that_are_not_mined_are_made_dearer_and_end_final_once(ground: Ground) -> None:
+async def test_unmined_transactions_are_replaced_at_higher_fees_and_end_final_once(ground: Ground) -> None:
     await registered(ground, 40)
     await ground.chain.request("evm_setAutomine", False)
     gateway = ground.gateway(bump_after=0.2)
@@ -86,9 +86,7 @@ async def test_a_reorganisation_of_five_blocks_takes_nothing_away(ground: Ground
             await ground.chain.request("evm_mine")
         await asyncio.sleep(0.2)
         assert {entry.state for entry in entries} == {MessageState.SENT}
-        await ground.chain.request(
-            "evm_setAutomine", False
-        )  # or what goes out again might be mined before we have looked
+        await ground.chain.request("evm_setAutomine", False)  # otherwise the transactions might be mined again at once
         await ground.chain.request("anvil_reorg", 5, [])
         assert await reports_on_chain(ground, 60) == 0
         await ground.chain.request("evm_setAutomine", True)
@@ -112,7 +110,7 @@ async def test_the_node_goes_away_in_the_middle_and_comes_back(ground: Ground) -
         await until(lambda: all(entry.state is MessageState.SENT for entry in first))
         client.cut = True
         await until(lambda: not gateway.ready)
-        # Signers that were never looked up cannot be checked now: said so, and nothing is taken.
+        # Unknown signers cannot be checked now: it is an error, and nothing is queued.
         with pytest.raises(ChainUnreachable):
             await gateway.submit([ground.report(n, 0, 1) for n in range(20, 30)])
         client.cut = False
@@ -142,7 +140,7 @@ async def test_a_node_that_is_away_at_the_start_is_waited_for(ground: Ground) ->
     assert (await ground.coordinator.peer(peer(1))).proven
 
 
-async def test_another_chain_no_code_and_another_contract_are_told_apart(ground: Ground) -> None:
+async def test_another_chain_no_code_and_another_contract_are_different_errors(ground: Ground) -> None:
     other, silent = "0x" + "78" * 20, "0x" + "79" * 20
     await ground.chain.request("anvil_setCode", other, "0x600160005260206000f3")
     await ground.chain.request("anvil_setCode", silent, "0x60006000fd")
@@ -156,7 +154,7 @@ async def test_another_chain_no_code_and_another_contract_are_told_apart(ground:
             await Ground(ground.chain, domain).gateway().run()
 
 
-async def test_two_gateways_with_one_wallet_harm_nobody(ground: Ground) -> None:
+async def test_two_gateways_with_one_wallet_lose_no_message(ground: Ground) -> None:
     await registered(ground, 80)
     one, two = ground.gateway(bump_after=0.3), ground.gateway(bump_after=0.3)
     async with running(one, two):
@@ -178,13 +176,14 @@ async def test_an_empty_wallet_keeps_messages_until_it_is_filled(ground: Ground)
     async with running(gateway):
         entries = await gateway.submit([ground.registration(n) for n in range(5)])
         await until(lambda: gateway.sender.out_of_funds or bool(gateway.problem))
-        assert all(entry.state in (MessageState.QUEUED, MessageState.SENT) for entry in entries)  # type: ignore[union-attr]
+        now = {entry.state for entry in entries if isinstance(entry, QueuedMessage)}
+        assert now <= {MessageState.QUEUED, MessageState.SENT}
         await ground.chain.request("anvil_setBalance", poor.address, hex(ETHER))
         await until(lambda: gateway.queue.on_their_way == 0)
     assert set(states(entries)) == {"final"}  # type: ignore[arg-type]
 
 
-async def test_somebody_else_uses_the_next_nonce(ground: Ground) -> None:
+async def test_another_process_uses_the_next_nonce(ground: Ground) -> None:
     await registered(ground, 10)
     gateway = ground.gateway()
     async with running(gateway):

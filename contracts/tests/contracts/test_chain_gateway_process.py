@@ -1,5 +1,5 @@
-"""`swarmgame-gateway` as a process on anvil: it waits for its chain, deploys the contract, and finds it again when either
-of the two is restarted.
+"""`swarmgame-gateway` as a process on anvil: it waits for its chain, deploys the contract, and finds it again when
+either of the two is restarted.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def gateway(folder: Path, port: int, rpc: str, **environment: str) -> Iterator[s
         "SWARMGAME_GATEWAY_PORT": str(port),
         "SWARMGAME_GATEWAY_BOOTNODES": BOOTNODE,
         "SWARMGAME_GATEWAY_QUORUM": "1",
-        "SWARMGAME_TERMINATION_LOG": str(folder / "said"),
+        "SWARMGAME_TERMINATION_LOG": str(folder / "termination.log"),
     }
     with (folder / "gateway.log").open("ab") as log:
         process = subprocess.Popen(
@@ -138,7 +138,7 @@ def test_a_dev_chain_that_starts_anew_ends_it_and_the_next_start_deploys_the_con
             until(lambda: request(port, "/readyz")[0] == 200, "it is ready")
         with Anvil(port=chain_port):
             assert process.wait(60) == 75
-            assert "begun anew" in (tmp_path / "said").read_text()
+            assert "begun anew" in (tmp_path / "termination.log").read_text()
             with gateway(tmp_path, port, rpc) as again:
                 until(lambda: request(port, "/readyz")[0] == 200, "it is ready")
                 assert bootnodes(rpc) == (BOOTNODE,)
@@ -153,10 +153,10 @@ def test_the_wrong_chain_ends_it_with_77_and_a_termination_message(tmp_path: Pat
     with Anvil() as anvil:
         with gateway(tmp_path, port, anvil.url, SWARMGAME_CHAIN_ID="7", **external) as process:
             assert process.wait(60) == 77
-        assert (tmp_path / "said").read_text() == "the node is of chain 31337; expected chain 7\n"
+        assert (tmp_path / "termination.log").read_text() == "the node is of chain 31337; expected chain 7\n"
         with gateway(tmp_path, port, anvil.url, **external) as process:
             assert process.wait(60) == 77
-        assert f"there is no contract at {CONTRACT}" in (tmp_path / "said").read_text()
+        assert f"there is no contract at {CONTRACT}" in (tmp_path / "termination.log").read_text()
     assert secret(0).hex() not in (tmp_path / "gateway.log").read_text()
 
 

@@ -1,4 +1,4 @@
-"""Keys never on a command line, never in an error; and a queue that loses nothing without counting it."""
+"""Keys are never in an error; the queue loses nothing without counting it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def test_a_key_comes_from_a_file_a_keystore_or_the_file_that_a_variable_names(
     assert load_wallet() == wallet
     store = Account.encrypt(wallet.secret, "open sesame", kdf="pbkdf2", iterations=2)
     (tmp_path / "store.json").write_text(json.dumps(store))
-    (tmp_path / "words").write_text("open sesame\n")
-    assert load_wallet(keystore=tmp_path / "store.json", passphrase_file=tmp_path / "words") == wallet
+    (tmp_path / "passphrase").write_text("open sesame\n")
+    assert load_wallet(keystore=tmp_path / "store.json", passphrase_file=tmp_path / "passphrase") == wallet
     with pytest.raises(FileExistsError):
         new_wallet(tmp_path / "key")
 
 
-def test_what_is_no_key_is_said_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key_is_an_error_that_never_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_FILE_VARIABLE, raising=False)
-    bad, wrong = tmp_path / "bad", tmp_path / "words"
+    bad, wrong = tmp_path / "bad", tmp_path / "passphrase"
     bad.write_text("f" * 63 + "g")
     wrong.write_text("other")
     (tmp_path / "zero").write_text("0" * 64)
@@ -55,8 +55,8 @@ def test_what_is_no_key_is_said_and_never_shown(tmp_path: Path, monkeypatch: pyt
         ({"keystore": tmp_path / "store", "passphrase_file": wrong}, "the passphrase is another one"),
         ({"keystore": bad, "passphrase_file": wrong}, "it is no keystore"),
     ]
-    for options, words in cases:
-        with pytest.raises(BadChainUsage, match=words) as caught:
+    for options, message in cases:
+        with pytest.raises(BadChainUsage, match=message) as caught:
             load_wallet(**options)
         assert "fff" not in str(caught.value)
     assert secret(1).hex() not in repr(Wallet(secret(1)))
@@ -73,7 +73,7 @@ def test_a_full_queue_drops_the_oldest_report_and_counts_it() -> None:
         MessageState.QUEUED,
     ]
     assert queue.ended == {("reports", MessageState.DROPPED, "QueueFull"): 1}
-    # Handed in again, it stands in line like any other.
+    # Submitted again, it waits like any other.
     assert queue.add(entry(1)).state is MessageState.QUEUED
 
 

@@ -1,4 +1,4 @@
-"""A new kind of message is one class and one entry in `KINDS`: a toy kind goes through the whole gateway."""
+"""A new kind of message is one class and one entry in `KINDS`: a toy kind passes through all of the gateway."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 import aiohttp
 import pytest
-from chain_crowd import CARRIER, ETHER, make_ground, peer, secret, states, stepped
+from chain_crowd import peer, secret, states, stepped, tester_ground
 from pydantic import Field
 
 from swarmgame_chain.errors import BadMessage
@@ -17,7 +17,6 @@ from swarmgame_chain.gateway import server
 from swarmgame_chain.gateway.queue import QueuedMessage
 from swarmgame_chain.messages import KINDS, Commit, Domain, SignedMessage, kind_of_path, sign
 from swarmgame_chain.messages.base import COMPARE, DONE, SEND, ChainState, Decision, MessageBody, RoundMessage, reject
-from swarmgame_chain.rpc import TesterRpcClient
 from swarmgame_chain.wire import dump, parse
 
 
@@ -79,10 +78,7 @@ def pledge(domain: Domain, number: int, seal: bytes = bytes(31) + b"\x01") -> Pl
 
 
 async def test_a_new_kind_goes_from_json_to_its_outcome_on_chain() -> None:
-    chain = TesterRpcClient()
-    rich = chain.tester.get_accounts()[0]
-    chain.tester.send_transaction({"from": rich, "to": CARRIER.address, "value": 1_000 * ETHER, "gas": 21_000})
-    ground = await make_ground(chain, sealed_reports=True)
+    ground = await tester_ground(sealed_reports=True)
     gateway = ground.gateway()
     await stepped(gateway, [ground.registration(n) for n in range(2)])
     message = pledge(ground.domain, 0)
@@ -114,10 +110,7 @@ async def test_a_new_kind_goes_from_json_to_its_outcome_on_chain() -> None:
 
 
 async def test_every_kind_has_a_route() -> None:
-    chain = TesterRpcClient()
-    rich = chain.tester.get_accounts()[0]
-    chain.tester.send_transaction({"from": rich, "to": CARRIER.address, "value": 1_000 * ETHER, "gas": 21_000})
-    ground = await make_ground(chain)
+    ground = await tester_ground()
     gateway = ground.gateway()
     await gateway.start()
     http = server.HttpServer(gateway)

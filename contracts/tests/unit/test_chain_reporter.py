@@ -1,4 +1,4 @@
-"""A peer's reporter: nothing that was reported is lost without being counted, however the node and the gateway behave."""
+"""A peer's reporter: no report is lost without being counted, whatever the node and the gateway do."""
 
 from __future__ import annotations
 
@@ -141,9 +141,9 @@ def test_a_restarted_gateway_gets_the_old_reports_before_the_new_one(
     reporter.start()
     for round in (0, 1, 2):
         reporter.report(round, 0.5)
-        until(lambda: any(said["round"] == round for body in gateway.received("reports") for said in body))  # noqa: B023
+        until(lambda: round in [sent["round"] for body in gateway.received("reports") for sent in body])  # noqa: B023
     # Each submission holds all that is not over, oldest first, so a gateway that remembers nothing gets all of it.
-    assert [said["round"] for said in gateway.received("reports")[-1]] == [0, 1, 2]
+    assert [sent["round"] for sent in gateway.received("reports")[-1]] == [0, 1, 2]
     reporter.stop()
 
 
@@ -210,11 +210,11 @@ def test_a_node_that_answers_late_loses_no_report_and_a_sealed_swarm_commits_eac
     assert reporter.finish(30).final == 7
     ((registration,),) = gateway.received("registrations")
     assert registration["deadline"] > time.time()
-    reports = [said for body in gateway.received("reports") for said in body]
-    assert [(said["round"], said["reward"], said["winners"]) for said in reports] == [
+    reports = [sent for body in gateway.received("reports") for sent in body]
+    assert [(sent["round"], sent["reward"], sent["winners"]) for sent in reports] == [
         (round, 0, [peer(2)]) for round in range(3)
     ]
-    assert [said["round"] for body in gateway.received("commits") for said in body] == [0, 1, 2]
+    assert [sent["round"] for body in gateway.received("commits") for sent in body] == [0, 1, 2]
     assert changes[-1].final == 7
 
 
@@ -246,9 +246,9 @@ def test_a_chain_that_does_not_answer_admits_only_this_peer() -> None:
     reporter.stop()
 
 
-def test_text_that_is_not_a_peer_id_is_not_looked_up() -> None:
+def test_text_that_is_not_a_peer_id_is_not_checked_on_chain() -> None:
     reporter = make(UNREACHABLE)
-    assert not any(reporter.admits(text) for text in ("", "\ud800", "x" * 10_000, "QmNobody"))
+    assert not any(reporter.admits(text) for text in ("", "\ud800", "x" * 10_000, "QmMissing"))
     assert not reporter._unknown
     for number in range(module.MAX_UNKNOWN + 10):
         reporter.admits(peer(number))
