@@ -106,7 +106,9 @@ class BackendContract:
         peers = trio(swarm, shard_bytes=1, inline_bytes=0)
         published = {peer.peer: contribution_of(peer.peer, groups=8, tokens=200) for peer in peers}
         for peer in peers:
-            peer.publish(published[peer.peer], [Claim(0.5, nonzero_advantage=position % 4 == 0) for position in range(8)])
+            peer.publish(
+                published[peer.peer], [Claim(0.5, nonzero_advantage=position % 4 == 0) for position in range(8)]
+            )
         for peer, collected in zip(peers, collect_all(swarm, peers, 0, pull(4, 2)), strict=True):
             others = sorted(published.keys() - {peer.peer})
             assert [(each.peer, len(each.groups)) for each in collected.contributions] == [(o, 2) for o in others]
