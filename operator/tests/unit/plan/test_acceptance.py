@@ -43,7 +43,6 @@ def having(**found: Any) -> Observed:
 
 
 TABLE: list[tuple[dict[str, Any], Observed, str, str]] = [
-    (HUB, EMPTY, "SecretNotFound", "the Secret hub"),
     (HUB, having(secrets={"hub": frozenset({"password"})}), "SecretNotFound", "the key token of the Secret hub"),
     (HUB, having(secrets={"hub": frozenset({"token"})}), "Valid", ""),
     (EXTERNAL, EMPTY, "SecretNotFound", "the Secret rpc; the Secret wallet"),
@@ -68,13 +67,10 @@ TABLE: list[tuple[dict[str, Any], Observed, str, str]] = [
     (OWN_KEYS, having(secrets={"keys": frozenset({"peer-0.key", "peer-1.key"})}), "Valid", ""),
     ({"storage": {"cache": {"claimName": "shared"}}}, EMPTY, "InvalidPodTemplate", "PersistentVolumeClaim shared"),
     ({"storage": {"cache": {"claimName": "shared"}}}, having(claims=frozenset({"shared"})), "Valid", ""),
-    ({"communication": {"backend": "TorchDistributed"}}, EMPTY, "Valid", ""),
     (OUTSIDERS, EMPTY, "InvalidGame", 'spec.bootnode.expose is "NodePort"; expected ClusterIP'),
     (MODULE, having(cluster_version=(1, 34)), "UnsupportedCluster", "1.35"),
     (MODULE, having(cluster_version=(1, 35)), "Valid", ""),
-    ({}, having(cluster_version=(1, 33)), "UnsupportedCluster", "expected at least 1.34"),
     ({}, having(cluster_version=(2, 0)), "Valid", ""),
-    ({"game": {"maxRounds": 0}}, EMPTY, "InvalidGame", "spec.game.maxRounds is 0"),
 ]
 
 

@@ -38,14 +38,10 @@ def ended(spec: dict[str, Any], *conditions: tuple[str, str], chain: ChainFacts 
 
 TABLE: list[tuple[dict[str, Any], list[tuple[str, str]], dict[str, Any], tuple[str, str]]] = [
     ({}, [], {}, ("", "")),
-    ({}, [("Complete", "")], {"completed_indexes": "2"}, ("Complete", "RoundsReached")),
     ({}, [("SuccessCriteriaMet", "SuccessPolicy")], {"completed_indexes": "2"}, ("Complete", "RoundsReached")),
     ({}, [("Suspended", "")], {}, ("", "")),
     ({}, [("Failed", "FailedIndexes")], {"failed_indexes": "0-3"}, ("Failed", "TooManyFailedPeers")),
-    ({}, [("FailureTarget", "MaxFailedIndexesExceeded")], {"failed_indexes": "0-2"}, ("Failed", "TooManyFailedPeers")),
     ({}, [("Failed", "BackoffLimitExceeded")], {}, ("Failed", "TooManyFailedPeers")),
-    ({}, [("FailureTarget", "PodFailurePolicy")], {}, ("Failed", "FatalExitCode")),
-    (ALL, [("Complete", "")], {"completed_indexes": "0-3"}, ("Complete", "AllPeersSucceeded")),
     (
         ALL,
         [("Failed", "FailedIndexes")],

@@ -49,22 +49,6 @@ def test_no_more_peers_may_fail_than_there_are(replicas: int, allowed: int, expe
     assert (found["parallelism"], found["completions"], found["maxFailedIndexes"]) == (replicas, replicas, expected)
 
 
-def test_a_disruption_is_looked_at_before_any_exit_code() -> None:
-    rules = created_job({"model": None})["spec"]["podFailurePolicy"]["rules"]
-    assert [rule["action"] for rule in rules] == ["Ignore", "FailJob", "FailIndex"]
-    assert rules[0]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-    assert rules[1]["onExitCodes"] == {"containerName": "peer", "operator": "In", "values": [64, 78]}
-    assert rules[2]["onExitCodes"]["values"] == [77]
-
-
-def test_an_init_container_that_cannot_use_the_game_fails_the_job_too() -> None:
-    rules = created_job()["spec"]["podFailurePolicy"]["rules"]
-    assert {rule["onExitCodes"]["containerName"] for rule in rules if rule["action"] == "FailJob"} == {
-        "peer",
-        "initializer",
-    }
-
-
 def test_a_rule_names_only_containers_that_the_pod_has() -> None:
     for spec in ({"model": None}, {"storage": {"cache": {"claimName": "c"}}}, {}):
         found = created_job(spec)["spec"]
@@ -170,26 +154,6 @@ def test_a_default_written_out_is_no_change() -> None:
     )
 
 
-def test_a_peer_finds_its_own_key_and_only_its_own() -> None:
-    mounted = [each for each in peer()["volumeMounts"] if each["name"] == "identity"]
-    assert mounted == [
-        {
-            "name": "identity",
-            "mountPath": "/etc/swarmgame/identity/peer.key",
-            "subPathExpr": "peer-$(JOB_COMPLETION_INDEX).key",
-            "readOnly": True,
-        }
-    ]
-    assert environment()["JOB_COMPLETION_INDEX"] == {
-        "fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}
-    }
-
-
-def test_what_refers_to_a_variable_stands_behind_it() -> None:
-    names = [each["name"] for each in peer()["env"]]
-    assert names.index("POD_IP") < names.index("SWARMGAME_ANNOUNCE")
-
-
 @pytest.mark.parametrize(
     ("peers", "expected"),
     [
@@ -259,46 +223,6 @@ def test_peers_have_no_token_and_run_offline_while_whoever_initializes_has_one()
     }
 
 
-def test_a_model_from_code_needs_no_hub_to_be_shut_off() -> None:
-    assert "HF_HUB_OFFLINE" not in environment()
-
-
-def test_modules_are_mounted_read_only_and_put_on_the_path_in_their_order() -> None:
-    game = {
-        "maxRounds": 1,
-        "data": {"use": "a"},
-        "rewards": {"use": "a"},
-        "trainer": {"use": "a"},
-        "modules": [
-            {"name": "one", "image": {"reference": "example.dev/one:1"}, "mountPath": "/m/one"},
-            {"name": "two", "configMapRef": {"name": "two-files"}, "mountPath": "/m/two"},
-        ],
-    }
-    found = pod({"game": game})
-    assert environment({"game": game})["PYTHONPATH"] == "/m/one:/m/two"
-    assert {"name": "module-0", "image": {"reference": "example.dev/one:1"}} in found["volumes"]
-    assert {"name": "module-1", "configMap": {"name": "two-files"}} in found["volumes"]
-    for container in (*found["containers"], *found["initContainers"]):
-        mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
-        assert mounts["/m/one"]["readOnly"] is mounts["/m/two"]["readOnly"] is True
-
-
-def test_peers_spread_over_hosts_where_they_can() -> None:
-    (spread,) = pod()["topologySpreadConstraints"]
-    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
-    assert (
-        spread["labelSelector"]["matchLabels"].items()
-        <= created_job()["spec"]["template"]["metadata"]["labels"].items()
-    )
-
-
-def test_peers_with_gpus_and_their_initializer_tolerate_the_taint_of_gpus() -> None:
-    gpu = {"peers": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}
-    assert pod(gpu)["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    assert "tolerations" not in pod()
-    assert "resources" not in pod(gpu)["initContainers"][0]
-
-
 def test_a_pod_template_is_laid_over_and_cannot_take_our_labels_away() -> None:
     template = {
         "metadata": {"labels": {"team": "a", "swarmgame.dev/role": "spy"}, "annotations": {"x": "y"}},
@@ -317,39 +241,7 @@ def test_a_pod_template_is_laid_over_and_cannot_take_our_labels_away() -> None:
     assert found["spec"]["containers"][0]["args"] == ["pod", "peer"]
 
 
-def test_the_chain_is_told_to_peers_by_way_of_the_gateway() -> None:
-    dev = environment({"coordination": {"mode": "Dev"}})
-    assert dev["SWARMGAME_CHAIN_GATEWAY"] == "http://sums-gateway.lab.svc:8645"
-    assert dev["SWARMGAME_CHAIN_RPC"] == "http://sums-chain.lab.svc:8545"
-    assert (dev["SWARMGAME_CHAIN_ID"], dev["SWARMGAME_CHAIN_CONTRACT"]) == (
-        "31337",
-        "0x5FbDB2315678afecb367f032d93F642f64180aa3",
-    )
-    assert not any(name.startswith("SWARMGAME_CHAIN") for name in environment())
-
-
-def test_a_peer_first_tries_the_bootnode_where_there_is_one() -> None:
-    assert environment()["SWARMGAME_INITIAL_PEERS"].startswith("/dns4/sums-bootnode.lab.svc/tcp/31000/p2p/16Uiu2HA")
-    assert environment({"bootnode": {"enabled": False}})["SWARMGAME_INITIAL_PEERS"] == ""
-
-
 def test_a_cluster_domain_is_added_where_an_installation_has_one() -> None:
     found = peer(defaults=Defaults(cluster_domain="cluster.example"))
     value = next(each["value"] for each in found["env"] if each["name"] == "SWARMGAME_INITIAL_PEERS")
     assert value.startswith("/dns4/sums-bootnode.lab.svc.cluster.example/tcp/31000/")
-
-
-def test_a_peer_is_stopped_with_time_to_save_itself() -> None:
-    found = pod({"terminationGracePeriodSeconds": 300})
-    assert found["terminationGracePeriodSeconds"] == 300
-    assert found["containers"][0]["lifecycle"] == {"preStop": {"httpGet": {"path": "/drain", "port": "http"}}}
-
-
-def test_a_model_may_take_an_hour_to_load_and_progress_is_no_matter_of_life() -> None:
-    found = peer()
-    assert found["startupProbe"]["periodSeconds"] * found["startupProbe"]["failureThreshold"] == 3_600
-    assert [found[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")] == [
-        "/healthz",
-        "/readyz",
-        "/healthz",
-    ]
