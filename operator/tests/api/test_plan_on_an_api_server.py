@@ -28,7 +28,7 @@ PLURALS = {
 
 
 class Server:
-    """Plain requests for plain objects, in one namespace; an answer that is an error raises with the server's message."""
+    """Requests with plain objects in one namespace; an error raises with the server's message."""
 
     def __init__(self, api_server: ApiServer, namespace: str) -> None:
         self._client = api_server.client()
@@ -81,7 +81,7 @@ def test_a_restricted_namespace_accepts_the_pods(name: str, server: Server) -> N
         assert server.request("POST", pod, query="&dryRun=All")["kind"] == "Pod"
 
 
-def test_a_pod_that_asks_for_more_is_refused_so_the_test_above_can_fail(server: Server) -> None:
+def test_a_privileged_pod_is_refused_so_the_test_above_can_fail(server: Server) -> None:
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -132,7 +132,7 @@ GAMES: dict[str, GameResource] = {
         labels={"kueue.x-k8s.io/queue-name": "research"},
         annotations={"kueue.x-k8s.io/elastic-job": "true"},
     ),
-    "closed-world": quickstart(
+    "closed-swarm": quickstart(
         {"communication": {"backend": "TorchDistributed"}, "peers": {"replicas": 3, "minReplicas": 3}}
     ),
     "without-a-bootnode": quickstart(

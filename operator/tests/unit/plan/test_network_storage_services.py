@@ -1,4 +1,4 @@
-"""Network policies, claims, keys' owners, services and addresses: what is around the pods."""
+"""Network policies, claims, key Secrets and addresses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def policies(spec: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
 
 
 def reached(rules: list[dict[str, Any]], key: str) -> dict[int, set[str]]:
-    """Port → the roles at the other end; `anyone` where none is named, `watchers` for pods of other namespaces."""
+    """Return port → roles of the other pods; `anyone` without a selector, `watchers` for pods of other namespaces."""
     found: dict[int, set[str]] = {}
     for rule in rules:
         ends = {
@@ -54,13 +54,13 @@ OPEN: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("spec", OPEN, ids=str)
-def test_a_game_with_members_elsewhere_is_open_on_its_p2p_port_and_no_other(spec: dict[str, Any]) -> None:
+def test_a_game_with_remote_members_is_open_on_its_p2p_port_only(spec: dict[str, Any]) -> None:
     policy = policies(spec)["sums-peers"]
     assert reached(policy["ingress"], "from") == {31000: {"anyone"}, 8080: {"watchers"}}
     assert reached(policy["egress"], "to")[1] == {"anyone"}
 
 
-def test_a_bootnode_that_is_not_there_exposes_nothing() -> None:
+def test_a_disabled_bootnode_exposes_nothing() -> None:
     assert reached(policies({"bootnode": {"enabled": False, "expose": "NodePort"}})["sums-peers"]["ingress"], "from")[
         31000
     ] == {
@@ -74,16 +74,14 @@ def owned(child: Child) -> bool:
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("Retain", False), ("Delete", True)])
-def test_checkpoints_outlive_their_game_unless_told_otherwise_and_a_cache_never_does(
-    policy: str, expected: bool
-) -> None:
+def test_checkpoints_outlive_their_game_by_default_and_a_cache_never_does(policy: str, expected: bool) -> None:
     spec = {"storage": {"cache": CLAIM, "checkpoints": {**CLAIM, "retentionPolicy": {"whenDeleted": policy}}}}
     cache, checkpoints = claims(game_context(valid_game(spec)), over=False)
     assert (cache.name, owned(cache)) == ("sums-cache", True)
     assert (checkpoints.name, owned(checkpoints)) == ("sums-checkpoints", expected)
 
 
-def test_a_claim_is_made_as_its_template_says_and_later_only_its_owner_changes() -> None:
+def test_a_claim_is_created_from_its_template_and_later_only_its_metadata_is_applied() -> None:
     template = {
         "metadata": {"labels": {"team": "a", "swarmgame.dev/game": "not-this"}, "annotations": {"x": "y"}},
         "spec": {
@@ -101,7 +99,7 @@ def test_a_claim_is_made_as_its_template_says_and_later_only_its_owner_changes()
     assert claim.apply_manifest["metadata"]["annotations"] == {"x": "y"}
 
 
-def test_a_claim_that_was_only_named_is_nobodys_to_make_or_delete() -> None:
+def test_a_claim_that_is_only_named_is_neither_created_nor_deleted() -> None:
     spec = {
         "storage": {
             "checkpoints": {"claimName": "mine", "retentionPolicy": {"whenFinished": "Delete", "whenDeleted": "Delete"}}
@@ -111,7 +109,7 @@ def test_a_claim_that_was_only_named_is_nobodys_to_make_or_delete() -> None:
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("Retain", False), ("Delete", True)])
-def test_keys_outlive_their_game_unless_told_otherwise(policy: str, expected: bool) -> None:
+def test_keys_outlive_their_game_by_default(policy: str, expected: bool) -> None:
     for each in key_secrets(game_context(valid_game({"identity": {"retentionPolicy": policy}})), {}, {}):
         assert bool(each.secret["metadata"].get("ownerReferences")) is expected
         assert each.secret["type"] == "Opaque"
@@ -126,13 +124,13 @@ def test_a_change_of_the_keys_policy_is_applied_without_a_new_key() -> None:
     assert [each.missing for each in key_secrets(game_context(valid_game()), there, facts)] == [(), ()]
 
 
-def test_keys_that_the_author_brings_are_used_and_never_made() -> None:
+def test_keys_of_the_author_are_never_generated() -> None:
     found = key_secrets(game_context(valid_game({"identity": {"secretName": "mine"}})), {}, {})
     assert [each.name for each in found] == ["sums-bootnode-key"]
 
 
-def test_a_key_that_was_lost_is_the_only_one_made() -> None:
-    there = {"sums-peer-keys": frozenset({"peer-0.key", "peer-3.key", "somebody-elses"})}
+def test_only_a_missing_key_is_generated() -> None:
+    there = {"sums-peer-keys": frozenset({"peer-0.key", "peer-3.key", "another"})}
     found = key_secrets(game_context(valid_game()), there, {})
     assert found[0].missing == ("peer-1.key", "peer-2.key")
 
@@ -163,9 +161,7 @@ ADDRESSES: list[tuple[Observed, str]] = [
 
 
 @pytest.mark.parametrize(("observed", "expected"), ADDRESSES)
-def test_the_address_in_the_status_is_the_one_that_an_outsider_can_use_once_there_is_one(
-    observed: Observed, expected: str
-) -> None:
+def test_the_address_in_the_status_is_the_external_one_once_there_is_one(observed: Observed, expected: str) -> None:
     assert public_address(game_context(valid_game({"bootnode": {"expose": "NodePort"}})), observed) == expected
 
 
