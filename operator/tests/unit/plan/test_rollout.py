@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -189,6 +190,30 @@ def test_a_child_that_was_changed_or_deleted_is_restored() -> None:
     ]
     deleting = {**observed.children, key: ChildFacts(deleting=True)}
     assert not build_plan(resource, replace(observed, children=deleting), DEFAULTS).children
+
+
+def owned(value: Any) -> dict[str, Any]:
+    """Return a manifest's fields as managedFields has them, with every list owned as one value."""
+    return {f"f:{key}": owned(below) for key, below in value.items()} if isinstance(value, dict) else {}
+
+
+def test_a_child_with_unknown_drift_is_compared_in_the_plan() -> None:
+    resource, observed = running(valid_game())
+    key = ("Service", "sums-bootnode")
+    missing = {each: facts for each, facts in observed.children.items() if each != key}
+    (child,) = build_plan(resource, replace(observed, children=missing), DEFAULTS).children
+    fields = owned(child.apply_manifest)
+    owners = tuple(each["uid"] for each in child.apply_manifest["metadata"]["ownerReferences"])
+
+    def drifted(owners: tuple[str, ...]) -> list[tuple[str, ...]]:
+        unknown = replace(observed.children[key], drift_unknown=True, owned_fields=json.dumps(fields), owners=owners)
+        plan = build_plan(resource, replace(observed, children={**observed.children, key: unknown}), DEFAULTS)
+        return [each.drifted for each in plan.children]
+
+    assert drifted(owners) == []
+    assert drifted(()) == [("metadata.ownerReferences",)]
+    del fields["f:spec"]["f:selector"]
+    assert drifted(owners) == [("spec.selector",)]
 
 
 def test_orphans_are_deleted_and_other_kinds_never() -> None:
