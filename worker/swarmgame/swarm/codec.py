@@ -2,8 +2,8 @@
 
 A shard holds whole groups, about 1 MiB of them: one byte that says how it is packed, then (zstd, or plain) a magic, the
 length of a msgpack header, the header, and columns as little-endian buffers: prompt ids u32, completion ids u32,
-log-probabilities f16, all texts as one UTF-8 blob. Its name is its SHA-256. `Prompt.payload` and `Question` never
-travel; log-probabilities lose accuracy to f16, nothing else is lost.
+log-probabilities f16, all texts as one UTF-8 blob. Its name is its SHA-256. `Prompt.payload` and `Question` never travel;
+log-probabilities lose accuracy to f16, nothing else is lost.
 
 Everything here is pure, and a decoder's input is a stranger's. Invariants: every size is checked against `Limits`
 before memory is taken for it; `decode_shard` returns a shard whose parts agree, or raises `Malformed` with a reason,
