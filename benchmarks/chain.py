@@ -16,12 +16,12 @@ from pathlib import Path
 
 from swarmgame_chain.abi import artifact
 from swarmgame_chain.anvil import ETHER, Anvil
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.deploy import deploy, manage
 from swarmgame_chain.gateway import Gateway, GatewayConfig
 from swarmgame_chain.keys import Wallet
-from swarmgame_chain.messages import Message, sign_commit, sign_registration, sign_report
+from swarmgame_chain.messages import SignedMessage, sign_commit, sign_registration, sign_report
 from swarmgame_chain.reader import SwarmConfig
+from swarmgame_chain.rpc import HttpRpcClient
 
 PEERS = 1_000
 RUNS = 5
@@ -31,7 +31,7 @@ KEYS = [sha256(b"benchmark %d" % number).digest() for number in range(PEERS)]
 RESULT = Path(__file__).resolve().parent / "results" / "chain.json"
 
 
-async def carried(gateway: Gateway, messages: list[Message]) -> dict[str, float]:
+async def carried(gateway: Gateway, messages: list[SignedMessage]) -> dict[str, float]:
     """Seconds until all are final, and the transactions that it took."""
     before, start = gateway.sender.counts.sent, time.perf_counter()
     for first in range(0, len(messages), 250):
@@ -47,8 +47,8 @@ async def carried(gateway: Gateway, messages: list[Message]) -> dict[str, float]
 
 async def crowd(url: str) -> dict[str, dict[str, float]]:
     """One run on a fresh chain."""
-    async with RpcChain(url) as chain:
-        await chain.ask("anvil_setBalance", WALLET.address, hex(1_000 * ETHER))
+    async with HttpRpcClient(url) as chain:
+        await chain.request("anvil_setBalance", WALLET.address, hex(1_000 * ETHER))
         domain, _ = await deploy(chain, WALLET, SwarmConfig(min_round_time=0))
         gateway = Gateway(chain, domain, WALLET, GatewayConfig(confirmations=1, interval=0.02, ticks=False))
         task = asyncio.create_task(gateway.run())
@@ -69,8 +69,8 @@ async def crowd(url: str) -> dict[str, dict[str, float]]:
 
 async def gas(url: str) -> dict[str, float]:
     """Gas of each call, a peer where there are many; the usual case is the second round."""
-    async with RpcChain(url) as chain:
-        await chain.ask("anvil_setBalance", WALLET.address, hex(1_000 * ETHER))
+    async with HttpRpcClient(url) as chain:
+        await chain.request("anvil_setBalance", WALLET.address, hex(1_000 * ETHER))
         found: dict[str, float] = {"code bytes": artifact()["size"]}
         for sealed in (False, True):
             domain, receipt = await deploy(chain, WALLET, SwarmConfig(min_round_time=0, sealed_reports=sealed))
@@ -78,7 +78,7 @@ async def gas(url: str) -> dict[str, float]:
             registrations = [sign_registration(domain, key, deadline=FAR) for key in KEYS[:50]]
             names = [each.peer for each in registrations]
 
-            async def call(name: str, messages: list[Message], contract: str = domain.contract) -> float:
+            async def call(name: str, messages: list[SignedMessage], contract: str = domain.contract) -> float:
                 return (await manage(chain, WALLET, contract, name, [each.entry() for each in messages])).gas / len(
                     messages
                 )
@@ -92,7 +92,7 @@ async def gas(url: str) -> dict[str, float]:
                     for key, name in zip(KEYS, names, strict=False)
                 ]
                 if sealed:
-                    commits: list[Message] = [
+                    commits: list[SignedMessage] = [
                         sign_commit(domain, key, each) for key, each in zip(KEYS, said, strict=False)
                     ]
                     found[f"commit, 50 at once, {when}"] = await call("commitReports", commits)

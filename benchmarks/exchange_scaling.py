@@ -69,8 +69,8 @@ def some_peers(
 ) -> None:
     """Some peers of a swarm, in one process."""
     from swarmgame.game.protocol import Claim, CollectPolicy, Exchange
-    from swarmgame.swarm.hivemind_backend import HivemindCommunication
     from swarmgame.swarm.identity import Identity, dial_address
+    from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
     known = [
         dial_address(Identity.load(Path(folder, f"{n}.key")).peer, FIRST_PORT + size + n) for n in range(min(size, 4))
@@ -85,7 +85,7 @@ def some_peers(
     while any(len(peer.membership()) < size for peer in peers):
         time.sleep(0.5)
     policy = CollectPolicy(
-        Exchange.PULL, quorum=1.0, deadline_seconds=30.0, external=PULLED, max_per_peer=MOST_PER_PEER
+        Exchange.PULL, quorum=1.0, deadline_seconds=30.0, external_groups=PULLED, max_per_peer=MOST_PER_PEER
     )
     claims = [Claim(0.5, position % 2 == 0) for position in range(GROUPS)]
     seconds: list[float] = []

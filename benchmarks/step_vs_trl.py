@@ -71,7 +71,7 @@ class Ours:
 
     def __init__(self, context: ComponentContext, arena: Arena) -> None:
         self.tokens = tokens = arena.new_tokens
-        self.items = [
+        self.questions = [
             Question(QuestionRef("bench", "v1", 0, index), question) for index, question in enumerate(arena.questions)
         ]
         config = GRPOConfig(
@@ -88,15 +88,20 @@ class Ours:
         """Seconds of one step."""
         began = harness.now()
         round = Round(self.number, 0, self.number, 1, "bench")
-        groups = tuple(self.trainer.generate([Prompt.ask(item) for item in self.items], round))
+        groups = tuple(self.trainer.generate([Prompt.from_question(question) for question in self.questions], round))
         said = Contribution(
-            "bench", self.number, 0, groups, {item.id: item.reference for item in self.items}, self.trainer.tokenizer
+            "bench",
+            self.number,
+            0,
+            groups,
+            {question.id: question.reference for question in self.questions},
+            self.trainer.tokenizer,
         )
-        state = GameState.begin(round, self.items).with_contribution(said)
+        state = GameState.begin(round, self.questions).with_contribution(said)
         rewards = {key: reward([rollout.token_ids for rollout in group.rollouts]) for key, group in state.groups()}
         metrics = self.trainer.train(state, rewards)
         seconds = harness.now() - began
-        assert metrics["tokens_trained"] == len(self.items) * COMPLETIONS * self.tokens, metrics
+        assert metrics["tokens_trained"] == len(self.questions) * COMPLETIONS * self.tokens, metrics
         self.number += 1
         return seconds
 

@@ -84,9 +84,9 @@ WORK, SMOKE = Work(9, 8, 256, 64), Work(2, 4, 16, 12)
 def rollouts(work: Work, tokenizer: str, vocabulary: int) -> tuple[GameState, dict[Any, list[float]]]:
     """A round's state and rewards that differ in every group, so that nothing is skipped."""
     random = torch.Generator().manual_seed(1)
-    items = [Question(QuestionRef("bench", "v1", 0, index), f"question {index}") for index in range(work.prompts)]
+    questions = [Question(QuestionRef("bench", "v1", 0, index), f"question {index}") for index in range(work.prompts)]
     groups = []
-    for item, length in zip(items, work.prompt_lengths, strict=True):
+    for question, length in zip(questions, work.prompt_lengths, strict=True):
         ids = [
             torch.randint(5, 500, (size,), generator=random).tolist()
             for size in (length, *[work.new_tokens] * work.completions)
@@ -94,10 +94,10 @@ def rollouts(work: Work, tokenizer: str, vocabulary: int) -> tuple[GameState, di
         said = tuple(
             Rollout("", tuple(row), (-math.log(vocabulary),) * len(row), FinishReason.LENGTH) for row in ids[1:]
         )
-        groups.append(Group(replace(Prompt.ask(item), token_ids=tuple(ids[0])), said))
-    references = {item.id: item.reference for item in items}
+        groups.append(Group(replace(Prompt.from_question(question), token_ids=tuple(ids[0])), said))
+    references = {question.id: question.reference for question in questions}
     round = Round(0, 0, 0, 1, "bench")
-    state = GameState.begin(round, items).with_contribution(
+    state = GameState.begin(round, questions).with_contribution(
         Contribution("bench", 0, 0, tuple(groups), references, tokenizer)
     )
     return state, {key: [float(index) for index in range(work.completions)] for key, _ in state.groups()}

@@ -11,7 +11,7 @@ from channel import Parent
 
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
 from swarmgame.game.state import Contribution, PeerId
-from swarmgame.swarm.hivemind_backend import HivemindCommunication
+from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
 JOIN_SECONDS = 120.0
 
@@ -36,7 +36,7 @@ class Alone:
     def collect(
         self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
     ) -> Collected:
-        return Collected(contributions=(), members=(self.peer,), missing=(), closed_by=ClosedBy.ALONE)
+        return Collected(contributions=(), members=(self.peer,), missing=(), closed_by=ClosedBy.ISOLATED)
 
     def leave(self) -> None:
         """Nobody to say goodbye to."""

@@ -56,35 +56,37 @@ class WorkData(DataManager):
             )
 
     def round_data(self, round: Round) -> Sequence[Question]:
-        return [self._item(round.number, index) for index in range(self.work.game.questions)]
+        return [self._question(round.number, index) for index in range(self.work.game.questions)]
 
     def resolve(self, reference: QuestionRef) -> Question | None:
         if (reference.environment, reference.config) != ("work", "") or reference.index >= self.work.game.questions:
             return None
-        return self._item(reference.seed, reference.index)
+        return self._question(reference.seed, reference.index)
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        return [self._prompt(state, stage, item) for item in state.items.values()]
+        return [self._prompt(state, stage, question) for question in state.questions.values()]
 
-    def _item(self, round: int, index: int) -> Question:
+    def _question(self, round: int, index: int) -> Question:
         asked = self.work.questions(round)[index]
-        return Question(QuestionRef("work", "", round, index), question=asked.question, answer=asked.answer)
+        return Question(QuestionRef("work", "", round, index), text=asked.question, answer=asked.answer)
 
-    def _prompt(self, state: GameState, stage: int, item: Question) -> Prompt:
-        words = item.question if stage == 0 else self._solutions(state, item)
+    def _prompt(self, state: GameState, stage: int, question: Question) -> Prompt:
+        words = question.text if stage == 0 else self._solutions(state, question)
         if stage == 2:
             words += (
                 "  \nAfter comparing these solutions, the following feedback was given about which answer is best: \n"
             )
             words += "".join(
-                f"--> Criticism #{number} was: {text}\n\n" for number, text in enumerate(_said(state, 1, item))
+                f"--> Criticism #{number} was: {text}\n\n" for number, text in enumerate(_said(state, 1, question))
             )
             words += 'Remember to think through your solution step by step and put your answer on its own line after "Answer:".\n\n'
-        return Prompt(item.id, (Message("system", self.system[stage]), Message("user", words)))
+        return Prompt(question.id, (Message("system", self.system[stage]), Message("user", words)))
 
-    def _solutions(self, state: GameState, item: Question) -> str:
-        words = f"The given math problem is: {item.question}  \n\nThe following solutions were suggested for this problem: \n"
-        words += "".join(f"--> Student #{number} said: {text}\n\n" for number, text in enumerate(_said(state, 0, item)))
+    def _solutions(self, state: GameState, question: Question) -> str:
+        words = f"The given math problem is: {question.text}  \n\nThe following solutions were suggested for this problem: \n"
+        words += "".join(
+            f"--> Student #{number} said: {text}\n\n" for number, text in enumerate(_said(state, 0, question))
+        )
         choose = 'Remember to choose an appropriate "Student #" (or say None), explain your choice, '
         return words + choose + 'put your final choice on its own line after "Choice:".\n\n'
 
@@ -99,5 +101,5 @@ class WorkRewards(RewardManager):
         return {key: [reward(rollout.text) for rollout in group.rollouts] for key, group in state.groups()}
 
 
-def _said(state: GameState, stage: int, item: Question) -> list[str]:
-    return [rollout.text for _, group in state.groups_for(stage, item.id) for rollout in group.rollouts]
+def _said(state: GameState, stage: int, question: Question) -> list[str]:
+    return [rollout.text for _, group in state.groups_for(stage, question.id) for rollout in group.rollouts]

@@ -113,7 +113,7 @@ def main(folder: Path) -> None:
             stages=work.game.stages,
             exchange=Exchange.GATHER,
             quorum=1.0,
-            alone_is_normal=not swarm,
+            single_peer=not swarm,
         )
         manager = GameManager(
             progression,

@@ -23,7 +23,7 @@ ARTIFACT = "SwarmCoordinator.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ContractEvent:
     """A decoded log.
 
     Args:
@@ -110,7 +110,7 @@ def topic(event: str) -> str:
     return next(topic for topic, entry in _events().items() if entry["name"] == event)
 
 
-def decode_log(log: Mapping[str, Any], position: int) -> Event | None:
+def decode_log(log: Mapping[str, Any], position: int) -> ContractEvent | None:
     """A log of `eth_getLogs` as an event, or None when it is none of ours."""
     topics = log["topics"]
     entry = _events().get(topics[0]) if topics else None
@@ -132,7 +132,9 @@ def decode_log(log: Mapping[str, Any], position: int) -> Event | None:
         )
     except (DecodingError, ValueError, OverflowError):
         return None
-    return Event(entry["name"], values, log["transactionHash"], position, int(log["blockNumber"], 16), log["blockHash"])
+    return ContractEvent(
+        entry["name"], values, log["transactionHash"], position, int(log["blockNumber"], 16), log["blockHash"]
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class Anvil:
     ) -> None:
         self.port = port or _free_port()
         self.url = f"http://{host}:{self.port}"
-        self._before = die_with_parent if follow else None
+        self._before = set_parent_death_signal if follow else None
         self._options: Sequence[str] = (
             *("--host", host, "--port", str(self.port), "--chain-id", str(chain_id)),
             *("--hardfork", "osaka", "--enable-tx-gas-limit", "--gas-limit", "60000000", "--accounts", "2", "--quiet"),
@@ -107,7 +107,7 @@ class Anvil:
         end = time.monotonic() + patience
         while time.monotonic() < end:
             if self._process.poll() is not None:
-                words = self._last_words()
+                words = self._log_tail()
                 self.stop()
                 raise ChainUnreachable(f"anvil stopped at once: {words}")
             if _answers(self.url):
@@ -133,14 +133,14 @@ class Anvil:
     ) -> None:
         self.stop()
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         if self._log is None:
             return ""
         self._log.seek(0)
         return self._log.read()[-500:].decode(errors="replace").strip() or "it said nothing"
 
 
-def die_with_parent() -> None:
+def set_parent_death_signal() -> None:
     """Has the kernel end this process when the thread that started it ends (Linux). For a child between fork and exec:
     makes one call.
     """

@@ -23,9 +23,9 @@ from rich.table import Table
 from swarmgame_chain.errors import BadChainUsage, ChainError
 
 if TYPE_CHECKING:
-    from swarmgame_chain.backends import RpcChain
     from swarmgame_chain.messages import Domain
     from swarmgame_chain.reader import Coordinator
+    from swarmgame_chain.rpc import HttpRpcClient
 
 RPC_VARIABLE = "SWARMGAME_CHAIN_RPC_FILE"
 app = typer.Typer(name="chain", help="A coordinator contract on a chain of yours.", no_args_is_help=True)
@@ -66,7 +66,7 @@ def deploy(
     from swarmgame_chain.keys import load_wallet
     from swarmgame_chain.reader import SwarmConfig
 
-    async def work(chain: RpcChain) -> None:
+    async def work(chain: HttpRpcClient) -> None:
         wallet = load_wallet(key_file, keystore, passphrase_file)
         config = SwarmConfig(round_seconds, min_round_seconds, max_reward, sealed, proven_only)
         domain, receipt = await make(chain, wallet, config, owner)
@@ -199,7 +199,7 @@ def gateway(
     from swarmgame_chain.gateway.serve import serve
     from swarmgame_chain.keys import load_wallet
 
-    async def work(chain: RpcChain) -> None:
+    async def work(chain: HttpRpcClient) -> None:
         wallet = load_wallet(key_file, keystore, passphrase_file)
         config = GatewayConfig(confirmations=confirmations, quorum=quorum, ticks=ticks, interval=interval)
         stop = asyncio.Event()
@@ -215,7 +215,7 @@ def gateway(
 def _with_coordinator(rpc: str, contract: str, chain_id: int, work: Callable[[Coordinator], Awaitable[None]]) -> None:
     from swarmgame_chain.reader import Coordinator
 
-    async def checked(chain: RpcChain) -> None:
+    async def checked(chain: HttpRpcClient) -> None:
         coordinator = Coordinator(chain, _domain(chain_id, contract))
         await coordinator.check()
         await work(coordinator)
@@ -223,11 +223,11 @@ def _with_coordinator(rpc: str, contract: str, chain_id: int, work: Callable[[Co
     _with_chain(rpc, checked)
 
 
-def _with_chain(rpc: str, work: Callable[[RpcChain], Coroutine[Any, Any, None]]) -> None:
+def _with_chain(rpc: str, work: Callable[[HttpRpcClient], Coroutine[Any, Any, None]]) -> None:
     async def open_and_work() -> None:
-        from swarmgame_chain.backends import RpcChain
+        from swarmgame_chain.rpc import HttpRpcClient
 
-        async with RpcChain(_endpoint(rpc)) as chain:
+        async with HttpRpcClient(_endpoint(rpc)) as chain:
             await work(chain)
 
     try:

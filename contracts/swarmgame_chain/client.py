@@ -21,8 +21,8 @@ import aiohttp
 
 from swarmgame_chain.messages import (
     Domain,
-    Message,
     Registration,
+    SignedMessage,
     address_of,
     message_id,
     peer_id,
@@ -45,7 +45,7 @@ class Sent:
     """A message and how far it is: `waiting` (not handed in yet), `queued`, `sent`, `final` or `rejected`."""
 
     id: str
-    message: Message
+    message: SignedMessage
     state: str = "waiting"
     reason: str = ""
     transaction: str = ""
@@ -151,9 +151,9 @@ class PeerOnChain:
         if asked:
             answers = await _post(session, f"{self.gateway}/v1/lookups", {"ids": [sent.id for sent in asked]})
             for sent, answer in zip(asked, answers, strict=True):
-                self._heard(sent, answer)
+                self._last_seen(sent, answer)
 
-    def _put(self, message: Message) -> Sent:
+    def _put(self, message: SignedMessage) -> Sent:
         sent = Sent(message_id(message, self.domain), message)
         if len(self._line) >= self.capacity:
             oldest = next((each for each in self._line.values() if not isinstance(each.message, Registration)), None)
@@ -173,9 +173,9 @@ class PeerOnChain:
         if any(sent.state == "waiting" for sent in line):
             answers = await _post(session, f"{self.gateway}/v1/{kind}", [dump(sent.message) for sent in line])
             for sent, answer in zip(line, answers, strict=True):
-                self._heard(sent, answer)
+                self._last_seen(sent, answer)
 
-    def _heard(self, sent: Sent, answer: dict[str, str]) -> None:
+    def _last_seen(self, sent: Sent, answer: dict[str, str]) -> None:
         state = answer.get("state", "")
         if state in ("unknown", "dropped"):
             sent.state = "waiting"

@@ -21,13 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from swarmgame_chain.anvil import ETHER, Anvil, die_with_parent, end
-from swarmgame_chain.backends import RpcChain
+from swarmgame_chain.anvil import ETHER, Anvil, end, set_parent_death_signal
 from swarmgame_chain.deploy import deploy, manage
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
 from swarmgame_chain.keys import Wallet, load_wallet, new_wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, SwarmConfig
+from swarmgame_chain.rpc import HttpRpcClient
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
@@ -114,8 +114,8 @@ class DevChain:
 
     async def _prepare(self, wallet: Wallet) -> Domain:
         record = self._folder / "chain.json"
-        async with RpcChain(self.rpc) as chain:
-            await chain.ask("anvil_setBalance", wallet.address, hex(1_000 * ETHER))
+        async with HttpRpcClient(self.rpc) as chain:
+            await chain.request("anvil_setBalance", wallet.address, hex(1_000 * ETHER))
             domain = await self._recorded(chain, record)
             if domain is None:
                 domain, _ = await deploy(chain, wallet, self._config)
@@ -124,7 +124,7 @@ class DevChain:
                 await manage(chain, wallet, domain.contract, "setBootnodes", list(self._bootnodes))
             return domain
 
-    async def _recorded(self, chain: RpcChain, record: Path) -> Domain | None:
+    async def _recorded(self, chain: HttpRpcClient, record: Path) -> Domain | None:
         try:
             kept = json.loads(record.read_text())
             domain = Domain(int(kept["chainId"]), str(kept["contract"]))
@@ -184,7 +184,7 @@ class DevChain:
                 stderr=record,
                 text=True,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=set_parent_death_signal,
             )
         found: list[str] = []
         reader = threading.Thread(target=lambda: found.append(self._process.stdout.readline()), daemon=True)  # type: ignore[union-attr]

@@ -143,10 +143,10 @@ class Report:
         return (self.peer, self.round, self.reward, list(self.winners), self.salt, self.signature)
 
 
-Message = Registration | Commit | Report
+SignedMessage = Registration | Commit | Report
 
 
-def message_id(message: Message, domain: Domain) -> str:
+def message_id(message: SignedMessage, domain: Domain) -> str:
     """A name for the message, 32 hexadecimal digits; two different messages have two."""
     kind = type(message).__name__.encode()
     return hashlib.sha256(

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarmgame_chain.abi import Event, decode_log, decode_result, encode_call, error_name, topic
-from swarmgame_chain.backends import Call, Chain, successes
+from swarmgame_chain.abi import ContractEvent, decode_log, decode_result, encode_call, error_name, topic
 from swarmgame_chain.errors import ChainRefused, RpcError
 from swarmgame_chain.messages import Domain
+from swarmgame_chain.rpc import Call, RpcClient, successes
 
 REWIND = 12
 """Blocks before its cursor that a reader asks for again."""
@@ -62,7 +62,7 @@ class SwarmConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class RoundClock:
     """The contract's round, when anyone may end it, the time of the last block, unix seconds, and its number."""
 
     round: int
@@ -79,7 +79,7 @@ class Coordinator:
         domain: which chain it must be, and at which address the contract is.
     """
 
-    def __init__(self, chain: Chain, domain: Domain) -> None:
+    def __init__(self, chain: RpcClient, domain: Domain) -> None:
         self.chain = chain
         self.domain = domain
 
@@ -90,10 +90,10 @@ class Coordinator:
             ChainRefused: another chain, no code, or another contract; says which.
             ChainUnreachable: the node does not answer.
         """
-        found = int(await self.chain.ask("eth_chainId"), 16)
+        found = int(await self.chain.request("eth_chainId"), 16)
         if found != self.domain.chain_id:
             raise ChainRefused(f"the node is of chain {found}; expected chain {self.domain.chain_id}")
-        code = await self.chain.ask("eth_getCode", self.domain.contract, "latest")
+        code = await self.chain.request("eth_getCode", self.domain.contract, "latest")
         if len(code) <= 2:
             raise ChainRefused(
                 f"there is no contract at {self.domain.contract} on chain {found}; expected a SwarmCoordinator"
@@ -117,11 +117,13 @@ class Coordinator:
             ChainRefused: the answer is none of a coordinator's.
         """
         method, parameters = _call(self.domain.contract, name, arguments)
-        return decode_result(name, _bytes(await self.chain.ask(method, *parameters)))
+        return decode_result(name, _bytes(await self.chain.request(method, *parameters)))
 
     async def call_all(self, name: str, arguments: Iterable[Sequence[Any]]) -> list[Any]:
         """One function for many arguments, in few requests."""
-        answers = successes(await self.chain.ask_all([_call(self.domain.contract, name, each) for each in arguments]))
+        answers = successes(
+            await self.chain.request_all([_call(self.domain.contract, name, each) for each in arguments])
+        )
         return [decode_result(name, _bytes(answer)) for answer in answers]
 
     async def config(self) -> SwarmConfig:
@@ -130,13 +132,13 @@ class Coordinator:
         values = [await self.call(name) for name in names]
         return SwarmConfig(*values)
 
-    async def clock(self) -> Clock:
+    async def clock(self) -> RoundClock:
         """The round, its deadline, and the chain's time."""
         names = ("currentRound", "deadline")
         calls = [_call(self.domain.contract, name, ()) for name in names]
-        answers = successes(await self.chain.ask_all([*calls, ("eth_getBlockByNumber", ("latest", False))]))
+        answers = successes(await self.chain.request_all([*calls, ("eth_getBlockByNumber", ("latest", False))]))
         values = [decode_result(name, _bytes(answer)) for name, answer in zip(names, answers, strict=False)]
-        return Clock(values[0], values[1], int(answers[2]["timestamp"], 16), int(answers[2]["number"], 16))
+        return RoundClock(values[0], values[1], int(answers[2]["timestamp"], 16), int(answers[2]["number"], 16))
 
     async def round(self) -> int:
         """The current round."""
@@ -152,7 +154,9 @@ class Coordinator:
 
     async def peers(self, peers: Sequence[str]) -> list[PeerState]:
         """What is known of many peers, in order."""
-        answers = successes(await self.chain.ask_all([_call(self.domain.contract, "peer", (peer,)) for peer in peers]))
+        answers = successes(
+            await self.chain.request_all([_call(self.domain.contract, "peer", (peer,)) for peer in peers])
+        )
         return [peer_state(_bytes(answer)) for answer in answers]
 
     async def proven(self, peers: Sequence[str]) -> frozenset[str]:
@@ -177,18 +181,18 @@ class EventCursor:
     coordinator: Coordinator
     block: int = 0
     names: tuple[str, ...] = ()
-    _recent: dict[tuple[str, int], Event] = field(default_factory=dict)
+    _recent: dict[tuple[str, int], ContractEvent] = field(default_factory=dict)
 
-    async def poll(self) -> tuple[list[Event], list[Event]]:
+    async def poll(self) -> tuple[list[ContractEvent], list[ContractEvent]]:
         """What is new since the last call, in the chain's order, and what a reorganisation has removed.
 
         Raises:
             ChainUnreachable, RpcError: nothing was read; the next call starts where this one did.
         """
-        head = int(await self.coordinator.chain.ask("eth_blockNumber"), 16)
+        head = int(await self.coordinator.chain.request("eth_blockNumber"), 16)
         # A chain that is shorter than it was has been reorganised, so that the cursor may lie beyond its head.
         first = max(0, min(self.block, head + 1) - REWIND)
-        found: dict[tuple[str, int], Event] = {}
+        found: dict[tuple[str, int], ContractEvent] = {}
         for start in range(first, head + 1, SPAN):
             found |= await self._read(start, min(start + SPAN - 1, head))
         # What was read before the window begins stays as it is; reorganisations deeper than the window are not seen.
@@ -198,7 +202,7 @@ class EventCursor:
         self.block = head + 1
         return new, removed
 
-    async def _read(self, first: int, last: int) -> dict[tuple[str, int], Event]:
+    async def _read(self, first: int, last: int) -> dict[tuple[str, int], ContractEvent]:
         query: dict[str, Any] = {
             "fromBlock": hex(first),
             "toBlock": hex(last),
@@ -207,8 +211,8 @@ class EventCursor:
         if self.names:
             query["topics"] = [[topic(name) for name in self.names]]
         positions: dict[str, int] = {}
-        found: dict[tuple[str, int], Event] = {}
-        for log in await self.coordinator.chain.ask("eth_getLogs", query):
+        found: dict[tuple[str, int], ContractEvent] = {}
+        for log in await self.coordinator.chain.request("eth_getLogs", query):
             transaction = log["transactionHash"]
             position = positions.get(transaction, 0)
             positions[transaction] = position + 1

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.client import PeerOnChain, Sent
 from swarmgame_chain.errors import ChainError
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator
+from swarmgame_chain.rpc import HttpRpcClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +123,13 @@ def ask_once(rpc: str, domain: Domain) -> tuple[int, tuple[str, ...]]:
         ChainError: the node does not answer, or is of another chain, or has another contract; says which.
     """
 
-    async def ask() -> tuple[int, tuple[str, ...]]:
-        async with RpcChain(rpc) as chain:
+    async def request() -> tuple[int, tuple[str, ...]]:
+        async with HttpRpcClient(rpc) as chain:
             coordinator = Coordinator(chain, domain)
             await coordinator.check()
             return await coordinator.round(), await coordinator.bootnodes()
 
-    return asyncio.run(ask())
+    return asyncio.run(request())
 
 
 def proven_among(rpc: str, domain: Domain, peers: tuple[str, ...]) -> frozenset[str]:
@@ -137,11 +137,11 @@ def proven_among(rpc: str, domain: Domain, peers: tuple[str, ...]) -> frozenset[
     knew.
     """
 
-    async def ask() -> frozenset[str]:
-        async with RpcChain(rpc) as chain:
+    async def request() -> frozenset[str]:
+        async with HttpRpcClient(rpc) as chain:
             return await Coordinator(chain, domain).proven(peers)
 
     try:
-        return asyncio.run(ask())
+        return asyncio.run(request())
     except ChainError:
         return frozenset()

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import from_json
 
 from swarmgame_chain.errors import BadMessage
-from swarmgame_chain.messages import MAX_PEER_ID, MAX_VOTES, Commit, Message, Registration, Report
+from swarmgame_chain.messages import MAX_PEER_ID, MAX_VOTES, Commit, Registration, Report, SignedMessage
 
 MAX_BODY = 1 << 20
 MAX_MESSAGES = 256
@@ -86,7 +86,7 @@ _BODIES: dict[Kind, type[_Registration] | type[_Commit] | type[_Report]] = {
 }
 
 
-def kind_of(message: Message) -> Kind:
+def kind_of(message: SignedMessage) -> Kind:
     """Under which path a message is handed in."""
     return (
         "registrations"
@@ -97,12 +97,12 @@ def kind_of(message: Message) -> Kind:
     )
 
 
-def dump(message: Message) -> dict[str, Any]:
+def dump(message: SignedMessage) -> dict[str, Any]:
     """A message as JSON's types."""
     return {name: _json(value) for name, value in vars(message).items() if name in type(message).__dataclass_fields__}
 
 
-def parse(kind: Kind, body: bytes) -> Sequence[Message | BadMessage]:
+def parse(kind: Kind, body: bytes) -> Sequence[SignedMessage | BadMessage]:
     """One message, or a list of at most 256; those that are none stand as the error that says why.
 
     Raises:
@@ -122,7 +122,7 @@ def parse(kind: Kind, body: bytes) -> Sequence[Message | BadMessage]:
     return [_parse(kind, entry) for entry in entries]
 
 
-def _parse(kind: Kind, entry: object) -> Message | BadMessage:
+def _parse(kind: Kind, entry: object) -> SignedMessage | BadMessage:
     try:
         return _BODIES[kind].model_validate(entry).message()
     except ValidationError as error:

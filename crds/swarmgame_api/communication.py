@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from swarmgame_api.model import Model, Rule
+from swarmgame_api.base import Model, Rule
 from swarmgame_api.quantities import Multiaddress
 
 
-class Communication(Model):
+class CommunicationSpec(Model):
     """How peers talk, and who may join."""
 
     backend: Literal["Hivemind", "TorchDistributed"] = "Hivemind"

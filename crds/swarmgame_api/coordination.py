@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from swarmgame_api.model import Model, Rule, Transition
+from swarmgame_api.base import Model, Rule, Transition
 from swarmgame_api.quantities import Address, ObjectName
 
 _REFERENCES = ("chain_id", "contract_address", "rpc_secret_ref", "wallet_secret_ref")
@@ -21,7 +21,7 @@ class SecretReference(Model):
     """Its name."""
 
 
-class Coordination(Model):
+class CoordinationSpec(Model):
     """Which chain, if any. Immutable once set."""
 
     mode: Literal["None", "Dev", "External"] = "None"

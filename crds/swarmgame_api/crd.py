@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from swarmgame_api.document import write_document
 from swarmgame_api.manifest import API_VERSION, KIND, Metadata, SwarmGame, SwarmGameSpec
 from swarmgame_api.schema import Schema, object_schema, one_line, validation
-from swarmgame_api.status import Status
+from swarmgame_api.status import SwarmGameStatus
+from swarmgame_api.yaml_io import dump_document
 
 GROUP, VERSION = API_VERSION.split("/")
 PLURAL = "swarmgames"
@@ -86,7 +86,7 @@ def definition() -> dict[str, Any]:
 
 def document() -> str:
     """The definition as the file has it."""
-    return _HEADER + write_document(definition())
+    return _HEADER + dump_document(definition())
 
 
 def _root() -> Schema:
@@ -99,7 +99,7 @@ def _root() -> Schema:
             "kind": {"type": "string", "description": f"{KIND}."},
             "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}},
             "spec": object_schema(SwarmGameSpec),
-            "status": _as_written(object_schema(Status)),
+            "status": _as_written(object_schema(SwarmGameStatus)),
         },
         "required": ["spec"],
         "x-kubernetes-validations": [

@@ -11,11 +11,11 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from swarmgame_api.model import Model, Rule
+from swarmgame_api.base import Model, Rule
 from swarmgame_api.quantities import (
     AbsolutePath,
     Expected,
-    Free,
+    FreeForm,
     Image,
     Keyed,
     Name,
@@ -42,11 +42,11 @@ class Use(Model):
 
     use: PartName
     """A registered name (`swarmgame env list` shows environments), or `package.module:Class` of your own."""
-    with_: Free = Field(default_factory=dict)
+    with_: FreeForm = Field(default_factory=dict)
     """The part's own configuration, validated by its `Config` before anything starts."""
 
 
-class Role(Model):
+class RoleSpec(Model):
     """A role that some of the peers play."""
 
     name: Name
@@ -84,7 +84,7 @@ class ConfigMapReference(Model):
     """Its name. Every key is a file of the package."""
 
 
-class Module(Model):
+class ModuleSpec(Model):
     """Code of your own for the pods: mounted and put on PYTHONPATH; nothing is installed at start."""
 
     name: Name
@@ -105,12 +105,12 @@ class Module(Model):
     )
 
 
-class Sharing(Model):
+class SharingSpec(Model):
     """What a peer learns from others."""
 
-    external: Annotated[int, Field(ge=0, le=4096)] = 0
+    external_groups: Annotated[int, Field(ge=0, le=4096)] = 0
     """How many groups of other peers a peer trains on each round, next to its own. 0: everyone learns alone."""
-    select: Literal["nonzero-advantage", "uniform", "top-score"] = "nonzero-advantage"
+    strategy: Literal["nonzero-advantage", "uniform", "top-score"] = "nonzero-advantage"
     """Which of the others' groups: those whose rewards differ, and so teach something; any; or the best rewarded."""
     max_per_peer: Annotated[int, Field(ge=1, le=4096)] = 4
     """At most this many groups of one peer a round, so that nobody dominates."""
@@ -121,7 +121,7 @@ class Sharing(Model):
     fetched. Auto: Gather when a round has more than one stage, else Pull."""
 
 
-class Progression(Model):
+class ProgressionSpec(Model):
     """When a stage is over."""
 
     quorum: Percentage = "67%"
@@ -137,7 +137,7 @@ class Progression(Model):
         return fraction(self.quorum)
 
 
-class Evaluation(Model):
+class EvaluationSpec(Model):
     """Held-out questions, answered without learning."""
 
     every_rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
@@ -161,17 +161,17 @@ class GameSpec(Model):
     """How good an answer is: a RewardManager."""
     trainer: Use
     """The policy and its update: a Trainer."""
-    roles: Annotated[tuple[Role, ...], Field(max_length=16), Keyed("name")] = ()
+    roles: Annotated[tuple[RoleSpec, ...], Field(max_length=16), Keyed("name")] = ()
     """Roles, assigned by rank in the sorted live membership. Empty: everyone does the same."""
-    modules: Annotated[tuple[Module, ...], Field(max_length=8), Keyed("name")] = ()
+    modules: Annotated[tuple[ModuleSpec, ...], Field(max_length=8), Keyed("name")] = ()
     """Code of your own, for the pods. On one machine, what lies next to the manifest is importable without being named
     here.
     """
-    sharing: Sharing = Sharing()
+    sharing: SharingSpec = SharingSpec()
     """What a peer learns from others."""
-    progression: Progression = Progression()
+    progression: ProgressionSpec = ProgressionSpec()
     """When a stage is over."""
-    evaluation: Evaluation | None = None
+    evaluation: EvaluationSpec | None = None
     """Regular evaluation on held-out questions. Absent: none."""
 
     @property

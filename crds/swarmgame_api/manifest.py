@@ -10,13 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from swarmgame_api.communication import Communication
-from swarmgame_api.coordination import Coordination, SecretReference
+from swarmgame_api.base import Model, Rule, Transition
+from swarmgame_api.communication import CommunicationSpec
+from swarmgame_api.coordination import CoordinationSpec, SecretReference
 from swarmgame_api.game import GameSpec
-from swarmgame_api.model import Model, Rule, Transition
-from swarmgame_api.peers import Bootnode, Peers
+from swarmgame_api.peers import BootnodeSpec, PeersSpec
 from swarmgame_api.quantities import Annotations, Expected, Labels, Name, ObjectName, Seconds
-from swarmgame_api.storage import Identity, Storage
+from swarmgame_api.storage import IdentitySpec, StorageSpec
 
 API_VERSION: Literal["swarmgame.dev/v1alpha1"] = "swarmgame.dev/v1alpha1"
 KIND: Literal["SwarmGame"] = "SwarmGame"
@@ -89,14 +89,14 @@ class ModelSource(Model):
     )
 
 
-class NetworkPolicy(Model):
+class NetworkPolicySpec(Model):
     """What the pods may reach, and who may reach them."""
 
     mode: Literal["None", "Isolated"] = "Isolated"
     """Isolated: peers reach DNS, one another, the gateway and the hub, and nothing else. None: no policy is made."""
 
 
-class Completion(Model):
+class CompletionSpec(Model):
     """When the game is over."""
 
     policy: Literal["AnyPeer", "AllPeers", "Coordinator"] = "AnyPeer"
@@ -136,21 +136,21 @@ class SwarmGameSpec(Model):
     """What is played."""
     model: ModelSource | None = None
     """The policy's first weights. Absent for a game whose trainer makes its own policy."""
-    communication: Communication = Communication()
+    communication: CommunicationSpec = CommunicationSpec()
     """How peers talk, and who may join."""
-    coordination: Coordination = Coordination()
+    coordination: CoordinationSpec = CoordinationSpec()
     """The chain, if any."""
-    peers: Peers = Peers()
+    peers: PeersSpec = PeersSpec()
     """How many take part, and what each gets."""
-    bootnode: Bootnode = Bootnode()
+    bootnode: BootnodeSpec = BootnodeSpec()
     """The address that new peers try first."""
-    identity: Identity = Identity()
+    identity: IdentitySpec = IdentitySpec()
     """The peers' keys."""
-    storage: Storage = Storage()
+    storage: StorageSpec = StorageSpec()
     """What outlives a process, a pod or a game."""
-    network_policy: NetworkPolicy = NetworkPolicy()
+    network_policy: NetworkPolicySpec = NetworkPolicySpec()
     """What the pods may reach."""
-    completion: Completion = Completion()
+    completion: CompletionSpec = CompletionSpec()
     """When the game is over."""
     failure_policy: FailurePolicy = FailurePolicy()
     """What the game survives."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from swarmgame_api.document import join, read_value
-from swarmgame_api.errors import InvalidManifest, Plain
+from swarmgame_api.errors import InvalidManifest, Unquoted, format_path
+from swarmgame_api.yaml_io import load_value
 
 TOP = ("apiVersion", "kind", "metadata", "spec")
 
@@ -40,18 +40,10 @@ def parse_override(text: str) -> tuple[tuple[Step, ...], JsonValue]:
     if steps[0] not in TOP:
         steps.insert(0, "spec")
     try:
-        value = read_value(text[position + 1 :])
+        value = load_value(text[position + 1 :])
     except InvalidManifest as error:
         raise InvalidManifest("--set", text, f"a value in YAML: {error.problems[0].expected}") from error
     return tuple(steps), value
-
-
-def path_of(steps: Sequence[Step]) -> str:
-    """Steps as a path in messages."""
-    path = ""
-    for step in steps:
-        path = f"{path}[{step}]" if isinstance(step, int) else join(path, step)
-    return path
 
 
 def apply_overrides(tree: JsonValue, overrides: Sequence[tuple[tuple[Step, ...], JsonValue]]) -> JsonValue:
@@ -69,14 +61,16 @@ def apply_overrides(tree: JsonValue, overrides: Sequence[tuple[tuple[Step, ...],
 def _put(node: JsonValue, steps: tuple[Step, ...], value: JsonValue, done: int) -> JsonValue:
     if done == len(steps):
         return value
-    step, where = steps[done], path_of(steps[:done])
+    step, where = steps[done], format_path(steps[:done])
     if isinstance(step, int):
         items = [] if node is None else node
         if not isinstance(items, list):
-            raise InvalidManifest("--set", path_of(steps), f"a path whose every [index] is in a list; {where} is none")
+            raise InvalidManifest(
+                "--set", format_path(steps), f"a path whose every [index] is in a list; {where} is none"
+            )
         if step > len(items):
             raise InvalidManifest(
-                "--set", path_of(steps), f"an index of at most {len(items)}: {where} has {len(items)} items"
+                "--set", format_path(steps), f"an index of at most {len(items)}: {where} has {len(items)} items"
             )
         if step == len(items):
             items.append(None)
@@ -85,6 +79,6 @@ def _put(node: JsonValue, steps: tuple[Step, ...], value: JsonValue, done: int) 
     fields = {} if node is None else node
     if not isinstance(fields, dict):
         reason = f"{where or 'the manifest'} is no mapping"
-        raise InvalidManifest("--set", Plain(path_of(steps)), f"a path through mappings; {reason}")
+        raise InvalidManifest("--set", Unquoted(format_path(steps)), f"a path through mappings; {reason}")
     fields[step] = _put(fields.get(step), steps, value, done + 1)
     return fields

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from swarmgame_api.model import Model, Rule
-from swarmgame_api.quantities import Expected, Free, Keyed, OptionalImage, QualifiedName, Quantity, Visible
+from swarmgame_api.base import Model, Rule
+from swarmgame_api.quantities import Expected, FreeForm, Keyed, OptionalImage, QualifiedName, Quantity, VisibleToCel
 from swarmgame_api.storage import TemplateMetadata
 
 Replicas = Annotated[int, Field(ge=0, le=4096)]
@@ -35,7 +35,7 @@ class EnvironmentVariable(Model):
     """Its name."""
     value: Annotated[str, StringConstraints(max_length=32_768)] | None = None
     """Its value."""
-    value_from: Annotated[Free, Visible()] | None = None
+    value_from: Annotated[FreeForm, VisibleToCel()] | None = None
     """Where its value is kept, as a pod's env has it: secretKeyRef, configMapKeyRef, fieldRef …"""
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -52,7 +52,7 @@ class PodTemplate(Model):
 
     metadata: TemplateMetadata = TemplateMetadata()
     """Labels and annotations of the pods."""
-    spec: Free = Field(default_factory=dict)
+    spec: FreeForm = Field(default_factory=dict)
     """Any field of a pod's spec; checked by the API server, by a dry run."""
 
 
@@ -60,7 +60,7 @@ def _replicas_fit(peers: Any) -> bool:
     return bool(peers.replicas == 0 or peers.min_replicas <= peers.replicas <= peers.max_replicas)
 
 
-class Peers(Model):
+class PeersSpec(Model):
     """How many take part, and what each gets."""
 
     replicas: Replicas = 4
@@ -105,7 +105,7 @@ class Peers(Model):
     )
 
 
-class Bootnode(Model):
+class BootnodeSpec(Model):
     """The address that new peers try first: one small pod with a stable identity."""
 
     enabled: bool = True

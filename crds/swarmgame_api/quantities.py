@@ -17,11 +17,11 @@ from pydantic import BeforeValidator, Field, JsonValue, StringConstraints
 class Expected:
     """Metadata of a type: what it takes, as the end of a sentence; for error messages and the reference."""
 
-    words: str
+    text: str
 
 
 @dataclass(frozen=True)
-class Visible:
+class VisibleToCel:
     """Metadata of a free mapping that a rule asks for: CEL does not see mappings of just anything, but it does see
     objects.
     """
@@ -133,7 +133,7 @@ Time = Annotated[
     Expected("a time such as 2026-01-31T12:00:00Z"),
 ]
 
-Free = Annotated[
+FreeForm = Annotated[
     dict[Annotated[str, StringConstraints(min_length=1, max_length=253)], JsonValue],
     Field(max_length=256),
     Expected("a mapping, whose keys are up to whoever reads it"),

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from swarmgame_api.base import Model
 from swarmgame_api.manifest import API_VERSION, SwarmGame
-from swarmgame_api.model import Model
 from swarmgame_api.rules import objects
-from swarmgame_api.status import REASONS, Status
-from swarmgame_api.words import Shape, default_cell, default_of, describe, shape_of, shape_of_field
+from swarmgame_api.status import REASONS, SwarmGameStatus
+from swarmgame_api.type_descriptions import TypeInfo, default_cell, default_of, describe, field_type_info, type_info
 
 MINIMAL = """\
 apiVersion: swarmgame.dev/v1alpha1
@@ -52,7 +52,7 @@ def reference() -> str:
         _INTRODUCTION,
         *_sections(SwarmGame, ""),
         "# Status\n\nWritten by the operator.\n",
-        *_sections(Status, "status"),
+        *_sections(SwarmGameStatus, "status"),
         f"## Conditions and their reasons\n\n| condition | reasons |\n|---|---|\n{conditions}\n",
     ]
     return "\n".join(pages)
@@ -80,13 +80,13 @@ def _section(model: type[Model], places: list[str]) -> str:
 
 def _row(name: str, field: FieldInfo) -> str:
     description = _one_line(field.description or "")
-    return f"| `{name}` | {_cell(_takes(shape_of_field(field)))} | {_cell(default_cell(default_of(field)))} | {_cell(description)} |"
+    return f"| `{name}` | {_cell(_takes(field_type_info(field)))} | {_cell(default_cell(default_of(field)))} | {_cell(description)} |"
 
 
-def _takes(shape: Shape) -> str:
+def _takes(shape: TypeInfo) -> str:
     if shape.model is not None:
         return f"[{shape.model.__name__}](#{shape.model.__name__.lower()})"
-    if shape.kind is tuple and (inner := shape_of(shape.arguments[0])).model is not None:
+    if shape.kind is tuple and (inner := type_info(shape.arguments[0])).model is not None:
         return f"{describe(shape).split(', each ')[0]}, each {_takes(inner)}"
     return describe(shape)
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from swarmgame_api.errors import InvalidManifest, Problem
 from swarmgame_api.load import parse_manifest
 from swarmgame_api.manifest import SwarmGame, SwarmGameSpec
-from swarmgame_api.status import Status
+from swarmgame_api.status import SwarmGameStatus
 
 MANAGER: str = SwarmGameSpec.model_fields["managed_by"].default
 """The controller of a game that names none."""
@@ -60,7 +60,7 @@ class GameResource:
     managed_by: str
     game: SwarmGame | None
     problems: tuple[Problem, ...]
-    status: Status
+    status: SwarmGameStatus
 
     @property
     def key(self) -> tuple[str, str]:
@@ -98,26 +98,26 @@ class GameResource:
         )
 
 
-def read_status(data: object) -> Status:
+def read_status(data: object) -> SwarmGameStatus:
     """A status from plain data. Fields of a newer schema and entries that cannot be read are left out; the rest stays."""
     if not isinstance(data, Mapping):
-        return Status()
+        return SwarmGameStatus()
     tree = json.loads(json.dumps(data))
     while True:
         try:
             # By way of JSON, where strict validation takes lists for tuples; and by the manifest's names alone.
-            return Status.model_validate_json(json.dumps(tree), by_alias=True, by_name=False)
+            return SwarmGameStatus.model_validate_json(json.dumps(tree), by_alias=True, by_name=False)
         except ValidationError as error:
             places = {_blamed(found) for found in error.errors(include_url=False)}
             for place in sorted(places, key=_last_entry_first):
                 if not place:
-                    return Status()
+                    return SwarmGameStatus()
                 if any(place[:length] in places for length in range(len(place))):
                     continue  # goes with what holds it
                 _remove(tree, place)
 
 
-def status_document(status: Status) -> dict[str, Any]:
+def status_document(status: SwarmGameStatus) -> dict[str, Any]:
     """The status as the API writes it: camelCase, without what is absent. It is the whole status: in a merge patch,
     where an absent key stays, a key that went away must be sent as null."""
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)

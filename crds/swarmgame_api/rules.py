@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from swarmgame_api.document import join
-from swarmgame_api.errors import Problem
+from swarmgame_api.base import Model, Rule, Transition
+from swarmgame_api.errors import Problem, join_path
 from swarmgame_api.manifest import Metadata, SwarmGame
-from swarmgame_api.model import Model, Rule, Transition
-from swarmgame_api.words import Shape, shape_of, shape_of_field
+from swarmgame_api.type_descriptions import TypeInfo, field_type_info, type_info
 
 
 class PlacedRule(NamedTuple):
@@ -46,14 +45,14 @@ def objects(model: type[BaseModel] = SwarmGame, path: str = "") -> Iterator[tupl
     if issubclass(model, Model):
         yield path, model
     for name, field in model.model_fields.items():
-        yield from _inside(shape_of_field(field), join(path, field.alias or name))
+        yield from _inside(field_type_info(field), join_path(path, field.alias or name))
 
 
-def _inside(shape: Shape, path: str) -> Iterator[tuple[str, type[Model]]]:
+def _inside(shape: TypeInfo, path: str) -> Iterator[tuple[str, type[Model]]]:
     if shape.model is not None:
         yield from objects(shape.model, path)
     elif shape.kind is tuple:
-        yield from _inside(shape_of(shape.arguments[0]), f"{path}[*]")
+        yield from _inside(type_info(shape.arguments[0]), f"{path}[*]")
 
 
 def all_rules() -> tuple[PlacedRule, ...]:

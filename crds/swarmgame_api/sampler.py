@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from swarmgame_api.base import Model
 from swarmgame_api.errors import Problem
-from swarmgame_api.explain import explain
-from swarmgame_api.model import Model
 from swarmgame_api.peers import Resources
 from swarmgame_api.quantities import Expected, OptionalImage
+from swarmgame_api.validation_messages import explain
 
 DEFAULT_IMAGE = "docker.io/vllm/vllm-openai:v0.33.0"
 """Image of the server that the operator puts beside a peer, where neither the manifest nor the installation names one."""

@@ -15,9 +15,9 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BeforeValidator, JsonValue, StringConstraints
 from pydantic.fields import FieldInfo
 
-from swarmgame_api.model import Model, Rule, Transition
-from swarmgame_api.quantities import Expected, Keyed, Visible, integer_as_text
-from swarmgame_api.words import Shape, shape_of, shape_of_field
+from swarmgame_api.base import Model, Rule, Transition
+from swarmgame_api.quantities import Expected, Keyed, VisibleToCel, integer_as_text
+from swarmgame_api.type_descriptions import TypeInfo, field_type_info, type_info
 
 Schema = dict[str, Any]
 
@@ -61,7 +61,7 @@ def one_line(text: str) -> str:
 
 
 def _property(field: FieldInfo) -> Schema:
-    schema = _schema(shape_of_field(field))
+    schema = _schema(field_type_info(field))
     if isinstance(field.json_schema_extra, dict):
         schema |= field.json_schema_extra
     if field.description:
@@ -81,7 +81,7 @@ def _default(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _schema(shape: Shape) -> Schema:
+def _schema(shape: TypeInfo) -> Schema:
     if shape.model is not None:
         if not issubclass(shape.model, Model):
             raise TypeError(f"{shape.model.__name__} is not a Model")
@@ -103,14 +103,14 @@ def _schema(shape: Shape) -> Schema:
     raise TypeError(f"{shape.kind} has no counterpart in a structural schema")
 
 
-def _integer(shape: Shape) -> Schema:
+def _integer(shape: TypeInfo) -> Schema:
     schema = {"type": "integer", **_bounds(shape)}
     if not {"minimum", "maximum"} <= set(schema):
         raise TypeError("an integer without a least and a greatest value")
     return {"format": "int32" if schema["maximum"] <= _INT32 else "int64", **schema}
 
 
-def _string(shape: Shape) -> Schema:
+def _string(shape: TypeInfo) -> Schema:
     bounds = _bounds(shape)
     if "maxLength" not in bounds:
         raise TypeError("a text without a greatest length: the cost of rules is estimated from it")
@@ -122,9 +122,9 @@ def _string(shape: Shape) -> Schema:
 _INTEGER_OR_TEXT: Schema = {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
 
 
-def _integer_or_word(shape: Shape) -> Schema:
+def _integer_or_word(shape: TypeInfo) -> Schema:
     """`auto` or a number; the only kind of union that there is."""
-    word, number = (shape_of(argument) for argument in shape.arguments)
+    word, number = (type_info(argument) for argument in shape.arguments)
     if word.kind is not Literal or number.kind is not int:
         raise TypeError(f"a union of {word.kind} and {number.kind}")
     words = [_text(choice) for choice in word.arguments]
@@ -132,7 +132,7 @@ def _integer_or_word(shape: Shape) -> Schema:
     return {**_INTEGER_OR_TEXT, "pattern": f"^({'|'.join(words)})$", "maxLength": longest, **_bounds(number)}
 
 
-def _list(shape: Shape) -> Schema:
+def _list(shape: TypeInfo) -> Schema:
     item, *rest = shape.arguments
     if rest != [Ellipsis]:
         raise TypeError("a tuple of a fixed form")
@@ -145,17 +145,17 @@ def _list(shape: Shape) -> Schema:
         if keys
         else {"x-kubernetes-list-type": "atomic"}
     )
-    return {"type": "array", "items": _schema(shape_of(item)), **bounds, **kind}
+    return {"type": "array", "items": _schema(type_info(item)), **bounds, **kind}
 
 
-def _mapping(shape: Shape) -> Schema:
+def _mapping(shape: TypeInfo) -> Schema:
     _, value = shape.arguments
     bounds = {name.replace("Length", "Properties"): bound for name, bound in _bounds(shape).items()}
     if "maxProperties" not in bounds:
         raise TypeError("a mapping without a greatest length: the cost of rules is estimated from it")
     if value is not JsonValue:
-        return {"type": "object", "additionalProperties": _schema(shape_of(value)), **bounds}
-    if any(isinstance(entry, Visible) for entry in shape.metadata):
+        return {"type": "object", "additionalProperties": _schema(type_info(value)), **bounds}
+    if any(isinstance(entry, VisibleToCel) for entry in shape.metadata):
         return {"type": "object", "x-kubernetes-preserve-unknown-fields": True, **bounds}
     # What belongs to others is preserved below the keys: at the mapping itself, a rule that compares two of them passes
     # over renamed keys.
@@ -172,7 +172,7 @@ def _text(choice: object) -> str:
     return choice
 
 
-def _bounds(shape: Shape) -> Schema:
+def _bounds(shape: TypeInfo) -> Schema:
     """The bounds of a shape as JSON Schema has them, refusing any constraint that it does not know."""
     bounds: Schema = {}
     for entry in _constraints(shape.metadata):
@@ -191,7 +191,7 @@ def _bounds(shape: Shape) -> Schema:
                 bounds["maxLength"] = entry.max_length
             case StringConstraints():
                 bounds |= _string_bounds(entry)
-            case Expected() | Keyed() | Visible():
+            case Expected() | Keyed() | VisibleToCel():
                 pass  # words for people; see _list and _mapping
             case BeforeValidator(func=func) if func is integer_as_text:
                 pass  # see _string

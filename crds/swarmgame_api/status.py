@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from swarmgame_api.model import Model
+from swarmgame_api.base import Model
 from swarmgame_api.quantities import Address, Expected, Keyed, Text, Time
 
 ConditionType = Literal["Accepted", "Registered", "Ready", "Progressing", "Degraded", "Suspended", "Complete", "Failed"]
@@ -20,7 +20,7 @@ Reason = Annotated[
     Expected("one word in CamelCase"),
 ]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Word = Annotated[str, StringConstraints(max_length=253), Expected("a text of at most 253 characters")]
+ShortText = Annotated[str, StringConstraints(max_length=253), Expected("a text of at most 253 characters")]
 
 REASONS: dict[ConditionType, tuple[str, ...]] = {
     "Accepted": (
@@ -119,7 +119,7 @@ class UnhealthyPeer(Model):
     """Why, for people."""
 
 
-class Metric(Model):
+class MetricStatus(Model):
     """A figure of the last round."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -128,7 +128,7 @@ class Metric(Model):
     """Its value, as text, because the API has no floats."""
 
 
-class Progress(Model):
+class ProgressStatus(Model):
     """How far the game is."""
 
     round: Count = 0
@@ -143,7 +143,7 @@ class Progress(Model):
     """From the time that the last rounds took."""
     last_updated_time: Time | None = None
     """When this was learnt."""
-    metrics: Annotated[tuple[Metric, ...], Field(max_length=32), Keyed("name")] = ()
+    metrics: Annotated[tuple[MetricStatus, ...], Field(max_length=32), Keyed("name")] = ()
     """Reward, entropy and the like."""
 
 
@@ -169,7 +169,7 @@ class CheckpointStatus(Model):
     """When it was written."""
 
 
-class Status(Model):
+class SwarmGameStatus(Model):
     """What is so. Conditions are told apart by type."""
 
     observed_generation: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
@@ -188,15 +188,15 @@ class Status(Model):
     """The bootnode."""
     unhealthy_peers: Annotated[tuple[UnhealthyPeer, ...], Field(max_length=16), Keyed("index")] = ()
     """The first sixteen that are not well, by index."""
-    progress: Progress = Progress()
+    progress: ProgressStatus = ProgressStatus()
     """How far the game is."""
     coordination: CoordinationStatus | None = None
     """The chain, where there is one."""
     checkpoint: CheckpointStatus | None = None
     """The newest checkpoint."""
-    job_name: Word = ""
+    job_name: ShortText = ""
     """The Job that runs the peers."""
-    template_hash: Word = ""
+    template_hash: ShortText = ""
     """Tells whether the pods are those that the game asks for."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=8), Keyed("type")] = ()
     """What is so, one entry a type."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from swarmgame_api.model import Model, Rule
+from swarmgame_api.base import Model, Rule
 from swarmgame_api.quantities import Annotations, Labels, ObjectName, OptionalObjectName, QualifiedName, Quantity
 
 Retention = Literal["Retain", "Delete"]
@@ -80,7 +80,7 @@ _ONE_SOURCE = Rule(
 )
 
 
-class Cache(Model):
+class CacheSpec(Model):
     """Models and datasets, shared by the peers of a node or of the game. With no source given: an emptyDir."""
 
     claim_name: ObjectName | None = None
@@ -102,7 +102,7 @@ class RetentionPolicy(Model):
     """When the game is complete or has failed."""
 
 
-class Checkpoints(Model):
+class CheckpointsSpec(Model):
     """Where and how often a peer saves itself. With no source given: an emptyDir, which survives a restart but not the
     pod.
     """
@@ -138,18 +138,18 @@ class Checkpoints(Model):
     )
 
 
-class Storage(Model):
+class StorageSpec(Model):
     """What outlives a process, a pod or a game."""
 
-    cache: Cache = Cache()
+    cache: CacheSpec = CacheSpec()
     """Models and datasets."""
-    checkpoints: Checkpoints = Checkpoints()
+    checkpoints: CheckpointsSpec = CheckpointsSpec()
     """Weights, optimizer, random states."""
     shared_memory: Quantity = "8Gi"
     """Greatest size of /dev/shm, which counts towards the pod's memory."""
 
 
-class Identity(Model):
+class IdentitySpec(Model):
     """The peers' keys: one secp256k1 key a peer, which is its libp2p identity and its proof on chain."""
 
     secret_name: OptionalObjectName = ""

@@ -26,18 +26,20 @@ def short(question: str) -> str:
     return re.sub(r"\s", "", terms) + "=" if terms else question
 
 
-def answers(state: GameState, item: str) -> list[str]:
+def answers(state: GameState, question_id: str) -> list[str]:
     """The swarm's different answers of stage 0, the most common first, at most four."""
     said = Counter(
-        rollout.text.strip()[:LONGEST_ANSWER] for _, group in state.groups_for(0, item) for rollout in group.rollouts
+        rollout.text.strip()[:LONGEST_ANSWER]
+        for _, group in state.groups_for(0, question_id)
+        for rollout in group.rollouts
     )
     said.pop("", None)
     return [text for text, _ in sorted(said.items(), key=lambda pair: (-pair[1], pair[0]))[: len(LETTERS)]]
 
 
-def votes(state: GameState, item: str, choices: Sequence[str]) -> Counter[str]:
+def votes(state: GameState, question_id: str, choices: Sequence[str]) -> Counter[str]:
     """How often each answer was chosen in stage 1."""
-    letters = [rollout.text.strip() for _, group in state.groups_for(1, item) for rollout in group.rollouts]
+    letters = [rollout.text.strip() for _, group in state.groups_for(1, question_id) for rollout in group.rollouts]
     return Counter({choice: letters.count(letter) for letter, choice in zip(LETTERS, choices, strict=False)})
 
 
@@ -58,15 +60,17 @@ class MultistageMath(ReasoningGymData):
     """Questions of reasoning-gym, asked in three stages."""
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        items = [state.items[item] for item in state.question_ids]
+        questions = [state.questions[question_id] for question_id in state.question_ids]
         if stage == 0:
-            return [Prompt.ask(item, short(item.question)) for item in items]
-        heard = [(item, answers(state, item.id)) for item in items]
+            return [Prompt.from_question(question, short(question.text)) for question in questions]
+        heard = [(question, answers(state, question.id)) for question in questions]
         if stage == 1:
-            return [Prompt.ask(item, choose(item.question, choices)) for item, choices in heard if choices]
+            return [
+                Prompt.from_question(question, choose(question.text, choices)) for question, choices in heard if choices
+            ]
         return [
-            Prompt.ask(item, decide(item.question, choices, votes(state, item.id, choices)))
-            for item, choices in heard
+            Prompt.from_question(question, decide(question.text, choices, votes(state, question.id, choices)))
+            for question, choices in heard
             if choices
         ]
 
@@ -108,8 +112,8 @@ class MultistageRewards(RewardManager):
         }
 
     def _reward(self, state: GameState, key: GroupKey, text: str) -> float:
-        right = state.items[key.item].answer
+        right = state.questions[key.question_id].answer
         if key.stage != 1:
             return float(text == right)
-        choices = dict(zip(LETTERS, answers(state, key.item), strict=False))
+        choices = dict(zip(LETTERS, answers(state, key.question_id), strict=False))
         return 0.0 if text not in choices else 1.0 if choices[text] == right else 0.2

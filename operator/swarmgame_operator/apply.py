@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from swarmgame_api.resource import GameResource, status_document
-from swarmgame_api.status import Status
+from swarmgame_api.status import SwarmGameStatus
 from swarmgame_operator.api import CONFIG_MAP, GAME, KINDS, Api
 from swarmgame_operator.cache import ClusterCache, Key
 from swarmgame_operator.errors import AlreadyExists, Invalid, NotFound, Retry
@@ -77,7 +77,7 @@ class Applier:
             raise
         return False
 
-    async def status(self, game: GameResource, before: Mapping[str, Any], after: Status) -> bool:
+    async def status(self, game: GameResource, before: Mapping[str, Any], after: SwarmGameStatus) -> bool:
         """Write the status if it differs. Return whether it did."""
         patch = difference(before, status_document(after))
         if not patch:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swarmgame_chain.abi import decode_result, encode_call, error_name
-from swarmgame_chain.backends import Chain
 from swarmgame_chain.errors import RpcError
-from swarmgame_chain.gateway.queue import Entry
+from swarmgame_chain.gateway.queue import QueuedMessage
 from swarmgame_chain.messages import Registration, Report
+from swarmgame_chain.rpc import RpcClient
 from swarmgame_chain.wire import Kind
 
 GAS_CAP = 16_777_216
@@ -26,29 +26,29 @@ MOST: dict[Kind, int] = {"registrations": 120, "commits": 256, "reports": 256}
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class MessageBatch:
     """One transaction's worth of messages: calldata and the gas to allow."""
 
     kind: Kind
-    entries: tuple[Entry, ...]
+    entries: tuple[QueuedMessage, ...]
     data: bytes
     gas: int
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class Simulation:
     """What a rehearsal gave: what to send, what the contract refuses and why, and what is left for the next
     transaction.
     """
 
-    batch: Batch | None
-    refused: tuple[tuple[Entry, str], ...]
-    left: tuple[Entry, ...]
+    batch: MessageBatch | None
+    refused: tuple[tuple[QueuedMessage, str], ...]
+    left: tuple[QueuedMessage, ...]
     reverted: str = ""
     """Why the whole call reverts (`EnforcedPause`); then nothing is sent and all is left."""
 
 
-def cut(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
+def cut(entries: Sequence[QueuedMessage]) -> tuple[Sequence[QueuedMessage], Sequence[QueuedMessage]]:
     """The entries that fit one transaction, and the rest; all of one kind."""
     gas, size = _BASE, 200
     for count, entry in enumerate(entries):
@@ -58,14 +58,14 @@ def cut(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
     return entries, []
 
 
-async def rehearse(chain: Chain, sender: str, contract: str, entries: Sequence[Entry]) -> Rehearsed:
+async def simulate(chain: RpcClient, sender: str, contract: str, entries: Sequence[QueuedMessage]) -> Simulation:
     """Makes a transaction of the first entries, as the newest block would take it.
 
     Raises:
         ChainUnreachable: the node does not answer; nothing happened.
         RpcError: the node says no for another reason than the contract's.
     """
-    refused: list[tuple[Entry, str]] = []
+    refused: list[tuple[QueuedMessage, str]] = []
     chosen, left = cut(entries)
     generous = False
     while chosen:
@@ -75,10 +75,10 @@ async def rehearse(chain: Chain, sender: str, contract: str, entries: Sequence[E
         # make it cheaper.
         allowed = GAS_CAP if generous else min(GAS_CAP, (_BASE + sum(map(_gas, chosen))) * 21 // 20)
         call = {"from": sender, "to": contract, "data": "0x" + data.hex(), "gas": hex(allowed)}
-        (seen,) = await chain.ask_all([("eth_call", (call, "latest"))])
+        (seen,) = await chain.request_all([("eth_call", (call, "latest"))])
         if isinstance(seen, RpcError):
             if len(seen.data) >= 4:
-                return Rehearsed(None, tuple(refused), (*chosen, *left), error_name(seen.data))
+                return Simulation(None, tuple(refused), (*chosen, *left), error_name(seen.data))
             if "gas" not in seen.message.lower():
                 raise seen
             # Dearer than all measurements: on another chain modexp may cost more. Alone it may have all the gas there
@@ -93,17 +93,17 @@ async def rehearse(chain: Chain, sender: str, contract: str, entries: Sequence[E
             continue
         reasons = decode_result(function, bytes.fromhex(seen[2:]))
         if not any(map(any, reasons)):
-            return Rehearsed(Batch(chosen[0].kind, tuple(chosen), data, allowed), tuple(refused), tuple(left))
+            return Simulation(MessageBatch(chosen[0].kind, tuple(chosen), data, allowed), tuple(refused), tuple(left))
         refused += [(entry, error_name(reason)) for entry, reason in zip(chosen, reasons, strict=True) if any(reason)]
         chosen = [entry for entry, reason in zip(chosen, reasons, strict=True) if not any(reason)]
-    return Rehearsed(None, tuple(refused), tuple(left))
+    return Simulation(None, tuple(refused), tuple(left))
 
 
 _BASE = 60_000
 """Gas of a batch without entries."""
 
 
-def _gas(entry: Entry) -> int:
+def _gas(entry: QueuedMessage) -> int:
     # The dearest case of each, measured: a peer's first, with every winner's first vote.
     message = entry.message
     if isinstance(message, Registration):
@@ -111,7 +111,7 @@ def _gas(entry: Entry) -> int:
     return 49_000 + 28_000 * len(message.winners) if isinstance(message, Report) else 44_000
 
 
-def _size(entry: Entry) -> int:
+def _size(entry: QueuedMessage) -> int:
     message = entry.message
     if isinstance(message, Registration):
         return 416 if len(message.key) == 64 else 736

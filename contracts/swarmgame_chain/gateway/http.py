@@ -3,7 +3,7 @@
 `POST /v1/registrations|commits|reports` takes one message or a list, and answers 202 with an id and a state for each,
 in order; the signature is the authentication. `POST /v1/lookups` takes {"ids": [...]} and answers what became of them;
 an id that is unknown was lost with the gateway's memory, and its sender hands the message in again. `POST /rpc` is a
-read-only view of the contract (`window`). `/healthz`, `/readyz`, `/status` and `/metrics` only read. Invariant: 202 is
+read-only view of the contract (`proxy`). `/healthz`, `/readyz`, `/status` and `/metrics` only read. Invariant: 202 is
 said only of what is in the queue, or was, or is named rejected; a body that is too large is never read whole.
 """
 
@@ -16,13 +16,13 @@ from pydantic_core import from_json
 
 from swarmgame_chain.errors import BadMessage, ChainUnreachable, RpcError
 from swarmgame_chain.gateway.metrics import CONTENT_TYPE, render
-from swarmgame_chain.gateway.queue import Entry
+from swarmgame_chain.gateway.queue import QueuedMessage
+from swarmgame_chain.gateway.rpc_proxy import MALFORMED, ReadOnlyRpcProxy
 from swarmgame_chain.gateway.service import KINDS, Gateway
-from swarmgame_chain.gateway.window import MALFORMED, Window
 from swarmgame_chain.wire import MAX_BODY, MAX_MESSAGES, Kind, parse
 
 
-class Door:
+class HttpServer:
     """The HTTP server of a gateway.
 
     Args:
@@ -34,7 +34,7 @@ class Door:
         self._host = host
         self._port = port
         self._runner: web.AppRunner | None = None
-        self._window = Window(gateway.chain, gateway.domain.contract)
+        self._proxy = ReadOnlyRpcProxy(gateway.chain, gateway.domain.contract)
 
     async def open(self) -> int:
         """Listens; returns the port.
@@ -99,7 +99,7 @@ class Door:
 
     async def _look_through(self, request: web.Request) -> web.Response:
         try:
-            return web.json_response(await self._window.answer(await request.read()))
+            return web.json_response(await self._proxy.answer(await request.read()))
         except BadMessage as error:
             return web.json_response(
                 {"jsonrpc": "2.0", "id": None, "error": {"code": MALFORMED, "message": str(error)}}, status=400
@@ -111,7 +111,7 @@ class Door:
         return web.Response(text="ok\n")
 
     async def _ready(self, request: web.Request) -> web.Response:
-        problem = self._gateway.problem or ("the wallet is empty" if self._gateway.sender.broke else "")
+        problem = self._gateway.problem or ("the wallet is empty" if self._gateway.sender.out_of_funds else "")
         return web.Response(text=f"{problem or 'ok'}\n", status=503 if problem else 200)
 
     async def _status(self, request: web.Request) -> web.Response:
@@ -121,5 +121,5 @@ class Door:
         return web.Response(body=render(self._gateway), headers={"Content-Type": CONTENT_TYPE})
 
 
-def _shown(entry: Entry | BadMessage) -> dict[str, str]:
+def _shown(entry: QueuedMessage | BadMessage) -> dict[str, str]:
     return {"state": "rejected", "reason": str(entry)} if isinstance(entry, BadMessage) else entry.view()

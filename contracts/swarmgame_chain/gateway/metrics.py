@@ -54,7 +54,7 @@ class _Collector:
             (
                 "wallet_empty",
                 "1 when the wallet could not pay for the last transaction",
-                int(self._gateway.sender.broke),
+                int(self._gateway.sender.out_of_funds),
             ),
             ("round", "The round on chain", status["round"]),
             ("round_age_seconds", "How long the round on chain has lasted", status["roundAge"]),

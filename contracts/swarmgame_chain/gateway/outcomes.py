@@ -12,7 +12,7 @@ from typing import Any
 
 from swarmgame_chain.abi import decode_call, decode_log, encode_call, error_name, topic
 from swarmgame_chain.errors import RpcError
-from swarmgame_chain.messages import Message, Report
+from swarmgame_chain.messages import Report, SignedMessage
 from swarmgame_chain.reader import Coordinator, PeerState, SwarmConfig, peer_state
 
 LOOK_BACK = 9_000
@@ -34,10 +34,10 @@ class Outcomes:
         known = [index for index, state in enumerate(newest) if state.known]
         settled = list(newest)
         if known:
-            head = int(await self._coordinator.chain.ask("eth_blockNumber"), 16)
+            head = int(await self._coordinator.chain.request("eth_blockNumber"), 16)
             block = hex(max(0, head - confirmations + 1))
             calls = [self._peer(peers[index], block) for index in known]
-            for index, answer in zip(known, await self._coordinator.chain.ask_all(calls), strict=True):
+            for index, answer in zip(known, await self._coordinator.chain.request_all(calls), strict=True):
                 # A node that has no such state, or a contract that was not there yet: nothing is settled.
                 settled[index] = (
                     _NOTHING
@@ -46,7 +46,7 @@ class Outcomes:
                 )
         return newest, settled
 
-    async def is_reported(self, message: Message, state: PeerState, config: SwarmConfig) -> bool:
+    async def is_reported(self, message: SignedMessage, state: PeerState, config: SwarmConfig) -> bool:
         """Whether the report that the chain has of this round is this one: the same reward, and the same winners.
 
         The events name only the winners that counted, so that the transaction itself is read. One that came through
@@ -55,7 +55,7 @@ class Outcomes:
         """
         if not isinstance(message, Report):
             return False
-        head = int(await self._coordinator.chain.ask("eth_blockNumber"), 16)
+        head = int(await self._coordinator.chain.request("eth_blockNumber"), 16)
         query = {
             "fromBlock": hex(max(0, head - LOOK_BACK)),
             "toBlock": hex(head),
@@ -67,7 +67,7 @@ class Outcomes:
             ],
         }
         bounded = max(-config.max_reward, min(config.max_reward, message.reward))
-        for entry in await self._coordinator.chain.ask("eth_getLogs", query):
+        for entry in await self._coordinator.chain.request("eth_getLogs", query):
             event = decode_log(entry, 0)
             if event is not None and event.values["peerId"] == message.peer:
                 return (
@@ -80,8 +80,8 @@ class Outcomes:
         """The winners that a transaction names in a peer's report of a round."""
         chain = self._coordinator.chain
         carried, receipt = (
-            await chain.ask("eth_getTransactionByHash", transaction),
-            await chain.ask("eth_getTransactionReceipt", transaction),
+            await chain.request("eth_getTransactionByHash", transaction),
+            await chain.request("eth_getTransactionReceipt", transaction),
         )
         call = decode_call("submitReports", bytes.fromhex(carried["input"][2:])) if carried else None
         if call is not None:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from eth_utils.crypto import keccak
 
-from swarmgame_chain.backends import Chain, RpcChain
 from swarmgame_chain.deploy import deploy, manage
 from swarmgame_chain.errors import BadChainUsage, ChainError, ChainRefused, ChainUnreachable, RpcError
 from swarmgame_chain.gateway.serve import serve
@@ -27,6 +26,7 @@ from swarmgame_chain.gateway.service import Gateway, GatewayConfig
 from swarmgame_chain.keys import Wallet, load_wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, SwarmConfig
+from swarmgame_chain.rpc import HttpRpcClient, RpcClient
 
 log = logging.getLogger(__name__)
 DEV_SECRET = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
@@ -55,7 +55,7 @@ class PodSettings:
     bootnodes: tuple[str, ...]
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> PodSettings:
+    def from_environment(cls, environment: Mapping[str, str]) -> PodSettings:
         """Reads `SWARMGAME_CHAIN_*` and `SWARMGAME_GATEWAY_*`; see docs/guide/chain.md.
 
         Raises:
@@ -87,7 +87,7 @@ async def run(settings: PodSettings, stop: asyncio.Event, said: Callable[[str], 
         ChainRefused: also where a Dev chain cannot be given its contract.
         ChainUnreachable: a Dev chain has been begun anew while we served it: start again.
     """
-    async with RpcChain(settings.rpc) as chain:
+    async with HttpRpcClient(settings.rpc) as chain:
 
         async def before(gateway: Gateway) -> None:
             while True:
@@ -108,7 +108,7 @@ async def run(settings: PodSettings, stop: asyncio.Event, said: Callable[[str], 
             raise
 
 
-async def make_ready(chain: Chain, settings: PodSettings) -> None:
+async def make_ready(chain: RpcClient, settings: PodSettings) -> None:
     """Gives a Dev chain its contract where it has none, and the contract the bootnodes that it should name. More than
     once does no harm.
 
@@ -118,10 +118,10 @@ async def make_ready(chain: Chain, settings: PodSettings) -> None:
     """
     domain, coordinator = settings.domain, Coordinator(chain, settings.domain)
     if settings.dev:
-        found = int(await chain.ask("eth_chainId"), 16)
+        found = int(await chain.request("eth_chainId"), 16)
         if found != domain.chain_id:
             raise ChainRefused(f"the node is of chain {found}; expected chain {domain.chain_id}")
-        if len(await chain.ask("eth_getCode", domain.contract, "latest")) <= 2:
+        if len(await chain.request("eth_getCode", domain.contract, "latest")) <= 2:
             await _deploy(chain, settings)
     await coordinator.check()
     if settings.bootnodes and await coordinator.bootnodes() != settings.bootnodes:
@@ -141,7 +141,7 @@ def main() -> None:
     """Runs until SIGTERM; exit codes are those of every command."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = PodSettings.of(os.environ)
+        settings = PodSettings.from_environment(os.environ)
         asyncio.run(_work(settings))
     except ChainError as error:
         print(f"swarmgame-gateway: {error}", file=sys.stderr)
@@ -157,9 +157,9 @@ async def _work(settings: PodSettings) -> None:
     await run(settings, stop, lambda line: print(line, flush=True))
 
 
-async def _deploy(chain: Chain, settings: PodSettings) -> None:
+async def _deploy(chain: RpcClient, settings: PodSettings) -> None:
     wallet = settings.wallet
-    sent = int(await chain.ask("eth_getTransactionCount", wallet.address, "latest"), 16)
+    sent = int(await chain.request("eth_getTransactionCount", wallet.address, "latest"), 16)
     if sent or int(settings.domain.contract, 16) != int(first_contract(wallet.address), 16):
         raise ChainRefused(
             f"there is no contract at {settings.domain.contract}, and it cannot be made there: that is for the first transaction of "

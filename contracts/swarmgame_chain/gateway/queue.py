@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from swarmgame_chain.messages import Message, Registration, Report
+from swarmgame_chain.messages import Registration, Report, SignedMessage
 from swarmgame_chain.wire import Kind, kind_of
 
 
-class State(StrEnum):
+class MessageState(StrEnum):
     """How far a message is."""
 
     QUEUED = "queued"
@@ -27,11 +27,11 @@ class State(StrEnum):
     DROPPED = "dropped"
 
 
-OVER = frozenset({State.FINAL, State.REJECTED, State.DROPPED})
+OVER = frozenset({MessageState.FINAL, MessageState.REJECTED, MessageState.DROPPED})
 
 
 @dataclass(eq=False)
-class Entry:
+class QueuedMessage:
     """A message on its way.
 
     Args:
@@ -44,8 +44,8 @@ class Entry:
     """
 
     id: str
-    message: Message
-    state: State = State.QUEUED
+    message: SignedMessage
+    state: MessageState = MessageState.QUEUED
     reason: str = ""
     transaction: str = ""
     attempts: int = 0
@@ -66,7 +66,7 @@ class Entry:
         return {key: value for key, value in shown.items() if value}
 
 
-class Queue:
+class MessageQueue:
     """Messages by id, and those that wait, by kind, oldest first.
 
     Args:
@@ -77,21 +77,21 @@ class Queue:
     def __init__(self, capacity: int = 10_000, remembered: int = 100_000) -> None:
         self._capacity = capacity
         self._remembered = remembered
-        self._entries: dict[str, Entry] = {}
-        self._subjects: dict[tuple[str, str, int], Entry] = {}
-        self._waiting: dict[Kind, OrderedDict[str, Entry]] = {
+        self._entries: dict[str, QueuedMessage] = {}
+        self._subjects: dict[tuple[str, str, int], QueuedMessage] = {}
+        self._waiting: dict[Kind, OrderedDict[str, QueuedMessage]] = {
             "registrations": OrderedDict(),
             "commits": OrderedDict(),
             "reports": OrderedDict(),
         }
-        self._over: OrderedDict[str, Entry] = OrderedDict()
-        self.ended: dict[tuple[Kind, State, str], int] = {}
+        self._over: OrderedDict[str, QueuedMessage] = OrderedDict()
+        self.ended: dict[tuple[Kind, MessageState, str], int] = {}
 
-    def get(self, id: str) -> Entry | None:
+    def get(self, id: str) -> QueuedMessage | None:
         """A message that is known, whatever its state."""
         return self._entries.get(id) or self._over.get(id)
 
-    def about(self, subject: tuple[str, str, int]) -> Entry | None:
+    def about(self, subject: tuple[str, str, int]) -> QueuedMessage | None:
         """The message that is on its way for this subject."""
         return self._subjects.get(subject)
 
@@ -115,7 +115,7 @@ class Queue:
         """The rounds of each peer's reports that no transaction carries yet."""
         found: dict[str, set[int]] = {}
         for entry in self._entries.values():
-            if entry.state is State.QUEUED and isinstance(entry.message, Report):
+            if entry.state is MessageState.QUEUED and isinstance(entry.message, Report):
                 found.setdefault(entry.message.peer, set()).add(entry.message.round)
         return found
 
@@ -135,7 +135,7 @@ class Queue:
         """How many messages were rejected, by the contract's word for it."""
         found: dict[str, int] = {}
         for (_, state, reason), count in self.ended.items():
-            if state is State.REJECTED:
+            if state is MessageState.REJECTED:
                 found[reason] = found.get(reason, 0) + count
         return found
 
@@ -144,23 +144,23 @@ class Queue:
         """How many messages are not over."""
         return len(self._entries)
 
-    def add(self, entry: Entry) -> Entry:
+    def add(self, entry: QueuedMessage) -> QueuedMessage:
         """Puts a message in line. The same message twice is one entry.
 
         A registration with a later deadline replaces one that waits; anything else about a subject that is on its way
         is rejected.
         """
         known = self.get(entry.id)
-        if known is not None and known.state is not State.DROPPED:
+        if known is not None and known.state is not MessageState.DROPPED:
             return known
         rival = self._subjects.get(entry.subject)
         if rival is not None:
             newer = isinstance(entry.message, Registration) and isinstance(rival.message, Registration)
-            if not (newer and rival.state is State.QUEUED and _deadline(entry) > _deadline(rival)):
+            if not (newer and rival.state is MessageState.QUEUED and _deadline(entry) > _deadline(rival)):
                 self._over[entry.id] = entry
-                self._end(entry, State.REJECTED, _REPEATED[entry.kind])
+                self._end(entry, MessageState.REJECTED, _REPEATED[entry.kind])
                 return entry
-            self.finish(rival, State.REJECTED, _REPEATED[entry.kind])
+            self.finish(rival, MessageState.REJECTED, _REPEATED[entry.kind])
         if len(self._entries) >= self._capacity:
             self._drop_oldest()
         self._over.pop(entry.id, None)
@@ -169,22 +169,22 @@ class Queue:
         self._waiting[entry.kind][entry.id] = entry
         return entry
 
-    def take(self, kind: Kind, most: int) -> list[Entry]:
+    def take(self, kind: Kind, most: int) -> list[QueuedMessage]:
         """The oldest waiting messages; they wait no longer, and whoever took them finishes them or gives them back."""
         line = self._waiting[kind]
         return [line.popitem(last=False)[1] for _ in range(min(most, len(line)))]
 
-    def give_back(self, entries: Iterable[Entry], *, first: bool = True) -> None:
+    def give_back(self, entries: Iterable[QueuedMessage], *, first: bool = True) -> None:
         """Lets messages wait again: at the head of the line, or at its end."""
         for entry in reversed(list(entries)) if first else entries:
             if entry.state in OVER:
                 continue
-            entry.state = State.QUEUED
+            entry.state = MessageState.QUEUED
             self._waiting[entry.kind][entry.id] = entry
             if first:
                 self._waiting[entry.kind].move_to_end(entry.id, last=False)
 
-    def finish(self, entry: Entry, state: State, reason: str = "", transaction: str = "") -> None:
+    def finish(self, entry: QueuedMessage, state: MessageState, reason: str = "", transaction: str = "") -> None:
         """Ends a message, once."""
         if entry.state in OVER:
             return
@@ -195,7 +195,7 @@ class Queue:
         self._over[entry.id] = entry
         self._end(entry, state, reason, transaction)
 
-    def _end(self, entry: Entry, state: State, reason: str, transaction: str = "") -> None:
+    def _end(self, entry: QueuedMessage, state: MessageState, reason: str, transaction: str = "") -> None:
         entry.state, entry.reason, entry.transaction = state, reason, transaction or entry.transaction
         key = (entry.kind, state, reason)
         self.ended[key] = self.ended.get(key, 0) + 1
@@ -207,7 +207,7 @@ class Queue:
         for kind in ("reports", "commits", "registrations"):
             line = self._waiting[kind]
             if line:
-                self.finish(next(iter(line.values())), State.DROPPED, "QueueFull")
+                self.finish(next(iter(line.values())), MessageState.DROPPED, "QueueFull")
                 return
 
 
@@ -218,5 +218,5 @@ _REPEATED: dict[Kind, str] = {
 }
 
 
-def _deadline(entry: Entry) -> int:
+def _deadline(entry: QueuedMessage) -> int:
     return entry.message.deadline if isinstance(entry.message, Registration) else 0

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from swarmgame_chain.errors import BadChainUsage
-from swarmgame_chain.gateway.http import Door
+from swarmgame_chain.gateway.http import HttpServer
 from swarmgame_chain.gateway.service import Gateway
 
 
@@ -31,9 +31,9 @@ async def serve(
         ChainRefused: another chain, no contract, another contract; says which.
         BadChainUsage: the port is taken.
     """
-    door = Door(gateway, host, port)
+    server = HttpServer(gateway, host, port)
     try:
-        bound = await door.open()
+        bound = await server.open()
     except OSError as error:
         raise BadChainUsage(f"the gateway cannot listen on {host}:{port}: {error.strerror}") from error
 
@@ -49,7 +49,7 @@ async def serve(
         await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         told.cancel()
-        await door.close()
+        await server.close()
         work.cancel()
         results = await asyncio.gather(work, told, return_exceptions=True)
     if isinstance(results[0], Exception):

@@ -17,18 +17,18 @@ from enum import StrEnum
 from typing import Any
 
 from swarmgame_chain.abi import encode_call
-from swarmgame_chain.backends import Chain
 from swarmgame_chain.errors import BadMessage, ChainUnreachable, RpcError
-from swarmgame_chain.gateway.batcher import rehearse
-from swarmgame_chain.gateway.intake import Intake
+from swarmgame_chain.gateway.admission import Admission
+from swarmgame_chain.gateway.batcher import simulate
+from swarmgame_chain.gateway.decisions import Action, ChainState, decide
 from swarmgame_chain.gateway.outcomes import Outcomes
-from swarmgame_chain.gateway.queue import Entry, Queue, State
-from swarmgame_chain.gateway.sender import Fate, Job, Sender, Settled
-from swarmgame_chain.gateway.ticker import HEARD, Ticker
-from swarmgame_chain.gateway.verdicts import Do, Situation, judge
+from swarmgame_chain.gateway.queue import MessageQueue, MessageState, QueuedMessage
+from swarmgame_chain.gateway.round_advancer import EVENTS, RoundAdvancer
+from swarmgame_chain.gateway.sender import TransactionSender, TxOutcome, TxRequest, TxResult
 from swarmgame_chain.keys import Wallet
-from swarmgame_chain.messages import Domain, Message, Report
-from swarmgame_chain.reader import Clock, Coordinator, EventCursor, PeerState, SwarmConfig
+from swarmgame_chain.messages import Domain, Report, SignedMessage
+from swarmgame_chain.reader import Coordinator, EventCursor, PeerState, RoundClock, SwarmConfig
+from swarmgame_chain.rpc import RpcClient
 from swarmgame_chain.wire import Kind
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ TRIES = 3
 """Transactions that may fail to take a message, though nothing speaks against it, before it is rejected."""
 
 
-class Trouble(StrEnum):
+class GatewayProblem(StrEnum):
     """What is in the way, for `/status`. A chain that is another one is not among them: it ends the process."""
 
     RPC_UNAVAILABLE = "RPCUnavailable"
@@ -81,11 +81,11 @@ class Gateway:
         wallet: the funded key.
     """
 
-    def __init__(self, chain: Chain, domain: Domain, wallet: Wallet, config: GatewayConfig | None = None) -> None:
+    def __init__(self, chain: RpcClient, domain: Domain, wallet: Wallet, config: GatewayConfig | None = None) -> None:
         self.config = config or GatewayConfig()
         self.coordinator = Coordinator(chain, domain)
-        self.queue = Queue(self.config.capacity)
-        self.sender = Sender(
+        self.queue = MessageQueue(self.config.capacity)
+        self.sender = TransactionSender(
             chain,
             wallet,
             domain.chain_id,
@@ -95,19 +95,19 @@ class Gateway:
             max_fee=self.config.max_fee,
         )
         self.wallet = wallet
-        self.ticker = Ticker(self.config.quorum)
+        self.advancer = RoundAdvancer(self.config.quorum)
         self.swarm: SwarmConfig | None = None
-        self.clock: Clock | None = None
+        self.clock: RoundClock | None = None
         self.problem = "not started"
         """Why it is not ready; empty when it is."""
         self.chain = chain
         self.domain = domain
-        self._trouble = Trouble.RPC_UNAVAILABLE
+        self._problem_kind = GatewayProblem.RPC_UNAVAILABLE
         self._reverted = ""
         self._proven: set[str] = set()
-        self._cursor = EventCursor(self.coordinator, names=HEARD)
+        self._cursor = EventCursor(self.coordinator, names=EVENTS)
         self._ticked = -math.inf
-        self._intake = Intake(self.coordinator, self.queue, self.config.registrations_per_minute)
+        self._admission = Admission(self.coordinator, self.queue, self.config.registrations_per_minute)
         self._outcomes = Outcomes(self.coordinator)
         self._awake = asyncio.Event()
 
@@ -124,13 +124,13 @@ class Gateway:
             "chainId": self.domain.chain_id,
             "contract": self.domain.contract,
             "wallet": self.wallet.address,
-            "walletEmpty": self.sender.broke,
+            "walletEmpty": self.sender.out_of_funds,
             "round": now.round if now else -1,
             "roundAge": now.now - now.deadline + swarm.round_duration if now and swarm else 0,
-            "live": self.ticker.live(now.round) if now else 0,
-            "spoken": self.ticker.spoken(now.round) if now else 0,
+            "live": self.advancer.live(now.round) if now else 0,
+            "spoken": self.advancer.reported(now.round) if now else 0,
             "lastBlock": now.block if now else 0,
-            "registered": len(self._proven | self._intake.proven),
+            "registered": len(self._proven | self._admission.proven),
             "waiting": {kind: self.queue.waiting(kind) for kind in KINDS},
             "rejected": self.queue.rejections(),
             "reverted": self._reverted,
@@ -140,19 +140,19 @@ class Gateway:
 
     def _error(self) -> dict[str, str] | None:
         """What is in the way at present, by a word for machines and a sentence for people."""
-        if self.sender.broke:
+        if self.sender.out_of_funds:
             return {
-                "reason": str(Trouble.INSUFFICIENT_FUNDS),
+                "reason": str(GatewayProblem.INSUFFICIENT_FUNDS),
                 "message": f"the wallet {self.wallet.address} cannot pay for gas",
             }
         if self.problem:
-            return {"reason": str(self._trouble), "message": self.problem}
+            return {"reason": str(self._problem_kind), "message": self.problem}
         if self._reverted:
             message = f"the contract does not take a registration: {self._reverted}"
-            return {"reason": str(Trouble.TRANSACTION_REVERTED), "message": message}
+            return {"reason": str(GatewayProblem.TRANSACTION_REVERTED), "message": message}
         return None
 
-    async def take(self, messages: Sequence[Message | BadMessage]) -> list[Entry | BadMessage]:
+    async def take(self, messages: Sequence[SignedMessage | BadMessage]) -> list[QueuedMessage | BadMessage]:
         """Takes messages in, each checked: signature, bounds, round, whether it is there already.
 
         Raises:
@@ -160,7 +160,7 @@ class Gateway:
         """
         if self.swarm is None or self.clock is None:
             raise ChainUnreachable("the chain has not answered yet")
-        taken = await self._intake.take(messages, self.swarm, self.clock)
+        taken = await self._admission.take(messages, self.swarm, self.clock)
         self._awake.set()
         return taken
 
@@ -181,9 +181,9 @@ class Gateway:
                 if str(error) != self.problem:
                     log.warning("the chain is away; messages wait: %s", error)
                 reverted = isinstance(error, RpcError) and error.code == REVERTED
-                self.problem, self._trouble = (
+                self.problem, self._problem_kind = (
                     str(error),
-                    Trouble.TRANSACTION_REVERTED if reverted else Trouble.RPC_UNAVAILABLE,
+                    GatewayProblem.TRANSACTION_REVERTED if reverted else GatewayProblem.RPC_UNAVAILABLE,
                 )
                 waits = min(2 * waits, 30.0)
             await self._rest(waits)
@@ -199,7 +199,7 @@ class Gateway:
         self.clock = await self.coordinator.clock()
         if self._cursor.block == 0:
             # Who takes part is known from recent events; what is older only matters to those who index.
-            head = int(await self.chain.ask("eth_blockNumber"), 16)
+            head = int(await self.chain.request("eth_blockNumber"), 16)
             self._cursor.block = max(0, head - 5_000)
         self.problem = ""
 
@@ -247,30 +247,34 @@ class Gateway:
             if waiting:
                 return
 
-    async def _judge(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    async def _judge(self, entries: Sequence[QueuedMessage]) -> tuple[list[QueuedMessage], list[QueuedMessage]]:
         """Ends what is over; returns what is to be sent, and what has to wait."""
         assert self.swarm is not None
         assert self.clock is not None
         peers = [entry.message.peer for entry in entries]
         newest, settled = await self._outcomes.states(peers, self.config.confirmations)
-        ready: list[Entry] = []
-        waiting: list[Entry] = []
+        ready: list[QueuedMessage] = []
+        waiting: list[QueuedMessage] = []
         # The contract takes no report that is older than the peer's last: each waits for those before it, whatever
         # order the line has come to.
         unsent = self.queue.unsent_reports() if any(isinstance(entry.message, Report) for entry in entries) else {}
         for entry, now, then in zip(entries, newest, settled, strict=True):
             awaits = self.queue.registration_of(entry.message.peer) is not None
-            verdict = judge(
-                entry.message, now, then, Situation(self.domain, self.swarm, self.clock.round, self.clock.now, awaits)
+            decision = decide(
+                entry.message, now, then, ChainState(self.domain, self.swarm, self.clock.round, self.clock.now, awaits)
             )
-            if verdict.do is Do.COMPARE:
+            if decision.do is Action.COMPARE:
                 same = await self._outcomes.is_reported(entry.message, now, self.swarm)
-                self._finish(entry, State.FINAL if same else State.REJECTED, "" if same else "RewardAlreadySubmitted")
-            elif verdict.do is Do.DONE:
-                self._finish(entry, State.FINAL)
-            elif verdict.do is Do.REJECT:
-                self._finish(entry, State.REJECTED, verdict.reason)
-            elif verdict.do is Do.WAIT or _comes_after(entry.message, now, unsent):
+                self._finish(
+                    entry,
+                    MessageState.FINAL if same else MessageState.REJECTED,
+                    "" if same else "RewardAlreadySubmitted",
+                )
+            elif decision.do is Action.DONE:
+                self._finish(entry, MessageState.FINAL)
+            elif decision.do is Action.REJECT:
+                self._finish(entry, MessageState.REJECTED, decision.reason)
+            elif decision.do is Action.WAIT or _comes_after(entry.message, now, unsent):
                 entry.waited_in = self.clock.round
                 waiting.append(entry)
                 continue
@@ -280,26 +284,26 @@ class Gateway:
                 unsent[entry.message.peer].discard(entry.message.round)
         return ready, waiting
 
-    async def _dispatch(self, ready: Sequence[Entry]) -> list[Entry]:
+    async def _dispatch(self, ready: Sequence[QueuedMessage]) -> list[QueuedMessage]:
         """Sends one transaction's worth; returns the rest."""
-        rehearsed = await rehearse(self.chain, self.wallet.address, self.domain.contract, ready)
-        for entry, reason in rehearsed.refused:
+        simulation = await simulate(self.chain, self.wallet.address, self.domain.contract, ready)
+        for entry, reason in simulation.refused:
             self._refused(entry, reason)
-        left = list(rehearsed.left)
-        if rehearsed.reverted:
-            raise RpcError(REVERTED, f"the contract takes nothing: {rehearsed.reverted}")
-        if rehearsed.batch is not None:
-            await self.sender.send(Job(rehearsed.batch.data, rehearsed.batch.gas, rehearsed.batch))
-            for entry in rehearsed.batch.entries:
-                entry.state = State.SENT
+        left = list(simulation.left)
+        if simulation.reverted:
+            raise RpcError(REVERTED, f"the contract takes nothing: {simulation.reverted}")
+        if simulation.batch is not None:
+            await self.sender.send(TxRequest(simulation.batch.data, simulation.batch.gas, simulation.batch))
+            for entry in simulation.batch.entries:
+                entry.state = MessageState.SENT
         return left
 
-    async def _settle(self, settled: Settled) -> None:
+    async def _settle(self, settled: TxResult) -> None:
         batch = settled.job.batch
         if batch is None:
             return
-        if settled.fate is not Fate.MINED or settled.receipt is None:
-            if settled.fate is Fate.REVERTED:
+        if settled.outcome is not TxOutcome.MINED or settled.receipt is None:
+            if settled.outcome is TxOutcome.REVERTED:
                 for entry in batch.entries:
                     entry.attempts += 1
             self.queue.give_back(batch.entries)
@@ -310,19 +314,19 @@ class Gateway:
                 # Somebody else may have carried it: the next judgement, by the chain's state, knows.
                 self._refused(entry, rejected[index])
                 continue
-            self._finish(entry, State.FINAL, transaction=settled.receipt["transactionHash"])
+            self._finish(entry, MessageState.FINAL, transaction=settled.receipt["transactionHash"])
 
-    def _refused(self, entry: Entry, reason: str) -> None:
+    def _refused(self, entry: QueuedMessage, reason: str) -> None:
         entry.attempts += 1
         if entry.attempts >= TRIES:
-            self._finish(entry, State.REJECTED, reason)
+            self._finish(entry, MessageState.REJECTED, reason)
         else:
             self.queue.give_back([entry], first=False)
 
-    def _finish(self, entry: Entry, state: State, reason: str = "", transaction: str = "") -> None:
+    def _finish(self, entry: QueuedMessage, state: MessageState, reason: str = "", transaction: str = "") -> None:
         if entry.kind == "registrations":
             self._reverted = reason
-            if state is State.FINAL and len(self._proven) < MOST_COUNTED:
+            if state is MessageState.FINAL and len(self._proven) < MOST_COUNTED:
                 self._proven.add(entry.message.peer)
         self.queue.finish(entry, state, reason, transaction)
 
@@ -333,7 +337,7 @@ class Gateway:
             return
         self._ticked = time.monotonic()
         new, removed = await self._cursor.poll()
-        self.ticker.read(new, removed, self.clock.round)
+        self.advancer.read(new, removed, self.clock.round)
         if len(self._proven) < MOST_COUNTED:
             self._proven |= {event.values["peerId"] for event in new if event.name == "PeerProven"}
         data = encode_call(TICK)
@@ -341,16 +345,16 @@ class Gateway:
             return
         round = self.clock.round
         bound = self.swarm.sealed_reports and self.queue.has_bound_to(round)
-        if not self.ticker.is_over(self.clock, self.swarm, ahead=self.queue.ahead_of(round), bound=bound):
+        if not self.advancer.is_over(self.clock, self.swarm, ahead=self.queue.ahead_of(round), bound=bound):
             return
         call = {"from": self.wallet.address, "to": self.domain.contract, "data": "0x" + data.hex()}
-        answers = await self.chain.ask_all([("eth_estimateGas", (call,))])
+        answers = await self.chain.request_all([("eth_estimateGas", (call,))])
         # A revert means that it is not ours to end yet: no role, or too early; the deadline will come.
         if not isinstance(answers[0], RpcError):
-            await self.sender.send(Job(data, int(answers[0], 16) * 5 // 4))
+            await self.sender.send(TxRequest(data, int(answers[0], 16) * 5 // 4))
 
 
-def _comes_after(message: Message, of_peer: PeerState, unsent: Mapping[str, Set[int]]) -> bool:
+def _comes_after(message: SignedMessage, of_peer: PeerState, unsent: Mapping[str, Set[int]]) -> bool:
     """Whether a report has to wait for an older one of its peer that the contract would still take."""
     return isinstance(message, Report) and any(
         of_peer.next_round <= round < message.round for round in unsent[message.peer]

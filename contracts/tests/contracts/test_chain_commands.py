@@ -17,21 +17,21 @@ from pathlib import Path
 from chain_crowd import CARRIER, ETHER, peer, secret
 
 from swarmgame_chain.anvil import Anvil
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.dev import DevChain
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator
+from swarmgame_chain.rpc import HttpRpcClient
 from swarmgame_chain.voice import Voice, ask_once, proven_among
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "guide" / "chain.md"
 
 
 def fund(url: str) -> None:
-    async def ask() -> None:
-        async with RpcChain(url) as chain:
-            await chain.ask("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
+    async def request() -> None:
+        async with HttpRpcClient(url) as chain:
+            await chain.request("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
 
-    asyncio.run(ask())
+    asyncio.run(request())
 
 
 def test_every_command_of_the_guide_runs(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_dev_chain_comes_up_carries_four_peers_and_is_found_again(tmp_path: Pa
 
 async def reached(dev: DevChain, round: int) -> list[int]:
     """The peers' sums, once the chain's round is this."""
-    async with RpcChain(dev.rpc) as chain, asyncio.timeout(30):
+    async with HttpRpcClient(dev.rpc) as chain, asyncio.timeout(30):
         coordinator = Coordinator(chain, dev.domain)
         while await coordinator.round() != round:
             await asyncio.sleep(0.05)

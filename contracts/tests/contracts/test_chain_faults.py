@@ -15,35 +15,35 @@ import pytest
 from chain_crowd import CARRIER, ETHER, Ground, make_ground, peer, running, secret, states, until
 
 from swarmgame_chain.anvil import Anvil
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.client import PeerOnChain
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
-from swarmgame_chain.gateway.queue import State
+from swarmgame_chain.gateway.queue import MessageState
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import Domain
+from swarmgame_chain.rpc import HttpRpcClient
 
 
-class Wire(RpcChain):
+class Wire(HttpRpcClient):
     """A node whose line can be cut, and which can refuse."""
 
     cut = False
 
-    async def ask(self, method: str, *parameters: Any) -> Any:
+    async def request(self, method: str, *parameters: Any) -> Any:
         if self.cut:
             raise ChainUnreachable("the line is cut")
-        return await super().ask(method, *parameters)
+        return await super().request(method, *parameters)
 
-    async def ask_all(self, calls: Sequence[Any]) -> list[Any]:
+    async def request_all(self, calls: Sequence[Any]) -> list[Any]:
         if self.cut:
             raise ChainUnreachable("the line is cut")
-        return await super().ask_all(calls)
+        return await super().request_all(calls)
 
 
 @pytest.fixture
 async def ground() -> AsyncIterator[Ground]:
     with Anvil() as anvil:
         async with Wire(anvil.url) as chain:
-            await chain.ask("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
+            await chain.request("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
             yield await make_ground(chain)
 
 
@@ -61,14 +61,14 @@ async def registered(ground: Ground, count: int) -> None:
 
 async def test_transactions_that_are_not_mined_are_made_dearer_and_end_final_once(ground: Ground) -> None:
     await registered(ground, 40)
-    await ground.chain.ask("evm_setAutomine", False)
+    await ground.chain.request("evm_setAutomine", False)
     gateway = ground.gateway(bump_after=0.2)
     async with running(gateway):
         entries = await gateway.take([ground.report(n, 0, 1) for n in range(40)])
         await until(lambda: gateway.sender.counts.bumped >= 3)
-        assert {entry.state for entry in entries} == {State.SENT}
-        await ground.chain.ask("evm_setAutomine", True)
-        await ground.chain.ask("evm_mine")
+        assert {entry.state for entry in entries} == {MessageState.SENT}
+        await ground.chain.request("evm_setAutomine", True)
+        await ground.chain.request("evm_mine")
         await until(lambda: gateway.queue.on_their_way == 0)
     assert set(states(entries)) == {"final"}
     assert await reports_on_chain(ground, 40) == 40
@@ -77,23 +77,25 @@ async def test_transactions_that_are_not_mined_are_made_dearer_and_end_final_onc
 async def test_a_reorganisation_of_five_blocks_takes_nothing_away(ground: Ground) -> None:
     await registered(ground, 60)
     for _ in range(6):
-        await ground.chain.ask("evm_mine")
+        await ground.chain.request("evm_mine")
     gateway = ground.gateway(confirmations=8, bump_after=1.0)
     async with running(gateway):
         entries = await gateway.take([ground.report(n, 0, 1) for n in range(60)])
-        await until(lambda: all(entry.state is State.SENT for entry in entries))
+        await until(lambda: all(entry.state is MessageState.SENT for entry in entries))
         for _ in range(3):
-            await ground.chain.ask("evm_mine")
+            await ground.chain.request("evm_mine")
         await asyncio.sleep(0.2)
-        assert {entry.state for entry in entries} == {State.SENT}
-        await ground.chain.ask("evm_setAutomine", False)  # or what goes out again might be mined before we have looked
-        await ground.chain.ask("anvil_reorg", 5, [])
+        assert {entry.state for entry in entries} == {MessageState.SENT}
+        await ground.chain.request(
+            "evm_setAutomine", False
+        )  # or what goes out again might be mined before we have looked
+        await ground.chain.request("anvil_reorg", 5, [])
         assert await reports_on_chain(ground, 60) == 0
-        await ground.chain.ask("evm_setAutomine", True)
+        await ground.chain.request("evm_setAutomine", True)
         await until(lambda: gateway.sender.counts.reorganised >= 1)
         async with asyncio.timeout(60):
             while gateway.queue.on_their_way:
-                await ground.chain.ask("evm_mine")
+                await ground.chain.request("evm_mine")
                 await asyncio.sleep(0.05)
     assert set(states(entries)) == {"final"}
     assert await reports_on_chain(ground, 60) == 60
@@ -105,17 +107,17 @@ async def test_the_node_goes_away_in_the_middle_and_comes_back(ground: Ground) -
     assert isinstance(wire, Wire)
     gateway = ground.gateway()
     async with running(gateway):
-        await wire.ask("evm_setAutomine", False)
+        await wire.request("evm_setAutomine", False)
         first = await gateway.take([ground.report(n, 0, 1) for n in range(20)])
-        await until(lambda: all(entry.state is State.SENT for entry in first))
+        await until(lambda: all(entry.state is MessageState.SENT for entry in first))
         wire.cut = True
         await until(lambda: not gateway.ready)
         # Signers that were never looked up cannot be checked now: said so, and nothing is taken.
         with pytest.raises(ChainUnreachable):
             await gateway.take([ground.report(n, 0, 1) for n in range(20, 30)])
         wire.cut = False
-        await wire.ask("evm_setAutomine", True)
-        await wire.ask("evm_mine")
+        await wire.request("evm_setAutomine", True)
+        await wire.request("evm_mine")
         await until(lambda: gateway.ready)
         second = await gateway.take([ground.report(n, 0, 1) for n in range(20, 30)])
         await until(lambda: gateway.queue.on_their_way == 0)
@@ -142,8 +144,8 @@ async def test_a_node_that_is_away_at_the_start_is_waited_for(ground: Ground) ->
 
 async def test_another_chain_no_code_and_another_contract_are_told_apart(ground: Ground) -> None:
     foreign, mute = "0x" + "78" * 20, "0x" + "79" * 20
-    await ground.chain.ask("anvil_setCode", foreign, "0x600160005260206000f3")
-    await ground.chain.ask("anvil_setCode", mute, "0x60006000fd")
+    await ground.chain.request("anvil_setCode", foreign, "0x600160005260206000f3")
+    await ground.chain.request("anvil_setCode", mute, "0x60006000fd")
     for domain, words in (
         (Domain(1, ground.domain.contract), "the node is of chain 31337; expected chain 1"),
         (Domain(31337, "0x" + "99" * 20), "there is no contract at"),
@@ -158,13 +160,13 @@ async def test_two_gateways_with_one_wallet_harm_nobody(ground: Ground) -> None:
     await registered(ground, 80)
     one, two = ground.gateway(bump_after=0.3), ground.gateway(bump_after=0.3)
     async with running(one, two):
-        await ground.chain.ask("evm_setAutomine", False)
+        await ground.chain.request("evm_setAutomine", False)
         reports = [ground.report(n, 0, 1) for n in range(80)]
         # Half of the messages go to both.
         entries = [*await one.take(reports[:60]), *await two.take(reports[20:])]
         await until(lambda: one.sender.in_flight > 0 and two.sender.in_flight > 0)
-        await ground.chain.ask("evm_setAutomine", True)
-        await ground.chain.ask("evm_mine")
+        await ground.chain.request("evm_setAutomine", True)
+        await ground.chain.request("evm_mine")
         await until(lambda: not one.queue.on_their_way and not two.queue.on_their_way)
     assert set(states(entries)) == {"final"}  # type: ignore[arg-type]
     assert await reports_on_chain(ground, 80) == 80
@@ -175,9 +177,9 @@ async def test_an_empty_wallet_keeps_messages_until_it_is_filled(ground: Ground)
     gateway = ground.gateway(poor, bump_after=0.2)
     async with running(gateway):
         entries = await gateway.take([ground.registration(n) for n in range(5)])
-        await until(lambda: gateway.sender.broke or bool(gateway.problem))
-        assert all(entry.state in (State.QUEUED, State.SENT) for entry in entries)  # type: ignore[union-attr]
-        await ground.chain.ask("anvil_setBalance", poor.address, hex(ETHER))
+        await until(lambda: gateway.sender.out_of_funds or bool(gateway.problem))
+        assert all(entry.state in (MessageState.QUEUED, MessageState.SENT) for entry in entries)  # type: ignore[union-attr]
+        await ground.chain.request("anvil_setBalance", poor.address, hex(ETHER))
         await until(lambda: gateway.queue.on_their_way == 0)
     assert set(states(entries)) == {"final"}  # type: ignore[arg-type]
 
@@ -238,11 +240,11 @@ async def test_killed_with_a_full_queue_stuck_and_reorganised_every_message_is_f
         port = listener.getsockname()[1]
     count = 50
     with Anvil() as anvil:
-        async with RpcChain(anvil.url) as chain:
-            await chain.ask("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
+        async with HttpRpcClient(anvil.url) as chain:
+            await chain.request("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
             ground = await make_ground(chain)
             for _ in range(6):
-                await chain.ask("evm_mine")
+                await chain.request("evm_mine")
             gateway = _start_gateway(anvil.url, ground, key, port, tmp_path / "log")
             crowd = [
                 PeerOnChain(ground.domain, secret(n), f"http://127.0.0.1:{port}", interval=0.1) for n in range(count)
@@ -250,7 +252,7 @@ async def test_killed_with_a_full_queue_stuck_and_reorganised_every_message_is_f
             tasks = [asyncio.create_task(each.run()) for each in crowd]
             try:
                 await until(lambda: _answers(port))
-                await chain.ask("evm_setAutomine", False)
+                await chain.request("evm_setAutomine", False)
                 for each in crowd:
                     each.register()
                     each.report(0, 0.000001)
@@ -260,12 +262,12 @@ async def test_killed_with_a_full_queue_stuck_and_reorganised_every_message_is_f
                 gateway.wait()
                 gateway = _start_gateway(anvil.url, ground, key, port, tmp_path / "log")
                 await until(lambda: _answers(port))
-                await chain.ask("evm_mine")
-                await chain.ask("evm_mine")
-                await chain.ask("anvil_reorg", 5, [])
+                await chain.request("evm_mine")
+                await chain.request("evm_mine")
+                await chain.request("anvil_reorg", 5, [])
                 async with asyncio.timeout(120):
                     while sum(each.waiting for each in crowd):
-                        await chain.ask("evm_mine")
+                        await chain.request("evm_mine")
                         await asyncio.sleep(0.1)
             finally:
                 for task in tasks:

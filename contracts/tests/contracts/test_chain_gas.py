@@ -10,9 +10,9 @@ from chain_crowd import CARRIER, ETHER, FAR, Ground, make_ground, secret, states
 
 from swarmgame_chain.abi import artifact
 from swarmgame_chain.anvil import Anvil
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.deploy import Receipt, manage
 from swarmgame_chain.messages import Registration, sign_commit
+from swarmgame_chain.rpc import HttpRpcClient
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def url() -> Iterator[str]:
 
 
 async def fresh(url: str, **config: object) -> Ground:
-    chain = RpcChain(url)
-    await chain.ask("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
+    chain = HttpRpcClient(url)
+    await chain.request("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
     return await make_ground(chain, **config)
 
 
@@ -60,8 +60,9 @@ async def test_gas_of_sealed_reports_and_of_the_deployment(url: str) -> None:
         await call(ground, "updateStageAndRound")
         reveal = await call(ground, "submitReports", [each.entry() for each in said])
         gas = [commit.gas / 50, reveal.gas / 50]
-    deployed = await ground.chain.ask(
-        "eth_getTransactionReceipt", (await ground.chain.ask("eth_getBlockByNumber", "0x1", False))["transactions"][0]
+    deployed = await ground.chain.request(
+        "eth_getTransactionReceipt",
+        (await ground.chain.request("eth_getBlockByNumber", "0x1", False))["transactions"][0],
     )
     await ground.chain.close()
     assert gas[0] <= 24_000 * 1.02, gas

@@ -21,8 +21,8 @@ from urllib.request import urlopen
 from chain_crowd import peer, secret
 
 from swarmgame_chain.anvil import Anvil, _free_port
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.messages import Domain
+from swarmgame_chain.rpc import HttpRpcClient
 from swarmgame_chain.voice import Voice, ask_once, proven_among
 
 CONTRACT = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
@@ -30,7 +30,7 @@ BOOTNODE = "/dns4/game-bootnode.ns.svc/tcp/31000/p2p/" + peer(0)
 DOMAIN = Domain(31337, CONTRACT)
 
 
-def ask(port: int, path: str) -> tuple[int, Any]:
+def request(port: int, path: str) -> tuple[int, Any]:
     try:
         with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
             return answer.status, answer.read().decode()
@@ -41,7 +41,7 @@ def ask(port: int, path: str) -> tuple[int, Any]:
 
 
 def status(port: int) -> dict[str, Any]:
-    return dict(json.loads(ask(port, "/status")[1]))
+    return dict(json.loads(request(port, "/status")[1]))
 
 
 def until(holds: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
@@ -81,9 +81,10 @@ def gateway(folder: Path, port: int, rpc: str, **environment: str) -> Iterator[s
 
 def nonce(rpc: str) -> int:
     async def asked() -> int:
-        async with RpcChain(rpc) as chain:
+        async with HttpRpcClient(rpc) as chain:
             return int(
-                await chain.ask("eth_getTransactionCount", "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266", "latest"), 16
+                await chain.request("eth_getTransactionCount", "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266", "latest"),
+                16,
             )
 
     return asyncio.run(asked())
@@ -93,14 +94,14 @@ def test_it_waits_for_its_chain_makes_the_contract_and_finds_it_again(tmp_path: 
     chain_port, port = _free_port(), _free_port()
     rpc = f"http://127.0.0.1:{chain_port}"
     with gateway(tmp_path, port, rpc) as first:
-        until(lambda: ask(port, "/healthz")[0] == 200, "the door is open")
+        until(lambda: request(port, "/healthz")[0] == 200, "the door is open")
         until(lambda: "does not answer" in status(port)["problem"], "it has noticed that the chain is away")
         assert status(port)["error"]["reason"] == "RPCUnavailable"
-        assert ask(port, "/readyz")[0] == 503
+        assert request(port, "/readyz")[0] == 503
         with Anvil(port=chain_port):
-            until(lambda: ask(port, "/readyz")[0] == 200, "it is ready")
-            window = f"http://127.0.0.1:{port}/rpc"
-            assert ask_once(window, DOMAIN) == (0, (BOOTNODE,))
+            until(lambda: request(port, "/readyz")[0] == 200, "it is ready")
+            proxy = f"http://127.0.0.1:{port}/rpc"
+            assert ask_once(proxy, DOMAIN) == (0, (BOOTNODE,))
             voices = [Voice(DOMAIN, secret(n), f"http://127.0.0.1:{port}") for n in range(3)]
             for voice in voices:
                 voice.start()
@@ -108,14 +109,14 @@ def test_it_waits_for_its_chain_makes_the_contract_and_finds_it_again(tmp_path: 
             assert all(voice.wait_until_registered(60) for voice in voices)
             assert [voice.stop(60).final for voice in voices] == [2] * 3
             until(lambda: status(port)["round"] == 1, "the round is over")
-            assert proven_among(window, DOMAIN, (peer(0), peer(2), peer(5))) == {peer(0), peer(2)}
+            assert proven_among(proxy, DOMAIN, (peer(0), peer(2), peer(5))) == {peer(0), peer(2)}
             assert (status(port)["registered"], status(port)["error"]) == (3, None)
 
             first.kill()
             first.wait()
             sent = nonce(rpc)
             with gateway(tmp_path, port, rpc):
-                until(lambda: ask(port, "/readyz")[0] == 200, "it is ready again")
+                until(lambda: request(port, "/readyz")[0] == 200, "it is ready again")
                 until(lambda: status(port)["registered"] == 3, "it knows from the chain who is registered")
                 assert nonce(rpc) == sent, "nothing was made twice"
 
@@ -125,12 +126,12 @@ def test_a_dev_chain_that_is_begun_anew_ends_it_and_the_next_start_makes_the_con
     rpc = f"http://127.0.0.1:{chain_port}"
     with gateway(tmp_path, port, rpc) as process:
         with Anvil(port=chain_port):
-            until(lambda: ask(port, "/readyz")[0] == 200, "it is ready")
+            until(lambda: request(port, "/readyz")[0] == 200, "it is ready")
         with Anvil(port=chain_port):
             assert process.wait(60) == 75
             assert "begun anew" in (tmp_path / "said").read_text()
             with gateway(tmp_path, port, rpc) as again:
-                until(lambda: ask(port, "/readyz")[0] == 200, "it is ready")
+                until(lambda: request(port, "/readyz")[0] == 200, "it is ready")
                 assert ask_once(rpc, DOMAIN) == (0, (BOOTNODE,))
                 again.send_signal(signal.SIGTERM)
                 assert again.wait(30) == 143

@@ -8,22 +8,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
-from swarmgame_chain.backends import Chain
 from swarmgame_chain.deploy import deploy
 from swarmgame_chain.gateway import Gateway, GatewayConfig
-from swarmgame_chain.gateway.queue import Entry
+from swarmgame_chain.gateway.queue import QueuedMessage
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import (
     Domain,
-    Message,
     Registration,
     Report,
+    SignedMessage,
     peer_id,
     public_key,
     sign_registration,
     sign_report,
 )
 from swarmgame_chain.reader import Coordinator, SwarmConfig
+from swarmgame_chain.rpc import RpcClient
 
 CARRIER = Wallet(sha256(b"the carrier").digest())
 FAR = 4_000_000_000
@@ -42,7 +42,7 @@ def peer(number: int) -> str:
 class Ground:
     """A contract on a node."""
 
-    chain: Chain
+    chain: RpcClient
     domain: Domain
 
     @property
@@ -56,22 +56,22 @@ class Ground:
         named = tuple(peer(winner) for winner in winners)
         return sign_report(self.domain, secret(number), peer=peer(number), round=round, reward=reward, winners=named)
 
-    def gateway(self, wallet: Wallet = CARRIER, chain: Chain | None = None, **options: object) -> Gateway:
+    def gateway(self, wallet: Wallet = CARRIER, chain: RpcClient | None = None, **options: object) -> Gateway:
         defaults: dict[str, object] = {"confirmations": 1, "interval": 0.02, "ticks": False}
         return Gateway(chain or self.chain, self.domain, wallet, GatewayConfig(**(defaults | options)))  # type: ignore[arg-type]
 
 
-async def make_ground(chain: Chain, **config: object) -> Ground:
+async def make_ground(chain: RpcClient, **config: object) -> Ground:
     defaults: dict[str, object] = {"min_round_time": 0}
     domain, _ = await deploy(chain, CARRIER, SwarmConfig(**(defaults | config)))  # type: ignore[arg-type]
     return Ground(chain, domain)
 
 
-async def stepped(gateway: Gateway, messages: Sequence[Message] = (), most: int = 12) -> list[Entry]:
+async def stepped(gateway: Gateway, messages: Sequence[SignedMessage] = (), most: int = 12) -> list[QueuedMessage]:
     """Hands messages in and steps until all are over."""
     if not gateway.ready:
         await gateway.start()
-    entries = [entry for entry in await gateway.take(list(messages)) if isinstance(entry, Entry)]
+    entries = [entry for entry in await gateway.take(list(messages)) if isinstance(entry, QueuedMessage)]
     for _ in range(most):
         if not gateway.queue.on_their_way:
             break
@@ -101,5 +101,5 @@ async def until(holds: Callable[[], bool] | Callable[[], Awaitable[bool]], secon
             await asyncio.sleep(0.01)
 
 
-def states(entries: Sequence[Entry]) -> list[str]:
+def states(entries: Sequence[QueuedMessage]) -> list[str]:
     return [f"{entry.state} {entry.reason}".strip() for entry in entries]

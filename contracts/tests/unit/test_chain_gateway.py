@@ -8,17 +8,17 @@ import pytest
 from chain_crowd import CARRIER, ETHER, FAR, Ground, make_ground, peer, secret, states, stepped
 from eth_abi.abi import encode
 
-from swarmgame_chain.backends import TesterChain
 from swarmgame_chain.deploy import Receipt, manage
 from swarmgame_chain.errors import ChainRefused, RpcError
-from swarmgame_chain.gateway.batcher import BYTES_TARGET, GAS_TARGET, cut, rehearse
-from swarmgame_chain.gateway.queue import Entry
-from swarmgame_chain.messages import Domain, Message, address_of, sign_commit, sign_registration, sign_report
+from swarmgame_chain.gateway.batcher import BYTES_TARGET, GAS_TARGET, cut, simulate
+from swarmgame_chain.gateway.queue import QueuedMessage
+from swarmgame_chain.messages import Domain, SignedMessage, address_of, sign_commit, sign_registration, sign_report
 from swarmgame_chain.reader import EventCursor
+from swarmgame_chain.rpc import TesterRpcClient
 
 
 async def fresh(**config: object) -> Ground:
-    chain = TesterChain()
+    chain = TesterRpcClient()
     rich = chain.tester.get_accounts()[0]
     chain.tester.send_transaction({"from": rich, "to": CARRIER.address, "value": 1_000 * ETHER, "gas": 21_000})
     return await make_ground(chain, **config)
@@ -47,7 +47,7 @@ async def test_bad_messages_are_named_and_their_neighbours_stand() -> None:
         "final",
         "final",
     ]
-    said: list[Message] = [
+    said: list[SignedMessage] = [
         ground.report(0, 0, 2**255 - 1, [0, 1]),
         ground.report(1, 0, -(2**255)),
         ground.report(50, 0),
@@ -72,15 +72,15 @@ async def test_bad_messages_are_named_and_their_neighbours_stand() -> None:
     assert [state.total_wins for state in peers] == [0, 1, 0]
 
 
-async def gateway_take(gateway: object, messages: list[Message]) -> list[Entry]:
+async def gateway_take(gateway: object, messages: list[SignedMessage]) -> list[QueuedMessage]:
     return await stepped(gateway, messages)  # type: ignore[arg-type]
 
 
 async def test_a_gateway_that_remembers_nothing_knows_what_was_done() -> None:
     ground = await fresh()
-    first: list[Message] = [ground.registration(1), ground.registration(2)]
+    first: list[SignedMessage] = [ground.registration(1), ground.registration(2)]
     await stepped(ground.gateway(), first)
-    said: list[Message] = [ground.report(1, 0, 5), ground.report(2, 0, 5)]
+    said: list[SignedMessage] = [ground.report(1, 0, 5), ground.report(2, 0, 5)]
     await stepped(ground.gateway(), said)
     sent = ground.gateway()
     assert states(await stepped(sent, [*first, *said, ground.report(1, 0, 6)])) == [
@@ -101,7 +101,7 @@ async def test_a_message_that_a_stranger_carried_first_is_final_too() -> None:
     (entry,) = await gateway.take([registration])
     await call(ground, "registerPeers", [registration.entry()])
     await stepped(gateway)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, QueuedMessage)
     assert states([entry]) == ["final"]
     assert gateway.sender.counts.sent == 0
 
@@ -191,7 +191,7 @@ async def test_a_paused_contract_keeps_messages_waiting() -> None:
     (entry,) = await gateway.take([ground.registration(1)])
     with pytest.raises(Exception, match="EnforcedPause"):
         await gateway.step()
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, QueuedMessage)
     assert states([entry]) == ["queued"]
     await call(ground, "unpause")
     assert states(await stepped(gateway, [ground.registration(2)])) == ["final"]
@@ -223,11 +223,11 @@ async def test_bootnodes_are_read_from_the_chain() -> None:
 
 async def test_a_transaction_is_cut_by_gas_bytes_and_count() -> None:
     ground = await fresh()
-    entries = [Entry(str(n), ground.registration(n % 4)) for n in range(300)]
+    entries = [QueuedMessage(str(n), ground.registration(n % 4)) for n in range(300)]
     chosen, left = cut(entries)
     assert (len(chosen) + len(left), len(chosen) <= 120) == (300, True)
     assert len(chosen) * 119_600 < GAS_TARGET
-    voting = [Entry(str(n), ground.report(1, 0, 1, range(2, 10))) for n in range(300)]
+    voting = [QueuedMessage(str(n), ground.report(1, 0, 1, range(2, 10))) for n in range(300)]
     chosen, _ = cut(voting)
     assert len(chosen) * (480 + 8 * 128) <= BYTES_TARGET
 
@@ -239,7 +239,7 @@ class Dear:
         self.needed = needed
         self.asked: list[int] = []
 
-    async def ask_all(self, calls: list[tuple[str, tuple[dict[str, str], str]]]) -> list[object]:
+    async def request_all(self, calls: list[tuple[str, tuple[dict[str, str], str]]]) -> list[object]:
         call = calls[0][1][0]
         self.asked.append(int(call["gas"], 16))
         if self.asked[-1] < self.needed:
@@ -251,12 +251,12 @@ class Dear:
 @pytest.mark.parametrize(("needed", "outcome"), [(1_000_000, "sent"), (20_000_000, "OutOfGas")])
 async def test_a_message_that_is_too_dear_does_not_stop_the_line(needed: int, outcome: str) -> None:
     ground = await fresh()
-    entries = [Entry(str(n), ground.registration(n)) for n in range(2)]
+    entries = [QueuedMessage(str(n), ground.registration(n)) for n in range(2)]
     node = Dear(needed)
-    rehearsed = await rehearse(node, CARRIER.address, ground.domain.contract, entries)  # type: ignore[arg-type]
+    simulation = await simulate(node, CARRIER.address, ground.domain.contract, entries)  # type: ignore[arg-type]
     if outcome == "sent":
-        assert rehearsed.batch is not None
-        assert (rehearsed.batch.entries, rehearsed.left) == ((entries[0],), (entries[1],))
+        assert simulation.batch is not None
+        assert (simulation.batch.entries, simulation.left) == ((entries[0],), (entries[1],))
     else:
-        assert (rehearsed.refused, rehearsed.left) == (((entries[0], "OutOfGas"),), (entries[1],))
+        assert (simulation.refused, simulation.left) == (((entries[0], "OutOfGas"),), (entries[1],))
     assert node.asked[-1] == 16_777_216

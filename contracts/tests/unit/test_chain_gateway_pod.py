@@ -15,19 +15,19 @@ import pytest
 from chain_crowd import CARRIER, ETHER, Ground, make_ground, peer, stepped
 
 from swarmgame_chain.abi import encode_call
-from swarmgame_chain.backends import TesterChain
 from swarmgame_chain.errors import BadChainUsage, BadMessage, ChainRefused, ChainUnreachable
 from swarmgame_chain.gateway.pod import DEV_SECRET, PodSettings, first_contract, make_ready
-from swarmgame_chain.gateway.window import AT_ONCE, NOT_ALLOWED, Window
+from swarmgame_chain.gateway.rpc_proxy import MAX_CONCURRENT, NOT_ALLOWED, ReadOnlyRpcProxy
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.reader import Coordinator
+from swarmgame_chain.rpc import TesterRpcClient
 
 DEV = {"SWARMGAME_CHAIN_MODE": "Dev", "SWARMGAME_CHAIN_RPC": "http://chain:8545"}
 ELSEWHERE = "0x" + "11" * 20
 
 
-async def rich(*addresses: str) -> TesterChain:
-    chain = TesterChain()
+async def rich(*addresses: str) -> TesterRpcClient:
+    chain = TesterRpcClient()
     for address in addresses:
         money = {"from": chain.tester.get_accounts()[0], "to": address, "value": 1_000 * ETHER, "gas": 21_000}
         chain.tester.send_transaction(money)
@@ -35,7 +35,7 @@ async def rich(*addresses: str) -> TesterChain:
 
 
 def test_a_dev_gateway_needs_no_more_than_a_node() -> None:
-    settings = PodSettings.of(DEV)
+    settings = PodSettings.from_environment(DEV)
     assert settings.domain.contract == "0x5FbDB2315678afecb367f032d93F642f64180aa3"
     assert settings.wallet.address.lower() == "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266"
     assert (settings.domain.chain_id, settings.config.confirmations, settings.port, settings.host) == (
@@ -59,7 +59,7 @@ def test_an_external_gateway_reads_secrets_from_files_and_shows_none(tmp_path: P
         "SWARMGAME_GATEWAY_QUORUM": "0.5",
         "SWARMGAME_GATEWAY_CONFIRMATIONS": "12",
     }
-    settings = PodSettings.of(environment)
+    settings = PodSettings.from_environment(environment)
     assert settings.wallet == CARRIER
     assert (settings.config.quorum, settings.config.confirmations, len(settings.bootnodes)) == (0.5, 12, 2)
     assert "password" not in repr(settings)
@@ -82,19 +82,19 @@ def test_an_external_gateway_reads_secrets_from_files_and_shows_none(tmp_path: P
 def test_what_makes_no_sense_is_named(change: Mapping[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SWARMGAME_CHAIN_KEY_FILE", raising=False)
     with pytest.raises(BadChainUsage, match=words):
-        PodSettings.of(DEV | change)
+        PodSettings.from_environment(DEV | change)
 
 
 async def test_a_dev_chain_gets_its_contract_once_and_its_bootnodes_whenever_they_differ() -> None:
     chain = await rich(Wallet(DEV_SECRET).address)
-    chain_id = int(await chain.ask("eth_chainId"), 16)
+    chain_id = int(await chain.request("eth_chainId"), 16)
     environment = DEV | {"SWARMGAME_CHAIN_ID": str(chain_id), "SWARMGAME_GATEWAY_BOOTNODES": "/dns4/a/tcp/1/p2p/x"}
-    settings = PodSettings.of(environment)
+    settings = PodSettings.from_environment(environment)
     coordinator = Coordinator(chain, settings.domain)
     for _ in range(2):
         await make_ready(chain, settings)
         assert await coordinator.bootnodes() == ("/dns4/a/tcp/1/p2p/x",)
-    sent = await chain.ask("eth_getTransactionCount", settings.wallet.address, "latest")
+    sent = await chain.request("eth_getTransactionCount", settings.wallet.address, "latest")
     assert int(sent, 16) == 2, "one for the contract, one for the bootnodes"
     moved = dataclasses.replace(settings, bootnodes=("/dns4/b/tcp/1/p2p/x",))
     await make_ready(chain, moved)
@@ -104,21 +104,25 @@ async def test_a_dev_chain_gets_its_contract_once_and_its_bootnodes_whenever_the
 async def test_a_dev_chain_whose_first_transaction_is_spent_is_refused_with_what_to_do() -> None:
     wallet = Wallet(DEV_SECRET)
     chain = await rich(wallet.address)
-    chain_id = int(await chain.ask("eth_chainId"), 16)
+    chain_id = int(await chain.request("eth_chainId"), 16)
     other = dataclasses.replace(
-        PodSettings.of(DEV | {"SWARMGAME_CHAIN_ID": str(chain_id), "SWARMGAME_CHAIN_CONTRACT": ELSEWHERE})
+        PodSettings.from_environment(DEV | {"SWARMGAME_CHAIN_ID": str(chain_id), "SWARMGAME_CHAIN_CONTRACT": ELSEWHERE})
     )
     with pytest.raises(ChainRefused, match=f"there is no contract at {ELSEWHERE}.*give the chain a new state"):
         await make_ready(chain, other)
     with pytest.raises(ChainRefused, match=f"the node is of chain {chain_id}; expected chain 31337"):
-        await make_ready(chain, PodSettings.of(DEV))
+        await make_ready(chain, PodSettings.from_environment(DEV))
 
 
 async def test_who_may_not_name_bootnodes_goes_on_without() -> None:
     ground = await make_ground(await rich(CARRIER.address))
     stranger = Wallet(DEV_SECRET)
     settings = dataclasses.replace(
-        PodSettings.of(DEV), dev=False, domain=ground.domain, wallet=stranger, bootnodes=("/dns4/a/tcp/1/p2p/x",)
+        PodSettings.from_environment(DEV),
+        dev=False,
+        domain=ground.domain,
+        wallet=stranger,
+        bootnodes=("/dns4/a/tcp/1/p2p/x",),
     )
     await make_ready(ground.chain, settings)
     assert await ground.coordinator.bootnodes() == ()
@@ -131,8 +135,8 @@ def test_the_first_contract_of_an_account_is_known_beforehand() -> None:
 # ── the window
 
 
-async def asked(window: Window, *requests: object) -> Any:
-    return await window.answer(json.dumps(requests[0] if len(requests) == 1 else requests).encode())
+async def asked(proxy: ReadOnlyRpcProxy, *requests: object) -> Any:
+    return await proxy.answer(json.dumps(requests[0] if len(requests) == 1 else requests).encode())
 
 
 def request(method: str, *parameters: object, id: int = 1) -> dict[str, object]:
@@ -142,14 +146,14 @@ def request(method: str, *parameters: object, id: int = 1) -> dict[str, object]:
 class Through:
     """A node as a peer sees it: through the window, with JSON in between."""
 
-    def __init__(self, window: Window) -> None:
-        self.window = window
+    def __init__(self, proxy: ReadOnlyRpcProxy) -> None:
+        self.proxy = proxy
 
-    async def ask(self, method: str, *parameters: Any) -> Any:
-        return (await asked(self.window, request(method, *parameters)))["result"]
+    async def request(self, method: str, *parameters: Any) -> Any:
+        return (await asked(self.proxy, request(method, *parameters)))["result"]
 
-    async def ask_all(self, calls: Any) -> list[Any]:
-        return [await self.ask(method, *parameters) for method, parameters in calls]
+    async def request_all(self, calls: Any) -> list[Any]:
+        return [await self.request(method, *parameters) for method, parameters in calls]
 
     async def close(self) -> None:
         """Nothing to let go of."""
@@ -158,7 +162,7 @@ class Through:
 async def test_whatever_a_peer_reads_it_reads_through_the_window() -> None:
     ground = await make_ground(await rich(CARRIER.address))
     await stepped(ground.gateway(), [ground.registration(n) for n in range(3)])
-    through = Coordinator(Through(Window(ground.chain, ground.domain.contract)), ground.domain)
+    through = Coordinator(Through(ReadOnlyRpcProxy(ground.chain, ground.domain.contract)), ground.domain)
     await through.check()
     assert await through.config() == await ground.coordinator.config()
     assert await through.clock() == await ground.coordinator.clock()
@@ -195,7 +199,9 @@ async def test_whatever_a_peer_reads_it_reads_through_the_window() -> None:
 async def test_nothing_else_passes_and_its_neighbours_do(refused: dict[str, object]) -> None:
     ground = await make_ground(await rich(CARRIER.address))
     sent = json.loads(json.dumps(refused).replace("OURS", ground.domain.contract))
-    first, second = await asked(Window(ground.chain, ground.domain.contract), sent, request("eth_chainId", id=2))
+    first, second = await asked(
+        ReadOnlyRpcProxy(ground.chain, ground.domain.contract), sent, request("eth_chainId", id=2)
+    )
     assert first["error"]["code"] in (NOT_ALLOWED, -32600)
     assert "result" not in first
     assert (second["id"], int(second["result"], 16)) == (2, ground.domain.chain_id)
@@ -205,7 +211,7 @@ async def test_a_revert_comes_through_with_the_contracts_word() -> None:
     ground = await make_ground(await rich(CARRIER.address))
     data = "0x" + encode_call("submitReward", 0, 0, 1, peer(0)).hex()
     answer = await asked(
-        Window(ground.chain, ground.domain.contract),
+        ReadOnlyRpcProxy(ground.chain, ground.domain.contract),
         request("eth_call", {"to": ground.domain.contract, "data": data}, "latest"),
     )
     assert answer["error"]["data"].startswith("0x")
@@ -214,25 +220,25 @@ async def test_a_revert_comes_through_with_the_contracts_word() -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b"[1]", b"[" * 100_000, json.dumps([{}] * 257).encode()])
 async def test_what_is_no_request_is_refused_whole(body: bytes) -> None:
     with pytest.raises(BadMessage):
-        await Window(TesterChain(), ELSEWHERE).answer(body)
+        await ReadOnlyRpcProxy(TesterRpcClient(), ELSEWHERE).answer(body)
 
 
 async def test_a_crowd_is_asked_to_come_again() -> None:
     class Slow:
         release = asyncio.Event()
 
-        async def ask_all(self, calls: Any) -> list[Any]:
+        async def request_all(self, calls: Any) -> list[Any]:
             await self.release.wait()
             return ["0x1" for _ in calls]
 
-    window = Window(Slow(), ELSEWHERE)  # type: ignore[arg-type]
-    waiting = [asyncio.ensure_future(asked(window, request("eth_chainId"))) for _ in range(AT_ONCE)]
+    proxy = ReadOnlyRpcProxy(Slow(), ELSEWHERE)  # type: ignore[arg-type]
+    waiting = [asyncio.ensure_future(asked(proxy, request("eth_chainId"))) for _ in range(MAX_CONCURRENT)]
     await asyncio.sleep(0)
     with pytest.raises(ChainUnreachable):
-        await asked(window, request("eth_chainId"))
+        await asked(proxy, request("eth_chainId"))
     Slow.release.set()
     assert {answer["result"] for answer in await asyncio.gather(*waiting)} == {"0x1"}
-    assert (await asked(window, request("eth_chainId")))["result"] == "0x1"
+    assert (await asked(proxy, request("eth_chainId")))["result"] == "0x1"
 
 
 # ── what it tells of itself
@@ -268,7 +274,7 @@ async def test_status_names_an_empty_wallet_and_a_paused_contract() -> None:
             await asyncio.sleep(0.01)
     assert "EnforcedPause" in gateway.status()["error"]["message"]
     work.cancel()
-    gateway.sender.broke = True
+    gateway.sender.out_of_funds = True
     assert gateway.status()["error"]["reason"] == "InsufficientFunds"
 
 

@@ -10,16 +10,16 @@ from chain_crowd import FAR, peer, secret
 from eth_account import Account
 
 from swarmgame_chain.errors import BadChainUsage
-from swarmgame_chain.gateway.queue import Entry, Queue, State
+from swarmgame_chain.gateway.queue import MessageQueue, MessageState, QueuedMessage
 from swarmgame_chain.keys import KEY_FILE_VARIABLE, Wallet, load_wallet, new_wallet
 from swarmgame_chain.messages import Domain, sign_registration, sign_report
 
 DOMAIN = Domain(31337, "0x" + "11" * 20)
 
 
-def entry(number: int, round: int = 0, reward: int = 1) -> Entry:
+def entry(number: int, round: int = 0, reward: int = 1) -> QueuedMessage:
     message = sign_report(DOMAIN, secret(number), peer=peer(number), round=round, reward=reward)
-    return Entry(f"{number}/{round}/{reward}", message)
+    return QueuedMessage(f"{number}/{round}/{reward}", message)
 
 
 def test_a_key_comes_from_a_file_a_keystore_or_the_file_that_a_variable_names(
@@ -63,17 +63,22 @@ def test_what_is_no_key_is_said_and_never_shown(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_full_queue_drops_the_oldest_report_and_counts_it() -> None:
-    queue = Queue(capacity=3)
-    registration = Entry("r", sign_registration(DOMAIN, secret(9), deadline=FAR))
+    queue = MessageQueue(capacity=3)
+    registration = QueuedMessage("r", sign_registration(DOMAIN, secret(9), deadline=FAR))
     entries = [queue.add(each) for each in (registration, entry(1), entry(2), entry(3))]
-    assert [each.state for each in entries] == [State.QUEUED, State.DROPPED, State.QUEUED, State.QUEUED]
-    assert queue.ended == {("reports", State.DROPPED, "QueueFull"): 1}
+    assert [each.state for each in entries] == [
+        MessageState.QUEUED,
+        MessageState.DROPPED,
+        MessageState.QUEUED,
+        MessageState.QUEUED,
+    ]
+    assert queue.ended == {("reports", MessageState.DROPPED, "QueueFull"): 1}
     # Handed in again, it stands in line like any other.
-    assert queue.add(entry(1)).state is State.QUEUED
+    assert queue.add(entry(1)).state is MessageState.QUEUED
 
 
 def test_the_same_message_is_one_entry_and_another_about_the_same_is_rejected() -> None:
-    queue = Queue()
+    queue = MessageQueue()
     first = queue.add(entry(1))
     assert queue.add(entry(1)) is first
     assert queue.add(entry(1, reward=2)).reason == "RewardAlreadySubmitted"
@@ -81,20 +86,22 @@ def test_the_same_message_is_one_entry_and_another_about_the_same_is_rejected() 
 
 
 def test_a_later_registration_replaces_one_that_waits_but_not_one_that_is_sent() -> None:
-    queue = Queue()
-    early, late, last = (Entry(str(n), sign_registration(DOMAIN, secret(1), deadline=FAR + n)) for n in range(3))
+    queue = MessageQueue()
+    early, late, last = (
+        QueuedMessage(str(n), sign_registration(DOMAIN, secret(1), deadline=FAR + n)) for n in range(3)
+    )
     queue.add(early)
     queue.add(late)
-    assert (early.state, early.reason) == (State.REJECTED, "RegistrationSuperseded")
+    assert (early.state, early.reason) == (MessageState.REJECTED, "RegistrationSuperseded")
     (taken,) = queue.take("registrations", 9)
-    taken.state = State.SENT
-    assert queue.add(last).state is State.REJECTED
+    taken.state = MessageState.SENT
+    assert queue.add(last).state is MessageState.REJECTED
 
 
 def test_what_is_over_stays_over() -> None:
-    queue = Queue()
+    queue = MessageQueue()
     first = queue.add(entry(1))
-    queue.finish(first, State.FINAL)
-    queue.finish(first, State.REJECTED, "UnknownPeer")
+    queue.finish(first, MessageState.FINAL)
+    queue.finish(first, MessageState.REJECTED, "UnknownPeer")
     queue.give_back([first])
-    assert (first.state, first.reason, queue.on_their_way, queue.waiting("reports")) == (State.FINAL, "", 0, 0)
+    assert (first.state, first.reason, queue.on_their_way, queue.waiting("reports")) == (MessageState.FINAL, "", 0, 0)

@@ -10,8 +10,8 @@ from typing import Any
 
 from chain_crowd import CARRIER, ETHER, make_ground
 
-from swarmgame_chain.backends import TesterChain
 from swarmgame_chain.deploy import manage
+from swarmgame_chain.rpc import TesterRpcClient
 
 
 def function(name: str, inputs: str, outputs: str = "", mutability: str = "nonpayable") -> dict[str, object]:
@@ -104,7 +104,7 @@ async def test_a_client_of_0_4_2_takes_part() -> None:
     from eth_account import Account
     from web3.logs import DISCARD
 
-    chain = TesterChain()
+    chain = TesterRpcClient()
     web3 = chain._web3
     rich = chain.tester.get_accounts()[0]
     people = [Account.create() for _ in range(2)]

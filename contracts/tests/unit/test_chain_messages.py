@@ -16,9 +16,9 @@ from swarmgame.swarm.identity import Identity
 from swarmgame_chain.errors import BadMessage
 from swarmgame_chain.messages import (
     Domain,
-    Message,
     Registration,
     Report,
+    SignedMessage,
     address_of,
     message_id,
     proves,
@@ -65,8 +65,8 @@ def test_signatures_are_those_of_eth_account() -> None:
     values = {"owner": registration.owner, "signer": registration.signer, "deadline": 99}
     assert registration.signature == oracle("RegisterPeer", values, secret(1))
     said = report()
-    spoken = {"peerId": peer(1), "round": 7, "stage": 0, "reward": -5, "winners": said.votes}
-    assert said.signature == oracle("Report", spoken, secret(1))
+    reported = {"peerId": peer(1), "round": 7, "stage": 0, "reward": -5, "winners": said.votes}
+    assert said.signature == oracle("Report", reported, secret(1))
     commit = sign_commit(DOMAIN, secret(1), said)
     assert commit.signature == oracle("Commit", {"peerId": peer(1), "round": 7, "seal": said.seal}, secret(1))
 
@@ -136,7 +136,7 @@ def test_two_messages_never_share_an_id() -> None:
     first, second = report(), report(reward=-4)
     commit = sign_commit(DOMAIN, secret(1), first)
     twin = sign_registration(DOMAIN, secret(2), deadline=9, owner=address_of(secret(1)), signer=address_of(secret(1)))
-    messages: list[Message] = [first, second, commit, twin, sign_registration(DOMAIN, secret(1), deadline=9)]
+    messages: list[SignedMessage] = [first, second, commit, twin, sign_registration(DOMAIN, secret(1), deadline=9)]
     assert len({message_id(message, DOMAIN) for message in messages}) == 5
 
 

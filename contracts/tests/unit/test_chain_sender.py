@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from chain_crowd import CARRIER
 
-from swarmgame_chain.backends import Call
 from swarmgame_chain.errors import RpcError
-from swarmgame_chain.gateway.sender import Answer, Fate, Job, Sender, Settled, classify
+from swarmgame_chain.gateway.sender import SendResult, TransactionSender, TxOutcome, TxRequest, TxResult, classify
+from swarmgame_chain.rpc import Call
 
 CONTRACT = "0x" + "11" * 20
 
@@ -24,13 +24,13 @@ class Node:
         self.receipts: dict[str, dict[str, str]] = {}
         self.base = 100
 
-    async def ask(self, method: str, *parameters: Any) -> Any:
-        (answer,) = await self.ask_all([(method, parameters)])
+    async def request(self, method: str, *parameters: Any) -> Any:
+        (answer,) = await self.request_all([(method, parameters)])
         if isinstance(answer, RpcError):
             raise answer
         return answer
 
-    async def ask_all(self, calls: Sequence[Call]) -> list[Any]:
+    async def request_all(self, calls: Sequence[Call]) -> list[Any]:
         return [self._answer(method, parameters) for method, parameters in calls]
 
     async def close(self) -> None:
@@ -88,15 +88,15 @@ class Time:
         return self.now
 
 
-def line(node: Node, **options: Any) -> tuple[Sender, Time]:
+def line(node: Node, **options: Any) -> tuple[TransactionSender, Time]:
     time = Time()
-    return Sender(
+    return TransactionSender(
         node, CARRIER, 31337, CONTRACT, clock=time, **({"confirmations": 2, "bump_after": 30.0} | options)
     ), time
 
 
-async def looked(sender: Sender, times: int) -> list[Settled]:
-    settled: list[Settled] = []
+async def looked(sender: TransactionSender, times: int) -> list[TxResult]:
+    settled: list[TxResult] = []
     for _ in range(times):
         settled += await sender.step()
     return settled
@@ -105,7 +105,7 @@ async def looked(sender: Sender, times: int) -> list[Settled]:
 async def test_a_stuck_transaction_gets_an_eighth_dearer_and_any_of_its_hashes_counts() -> None:
     node = Node()
     sender, time = line(node)
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     first = dict(node.pool[0])
     time.now = 31
     await sender.step()
@@ -114,14 +114,14 @@ async def test_a_stuck_transaction_gets_an_eighth_dearer_and_any_of_its_hashes_c
     node.mine(0)
     assert await sender.step() == []
     node.mine()
-    assert [settled.fate for settled in await sender.step()] == [Fate.MINED]
+    assert [settled.outcome for settled in await sender.step()] == [TxOutcome.MINED]
     assert sender.counts.bumped == 1
 
 
 async def test_the_fee_stops_at_its_cap() -> None:
     node = Node()
     sender, time = line(node, max_fee=240)
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     for _ in range(5):
         time.now += 31
         await sender.step()
@@ -132,7 +132,7 @@ async def test_underpriced_by_somebodys_transaction_it_is_made_dearer_until_it_i
     node = Node()
     node.pool[0] = {"fee": 400, "hash": "0xother"}
     sender, time = line(node)
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     for _ in range(12):
         time.now += 1
         await sender.step()
@@ -142,18 +142,18 @@ async def test_underpriced_by_somebodys_transaction_it_is_made_dearer_until_it_i
 async def test_a_nonce_that_somebody_else_used_gives_the_job_back() -> None:
     node = Node()
     sender, _ = line(node)
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     node.pool[0] = {"fee": 999, "hash": "0xother"}
     node.mine(0)
-    assert [settled.fate for settled in await looked(sender, 3)] == [Fate.LOST]
-    await sender.send(Job(b"b", 21_000))
+    assert [settled.outcome for settled in await looked(sender, 3)] == [TxOutcome.LOST]
+    await sender.send(TxRequest(b"b", 21_000))
     assert list(node.pool) == [1]
 
 
 async def test_a_receipt_that_is_gone_is_a_reorganisation_and_the_same_bytes_go_out() -> None:
     node = Node()
     sender, _ = line(node, confirmations=5)
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     name = node.pool[0]["hash"]
     node.mine(0)
     await sender.step()
@@ -168,7 +168,7 @@ async def test_a_gap_below_what_waits_is_filled() -> None:
     node = Node()
     sender, time = line(node)
     node.used = 1
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     node.used = 0
     for _ in range(3):
         time.now += 31
@@ -181,12 +181,12 @@ async def test_an_empty_wallet_stops_the_line_until_it_can_pay() -> None:
     node = Node()
     node.refusal = "insufficient funds for gas * price + value"
     sender, time = line(node)
-    await sender.send(Job(b"a", 21_000))
-    assert (sender.broke, sender.room) == (True, 0)
+    await sender.send(TxRequest(b"a", 21_000))
+    assert (sender.out_of_funds, sender.room) == (True, 0)
     node.refusal = ""
     time.now = 6
     await sender.step()
-    assert (sender.broke, list(node.pool)) == (False, [0])
+    assert (sender.out_of_funds, list(node.pool)) == (False, [0])
 
 
 async def test_what_a_node_refuses_for_good_takes_no_nonce() -> None:
@@ -194,23 +194,23 @@ async def test_what_a_node_refuses_for_good_takes_no_nonce() -> None:
     node.refusal = "intrinsic gas too high"
     sender, _ = line(node)
     with pytest.raises(RpcError):
-        await sender.send(Job(b"a", 21_000))
+        await sender.send(TxRequest(b"a", 21_000))
     node.refusal = ""
-    await sender.send(Job(b"b", 21_000))
+    await sender.send(TxRequest(b"b", 21_000))
     assert list(node.pool) == [0]
 
 
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ("already known", Answer.KNOWN),
-        ("transaction already imported", Answer.KNOWN),
-        ("Nonce too low: next nonce 5", Answer.NONCE_USED),
-        ("replacement transaction underpriced", Answer.UNDERPRICED),
-        ("max fee per gas less than block base fee", Answer.UNDERPRICED),
-        ("insufficient funds for gas * price + value", Answer.NO_FUNDS),
-        ("exceeds block gas limit", Answer.REFUSED),
+        ("already known", SendResult.KNOWN),
+        ("transaction already imported", SendResult.KNOWN),
+        ("Nonce too low: next nonce 5", SendResult.NONCE_USED),
+        ("replacement transaction underpriced", SendResult.UNDERPRICED),
+        ("max fee per gas less than block base fee", SendResult.UNDERPRICED),
+        ("insufficient funds for gas * price + value", SendResult.NO_FUNDS),
+        ("exceeds block gas limit", SendResult.REFUSED),
     ],
 )
-def test_refusals_are_told_apart_by_their_words(words: str, answer: Answer) -> None:
+def test_refusals_are_told_apart_by_their_words(words: str, answer: SendResult) -> None:
     assert classify(RpcError(-32000, words)) is answer

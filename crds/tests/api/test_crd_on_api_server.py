@@ -20,11 +20,11 @@ from structural import documents, fill_in
 from native_cluster import tools
 from swarmgame_api import InvalidManifest, parse_manifest
 from swarmgame_api.crd import definition
-from swarmgame_api.document import write_document
 from swarmgame_api.overrides import apply_overrides, parse_override
 from swarmgame_api.reference import MINIMAL
 from swarmgame_api.resource import GameResource, read_status, status_document
-from swarmgame_api.words import Shape
+from swarmgame_api.type_descriptions import TypeInfo
+from swarmgame_api.yaml_io import dump_document
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted(ROOT.glob("examples/*/game.yaml"))
@@ -130,7 +130,7 @@ def test_a_game_whose_chain_is_set_keeps_it_also_when_the_block_is_left_out(game
 @pytest.mark.parametrize(
     ("path", "shape"), [field for field in fields() if field[0].startswith("spec.")], ids=lambda value: str(value)[:60]
 )
-def test_a_value_of_the_wrong_kind_is_refused_at_its_path(any_namespace: Games, path: str, shape: Shape) -> None:
+def test_a_value_of_the_wrong_kind_is_refused_at_its_path(any_namespace: Games, path: str, shape: TypeInfo) -> None:
     steps, _ = parse_override(f"{path}=x")
     for wrong in wrong_values(shape):
         changed: Any = apply_overrides(complete(), [(steps, wrong)])
@@ -342,7 +342,7 @@ def test_a_bad_manifest_is_refused_in_words_that_say_what_to_do(
 ) -> None:
     file = tmp_path / "game.yaml"
     file.write_text(
-        write_document(written(["peers={replicas: 12, maxReplicas: 8}", "coordination.mode=External"])),
+        dump_document(written(["peers={replicas: 12, maxReplicas: 8}", "coordination.mode=External"])),
         encoding="utf-8",
     )
     done = kubectl(api_server, "apply", "-f", str(file), fails=True)

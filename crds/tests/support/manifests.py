@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal, Union
 
 from swarmgame_api import loads_manifest
-from swarmgame_api.document import join
+from swarmgame_api.errors import join_path
 from swarmgame_api.load import manifest_data
 from swarmgame_api.rules import objects
-from swarmgame_api.words import Shape, shape_of_field
+from swarmgame_api.type_descriptions import TypeInfo, field_type_info
 
 LARGEST = """
 apiVersion: swarmgame.dev/v1alpha1
@@ -28,7 +28,7 @@ spec:
     modules:
       - {name: my-game, image: {reference: "example.dev/my-game@sha256:0123"}, mountPath: /modules/my-game}
       - {name: other, configMapRef: {name: other}, mountPath: /modules/other}
-    sharing: {external: 8, select: nonzero-advantage, maxPerPeer: 4, maxStalenessRounds: 1, exchange: Pull}
+    sharing: {externalGroups: 8, strategy: nonzero-advantage, maxPerPeer: 4, maxStalenessRounds: 1, exchange: Pull}
     progression: {quorum: "67%", stageDeadlineSeconds: 120, whenAlone: Stop}
     evaluation: {everyRounds: 10, questions: 64}
   model: {uri: "hf://Qwen/Qwen2.5-0.5B-Instruct", revision: "main", secretRef: {name: hf-token}}
@@ -82,7 +82,7 @@ def complete() -> dict[str, Any]:
     return data
 
 
-def fields() -> list[tuple[str, Shape]]:
+def fields() -> list[tuple[str, TypeInfo]]:
     """Every field of the schema by a path that exists in `complete()` or can be made there."""
     first = {"modules[*].image": "modules[0].image", "modules[*].configMapRef": "modules[1].configMapRef"}
     found = []
@@ -93,12 +93,12 @@ def fields() -> list[tuple[str, Shape]]:
         if path.startswith(("spec.storage.cache.emptyDir", "spec.storage.checkpoints.claimTemplate")):
             continue  # the same classes as the other volume's
         found += [
-            (join(path, field.alias or name), shape_of_field(field)) for name, field in model.model_fields.items()
+            (join_path(path, field.alias or name), field_type_info(field)) for name, field in model.model_fields.items()
         ]
     return found
 
 
-def wrong_values(shape: Shape) -> list[object]:
+def wrong_values(shape: TypeInfo) -> list[object]:
     """Values that no field of this shape takes."""
     if shape.model is not None or shape.kind is dict:
         return [5, "text", [1]]

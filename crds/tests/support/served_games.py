@@ -13,9 +13,9 @@ from kubernetes import client
 from polling import until
 
 from swarmgame_api.crd import GROUP, PLURAL, VERSION, definition
-from swarmgame_api.document import read_documents
 from swarmgame_api.overrides import apply_overrides, parse_override
 from swarmgame_api.reference import MINIMAL
+from swarmgame_api.yaml_io import load_documents
 
 Body = dict[str, Any]
 
@@ -23,7 +23,7 @@ Body = dict[str, Any]
 def written(overrides: list[str] | None = None, text: str = MINIMAL, name: str | None = None) -> Body:
     """A manifest as its author writes it: nothing is filled in."""
     changes = [*(overrides or []), *([f"metadata.name={name}"] if name else [])]
-    (document,) = read_documents(text)
+    (document,) = load_documents(text)
     changed = apply_overrides(document, [parse_override(change) for change in changes])
     assert isinstance(changed, dict)
     return changed

@@ -14,13 +14,13 @@ from structural import Schema, documents, fill_in, nodes
 
 from swarmgame_api import InvalidManifest, load_manifest, loads_manifest, parse_manifest
 from swarmgame_api.crd import definition
-from swarmgame_api.document import read_documents
 from swarmgame_api.errors import Problem
 from swarmgame_api.load import manifest_data
 from swarmgame_api.overrides import apply_overrides, parse_override
 from swarmgame_api.reference import MINIMAL
 from swarmgame_api.rules import all_rules
-from swarmgame_api.words import Shape
+from swarmgame_api.type_descriptions import TypeInfo
+from swarmgame_api.yaml_io import load_documents
 
 ROOT = Path(__file__).parents[3]
 SPEC: Schema = definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
@@ -75,7 +75,7 @@ def test_what_the_schema_takes_breaks_at_most_rules_and_gets_the_same_defaults_o
     "text", [MINIMAL, LARGEST, *(path.read_text() for path in sorted(ROOT.glob("examples/*/game.yaml")))]
 )
 def test_a_written_manifest_gets_the_same_defaults_on_both_sides(text: str) -> None:
-    (document,) = read_documents(text)
+    (document,) = load_documents(text)
     assert isinstance(document, dict)
     filled = fill_in(SPEC, document["spec"])
     assert manifest_data(loads_manifest(text))["spec"] == texts_for_quantities(SPEC, filled)
@@ -93,7 +93,7 @@ def _server_takes(data: Any) -> bool:
 @pytest.mark.parametrize(
     ("path", "shape"), [field for field in fields() if field[0].startswith("spec.")], ids=lambda value: str(value)[:60]
 )
-def test_a_value_of_the_wrong_kind_is_refused_by_both(path: str, shape: Shape) -> None:
+def test_a_value_of_the_wrong_kind_is_refused_by_both(path: str, shape: TypeInfo) -> None:
     steps, _ = parse_override(f"{path}=x")
     for wrong in wrong_values(shape):
         changed = apply_overrides(complete(), [(steps, wrong)])

@@ -11,11 +11,11 @@ from jsonschema import Draft4Validator
 from pydantic import Field, StringConstraints
 from structural import Schema, nodes
 
+from swarmgame_api.base import Model
 from swarmgame_api.crd import definition, document, main
-from swarmgame_api.document import read_documents
-from swarmgame_api.model import Model
 from swarmgame_api.rules import all_rules, all_transitions
 from swarmgame_api.schema import object_schema, validation
+from swarmgame_api.yaml_io import load_documents
 
 ROOT = Path(__file__).parents[3]
 (VERSION,) = definition()["spec"]["versions"]
@@ -29,7 +29,7 @@ def test_the_committed_definition_is_current() -> None:
 
 def test_the_definition_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
     assert main([str(tmp_path / "crd.yaml")]) == 0
-    assert read_documents((tmp_path / "crd.yaml").read_text(encoding="utf-8")) == [definition()]
+    assert load_documents((tmp_path / "crd.yaml").read_text(encoding="utf-8")) == [definition()]
     assert main([str(tmp_path / "nowhere" / "crd.yaml")]) == 64
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from swarmgame_api.document import read_documents
 from swarmgame_api.reference import MINIMAL
 from swarmgame_api.resource import MANAGER, GameResource, read_status, status_document
-from swarmgame_api.status import Status
+from swarmgame_api.status import SwarmGameStatus
+from swarmgame_api.yaml_io import load_documents
 
 CONDITION = {
     "type": "Complete",
@@ -29,7 +29,7 @@ STATUS: dict[str, Any] = {
 
 
 def body(**changes: Any) -> dict[str, Any]:
-    (document,) = read_documents(MINIMAL)
+    (document,) = load_documents(MINIMAL)
     assert isinstance(document, dict)
     metadata = {
         "name": "sums",
@@ -151,4 +151,4 @@ def test_a_list_that_is_too_long_keeps_its_first_entries() -> None:
 
 @pytest.mark.parametrize("status", [None, [], "text", {}, {"conditions": 3}, {"peers": None}])
 def test_a_status_of_which_nothing_can_be_read_is_empty(status: object) -> None:
-    assert read_status(status) == Status()
+    assert read_status(status) == SwarmGameStatus()

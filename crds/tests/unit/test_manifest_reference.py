@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swarmgame_api.reference import main, reference
 from swarmgame_api.rules import objects
-from swarmgame_api.status import REASONS, Condition, Status
+from swarmgame_api.status import REASONS, Condition, SwarmGameStatus
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,14 +26,14 @@ def test_the_reference_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_every_field_of_manifest_and_status_is_described_in_a_sentence() -> None:
-    for path, model in [*objects(), *objects(Status, "status")]:
+    for path, model in [*objects(), *objects(SwarmGameStatus, "status")]:
         for name, field in model.model_fields.items():
             assert field.description, f"{path}.{name}"
             assert field.description.rstrip().endswith((".", "…")), f"{path}.{name}"
 
 
 def test_a_status_of_a_running_game_is_read() -> None:
-    status = Status.model_validate_json(
+    status = SwarmGameStatus.model_validate_json(
         json.dumps(
             {
                 "observedGeneration": 2,

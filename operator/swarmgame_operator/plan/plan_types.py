@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from swarmgame_api.status import Status
+from swarmgame_api.status import SwarmGameStatus
 
 Manifest = dict[str, Any]
 """An object in its JSON form."""
@@ -101,7 +101,7 @@ class Plan:
         requeue_after: seconds until time alone may change the plan; None: never.
     """
 
-    status: Status
+    status: SwarmGameStatus
     keys: tuple[KeySecret, ...] = ()
     children: tuple[Child, ...] = ()
     deletions: tuple[Deletion, ...] = ()

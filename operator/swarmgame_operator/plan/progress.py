@@ -1,4 +1,4 @@
-"""Progress in the status: the round, the remaining time, and when a game counts as stalled.
+"""ProgressStatus in the status: the round, the remaining time, and when a game counts as stalled.
 
 The usual time of a round is kept in the status itself: the last estimate, corrected by every advance since. No other
 history is needed. `lastUpdatedTime` is when a round last ended, as far as known, and never changes without one.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from swarmgame_api.status import CheckpointStatus, Metric, Progress
+from swarmgame_api.status import CheckpointStatus, MetricStatus, ProgressStatus
 from swarmgame_operator.plan.reconcile_context import ReconcileContext, read_time, write_time
 
 NEWEST_WEIGHT = 0.3
@@ -22,7 +22,7 @@ MIN_STALL_SECONDS = 300
 MAX_METRICS = 32
 
 
-def progress_status(context: ReconcileContext) -> Progress:
+def progress_status(context: ReconcileContext) -> ProgressStatus:
     """Return the status's progress. A ready swarm has begun, even if no peer has answered yet."""
     rounds, before, answer = context.spec.game.max_rounds, context.before.progress, context.observed.progress
     now = context.observed.now
@@ -45,7 +45,7 @@ def progress_status(context: ReconcileContext) -> Progress:
     moved = played != before.round or before.last_updated_time is None
     updated = min(answer.round_finished or answer.seen, now) if moved else None
     seconds = _seconds_per_round(context, played)
-    return Progress(
+    return ProgressStatus(
         round=played,
         stage=max(0, answer.stage),
         max_rounds=rounds,
@@ -64,7 +64,7 @@ def checkpoint_status(context: ReconcileContext) -> CheckpointStatus | None:
     return CheckpointStatus(round=answer.checkpoint, time=write_time(min(answer.seen, context.observed.now)))
 
 
-def seconds_to_stall(context: ReconcileContext, progress: Progress) -> float | None:
+def seconds_to_stall(context: ReconcileContext, progress: ProgressStatus) -> float | None:
     """Return the seconds until the game may count as stalled."""
     if progress.last_updated_time is None:
         return None
@@ -72,7 +72,7 @@ def seconds_to_stall(context: ReconcileContext, progress: Progress) -> float | N
     return max(1.0, _stall_limit(context, progress) - quiet + 1.0)
 
 
-def stalled_for(context: ReconcileContext, progress: Progress) -> tuple[int, int] | None:
+def stalled_for(context: ReconcileContext, progress: ProgressStatus) -> tuple[int, int] | None:
     """Return for how many seconds no round has ended, and the limit; None within the limit."""
     if progress.last_updated_time is None:
         return None
@@ -90,7 +90,7 @@ def _seconds_since_round(context: ReconcileContext, updated: str) -> float:
     return (context.observed.now - max(since)).total_seconds()
 
 
-def _stall_limit(context: ReconcileContext, progress: Progress) -> float:
+def _stall_limit(context: ReconcileContext, progress: ProgressStatus) -> float:
     """Return the limit: twice the deadlines of all stages of a round, or ten usual rounds if that is longer."""
     game = context.spec.game
     deadline = 2.0 * game.stages * game.progression.stage_deadline_seconds
@@ -118,7 +118,7 @@ def _seconds_per_round(context: ReconcileContext, played: int) -> float | None:
     return newest if usual is None else (1 - NEWEST_WEIGHT) * usual + NEWEST_WEIGHT * newest
 
 
-def _metrics(figures: Mapping[str, float]) -> tuple[Metric, ...]:
+def _metrics(figures: Mapping[str, float]) -> tuple[MetricStatus, ...]:
     """Return figures as text, as the API has no floats, without NaN and infinity."""
     finite = sorted((name[:64], figure) for name, figure in figures.items() if name and math.isfinite(figure))
-    return tuple(Metric(name=name, value=f"{figure:.6g}") for name, figure in finite[:MAX_METRICS])
+    return tuple(MetricStatus(name=name, value=f"{figure:.6g}") for name, figure in finite[:MAX_METRICS])

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from swarmgame_api.manifest import SwarmGameSpec
-from swarmgame_api.status import Condition, ConditionType, Status
+from swarmgame_api.status import Condition, ConditionType, SwarmGameStatus
 from swarmgame_operator.plan.condition_types import ConditionUpdate
 from swarmgame_operator.plan.game_context import GameContext
 from swarmgame_operator.plan.peer_job import FATAL_EXIT_CODES
@@ -61,7 +61,7 @@ def termination_summary(container: ContainerFacts) -> str:
     return f"{container.name} {how}{f': {message}' if message else ''}"
 
 
-def terminal_condition(status: Status) -> Condition | None:
+def terminal_condition(status: SwarmGameStatus) -> Condition | None:
     """Return the condition that says how the game ended; None while it has not."""
     return next((each for each in status.conditions if each.type in TERMINAL and each.status == "True"), None)
 
@@ -84,7 +84,7 @@ class ReconcileContext:
 
     game: GameContext
     observed: Observed
-    before: Status
+    before: SwarmGameStatus
     updates: dict[ConditionType, ConditionUpdate] = field(default_factory=dict)
 
     @property

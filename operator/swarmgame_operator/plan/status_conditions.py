@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from swarmgame_api.status import REASONS, Condition, Status
+from swarmgame_api.status import REASONS, Condition, SwarmGameStatus
 from swarmgame_operator.plan.condition_types import ConditionUpdate
 from swarmgame_operator.plan.conditions import find_reason
 from swarmgame_operator.plan.plan_types import GameEvent
@@ -20,7 +20,7 @@ MAX_EVENT = 950
 
 
 def merge_conditions(
-    before: Status, updates: Iterable[ConditionUpdate], now: datetime, generation: int
+    before: SwarmGameStatus, updates: Iterable[ConditionUpdate], now: datetime, generation: int
 ) -> tuple[Condition, ...]:
     """Return the conditions to write, in the order of the reference. Types without an update stay as they were."""
     found = {each.type: each for each in before.conditions}
@@ -41,7 +41,7 @@ def merge_conditions(
     return tuple(found[type] for type in REASONS if type in found)
 
 
-def condition_events(before: Status, after: Iterable[Condition]) -> tuple[GameEvent, ...]:
+def condition_events(before: SwarmGameStatus, after: Iterable[Condition]) -> tuple[GameEvent, ...]:
     """Return an event for every condition whose status or reason changed."""
     old = {each.type: each for each in before.conditions}
     found = []

@@ -6,7 +6,7 @@ Retain has no owner, so it outlives its game; a later game of the same name uses
 
 from __future__ import annotations
 
-from swarmgame_api.storage import Cache, Checkpoints, ClaimTemplate, EmptyDir, RetentionPolicy
+from swarmgame_api.storage import CacheSpec, CheckpointsSpec, ClaimTemplate, EmptyDir, RetentionPolicy
 from swarmgame_operator.plan.game_context import GameContext
 from swarmgame_operator.plan.plan_types import Child, Deletion, Manifest
 from swarmgame_operator.plan.pod import mount, value, volume
@@ -21,7 +21,7 @@ TOKEN = "/etc/swarmgame/model"
 READ_BY_GROUP = 0o440
 
 
-def retention(checkpoints: Checkpoints) -> RetentionPolicy:
+def retention(checkpoints: CheckpointsSpec) -> RetentionPolicy:
     return checkpoints.retention_policy or RetentionPolicy()
 
 
@@ -129,7 +129,7 @@ def token_environment(game: GameContext) -> list[Manifest]:
     return [value("SWARMGAME_MODEL_TOKEN_FILE", f"{TOKEN}/token") for _ in token_volumes(game)]
 
 
-def _source(game: GameContext, storage: Cache | Checkpoints, suffix: str) -> Manifest:
+def _source(game: GameContext, storage: CacheSpec | CheckpointsSpec, suffix: str) -> Manifest:
     if storage.claim_name is not None:
         return {"persistentVolumeClaim": {"claimName": storage.claim_name}}
     if storage.claim_template is not None:

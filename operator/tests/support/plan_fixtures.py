@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from swarmgame_api.resource import GameResource, status_document
-from swarmgame_api.status import Condition, Status
+from swarmgame_api.status import Condition, SwarmGameStatus
 from swarmgame_operator.defaults import Defaults
 from swarmgame_operator.plan import Plan, build_plan
 from swarmgame_operator.plan.game_context import INTENT_HASH, TEMPLATE_HASH, GameContext
@@ -46,7 +46,7 @@ def body(
     spec: dict[str, Any] | None = None,
     *,
     name: str = "sums",
-    status: Status | None = None,
+    status: SwarmGameStatus | None = None,
     generation: int = 1,
     **metadata: Any,
 ) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def game_context(resource: GameResource, defaults: Defaults = DEFAULTS) -> GameC
     return GameContext(resource, resource.game, defaults, BOOTNODE_PEER)
 
 
-def with_status(resource: GameResource, status: Status) -> GameResource:
+def with_status(resource: GameResource, status: SwarmGameStatus) -> GameResource:
     return replace(resource, status=status)
 
 
@@ -90,12 +90,12 @@ def later(observed: Observed, seconds: float) -> Observed:
     return replace(observed, now=observed.now + timedelta(seconds=seconds))
 
 
-def condition(found: Plan | Status, type: str) -> Condition | None:
+def condition(found: Plan | SwarmGameStatus, type: str) -> Condition | None:
     status = found.status if isinstance(found, Plan) else found
     return next((each for each in status.conditions if each.type == type), None)
 
 
-def reported(found: Plan | Status) -> dict[str, tuple[str, str]]:
+def reported(found: Plan | SwarmGameStatus) -> dict[str, tuple[str, str]]:
     """Return the conditions as type → (status, reason)."""
     status = found.status if isinstance(found, Plan) else found
     return {each.type: (each.status, each.reason) for each in status.conditions}

@@ -22,7 +22,7 @@ RPC, RPC_FILE, GATEWAY, CHAIN_ID, CONTRACT = (
 
 
 @dataclass(frozen=True, slots=True)
-class ChainPlace:
+class ChainEndpoint:
     """What a process was told of its swarm's chain.
 
     Args:
@@ -38,7 +38,7 @@ class ChainPlace:
     contract: str = ""
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str]) -> ChainPlace:
+    def from_environment(cls, environment: Mapping[str, str]) -> ChainEndpoint:
         """What `SWARMGAME_CHAIN_*` says.
 
         Raises:
@@ -60,7 +60,7 @@ class ChainPlace:
         return {RPC: self.rpc, GATEWAY: self.gateway, CHAIN_ID: str(self.chain_id), CONTRACT: self.contract}
 
 
-def place_of(manifest: SwarmGame, told: ChainPlace | None = None) -> ChainPlace | None:
+def resolve_endpoint(manifest: SwarmGame, told: ChainEndpoint | None = None) -> ChainEndpoint | None:
     """Where the chain of a game is; None where the game has none.
 
     Args:
@@ -73,8 +73,8 @@ def place_of(manifest: SwarmGame, told: ChainPlace | None = None) -> ChainPlace 
     coordination = manifest.spec.coordination
     if coordination.mode == "None":
         return None
-    told, around = told or ChainPlace(), ChainPlace.of_environment(os.environ)
-    found = ChainPlace(
+    told, around = told or ChainEndpoint(), ChainEndpoint.from_environment(os.environ)
+    found = ChainEndpoint(
         told.rpc or around.rpc,
         (told.gateway or around.gateway).rstrip("/"),
         told.chain_id or around.chain_id or coordination.chain_id or 0,

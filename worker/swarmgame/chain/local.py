@@ -16,16 +16,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from swarmgame.chain.endpoint import ChainPlace, chain_errors
+from swarmgame.chain.endpoint import ChainEndpoint, chain_errors
 from swarmgame.errors import InvalidManifest
 from swarmgame.game.state import PeerId
 from swarmgame.observability.run_directory import write_whole
 from swarmgame_chain.anvil import find_anvil
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.dev import DevChain
 from swarmgame_chain.errors import BadChainUsage, ChainError
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, EventCursor
+from swarmgame_chain.rpc import HttpRpcClient
 
 logger = logging.getLogger(__name__)
 LOOK_SECONDS = 2.0
@@ -46,7 +46,7 @@ def require_anvil() -> None:
 
 
 @contextmanager
-def dev_chain(folder: Path, bootnodes: Sequence[str]) -> Iterator[ChainPlace]:
+def dev_chain(folder: Path, bootnodes: Sequence[str]) -> Iterator[ChainEndpoint]:
     """A chain of our own, with a contract and a gateway; found again when the run is resumed.
 
     Raises:
@@ -55,13 +55,13 @@ def dev_chain(folder: Path, bootnodes: Sequence[str]) -> Iterator[ChainPlace]:
     with chain_errors("Dev"):
         chain = DevChain(folder, bootnodes=tuple(bootnodes)).start()
     try:
-        yield ChainPlace(chain.rpc, chain.gateway, chain.domain.chain_id, chain.domain.contract)
+        yield ChainEndpoint(chain.rpc, chain.gateway, chain.domain.chain_id, chain.domain.contract)
     finally:
         chain.stop()
 
 
 @dataclass(frozen=True, slots=True)
-class ChainStanding:
+class ChainSummary:
     """What the chain says of a run.
 
     Args:
@@ -86,27 +86,27 @@ class ChainStanding:
         return f"chain: round {self.round}, {proven}, {self.reports} report{'s' if self.reports != 1 else ''} final"
 
 
-class ChainWatch:
+class ChainMonitor:
     """Looks at the chain every two seconds, in a thread of its own.
 
     Args:
         place: where the chain is.
         peers: the ids of the run's peers.
         file: where the last standing is kept, for the report.
-        whole: whether the chain holds this run and nothing else, so that its whole past counts.
+        from_genesis: whether the chain holds this run and nothing else, so that its whole past counts.
     """
 
-    def __init__(self, place: ChainPlace, peers: Sequence[PeerId], file: Path, *, whole: bool) -> None:
+    def __init__(self, place: ChainEndpoint, peers: Sequence[PeerId], file: Path, *, from_genesis: bool) -> None:
         self._rpc = place.rpc
         self._domain = Domain(place.chain_id, place.contract)
         self._peers = tuple(peers)
         self._file = file
-        self._first = 0 if whole else -1
+        self._first = 0 if from_genesis else -1
         self._cursor: EventCursor | None = None
         self._reports = 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="chain-watch", daemon=True)
-        self.standing: ChainStanding | None = None
+        self.standing: ChainSummary | None = None
 
     @property
     def line(self) -> str:
@@ -142,11 +142,11 @@ class ChainWatch:
             return False
         return True
 
-    async def _ask(self) -> ChainStanding:
-        async with RpcChain(self._rpc, timeout=5.0) as chain:
+    async def _ask(self) -> ChainSummary:
+        async with HttpRpcClient(self._rpc, timeout=5.0) as chain:
             coordinator = Coordinator(chain, self._domain)
             if self._first < 0:
-                self._first = int(await chain.ask("eth_blockNumber"), 16) + 1
+                self._first = int(await chain.request("eth_blockNumber"), 16) + 1
             if self._cursor is None:
                 self._cursor = EventCursor(coordinator, self._first, ("RewardSubmitted",))
             self._cursor.coordinator = (
@@ -155,6 +155,6 @@ class ChainWatch:
             new, removed = await self._cursor.poll()
             self._reports += sum(event.block >= self._first for event in new) - len(removed)
             round, proven = await coordinator.round(), await coordinator.proven(self._peers)
-            return ChainStanding(
+            return ChainSummary(
                 self._domain.chain_id, self._domain.contract, round, len(proven), len(self._peers), self._reports
             )

@@ -16,14 +16,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from swarmgame.chain.endpoint import ChainPlace, ours
+from swarmgame.chain.endpoint import ChainEndpoint, ours
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.state import GameState, PeerId, Rewards
 from swarmgame.swarm.identity import public_key_of, split_address
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.errors import ChainError, ChainRefused
 from swarmgame_chain.messages import MAX_VOTES, Domain
 from swarmgame_chain.reader import Coordinator
+from swarmgame_chain.rpc import HttpRpcClient
 from swarmgame_chain.voice import Standing, Voice, proven_among
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class ChainLink:
 
     def __init__(
         self,
-        place: ChainPlace,
+        place: ChainEndpoint,
         identity: bytes,
         peer: PeerId,
         *,
@@ -229,7 +229,7 @@ def _usable(bootnode: str) -> bool:
 
 
 async def _terms(rpc: str, domain: Domain) -> Terms:
-    async with RpcChain(rpc, timeout=PATIENCE_SECONDS) as chain:
+    async with HttpRpcClient(rpc, timeout=PATIENCE_SECONDS) as chain:
         coordinator = Coordinator(chain, domain)
         await coordinator.check()
         config = await coordinator.config()

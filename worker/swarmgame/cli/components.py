@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from swarmgame.errors import InvalidManifest
-from swarmgame_api.explain import did_you_mean
+from swarmgame_api.validation_messages import did_you_mean
 
 app = typer.Typer(no_args_is_help=True, help="Data, rewards and trainers that a game may use, and their options.")
 

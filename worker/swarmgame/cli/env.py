@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarmgame.errors import BadData, InvalidManifest
-from swarmgame_api.explain import did_you_mean
+from swarmgame_api.validation_messages import did_you_mean
 
 if TYPE_CHECKING:
     from swarmgame.sandbox.client import Sandbox
@@ -33,10 +33,11 @@ def list_environments(
 ) -> None:
     """Every environment: reasoning-gym's, composites of them, and those installed under `swarmgame.environments`."""
     with _sandbox() as sandbox:
-        rows = sandbox.call(f"{_MODULE}:catalog")
+        rows = sandbox.call_trusted(f"{_MODULE}:catalog")
         if markdown:
             typer.echo(
-                _page(rows, {row["name"]: sandbox.call(f"{_MODULE}:fields", row["name"]) for row in rows}), nl=False
+                _page(rows, {row["name"]: sandbox.call_trusted(f"{_MODULE}:fields", row["name"]) for row in rows}),
+                nl=False,
             )
             return
     columns = {
@@ -56,9 +57,9 @@ def show(
     """One environment: what it is configured by, and an example of a question with its answer."""
     with _sandbox() as sandbox:
         row = _known(sandbox, [name])[0]
-        fields = sandbox.call(f"{_MODULE}:fields", name)
+        fields = sandbox.call_trusted(f"{_MODULE}:fields", name)
         config = {"datasets": [{"name": "chain_sum"}]} if any(field["required"] for field in fields) else {}
-        outcome = sandbox.run(f"{_MODULE}:make", [[name, config, _EXAMPLE_SEED]], deadline=10.0)[0]
+        outcome = sandbox.call_untrusted(f"{_MODULE}:make", [[name, config, _EXAMPLE_SEED]], deadline=10.0)[0]
     example = outcome.value or {"question": f"(none: {outcome.message})", "answer": ""}
     if not sys.stdout.isatty():
         typer.echo(json.dumps({**row, "fields": fields, "example": example}))
@@ -116,7 +117,7 @@ def _sandbox() -> Iterator[Sandbox]:
 
 
 def _known(sandbox: Sandbox, names: Sequence[str]) -> list[dict[str, Any]]:
-    catalog = {row["name"]: row for row in sandbox.call(f"{_MODULE}:catalog")}
+    catalog = {row["name"]: row for row in sandbox.call_trusted(f"{_MODULE}:catalog")}
     if list(names) == ["all"]:
         return list(catalog.values())
     for name in names:

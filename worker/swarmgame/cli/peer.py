@@ -157,7 +157,7 @@ def peer(
     try:
         with found_in(game):
             load_manifest(game, tuple(set_ or ()))  # most mistakes are found before torch is loaded
-            from swarmgame.chain.endpoint import ChainPlace
+            from swarmgame.chain.endpoint import ChainEndpoint
             from swarmgame.runtime.peer import PeerOptions, run_peer
 
             code = run_peer(
@@ -176,7 +176,7 @@ def peer(
                     at_least=at_least,
                     join_seconds=join_seconds,
                     threads=threads or len(os.sched_getaffinity(0)),
-                    chain=ChainPlace(chain_rpc, chain_gateway, chain_id, chain_contract),
+                    chain=ChainEndpoint(chain_rpc, chain_gateway, chain_id, chain_contract),
                 )
             )
     except BaseException as error:

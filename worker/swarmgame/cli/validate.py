@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.syntax import Syntax
 
-from swarmgame_api.document import write_document
 from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.load import load_manifest, manifest_data
 from swarmgame_api.manifest import SwarmGame
+from swarmgame_api.yaml_io import dump_document
 
 if TYPE_CHECKING:
     from swarmgame.runtime.assembly import ResolvedGame
@@ -31,7 +31,7 @@ def validate(game: Path, overrides: Sequence[str] = ()) -> None:
         InvalidManifest: with every problem found, and the file's name.
     """
     manifest, blueprint = check_game(game, overrides)
-    text = write_document(resolved(manifest, blueprint))
+    text = dump_document(resolved(manifest, blueprint))
     output = Console()
     if output.is_terminal:
         output.print(Syntax(text, "yaml", background_color="default", word_wrap=True))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from swarmgame.data.environments import LENIENT, NOT_SOLVED_BY_OWN_ANSWER
-from swarmgame.sandbox.client import Outcome, Sandbox
+from swarmgame.sandbox.client import CallResult, Sandbox
 from swarmgame.seeds import derive_seed
 
 _MODULE = "swarmgame.data.environments"
@@ -95,15 +95,15 @@ def check(sandbox: Sandbox, name: str, config: Mapping[str, Any] | None = None, 
     )
 
 
-def _make(sandbox: Sandbox, name: str, config: dict[str, Any], seeds: list[int]) -> list[Outcome]:
-    return sandbox.run(f"{_MODULE}:make", [[name, config, seed] for seed in seeds], deadline=_MAKING_SECONDS)
+def _make(sandbox: Sandbox, name: str, config: dict[str, Any], seeds: list[int]) -> list[CallResult]:
+    return sandbox.call_untrusted(f"{_MODULE}:make", [[name, config, seed] for seed in seeds], deadline=_MAKING_SECONDS)
 
 
-def _score(sandbox: Sandbox, name: str, config: dict[str, Any], answers: list[tuple[int, str]]) -> list[Outcome]:
-    return sandbox.run(
+def _score(sandbox: Sandbox, name: str, config: dict[str, Any], answers: list[tuple[int, str]]) -> list[CallResult]:
+    return sandbox.call_untrusted(
         f"{_MODULE}:score", [[name, config, seed, answer] for seed, answer in answers], deadline=_MAKING_SECONDS
     )
 
 
-def _value(outcome: Outcome) -> float:
+def _value(outcome: CallResult) -> float:
     return float(outcome.value) if isinstance(outcome.value, int | float) else 0.0

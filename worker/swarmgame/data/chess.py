@@ -71,46 +71,49 @@ class ChessData(DataManager, Demonstrations):
 
     def round_data(self, round: Round) -> Sequence[Question]:
         base = round.seed if self.config.shared else round.peer_seed
-        return self._items("round", self.config.questions_per_round, base, round.number)
+        return self._questions("round", self.config.questions_per_round, base, round.number)
 
     def evaluation_data(self, count: int) -> Sequence[Question]:
-        return self._items("evaluation", count, self.context.seed)
+        return self._questions("evaluation", count, self.context.seed)
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        return [self.prompt(state.items[item]) for item in state.question_ids]
+        return [self.prompt(state.questions[question]) for question in state.question_ids]
 
-    def prompt(self, item: Question) -> Prompt:
+    def prompt(self, question: Question) -> Prompt:
         """The question, after the system prompt when there is one, with the planes."""
-        user = Message("user", item.question)
+        user = Message("user", question.text)
         messages = (Message("system", self.config.system_prompt), user) if self.config.system_prompt else (user,)
-        return Prompt(item=item.id, messages=messages, payload=item.payload)
+        return Prompt(question_id=question.id, messages=messages, payload=question.payload)
 
     def resolve(self, reference: QuestionRef) -> Question | None:
         ours = (reference.environment, reference.config, reference.index) == (ENVIRONMENT, self._digest, 0)
-        return self._item(reference.seed) if ours and 0 <= reference.seed < 1 << (SEED_BITS - 2) else None
+        return self._question(reference.seed) if ours and 0 <= reference.seed < 1 << (SEED_BITS - 2) else None
 
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
-        return [Demonstration(self.prompt(item), item.answer) for item in self._items("demonstration", count, seed)]
+        return [
+            Demonstration(self.prompt(question), question.answer)
+            for question in self._questions("demonstration", count, seed)
+        ]
 
     @property
     def fingerprint(self) -> str:
         return f"{derive_seed(self._digest, self.config.system_prompt):016x}"
 
-    def _items(self, purpose: str, count: int, *stream: int) -> list[Question]:
+    def _questions(self, purpose: str, count: int, *stream: int) -> list[Question]:
         """Seeds of a purpose share their highest bits, so that no round asks what evaluation does."""
-        items: list[Question] = []
+        questions: list[Question] = []
         for attempt in range(16 * count + _GAMES):
-            if len(items) == count:
-                return items
+            if len(questions) == count:
+                return questions
             seed = _PURPOSES[purpose] << (SEED_BITS - 2) | derive_seed("position", *stream, attempt) >> 2
-            item = self._item(seed)
-            if item is not None:
-                items.append(item)
+            question = self._question(seed)
+            if question is not None:
+                questions.append(question)
         raise InvalidManifest(
             "spec.game.data.with.maxPlies", self.config.max_plies, "long enough games for positions to come up"
         )
 
-    def _item(self, seed: int) -> Question | None:
+    def _question(self, seed: int) -> Question | None:
         found = position(seed, self.config.task, self.config.min_plies, self.config.max_plies)
         if found is None:
             return None

@@ -42,7 +42,7 @@ class CurriculumConfig(Config):
         return self
 
 
-class Ladder:
+class CurriculumLevel:
     """Where an environment stands.
 
     Args:

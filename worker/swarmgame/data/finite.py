@@ -86,33 +86,35 @@ class FiniteData(DataManager):
             raise InvalidManifest(f"{PATH}.questionsPerRound", config.questions_per_round, expected)
 
     @abstractmethod
-    def item(self, reference: QuestionRef) -> Question:
+    def question(self, reference: QuestionRef) -> Question:
         """The item of a row, `reference.index`."""
 
     def round_data(self, round: Round) -> Sequence[Question]:
         seed = derive_seed("rows", round.seed if self.config.shared else round.peer_seed, round.number)
-        return [self._item(row) for row in Random(seed).sample(self.rows[Side.ROUND], self.config.questions_per_round)]
+        return [
+            self._question(row) for row in Random(seed).sample(self.rows[Side.ROUND], self.config.questions_per_round)
+        ]
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
         """Every stage asks our questions again."""
-        return [self.prompt(state.items[item]) for item in state.question_ids]
+        return [self.prompt(state.questions[question]) for question in state.question_ids]
 
-    def prompt(self, item: Question) -> Prompt:
+    def prompt(self, question: Question) -> Prompt:
         """What is asked about an item."""
-        return Prompt.ask(item)
+        return Prompt.from_question(question)
 
     def resolve(self, reference: QuestionRef) -> Question | None:
         ours = (reference.environment, reference.config, reference.seed) == (self._name, self.digest, 0)
-        return self.item(reference) if ours and reference.index in self._askable else None
+        return self.question(reference) if ours and reference.index in self._askable else None
 
     def evaluation_data(self, count: int) -> Sequence[Question]:
         """The same for every peer; fewer than `count` where fewer are held out."""
         held_out = self.rows[Side.EVALUATION]
         chosen = Random(derive_seed("evaluation", self.context.seed)).sample(held_out, min(count, len(held_out)))
-        return [self._item(row) for row in chosen]
+        return [self._question(row) for row in chosen]
 
-    def _item(self, row: int) -> Question:
-        return self.item(QuestionRef(self._name, self.digest, 0, row))
+    def _question(self, row: int) -> Question:
+        return self.question(QuestionRef(self._name, self.digest, 0, row))
 
 
 def existing(source: str) -> Path:

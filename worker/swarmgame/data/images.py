@@ -74,14 +74,14 @@ class ImageData(FiniteData):
         """Channels, height, width."""
         return tuple(self._images[0].shape)
 
-    def item(self, reference: QuestionRef) -> Question:
+    def question(self, reference: QuestionRef) -> Question:
         label = self._labels[reference.index]
         return Question(
             reference, answer=str(label), metadata={"class": self.classes[label]}, payload=self._images[reference.index]
         )
 
-    def prompt(self, item: Question) -> Prompt:
-        return Prompt(item=item.id, payload=item.payload)
+    def prompt(self, question: Question) -> Prompt:
+        return Prompt(question_id=question.id, payload=question.payload)
 
 
 def _read(config: ImageConfig, context: ComponentContext) -> tuple[Sequence[str], Iterator[tuple[Image, int]]]:

@@ -19,11 +19,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from swarmgame.config import Config
-from swarmgame.data.curriculum import CurriculumConfig, Ladder
+from swarmgame.data.curriculum import CurriculumConfig, CurriculumLevel
 from swarmgame.errors import InvalidManifest
 from swarmgame.game.components import ComponentContext, DataManager, Demonstration, Demonstrations
 from swarmgame.game.state import GameState, Message, Prompt, Question, QuestionRef, Rewards, Round
-from swarmgame.sandbox.client import Outcome, Sandbox, SandboxBroken, SharedSandbox
+from swarmgame.sandbox.client import CallResult, Sandbox, SandboxBroken, SharedSandbox
 from swarmgame.seeds import SEED_BITS, derive_seed
 
 PATH = "spec.game.data.with"
@@ -115,8 +115,8 @@ class ReasoningGymData(DataManager, Demonstrations):
             self.close()
             raise
         self._by_digest = {(level.name, level.digest): level for levels in reversed(self._levels) for level in levels}
-        self._ladders = {
-            position: Ladder(entry.curriculum, len(self._levels[position]))
+        self._curricula = {
+            position: CurriculumLevel(entry.curriculum, len(self._levels[position]))
             for position, entry in enumerate(config.environments)
             if entry.curriculum is not None
         }
@@ -137,16 +137,16 @@ class ReasoningGymData(DataManager, Demonstrations):
         """Every stage asks our questions again, in the same words; a game of several stages says more by overriding
         this.
         """
-        return [self.prompt(state.items[item]) for item in state.question_ids]
+        return [self.prompt(state.questions[question]) for question in state.question_ids]
 
-    def prompt(self, item: Question) -> Prompt:
+    def prompt(self, question: Question) -> Prompt:
         """The question in the game's words."""
         system = self.config.system_prompt or (
             TAGGED_INSTRUCTION if self.config.answer_format == AnswerFormat.TAGGED else ""
         )
-        text = self.config.prompt_template.replace("{question}", item.question)
+        text = self.config.prompt_template.replace("{question}", question.text)
         messages = (Message("system", system), Message("user", text)) if system else (Message("user", text),)
-        return Prompt(item=item.id, messages=messages)
+        return Prompt(question_id=question.id, messages=messages)
 
     def resolve(self, reference: QuestionRef) -> Question | None:
         return self.resolve_all([reference])[0]
@@ -159,7 +159,7 @@ class ReasoningGymData(DataManager, Demonstrations):
             new, self._ask([levels[reference] for reference in new], [reference.seed for reference in new]), strict=True
         )
         fresh = {
-            reference: self._remember(_item(levels[reference], reference.seed, outcome, self.config.answer_format))
+            reference: self._remember(_question(levels[reference], reference.seed, outcome, self.config.answer_format))
             for reference, outcome in made
             if not outcome.breach
         }
@@ -182,12 +182,15 @@ class ReasoningGymData(DataManager, Demonstrations):
 
     def round_finished(self, state: GameState, rewards: Rewards) -> None:
         for key, _ in state.own_groups():
-            item, scores = state.items.get(key.item), [score for score in rewards.get(key, ()) if score == score]
-            if item is None or not scores or state.round.evaluation:
+            question, scores = (
+                state.questions.get(key.question_id),
+                [score for score in rewards.get(key, ()) if score == score],
+            )
+            if question is None or not scores or state.round.evaluation:
                 continue
-            position, level = item.metadata.get("position"), item.metadata.get("level")
-            if position in self._ladders and self._ladders[position].level == level:
-                self._ladders[position].add(sum(scores) / len(scores))
+            position, level = question.metadata.get("position"), question.metadata.get("level")
+            if position in self._curricula and self._curricula[position].level == level:
+                self._curricula[position].add(sum(scores) / len(scores))
 
     # ── demonstrations
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
@@ -215,12 +218,14 @@ class ReasoningGymData(DataManager, Demonstrations):
                 tried[level.position] += 1
                 if outcome.value:
                     solved[level.position] += 1
-                    found.append(self._demonstration(_item(level, chosen, outcome, self.config.answer_format)))
+                    found.append(self._demonstration(_question(level, chosen, outcome, self.config.answer_format)))
         return found[:count]
 
-    def _demonstration(self, item: Question) -> Demonstration:
+    def _demonstration(self, question: Question) -> Demonstration:
         tagged = self.config.answer_format == AnswerFormat.TAGGED
-        return Demonstration(self.prompt(item), f"<answer>{item.answer}</answer>" if tagged else item.answer)
+        return Demonstration(
+            self.prompt(question), f"<answer>{question.answer}</answer>" if tagged else question.answer
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -231,15 +236,15 @@ class ReasoningGymData(DataManager, Demonstrations):
 
     # ── the rest of a part's life
     def state_dict(self) -> Mapping[str, Any]:
-        return {str(position): ladder.state_dict() for position, ladder in self._ladders.items()}
+        return {str(position): curriculum.state_dict() for position, curriculum in self._curricula.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if set(state) != {str(position) for position in self._ladders}:
+        if set(state) != {str(position) for position in self._curricula}:
             raise ValueError(
-                f"a state of the curricula {sorted(state)}, but this game has {sorted(map(str, self._ladders))}"
+                f"a state of the curricula {sorted(state)}, but this game has {sorted(map(str, self._curricula))}"
             )
-        for position, ladder in self._ladders.items():
-            ladder.load_state_dict(state[str(position)])
+        for position, curriculum in self._curricula.items():
+            curriculum.load_state_dict(state[str(position)])
 
     def close(self) -> None:
         if self._sandbox is not None:
@@ -249,7 +254,7 @@ class ReasoningGymData(DataManager, Demonstrations):
     # ── making questions
     def _make(self, purpose: Purpose, levels: Sequence[_Level], stream: tuple[str | int, ...]) -> list[Question]:
         """One item a level. Some makers fail for rare seeds; the next seed is tried then, the same on every peer."""
-        items: dict[int, Question] = {}
+        questions: dict[int, Question] = {}
         for attempt in range(_ATTEMPTS):
             for index, level in enumerate(levels):
                 # Made before: a round's questions are asked for twice where its rollouts are generated ahead.
@@ -260,24 +265,24 @@ class ReasoningGymData(DataManager, Demonstrations):
                     level.position,
                     level.level,
                 )
-                if made is not None and same and index not in items:
-                    items[index] = made
-            missing = [index for index in range(len(levels)) if index not in items]
+                if made is not None and same and index not in questions:
+                    questions[index] = made
+            missing = [index for index in range(len(levels)) if index not in questions]
             seeds = [_seed(purpose, *stream, index, attempt) for index in missing]
             for index, seed, outcome in zip(
                 missing, seeds, self._ask([levels[index] for index in missing], seeds), strict=True
             ):
                 if not outcome.breach:
-                    item = _item(levels[index], seed, outcome, self.config.answer_format)
-                    items[index] = item if purpose == Purpose.EVALUATION else self._remember(item)
-            if len(items) == len(levels):
-                return [items[index] for index in range(len(levels))]
-        failing = next(level.name for index, level in enumerate(levels) if index not in items)
+                    question = _question(levels[index], seed, outcome, self.config.answer_format)
+                    questions[index] = question if purpose == Purpose.EVALUATION else self._remember(question)
+            if len(questions) == len(levels):
+                return [questions[index] for index in range(len(levels))]
+        failing = next(level.name for index, level in enumerate(levels) if index not in questions)
         raise SandboxBroken(
             f"the environment {failing} made no question in {_ATTEMPTS} attempts; see `swarmgame env check {failing}`"
         )
 
-    def _ask(self, levels: Sequence[_Level], seeds: Sequence[int], what: str = "make") -> list[Outcome]:
+    def _ask(self, levels: Sequence[_Level], seeds: Sequence[int], what: str = "make") -> list[CallResult]:
         if self._sandbox is None:
             raise RuntimeError("the data manager is closed")
         calls = [[level.name, level.config, seed] for level, seed in zip(levels, seeds, strict=True)]
@@ -285,19 +290,19 @@ class ReasoningGymData(DataManager, Demonstrations):
         return [
             outcome
             for batch in batches
-            for outcome in self._sandbox.run(f"{_ENVIRONMENTS}:{what}", batch, deadline=MAKING_SECONDS)
+            for outcome in self._sandbox.call_untrusted(f"{_ENVIRONMENTS}:{what}", batch, deadline=MAKING_SECONDS)
         ]
 
-    def _remember(self, item: Question) -> Question:
-        self._remembered[item.reference] = item
+    def _remember(self, question: Question) -> Question:
+        self._remembered[question.reference] = question
         while len(self._remembered) > _REMEMBERED:
             self._remembered.popitem(last=False)
-        return item
+        return question
 
     # ── who asks what
     def _current(self, position: int) -> int:
-        ladder = self._ladders.get(position)
-        return ladder.level if ladder is not None else 0
+        curriculum = self._curricula.get(position)
+        return curriculum.level if curriculum is not None else 0
 
     def _start(self, position: int) -> _Level:
         curriculum = self.config.environments[position].curriculum
@@ -337,18 +342,22 @@ class ReasoningGymData(DataManager, Demonstrations):
     def _levels_of(self, position: int, entry: EnvironmentConfig) -> list[_Level]:
         assert self._sandbox is not None
         path = f"{PATH}.environments[{position}]"
-        digest = _valued(self._sandbox.call(f"{_ENVIRONMENTS}:resolve", entry.name, entry.config), path)["digest"]
+        digest = _valued(self._sandbox.call_trusted(f"{_ENVIRONMENTS}:resolve", entry.name, entry.config), path)[
+            "digest"
+        ]
         configs = [entry.config]
         if entry.curriculum is not None:
             attributes, most = list(entry.curriculum.attributes), entry.curriculum.max_level
-            answer = self._sandbox.call(
+            answer = self._sandbox.call_trusted(
                 "swarmgame.data.curriculum:level_configs", entry.name, entry.config, attributes, most
             )
             configs = _valued(answer, path)["levels"]
         levels = []
         for level, config in enumerate(configs):
             if entry.curriculum is not None:
-                digest = _valued(self._sandbox.call(f"{_ENVIRONMENTS}:resolve", entry.name, config), path)["digest"]
+                digest = _valued(self._sandbox.call_trusted(f"{_ENVIRONMENTS}:resolve", entry.name, config), path)[
+                    "digest"
+                ]
             self._sandbox.prepare(f"{_ENVIRONMENTS}:keep", entry.name, config)
             levels.append(_Level(entry.name, config, digest, position, level))
         return levels
@@ -369,7 +378,7 @@ def _purpose(seed: int) -> int:
     return seed >> (SEED_BITS - 2)
 
 
-def _item(level: _Level, seed: int, outcome: Outcome, answer_format: AnswerFormat) -> Question:
+def _question(level: _Level, seed: int, outcome: CallResult, answer_format: AnswerFormat) -> Question:
     metadata = {
         "environment": level.name,
         "config": level.config,

@@ -61,16 +61,16 @@ class TextData(FiniteData, Demonstrations):
         contents = (question.encode() + b"\0" + answer.encode() for question, answer in self._pairs)
         super().__init__(config, context, contents, config.demonstrations)
 
-    def item(self, reference: QuestionRef) -> Question:
+    def question(self, reference: QuestionRef) -> Question:
         question, answer = self._pairs[reference.index]
         return Question(reference, question, answer, self._rows[reference.index])
 
-    def prompt(self, item: Question) -> Prompt:
+    def prompt(self, question: Question) -> Prompt:
         text = self.config.prompt_template
-        for column, value in {**item.metadata, "question": item.question}.items():
+        for column, value in {**question.metadata, "question": question.text}.items():
             text = text.replace(f"{{{column}}}", str(value))
         user, system = Message("user", text), self.config.system_prompt
-        return Prompt(item=item.id, messages=(Message("system", system), user) if system else (user,))
+        return Prompt(question_id=question.id, messages=(Message("system", system), user) if system else (user,))
 
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
         """Rows of the demonstrations' share that have an answer, again and again when there are fewer than asked for."""
@@ -78,7 +78,7 @@ class TextData(FiniteData, Demonstrations):
         if not rows:
             return []
         chosen = Random(derive_seed("demonstrations", seed)).choices(rows, k=count)
-        return [Demonstration(self.prompt(item), item.answer) for item in map(self._item, chosen)]
+        return [Demonstration(self.prompt(question), question.answer) for question in map(self._question, chosen)]
 
     @property
     def fingerprint(self) -> str:

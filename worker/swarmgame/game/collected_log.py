@@ -1,8 +1,7 @@
-"""Ledger: whose words of which stage were there when it closed, so that nobody's words are learnt from twice.
+"""CollectedLog: which contributions were collected, by round and stage, so that none is trained on twice.
 
-A backend forgets what it handed out when the process dies; after a restart its peers say again what they said lately,
-and rounds that were learnt from already would come in as late ones. The ledger travels in the checkpoint and says what
-is old.
+A backend forgets what it returned when the process dies. After a restart the other peers publish their recent
+contributions again, and without this log they would count as late ones. The log is part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,29 +13,29 @@ from swarmgame.game.state import PeerId
 
 
 class CollectedLog:
-    """Who had spoken, by round and stage.
+    """The peers whose contributions were collected, by round and stage.
 
     Args:
-        keep_rounds: how many rounds back a contribution may still be heard.
+        keep_rounds: number of past rounds from which a contribution may still arrive.
     """
 
     def __init__(self, keep_rounds: int) -> None:
         self._keep = keep_rounds
-        self._spoken: dict[tuple[int, int], frozenset[PeerId]] = {}
+        self._collected: dict[tuple[int, int], frozenset[PeerId]] = {}
 
-    def note(self, round: int, stage: int, peers: Iterable[PeerId]) -> None:
-        """These had spoken in that stage. Forgets what is too old to be heard again."""
-        self._spoken[round, stage] = self._spoken.get((round, stage), frozenset()) | frozenset(peers)
-        newest = max(when for when, _ in self._spoken)
-        self._spoken = {when: peers for when, peers in self._spoken.items() if newest - when[0] <= self._keep}
+    def record(self, round: int, stage: int, peers: Iterable[PeerId]) -> None:
+        """Add the peers whose contributions to that stage were collected, and drop entries older than `keep_rounds`."""
+        self._collected[round, stage] = self._collected.get((round, stage), frozenset()) | frozenset(peers)
+        newest = max(when for when, _ in self._collected)
+        self._collected = {when: peers for when, peers in self._collected.items() if newest - when[0] <= self._keep}
 
     @property
-    def heard(self) -> frozenset[tuple[int, int, PeerId]]:
-        """All of it, as (round, stage, peer)."""
-        return frozenset((*when, peer) for when, peers in self._spoken.items() for peer in peers)
+    def collected(self) -> frozenset[tuple[int, int, PeerId]]:
+        """All entries, as (round, stage, peer)."""
+        return frozenset((*when, peer) for when, peers in self._collected.items() for peer in peers)
 
     def state_dict(self) -> Mapping[str, Any]:
-        return {"spoken": [[*when, sorted(peers)] for when, peers in sorted(self._spoken.items())]}
+        return {"collected": [[*when, sorted(peers)] for when, peers in sorted(self._collected.items())]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._spoken = {(round, stage): frozenset(peers) for round, stage, peers in state["spoken"]}
+        self._collected = {(round, stage): frozenset(peers) for round, stage, peers in state["collected"]}

@@ -1,9 +1,9 @@
-"""The parts of a game that an author may replace: DataManager, RewardManager, Trainer.
+"""The components of a game that an author may replace: DataManager, RewardManager, Trainer.
 
-Each is a class with a pydantic `Config` (the manifest's `with:` block) and a constructor `(config, context)`. Nothing
-is assumed of the data (text, images, boards, transcripts), of the policy (a language model, a CNN, a table) or of the
-update rule. Invariant: `round_data`, `resolve` and `stage_inputs` are deterministic in their arguments and the
-configuration, so that any peer can regenerate what another one asked, and a resumed peer repeats what it had done.
+Each is a class with a pydantic `Config` (the manifest's `with:` block) and a constructor `(config, context)`. The data
+may be text, images, boards or transcripts, the policy a language model, a CNN or a table, the update rule anything.
+Invariant: `round_data`, `resolve` and `stage_inputs` are deterministic in their arguments and the configuration. Any
+peer can therefore regenerate the questions of another one, and a resumed peer repeats its own.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from swarmgame.game.state import GameState, Group, PeerId, Prompt, Question, Que
 
 @dataclass(frozen=True)
 class ComponentContext:
-    """What the runtime hands to every part.
+    """The environment in which the runtime constructs every component.
 
     Args:
-        seed: the game's.
-        stages: how many a round has.
-        peer: our id.
+        seed: of the game.
+        stages: number of stages in a round.
+        peer: id of this peer.
         model_uri, model_revision: from the manifest; empty where the game names no model.
         model_token: path of a file with the hub's token, or None; never the token itself.
         device: a torch device string, `cpu` or `cuda:0`.
-        cache: a folder that outlives the run, for models and datasets.
+        cache: a folder for models and datasets; kept after the run.
         ranks: the other processes of this peer.
-        demonstrations: worked examples for a warm start; empty where the data has none. Set for trainers, by the
-            runtime.
-        directory: a folder of this peer's own, for logs and for what it hands to other processes; None outside of a
+        demonstrations: worked examples for a warm start; None where the data has none. The runtime sets it for
+            trainers only.
+        directory: a folder of this peer, for logs and files that it shares with other processes; None outside of a
             run.
-        sampler_url: a generation server that was put beside this peer; empty where there is none.
-        sampler_weights: a folder that this server sees under the same path.
+        sampler_url: address of a generation server that belongs to this peer; empty where there is none.
+        sampler_weights: a folder that the generation server reads under the same path.
     """
 
     seed: int = 0
@@ -59,27 +59,27 @@ class ComponentContext:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A prompt and a completion that a good policy might give: what a warm start imitates."""
+    """A prompt and a good completion: training data of a warm start."""
 
     prompt: Prompt
     completion: str
 
 
 class Demonstrations(ABC):
-    """Worked examples, as many as one asks for; never one that evaluation or a round will ask."""
+    """A source of worked examples. It never gives a question that a round or an evaluation uses."""
 
     @abstractmethod
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
-        """`count` examples, deterministic in the seed."""
+        """Return `count` examples, deterministic in the seed."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes whenever the examples would: part of the name under which a warm-started model is cached."""
+        """A digest that changes whenever the examples do; part of the cache key of a warm-started model."""
 
 
 class Component:
-    """What all parts have: a configuration, a setting, and an end."""
+    """Base of all components: a configuration, a context, and `close`."""
 
     Config: ClassVar[type[BaseModel]] = Config
 
@@ -88,47 +88,46 @@ class Component:
         self.context = context
 
     def close(self) -> None:
-        """Gives back processes, files, memory. Called once, also after an error."""
+        """Release processes, files and memory. Called once, also after an error."""
 
 
 class DataManager(Component, ABC):
-    """Where questions come from, and what each stage asks."""
+    """The source of questions, and of the prompts of each stage."""
 
     knows_next_round: bool = True
-    """False where a round's questions always depend on how the round before ended: nothing is then generated ahead. A
-    curriculum that moves now and then may leave it: what was generated for other questions is thrown away."""
+    """False where a round's questions always depend on the result of the round before: nothing is then generated ahead.
+    A curriculum whose level seldom changes may leave it True: rollouts for the wrong questions are discarded."""
 
     @abstractmethod
     def round_data(self, round: Round) -> Sequence[Question]:
-        """The items of a round. Use `round.seed` to ask every peer the same, `round.peer_seed` to ask each its own."""
+        """Return the questions of a round. `round.seed` gives all peers the same, `round.peer_seed` each its own."""
 
     @abstractmethod
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        """What stage `stage` asks, given all that was said before: one prompt an item at most, usually for
+        """Return the prompts of a stage, given the contributions so far: at most one a question, usually for
         `state.question_ids`.
 
-        The loop also calls it for stage 0 with the questions of another peer in place of our own, to see whether that
-        peer asked them as we would have."""
+        The loop also calls it for stage 0 with the questions of another peer, to check that peer's prompts."""
 
     @abstractmethod
     def resolve(self, reference: QuestionRef) -> Question | None:
-        """Makes another peer's item again. None when the reference is not of this game (unknown environment, other
-        configuration).
+        """Regenerate a question of another peer; None when the reference is not of this game (unknown environment or
+        different configuration).
         """
 
     def resolve_all(self, references: Sequence[QuestionRef]) -> Sequence[Question | None]:
-        """`resolve` for many at once, in order; override it where asking once is cheaper than asking often."""
+        """Resolve many references, in order. Override it where one call is cheaper than many."""
         return [self.resolve(reference) for reference in references]
 
     def evaluation_data(self, count: int) -> Sequence[Question]:
-        """Held-out items, never asked in a round; empty where the game has none."""
+        """Return held-out questions, which no round uses; empty where the game has none."""
         return ()
 
     def round_finished(self, state: GameState, rewards: Rewards) -> None:
-        """Called once a round, after training: where a curriculum moves."""
+        """Update a curriculum. Called once a round, after training."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """What resume needs; JSON-like. Most data managers derive everything from the round and need nothing."""
+        """Return the state for a resume, JSON-like. Empty where everything derives from the round."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -137,27 +136,27 @@ class DataManager(Component, ABC):
 
 
 class RewardManager(Component, ABC):
-    """How good each rollout was. Never asks a peer: what others claim about themselves is not believed."""
+    """Scores rollouts, from our own data only: the rewards that other peers claim are not used."""
 
     @abstractmethod
     def rewards(self, state: GameState) -> Rewards:
-        """A reward per rollout for every group of `state.groups()` whose item is in `state.items`."""
+        """Return a reward per rollout for every group of `state.groups()` whose question is in `state.questions`."""
 
     full_reward: float = 1.0
-    """A rollout with at least this reward has passed (pass@k of the evaluation)."""
+    """A rollout with at least this reward counts as passed (pass@k of the evaluation)."""
 
     def counters(self) -> Mapping[str, int]:
-        """Running totals worth a metric: sandbox breaches, scorer exceptions."""
+        """Return running totals for metrics: sandbox breaches, scorer exceptions."""
         return {}
 
 
 class Trainer(Component, ABC):
-    """A policy: says things (`generate`) and learns (`train`)."""
+    """A policy: samples rollouts (`generate`) and updates itself (`train`)."""
 
     @property
     @abstractmethod
     def policy_version(self) -> int:
-        """How many updates this policy has seen."""
+        """Number of updates of this policy so far."""
 
     @property
     @abstractmethod
@@ -173,38 +172,35 @@ class Trainer(Component, ABC):
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
-        """One group a prompt, in order. The prompt inside each group is the given one with `token_ids` filled in. Seed
-        whatever is random from `round.peer_seed`, `round.number`, `round.stage` and `round.evaluation`, so that a
+        """Return one group a prompt, in order, each with its prompt with `token_ids` filled in. Seed all random
+        numbers from `round.peer_seed`, `round.number`, `round.stage` and `round.evaluation`, so that a
         resumed round repeats itself."""
 
     generates_ahead: bool = False
-    """Whether `generate_ahead` does anything; the loop makes the next round's questions early only where it does."""
+    """Whether `generate_ahead` is implemented; only then does the loop make the next round's questions early."""
 
     def generate_ahead(self, prompts: Sequence[Prompt], round: Round) -> None:
-        """Begin to sample what `generate` will be asked for the first stage of a later round, and return at once. The
-        round may ask other prompts in the end, or never come: `generate` must then return what it would have returned
-        without this call."""
+        """Start sampling for the first stage of a later round, and return at once. The round may turn out to have
+        other prompts, or not to take place: `generate` must then return the same as without this call."""
 
     @abstractmethod
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
-        """Learns from a whole round: per stage, per round or not at all. Own groups are `state.own_groups()`, those
-        that the sharing policy chose from others `state.external`. Returns metrics (finite floats, or NaN for "not
-        defined this time")."""
+        """Train on a complete round: per stage, per round or not at all. Our own groups are `state.own_groups()`, the
+        selected groups of other peers `state.external`. Return metrics: finite floats, or NaN where undefined."""
 
     @abstractmethod
     def state_dict(self) -> Mapping[str, Any]:
-        """What an exact resume needs: nested dictionaries and lists of tensors and JSON-like values, random states
-        included.
+        """Return the state for an exact resume: nested dictionaries and lists of tensors and JSON-like values, random
+        states included.
         """
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
     def decode(self, token_ids: Sequence[int]) -> str | None:
-        """The words of these ids, exactly as `generate` writes them into `Rollout.text`; None where ids have no words,
-        or for ids that are not of the vocabulary. With it the loop refuses a rollout whose text says one thing and
-        whose ids another."""
+        """Return the text of these ids, exactly as in `Rollout.text`; None where ids have no text or are outside of the
+        vocabulary. The loop uses it to refuse a rollout whose text does not match its ids."""
         return None
 
     def export(self, folder: Path) -> None:
-        """Writes the policy in the form its users load it from (for a language model: `save_pretrained`)."""
+        """Write the policy in the usual format (for a language model: `save_pretrained`)."""

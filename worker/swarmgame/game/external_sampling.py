@@ -1,9 +1,8 @@
-"""Sharing: which groups of others a peer trains on.
+"""External sampling: which groups of other peers a peer trains on.
 
-Pure. Candidates were checked and re-scored by ourselves; what their authors claimed plays no part here.
-`nonzero-advantage` is what the SAPO paper (arXiv 2509.08721) describes and no release of GenRL did; `top-score` is
-GenRL's rule, kept as a control. Invariant: the choice depends on the candidates and the seed, not on the order in which
-they came.
+Pure functions. The candidates were verified and scored by this peer; their authors' claims are not used here.
+`nonzero-advantage` is the rule of the SAPO paper (arXiv 2509.08721), which no release of GenRL implemented; `top-score`
+is GenRL's rule, kept as a control. Invariant: the selection depends on the candidates and the seed, not on their order.
 """
 
 from __future__ import annotations
@@ -18,35 +17,35 @@ from swarmgame.seeds import derive_seed
 
 @dataclass(frozen=True, slots=True)
 class ExternalSamplingPolicy:
-    """How many groups of others are wanted, and which.
+    """How many groups of other peers are trained on, and which.
 
     Args:
-        external: at most so many a round; 0 trains on own rollouts alone.
-        select: a name in `SELECTIONS`.
-        max_per_peer: at most so many of one author.
-        max_staleness: how many rounds old a group may be.
+        external_groups: most groups a round; 0 trains on own rollouts only.
+        strategy: a name in `STRATEGIES`.
+        max_per_peer: most groups of one author.
+        max_staleness: greatest age of a group, in rounds.
     """
 
-    external: int = 0
-    select: str = "nonzero-advantage"
+    external_groups: int = 0
+    strategy: str = "nonzero-advantage"
     max_per_peer: int = 4
     max_staleness: int = 1
 
 
 def has_nonzero_advantage(rewards: Sequence[float]) -> bool:
-    """Whether a group teaches anything: at least two scored rollouts that differ."""
+    """Return whether a group has a training signal: at least two scored rollouts with different rewards."""
     scored = [reward for reward in rewards if not math.isnan(reward)]
     return len(scored) >= 2 and max(scored) > min(scored)
 
 
 def mean_reward(rewards: Sequence[float]) -> float:
-    """Mean over the scored rollouts, NaN when there is none."""
+    """Return the mean over the scored rollouts, NaN when there is none."""
     scored = [reward for reward in rewards if not math.isnan(reward)]
     return sum(scored) / len(scored) if scored else math.nan
 
 
-Selection = Callable[[Sequence[GroupKey], Rewards], Sequence[GroupKey]]
-"""From candidates in a random order to candidates in order of preference; those left out are never used."""
+Strategy = Callable[[Sequence[GroupKey], Rewards], Sequence[GroupKey]]
+"""Maps candidates in random order to candidates in order of preference; it may leave some out."""
 
 
 def _nonzero_advantage(candidates: Sequence[GroupKey], rewards: Rewards) -> Sequence[GroupKey]:
@@ -61,7 +60,7 @@ def _top_score(candidates: Sequence[GroupKey], rewards: Rewards) -> Sequence[Gro
     return sorted(candidates, key=lambda key: -mean_reward(rewards[key]))
 
 
-SELECTIONS: Mapping[str, Selection] = {
+STRATEGIES: Mapping[str, Strategy] = {
     "nonzero-advantage": _nonzero_advantage,
     "uniform": _uniform,
     "top-score": _top_score,
@@ -71,14 +70,14 @@ SELECTIONS: Mapping[str, Selection] = {
 def select_external(
     candidates: Iterable[GroupKey], rewards: Rewards, policy: ExternalSamplingPolicy, *, round: int, seed: int
 ) -> tuple[GroupKey, ...]:
-    """The groups of others to train on, at most `policy.external`.
+    """Return the groups of other peers to train on, at most `policy.external_groups`.
 
     Args:
-        candidates: keys of foreign groups that were checked; those without a scored rollout or too old are left out
-            here.
+        candidates: keys of verified groups of other peers; those that are too old or have no scored rollout are left
+            out.
         rewards: our own scores.
-        round: the present round, from which age is counted.
-        seed: decides among equals.
+        round: the current round, from which age is counted.
+        seed: breaks ties.
     """
     usable = [
         key
@@ -88,8 +87,8 @@ def select_external(
     shuffled = sorted(usable, key=lambda key: derive_seed(seed, *key))
     taken: list[GroupKey] = []
     by_author: dict[PeerId, int] = {}
-    for key in SELECTIONS[policy.select](shuffled, rewards):
-        if len(taken) == policy.external:
+    for key in STRATEGIES[policy.strategy](shuffled, rewards):
+        if len(taken) == policy.external_groups:
             break
         if by_author.get(key.peer, 0) < policy.max_per_peer:
             by_author[key.peer] = by_author.get(key.peer, 0) + 1

@@ -1,9 +1,9 @@
-"""GameManager: the order of things, and nothing else.
+"""GameManager: the loop over rounds and stages.
 
-A round is: stages (ask, generate, publish, hear the others), then rewards, the choice of others' groups, one call of
-`Trainer.train`, and a report to whoever observes. It contains no tensor, no socket, no Kubernetes object and no
-contract. Invariants: a round is learnt from whole or not at all, so that stopping in the middle of one loses nothing
-that was learnt; all choices derive from seeds and contributions; an exception of a part ends the game loudly.
+A round is: stages (make prompts, generate, publish, collect and verify), then rewards, the selection of other peers'
+groups, one call of `Trainer.train`, and a report to the observers. The loop uses no tensor, socket, Kubernetes object
+or contract. Invariants: a round is trained on completely or not at all, so a stop in the middle of one loses no
+training; all choices derive from seeds and contributions; an exception of a component ends the game.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progression:
-    """The numbers of a game that the loop needs.
+    """The settings of the loop.
 
     Args:
-        max_rounds, stages: how long.
+        max_rounds, stages: length of the game, and of a round.
         seed: of the game; every other seed derives from it.
-        exchange: whether a stage gathers what all say, or pulls only what will be trained on.
+        exchange: GATHER collects every contribution, PULL only the groups that will be trained on.
         quorum, stage_deadline_seconds: when a stage closes.
-        sharing: which groups of others are trained on.
-        alone_is_normal: the game was meant for one peer.
-        stop_when_alone: end, resumable, when all others are gone.
-        evaluate_every, evaluation_questions: held-out evaluation; 0 is never.
+        sharing: which groups of other peers are trained on.
+        single_peer: the game has one peer by design, so isolation is normal.
+        stop_when_isolated: end, resumable, when no other peer is live.
+        evaluate_every, evaluation_questions: held-out evaluation; 0 means never.
     """
 
     max_rounds: int
@@ -57,23 +57,23 @@ class Progression:
     quorum: float = 0.67
     stage_deadline_seconds: float = 120.0
     sharing: ExternalSamplingPolicy = field(default_factory=ExternalSamplingPolicy)
-    alone_is_normal: bool = False
-    stop_when_alone: bool = False
+    single_peer: bool = False
+    stop_when_isolated: bool = False
     evaluate_every: int = 0
     evaluation_questions: int = 64
 
 
-class Ending(StrEnum):
+class RunResult(StrEnum):
     """How a game ended for this peer."""
 
     FINISHED = "finished"
     STOPPED = "stopped"
-    ALONE = "alone"
+    ISOLATED = "alone"
 
 
 @dataclass
-class _Tally:
-    """What a round adds up while it goes on."""
+class _RoundStats:
+    """Totals of the round in progress."""
 
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -82,7 +82,7 @@ class _Tally:
     trainable: set[GroupKey] = field(default_factory=set)
     last: Collected | None = None
 
-    def heard(self, collected: Collected, outcomes: Mapping[str, int], trainable: frozenset[GroupKey]) -> None:
+    def add(self, collected: Collected, outcomes: Mapping[str, int], trainable: frozenset[GroupKey]) -> None:
         self.outcomes.update(collected.outcomes)
         self.outcomes.update(outcomes)
         self.seconds["exchange"] += collected.seconds
@@ -93,7 +93,7 @@ class _Tally:
 
 
 class GameManager:
-    """Runs a game for one peer. Every rank of a peer runs one, in step."""
+    """Runs a game for one peer. Every rank of a peer runs one, in lockstep."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class GameManager:
         trainer: Trainer,
         communication: CommunicationManager,
         roles: RoleManager | None = None,
-        ledger: CollectedLog | None = None,
+        collected_log: CollectedLog | None = None,
         observers: Sequence[Observer] = (),
         stopped: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
@@ -115,84 +115,84 @@ class GameManager:
         self.trainer = trainer
         self.communication = communication
         self.roles = roles or RoleManager()
-        self.ledger = ledger or CollectedLog(progression.sharing.max_staleness)
+        self.collected_log = collected_log or CollectedLog(progression.sharing.max_staleness)
         self.observers = tuple(observers)
         self.stopped = stopped
         self._clock = clock
-        self._listener = RolloutVerifier(data, trainer, progression.exchange)
-        self._was_alone = False
+        self._verifier = RolloutVerifier(data, trainer, progression.exchange)
+        self._was_isolated = False
         self._observed_seconds = 0.0
         self._generates_ahead = trainer.generates_ahead and data.knows_next_round
 
     # ── the game
-    def run(self, first_round: int | None = None) -> Ending:
-        """Plays until the last round, a stop, or (if the game says so) until nobody else is left.
+    def run(self, first_round: int | None = None) -> RunResult:
+        """Run until the last round, a stop request, or (with `stop_when_isolated`) until no other peer is live.
 
         Args:
-            first_round: where a checkpoint left off; None for a newcomer, who begins where the swarm is.
+            first_round: the next round of a checkpoint; None for a new peer, which begins at the swarm's round.
         """
         number = self._present_round(0) if first_round is None else first_round
         if self.trainer.generates_ahead and not self._generates_ahead:
             logger.warning(
-                "%s knows a round's questions only when the one before is over: nothing is generated ahead",
+                "%s knows a round's questions only after the round before: nothing is generated ahead",
                 type(self.data).__name__,
             )
         for observer in self.observers:
             observer.game_started(number, self.progression.max_rounds)
-        ending = Ending.FINISHED
+        ending = RunResult.FINISHED
         while number < self.progression.max_rounds:
             number = self._catch_up(number)
             if number >= self.progression.max_rounds:
                 break
             if self.stopped():
-                ending = Ending.STOPPED
+                ending = RunResult.STOPPED
                 break
-            closed_by = self._play(number)
+            closed_by = self._run_round(number)
             if closed_by is None:
-                ending = Ending.STOPPED
+                ending = RunResult.STOPPED
                 break
             number += 1
-            if self._left_alone(closed_by) and self.progression.stop_when_alone:
-                ending = Ending.ALONE
+            if self._update_isolated(closed_by) and self.progression.stop_when_isolated:
+                ending = RunResult.ISOLATED
                 break
         for observer in self.observers:
             observer.game_finished(number)
         return ending
 
     def _present_round(self, default: int) -> int:
-        """Where the others are: their median, so that no single liar can send us anywhere."""
+        """Return the median round of the other peers: one peer that lies cannot move it far."""
         rounds = [m.round for m in self.communication.membership() if m.peer != self.communication.peer]
         return median_low(rounds) if rounds else default
 
     def _catch_up(self, number: int) -> int:
-        """Skips rounds that the others can no longer take part in with us."""
+        """Skip rounds that the other peers have left behind."""
         present = self._present_round(number)
         if present - number > max(1, self.progression.sharing.max_staleness):
             logger.warning("the swarm is at round %d, this peer at %d: skipping ahead", present, number)
             return present
         return number
 
-    def _left_alone(self, closed_by: ClosedBy) -> bool:
-        alone = closed_by is ClosedBy.ALONE and not self.progression.alone_is_normal
-        if alone and not self._was_alone:
+    def _update_isolated(self, closed_by: ClosedBy) -> bool:
+        isolated = closed_by is ClosedBy.ISOLATED and not self.progression.single_peer
+        if isolated and not self._was_isolated:
             logger.error("this peer is alone: no other member of the swarm is live")
-        if self._was_alone and not alone:
+        if self._was_isolated and not isolated:
             logger.warning("this peer is no longer alone")
-        self._was_alone = alone
-        return alone
+        self._was_isolated = isolated
+        return isolated
 
     # ── a round
-    def _play(self, number: int) -> ClosedBy | None:
-        """One round. None when it was abandoned because a stop was asked for: nothing was learnt from it."""
+    def _run_round(self, number: int) -> ClosedBy | None:
+        """Run one round. Return None when a stop request ended it early: nothing was trained."""
         began = self._clock()
-        tally = _Tally()
+        stats = _RoundStats()
         round = self._round(number, tuple(member.peer for member in self.communication.membership()))
         for observer in self.observers:
             observer.round_started(round)
-        with self._timed(tally, "data"):
+        with self._timed(stats, "data"):
             state = GameState.begin(round, self.data.round_data(round))
         for stage in range(round.stages):
-            state, prompts = self._speak(state, stage, tally)
+            state, prompts = self._run_stage(state, stage, stats)
             if self.stopped():
                 return None
             collected = self.communication.collect(
@@ -200,31 +200,31 @@ class GameManager:
             )
             if self.stopped():
                 return None
-            self.ledger.note(number, stage, set(collected.members) - set(collected.missing))
+            self.collected_log.record(number, stage, set(collected.members) - set(collected.missing))
             for late in collected.contributions:
-                self.ledger.note(late.round, late.stage, [late.peer])
-            with self._timed(tally, "listen"):
-                heard = self._listener.listen(state, collected.contributions, prompts)
-            state = heard.state
-            tally.heard(collected, heard.outcomes, heard.trainable)
+                self.collected_log.record(late.round, late.stage, [late.peer])
+            with self._timed(stats, "listen"):
+                verified = self._verifier.verify(state, collected.contributions, prompts)
+            state = verified.state
+            stats.add(collected, verified.outcomes, verified.trainable)
             for observer in self.observers:
                 observer.stage_closed(round, stage, collected)
-        with self._timed(tally, "rewards"):
+        with self._timed(stats, "rewards"):
             rewards = self.rewards.rewards(state)
             seed = derive_seed(round.peer_seed, "external")
             state = state.with_external(
-                select_external(tally.trainable, rewards, self.progression.sharing, round=number, seed=seed)
+                select_external(stats.trainable, rewards, self.progression.sharing, round=number, seed=seed)
             )
-        with self._timed(tally, "train"):
+        with self._timed(stats, "train"):
             metrics = self.trainer.train(state, rewards)
         self.data.round_finished(state, rewards)
-        with self._timed(tally, "evaluate"):
+        with self._timed(stats, "evaluate"):
             every = self.progression.evaluate_every
             evaluation = self._evaluate(number) if every and (number + 1) % every == 0 else None
         finished = self._clock()
-        tally.seconds["checkpoint"] = self._observed_seconds
-        tally.seconds["round"] = finished - began
-        report = self._report(state, rewards, metrics, tally, evaluation)
+        stats.seconds["checkpoint"] = self._observed_seconds
+        stats.seconds["round"] = finished - began
+        report = self._report(state, rewards, metrics, stats, evaluation)
         for observer in self.observers:
             observer.round_finished(report, state, rewards)
         self._observed_seconds = self._clock() - finished
@@ -243,27 +243,27 @@ class GameManager:
             evaluation=evaluation,
         )
 
-    def _speak(self, state: GameState, stage: int, tally: _Tally) -> tuple[GameState, Mapping[str, Prompt]]:
-        """Asks, generates and publishes one stage."""
+    def _run_stage(self, state: GameState, stage: int, stats: _RoundStats) -> tuple[GameState, Mapping[str, Prompt]]:
+        """Make the prompts of one stage, generate, and publish."""
         self.communication.announce_progress(state.round.number, stage)
         prompts = self.data.stage_inputs(state, stage)
-        with self._timed(tally, "generate"):
+        with self._timed(stats, "generate"):
             contribution = self._generate(state, stage, prompts)
         state = state.with_contribution(contribution)
         if self._generates_ahead and stage == state.round.stages - 1:
-            with self._timed(tally, "data"):
+            with self._timed(stats, "data"):
                 self._generate_ahead(state.round)
         claims: tuple[Claim, ...] = ()
         if self.progression.exchange is Exchange.PULL:
-            # The others choose by what we claim, so our own rewards are needed before we speak.
-            with self._timed(tally, "rewards"):
+            # Other peers select by our claims, so the rewards are needed before publishing.
+            with self._timed(stats, "rewards"):
                 claims = self._claims(contribution, self.rewards.rewards(state))
         self.communication.publish(contribution, claims)
-        return state, {prompt.item: prompt for prompt in prompts}
+        return state, {prompt.question_id: prompt for prompt in prompts}
 
     def _generate_ahead(self, round: Round) -> None:
-        """Lets the trainer begin the next round's first stage, asked as if membership and curriculum stayed as they
-        are.
+        """Let the trainer start on the next round's first stage, assuming that membership and curriculum stay the
+        same.
         """
         if round.number + 1 >= self.progression.max_rounds:
             return
@@ -278,14 +278,14 @@ class GameManager:
             round=state.round.number,
             stage=stage,
             groups=groups,
-            references={group.item: state.items[group.item].reference for group in groups},
+            references={group.question_id: state.questions[group.question_id].reference for group in groups},
             tokenizer=self.trainer.tokenizer,
             policy_version=self.trainer.sampling_version,
         )
 
     def _claims(self, contribution: Contribution, rewards: Rewards) -> tuple[Claim, ...]:
         keys = (
-            GroupKey(contribution.round, contribution.stage, contribution.peer, group.item)
+            GroupKey(contribution.round, contribution.stage, contribution.peer, group.question_id)
             for group in contribution.groups
         )
         return tuple(
@@ -298,20 +298,20 @@ class GameManager:
             exchange=self.progression.exchange,
             quorum=self.progression.quorum,
             deadline_seconds=self.progression.stage_deadline_seconds,
-            external=sharing.external,
+            external_groups=sharing.external_groups,
             max_per_peer=sharing.max_per_peer,
-            prefer_spread=sharing.select == "nonzero-advantage",
+            prefer_nonzero_advantage=sharing.strategy == "nonzero-advantage",
             max_staleness=sharing.max_staleness,
             seed=derive_seed(round.peer_seed, "pull", stage),
-            heard=self.ledger.heard,
+            collected=self.collected_log.collected,
         )
 
     def _evaluate(self, number: int) -> Evaluation | None:
-        """The same stages over held-out questions, alone: nothing is sent, nothing learnt, no random state moved."""
-        items = self.data.evaluation_data(self.progression.evaluation_questions)
-        if not items:
+        """Run the stages over held-out questions. Nothing is published or trained, and no random state changes."""
+        questions = self.data.evaluation_data(self.progression.evaluation_questions)
+        if not questions:
             return None
-        state = GameState.begin(self._round(number, (self.communication.peer,), evaluation=True), items)
+        state = GameState.begin(self._round(number, (self.communication.peer,), evaluation=True), questions)
         for stage in range(self.progression.stages):
             state = state.with_contribution(self._generate(state, stage, self.data.stage_inputs(state, stage)))
         last = self.progression.stages - 1
@@ -319,7 +319,7 @@ class GameManager:
         average: dict[str, list[float]] = {}
         passed: dict[str, list[float]] = {}
         for key, values in scored.items():
-            for name in (state.items[key.item].reference.environment, "all"):
+            for name in (state.questions[key.question_id].reference.environment, "all"):
                 average.setdefault(name, []).extend(value for value in values if not math.isnan(value))
                 passed.setdefault(name, []).append(float(any(value >= self.rewards.full_reward for value in values)))
         samples = max((len(values) for values in scored.values()), default=0)
@@ -330,7 +330,7 @@ class GameManager:
         state: GameState,
         rewards: Rewards,
         metrics: Mapping[str, float],
-        tally: _Tally,
+        stats: _RoundStats,
         evaluation: Evaluation | None,
     ) -> RoundReport:
         own = state.own_groups()
@@ -339,8 +339,8 @@ class GameManager:
         for key, _ in own:
             scored = [reward for reward in rewards.get(key, ()) if not math.isnan(reward)]
             by_stage[key.stage] += scored
-            by_environment.setdefault(state.items[key.item].reference.environment, []).extend(scored)
-        assert tally.last is not None, "a round has at least one stage"
+            by_environment.setdefault(state.questions[key.question_id].reference.environment, []).extend(scored)
+        assert stats.last is not None, "a round has at least one stage"
         stage_means = tuple(_mean(values) for values in by_stage.values())
         return RoundReport(
             round=state.round.number,
@@ -350,24 +350,24 @@ class GameManager:
             environments=_means(by_environment),
             metrics=dict(metrics),
             external=dict(sorted(Counter(key.peer for key in state.external).items())),
-            members=tally.last.members,
-            missing=tally.last.missing,
-            closed_by=tally.last.closed_by,
+            members=stats.last.members,
+            missing=stats.last.missing,
+            closed_by=stats.last.closed_by,
             tokens=sum(len(rollout.token_ids) for _, group in own for rollout in group.rollouts),
             policy_version=self.trainer.policy_version,
-            seconds=dict(tally.seconds),
-            outcomes={name: count for name, count in sorted(tally.outcomes.items()) if count},
+            seconds=dict(stats.seconds),
+            outcomes={name: count for name, count in sorted(stats.outcomes.items()) if count},
             counters=dict(self.rewards.counters()),
-            bytes_sent=tally.bytes_sent,
-            bytes_received=tally.bytes_received,
+            bytes_sent=stats.bytes_sent,
+            bytes_received=stats.bytes_received,
             evaluation=evaluation,
         )
 
     @contextmanager
-    def _timed(self, tally: _Tally, part: str) -> Iterator[None]:
+    def _timed(self, stats: _RoundStats, phase: str) -> Iterator[None]:
         began = self._clock()
         yield
-        tally.seconds[part] += self._clock() - began
+        stats.seconds[phase] += self._clock() - began
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,9 +1,8 @@
-"""The protocol between the loop and a swarm: join, see who is there, publish, collect, leave.
+"""The protocol between the loop and a swarm: join, list members, publish, collect, leave.
 
-A backend moves bytes and decides nothing about learning. Invariants: what `collect` returns was checked (caps, schema,
-signature, hash, freshness) and is sorted by (round, peer), so that it does not depend on the order of arrival; nothing
-falls silently back to a swarm of one: `closed_by` says ALONE, and every message that was refused is in `outcomes` under
-its reason.
+A backend moves bytes and decides nothing about training. Invariants: contributions that `collect` returns were checked
+(limits, schema, signature, hash, age) and are sorted by (round, peer), so they do not depend on the order of arrival.
+A peer that is alone gets `closed_by` ISOLATED, and every refused message is counted in `outcomes` under its reason.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from swarmgame.game.state import Contribution, PeerId
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A live peer, by its last heartbeat: where it is in the game."""
+    """A live peer and its position in the game, from its last heartbeat."""
 
     peer: PeerId
     round: int
@@ -27,32 +26,31 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an author says of one of its groups, so that others can choose before they fetch. Never believed, only used
-    to choose.
+    """The author's own summary of one of its groups. Other peers use it only to choose what to fetch.
 
     Args:
-        mean: mean reward; NaN when not known yet.
-        spread: whether the rewards differ, that is, whether the group teaches anything.
+        mean: mean reward; NaN when not yet known.
+        nonzero_advantage: whether the rewards differ, so that the group has a training signal.
     """
 
     mean: float
-    spread: bool
+    nonzero_advantage: bool
 
 
 class Exchange(StrEnum):
-    """GATHER: the next stage needs what everyone said. PULL: only as many groups of others as will be trained on."""
+    """GATHER: fetch every contribution, for the next stage. PULL: fetch only as many groups as will be trained on."""
 
     GATHER = "Gather"
     PULL = "Pull"
 
 
 class ClosedBy(StrEnum):
-    """Why a stage closed. BEHIND: most others are so many rounds ahead that nobody will say more about this one."""
+    """Why a stage closed. LAGGING: most other peers are so many rounds ahead that no more contributions will come."""
 
     QUORUM = "quorum"
     DEADLINE = "deadline"
-    ALONE = "alone"
-    BEHIND = "behind"
+    ISOLATED = "alone"
+    LAGGING = "behind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +59,29 @@ class CollectPolicy:
 
     Args:
         exchange: GATHER or PULL.
-        quorum: share of the live members, ourselves included, that must have spoken; in (0, 1].
+        quorum: share of the live members, this peer included, that must have published; in (0, 1].
         deadline_seconds: longest wait, from the call.
-        external: PULL: how many groups of others are wanted; backends fetch whole shards, so somewhat more may come.
-        max_per_peer: PULL: at most this many groups of one peer are counted towards `external`.
-        prefer_spread: PULL: groups that claim a spread first (the others only when too few do).
-        max_staleness: how many rounds back a contribution may be; 0 means this round only. Applies to both modes.
-        seed: PULL: makes the choice among equals deterministic.
-        heard: (round, stage, peer) of contributions that were there before, perhaps in an earlier process: not handed
-            out again.
+        external_groups: PULL: number of groups of other peers to fetch; backends fetch complete shards, so a few more may
+            come.
+        max_per_peer: PULL: at most this many groups of one peer are counted towards `external_groups`.
+        prefer_nonzero_advantage: PULL: fetch groups that claim a nonzero advantage first.
+        max_staleness: greatest age of a contribution in rounds, in both modes; 0 means this round only.
+        seed: PULL: breaks ties.
+        collected: (round, stage, peer) of contributions that were already returned, perhaps by an earlier process.
     """
 
     exchange: Exchange
     quorum: float
     deadline_seconds: float
-    external: int = 0
+    external_groups: int = 0
     max_per_peer: int = 0
-    prefer_spread: bool = True
+    prefer_nonzero_advantage: bool = True
     max_staleness: int = 0
     seed: int = 0
-    heard: frozenset[tuple[int, int, PeerId]] = frozenset()
+    collected: frozenset[tuple[int, int, PeerId]] = frozenset()
 
     @property
-    def reach(self) -> int:
+    def max_lag(self) -> int:
         """How many rounds a peer may be behind and still take part: one at least, because peers that were killed
         together resume that far apart."""
         return max(1, self.max_staleness)
@@ -91,17 +89,17 @@ class CollectPolicy:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a stage brought.
+    """The result of collecting a stage.
 
     Args:
-        contributions: of others, of this stage, sorted by (round, peer); in PULL mode with the fetched groups only.
-        members: live members when the stage closed, sorted, ourselves included.
-        missing: members that had not spoken when it closed.
+        contributions: of other peers, sorted by (round, peer); in PULL mode with the fetched groups only.
+        members: live members when the stage closed, sorted, this peer included.
+        missing: members that had not published when it closed.
         closed_by: why it closed.
-        outcomes: running counts of messages by what became of them since the last call: `accepted`, `late`,
+        outcomes: number of messages by outcome since the last call: `accepted`, `late`,
             `duplicate`, `bad-signature`, `bad-hash`, `too-large`, `malformed`, `stale`, `not-admitted`, `unreachable`,
             …
-        seconds: from the call to its return.
+        seconds: duration of the call.
         bytes_sent, bytes_received: since the last call.
     """
 
@@ -116,17 +114,17 @@ class Collected:
 
 
 class CommunicationManager(Protocol):
-    """One peer's connection to its swarm. Calls block; backends run their own event loop in a thread of their own."""
+    """One peer's connection to its swarm. Calls block; a backend runs its event loop in a thread of its own."""
 
     @property
     def peer(self) -> PeerId: ...
 
     def join(self, *, expect: Sequence[PeerId] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
-        """Enters the swarm and waits until `at_least` members (ourselves included) are seen, or the time is over.
+        """Enter the swarm, and wait until `at_least` members (this peer included) are seen or the time is over.
 
         Args:
-            expect: members known from a checkpoint: counted as live until they have been silent for one heartbeat
-                lifetime.
+            expect: members from a checkpoint; they count as live until one heartbeat lifetime has passed without
+                a heartbeat.
 
         Raises:
             Temporary: the transport could not be started, or no initial peer could be reached and `at_least` > 1.
@@ -134,30 +132,29 @@ class CommunicationManager(Protocol):
         ...
 
     def membership(self) -> tuple[Member, ...]:
-        """Live and admitted members, sorted by peer, ourselves included."""
+        """Return the live and admitted members, sorted by peer, this peer included."""
         ...
 
     def announce_progress(self, round: int, stage: int) -> None:
-        """Where we are; goes out with the next heartbeat."""
+        """Set the position that the next heartbeat carries."""
         ...
 
     def publish(self, contribution: Contribution, claims: Sequence[Claim] = ()) -> None:
-        """Says something: signed, announced, and served until it is too old for everyone. Publishing the same again is
-        harmless.
+        """Sign and announce a contribution, and serve it until it is too old for every peer. Idempotent.
 
         Args:
-            claims: one a group, or none.
+            claims: one a group, or none at all.
         """
         ...
 
     def collect(
         self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
     ) -> Collected:
-        """Waits for quorum or deadline (or until `stopped()`), then returns what others said. Our own contribution
-        counts as spoken.
+        """Wait for quorum or deadline (or until `stopped()`), then return the contributions of other peers. Our own
+        counts towards the quorum.
         """
         ...
 
     def leave(self) -> None:
-        """Says goodbye, so that others do not wait for us, and closes everything. May be called twice."""
+        """Announce that this peer leaves, so that others do not wait for it, and close everything. Idempotent."""
         ...

@@ -1,6 +1,6 @@
-"""Ranks: the processes (one GPU each) that together are one peer.
+"""Ranks: the processes (one GPU each) of one peer.
 
-The protocol only; `swarmgame.runtime.ranks` has the one over torch.distributed. Invariant: every rank makes the same
+Only the protocol; `swarmgame.runtime.ranks` implements it with torch.distributed. Invariant: every rank makes the same
 calls in the same order.
 """
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Ranks(Protocol):
-    """What the parts of a game may ask of the other processes of their peer."""
+    """Collective operations between the processes of one peer, for the components of a game."""
 
     @property
     def rank(self) -> int: ...
@@ -22,20 +22,20 @@ class Ranks(Protocol):
     def size(self) -> int: ...
 
     def broadcast(self, payload: bytes | None) -> bytes:
-        """Rank 0's bytes, on every rank; the others pass None."""
+        """Return rank 0's bytes on every rank; the other ranks pass None."""
         ...
 
     def gather(self, payload: bytes) -> list[bytes]:
-        """Every rank's bytes, in the order of ranks, on every rank."""
+        """Return every rank's bytes, in rank order, on every rank."""
         ...
 
     def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Adds up the gradients of all ranks, in place; a parameter without gradient on this rank counts as zeros."""
+        """Sum the gradients of all ranks in place; a parameter without gradient on a rank counts as zeros."""
         ...
 
 
 class OneRank:
-    """A peer of a single process."""
+    """The ranks of a peer with a single process."""
 
     rank = 0
     size = 1
@@ -49,4 +49,4 @@ class OneRank:
         return [payload]
 
     def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Nothing to add: the gradients are already whole."""
+        """Do nothing: there is one rank."""

@@ -1,8 +1,8 @@
-"""What a round came to, and who may listen.
+"""The report of a round, and the observers that receive it.
 
-`RoundReport` is one line of `metrics.jsonl`, one row of the table, one scrape of Prometheus. Observers look on; they
-never steer. Invariant: everything outside `seconds`, `outcomes` and `bytes_*` is a function of seeds and contributions,
-so that a resumed run repeats it.
+`RoundReport` is one line of `metrics.jsonl`, one row of the table, one scrape of Prometheus. Observers do not influence
+the game. Invariant: everything except `seconds`, `outcomes` and `bytes_*` is a function of seeds and contributions, so
+a resumed run repeats it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from swarmgame.game.state import GameState, PeerId, Rewards, Round
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out questions, answered without learning: per environment and over all (`all`).
+    """Results on held-out questions, without training: per environment and over all of them (`all`).
 
     Args:
         average: environment → mean reward over all rollouts (avg@k).
@@ -36,21 +36,21 @@ class RoundReport:
 
     Args:
         round: its number.
-        peer: who reports.
+        peer: author of the report.
         reward: mean reward of our own rollouts over all stages; NaN when none was scored.
         stage_rewards: the same by stage.
         environments: the same by environment.
         metrics: what `Trainer.train` returned.
-        external: how many groups of others were trained on, by author.
-        members, missing: as `Collected` had them in the last stage.
+        external: number of groups of other peers that were trained on, by author.
+        members, missing: of the last stage, as in `Collected`.
         closed_by: of the last stage.
-        tokens: ids that we sampled.
+        tokens: number of ids that this peer sampled.
         policy_version: after training.
-        seconds: wall time by part: data, generate, exchange, listen, rewards, train, evaluate, checkpoint (and whatever
-            else observed the round before), round.
-        outcomes: messages by what became of them, in this round.
+        seconds: wall time by phase: data, generate, exchange, listen, rewards, train, evaluate, checkpoint (all
+            observers of the round before), round.
+        outcomes: number of messages by outcome, in this round.
         counters: running totals of the RewardManager (breaches, scorer exceptions).
-        evaluation: when this round had one.
+        evaluation: None when this round had none.
     """
 
     round: int
@@ -73,7 +73,7 @@ class RoundReport:
     evaluation: Evaluation | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-like, with NaN as None."""
+        """Return the report as JSON-like values, with NaN as None."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
 
@@ -88,19 +88,19 @@ def _plain(value: Any) -> Any:
 
 
 class Observer:
-    """Hooks of the loop, each empty. An exception in one is an error of the run, not swallowed."""
+    """Hooks of the loop, each empty. An exception in a hook ends the run."""
 
     def game_started(self, first_round: int, max_rounds: int) -> None:
         """Before the first round of this process."""
 
     def round_started(self, round: Round) -> None:
-        """Membership and seeds are known; nothing was generated yet."""
+        """Membership and seeds are known; nothing has been generated."""
 
     def stage_closed(self, round: Round, stage: int, collected: Collected) -> None:
         """A stage of the round is over."""
 
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
-        """After training. Metrics first, then the checkpoint: observers are called in their order."""
+        """After training. Observers are called in order: metrics first, then the checkpoint."""
 
     def game_finished(self, rounds: int) -> None:
-        """All rounds are done, or a stop was asked for."""
+        """All rounds are finished, or a stop was requested."""

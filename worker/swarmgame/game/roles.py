@@ -1,8 +1,7 @@
-"""RoleManager: who plays what, from the sorted live membership alone, so that every peer comes to the same answer
-unasked.
+"""RoleManager: assigns roles from the sorted live membership, so that every peer computes the same assignment.
 
-A role asks for a count of peers, a share of them, or whatever is left. Invariant: each member has exactly one role,
-counts are served before shares, and shares before the rest, whatever the size of the swarm.
+A role takes a count of peers, a share of them, or the rest. Invariant: each member has exactly one role; counts are
+served before shares, and shares before the rest, for any size of the swarm.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from swarmgame.game.state import PeerId
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A part in the game: `count` peers, or `share` (0..1) of them, or the rest when neither is given."""
+    """A role for `count` peers, or for a `share` (0..1) of them, or for the rest when neither is given."""
 
     name: str
     count: int | None = None
@@ -23,13 +22,13 @@ class Role:
 
 
 class RoleManager:
-    """Assigns roles by rank in the sorted membership. Subclass and override `assign` for another rule."""
+    """Assigns roles by position in the sorted membership. Override `assign` for another rule."""
 
     def __init__(self, roles: Sequence[Role] = ()) -> None:
         self.roles = tuple(roles)
 
     def assign(self, members: Sequence[PeerId]) -> Mapping[PeerId, str]:
-        """A role for every member; the empty string where the game has no roles."""
+        """Return a role for every member; the empty string where the game has no roles."""
         ordered = sorted(members)
         names = [name for role, number in self._numbers(len(ordered)).items() for name in [role] * number]
         rest = next((role.name for role in self.roles if role.count is None and role.share is None), None)
@@ -46,7 +45,7 @@ class RoleManager:
                 left -= numbers[role.name]
         for role in self.roles:
             if role.share is not None:
-                # A share rounds to the nearest peer, and is at least one peer while there are any left.
+                # A share rounds to the nearest peer, and is at least one peer while any are left.
                 numbers[role.name] = min(max(round(role.share * size), 1), left)
                 left -= numbers[role.name]
         return {role.name: numbers[role.name] for role in self.roles if role.name in numbers}

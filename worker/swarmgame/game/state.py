@@ -1,8 +1,8 @@
-"""GameState: everything said so far in a round, as a tree round → stage → peer → item → rollouts.
+"""GameState: every contribution of a round so far, as a tree round → stage → peer → question → rollouts.
 
-Nothing here knows of models, sockets or files. Invariant: a contribution, once added, is never changed; whoever needs
-another state makes a new one, so the prompts that a policy is trained on are, by construction, those that it generated
-on.
+Plain immutable records; nothing here depends on models, sockets or files. Invariant: a contribution is never changed
+once it is added; every `with_…` method returns a new state. The prompts that a policy trains on are therefore exactly
+those that it generated from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PeerId = str
 
 
 class FinishReason(StrEnum):
-    """Why a rollout ended: the policy said so (EOS is its last token), or the budget ran out."""
+    """Why a rollout ended: the policy stopped (EOS is its last token), or the token budget was used up."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -28,11 +28,11 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QuestionRef:
-    """Where a question comes from: enough for any peer to make the same question and answer again.
+    """The source of a question: enough for any peer to regenerate the question and its answer.
 
     Args:
-        environment: name of the environment or dataset, as the DataManager knows it.
-        config: short digest of its configuration; a peer with another configuration cannot regenerate the question.
+        environment: name of the environment or dataset in the DataManager.
+        config: short digest of its configuration; a peer with a different configuration cannot regenerate the question.
         seed: seed of the stream, in [0, 2**62).
         index: position in the stream, non-negative.
     """
@@ -44,7 +44,7 @@ class QuestionRef:
 
     @property
     def id(self) -> str:
-        """Sixteen hexadecimal digits that name the question, the same on every peer."""
+        """Return sixteen hexadecimal digits that identify the question, the same on every peer."""
         text = json.dumps([self.environment, self.config, self.seed, self.index])
         return hashlib.blake2b(text.encode(), digest_size=8, person=b"swarmgame-item").hexdigest()
 
@@ -55,18 +55,18 @@ def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question of a round. Only its reference ever leaves the peer; the rest is regenerated from it.
+    """One question of a round. Only its reference is sent to other peers; they regenerate the rest from it.
 
     Args:
-        reference: where it comes from.
-        question: its text; empty for a game without words.
-        answer: the right answer; empty where the reward needs none.
-        metadata: whatever rewards and later stages need; local.
-        payload: an image, a board, …; local, opaque to the core.
+        reference: its source.
+        text: the question itself; empty in a game without text.
+        answer: the correct answer; empty where the reward needs none.
+        metadata: data for rewards and later stages; local.
+        payload: an image, a board, …; local, not interpreted by the game loop.
     """
 
     reference: QuestionRef
-    question: str = ""
+    text: str = ""
     answer: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
     payload: Any = field(default=None, compare=False, repr=False)
@@ -81,7 +81,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation, as chat templates want it."""
+    """One turn of a conversation, in the form that chat templates take."""
 
     role: str
     content: str
@@ -89,45 +89,45 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a stage asks about one item.
+    """The input of the policy for one question in one stage.
 
     Args:
-        item: id of the item.
-        messages: the words; empty for a game without words.
-        token_ids: the ids that the policy saw, filled in by the Trainer; empty for a policy that does not read tokens,
-            and in the groups of others, whose prompts are our own regenerated ones: whoever trains on those tokenises
-            the messages itself.
-        payload: what a policy without words sees (an image tensor, a board); local, never sent.
+        question_id: id of the question.
+        messages: the conversation; empty in a game without text.
+        token_ids: the ids that the policy read, filled in by the Trainer; empty for a policy that does not read tokens.
+            Also empty in groups of other peers: their prompts are regenerated here, and the Trainer tokenises the
+            messages itself.
+        payload: input of a policy that does not read text (an image tensor, a board); local, never sent.
     """
 
-    item: str
+    question_id: str
     messages: tuple[Message, ...] = ()
     token_ids: tuple[int, ...] = ()
     payload: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def ask(cls, item: Question, text: str | None = None, *, system: str = "") -> Prompt:
-        """A prompt of one user message: the given text, or else the item's question."""
-        user = Message("user", item.question if text is None else text)
+    def from_question(cls, question: Question, text: str | None = None, *, system: str = "") -> Prompt:
+        """Return a prompt of one user message: the given text, or else the question's own."""
+        user = Message("user", question.text if text is None else text)
         messages = (Message("system", system), user) if system else (user,)
-        return cls(item=item.id, messages=messages, payload=item.payload)
+        return cls(question_id=question.id, messages=messages, payload=question.payload)
 
     @property
     def text(self) -> str:
-        """The messages' contents, joined by blank lines: what a policy without a chat template reads."""
+        """The contents of the messages, joined by blank lines: the input of a policy without a chat template."""
         return "\n\n".join(message.content for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One completion: exactly what was sampled.
+    """One completion, exactly as it was sampled.
 
     Args:
-        text: for people, rewards and later stages, without special tokens; never re-tokenised for training when
+        text: without special tokens, for people, rewards and later stages; not re-tokenised for training when the
             tokenizers agree.
-        token_ids: the sampled ids, with EOS when there was one. For a policy over discrete actions: the actions.
+        token_ids: the sampled ids, with EOS when there was one; for a policy over discrete actions, the actions.
         logprobs: natural-log probability of each id under the sampling policy at its temperature, before top-k or
-            top-p; one an id. These and the ids are tuples where they were sampled, a `Column` where they came from
+            top-p; one an id. These and the ids are tuples where they were sampled, a `PackedNumbers` where they came from
             others.
         finish_reason: STOP when the policy ended it.
     """
@@ -150,21 +150,21 @@ class Group:
     rollouts: tuple[Rollout, ...]
 
     @property
-    def item(self) -> str:
-        return self.prompt.item
+    def question_id(self) -> str:
+        return self.prompt.question_id
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one peer said in one stage.
+    """The groups that one peer publishes in one stage.
 
     Args:
-        peer: who.
-        round, stage: when, both from 0.
-        groups: one a prompt; no item twice.
-        references: of every item that the groups speak of, so that a receiver can regenerate them.
+        peer: the author.
+        round, stage: both from 0.
+        groups: one a prompt; each question at most once.
+        references: of every question in the groups, so that a receiver can regenerate it.
         tokenizer: hash of the tokenizer (or action space) that the ids belong to.
-        policy_version: how many updates the sampling policy had seen.
+        policy_version: number of updates of the sampling policy.
     """
 
     peer: PeerId
@@ -177,24 +177,24 @@ class Contribution:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "references", _frozen(self.references))
-        items = [group.item for group in self.groups]
-        if len(set(items)) != len(items):
-            raise ValueError(f"an item appears twice in the contribution of {self.peer}")
-        unknown = [item for item in items if item not in self.references]
+        question_ids = [group.question_id for group in self.groups]
+        if len(set(question_ids)) != len(question_ids):
+            raise ValueError(f"a question appears twice in the contribution of {self.peer}")
+        unknown = [question_id for question_id in question_ids if question_id not in self.references]
         if unknown:
-            raise ValueError(f"no reference for items {unknown}")
+            raise ValueError(f"no reference for questions {unknown}")
 
-    def group(self, item: str) -> Group | None:
-        return next((group for group in self.groups if group.item == item), None)
+    def group(self, question_id: str) -> Group | None:
+        return next((group for group in self.groups if group.question_id == question_id), None)
 
 
 class GroupKey(NamedTuple):
-    """Address of a group in the tree."""
+    """The position of a group in the tree of a `GameState`."""
 
     round: int
     stage: int
     peer: PeerId
-    item: str
+    question_id: str
 
 
 Rewards = Mapping[GroupKey, Sequence[float]]
@@ -203,18 +203,18 @@ Rewards = Mapping[GroupKey, Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One pass of the progression, as one peer sees it.
+    """One round, as one peer sees it.
 
     Args:
         number: from 0.
         seed: the same for every peer of the swarm.
         peer_seed: this peer's own.
-        stages: how many, at least 1.
-        peer: who we are.
-        members: sorted ids of the live members, ourselves included.
-        role: what the RoleManager gave us; empty where the game has no roles.
-        evaluation: a solo pass over held-out questions: nothing is sent and nothing is learnt.
-        stage: the stage under way, from 0; part of every seed that sampling uses.
+        stages: number of stages, at least 1.
+        peer: id of this peer.
+        members: sorted ids of the live members, this peer included.
+        role: assigned by the RoleManager; empty where the game has no roles.
+        evaluation: a pass over held-out questions by this peer only: nothing is published and nothing is trained.
+        stage: the current stage, from 0; part of every seed that sampling uses.
     """
 
     number: int
@@ -230,39 +230,41 @@ class Round:
 
 @dataclass(frozen=True)
 class GameState:
-    """Everything said so far in one round.
+    """Every contribution of one round so far.
 
     Args:
-        round: which one, and who is looking.
-        items: by id: our own and those of others that we could regenerate.
-        question_ids: ids of those that this peer asks about, in order: what `round_data` gave.
-        stages: for each stage begun, the contributions by peer.
-        late: contributions of earlier rounds that arrived in time to be of use.
-        external: groups of others that the sharing policy chose for training, in order.
+        round: the round, as this peer sees it.
+        questions: by id: our own, and those of other peers that we could regenerate.
+        question_ids: ids of our own questions, in the order of `round_data`.
+        stages: for each stage that has begun, the contributions by peer.
+        late: contributions of earlier rounds that are still usable.
+        external: groups of other peers that were selected for training, in order.
     """
 
     round: Round
-    items: Mapping[str, Question] = field(default_factory=dict)
+    questions: Mapping[str, Question] = field(default_factory=dict)
     stages: tuple[Mapping[PeerId, Contribution], ...] = ()
     late: tuple[Contribution, ...] = ()
     external: tuple[GroupKey, ...] = ()
     question_ids: tuple[str, ...] = ()
 
     @classmethod
-    def begin(cls, round: Round, items: Iterable[Question] = ()) -> GameState:
-        by_id = {item.id: item for item in items}
-        return cls(round=round, items=_frozen(by_id), question_ids=tuple(by_id))
+    def begin(cls, round: Round, questions: Iterable[Question] = ()) -> GameState:
+        by_id = {question.id: question for question in questions}
+        return cls(round=round, questions=_frozen(by_id), question_ids=tuple(by_id))
 
     # ── growing
-    def with_items(self, items: Iterable[Question]) -> GameState:
-        """Adds items; one already known keeps its first form."""
-        return replace(self, items=_frozen({item.id: item for item in items} | dict(self.items)))
+    def with_questions(self, questions: Iterable[Question]) -> GameState:
+        """Return a state with more questions; a question that is already present stays as it is."""
+        return replace(
+            self, questions=_frozen({question.id: question for question in questions} | dict(self.questions))
+        )
 
     def with_contribution(self, contribution: Contribution) -> GameState:
-        """Adds what a peer said. A contribution of this round goes to its stage, an earlier one among the late.
+        """Return a state with one more contribution: of this round in its stage, of an earlier round in `late`.
 
         Raises:
-            ValueError: the peer has spoken in that stage already, or the stage or round has not come yet.
+            ValueError: the peer has already contributed to that stage, or the stage or round has not begun.
         """
         if contribution.round < self.round.number:
             if any(
@@ -270,17 +272,17 @@ class GameState:
                 for c in self.late
             ):
                 raise ValueError(
-                    f"{contribution.peer} has already spoken in round {contribution.round}, stage {contribution.stage}"
+                    f"{contribution.peer} has already contributed to round {contribution.round}, stage {contribution.stage}"
                 )
             return replace(self, late=(*self.late, contribution))
         if contribution.round > self.round.number:
-            raise ValueError(f"round {contribution.round} has not come yet; this is round {self.round.number}")
+            raise ValueError(f"round {contribution.round} has not begun; this is round {self.round.number}")
         stage = contribution.stage
         if not 0 <= stage <= len(self.stages):
-            raise ValueError(f"stage {stage} has not come yet; {len(self.stages)} stages have begun")
+            raise ValueError(f"stage {stage} has not begun; {len(self.stages)} stages have")
         stages = [*self.stages, MappingProxyType({})] if stage == len(self.stages) else list(self.stages)
         if contribution.peer in stages[stage]:
-            raise ValueError(f"{contribution.peer} has already spoken in stage {stage}")
+            raise ValueError(f"{contribution.peer} has already contributed to stage {stage}")
         stages[stage] = _frozen({**stages[stage], contribution.peer: contribution})
         return replace(self, stages=tuple(stages))
 
@@ -293,7 +295,7 @@ class GameState:
         return self.round.peer
 
     def contributions(self, stage: int) -> tuple[Contribution, ...]:
-        """What was said in a stage, sorted by peer."""
+        """Return the contributions of a stage, sorted by peer."""
         if stage >= len(self.stages):
             return ()
         return tuple(self.stages[stage][peer] for peer in sorted(self.stages[stage]))
@@ -301,32 +303,32 @@ class GameState:
     def own(self, stage: int) -> Contribution | None:
         return self.stages[stage].get(self.peer) if stage < len(self.stages) else None
 
-    def groups_for(self, stage: int, item: str) -> tuple[tuple[PeerId, Group], ...]:
-        """All groups about one item in a stage, sorted by peer: the swarm's answers to one question."""
-        pairs = ((c.peer, c.group(item)) for c in self.contributions(stage))
+    def groups_for(self, stage: int, question_id: str) -> tuple[tuple[PeerId, Group], ...]:
+        """Return the groups of all peers for one question in a stage, sorted by peer."""
+        pairs = ((c.peer, c.group(question_id)) for c in self.contributions(stage))
         return tuple((peer, group) for peer, group in pairs if group is not None)
 
     def groups(self) -> Iterator[tuple[GroupKey, Group]]:
-        """Every group of the state, the late ones last, in an order that does not depend on arrival."""
+        """Iterate over all groups, late ones last, in an order that does not depend on arrival."""
         current = [c for stage in range(len(self.stages)) for c in self.contributions(stage)]
         late = sorted(self.late, key=lambda c: (c.round, c.stage, c.peer))
         for contribution in (*current, *late):
             for group in contribution.groups:
-                yield GroupKey(contribution.round, contribution.stage, contribution.peer, group.item), group
+                yield GroupKey(contribution.round, contribution.stage, contribution.peer, group.question_id), group
 
     def own_groups(self) -> tuple[tuple[GroupKey, Group], ...]:
-        """Our own groups of this round, by stage."""
+        """Return our own groups of this round, by stage."""
         return tuple((k, g) for k, g in self.groups() if k.peer == self.peer and k.round == self.round.number)
 
     def remote_groups(self) -> tuple[tuple[GroupKey, Group], ...]:
-        """Groups of others, the late ones included."""
+        """Return the groups of other peers, late ones included."""
         return tuple((k, g) for k, g in self.groups() if k.peer != self.peer)
 
     def contribution_of(self, key: GroupKey) -> Contribution:
-        """The contribution that a group stands in.
+        """Return the contribution that contains a group.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such contribution.
         """
         if key.round == self.round.number and key.stage < len(self.stages) and key.peer in self.stages[key.stage]:
             return self.stages[key.stage][key.peer]
@@ -336,7 +338,7 @@ class GameState:
         raise KeyError(key)
 
     def group_of(self, key: GroupKey) -> Group:
-        group = self.contribution_of(key).group(key.item)
+        group = self.contribution_of(key).group(key.question_id)
         if group is None:
             raise KeyError(key)
         return group

@@ -1,10 +1,10 @@
-"""Listening: from what another peer sent to what may be used of it.
+"""Verification of what other peers sent.
 
-The communication backend has checked form, signature and hash; here the content is held against what we can make
-ourselves: every question is regenerated from its reference, the prompt must be the one that we would have asked, and
-the text must be what the ids say. Invariant: a group that passes carries our own prompt (payload included, no ids of
-the sender's), so neither reward nor training can be steered by anything but the sampled completion. A group that fails
-is dropped and counted under its reason; nothing here raises on bad content.
+The communication backend has checked form, signature and hash. Here the content is compared with what this peer makes
+itself: every question is regenerated from its reference, the prompt must be the one that this peer would have used, and
+the text must match the ids. A group that fails is dropped and counted under its reason; bad content raises nothing.
+Invariant: a group that passes carries our own prompt (payload included, none of the sender's ids), so the sender
+influences reward and training only through the sampled completion.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from swarmgame.game.state import Contribution, GameState, Group, GroupKey, Promp
 
 @dataclass(frozen=True)
 class VerifiedRollouts:
-    """The state with the others' words in it, which of their groups may be trained on, and why some were dropped."""
+    """The result of a verification.
+
+    Args:
+        state: with the contributions of other peers, without the groups that were dropped.
+        trainable: the groups that may be trained on.
+        outcomes: number of groups that were dropped or restricted, by reason.
+    """
 
     state: GameState
     trainable: frozenset[GroupKey]
@@ -35,46 +41,50 @@ class RolloutVerifier:
         self._trainer = trainer
         self._exchange = exchange
 
-    def listen(
+    def verify(
         self, state: GameState, contributions: Iterable[Contribution], prompts: Mapping[str, Prompt]
     ) -> VerifiedRollouts:
-        """Adds contributions to a state.
+        """Verify contributions, and add what passes to a state.
 
         Args:
             state: with our own contribution of the stage.
-            contributions: of others.
-            prompts: what we asked in this stage, by item.
+            contributions: of other peers.
+            prompts: our own of this stage, by question.
         """
         outcomes: Counter[str] = Counter()
         trainable: set[GroupKey] = set()
         contributions = tuple(contributions)
         resolved = self._resolved(state, contributions)
         for contribution in contributions:
-            items = self._items(resolved, contribution, outcomes)
-            state = state.with_items(items.values())
-            expected = self._expected(state, contribution, items, prompts)
+            questions = self._questions(resolved, contribution, outcomes)
+            state = state.with_questions(questions.values())
+            expected = self._expected(state, contribution, questions, prompts)
             groups: list[Group] = []
             for group in contribution.groups:
-                if group.item not in items:
+                if group.question_id not in questions:
                     continue
-                ours = expected.get(group.item)
+                ours = expected.get(group.question_id)
                 if ours is not None and ours.messages == group.prompt.messages:
                     group = replace(group, prompt=replace(ours, token_ids=()))
-                    trainable.add(GroupKey(contribution.round, contribution.stage, contribution.peer, group.item))
+                    trainable.add(
+                        GroupKey(contribution.round, contribution.stage, contribution.peer, group.question_id)
+                    )
                 elif contribution.stage == 0 or self._exchange is Exchange.PULL:
-                    # In stage 0 the prompt follows from the question alone, so another one is a lie (or another game).
+                    # In stage 0 the prompt follows from the question, so a different one is forged (or of another game).
                     outcomes["prompt-mismatch"] += 1
                     continue
                 else:
-                    # A later stage's prompt depends on who was heard. Their words are of use to the next stage, not to
-                    # training.
+                    # A later stage's prompt depends on which contributions its author had collected. The text is
+                    # used by the next stage, but not for training.
                     outcomes["words-only"] += 1
                 if self._text_agrees(contribution, group):
                     groups.append(group)
                 else:
                     outcomes["text-mismatch"] += 1
-                    trainable.discard(GroupKey(contribution.round, contribution.stage, contribution.peer, group.item))
-            references = {group.item: contribution.references[group.item] for group in groups}
+                    trainable.discard(
+                        GroupKey(contribution.round, contribution.stage, contribution.peer, group.question_id)
+                    )
+            references = {group.question_id: contribution.references[group.question_id] for group in groups}
             try:
                 state = state.with_contribution(replace(contribution, groups=tuple(groups), references=references))
             except ValueError:
@@ -85,38 +95,44 @@ class RolloutVerifier:
         return VerifiedRollouts(state, frozenset(trainable), outcomes)
 
     def _resolved(self, state: GameState, contributions: Sequence[Contribution]) -> Mapping[str, Question]:
-        """Every question spoken of, made again by ourselves; asked of the data in one go."""
-        # Two references with one id cannot be: the id is a hash of the reference. One filed under another id is a lie.
-        spoken = {
-            group.item: contribution.references[group.item]
+        """Regenerate every question that the contributions refer to, in one call."""
+        # The id is a hash of the reference, so a reference under a different id is forged.
+        named = {
+            group.question_id: contribution.references[group.question_id]
             for contribution in contributions
             for group in contribution.groups
-            if contribution.references[group.item].id == group.item
+            if contribution.references[group.question_id].id == group.question_id
         }
-        unknown = {item: reference for item, reference in spoken.items() if item not in state.items}
+        unknown = {
+            question_id: reference for question_id, reference in named.items() if question_id not in state.questions
+        }
         made = zip(unknown, self._data.resolve_all(tuple(unknown.values())), strict=True)
-        known = {item: state.items[item] for item in spoken if item in state.items}
-        return known | {item: resolved for item, resolved in made if resolved is not None}
+        known = {question_id: state.questions[question_id] for question_id in named if question_id in state.questions}
+        return known | {question_id: resolved for question_id, resolved in made if resolved is not None}
 
-    def _items(
+    def _questions(
         self, resolved: Mapping[str, Question], contribution: Contribution, outcomes: Counter[str]
     ) -> dict[str, Question]:
-        """The questions of one contribution, as far as we could make them again."""
-        items: dict[str, Question] = {}
+        """Return the questions of one contribution that could be regenerated."""
+        questions: dict[str, Question] = {}
         for group in contribution.groups:
-            if group.item in resolved and contribution.references[group.item].id == group.item:
-                items[group.item] = resolved[group.item]
+            if group.question_id in resolved and contribution.references[group.question_id].id == group.question_id:
+                questions[group.question_id] = resolved[group.question_id]
             else:
                 outcomes["unresolvable"] += 1
-        return items
+        return questions
 
     def _expected(
-        self, state: GameState, contribution: Contribution, items: Mapping[str, Question], prompts: Mapping[str, Prompt]
+        self,
+        state: GameState,
+        contribution: Contribution,
+        questions: Mapping[str, Question],
+        prompts: Mapping[str, Prompt],
     ) -> Mapping[str, Prompt]:
-        """What we would have asked about these items in that stage, as far as we can know it."""
+        """Return the prompts that this peer would have made for these questions in that stage, as far as it can know."""
         if contribution.stage == 0:
-            alone = GameState.begin(state.round, items.values())
-            return {prompt.item: prompt for prompt in self._data.stage_inputs(alone, 0)}
+            stage_0 = GameState.begin(state.round, questions.values())
+            return {prompt.question_id: prompt for prompt in self._data.stage_inputs(stage_0, 0)}
         return prompts if contribution.round == state.round.number else {}
 
     def _text_agrees(self, contribution: Contribution, group: Group) -> bool:

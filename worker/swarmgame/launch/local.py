@@ -20,7 +20,7 @@ from threading import Event, Thread
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from swarmgame.chain.endpoint import chain_errors, place_of
+from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest
 from swarmgame.inference.vllm_process import find_program
 from swarmgame.launch.live_table import JsonLines, View, view
@@ -32,7 +32,7 @@ from swarmgame_api.load import load_manifest, manifest_data
 from swarmgame_api.manifest import SwarmGame
 
 if TYPE_CHECKING:
-    from swarmgame.chain.local import ChainWatch
+    from swarmgame.chain.local import ChainMonitor
 
 HOST = "127.0.0.1"
 ASK_SECONDS = 1.0
@@ -216,7 +216,7 @@ def _watched(
     say: Callable[[str], None],
     seats: Seats,
     chain: Mapping[str, str],
-    watch: ChainWatch | None,
+    watch: ChainMonitor | None,
 ) -> Outcome:
     spec = manifest.spec
     peers, processes = spec.peers.replicas, processes_of(manifest)
@@ -272,7 +272,7 @@ def _check_chain(manifest: SwarmGame) -> None:
 
             require_anvil()
     elif mode == "External":
-        place_of(manifest)
+        resolve_endpoint(manifest)
 
 
 def _check_sampler(manifest: SwarmGame) -> None:
@@ -285,7 +285,7 @@ def _check_sampler(manifest: SwarmGame) -> None:
 @contextmanager
 def _chain(
     manifest: SwarmGame, directory: RunDirectory, seats: Seats
-) -> Iterator[tuple[Mapping[str, str], ChainWatch | None]]:
+) -> Iterator[tuple[Mapping[str, str], ChainMonitor | None]]:
     """What the peers are told of the chain, by their environment, and what looks at it; nothing of both where the game
     has none.
     """
@@ -294,13 +294,15 @@ def _chain(
         yield {}, None
         return
     with chain_errors(mode):
-        from swarmgame.chain.local import ChainWatch, dev_chain
+        from swarmgame.chain.local import ChainMonitor, dev_chain
     with ExitStack() as stack:
         place = (
-            stack.enter_context(dev_chain(directory.chain, seats.addresses)) if mode == "Dev" else place_of(manifest)
+            stack.enter_context(dev_chain(directory.chain, seats.addresses))
+            if mode == "Dev"
+            else resolve_endpoint(manifest)
         )
         assert place is not None
-        watch = ChainWatch(place, seats.ids, directory.chain_standing, whole=mode == "Dev")
+        watch = ChainMonitor(place, seats.ids, directory.chain_standing, from_genesis=mode == "Dev")
         watch.start()
         yield place.environment(), watch
 

@@ -86,7 +86,7 @@ class MetricsObserver(Observer):
         metrics = self._metrics
         metrics["exchange_seconds"].observe(collected.seconds)
         metrics["peers_connected"].set(len(collected.members))
-        metrics["alone"].set(collected.closed_by is ClosedBy.ALONE)
+        metrics["alone"].set(collected.closed_by is ClosedBy.ISOLATED)
         metrics["missing_total"].inc(len(collected.missing))
         metrics["stages_closed_total"].labels(str(collected.closed_by)).inc()
 

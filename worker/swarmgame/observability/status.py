@@ -152,7 +152,7 @@ class StatusObserver(Observer):
             stage=stage,
             members=collected.members,
             missing=collected.missing,
-            alone=collected.closed_by is ClosedBy.ALONE,
+            alone=collected.closed_by is ClosedBy.ISOLATED,
         )
 
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:

@@ -36,17 +36,17 @@ class ChessRewards(AnswerRewards):
         self.full_reward = self.config.right
 
     def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
-        return [self._score(item, answer) for item, answer in asked]
+        return [self._score(question, answer) for question, answer in asked]
 
-    def _score(self, item: Question, answer: str) -> float:
-        if "fen" not in item.metadata:
+    def _score(self, question: Question, answer: str) -> float:
+        if "fen" not in question.metadata:
             self.count("items_of_another_source")
             return 0.0
-        board = chess.Board(item.metadata["fen"])
+        board = chess.Board(question.metadata["fen"])
         move = parse_move(board, answer)
         if move is None:
             return 0.0
-        if item.metadata["task"] == Task.LEGAL_MOVE:
+        if question.metadata["task"] == Task.LEGAL_MOVE:
             return self.config.right
         board.push(move)
         return self.config.right if board.is_checkmate() else self.config.legal

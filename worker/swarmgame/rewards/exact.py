@@ -52,7 +52,7 @@ class ExactRewards(AnswerRewards):
         self.full_reward = self.config.right
 
     def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
-        return [float(self._right(item.answer, answer)) for item, answer in asked]
+        return [float(self._right(question.answer, answer)) for question, answer in asked]
 
     def finish(self, score: float, rollout: object, answer: str | None) -> float:
         return self.config.right if score > 0 else self.config.wrong

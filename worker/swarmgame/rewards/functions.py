@@ -64,13 +64,15 @@ class FunctionRewards(AnswerRewards):
             ) from error
 
     def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
-        calls = [(_described(item), answer) for item, answer in asked]
+        calls = [(_described(question), answer) for question, answer in asked]
         if self._function is not None:
-            return [self._trusted(item, answer) for item, answer in calls]
+            return [self._trusted(question, answer) for question, answer in calls]
         if self._sandbox is None:
             raise RuntimeError("the reward manager is closed")
         batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
-        outcomes = [outcome for batch in batches for outcome in self._sandbox.run(self.config.function, batch)]
+        outcomes = [
+            outcome for batch in batches for outcome in self._sandbox.call_untrusted(self.config.function, batch)
+        ]
         scores: list[float | None] = []
         for outcome in outcomes:
             score = finite(outcome.value)
@@ -87,10 +89,10 @@ class FunctionRewards(AnswerRewards):
             self._sandbox.close()
             self._sandbox = None
 
-    def _trusted(self, item: dict[str, Any], answer: str) -> float:
+    def _trusted(self, question: dict[str, Any], answer: str) -> float:
         assert self._function is not None
         try:
-            score = finite(self._function(item, answer))
+            score = finite(self._function(question, answer))
         except Exception:  # noqa: BLE001 — counted; the author's function met words that it did not expect
             self.count("reward_exceptions")
             return 0.0
@@ -118,14 +120,14 @@ def _load(name: str) -> Callable[[dict[str, Any], str], Any]:
     return function
 
 
-def _described(item: Question) -> dict[str, Any]:
+def _described(question: Question) -> dict[str, Any]:
     """What the function is told; what JSON has no word for becomes text."""
     described = {
-        "id": item.id,
-        "environment": item.reference.environment,
-        "question": item.question,
-        "answer": item.answer,
-        "metadata": dict(item.metadata),
+        "id": question.id,
+        "environment": question.reference.environment,
+        "question": question.text,
+        "answer": question.answer,
+        "metadata": dict(question.metadata),
     }
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain

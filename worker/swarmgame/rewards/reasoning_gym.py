@@ -54,18 +54,24 @@ class ReasoningGymRewards(AnswerRewards):
             self._sandbox.prepare("swarmgame.data.environments:warm")
             self._warm = True
         calls: list[list[object]] = []
-        for item, answer in asked:
-            if "environment" not in item.metadata:
+        for question, answer in asked:
+            if "environment" not in question.metadata:
                 self.count("items_of_another_source")
             else:
-                calls.append([item.metadata["environment"], item.metadata["config"], item.reference.seed, answer])
+                calls.append(
+                    [question.metadata["environment"], question.metadata["config"], question.reference.seed, answer]
+                )
         batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
         outcomes = iter(
-            [outcome for batch in batches for outcome in self._sandbox.run("swarmgame.data.environments:score", batch)]
+            [
+                outcome
+                for batch in batches
+                for outcome in self._sandbox.call_untrusted("swarmgame.data.environments:score", batch)
+            ]
         )
         scores: list[float | None] = []
-        for item, _ in asked:
-            if "environment" not in item.metadata:
+        for question, _ in asked:
+            if "environment" not in question.metadata:
                 scores.append(0.0)
                 continue
             outcome = next(outcomes)

@@ -71,14 +71,15 @@ class AnswerRewards(RewardManager):
         return score
 
     def rewards(self, state: GameState) -> Rewards:
-        groups = [(key, group) for key, group in state.groups() if group.item in state.items]
+        groups = [(key, group) for key, group in state.groups() if group.question_id in state.questions]
         answers = {
-            key: [self._answer(state.items[group.item], rollout) for rollout in group.rollouts] for key, group in groups
+            key: [self._answer(state.questions[group.question_id], rollout) for rollout in group.rollouts]
+            for key, group in groups
         }
         scores = self._scores(state, groups, answers)
         return {
             key: [
-                self.finish(0.0 if answer is None else scores[group.item, answer], rollout, answer)
+                self.finish(0.0 if answer is None else scores[group.question_id, answer], rollout, answer)
                 for rollout, answer in zip(group.rollouts, answers[key], strict=True)
             ]
             for key, group in groups
@@ -87,9 +88,9 @@ class AnswerRewards(RewardManager):
     def counters(self) -> Mapping[str, int]:
         return dict(self._counts)
 
-    def _answer(self, item: Question, rollout: Rollout) -> str | None:
+    def _answer(self, question: Question, rollout: Rollout) -> str | None:
         words = words_of(rollout)
-        answer = answer_of(words, self.config.answer_format or str(item.metadata.get("answer_format", "plain")))
+        answer = answer_of(words, self.config.answer_format or str(question.metadata.get("answer_format", "plain")))
         if answer is not None and len(answer) > self.config.max_answer_characters:
             self._counts["answers_too_long"] += 1
             return None
@@ -105,18 +106,18 @@ class AnswerRewards(RewardManager):
         unknown: dict[PeerId, dict[tuple[str, str], None]] = {}
         for key, group in groups:
             for answer in answers[key]:
-                if answer is None or (group.item, answer) in scores:
+                if answer is None or (group.question_id, answer) in scores:
                     continue
-                known = self._remembered.get(_digest(group.item, answer))
+                known = self._remembered.get(_digest(group.question_id, answer))
                 if known is not None:
-                    scores[group.item, answer] = known
+                    scores[group.question_id, answer] = known
                 else:
-                    unknown.setdefault(key.peer, {})[group.item, answer] = None
+                    unknown.setdefault(key.peer, {})[group.question_id, answer] = None
         # Our own words first: what a stranger says of the same question cannot keep them from being scored.
         for peer in sorted(unknown, key=lambda peer: (peer != state.peer, peer)):
             asked = [pair for pair in unknown[peer] if pair not in scores]
             for pair, score in zip(
-                asked, self.score([(state.items[item], answer) for item, answer in asked]), strict=True
+                asked, self.score([(state.questions[question], answer) for question, answer in asked]), strict=True
             ):
                 if score is None:
                     continue
@@ -131,9 +132,9 @@ class AnswerRewards(RewardManager):
         self._counts[what] += 1
 
 
-def _digest(item: str, answer: str) -> bytes:
+def _digest(question: str, answer: str) -> bytes:
     """Name an answer to a question in 16 bytes."""
-    return hashlib.blake2b(f"{item}\0{answer}".encode(errors="surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(f"{question}\0{answer}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def finite(value: Any) -> float | None:

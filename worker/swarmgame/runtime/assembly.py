@@ -28,10 +28,10 @@ from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.models import uri as model_uri
 from swarmgame_api.errors import InvalidManifest
-from swarmgame_api.explain import did_you_mean, explain
 from swarmgame_api.game import GameSpec, Use
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
+from swarmgame_api.validation_messages import did_you_mean, explain
 
 GROUPS: Mapping[str, tuple[str, type[Component]]] = {
     "data": ("swarmgame.data", DataManager),
@@ -194,10 +194,10 @@ def progression_of(manifest: SwarmGame) -> Progression:
         quorum=game.progression.quorum_fraction,
         stage_deadline_seconds=game.progression.stage_deadline_seconds,
         sharing=ExternalSamplingPolicy(
-            sharing.external, sharing.select, sharing.max_per_peer, sharing.max_staleness_rounds
+            sharing.external_groups, sharing.strategy, sharing.max_per_peer, sharing.max_staleness_rounds
         ),
-        alone_is_normal=manifest.spec.peers.replicas == 1,
-        stop_when_alone=game.progression.when_alone == "Stop",
+        single_peer=manifest.spec.peers.replicas == 1,
+        stop_when_isolated=game.progression.when_alone == "Stop",
         evaluate_every=game.evaluation.every_rounds if game.evaluation else 0,
         evaluation_questions=game.evaluation.questions if game.evaluation else 0,
     )

@@ -14,7 +14,7 @@ from typing import Protocol
 from swarmgame.errors import BadUsage
 from swarmgame.game.protocol import CommunicationManager
 from swarmgame.game.state import PeerId
-from swarmgame.swarm.settings import Settings
+from swarmgame.swarm.settings import SwarmSettings
 from swarmgame_api.manifest import SwarmGame
 
 
@@ -54,7 +54,7 @@ def connection(
     Raises:
         BadUsage: no rendezvous, or no seat, in a closed world.
     """
-    settings = Settings(admission=admission, keep_rounds=keep_rounds)
+    settings = SwarmSettings(admission=admission, keep_rounds=keep_rounds)
     if manifest.spec.communication.backend == "TorchDistributed":
         from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication
         from swarmgame.swarm.transports.world import Place
@@ -67,7 +67,7 @@ def connection(
         return TorchDistributedCommunication(
             run, where.identity, place, settings=settings, meet_seconds=where.join_seconds
         )
-    from swarmgame.swarm.hivemind_backend import HivemindCommunication
+    from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
     return HivemindCommunication(
         run=run,

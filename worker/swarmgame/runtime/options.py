@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from swarmgame.game.components import Component
 from swarmgame.runtime.assembly import GROUPS
-from swarmgame_api.words import Shape, default_cell, default_of, describe, shape_of, shape_of_field
+from swarmgame_api.type_descriptions import TypeInfo, default_cell, default_of, describe, field_type_info, type_info
 
 _SEE = "See the module."
 
@@ -77,13 +77,13 @@ def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[Option]:
     """All options of a configuration, those of nested ones behind the one that holds them."""
     for name, field in model.model_fields.items():
         path = prefix + (field.alias or name)
-        shape = shape_of_field(field)
+        shape = field_type_info(field)
         inner, ending = _nested(shape)
         takes = (
             describe(shape) if inner is None else "a list, each with the fields below" if ending else "the fields below"
         )
         if inner is not None and shape.kind is Union:
-            others = [describe(found) for found in map(shape_of, shape.arguments) if found.model is None]
+            others = [describe(found) for found in map(type_info, shape.arguments) if found.model is None]
             takes = ", or ".join([*others, "the fields below"])
         yield Option(path, takes, default_of(field), _one_line(field.description or ""))
         if inner is not None:
@@ -111,14 +111,14 @@ def page(parts: list[Registered]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _nested(shape: Shape) -> tuple[type[BaseModel] | None, str]:
+def _nested(shape: TypeInfo) -> tuple[type[BaseModel] | None, str]:
     """The configuration inside a field, and what stands between its path and theirs."""
     if shape.model is not None:
         return shape.model, ""
     if shape.kind in (tuple, list) and shape.arguments:
-        return shape_of(shape.arguments[0]).model, "[]"
+        return type_info(shape.arguments[0]).model, "[]"
     if shape.kind is Union:
-        return next((found.model for found in map(shape_of, shape.arguments) if found.model is not None), None), ""
+        return next((found.model for found in map(type_info, shape.arguments) if found.model is not None), None), ""
     return None, ""
 
 

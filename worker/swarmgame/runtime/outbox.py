@@ -64,7 +64,7 @@ class Outbox:
         said = [
             {
                 "shards": [shard.data for shard in codec.encode(contribution, self._run)],
-                "claims": [(c.mean, c.spread) for c in claims],
+                "claims": [(c.mean, c.nonzero_advantage) for c in claims],
             }
             for contribution, claims in self._said.values()
         ]

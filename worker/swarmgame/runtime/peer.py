@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import swarmgame
-from swarmgame.chain.endpoint import ChainPlace, chain_errors, place_of
+from swarmgame.chain.endpoint import ChainEndpoint, chain_errors, resolve_endpoint
 from swarmgame.errors import BadData, ExitCode
 from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.components import ComponentContext
-from swarmgame.game.manager import Ending, GameManager
+from swarmgame.game.manager import GameManager, RunResult
 from swarmgame.game.protocol import CommunicationManager
 from swarmgame.game.ranks import Ranks
 from swarmgame.game.report import Observer
@@ -105,7 +105,7 @@ class PeerOptions:
     join_seconds: float = 60.0
     threads: int = 1
     linger_seconds: float | None = None
-    chain: ChainPlace = field(default_factory=ChainPlace)
+    chain: ChainEndpoint = field(default_factory=ChainEndpoint)
 
 
 def run_peer(options: PeerOptions) -> ExitCode:
@@ -122,7 +122,7 @@ def run_peer(options: PeerOptions) -> ExitCode:
     folder = options.game.parent
     torch.set_num_threads(options.threads)
     # The libp2p daemon's too: many daemons on few cores, each with a scheduler for every core, take them from each
-    # other (docs/LOG.md, 2026-11-26).
+    # other (docs/decisions/0012-daemon-threads.md).
     os.environ.setdefault("GOMAXPROCS", str(options.threads))
     with _stop_signals() as stop, code_of(folder), ExitStack() as cleanup:  # a signal must not tear the clean-up
         ranks = ranks_from_environment()
@@ -203,7 +203,7 @@ def _play(
         trainer=parts.trainer,
         communication=communication,
         roles=roles_of(manifest),
-        ledger=ledger,
+        collected_log=ledger,
         observers=observers,
         stopped=stopped,
     )
@@ -213,7 +213,7 @@ def _play(
     gc.freeze()
     ending = manager.run(saved.next_round if saved is not None else None)
     status.stopping()
-    if ending is Ending.FINISHED:
+    if ending is RunResult.FINISHED:
         longest = options.linger_seconds
         deadline = time.monotonic() + (
             manifest.spec.game.progression.stage_deadline_seconds if longest is None else longest
@@ -224,7 +224,11 @@ def _play(
         status.change(phase=Phase.FINISHED)
     elif link is not None:
         link.finish(CHAIN_SECONDS_STOPPED, lambda: False)
-    return {Ending.FINISHED: ExitCode.DONE, Ending.STOPPED: ExitCode.STOPPED, Ending.ALONE: ExitCode.TEMPORARY}[ending]
+    return {
+        RunResult.FINISHED: ExitCode.DONE,
+        RunResult.STOPPED: ExitCode.STOPPED,
+        RunResult.ISOLATED: ExitCode.TEMPORARY,
+    }[ending]
 
 
 def _parts(manifest: SwarmGame, blueprint: ResolvedGame, ranks: Ranks, peer: PeerId, directory: Path) -> Components:
@@ -269,7 +273,7 @@ def _link(
     options: PeerOptions, manifest: SwarmGame, peer: PeerId, status: PeerStatus, metrics: PeerMetrics
 ) -> ChainLink | None:
     """Our link to the game's chain; None where it has none."""
-    place = place_of(manifest, options.chain)
+    place = resolve_endpoint(manifest, options.chain)
     if place is None:
         return None
     if manifest.spec.communication.admission == "Registered":

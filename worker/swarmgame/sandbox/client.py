@@ -51,7 +51,7 @@ class CallFailed(SwarmGameError):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CallResult:
     """What came of one call.
 
     Args:
@@ -89,7 +89,9 @@ class Sandbox:
         self._restarts = 0
         self._protections: tuple[str, ...] = ()
 
-    def run(self, function: str, calls: Sequence[Sequence[Any]], *, deadline: float | None = None) -> list[Outcome]:
+    def call_untrusted(
+        self, function: str, calls: Sequence[Sequence[Any]], *, deadline: float | None = None
+    ) -> list[CallResult]:
         """Calls `package.module:function` once for each list of arguments, all in one locked fork.
 
         A batch should hold one author's words only: after three breaches the rest of it is not run.
@@ -110,13 +112,13 @@ class Sandbox:
         if "error" in answer:
             raise CallFailed(f"{function}: {answer['error']}")
         outcomes = [
-            Outcome(raw.get("value"), raw.get("breach", ""), raw.get("message", "")) for raw in answer["outcomes"]
+            CallResult(raw.get("value"), raw.get("breach", ""), raw.get("message", "")) for raw in answer["outcomes"]
         ]
         with self._lock:
             self._breaches.update(outcome.breach for outcome in outcomes if outcome.breach)
         return outcomes
 
-    def call(self, function: str, *arguments: Any) -> Any:
+    def call_trusted(self, function: str, *arguments: Any) -> Any:
         """Calls a function of ours in the nursery itself, unguarded by a deadline. Never for a stranger's words.
 
         Raises:
@@ -135,7 +137,7 @@ class Sandbox:
             CallFailed: the function raised.
         """
         with self._lock:
-            self.call(function, *arguments)
+            self.call_trusted(function, *arguments)
             self._prepared[json.dumps([function, arguments])] = (function, list(arguments))
 
     @property

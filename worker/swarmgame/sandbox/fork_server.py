@@ -38,7 +38,7 @@ _TICK_SECONDS = 0.02
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
-Outcome = dict[str, Any]
+CallResult = dict[str, Any]
 
 
 def main() -> None:
@@ -95,10 +95,10 @@ class ForkServer:
         except Exception as error:  # noqa: BLE001 — it is reported to the asking process, which raises it
             return {"error": _describe(error)}
 
-    def _run(self, request: dict[str, Any]) -> list[Outcome]:
+    def _run(self, request: dict[str, Any]) -> list[CallResult]:
         function = _function(request["function"])
         calls: list[list[Any]] = request["calls"]
-        outcomes: list[Outcome] = []
+        outcomes: list[CallResult] = []
         breaches = 0
         gc.collect()
         gc.freeze()
@@ -110,7 +110,7 @@ class ForkServer:
             breaches = sum("breach" in outcome and outcome["breach"] in _COSTLY for outcome in outcomes)
         return outcomes
 
-    def _fork(self, function: Callable[..., Any], calls: list[list[Any]], deadline: float) -> list[Outcome]:
+    def _fork(self, function: Callable[..., Any], calls: list[list[Any]], deadline: float) -> list[CallResult]:
         """Makes calls in one fork until all are made or one breaks a limit."""
         used = _virtual_memory(self._statm)
         reader, writer = os.pipe()
@@ -125,9 +125,9 @@ class ForkServer:
         finally:
             os.close(reader)
 
-    def _watch(self, child: int, reader: int, count: int, deadline: float) -> list[Outcome]:
+    def _watch(self, child: int, reader: int, count: int, deadline: float) -> list[CallResult]:
         """Reads outcomes, with a deadline on each, then buries the fork."""
-        outcomes: list[Outcome] = []
+        outcomes: list[CallResult] = []
         pending = b""
         started, used = time.monotonic(), _processor_seconds(child)
         late = ""
@@ -176,7 +176,7 @@ class ForkServer:
 _COSTLY = ("timeout", "memory", "forbidden", "killed", "ended")
 
 
-def _call(function: Callable[..., Any], arguments: list[Any]) -> Outcome:
+def _call(function: Callable[..., Any], arguments: list[Any]) -> CallResult:
     try:
         value = function(*arguments)
         json.dumps(value)
@@ -219,7 +219,7 @@ def _unshare_network() -> bool:
     )
 
 
-def _breach(status: int) -> Outcome:
+def _breach(status: int) -> CallResult:
     if status == -signal.SIGSYS:
         return {"breach": "forbidden", "message": "a system call that is not allowed"}
     if status == -signal.SIGXCPU:
@@ -276,7 +276,7 @@ def _describe(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _checked(frame: bytes) -> Outcome:
+def _checked(frame: bytes) -> CallResult:
     """An outcome in our own words: the fork that sent it may have been taken over."""
     try:
         outcome = json.loads(frame)

@@ -209,7 +209,11 @@ class PolicyGradientTrainer(Trainer):
                 counts["groups_unscored" if own else "foreign_dropped"] += 1
                 continue
             counts["groups_trained" if own else "groups_external"] += 1
-            payload = group.prompt.payload if own or group.prompt.payload is not None else state.items[key.item].payload
+            payload = (
+                group.prompt.payload
+                if own or group.prompt.payload is not None
+                else state.questions[key.question_id].payload
+            )
             observation = _observation(payload)
             for rollout, score in zip(group.rollouts, scores, strict=True):
                 if not math.isnan(score):

@@ -12,9 +12,9 @@ import pytest
 from running import EXAMPLES, metrics, run_to_end
 
 from swarmgame.swarm.identity import Identity
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.dev import DevChain
 from swarmgame_chain.reader import Coordinator, EventCursor, PeerState
+from swarmgame_chain.rpc import HttpRpcClient
 
 pytestmark = pytest.mark.timeout(290)
 GAME = EXAMPLES / "03-digits" / "game.yaml"
@@ -23,7 +23,7 @@ ROUNDS = 5
 
 async def asked(dev: DevChain, peers: list[str]) -> tuple[int, list[PeerState], set[tuple[str, int]]]:
     """The chain's round, what it knows of the peers, and who reported which round."""
-    async with RpcChain(dev.rpc) as chain:
+    async with HttpRpcClient(dev.rpc) as chain:
         coordinator = Coordinator(chain, dev.domain)
         events, _ = await EventCursor(coordinator, 0, ("RewardSubmitted",)).poll()
         reports = {(event.values["peerId"], event.values["roundNumber"]) for event in events}

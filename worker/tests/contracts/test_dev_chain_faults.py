@@ -22,11 +22,11 @@ from running import EXAMPLES, descendants, kill, metrics, run_to_end, running, w
 from swarmgame.launch.local import free_ports
 from swarmgame.swarm.identity import Identity, dial_address
 from swarmgame_chain.anvil import ETHER, Anvil
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.dev import DevChain
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, EventCursor, PeerState
+from swarmgame_chain.rpc import HttpRpcClient
 
 pytestmark = pytest.mark.timeout(420)
 GAME = EXAMPLES / "03-digits" / "game.yaml"
@@ -34,7 +34,7 @@ GAME = EXAMPLES / "03-digits" / "game.yaml"
 
 async def seen(rpc: str, domain: Domain, peers: list[str]) -> tuple[int, list[PeerState], list[tuple[str, int]]]:
     """The chain's round, what it knows of the peers, and who reported which round, in the order of their names."""
-    async with RpcChain(rpc) as chain:
+    async with HttpRpcClient(rpc) as chain:
         coordinator = Coordinator(chain, domain)
         events, _ = await EventCursor(coordinator, 0, ("RewardSubmitted",)).poll()
         reports = sorted((event.values["peerId"], event.values["roundNumber"]) for event in events)
@@ -69,8 +69,8 @@ def test_peers_of_an_external_sealed_contract_commit_open_and_end_in_the_chains_
     with Anvil() as anvil:
 
         async def fund() -> None:
-            async with RpcChain(anvil.url) as chain:
-                await chain.ask("anvil_setBalance", wallet.address, hex(100 * ETHER))
+            async with HttpRpcClient(anvil.url) as chain:
+                await chain.request("anvil_setBalance", wallet.address, hex(100 * ETHER))
 
         asyncio.run(fund())
         options = ("--rpc", anvil.url, "--key-file", key, "--sealed", "--min-round-seconds=0", "--json")

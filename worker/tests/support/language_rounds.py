@@ -35,7 +35,7 @@ def small_letters(rollout: Rollout) -> float:
     return sum(character.islower() for character in rollout.text) / 8
 
 
-def items(count: int = 4) -> list[Question]:
+def questions(count: int = 4) -> list[Question]:
     return [Question(QuestionRef("words", "v1", 7, index), f"question {index}" + "?" * index) for index in range(count)]
 
 
@@ -60,17 +60,17 @@ def trainer(
 
 def said(trainer: GRPOTrainer, round: Round, *, peer: str | None = None, stage: int = 0) -> Contribution:
     """What a trainer says in a stage, as the loop would pack it."""
-    asked = items()
-    prompts = [Prompt.ask(item, item.question + f" stage {stage}") for item in asked]
+    asked = questions()
+    prompts = [Prompt.from_question(question, question.text + f" stage {stage}") for question in asked]
     groups = tuple(trainer.generate(prompts, replace(round, stage=stage)))
-    references = {item.id: item.reference for item in asked}
+    references = {question.id: question.reference for question in asked}
     return Contribution(
         peer or round.peer, round.number, stage, groups, references, trainer.tokenizer, trainer.sampling_version
     )
 
 
 def state_of(round: Round, contributions: Sequence[Contribution]) -> GameState:
-    state = GameState.begin(round, items())
+    state = GameState.begin(round, questions())
     for contribution in contributions:
         state = state.with_contribution(contribution)
     return state.with_external(key for key, _ in state.remote_groups())
@@ -101,7 +101,9 @@ class Letters(Demonstrations):
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
         letters = [chr(ord("a") + derive_seed(seed, index) % 6) for index in range(count)]
         reference = QuestionRef("letters", "v1", 0, 0)
-        return [Demonstration(Prompt.ask(Question(reference, f"say {letter}:")), letter * 2) for letter in letters]
+        return [
+            Demonstration(Prompt.from_question(Question(reference, f"say {letter}:")), letter * 2) for letter in letters
+        ]
 
     @property
     def fingerprint(self) -> str:

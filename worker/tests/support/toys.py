@@ -43,33 +43,35 @@ class ToyData(DataManager):
     def round_data(self, round: Round) -> Sequence[Question]:
         seed = derive_seed(round.seed if self.config.shared else round.peer_seed, "toy")
         return [
-            self._item(QuestionRef("toy", "v1", derive_seed(seed, index), index))
+            self._question(QuestionRef("toy", "v1", derive_seed(seed, index), index))
             for index in range(self.config.questions)
         ]
 
     def evaluation_data(self, count: int) -> Sequence[Question]:
-        return [self._item(QuestionRef("toy", "v1", derive_seed("held-out", index), index)) for index in range(count)]
-
-    def resolve(self, reference: QuestionRef) -> Question | None:
-        return self._item(reference) if (reference.environment, reference.config) == ("toy", "v1") else None
-
-    def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        items = (state.items[item] for item in state.question_ids)
         return [
-            Prompt.ask(item, self._words(state, stage, item))
-            for item in items
-            if stage == 0 or state.groups_for(stage - 1, item.id)
+            self._question(QuestionRef("toy", "v1", derive_seed("held-out", index), index)) for index in range(count)
         ]
 
-    def _words(self, state: GameState, stage: int, item: Question) -> str:
-        if stage == 0:
-            return item.question
-        said = [f"{peer}: {group.rollouts[0].text}" for peer, group in state.groups_for(stage - 1, item.id)]
-        return "\n".join([item.question, *said])
+    def resolve(self, reference: QuestionRef) -> Question | None:
+        return self._question(reference) if (reference.environment, reference.config) == ("toy", "v1") else None
 
-    def _item(self, reference: QuestionRef) -> Question:
+    def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
+        questions = (state.questions[question_id] for question_id in state.question_ids)
+        return [
+            Prompt.from_question(question, self._words(state, stage, question))
+            for question in questions
+            if stage == 0 or state.groups_for(stage - 1, question.id)
+        ]
+
+    def _words(self, state: GameState, stage: int, question: Question) -> str:
+        if stage == 0:
+            return question.text
+        said = [f"{peer}: {group.rollouts[0].text}" for peer, group in state.groups_for(stage - 1, question.id)]
+        return "\n".join([question.text, *said])
+
+    def _question(self, reference: QuestionRef) -> Question:
         kind = reference.seed % CHOICES
-        return Question(reference, question=f"which digit follows {kind - 1}?", answer=str(kind))
+        return Question(reference, text=f"which digit follows {kind - 1}?", answer=str(kind))
 
 
 class ToyRewards(RewardManager):
@@ -80,7 +82,7 @@ class ToyRewards(RewardManager):
 
     def rewards(self, state: GameState) -> Mapping[GroupKey, Sequence[float]]:
         return {
-            key: [float(r.text == state.items[group.item].answer) for r in group.rollouts]
+            key: [float(r.text == state.questions[group.question_id].answer) for r in group.rollouts]
             for key, group in state.groups()
         }
 

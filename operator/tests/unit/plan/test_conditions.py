@@ -25,7 +25,7 @@ from plan_fixtures import (
     with_status,
 )
 
-from swarmgame_api.status import REASONS, Status
+from swarmgame_api.status import REASONS, SwarmGameStatus
 from swarmgame_operator.condition_reference import reference
 from swarmgame_operator.plan import build_plan
 from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
@@ -81,8 +81,8 @@ def test_a_message_is_one_line_of_bounded_length() -> None:
 
 
 def test_a_transition_is_dated_by_the_change_of_the_status_and_not_of_the_reason() -> None:
-    first = merge_conditions(Status(), [WAITING_FOR_BOOTNODE()], NOW, 1)
-    status = Status(conditions=first)
+    first = merge_conditions(SwarmGameStatus(), [WAITING_FOR_BOOTNODE()], NOW, 1)
+    status = SwarmGameStatus(conditions=first)
     (same,) = merge_conditions(status, [WAITING_FOR_PEERS(ready=1, desired=4, least=2)], LATER, 2)
     assert (same.reason, same.last_transition_time, same.observed_generation) == (
         "WaitingForPeers",
@@ -95,7 +95,7 @@ def test_a_transition_is_dated_by_the_change_of_the_status_and_not_of_the_reason
 
 def test_conditions_are_in_the_order_of_the_reference() -> None:
     updates = [ROUNDS_REACHED(rounds=1), RESUMED(), VALID(), FINISHED()]
-    found = merge_conditions(Status(), updates, NOW, 1)
+    found = merge_conditions(SwarmGameStatus(), updates, NOW, 1)
     expected = {"Accepted", "Progressing", "Suspended", "Complete"}
     assert [each.type for each in found] == [type for type in REASONS if type in expected]
 
@@ -103,7 +103,7 @@ def test_conditions_are_in_the_order_of_the_reference() -> None:
 @pytest.mark.parametrize("first", [ROUNDS_REACHED(rounds=9), DEADLINE_EXCEEDED(seconds=9)])
 @pytest.mark.parametrize("second", [FATAL_EXIT_CODE(problem="no"), ALL_PEERS_SUCCEEDED(succeeded=4, failures="")])
 def test_the_first_end_is_the_only_one(first: ConditionUpdate, second: ConditionUpdate) -> None:
-    status = Status(conditions=merge_conditions(Status(), [first], NOW, 1))
+    status = SwarmGameStatus(conditions=merge_conditions(SwarmGameStatus(), [first], NOW, 1))
     assert merge_conditions(status, [second], LATER, 2) == status.conditions
     end = terminal_condition(status)
     assert end is not None
@@ -139,8 +139,8 @@ def test_problems_are_warnings_and_recoveries_are_normal_events() -> None:
 
 
 def test_an_event_fits_the_limit_of_the_api() -> None:
-    conditions = merge_conditions(Status(), [FATAL_EXIT_CODE(problem="x" * 5_000)], NOW, 1)
-    (event,) = condition_events(Status(), conditions)
+    conditions = merge_conditions(SwarmGameStatus(), [FATAL_EXIT_CODE(problem="x" * 5_000)], NOW, 1)
+    (event,) = condition_events(SwarmGameStatus(), conditions)
     assert len(event.message) <= 1_024
 
 

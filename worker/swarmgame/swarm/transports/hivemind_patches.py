@@ -39,7 +39,7 @@ _LONGEST_HEAD = 10
 
 
 @cache
-def spare_hivemind() -> None:
+def patch_hivemind_ipc() -> None:
     """Takes four costs out of hivemind, before the first daemon starts."""
     # The daemon's heap is a few megabytes, yet Go walks it every time that it doubles.
     os.environ.setdefault("GOGC", _GOGC)
@@ -52,7 +52,7 @@ def spare_hivemind() -> None:
     datastructures.base58 = SimpleNamespace(b58encode=encode, b58decode=decode)
 
 
-def meter(p2p: P2P, traffic: Traffic) -> None:
+def count_traffic(p2p: P2P, traffic: Traffic) -> None:
     """Counts every unary message, the DHT's own included, and lets calls be abandoned."""
     client = p2p._client.control
     add = client.add_unary_handler
@@ -88,7 +88,7 @@ def meter(p2p: P2P, traffic: Traffic) -> None:
     client.add_plain_handler = add
 
 
-async def add_quick_handler(p2p: P2P, proto: str, handler: Callable[[bytes, PeerID], bytes], traffic: Traffic) -> None:
+async def add_sync_handler(p2p: P2P, proto: str, handler: Callable[[bytes, PeerID], bytes], traffic: Traffic) -> None:
     """Has calls answered at once, without a task for each: the handler must neither wait nor take long. What it raises
     is answered.
     """

@@ -28,7 +28,7 @@ from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.clock import RealClock
 from swarmgame.swarm.identity import Identity, verify
 from swarmgame.swarm.node import SwarmNode
-from swarmgame.swarm.settings import Settings
+from swarmgame.swarm.settings import SwarmSettings
 from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
 from swarmgame.swarm.transports.gloo import Frame, Kind, device_of
 from swarmgame.swarm.transports.neighbour import FETCH_BYTES, NAME_BYTES, Neighbour
@@ -124,13 +124,13 @@ class TorchDistributedTransport:
         """None: whoever has a seat knows the store."""
         return ()
 
-    async def bootstrap(self) -> Sequence[PeerId]:
+    async def connect_initial_peers(self) -> Sequence[PeerId]:
         """See `Transport.bootstrap`: those who have taken their seats, as far as they can be met in a moment."""
         there = [neighbour for neighbour in self._neighbours if self._world.seats[neighbour.index] is not None]
         await asyncio.gather(*(neighbour.paired(_MOMENT) for neighbour in there), return_exceptions=True)
         return [neighbour.peer for neighbour in there if neighbour.peer is not None]
 
-    async def touch(self, heard: Collection[PeerId]) -> None:
+    async def ping_initial_peer(self, confirmed: Collection[PeerId]) -> None:
         """All who have a seat are looked for all the time."""
 
     async def connect(self, peer: PeerId, addresses: Sequence[str], seconds: float) -> None:
@@ -223,7 +223,7 @@ class TorchDistributedCommunication(BlockingCommunication):
         identity: Path,
         place: Place,
         *,
-        settings: Settings | None = None,
+        settings: SwarmSettings | None = None,
         meet_seconds: float = MEET_SECONDS,
         lost_seconds: float = LOST_SECONDS,
     ) -> None:
@@ -231,8 +231,8 @@ class TorchDistributedCommunication(BlockingCommunication):
         self._transport = TorchDistributedTransport(
             run, key, place, meet_seconds=meet_seconds, lost_seconds=lost_seconds
         )
-        agent = SwarmNode(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
-        super().__init__(agent, EventLoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
+        node = SwarmNode(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
+        super().__init__(node, EventLoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
 
     @property
     def traffic(self) -> Traffic:

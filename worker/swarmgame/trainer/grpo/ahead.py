@@ -50,7 +50,7 @@ class Request:
         cls, round: Round, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int, ranks: int
     ) -> Request:
         """The request of a round's stage; `ranks` is how many processes share it."""
-        encoded = [[p.item, [[m.role, m.content] for m in p.messages], p.token_ids] for p in prompts]
+        encoded = [[p.question_id, [[m.role, m.content] for m in p.messages], p.token_ids] for p in prompts]
         text = json.dumps(
             [round.peer_seed, round.number, round.stage, round.evaluation, n, astuple(params), ranks, encoded]
         )

@@ -273,7 +273,7 @@ def _remote_rows(
         exact: the sender's ids are ours: they are used as they are. Otherwise the text is tokenised, and there is
             nothing to compare with.
     """
-    prompt = Prompt(group.item, group.prompt.messages)
+    prompt = Prompt(group.question_id, group.prompt.messages)
     if prompt not in prompts:
         prompts[prompt] = policy.encode(prompt)
     rows = []

@@ -14,16 +14,16 @@ MODULE = "swarmgame.data.environments"
 
 @pytest.fixture(scope="module")
 def names(sandbox: Sandbox) -> list[str]:
-    return [row["name"] for row in sandbox.call(f"{MODULE}:catalog") if row["name"] != COMPOSITE]
+    return [row["name"] for row in sandbox.call_trusted(f"{MODULE}:catalog") if row["name"] != COMPOSITE]
 
 
 def test_all_105_datasets_are_there_with_a_summary_and_their_fields(sandbox: Sandbox, names: list[str]) -> None:
-    rows = sandbox.call(f"{MODULE}:catalog")
+    rows = sandbox.call_trusted(f"{MODULE}:catalog")
     assert len(names) == 105
     assert all(row["summary"] and row["category"] for row in rows)
     assert sum(row["curriculum"] for row in rows) == 102
     for row in rows:
-        for field in sandbox.call(f"{MODULE}:fields", row["name"]):
+        for field in sandbox.call_trusted(f"{MODULE}:fields", row["name"]):
             assert field["type"]
             assert field["name"] not in ("seed", "size")
 
@@ -45,18 +45,20 @@ def test_every_dataset_is_deterministic_right_by_its_own_answer_and_deaf_to_garb
 def test_a_dataset_that_is_kept_and_seeded_anew_asks_what_a_fresh_one_does(sandbox: Sandbox) -> None:
     seeds = [derive_seed("kept", index) for index in range(3)]
     for name in sorted(KEPT - {"codeio"}):
-        kept = sandbox.run(f"{MODULE}:make", [[name, {}, seed] for seed in seeds], deadline=10)
-        fresh = sandbox.run("kept_and_fresh:fresh", [[name, seed] for seed in seeds], deadline=10)
+        kept = sandbox.call_untrusted(f"{MODULE}:make", [[name, {}, seed] for seed in seeds], deadline=10)
+        fresh = sandbox.call_untrusted("kept_and_fresh:fresh", [[name, seed] for seed in seeds], deadline=10)
         assert [outcome.value for outcome in kept] == [outcome.value for outcome in fresh], name
 
 
 def test_programs_of_codeio_repeat_themselves_and_configurations_do_not_mix(sandbox: Sandbox) -> None:
     easy, hard = {"difficulty": 6}, {"difficulty": 7}
     calls = [["codeio", config, derive_seed("codeio", index)] for index in range(6) for config in (easy, hard, {})]
-    forwards = [outcome.value for outcome in sandbox.run(f"{MODULE}:make", calls, deadline=10)]
-    backwards = [outcome.value for outcome in sandbox.run(f"{MODULE}:make", calls[::-1], deadline=10)][::-1]
+    forwards = [outcome.value for outcome in sandbox.call_untrusted(f"{MODULE}:make", calls, deadline=10)]
+    backwards = [outcome.value for outcome in sandbox.call_untrusted(f"{MODULE}:make", calls[::-1], deadline=10)][::-1]
     assert forwards == backwards
-    assert "problem" in sandbox.call(f"{MODULE}:resolve", "codeio", {"difficulty": 1}), "no program is that easy"
+    assert "problem" in sandbox.call_trusted(f"{MODULE}:resolve", "codeio", {"difficulty": 1}), (
+        "no program is that easy"
+    )
     assert len({value["question"] for value in forwards}) >= 12
 
 

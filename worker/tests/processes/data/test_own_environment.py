@@ -59,13 +59,13 @@ def test_it_is_asked_resolved_demonstrated_and_scored_like_any_other(installed: 
     data, reader, rewards = data_of({"largest": 50}), data_of({"largest": 50}), ReasoningGymRewards()
     try:
         round = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a",))
-        items = data.round_data(round)
-        assert [reader.resolve(item.reference) for item in items] == list(items)
+        questions = data.round_data(round)
+        assert [reader.resolve(question.reference) for question in questions] == list(questions)
         assert data.demonstrate(1, 3)[0].prompt.text.startswith("twice ")
-        said = (Rollout(items[0].answer), Rollout("1 + 0"), Rollout("__import__('os').getpid()"))
-        group = Group(data.prompt(items[0]), said)
-        state = GameState.begin(round, items).with_contribution(
-            Contribution("a", 0, 0, (group,), {items[0].id: items[0].reference})
+        said = (Rollout(questions[0].answer), Rollout("1 + 0"), Rollout("__import__('os').getpid()"))
+        group = Group(data.prompt(questions[0]), said)
+        state = GameState.begin(round, questions).with_contribution(
+            Contribution("a", 0, 0, (group,), {questions[0].id: questions[0].reference})
         )
         assert list(rewards.rewards(state).values()) == [[1.0, 0.0, 0.0]]
         assert rewards.counters()["sandbox_program"] >= 1

@@ -77,10 +77,10 @@ def test_another_peer_makes_the_same_item_from_its_reference(make: Make) -> None
         {"name": "knight_swap"},
     ]
     author, reader = make(mix, questionsPerRound=12), make(list(reversed(mix)))
-    for item in author.round_data(a_round()):
-        again = reader.resolve(item.reference)
+    for question in author.round_data(a_round()):
+        again = reader.resolve(question.reference)
         assert again is not None
-        assert (again.id, again.question, again.answer) == (item.id, item.question, item.answer)
+        assert (again.id, again.text, again.answer) == (question.id, question.text, question.answer)
 
 
 def test_rounds_evaluation_and_demonstrations_never_share_a_question(make: Make) -> None:
@@ -88,11 +88,13 @@ def test_rounds_evaluation_and_demonstrations_never_share_a_question(make: Make)
         [{"name": "chain_sum", "config": {"min_terms": 4, "max_terms": 6, "min_digits": 4, "max_digits": 6}}],
         questionsPerRound=64,
     )
-    rounds = [item for number in range(4) for peer in "ab" for item in data.round_data(a_round(number, peer))]
+    rounds = [question for number in range(4) for peer in "ab" for question in data.round_data(a_round(number, peer))]
     evaluation = list(data.evaluation_data(128))
     demonstrated = data.demonstrate(3, 128)
-    ids = [item.id for item in (*rounds, *evaluation)] + [example.prompt.item for example in demonstrated]
-    texts = [item.question for item in (*rounds, *evaluation)] + [example.prompt.text for example in demonstrated]
+    ids = [question.id for question in (*rounds, *evaluation)] + [
+        example.prompt.question_id for example in demonstrated
+    ]
+    texts = [question.text for question in (*rounds, *evaluation)] + [example.prompt.text for example in demonstrated]
     assert len(set(ids)) == len(ids) == 8 * 64 + 256
     assert len(set(texts)) == len(texts)
 
@@ -122,13 +124,13 @@ def test_references_of_other_games_and_nonsense_are_refused(make: Make) -> None:
 
 def test_specialists_ask_only_their_own_environments(make: Make) -> None:
     data = make([SUMS, WORDS], specialties=[["chain_sum"], ["spell_backward"]], questionsPerRound=16)
-    assert {item.reference.environment for item in data.round_data(a_round(peer="a"))} == {"chain_sum"}
-    assert {item.reference.environment for item in data.round_data(a_round(peer="b"))} == {"spell_backward"}
+    assert {question.reference.environment for question in data.round_data(a_round(peer="a"))} == {"chain_sum"}
+    assert {question.reference.environment for question in data.round_data(a_round(peer="b"))} == {"spell_backward"}
 
 
 def test_weights_decide_how_often_an_environment_is_asked(make: Make) -> None:
     data = make([{**SUMS, "weight": 3}, WORDS], questionsPerRound=400)
-    share = sum(item.reference.environment == "chain_sum" for item in data.round_data(a_round())) / 400
+    share = sum(question.reference.environment == "chain_sum" for question in data.round_data(a_round())) / 400
     assert 0.68 < share < 0.82
 
 
@@ -139,18 +141,18 @@ def test_later_stages_ask_only_our_own_questions(make: Make) -> None:
     state = GameState.begin(round, own)
     groups = tuple(Group(prompt, (Rollout("7"),)) for prompt in data.stage_inputs(state, 0))
     state = state.with_contribution(
-        Contribution("a", 0, 0, groups, {item.id: item.reference for item in own})
-    ).with_items(foreign)
-    assert len(state.items) == 4
-    assert [prompt.item for prompt in data.stage_inputs(state, 1)] == [item.id for item in own]
+        Contribution("a", 0, 0, groups, {question.id: question.reference for question in own})
+    ).with_questions(foreign)
+    assert len(state.questions) == 4
+    assert [prompt.question_id for prompt in data.stage_inputs(state, 1)] == [question.id for question in own]
 
 
 def test_the_tagged_format_explains_itself_and_the_template_surrounds_the_question(make: Make) -> None:
     data = make([SUMS], answerFormat="tagged", promptTemplate="Q: {question}\nA:")
-    item = data.round_data(a_round())[0]
-    prompt = data.prompt(item)
+    question = data.round_data(a_round())[0]
+    prompt = data.prompt(question)
     assert "<answer>" in prompt.messages[0].content
-    assert prompt.messages[1].content == f"Q: {item.question}\nA:"
+    assert prompt.messages[1].content == f"Q: {question.text}\nA:"
     assert data.demonstrate(1, 1)[0].completion.startswith("<answer>")
 
 
@@ -181,10 +183,10 @@ def test_a_composite_asks_its_parts_and_any_peer_resolves_them(make: Make) -> No
     data, reader = (
         make([{"name": "composite", "config": {"datasets": parts}}], questionsPerRound=24) for _ in range(2)
     )
-    items = data.round_data(a_round())
-    kinds = {"Greatest Common Divisor" in item.question for item in items}
+    questions = data.round_data(a_round())
+    kinds = {"Greatest Common Divisor" in question.text for question in questions}
     assert kinds == {True, False}
-    assert [reader.resolve(item.reference) for item in items] == list(items)
+    assert [reader.resolve(question.reference) for question in questions] == list(questions)
     assert len(data.demonstrate(1, 8)) == 8
 
 
@@ -233,12 +235,14 @@ def test_settings_that_contradict_are_refused(make: Make, rest: dict[str, Any], 
 def play(data: ReasoningGymData, number: int, reward: float) -> list[Question]:
     """A round in which every question earns the same."""
     round = a_round(number)
-    items = list(data.round_data(round))
-    state = GameState.begin(round, items)
+    questions = list(data.round_data(round))
+    state = GameState.begin(round, questions)
     groups = tuple(Group(prompt, (Rollout("x"), Rollout("y"))) for prompt in data.stage_inputs(state, 0))
-    state = state.with_contribution(Contribution("a", number, 0, groups, {item.id: item.reference for item in items}))
-    data.round_finished(state, {GroupKey(number, 0, "a", item.id): [reward, reward] for item in items})
-    return items
+    state = state.with_contribution(
+        Contribution("a", number, 0, groups, {question.id: question.reference for question in questions})
+    )
+    data.round_finished(state, {GroupKey(number, 0, "a", question.id): [reward, reward] for question in questions})
+    return questions
 
 
 def test_a_curriculum_rises_and_falls_and_peers_at_other_levels_still_understand(make: Make) -> None:
@@ -251,11 +255,11 @@ def test_a_curriculum_rises_and_falls_and_peers_at_other_levels_still_understand
     climber, beginner = make(climbing, questionsPerRound=4), make(climbing)
     levels = []
     for number, reward in enumerate([1.0, 1.0, 1.0, 0.5, 0.0]):
-        items = play(climber, number, reward)
-        assert [beginner.resolve(item.reference) for item in items] == items
-        levels.append({item.metadata["level"] for item in items})
+        questions = play(climber, number, reward)
+        assert [beginner.resolve(question.reference) for question in questions] == questions
+        levels.append({question.metadata["level"] for question in questions})
     assert levels == [{0}, {1}, {2}, {2}, {2}]
-    assert {item.metadata["level"] for item in play(climber, 5, 0.5)} == {1}
+    assert {question.metadata["level"] for question in play(climber, 5, 0.5)} == {1}
 
 
 def test_a_curriculum_resumes_where_it_was(make: Make) -> None:
@@ -266,8 +270,8 @@ def test_a_curriculum_resumes_where_it_was(make: Make) -> None:
     state = dict(data.state_dict())
     resumed.load_state_dict(state)
     assert resumed.state_dict() == state
-    assert [item.reference for item in resumed.round_data(a_round(9))] == [
-        item.reference for item in data.round_data(a_round(9))
+    assert [question.reference for question in resumed.round_data(a_round(9))] == [
+        question.reference for question in data.round_data(a_round(9))
     ]
     with pytest.raises(ValueError, match="curricula"):
         make([SUMS]).load_state_dict(state)

@@ -97,7 +97,7 @@ class Cluster:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
-    def said(self, name: str) -> str:
+    def termination_message(self, name: str) -> str:
         file = self.folder / f"{name}.said"
         return file.read_text() if file.exists() else ""
 
@@ -180,14 +180,14 @@ def test_a_bootnode_leaves_nothing_behind_when_it_is_told_to_stop(cluster: Clust
     assert not [
         pid for pid in children if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     ]
-    assert cluster.groups_for("bootnode") == ""
+    assert cluster.termination_message("bootnode") == ""
 
 
 def test_a_bootnode_whose_daemon_dies_ends_so_that_it_is_started_again(cluster: Cluster) -> None:
     bootnode = cluster.start_bootnode()
     kill(descendants(bootnode.pid)[0])
     assert bootnode.wait(60) == 75
-    assert "the p2p daemon ended" in cluster.groups_for("bootnode")
+    assert "the p2p daemon ended" in cluster.termination_message("bootnode")
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_two_ranks_a_pod_stop_together_save_themselves_and_go_on_where_they_were
     assert len(ranks) == 2
     kill(max(ranks))
     assert peers[0].wait(120) == 75
-    assert "from its last checkpoint" in pair.groups_for("peer-0")
+    assert "from its last checkpoint" in pair.termination_message("peer-0")
 
 
 def environment_of(pid: int) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmgame.sandbox.client import Outcome, Sandbox
+from swarmgame.sandbox.client import CallResult, Sandbox
 from swarmgame.seeds import derive_seed
 
 DANGEROUS = (
@@ -35,8 +35,8 @@ LITTLE = 0.01
 """What countdown and puzzle24 give for anything at all."""
 
 
-def score(sandbox: Sandbox, name: str, *answers: str, seed: int = 5) -> list[Outcome]:
-    return sandbox.run(
+def score(sandbox: Sandbox, name: str, *answers: str, seed: int = 5) -> list[CallResult]:
+    return sandbox.call_untrusted(
         "swarmgame.data.environments:score", [[name, {}, derive_seed(name, seed), answer] for answer in answers]
     )
 
@@ -46,7 +46,9 @@ def test_a_program_scores_nothing_leaves_no_file_and_stops_nobody(sandbox: Sandb
     target = tmp_path / "breach"
     programs = [program.format(path=str(target)) for program in PROGRAMS.values()]
     seed = derive_seed(name, 5)
-    right = sandbox.run("swarmgame.data.environments:make", [[name, {}, seed]], deadline=10)[0].value["answer"]
+    right = sandbox.call_untrusted("swarmgame.data.environments:make", [[name, {}, seed]], deadline=10)[0].value[
+        "answer"
+    ]
     outcomes = score(sandbox, name, *programs, right)
     assert max(outcome.value or 0.0 for outcome in outcomes[:-1]) <= LITTLE
     assert list(tmp_path.iterdir()) == []
@@ -56,7 +58,7 @@ def test_a_program_scores_nothing_leaves_no_file_and_stops_nobody(sandbox: Sandb
 
 
 def test_a_formula_that_never_ends_is_cut_off(sandbox: Sandbox) -> None:
-    outcomes = sandbox.run(
+    outcomes = sandbox.call_untrusted(
         "swarmgame.data.environments:score",
         [["n_queens", {}, 5, "9 ** 9 ** 9 ** 9"], ["n_queens", {}, 5, "['x' * 10 ** 12]"]],
         deadline=0.5,

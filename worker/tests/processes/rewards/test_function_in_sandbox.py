@@ -46,11 +46,13 @@ def rewards(folder: Path) -> Iterator[FunctionRewards]:
 
 
 def state_of(folder: Path, *texts: str) -> GameState:
-    item = Question(QuestionRef("text", "x", 0, 0), "?", "4", {"target": str(folder / "breach"), "strange": object()})
-    group = Group(Prompt.ask(item), tuple(map(Rollout, texts)))
+    question = Question(
+        QuestionRef("text", "x", 0, 0), "?", "4", {"target": str(folder / "breach"), "strange": object()}
+    )
+    group = Group(Prompt.from_question(question), tuple(map(Rollout, texts)))
     round = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a",))
-    return GameState.begin(round, [item]).with_contribution(
-        Contribution("a", 0, 0, (group,), {item.id: item.reference})
+    return GameState.begin(round, [question]).with_contribution(
+        Contribution("a", 0, 0, (group,), {question.id: question.reference})
     )
 
 

@@ -47,24 +47,24 @@ def rewards(sandbox: Sandbox) -> Iterator[ReasoningGymRewards]:
 def state_of(
     data: ReasoningGymData,
     said: dict[str, list[str]],
-    item: Question | None = None,
+    question: Question | None = None,
     reason: FinishReason = FinishReason.STOP,
 ) -> GameState:
     """Peers say these things about one item."""
-    item = item or data.round_data(ROUND)[0]
-    state = GameState.begin(ROUND, [item])
+    question = question or data.round_data(ROUND)[0]
+    state = GameState.begin(ROUND, [question])
     for peer, texts in said.items():
-        group = Group(data.prompt(item), tuple(Rollout(text, finish_reason=reason) for text in texts))
-        state = state.with_contribution(Contribution(peer, 0, 0, (group,), {item.id: item.reference}))
+        group = Group(data.prompt(question), tuple(Rollout(text, finish_reason=reason) for text in texts))
+        state = state.with_contribution(Contribution(peer, 0, 0, (group,), {question.id: question.reference}))
     return state
 
 
 def one_of(data: ReasoningGymData, name: str) -> Question:
     return next(
-        item
+        question
         for number in range(9)
-        for item in data.round_data(replace(ROUND, number=number))
-        if item.reference.environment == name
+        for question in data.round_data(replace(ROUND, number=number))
+        if question.reference.environment == name
     )
 
 
@@ -75,15 +75,15 @@ def scores(rewards: ReasoningGymRewards, state: GameState) -> dict[str, list[flo
 def test_right_answers_of_anybody_score_1_and_wrong_ones_0(
     data: ReasoningGymData, rewards: ReasoningGymRewards
 ) -> None:
-    item = one_of(data, "chain_sum")
-    said = {"a": [item.answer, "x", f"  {item.answer}\n"], "b": [item.answer, ""]}
-    assert scores(rewards, state_of(data, said, item)) == {"a": [1, 0, 1], "b": [1, 0]}
+    question = one_of(data, "chain_sum")
+    said = {"a": [question.answer, "x", f"  {question.answer}\n"], "b": [question.answer, ""]}
+    assert scores(rewards, state_of(data, said, question)) == {"a": [1, 0, 1], "b": [1, 0]}
 
 
 def test_a_scorer_that_raises_is_a_score_of_0_and_a_count(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
-    item = one_of(data, "prime_factorization")
+    question = one_of(data, "prime_factorization")
     before = rewards.counters().get("sandbox_exception", 0)
-    assert scores(rewards, state_of(data, {"a": ["no numbers", item.answer]}, item)) == {"a": [0, 1]}
+    assert scores(rewards, state_of(data, {"a": ["no numbers", question.answer]}, question)) == {"a": [0, 1]}
     assert rewards.counters()["sandbox_exception"] == before + 1
 
 
@@ -91,9 +91,9 @@ def test_a_strangers_bombs_cost_nobody_else_their_reward(
     data: ReasoningGymData, rewards: ReasoningGymRewards, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox, "_deadline", 0.5)
-    item = one_of(data, "n_queens")
+    question = one_of(data, "n_queens")
     bombs = [f"[{'9' * n} ** 9 ** 9 ** 9]" for n in range(1, 9)]
-    assert scores(rewards, state_of(data, {"b": [*bombs, item.answer], "a": [item.answer]}, item)) == {
+    assert scores(rewards, state_of(data, {"b": [*bombs, question.answer], "a": [question.answer]}, question)) == {
         "a": [1],
         "b": [0] * 8 + [1],
     }
@@ -104,11 +104,11 @@ def test_a_strangers_bombs_cost_nobody_else_their_reward(
 def test_a_score_is_remembered(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
     state = state_of(data, {"a": ["1", "2", "1"]})
     first = rewards.rewards(state)
-    rewards._sandbox.run = None  # type: ignore[method-assign, union-attr, assignment] — asking again would fail
+    rewards._sandbox.call_untrusted = None  # type: ignore[method-assign, union-attr, assignment] — asking again would fail
     try:
         assert rewards.rewards(state) == first
     finally:
-        del rewards._sandbox.run  # type: ignore[union-attr]
+        del rewards._sandbox.call_untrusted  # type: ignore[union-attr]
 
 
 def test_an_answer_too_long_is_not_looked_at(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
@@ -117,8 +117,8 @@ def test_an_answer_too_long_is_not_looked_at(data: ReasoningGymData, rewards: Re
 
 
 def test_items_of_another_source_score_0_and_are_counted(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
-    item = Question(QuestionRef("text", "x", 0, 0), "2 + 2?", "4")
-    assert scores(rewards, state_of(data, {"a": ["4"]}, item)) == {"a": [0]}
+    question = Question(QuestionRef("text", "x", 0, 0), "2 + 2?", "4")
+    assert scores(rewards, state_of(data, {"a": ["4"]}, question)) == {"a": [0]}
     assert rewards.counters()["items_of_another_source"] == 1
 
 
@@ -138,10 +138,10 @@ def test_items_of_another_source_score_0_and_are_counted(data: ReasoningGymData,
 def test_scores_become_rewards_as_configured(
     data: ReasoningGymData, config: dict[str, Any], text: str, reason: FinishReason, expected: float
 ) -> None:
-    item = one_of(data, "chain_sum")
+    question = one_of(data, "chain_sum")
     rewards = ReasoningGymRewards(ReasoningGymRewardsConfig.model_validate(config), ComponentContext())
     try:
-        assert scores(rewards, state_of(data, {"a": [text.format(answer=item.answer)]}, item, reason)) == {
+        assert scores(rewards, state_of(data, {"a": [text.format(answer=question.answer)]}, question, reason)) == {
             "a": [expected]
         }
     finally:
@@ -151,9 +151,9 @@ def test_scores_become_rewards_as_configured(
 def test_every_group_of_the_state_is_rewarded_late_ones_too(
     data: ReasoningGymData, rewards: ReasoningGymRewards
 ) -> None:
-    items = data.round_data(ROUND)
+    questions = data.round_data(ROUND)
     later = replace(ROUND, number=1)
-    groups = tuple(Group(data.prompt(item), (Rollout(item.answer),)) for item in items)
-    late = Contribution("b", 0, 0, groups, {item.id: item.reference for item in items})
-    state = GameState.begin(later, items).with_contribution(late)
-    assert rewards.rewards(state) == {GroupKey(0, 0, "b", item.id): [1.0] for item in items}
+    groups = tuple(Group(data.prompt(question), (Rollout(question.answer),)) for question in questions)
+    late = Contribution("b", 0, 0, groups, {question.id: question.reference for question in questions})
+    state = GameState.begin(later, questions).with_contribution(late)
+    assert rewards.rewards(state) == {GroupKey(0, 0, "b", question.id): [1.0] for question in questions}

@@ -24,7 +24,7 @@ def box() -> Iterator[Sandbox]:
 
 
 def outcome_of(box: Sandbox, expression: str) -> str:
-    outcome = box.run(EVAL, [[expression]])[0]
+    outcome = box.call_untrusted(EVAL, [[expression]])[0]
     return outcome.breach or repr(outcome.value)
 
 
@@ -34,7 +34,7 @@ def test_what_is_locked_is_said(box: Sandbox) -> None:
 
 
 def test_calls_are_answered_in_order_and_an_exception_is_an_outcome(box: Sandbox) -> None:
-    outcomes = box.run(EVAL, [["1 + 1"], ["1 / 0"], ["'é' * 2"], ["unknown"], ["[1, None, {'a': 2.5}]"]])
+    outcomes = box.call_untrusted(EVAL, [["1 + 1"], ["1 / 0"], ["'é' * 2"], ["unknown"], ["[1, None, {'a': 2.5}]"]])
     assert [outcome.value for outcome in outcomes] == [2, None, "éé", None, [1, None, {"a": 2.5}]]
     assert [outcome.breach for outcome in outcomes] == ["", "exception", "", "exception", ""]
     assert outcomes[1].message == "ZeroDivisionError: division by zero"
@@ -101,7 +101,7 @@ def test_nothing_of_our_environment_is_inside(box: Sandbox, monkeypatch: pytest.
     monkeypatch.setenv("SECRET", "x")
     fresh = Sandbox()
     try:
-        names = fresh.run(EVAL, [["sorted(__import__('os').environ)"]])[0].value
+        names = fresh.call_untrusted(EVAL, [["sorted(__import__('os').environ)"]])[0].value
     finally:
         fresh.close()
     assert "SECRET" not in names
@@ -112,25 +112,27 @@ def test_nothing_of_our_environment_is_inside(box: Sandbox, monkeypatch: pytest.
 def test_matplotlib_is_imported_where_there_is_no_home_to_write_in() -> None:
     fresh = Sandbox()
     try:
-        assert fresh.run(EVAL, [["__import__('matplotlib').get_configdir()"]])[0].value == tempfile.gettempdir()
+        assert (
+            fresh.call_untrusted(EVAL, [["__import__('matplotlib').get_configdir()"]])[0].value == tempfile.gettempdir()
+        )
     finally:
         fresh.close()
 
 
 def test_what_one_batch_does_to_the_interpreter_is_gone_in_the_next(box: Sandbox) -> None:
     poison = "setattr(__import__('json'), 'dumps', lambda *_: '{\"value\": 1}')"
-    box.run(EVAL, [[poison], ["2 + 2"]])
+    box.call_untrusted(EVAL, [[poison], ["2 + 2"]])
     assert outcome_of(box, "2 + 2") == "4"
 
 
 def test_after_three_breaches_the_rest_of_a_batch_is_not_run(box: Sandbox) -> None:
-    outcomes = box.run(EVAL, [["1"], *[["__import__('os').fork()"]] * 3, ["2"], ["3"]])
+    outcomes = box.call_untrusted(EVAL, [["1"], *[["__import__('os').fork()"]] * 3, ["2"], ["3"]])
     assert [outcome.breach for outcome in outcomes] == ["", "forbidden", "forbidden", "forbidden", "not run", "not run"]
     assert [outcome.value for outcome in outcomes[:1]] == [1]
 
 
 def test_an_answer_between_breaches_is_still_scored(box: Sandbox) -> None:
-    outcomes = box.run(EVAL, [["__import__('os').fork()"], ["2"], ["__import__('os')._exit(1)"], ["3"]])
+    outcomes = box.call_untrusted(EVAL, [["__import__('os').fork()"], ["2"], ["__import__('os')._exit(1)"], ["3"]])
     assert [(outcome.breach, outcome.value) for outcome in outcomes] == [
         ("forbidden", None),
         ("", 2),
@@ -142,7 +144,7 @@ def test_an_answer_between_breaches_is_still_scored(box: Sandbox) -> None:
 def test_breaches_are_counted_by_kind() -> None:
     fresh = Sandbox(deadline=0.5)
     try:
-        fresh.run(EVAL, [["1 / 0"], ["__import__('os').fork()"], ["1"]])
+        fresh.call_untrusted(EVAL, [["1 / 0"], ["__import__('os').fork()"], ["1"]])
         assert fresh.counters() == {"sandbox_exception": 1, "sandbox_forbidden": 1}
     finally:
         fresh.close()
@@ -158,9 +160,9 @@ def test_a_sandbox_that_is_killed_starts_again_with_all_that_was_prepared(box: S
 
 def test_a_function_that_is_not_there_is_our_fault_and_raises(box: Sandbox) -> None:
     with pytest.raises(CallFailed, match="no_such_module"):
-        box.run("no_such_module:function", [[]])
+        box.call_untrusted("no_such_module:function", [[]])
     with pytest.raises(CallFailed, match="no_such_function"):
-        box.run("json:no_such_function", [[]])
+        box.call_untrusted("json:no_such_function", [[]])
     assert outcome_of(box, "2 + 2") == "4"
 
 
@@ -186,7 +188,7 @@ def test_the_shared_sandbox_ends_with_its_last_holder() -> None:
 
 
 def test_64_answers_need_no_more_than_one_fork(box: Sandbox) -> None:
-    outcomes = box.run("os:getpid", [[] for _ in range(64)])
+    outcomes = box.call_untrusted("os:getpid", [[] for _ in range(64)])
     assert len({outcome.value for outcome in outcomes}) == 1
     assert outcomes[0].value not in (os.getpid(), box.process_id)
 

@@ -60,10 +60,10 @@ CHILD = """
     from pathlib import Path
     from contributions import make_contribution
     from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication
-    from swarmgame.swarm.settings import Settings
+    from swarmgame.swarm.settings import SwarmSettings
     from swarmgame.swarm.transports.world import Place
     index, port, rounds = map(int, sys.argv[3:])
-    peer = TorchDistributedCommunication("contract", Path(sys.argv[2]), Place(index, 4, "127.0.0.1", port), settings=Settings(heartbeat_seconds=1.0))
+    peer = TorchDistributedCommunication("contract", Path(sys.argv[2]), Place(index, 4, "127.0.0.1", port), settings=SwarmSettings(heartbeat_seconds=1.0))
     peer.join(timeout_seconds=60)
     peer.publish(make_contribution(peer.peer, rounds))
     print("ready", flush=True)

@@ -29,8 +29,8 @@ def language_model(ranks, **options):
     alone, joined = rounds.trainer(cache, **options), rounds.trainer(cache, ranks=ranks, **options)
     for number in range(2):
         round = rounds.round_of(number)
-        other = rounds.groups_for(rounds.trainer(cache, model=rounds.MODEL + "&seed=5"), rounds.round_of(number, peer="other"))
-        state = rounds.state_of(round, [rounds.groups_for(alone, round), other])
+        other = rounds.said(rounds.trainer(cache, model=rounds.MODEL + "&seed=5"), rounds.round_of(number, peer="other"))
+        state = rounds.state_of(round, [rounds.said(alone, round), other])
         one, two = (t.train(state, rounds.scored(state)) for t in (alone, joined))
         left, right = (t.state_dict()["optimization"] for t in (alone, joined))
         assert gap(left["moments"], right["moments"]) < 1e-6, options
@@ -38,7 +38,7 @@ def language_model(ranks, **options):
         assert moved < 1e-5, moved
         assert all(abs(one[n] - two[n]) < 1e-4 for n in one if one[n] == one[n]), (one, two)
         joined.load_state_dict(alone.state_dict())  # rounding must not add up over the rounds
-    groups = rounds.groups_for(joined, rounds.round_of(9)).groups
+    groups = rounds.said(joined, rounds.round_of(9)).groups
     assert [g.item for g in groups] == [i.id for i in rounds.items()]
     assert all(p == groups for p in map(eval_groups, ranks.gather(repr(groups).encode()), [groups] * ranks.size))
     ids, = [g for g in groups if g.item == rounds.items()[1].id]
@@ -48,10 +48,10 @@ def language_model(ranks, **options):
 
 def ahead(ranks):
     alone, joined = (rounds.trainer(cache, overlap=True, ranks=r) for r in (ComponentContext().ranks, ranks))
-    asked = [rounds.Prompt.ask(item, item.question + " stage 0") for item in rounds.items()]
+    asked = [rounds.Prompt.from_question(question, question.text + " stage 0") for question in rounds.questions()]
     for number in range(3):
         round = rounds.round_of(number)
-        said = rounds.groups_for(joined, round)
+        said = rounds.said(joined, round)
         assert said.policy_version == max(0, number - 1), said.policy_version
         joined.generate_ahead(asked, rounds.round_of(number + 1))
         ranks.broadcast(b"other collectives go on" if ranks.rank == 0 else None)
@@ -63,10 +63,10 @@ def ahead(ranks):
     assert len(set(ranks.gather(repr(saved["ahead"]).encode()))) == 1
     resumed = rounds.trainer(cache, overlap=True, ranks=ranks)
     resumed.load_state_dict(saved)
-    assert rounds.groups_for(resumed, rounds.round_of(3)).groups == rounds.groups_for(joined, rounds.round_of(3)).groups
+    assert rounds.said(resumed, rounds.round_of(3)).groups == rounds.said(joined, rounds.round_of(3)).groups
     lone = rounds.trainer(cache, overlap=True)
     lone.load_state_dict(saved)
-    assert rounds.groups_for(lone, rounds.round_of(3)).policy_version == lone.policy_version  # rollouts of other ranks' seeds are not taken
+    assert rounds.said(lone, rounds.round_of(3)).policy_version == lone.policy_version  # rollouts of other ranks' seeds are not taken
     joined.close()
 
 def eval_groups(payload, groups):
@@ -77,7 +77,7 @@ def network(ranks):
     config = PolicyGradientConfig(actions=5, generations=7)
     learners = [PolicyGradientTrainer(config, ComponentContext(peer="me", ranks=r)) for r in (ComponentContext().ranks, ranks)]
     round = rounds.round_of()
-    said = [rounds.groups_for(learner, round) for learner in learners]
+    said = [rounds.said(learner, round) for learner in learners]
     assert said[0].groups == said[1].groups
     state = rounds.state_of(round, said[:1])
     for learner in learners:

@@ -139,30 +139,53 @@ def _result(name: str) -> dict[str, Any] | None:
     }
 
 
-def test_the_table_is_made_from_the_results_and_shows_what_was_missed(
+def test_the_pages_are_made_from_the_results_and_show_missed_claims(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import table
 
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    page, readme = tmp_path / "benchmarks.md", tmp_path / "README.md"
+    for path in (page, readme):
+        path.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    monkeypatch.setattr(table, "PAGE", page)
     monkeypatch.setattr(table, "README", readme)
     monkeypatch.setattr(table, "result", _result)
     monkeypatch.setattr(sys, "argv", ["table.py", "--check"])
-    with pytest.raises(SystemExit, match="not what"):
+    with pytest.raises(SystemExit, match=r"benchmarks\.md is not"):
         table.main()
     monkeypatch.setattr(sys, "argv", ["table.py"])
     table.main()
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert (
-        "| Exchange, 8 peers × 1 KiB | GenRL 0.3.0: 1.20 s, 40 of 40 whole | 50 ms, 40 of 40 whole | **24.0×** |"
-        in text
+    small = (
+        "| Exchange, 8 peers × 1 KiB | GenRL 0.3.0: 1.20 s, 40 of 40 complete | 50 ms, 40 of 40 complete | **24.0×** |"
     )
-    assert "| Exchange, 8 peers × 256 KiB | GenRL 0.3.0: 0 of 8 whole, 8 hung | 50 ms, 40 of 40 whole |  |" in text
+    large = "| Exchange, 8 peers × 256 KiB | GenRL 0.3.0: 0 of 8 complete, 8 hung | 50 ms, 40 of 40 complete |  |"
+    assert small in text
+    assert large in text
     assert "missed: a figure: 1, expected at most 0" in text
+    assert small not in readme.read_text()
+    assert large in readme.read_text()
+    assert "Claims: 1, missed: 1." in readme.read_text()
     monkeypatch.setattr(sys, "argv", ["table.py", "--check"])
-    with pytest.raises(SystemExit) as ended:
+    table.main()
+
+
+def test_the_readme_has_five_headline_figures_and_both_pages_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    import table
+
+    assert sum(row.headline for row in table._rows()) == 5
+    monkeypatch.setattr(sys, "argv", ["table.py", "--check"])
+    table.main()
+
+
+def test_a_page_without_marks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import table
+
+    page = tmp_path / "benchmarks.md"
+    page.write_text("no marks\n")
+    monkeypatch.setattr(table, "PAGE", page)
+    monkeypatch.setattr(sys, "argv", ["table.py"])
+    with pytest.raises(SystemExit, match="there is no place for the table"):
         table.main()
-    assert ended.value.code == 0

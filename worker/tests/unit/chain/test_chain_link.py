@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from swarmgame.chain.endpoint import ChainPlace, place_of
-from swarmgame.chain.local import ChainStanding, require_anvil
+from swarmgame.chain.endpoint import ChainEndpoint, resolve_endpoint
+from swarmgame.chain.local import ChainSummary, require_anvil
 from swarmgame.chain.reporter import ChainLink, ChainObserver, winners_of
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, exit_code_of
 from swarmgame.launch.local import free_ports
@@ -39,14 +39,14 @@ def game(*overrides: str) -> SwarmGame:
 
 def test_a_game_without_a_chain_has_no_place_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARMGAME_CHAIN_RPC", "http://127.0.0.1:1")
-    assert place_of(game()) is None
+    assert resolve_endpoint(game()) is None
 
 
 def test_what_is_not_said_is_named() -> None:
     with pytest.raises(
         BadUsage, match="SWARMGAME_CHAIN_RPC, SWARMGAME_CHAIN_GATEWAY, SWARMGAME_CHAIN_ID, SWARMGAME_CHAIN_CONTRACT"
     ):
-        place_of(game("coordination.mode=Dev"))
+        resolve_endpoint(game("coordination.mode=Dev"))
 
 
 def test_an_external_chain_is_the_manifests_and_its_node_comes_from_a_file(
@@ -55,16 +55,16 @@ def test_an_external_chain_is_the_manifests_and_its_node_comes_from_a_file(
     (tmp_path / "url").write_text("https://user:secret@node.example.org\n")
     monkeypatch.setenv("SWARMGAME_CHAIN_RPC_FILE", str(tmp_path / "url"))
     monkeypatch.setenv("SWARMGAME_CHAIN_GATEWAY", "http://gateway:8546/")
-    place = place_of(game(*EXTERNAL))
-    assert place == ChainPlace("https://user:secret@node.example.org", "http://gateway:8546", 7, CONTRACT)
+    place = resolve_endpoint(game(*EXTERNAL))
+    assert place == ChainEndpoint("https://user:secret@node.example.org", "http://gateway:8546", 7, CONTRACT)
     assert "secret" not in repr(place)
     with pytest.raises(BadUsage, match=r"the chain.s id was given as 8; the manifest.s spec\.coordination says 7"):
-        place_of(game(*EXTERNAL), ChainPlace(chain_id=8))
+        resolve_endpoint(game(*EXTERNAL), ChainEndpoint(chain_id=8))
 
 
 def test_what_a_process_is_told_it_understands() -> None:
-    place = ChainPlace("http://127.0.0.1:1", "http://127.0.0.1:2", 31337, CONTRACT)
-    assert ChainPlace.of_environment(place.environment()) == place
+    place = ChainEndpoint("http://127.0.0.1:1", "http://127.0.0.1:2", 31337, CONTRACT)
+    assert ChainEndpoint.from_environment(place.environment()) == place
 
 
 def test_the_eight_that_were_learnt_most_from_win() -> None:
@@ -75,7 +75,7 @@ def test_the_eight_that_were_learnt_most_from_win() -> None:
 def test_a_chain_that_is_away_holds_nobody_up_and_admits_nobody_but_us() -> None:
     us, other = Identity.named("us"), Identity.named("other")
     rpc, gateway = (f"http://127.0.0.1:{port}" for port in free_ports(2))
-    link = ChainLink(ChainPlace(rpc, gateway, 31337, CONTRACT), us.secret, us.peer)
+    link = ChainLink(ChainEndpoint(rpc, gateway, 31337, CONTRACT), us.secret, us.peer)
     assert link.start() == ()
     for number in range(3):
         link.report(number, float("nan"), (other.peer,))
@@ -90,7 +90,7 @@ def test_a_chain_that_is_away_holds_nobody_up_and_admits_nobody_but_us() -> None
 
 def test_ids_that_are_none_are_not_asked_about() -> None:
     us = Identity.named("us")
-    link = ChainLink(ChainPlace("http://127.0.0.1:1", "http://127.0.0.1:1", 31337, CONTRACT), us.secret, us.peer)
+    link = ChainLink(ChainEndpoint("http://127.0.0.1:1", "http://127.0.0.1:1", 31337, CONTRACT), us.secret, us.peer)
     assert not any(link.admits(peer) for peer in ("", "\ud800", "x" * 10_000))
     assert not link._asked
 
@@ -100,14 +100,14 @@ def test_the_observer_only_passes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         said: tuple[object, ...] = ()
 
         def report(self, *said: object) -> None:
-            self.groups_for = said
+            self.said = said
 
     class Report:
         round, reward, external = 4, 0.5, {"a": 1, "b": 3}
 
     link = Link()
     ChainObserver(link).round_finished(Report(), None, None)  # type: ignore[arg-type]
-    assert link.groups_for == (4, 0.5, ("b", "a"))
+    assert link.said == (4, 0.5, ("b", "a"))
 
 
 def test_a_chain_of_its_own_without_anvil_is_the_manifests_mistake(
@@ -129,4 +129,4 @@ def test_a_chain_of_its_own_without_anvil_is_the_manifests_mistake(
     ],
 )
 def test_the_chain_in_one_line(proven: int, reports: int, expected: str) -> None:
-    assert ChainStanding(31337, CONTRACT, 12, proven, 4, reports).sentence == expected
+    assert ChainSummary(31337, CONTRACT, 12, proven, 4, reports).sentence == expected

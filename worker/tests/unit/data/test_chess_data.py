@@ -17,12 +17,12 @@ ROUND = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a", "
 
 def test_a_mate_in_one_is_one_and_any_peer_makes_it_again() -> None:
     author, reader = ChessData(ChessConfig(questions_per_round=3)), ChessData()
-    for item in author.round_data(ROUND):
-        board = chess.Board(item.metadata["fen"])
-        assert item.answer in [move.uci() for move in mating_moves(board)]
-        board.push_uci(item.answer)
+    for question in author.round_data(ROUND):
+        board = chess.Board(question.metadata["fen"])
+        assert question.answer in [move.uci() for move in mating_moves(board)]
+        board.push_uci(question.answer)
         assert board.is_checkmate()
-        assert reader.resolve(item.reference) == item
+        assert reader.resolve(question.reference) == question
 
 
 def test_evaluation_and_other_configurations_are_not_resolved() -> None:
@@ -40,15 +40,15 @@ def test_evaluation_and_other_configurations_are_not_resolved() -> None:
 
 def test_rewards_tell_mate_from_a_legal_move_from_nonsense() -> None:
     data, rewards = ChessData(ChessConfig(questions_per_round=1)), ChessRewards()
-    item = data.round_data(ROUND)[0]
-    board = chess.Board(item.metadata["fen"])
+    question = data.round_data(ROUND)[0]
+    board = chess.Board(question.metadata["fen"])
     mates = mating_moves(board)
     quiet = next(move for move in board.legal_moves if move not in mates)
     action = 64 * mates[0].from_square + mates[0].to_square
     said = [
-        item.answer,
+        question.answer,
         board.san(mates[0]),
-        f" {item.answer}\n",
+        f" {question.answer}\n",
         quiet.uci(),
         "a1a1",
         "0000",
@@ -56,10 +56,10 @@ def test_rewards_tell_mate_from_a_legal_move_from_nonsense() -> None:
         "",
         "__import__('os')",
     ]
-    state = GameState.begin(ROUND, [item])
+    state = GameState.begin(ROUND, [question])
     rollouts = (*(Rollout(text) for text in said), Rollout(token_ids=(action,), logprobs=(0.0,)))
     state = state.with_contribution(
-        Contribution("a", 0, 0, (Group(data.prompt(item), rollouts),), {item.id: item.reference})
+        Contribution("a", 0, 0, (Group(data.prompt(question), rollouts),), {question.id: question.reference})
     )
     scores = next(iter(rewards.rewards(state).values()))
     assert scores == [1.0, 1.0, 1.0, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]

@@ -32,33 +32,36 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_digits_need_no_download() -> None:
     data = images(DIGITS, questionsPerRound=32)
-    items = data.round_data(ROUND)
+    questions = data.round_data(ROUND)
     assert data.shape == (1, 8, 8)
     assert data.classes == [str(digit) for digit in range(10)]
-    assert len({item.id for item in items}) == 32
+    assert len({question.id for question in questions}) == 32
     assert all(
-        item.payload.dtype == numpy.float32 and item.payload.min() >= 0 and item.payload.max() <= 1 for item in items
+        question.payload.dtype == numpy.float32 and question.payload.min() >= 0 and question.payload.max() <= 1
+        for question in questions
     )
-    assert {item.answer for item in items} <= {str(digit) for digit in range(10)}
-    assert [data.resolve(item.reference) for item in items] == list(items)
-    prompts = data.stage_inputs(GameState.begin(ROUND, items), 0)
-    assert all(numpy.array_equal(prompt.payload, item.payload) for prompt, item in zip(prompts, items, strict=True))
+    assert {question.answer for question in questions} <= {str(digit) for digit in range(10)}
+    assert [data.resolve(question.reference) for question in questions] == list(questions)
+    prompts = data.stage_inputs(GameState.begin(ROUND, questions), 0)
+    assert all(
+        numpy.array_equal(prompt.payload, question.payload) for prompt, question in zip(prompts, questions, strict=True)
+    )
 
 
 def test_held_out_digits_are_never_asked() -> None:
     data = images(DIGITS)
     held_out = data.evaluation_data(10_000)
     assert 100 < len(held_out) < 300
-    assert {data.resolve(item.reference) for item in held_out} == {None}
+    assert {data.resolve(question.reference) for question in held_out} == {None}
 
 
 def test_a_folder_of_classes_is_read_in_one_order(folder: Path) -> None:
     data = images(folder)
     assert data.classes == ["cat", "dog"]
     assert data.shape == (3, 4, 6)
-    for item in data.round_data(ROUND):
-        assert item.answer == str(int(item.payload[0, 0, 0]))
-        assert item.metadata["class"] == data.classes[int(item.answer)]
+    for question in data.round_data(ROUND):
+        assert question.answer == str(int(question.payload[0, 0, 0]))
+        assert question.metadata["class"] == data.classes[int(question.answer)]
     assert images(folder).round_data(replace(ROUND, peer="b")) == data.round_data(ROUND)
 
 

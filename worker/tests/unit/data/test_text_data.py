@@ -61,17 +61,19 @@ def text_files(folder: Path) -> Path:
 @pytest.mark.parametrize("write", [json_lines, comma_separated, parquet, saved_dataset, text_files])
 def test_every_kind_of_source_gives_the_same_questions(write: Any, tmp_path: Path) -> None:
     data = text(write(tmp_path), questionsPerRound=5, answerAfter="####")
-    items = data.round_data(ROUND)
-    assert len({item.id for item in items}) == 5
-    for item in items:
-        number = int(item.question.split()[2])
-        assert item.answer == str(2 * number)
+    questions = data.round_data(ROUND)
+    assert len({question.id for question in questions}) == 5
+    for question in questions:
+        number = int(question.text.split()[2])
+        assert question.answer == str(2 * number)
     assert data.digest == text(json_lines(tmp_path), answerAfter="####").digest
 
 
 def test_sides_are_disjoint_duplicates_included_and_the_same_for_all(tmp_path: Path) -> None:
     data = text(json_lines(tmp_path, ROWS + ROWS), heldOut=0.3, demonstrations=0.3)
-    sides = {side: {data.item(data._item(row).reference).question for row in rows} for side, rows in data.rows.items()}
+    sides = {
+        side: {data.question(data._question(row).reference).text for row in rows} for side, rows in data.rows.items()
+    }
     assert all(sides.values())
     assert not sides[Side.ROUND] & sides[Side.EVALUATION]
     assert not sides[Side.ROUND] & sides[Side.DEMONSTRATION]
@@ -81,8 +83,8 @@ def test_sides_are_disjoint_duplicates_included_and_the_same_for_all(tmp_path: P
 
 def test_references_resolve_for_rounds_and_for_nothing_else(tmp_path: Path) -> None:
     author, reader = text(json_lines(tmp_path)), text(json_lines(tmp_path))
-    for item in author.round_data(ROUND):
-        assert reader.resolve(item.reference) == item
+    for question in author.round_data(ROUND):
+        assert reader.resolve(question.reference) == question
     good, held_out = author.round_data(ROUND)[0].reference, author.evaluation_data(1)[0].reference
     for bad in (
         held_out,
@@ -107,10 +109,10 @@ def test_templates_know_all_columns(tmp_path: Path) -> None:
     data = text(json_lines(tmp_path), promptTemplate="[{level}] {question}", systemPrompt="Be brief.")
     state = GameState.begin(ROUND, data.round_data(ROUND))
     for prompt in data.stage_inputs(state, 0):
-        item = state.items[prompt.item]
+        question = state.questions[prompt.question_id]
         assert [message.content for message in prompt.messages] == [
             "Be brief.",
-            f"[{item.metadata['level']}] {item.question}",
+            f"[{question.metadata['level']}] {question.text}",
         ]
 
 
@@ -119,8 +121,8 @@ def test_demonstrations_come_from_their_own_rows_again_and_again(tmp_path: Path)
     examples = data.demonstrate(1, 200)
     assert len(examples) == 200
     assert examples == data.demonstrate(1, 200)
-    askable = {data.item(data._item(row).reference).id for row in data.rows[Side.ROUND]}
-    assert not {example.prompt.item for example in examples} & askable
+    askable = {data.question(data._question(row).reference).id for row in data.rows[Side.ROUND]}
+    assert not {example.prompt.question_id for example in examples} & askable
     assert text(json_lines(tmp_path), demonstrations=0).demonstrate(1, 5) == []
 
 

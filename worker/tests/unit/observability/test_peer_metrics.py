@@ -163,7 +163,7 @@ def test_the_status_follows_the_loop() -> None:
     observer.game_started(first_round=4, max_rounds=10)
     observer.round_started(ROUND)
     assert (status.current.phase, status.current.round, status.current.rounds_finished) == (Phase.RUNNING, 4, 4)
-    observer.stage_closed(ROUND, 1, Collected((), ("a",), (), ClosedBy.ALONE))
+    observer.stage_closed(ROUND, 1, Collected((), ("a",), (), ClosedBy.ISOLATED))
     assert (status.current.stage, status.current.alone, status.current.members) == (1, True, ("a",))
     observer.round_finished(report(), GameState.begin(ROUND), {})
     assert (status.current.reward, status.current.rounds_finished) == (0.25, 5)

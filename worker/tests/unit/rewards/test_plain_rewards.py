@@ -31,9 +31,11 @@ ROUND = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a",))
 
 
 def state_of(answer: str, *rollouts: Rollout) -> GameState:
-    item = Question(QuestionRef("text", "x", 0, 0), "?", answer)
-    contribution = Contribution("a", 0, 0, (Group(Prompt.ask(item), rollouts),), {item.id: item.reference})
-    return GameState.begin(ROUND, [item]).with_contribution(contribution)
+    question = Question(QuestionRef("text", "x", 0, 0), "?", answer)
+    contribution = Contribution(
+        "a", 0, 0, (Group(Prompt.from_question(question), rollouts),), {question.id: question.reference}
+    )
+    return GameState.begin(ROUND, [question]).with_contribution(contribution)
 
 
 def rewards_of(manager: RewardManager, answer: str, *texts: str) -> list[float]:
@@ -121,8 +123,8 @@ def test_a_composite_says_which_of_its_parts_is_wrong(entry: dict[str, Any], pat
     assert caught.value.problems[0].path == f"spec.game.rewards.with.{path}"
 
 
-def length(item: dict[str, Any], text: str) -> float:
-    return len(text) / len(item["answer"]) if text != "nan" else math.nan
+def length(question: dict[str, Any], text: str) -> float:
+    return len(text) / len(question["answer"]) if text != "nan" else math.nan
 
 
 def test_a_trusted_function_runs_here_and_its_failures_are_counted() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from language_rounds import items, round_of, said, scored, state_of, trainer
+from language_rounds import questions, round_of, said, scored, state_of, trainer
 
 from swarmgame.errors import Temporary
 from swarmgame.game.state import Contribution, Prompt
@@ -24,7 +24,7 @@ from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 def prompts(words: str = " stage 0") -> list[Prompt]:
     """What `groups_for` asks."""
-    return [Prompt.ask(item, item.question + words) for item in items()]
+    return [Prompt.from_question(question, question.text + words) for question in questions()]
 
 
 def play(learner: GRPOTrainer, number: int) -> tuple[Contribution, Mapping[str, float]]:

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from language_rounds import items, play, rollout, round_of, said, scored, small_letters, state_of, trainer, with_groups
+from language_rounds import (
+    play,
+    questions,
+    rollout,
+    round_of,
+    said,
+    scored,
+    small_letters,
+    state_of,
+    trainer,
+    with_groups,
+)
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -47,7 +58,7 @@ def gradients(learner: GRPOTrainer) -> dict[str, Tensor]:
 def test_groups_come_in_the_order_of_prompts_with_ids_and_text(cache: Path) -> None:
     learner = trainer(cache)
     contribution = said(learner, round_of())
-    assert [group.item for group in contribution.groups] == [item.id for item in items()]
+    assert [group.question_id for group in contribution.groups] == [question.id for question in questions()]
     for group in contribution.groups:
         assert group.prompt.token_ids == learner.policy.encode(group.prompt)
         assert len(group.rollouts) == 4

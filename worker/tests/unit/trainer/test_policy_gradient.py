@@ -29,7 +29,7 @@ IMAGES = np.random.default_rng(0).normal(size=(6, 4, 4)).astype(np.float32)
 CNN = {"module": "cnn", "options": {"shape": [4, 4], "channels": 4, "hidden": 16}}
 
 
-def items() -> list[Question]:
+def questions() -> list[Question]:
     """Each image has its own right action."""
     return [
         Question(QuestionRef("images", "v1", 0, index), answer=str(index % 3), payload=image)
@@ -47,8 +47,8 @@ def trainer(**options: Any) -> PolicyGradientTrainer:
 
 
 def said(learner: PolicyGradientTrainer, round: Round) -> Contribution:
-    asked = items()
-    groups = tuple(learner.generate([Prompt(item.id, payload=item.payload) for item in asked], round))
+    asked = questions()
+    groups = tuple(learner.generate([Prompt(question.id, payload=question.payload) for question in asked], round))
     return Contribution(
         round.peer,
         round.number,
@@ -72,7 +72,7 @@ def from_others(
 
 
 def state_of(*contributions: Contribution, number: int = 0) -> GameState:
-    state = GameState.begin(round_of(number), items())
+    state = GameState.begin(round_of(number), questions())
     for contribution in contributions:
         state = state.with_contribution(contribution)
     return state.with_external(key for key, _ in state.remote_groups())
@@ -80,7 +80,8 @@ def state_of(*contributions: Contribution, number: int = 0) -> GameState:
 
 def scored(state: GameState) -> dict[Any, list[float]]:
     return {
-        key: [float(r.text == state.items[key.item].answer) for r in group.rollouts] for key, group in state.groups()
+        key: [float(r.text == state.questions[key.question_id].answer) for r in group.rollouts]
+        for key, group in state.groups()
     }
 
 
@@ -113,15 +114,15 @@ def test_a_bandit_needs_no_observation() -> None:
     learner = PolicyGradientTrainer(
         PolicyGradientConfig(actions=4, generations=32, learning_rate=0.1), ComponentContext(peer="me")
     )
-    item = Question(QuestionRef("arms", "v1", 0, 0))
+    question = Question(QuestionRef("arms", "v1", 0, 0))
     for number in range(20):
         round = round_of(number)
-        groups = tuple(learner.generate([Prompt(item.id)], round))
-        state = GameState.begin(round, [item]).with_contribution(
-            Contribution("me", number, 0, groups, {item.id: item.reference}, learner.tokenizer)
+        groups = tuple(learner.generate([Prompt(question.id)], round))
+        state = GameState.begin(round, [question]).with_contribution(
+            Contribution("me", number, 0, groups, {question.id: question.reference}, learner.tokenizer)
         )
         learner.train(state, {key: [float(r.text == "2") for r in group.rollouts] for key, group in state.groups()})
-    rollouts = learner.generate([Prompt(item.id)], round_of(99))[0].rollouts
+    rollouts = learner.generate([Prompt(question.id)], round_of(99))[0].rollouts
     assert sum(rollout.text == "2" for rollout in rollouts) > 24
 
 
