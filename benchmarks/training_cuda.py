@@ -90,10 +90,10 @@ def rollouts(work: Work, tokenizer: str, vocabulary: int) -> tuple[GameState, di
             torch.randint(5, 500, (size,), generator=random).tolist()
             for size in (length, *[work.new_tokens] * work.completions)
         ]
-        completions = tuple(
+        rollouts = tuple(
             Rollout("", tuple(row), (-math.log(vocabulary),) * len(row), FinishReason.LENGTH) for row in ids[1:]
         )
-        groups.append(Group(replace(Prompt.from_question(question), token_ids=tuple(ids[0])), completions))
+        groups.append(Group(replace(Prompt.from_question(question), token_ids=tuple(ids[0])), rollouts))
     references = {question.id: question.reference for question in questions}
     round = Round(0, 0, 0, 1, "bench")
     state = GameState.begin(round, questions).with_contribution(

@@ -19,6 +19,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,ta
     pip install --no-cache-dir --quiet --constraint /opt/swarmgame/constraints.txt --requirement /opt/swarmgame/requirements.txt hatchling
 COPY pyproject.toml README.md /project/
 COPY contracts/artifacts/SwarmCoordinator.json /project/contracts/artifacts/
+COPY crds/swarmgame_common /project/crds/swarmgame_common
 COPY crds/swarmgame_api /project/crds/swarmgame_api
 COPY contracts/swarmgame_chain /project/contracts/swarmgame_chain
 COPY worker/swarmgame /project/worker/swarmgame

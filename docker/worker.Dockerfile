@@ -34,6 +34,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,ta
 COPY pyproject.toml README.md /project/
 COPY contracts/artifacts/SwarmCoordinator.json /project/contracts/artifacts/
 COPY operator/swarmgame_operator /project/operator/swarmgame_operator
+COPY crds/swarmgame_common /project/crds/swarmgame_common
 COPY crds/swarmgame_api /project/crds/swarmgame_api
 COPY contracts/swarmgame_chain /project/contracts/swarmgame_chain
 COPY worker/swarmgame /project/worker/swarmgame

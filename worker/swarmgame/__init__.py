@@ -1,7 +1,13 @@
-"""SwarmGame's worker: the library that the author of a game imports, the loop, and the command line.
+"""SwarmGame's worker: the library for authors of games, the game loop, and the command line.
 
-Importing it costs milliseconds: torch, hivemind and the like are loaded by the parts that need them.
+Importing it takes milliseconds: torch, hivemind and other large libraries are imported where they are used, and names
+in `_LAZY` on first access.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from swarmgame.config import Config
 from swarmgame.game.components import (
@@ -12,6 +18,8 @@ from swarmgame.game.components import (
     RewardManager,
     Trainer,
 )
+from swarmgame.game.report import Observer, RoundReport
+from swarmgame.game.roles import Role, RoleManager
 from swarmgame.game.state import (
     Contribution,
     FinishReason,
@@ -26,6 +34,11 @@ from swarmgame.game.state import (
     Rollout,
     Round,
 )
+from swarmgame.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from swarmgame.game.manager import GameManager
+    from swarmgame_api import load_manifest
 
 __all__ = [
     "ComponentContext",
@@ -35,17 +48,32 @@ __all__ = [
     "Demonstration",
     "Demonstrations",
     "FinishReason",
+    "GameManager",
     "GameState",
     "Group",
     "GroupKey",
     "Message",
+    "Observer",
     "Prompt",
     "Question",
     "QuestionRef",
     "RewardManager",
     "Rewards",
+    "Role",
+    "RoleManager",
     "Rollout",
     "Round",
+    "RoundReport",
     "Trainer",
+    "derive_seed",
+    "load_manifest",
 ]
 __version__ = "0.1.0"
+
+_LAZY = {"GameManager": "swarmgame.game.manager", "load_manifest": "swarmgame_api"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

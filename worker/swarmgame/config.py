@@ -7,7 +7,7 @@ from pydantic.alias_generators import to_camel
 
 
 class Config(BaseModel):
-    """Subclass it, give each field a type and a sentence under it; unknown keys and wrong types are errors with a path."""
+    """Give each field of a subclass a type and a sentence under it; unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True, alias_generator=to_camel

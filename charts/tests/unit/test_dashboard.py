@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from rendered import OPERATOR
 
-from swarmgame.observability.metric_definitions import METRICS, PREFIX, Kind
+from swarmgame.observability.metric_definitions import METRICS, PREFIX
 from swarmgame_chain.gateway import metrics as gateway
+from swarmgame_common.metrics import MetricType
 from swarmgame_operator.metrics import OPERATOR_METRICS
 
 DASHBOARD = json.loads((OPERATOR / "dashboards" / "swarmgame.json").read_text())
@@ -39,7 +40,7 @@ def worker_metrics() -> set[str]:
     return {
         PREFIX + metric.name + suffix
         for metric in METRICS
-        for suffix in (SUFFIXES if metric.kind is Kind.HISTOGRAM else ("",))
+        for suffix in (SUFFIXES if metric.type is MetricType.HISTOGRAM else ("",))
     }
 
 

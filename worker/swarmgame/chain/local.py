@@ -19,7 +19,7 @@ from pathlib import Path
 from swarmgame.chain.endpoint import ChainEndpoint, chain_errors
 from swarmgame.errors import InvalidManifest
 from swarmgame.game.state import PeerId
-from swarmgame.observability.run_directory import write_whole
+from swarmgame.observability.run_directory import write_atomically
 from swarmgame_chain.anvil import find_anvil
 from swarmgame_chain.dev import DevChain
 from swarmgame_chain.errors import BadChainUsage, ChainError
@@ -127,7 +127,7 @@ class ChainMonitor:
                 break
             time.sleep(0.2)
         if self.summary is not None:
-            write_whole(self._file, json.dumps(asdict(self.summary)) + "\n")
+            write_atomically(self._file, json.dumps(asdict(self.summary)) + "\n")
 
     def _work(self) -> None:
         while not self._done.is_set():

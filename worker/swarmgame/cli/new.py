@@ -1,7 +1,7 @@
-"""`swarmgame new NAME`: a game of your own that runs, with a test that passes.
+"""`swarmgame new NAME`: makes a game that runs, with tests that pass.
 
-Templates lie beside this module, one folder a kind; `$name` and `$package` are all that is filled in. Invariant:
-nothing that exists is ever written over, and a folder appears whole or not at all.
+The templates are in `templates/`, one folder a kind; `$name` and `$package` are filled in. Nothing that exists is
+overwritten, and the folder appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-from swarmgame.cli.options import say
+from swarmgame.cli.options import print_message
 from swarmgame.errors import BadUsage
 
 LONGEST = 52
@@ -34,8 +34,8 @@ _LAYOUT = {
 }
 
 
-class Kind(StrEnum):
-    """What a game begins as."""
+class GameKind(StrEnum):
+    """The kind of game to begin with."""
 
     TEXT = "text"
     IMAGES = "images"
@@ -47,8 +47,8 @@ def new(
         typer.Argument(metavar="NAME", help="Name of the game, and of the folder that is made.", show_default=False),
     ],
     kind: Annotated[
-        Kind, typer.Option("--kind", help="Words and a language model, or pictures and a small network.")
-    ] = Kind.TEXT,
+        GameKind, typer.Option("--kind", help="Words and a language model, or pictures and a small network.")
+    ] = GameKind.TEXT,
 ) -> None:
     """Make a game of your own: a folder with a manifest, two classes to change, and a test that passes.
 
@@ -60,19 +60,19 @@ def new(
     """
     package = package_of(name)
     folder = scaffold(name, kind)
-    say(f"{folder}/ is ready. Begin with {folder}/{package}/__init__.py, then:")
-    say(f"  cd {folder} && pytest && swarmgame run game.yaml")
+    print_message(f"{folder}/ is ready. Begin with {folder}/{package}/__init__.py, then:")
+    print_message(f"  cd {folder} && pytest && swarmgame run game.yaml")
 
 
-def scaffold(name: str, kind: Kind = Kind.TEXT, parent: Path = Path()) -> Path:
-    """Makes the folder `parent/name`.
+def scaffold(name: str, kind: GameKind = GameKind.TEXT, parent: Path = Path()) -> Path:
+    """Make the folder `parent/name`.
 
     Args:
-        name: lower-case letters, digits and dashes: it names the game on a cluster, too. The package has underscores
-            for the dashes.
+        name: lower-case letters, digits and dashes, since it also names the game on a cluster. The package has
+            underscores instead of dashes.
 
     Raises:
-        BadUsage: the name cannot be used, or something of that name exists.
+        BadUsage: the name is not allowed, or a file of that name exists.
     """
     package = package_of(name)
     target = parent / name
@@ -96,14 +96,15 @@ def scaffold(name: str, kind: Kind = Kind.TEXT, parent: Path = Path()) -> Path:
 
 
 def package_of(name: str) -> str:
-    """The Python package of a game.
+    """Return the Python package of a game.
 
     Raises:
-        BadUsage: the name cannot be that of a game, or Python has a module of that name already.
+        BadUsage: the name is not allowed, or Python has a module of that name.
     """
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > LONGEST:
         raise BadUsage(
-            f"{name!r} cannot be the name of a game: at most {LONGEST} lower-case letters, digits and dashes, a letter first"
+            f"{name!r} cannot be the name of a game: expected at most {LONGEST} lower-case letters, digits and dashes, "
+            "a letter first"
         )
     package = name.replace("-", "_")
     taken = package in sys.stdlib_module_names or package == "tests" or importlib.util.find_spec(package) is not None

@@ -1,7 +1,6 @@
-"""Checks of environments: is one fit to be played for? What `swarmgame env check` runs, and what the tests run over all
-of them.
+"""Checks of environments, for `swarmgame env check` and for the tests of all environments.
 
-Everything happens in the sandbox, as in a game. Invariant: a check changes nothing and downloads nothing.
+Questions are made and scored in the sandbox, as in a game. A check changes nothing and downloads nothing.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from swarmgame.seeds import derive_seed
 _MODULE = "swarmgame.data.environments"
 _MAKING_SECONDS = 10.0
 GARBAGE = ("", "garbage", "[[1, 2", '{"a": 1}', "nil", "(" * 500, "\x00\ufffd", "-1/0")
-LITTLE = 0.25
-"""Scorers may give a little for nothing (0.01 for countdown, 0.2 for gcd); this is too much."""
+MOST_FOR_GARBAGE = 0.25
+"""Most that garbage may score: some scorers give a little for any answer (0.01 for countdown, 0.2 for gcd)."""
 
 
 @dataclass(frozen=True)
 class EnvironmentCheck:
-    """What was found out about one environment.
+    """The result of checking one environment.
 
     Args:
         name: of the environment.
-        deterministic: two processes make the same questions of the same seeds.
-        distinct: how many of the questions differ.
-        own_answer: lowest score of a stored answer to its own question; None where none is stored.
+        deterministic: two processes make the same questions from the same seeds.
+        distinct: number of different questions.
+        own_answer: lowest score of a stored answer; None where none is stored.
         garbage: highest score of any garbage.
-        exceptions: how many pieces of garbage made the scorer raise (they score 0).
-        making_ms, scoring_ms: mean time of a question and of a score, the process's own start left out.
-        problems: what makes it unfit; empty for a good one.
+        exceptions: number of garbage answers on which the scorer raised (they score 0).
+        making_ms, scoring_ms: mean time of a question and of a score, without the start of the process.
+        problems: reasons not to use it; empty for a good one.
     """
 
     name: str
@@ -52,7 +51,7 @@ class EnvironmentCheck:
 
 
 def check(sandbox: Sandbox, name: str, config: Mapping[str, Any] | None = None, questions: int = 4) -> EnvironmentCheck:
-    """Makes a few questions twice, and scores their own answers and garbage."""
+    """Make a few questions twice, and score their own answers and garbage."""
     settings = dict(config or {})
     sandbox.prepare(f"{_MODULE}:keep", name, settings)
     seeds = [derive_seed("check", name, index) >> 2 for index in range(questions)]
@@ -60,35 +59,37 @@ def check(sandbox: Sandbox, name: str, config: Mapping[str, Any] | None = None, 
     made = _make(sandbox, name, settings, seeds)
     making = time.perf_counter() - started
     again = _make(sandbox, name, settings, seeds)
-    failures = [outcome.message for outcome in made if outcome.breach]
-    asked = [(seed, outcome.value) for seed, outcome in zip(seeds, made, strict=True) if not outcome.breach]
+    failures = [result.message for result in made if result.breach]
+    questions_made = [(seed, result.value) for seed, result in zip(seeds, made, strict=True) if not result.breach]
 
-    own = _score(sandbox, name, settings, [(seed, value["answer"]) for seed, value in asked if value["answer"]])
+    own = _score(
+        sandbox, name, settings, [(seed, value["answer"]) for seed, value in questions_made if value["answer"]]
+    )
     started = time.perf_counter()
-    garbage = _score(sandbox, name, settings, [(seed, text) for seed, _ in asked[:1] for text in GARBAGE])
+    garbage = _score(sandbox, name, settings, [(seed, text) for seed, _ in questions_made[:1] for text in GARBAGE])
     scoring = time.perf_counter() - started
-    own_answer = min((_value(outcome) for outcome in own), default=None)
-    highest = max((_value(outcome) for outcome in garbage), default=0.0)
-    same = [outcome.value for outcome in made] == [outcome.value for outcome in again]
+    own_answer = min((_value(result) for result in own), default=None)
+    highest = max((_value(result) for result in garbage), default=0.0)
+    same = [result.value for result in made] == [result.value for result in again]
 
     problems = [f"makes no question: {message}" for message in failures[:1]]
     if not same:
         problems.append("two processes make different questions of one seed")
     if name not in NOT_SOLVED_BY_OWN_ANSWER and own_answer is not None and own_answer < 0.99:
         problems.append(f"scores its own answer {own_answer:g}")
-    if name not in LENIENT and highest > LITTLE:
+    if name not in LENIENT and highest > MOST_FOR_GARBAGE:
         problems.append(f"scores garbage {highest:g}")
-    if any(outcome.breach not in ("", "exception", "program") for outcome in garbage):
+    if any(result.breach not in ("", "exception", "program") for result in garbage):
         problems.append(
             "garbage breaks the sandbox's limits: " + ", ".join(sorted({o.breach for o in garbage if o.breach}))
         )
     return EnvironmentCheck(
         name=name,
         deterministic=same,
-        distinct=len({value["question"] for _, value in asked}),
+        distinct=len({value["question"] for _, value in questions_made}),
         own_answer=own_answer,
         garbage=highest,
-        exceptions=sum(outcome.breach == "exception" for outcome in garbage),
+        exceptions=sum(result.breach == "exception" for result in garbage),
         making_ms=round(1000 * making / questions, 2),
         scoring_ms=round(1000 * scoring / len(GARBAGE), 2),
         problems=tuple(problems),
@@ -105,5 +106,5 @@ def _score(sandbox: Sandbox, name: str, config: dict[str, Any], answers: list[tu
     )
 
 
-def _value(outcome: CallResult) -> float:
-    return float(outcome.value) if isinstance(outcome.value, int | float) else 0.0
+def _value(result: CallResult) -> float:
+    return float(result.value) if isinstance(result.value, int | float) else 0.0

@@ -1,9 +1,9 @@
-"""The `chess` data: positions from random games, made in code: give mate in one, or find any legal move.
+"""The `chess` data: positions from random games, with the task to mate in one or to find any legal move.
 
-A position is played from a seed, so any peer makes it again; nothing is downloaded. It does not score: pair it with the
-`chess` rewards. A policy with words reads the position in FEN and answers in UCI or SAN; one without sees the payload,
-float32 planes of 18 × 8 × 8, and answers with the action 64 × from + to. Invariant: a mate-in-one position has at least
-one mating move, found by search, and `answer` is the first of them.
+A position follows from a seed, so any peer can regenerate it; nothing is downloaded. Use it with the `chess` rewards. A
+policy over text reads the position in FEN and answers in UCI or SAN; any other policy reads the payload, float32 planes
+of 18 × 8 × 8, and answers with the action 64 × from + to. Invariant: a mate-in-one position has at least one mating
+move, found by search, and `answer` is the first of them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from swarmgame.seeds import SEED_BITS, derive_seed
 ENVIRONMENT = "chess"
 _VERSION = "1"
 _GAMES = 64
-"""Random games that one seed may play before it gives up; two in five come to a mate in one."""
+"""Most random games for one seed; two in five reach a mate in one."""
 _PURPOSES = {"round": 0, "evaluation": 1, "demonstration": 2}
 
 
 class Task(StrEnum):
-    """What is asked of a position."""
+    """The task in a position."""
 
     MATE_IN_ONE = "mate-in-one"
     LEGAL_MOVE = "legal-move"
@@ -44,13 +44,13 @@ class ChessConfig(Config):
     task: Task = Task.MATE_IN_ONE
     """`mate-in-one`, or `legal-move`: any move that the rules allow."""
     questions_per_round: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Positions that this peer asks its policy in a round."""
+    """Positions of this peer in a round."""
     shared: bool = False
     """Whether all peers get the same positions in a round."""
     min_plies: Annotated[int, Field(ge=0, le=200)] = 8
-    """Half-moves played before a position may be asked."""
+    """Half-moves before the earliest position of a game that is used."""
     max_plies: Annotated[int, Field(ge=1, le=400)] = 120
-    """Half-moves after which a random game is given up."""
+    """Half-moves after which a random game ends."""
     system_prompt: str = ""
     """Put before every question as a system message."""
 
@@ -80,7 +80,7 @@ class ChessData(DataManager, Demonstrations):
         return [self.prompt(state.questions[question]) for question in state.question_ids]
 
     def prompt(self, question: Question) -> Prompt:
-        """The question, after the system prompt when there is one, with the planes."""
+        """Return the prompt of a question: the system prompt if there is one, the question, and the planes."""
         user = Message("user", question.text)
         messages = (Message("system", self.config.system_prompt), user) if self.config.system_prompt else (user,)
         return Prompt(question_id=question.id, messages=messages, payload=question.payload)
@@ -100,7 +100,7 @@ class ChessData(DataManager, Demonstrations):
         return f"{derive_seed(self._digest, self.config.system_prompt):016x}"
 
     def _questions(self, purpose: str, count: int, *stream: int) -> list[Question]:
-        """Seeds of a purpose share their highest bits, so that no round asks what evaluation does."""
+        """Make questions whose seeds begin with the purpose, so that rounds and evaluation have none in common."""
         questions: list[Question] = []
         for attempt in range(16 * count + _GAMES):
             if len(questions) == count:
@@ -119,14 +119,14 @@ class ChessData(DataManager, Demonstrations):
             return None
         board, move = found
         side = "White" if board.turn else "Black"
-        wanted = "gives mate in one" if self.config.task == Task.MATE_IN_ONE else "makes any legal move"
-        question = f"{side} {wanted}. Position: {board.fen()}\nAnswer with one move in UCI notation, such as e2e4."
+        task = "gives mate in one" if self.config.task == Task.MATE_IN_ONE else "makes any legal move"
+        text = f"{side} {task}. Position: {board.fen()}\nAnswer with one move in UCI notation, such as e2e4."
         metadata = {"fen": board.fen(), "task": self.config.task.value}
-        return Question(QuestionRef(ENVIRONMENT, self._digest, seed, 0), question, move.uci(), metadata, planes(board))
+        return Question(QuestionRef(ENVIRONMENT, self._digest, seed, 0), text, move.uci(), metadata, planes(board))
 
 
 def position(seed: int, task: Task, min_plies: int, max_plies: int) -> tuple[chess.Board, chess.Move] | None:
-    """The position of a seed and a right move; None when all its games ended before one came up."""
+    """Return the position of a seed and a correct move; None when none of its games reached one."""
     random = Random(seed)
     for _ in range(_GAMES):
         board = chess.Board()
@@ -146,7 +146,7 @@ def position(seed: int, task: Task, min_plies: int, max_plies: int) -> tuple[che
 
 
 def mating_moves(board: chess.Board) -> list[chess.Move]:
-    """All moves that give mate, in the order of their UCI names."""
+    """Return all moves that give mate, in the order of their UCI names."""
     mates = []
     for move in sorted(board.legal_moves, key=chess.Move.uci):
         if board.gives_check(move):
@@ -158,7 +158,9 @@ def mating_moves(board: chess.Board) -> list[chess.Move]:
 
 
 def planes(board: chess.Board) -> NDArray[numpy.float32]:
-    """18 × 8 × 8: White's pawns to king, Black's likewise, side to move, four castling rights, the en passant square."""
+    """Return 18 × 8 × 8 planes: White's pawns to king, Black's likewise, side to move, four castling rights, en
+    passant.
+    """
     array: Any = numpy.zeros((18, 8, 8), dtype=numpy.float32)
     for square, piece in board.piece_map().items():
         array[piece.piece_type - 1 + (0 if piece.color else 6), square // 8, square % 8] = 1

@@ -1,9 +1,8 @@
-"""Curricula: an environment grows harder while its questions are answered, and easier again when they are not.
+"""Curricula: an environment gets harder while the rewards are high, and easier when they are low.
 
-Levels are those of reasoning-gym's curricula; which configuration a level is, is worked out in the sandbox
-(`level_configs`), how levels move is decided here, by the mean reward of our own groups over a window. Invariant: the
-level is a function of the rewards seen, and part of `state_dict`; every level has a digest of its own, so peers at
-different levels understand one another.
+The levels are those of reasoning-gym's curricula. `level_configs` computes their configurations in the sandbox; the
+level moves by the mean reward of our own groups over a window. Invariant: the level is a function of the rewards seen,
+and part of `state_dict`. Every level has a digest of its own, so peers at different levels can exchange rollouts.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ class CurriculumConfig(Config):
     """When an environment's level moves."""
 
     attributes: tuple[str, ...] = ()
-    """Which attributes of reasoning-gym's curriculum move, together; all of them when empty."""
+    """Attributes of reasoning-gym's curriculum that move, together; all of them when empty."""
     start_level: Annotated[int, Field(ge=0, le=1000)] = 0
     """Level of the first round."""
     max_level: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Highest level; the curriculum's own last when not given."""
+    """Highest level; the last one of the curriculum when not given."""
     raise_above: Annotated[float, Field(ge=0, le=1)] = 0.7
     """Mean reward over a full window above which the level rises by one."""
     lower_below: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Mean reward over a full window below which the level falls by one."""
     window: Annotated[int, Field(ge=1, le=10_000)] = 32
-    """Questions that a decision looks at; it is emptied whenever the level moves."""
+    """Number of questions in the window; it is emptied whenever the level moves."""
 
     @model_validator(mode="after")
     def _ordered(self) -> CurriculumConfig:
@@ -43,11 +42,11 @@ class CurriculumConfig(Config):
 
 
 class CurriculumLevel:
-    """Where an environment stands.
+    """The current level of one environment.
 
     Args:
-        config: when it moves.
-        levels: how many there are.
+        config: when the level moves.
+        levels: number of levels.
     """
 
     def __init__(self, config: CurriculumConfig, levels: int) -> None:
@@ -57,7 +56,7 @@ class CurriculumLevel:
         self._window: deque[float] = deque(maxlen=config.window)
 
     def add(self, reward: float) -> None:
-        """The mean reward of one of our groups, asked at the present level."""
+        """Add the mean reward of one of our groups at the current level, and move the level when the window is full."""
         self._window.append(reward)
         if len(self._window) < self._config.window:
             return
@@ -77,10 +76,10 @@ class CurriculumLevel:
 
 
 def level_configs(name: str, config: dict[str, Any], attributes: list[str], most: int | None) -> dict[str, Any]:
-    """Runs in the sandbox: the configuration of every level, the author's own with the moving attributes laid over it.
+    """Return the configuration of every level: the author's with the moving attributes replaced. Runs in the sandbox.
 
     Returns:
-        `{"levels": [config, …]}`, ending before the first that the dataset refuses; or `{"problem": {"path", "got",
+        `{"levels": [config, …]}`, up to the first that the dataset refuses; or `{"problem": {"path", "got",
         "expected"}}`.
     """
     from reasoning_gym.coaching.attributes import RangeAttributeDefinition
@@ -108,18 +107,18 @@ def level_configs(name: str, config: dict[str, Any], attributes: list[str], most
     context = DefaultCurriculumContext()
     levels: list[dict[str, Any]] = []
     for level in range(longest if most is None else min(most + 1, longest)):
-        laid = dict(config)
+        merged = dict(config)
         for attribute in moving:
             curriculum.set_attr_level(attribute.name, min(level, len(attribute.levels) - 1))
             value = context.get_attr_value(curriculum, attribute)
             if isinstance(attribute, RangeAttributeDefinition):
-                laid[attribute.lower_field_name] = min(value)
-                laid[attribute.upper_field_name] = max(value)
+                merged[attribute.lower_field_name] = min(value)
+                merged[attribute.upper_field_name] = max(value)
             else:
-                laid[attribute.field_name] = value
-        if "problem" in resolve(name, laid):
+                merged[attribute.field_name] = value
+        if "problem" in resolve(name, merged):
             break
-        levels.append(laid)
+        levels.append(merged)
     if not levels:
         return {
             "problem": {"path": "curriculum", "got": name, "expected": f"a curriculum whose first level {name} accepts"}

@@ -1,10 +1,10 @@
-"""Environments: procedural question makers with a scorer, by name. The 105 datasets of reasoning-gym, composites of
-them, and an author's own.
+"""Environments: named generators of questions with a scorer. The 105 datasets of reasoning-gym, composites of them, and
+an author's own.
 
-Everything here runs inside the sandbox (`swarmgame.sandbox.client`), called by name with JSON arguments, since some
-makers execute code, some scorers evaluate the answer, and five datasets depend on the interpreter's hash seed, which is
-fixed there. The process that trains never imports reasoning-gym. Invariant: `make` and `score` depend on (name, config,
-seed) and the library's version alone; the version is part of the digest.
+All of this module runs inside the sandbox (`swarmgame.sandbox.client`), called by name with JSON arguments: some
+generators execute code, some scorers evaluate the answer, and five datasets depend on the interpreter's hash seed,
+which the sandbox fixes. The training process never imports reasoning-gym. Invariant: `make` and `score` depend only on
+(name, config, seed) and the library's version; the version is part of the digest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any, ClassVar, get_type_hints
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from swarmgame.config import Config
-from swarmgame.rewards.expressions import guarded
+from swarmgame.sandbox.expressions import guarded
 from swarmgame.seeds import derive_seed
 
 COMPOSITE = "composite"
@@ -37,43 +37,29 @@ ENTRY_POINTS = "swarmgame.environments"
 DISTRIBUTION = "reasoning-gym"
 
 NARROW_SEEDS = frozenset({"pool_matrix"})
-"""Datasets that hand their seed to numpy, which takes 32 bits."""
+"""Datasets that pass their seed to numpy, which takes 32 bits."""
 
-KEPT = frozenset(
-    {
-        *(
-            "arc_1d",
-            "arc_agi",
-            "base_conversion",
-            "codeio",
-            "emoji_mystery",
-            "figlet_font",
-            "group_anagrams",
-            "n_queens",
-            "rearc",
-        ),
-        *("rush_hour", "sokoban", "spell_backward", "word_ladder", "word_sequence_reversal", "word_sorting"),
-    }
-)
-"""Datasets slow to construct (2 to 350 ms) whose items depend on the attribute `seed` alone: constructed once and
-re-seeded.
+KEPT = {
+    "arc_1d", "arc_agi", "base_conversion", "codeio", "emoji_mystery", "figlet_font", "group_anagrams", "n_queens",
+    "rearc", "rush_hour", "sokoban", "spell_backward", "word_ladder", "word_sequence_reversal", "word_sorting",
+}  # fmt: skip
+"""Datasets that are slow to construct (2 to 350 ms) and whose items depend only on the attribute `seed`: constructed
+once and re-seeded.
 """
 
 NOT_SOLVED_BY_OWN_ANSWER = frozenset({"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"})
-"""Datasets that store no answer of their own: any solution counts, and none is given."""
+"""Datasets that store no answer: any solution counts."""
 
 LENIENT = frozenset({"game_of_life_halting"})
-"""Datasets that take any words for "no", and so may give garbage full marks."""
+"""Datasets that read any text as "no", and so may give garbage full marks."""
 
 _NOT_REPEATABLE = re.compile(r"\b(now|today|utcnow|time|time_ns|uuid\d|urandom)\(|\bsecrets\.")
-"""Programs of codeio that look at the clock or at true randomness, one in a hundred; no peer could make their questions
-again.
-"""
+"""Programs of codeio that use the clock or true randomness, one in a hundred: their questions cannot be regenerated."""
 
 
 @dataclass(frozen=True)
 class GeneratedQuestion:
-    """A question, its answer (empty where there is none to tell), and whatever the scorer wants back."""
+    """A question, its answer (empty where none is stored), and metadata for the scorer."""
 
     question: str
     answer: str
@@ -81,8 +67,8 @@ class GeneratedQuestion:
 
 
 class Environment(ABC):
-    """An author's own environment; registered under the entry-point group `swarmgame.environments`, its first docstring
-    line describes it.
+    """Base of an author's own environment, registered in the entry-point group `swarmgame.environments`. The first line
+    of its docstring describes it.
     """
 
     Config: ClassVar[type[BaseModel]] = Config
@@ -92,16 +78,16 @@ class Environment(ABC):
 
     @abstractmethod
     def make(self, random: Random) -> GeneratedQuestion:
-        """A question, from this source of randomness and the configuration alone."""
+        """Return a question that depends only on `random` and the configuration."""
 
     def score(self, answer: str, question: GeneratedQuestion) -> float:
-        """How good an answer is, from 0 to 1; whether it equals the stored one, unless overridden."""
+        """Return the score of an answer, from 0 to 1: 1 when it equals the stored one, unless overridden."""
         return float(answer.strip() == question.answer.strip())
 
 
-# ── what can be asked by name
+# ── the catalog
 def catalog() -> list[dict[str, Any]]:
-    """Every environment: name, summary, category, whether it has a curriculum, what its scorer needs."""
+    """Return a row for every environment: name, summary, category, has a curriculum, evaluates answers."""
     factory = _factory()
     rows = []
     for name in sorted(factory.DATASETS):
@@ -123,8 +109,8 @@ def catalog() -> list[dict[str, Any]]:
 
 
 def fields(name: str) -> list[dict[str, Any]]:
-    """The configuration of an environment: name, type and default of each field, without seed and size, which the game
-    sets.
+    """Return name, type and default of each field of an environment's configuration, without seed and size, which the
+    game sets.
     """
     if name == COMPOSITE:
         return [{"name": "datasets", "type": "list of {name, weight, config}", "default": None, "required": True}]
@@ -153,7 +139,7 @@ def fields(name: str) -> list[dict[str, Any]]:
 
 
 def resolve(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Checks an environment's name and configuration.
+    """Check an environment's name and configuration.
 
     Returns:
         `{"digest": …}`, or `{"problem": {"path", "got", "expected"}}` with a path such as `config.min_terms`.
@@ -165,12 +151,12 @@ def resolve(name: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def warm() -> None:
-    """Imports reasoning-gym, which takes a second, so that no batch has to."""
+    """Import reasoning-gym before the first batch: it takes a second."""
     _factory()
 
 
 def keep(name: str, config: dict[str, Any]) -> None:
-    """Constructs ahead of time what is slow to construct."""
+    """Construct a dataset of `KEPT` ahead of time."""
     if name == COMPOSITE:
         for part in config["datasets"]:
             keep(part["name"], part.get("config", {}))
@@ -179,13 +165,13 @@ def keep(name: str, config: dict[str, Any]) -> None:
 
 
 def make(name: str, config: dict[str, Any], seed: int) -> dict[str, str]:
-    """The question and answer of a seed."""
+    """Return the question and answer of a seed."""
     question = _question(name, _canonical(config), seed)
     return {"question": question.question, "answer": question.answer}
 
 
 def score(name: str, config: dict[str, Any], seed: int, answer: str) -> float:
-    """How good an answer to the question of a seed is."""
+    """Return the score of an answer to the question of a seed."""
     canonical = _canonical(config)
     question = copy.deepcopy(_question(name, canonical, seed))
     part, part_config, part_seed = _part(name, config, seed)
@@ -199,7 +185,7 @@ def score(name: str, config: dict[str, Any], seed: int, answer: str) -> float:
 
 
 def demonstrate(name: str, config: dict[str, Any], seed: int) -> dict[str, str] | None:
-    """The question and answer of a seed, when the scorer takes the answer for right; None otherwise."""
+    """Return the question and answer of a seed; None when the scorer does not accept the answer."""
     made = make(name, config, seed)
     return made if made["answer"] and score(name, config, seed, made["answer"]) >= 0.99 else None
 
@@ -225,7 +211,8 @@ def _question(name: str, canonical: str, seed: int) -> GeneratedQuestion:
 
 
 def _part(name: str, config: dict[str, Any], seed: int) -> tuple[str, dict[str, Any], int]:
-    """The environment that a seed really asks: a composite draws one of its parts, each with a seed of its own."""
+    """Return the environment, configuration and seed that a question comes from: a composite draws one of its members,
+    each with a seed of its own."""
     while name == COMPOSITE:
         parts = config["datasets"]
         drawn = Random(seed).choices(range(len(parts)), weights=[part.get("weight", 1.0) for part in parts])[0]
@@ -234,14 +221,14 @@ def _part(name: str, config: dict[str, Any], seed: int) -> tuple[str, dict[str, 
 
 
 def _dataset(name: str, config: dict[str, Any], seed: int) -> Any:
-    """A dataset whose item 0 is the question of the seed."""
+    """Return a dataset whose item 0 is the question of the seed."""
     seed = derive_seed("narrow", seed) >> 31 if name in NARROW_SEEDS else seed
     if name not in KEPT:
         return _factory().create_dataset(name, seed=seed, size=1, **_arguments(name, config))
     dataset = _kept(name, _canonical(config))
     dataset.seed = seed
     if name == "codeio":
-        # The dataset keeps its programs in its class, where another configuration would find them.
+        # The dataset keeps its programs in its class, where a different configuration would use them too.
         type(dataset)._jsonl_data = dataset.programs
     return dataset
 
@@ -258,7 +245,7 @@ def _kept(name: str, canonical: str) -> Any:
 
 
 def _arguments(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no tuples; where the default is one, so is the value."""
+    """Convert lists to tuples where the default is a tuple: JSON has no tuples."""
     defaults = {field.name: field.default for field in dataclasses.fields(_factory().DATASETS[name][1])}
     return {key: tuple(value) if isinstance(defaults.get(key), tuple) else value for key, value in config.items()}
 
@@ -289,7 +276,7 @@ class _Problem(Exception):
 
 
 def _digest(name: str, config: dict[str, Any], path: str = "") -> str:
-    """Names the resolved configuration, defaults included, and the version of the library that it means something to."""
+    """Return a digest of the resolved configuration, defaults included, and of the library's version."""
     if name in _own():
         try:
             resolved = _own()[name].Config.model_validate(config).model_dump(mode="json")
@@ -364,8 +351,8 @@ def _refuse_unknown(config: Mapping[str, Any], known: list[str], path: str) -> N
             )
 
 
-def _suggestion(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -374,7 +361,7 @@ def _canonical(config: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON-like, with text for what JSON has no word for."""
+    """Return JSON-like values; anything that JSON cannot express becomes text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, set | frozenset):

@@ -1,9 +1,9 @@
-"""Finite data: rows that are all there, drawn without replacement, split by what they say.
+"""Finite data: a fixed list of rows, drawn without replacement.
 
-The base of `text` and `images`. A row belongs to the rounds, to evaluation or to demonstrations by a hash of its
-content, so that a duplicate never sits on two sides, and every peer with the same rows splits them alike. Invariant: a
-reference names the digest of all rows and the row's number; a peer with other rows cannot resolve it, and nobody
-resolves a held-out row.
+The base of `text` and `images`. A hash of its content assigns a row to rounds, evaluation or demonstrations, so
+duplicates are always on the same side, and every peer with the same rows splits them alike. Invariant: a reference
+contains the digest of all rows and the row's number. A peer with different rows cannot resolve it, and no peer resolves
+a held-out row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HUB = "hf://"
 
 
 class Side(IntEnum):
-    """Which side of the split a row is on."""
+    """The side of the split that a row is on."""
 
     ROUND = 0
     EVALUATION = 1
@@ -40,26 +40,26 @@ class FiniteConfig(Config):
     """How rows are drawn."""
 
     source: Annotated[str, Field(min_length=1)]
-    """Where the rows are: a path or an address of what the data reads."""
+    """Where the rows are: a path or an address."""
     split: str = "train"
-    """Which split of a dataset on the hub."""
+    """Split of a dataset on the hub."""
     subset: str = ""
-    """Which configuration of a dataset on the hub; its default when empty."""
+    """Configuration of a dataset on the hub; its default when empty."""
     questions_per_round: Annotated[int, Field(ge=1, le=65_536)] = 8
-    """Rows that this peer draws in a round, no row twice."""
+    """Rows that this peer draws in a round, without replacement."""
     shared: bool = False
     """Whether all peers draw the same rows in a round."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the rows that is kept for evaluation."""
     max_rows: Annotated[int, Field(ge=1)] = 1_000_000
-    """Rows after the first so many are not read."""
+    """Most rows that are read."""
 
 
 class FiniteData(DataManager):
-    """Rows by number. A subclass reads them, and says what a row is as an item.
+    """Rows by number. A subclass reads them, and turns a row into a question.
 
     Args:
-        contents: of every row, what it says, as bytes: decides its side and goes into the digest.
+        contents: the content of every row, as bytes; decides its side and is part of the digest.
         demonstrations: share of the rows kept for demonstrations.
     """
 
@@ -69,25 +69,25 @@ class FiniteData(DataManager):
         self, config: FiniteConfig, context: ComponentContext, contents: Iterable[bytes], demonstrations: float = 0.0
     ) -> None:
         super().__init__(config, context)
-        everything = hashlib.blake2b(digest_size=8, person=b"swarmgame-rows")
+        digest_of_all = hashlib.blake2b(digest_size=8, person=b"swarmgame-rows")
         self.rows: dict[Side, list[int]] = {side: [] for side in Side}
         for row, content in enumerate(contents):
             digest = hashlib.blake2b(content, digest_size=8, person=b"swarmgame-split").digest()
-            everything.update(digest)
+            digest_of_all.update(digest)
             place = int.from_bytes(digest, "little") / 2**64
             evaluation = place < config.held_out
             side = Side.EVALUATION if evaluation else Side.DEMONSTRATION if place > 1 - demonstrations else Side.ROUND
             self.rows[side].append(row)
-        self.digest = everything.hexdigest()
+        self.digest = digest_of_all.hexdigest()
         self._name = config.source.rpartition("/")[2] or config.source
-        self._askable = frozenset(self.rows[Side.ROUND])
+        self._resolvable = frozenset(self.rows[Side.ROUND])
         if len(self.rows[Side.ROUND]) < config.questions_per_round:
             expected = f"at most the {len(self.rows[Side.ROUND])} rows that {config.source} has for rounds"
             raise InvalidManifest(f"{PATH}.questionsPerRound", config.questions_per_round, expected)
 
     @abstractmethod
     def question(self, reference: QuestionRef) -> Question:
-        """The item of a row, `reference.index`."""
+        """Return the question of the row `reference.index`."""
 
     def round_data(self, round: Round) -> Sequence[Question]:
         seed = derive_seed("rows", round.seed if self.config.shared else round.peer_seed, round.number)
@@ -96,19 +96,19 @@ class FiniteData(DataManager):
         ]
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        """Every stage asks our questions again."""
+        """Return the same prompts for every stage."""
         return [self.prompt(state.questions[question]) for question in state.question_ids]
 
     def prompt(self, question: Question) -> Prompt:
-        """What is asked about an item."""
+        """Return the prompt of a question."""
         return Prompt.from_question(question)
 
     def resolve(self, reference: QuestionRef) -> Question | None:
         ours = (reference.environment, reference.config, reference.seed) == (self._name, self.digest, 0)
-        return self.question(reference) if ours and reference.index in self._askable else None
+        return self.question(reference) if ours and reference.index in self._resolvable else None
 
     def evaluation_data(self, count: int) -> Sequence[Question]:
-        """The same for every peer; fewer than `count` where fewer are held out."""
+        """Return the same questions on every peer; fewer than `count` where fewer are held out."""
         held_out = self.rows[Side.EVALUATION]
         chosen = Random(derive_seed("evaluation", self.context.seed)).sample(held_out, min(count, len(held_out)))
         return [self._question(row) for row in chosen]
@@ -118,23 +118,23 @@ class FiniteData(DataManager):
 
 
 def existing(source: str) -> Path:
-    """The file or folder that a source names.
+    """Return the path that a source names.
 
     Raises:
-        InvalidManifest: there is none.
+        InvalidManifest: it does not exist.
     """
     path = Path(source.removeprefix("file://")).expanduser()
     if not path.exists():
         raise InvalidManifest(
             f"{PATH}.source",
             source,
-            f"a file or folder that exists (looked in {path.absolute().parent}), or {HUB}org/name",
+            f"a file or folder that exists (searched {path.absolute().parent}), or {HUB}org/name",
         )
     return path
 
 
 def load_from_hub(config: FiniteConfig, context: ComponentContext) -> Any:
-    """A `datasets.Dataset` from the hub (or its cache), or from a folder that `save_to_disk` wrote.
+    """Load a `datasets.Dataset` from the hub (or its cache), or from a folder of `save_to_disk`.
 
     Raises:
         InvalidManifest: there is no such dataset, revision, subset or split.

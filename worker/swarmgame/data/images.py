@@ -1,9 +1,9 @@
-"""The `images` data: labelled pictures, for policies that see.
+"""The `images` data: labelled pictures, for policies that read images.
 
 Reads a folder with a folder per class, a dataset of the hub (`hf://org/name[@revision]`) or saved by `datasets`, and
-scikit-learn's own 8×8 digits (`sklearn://digits`), which need no download. An item has no words: its payload is a
-float32 array, channels × height × width, in [0, 1], its answer the number of the class. Invariant: payloads are
-read-only, and the same bytes on every peer with the same data.
+scikit-learn's 8×8 digits (`sklearn://digits`), which need no download. A question has no text: its payload is a float32
+array, channels × height × width, in [0, 1], its answer the number of the class. Invariant: payloads are read-only, and
+equal byte by byte on every peer with the same data.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ImageConfig(FiniteConfig):
     """Which pictures, and how large."""
 
     size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Height and width that every picture is scaled to; needed where they differ."""
+    """Height and width to which every picture is scaled; required where pictures differ in size."""
     channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for colour; what the first picture has, when not given."""
+    """1 for grey, 3 for colour; as in the first picture when not given."""
     image: str = "image"
     """Column of the picture in a dataset."""
     label: str = "label"
@@ -41,7 +41,7 @@ class ImageConfig(FiniteConfig):
 
 
 class ImageData(FiniteData):
-    """See the module. `classes` are the names of the labels, `shape` is that of every payload."""
+    """See the module. `classes` are the names of the labels, `shape` is the shape of every payload."""
 
     Config = ImageConfig
     config: ImageConfig
@@ -85,7 +85,7 @@ class ImageData(FiniteData):
 
 
 def _read(config: ImageConfig, context: ComponentContext) -> tuple[Sequence[str], Iterator[tuple[Image, int]]]:
-    """Names of the classes, and the pictures with their labels, in an order that every peer shares."""
+    """Return the names of the classes, and the pictures with their labels, in the same order on every peer."""
     if config.source == DIGITS:
         return [str(digit) for digit in range(10)], _digits(config)
     if config.source.startswith(HUB):

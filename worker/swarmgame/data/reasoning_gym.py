@@ -1,10 +1,9 @@
-"""The `reasoning-gym` data: procedural questions with checkable answers, made again by any peer from four numbers.
+"""The `reasoning-gym` data: generated questions with checkable answers, which any peer regenerates from a reference.
 
 Every question has a seed of its own, derived by hash, and is item 0 of a dataset with that seed, so no two streams
-share questions (reasoning-gym's items use `Random(seed + index)`, where neighbouring seeds do). The two highest bits of
-a seed say what it is for: a round, evaluation or demonstration; so held-out questions stay held out by construction,
-and a reference to one is refused. Invariant: this process makes no question itself; all are made in the sandbox (see
-`environments`).
+share questions (reasoning-gym uses `Random(seed + index)`, so adjacent seeds share questions). The two highest bits of
+a seed give its purpose: round, evaluation or demonstration. Held-out questions are therefore disjoint from those of
+rounds, and a reference to one is refused. All questions are made in the sandbox (see `environments`).
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from swarmgame.seeds import SEED_BITS, derive_seed
 
 PATH = "spec.game.data.with"
 MAKING_SECONDS = 10.0
-"""Processor time that one question may take to make; the slowest known takes one second."""
+"""Most processor time for one question; the slowest known takes one second."""
 _ATTEMPTS = 8
-_REMEMBERED = 4096
+_CACHED = 4096
 _BATCH = 256
 _ENVIRONMENTS = "swarmgame.data.environments"
 
 
 class AnswerFormat(StrEnum):
-    """How the policy is asked to answer, and where the reward looks."""
+    """The format in which the policy answers, and which the reward reads."""
 
     PLAIN = "plain"
     TAGGED = "tagged"
@@ -46,7 +45,7 @@ TAGGED_INSTRUCTION = "Think as long as you like, then give only the final answer
 
 
 class Purpose(IntEnum):
-    """What a seed is for: its highest bits."""
+    """The purpose of a seed: its two highest bits."""
 
     ROUND = 0
     EVALUATION = 1
@@ -57,39 +56,39 @@ class EnvironmentConfig(Config):
     """One environment of the mix."""
 
     name: str
-    """Its name: `swarmgame env list` knows them all."""
+    """Its name: `swarmgame env list` prints all of them."""
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """How often it is asked, relative to the others."""
+    """How often it is drawn, relative to the others."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """Its own configuration, in its own (snake case) words: `swarmgame env show NAME`."""
+    """Its own configuration, in snake case: see `swarmgame env show NAME`."""
     curriculum: CurriculumConfig | None = None
-    """Makes it harder as answers get better; only where reasoning-gym has a curriculum."""
+    """Makes it harder as rewards rise; only where reasoning-gym has a curriculum."""
 
 
 class ReasoningGymConfig(Config):
-    """Which questions are asked, how many, and in what words."""
+    """Which questions are used, how many, and how they are phrased."""
 
     environments: Annotated[tuple[EnvironmentConfig, ...], Field(min_length=1, max_length=200)]
     """The mix."""
     questions_per_round: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Questions that this peer asks its policy in a round."""
+    """Questions of this peer in a round."""
     shared: bool = False
     """Whether all peers get the same questions in a round; otherwise each draws its own."""
     specialties: tuple[tuple[str, ...], ...] = ()
-    """Names of environments by rank among the members: the peer of rank r asks only those of entry r, counted round and
-    round.
+    """Names of environments by rank among the members: the peer of rank r uses only those of entry r modulo the number
+    of entries.
     """
     system_prompt: str = ""
     """Put before every question as a system message; for the tagged format, the default explains the tags."""
     prompt_template: str = "{question}"
     """The user's message; `{question}` stands for the question."""
     answer_format: AnswerFormat = AnswerFormat.PLAIN
-    """`plain`: the whole text is the answer. `tagged`: what stands within <answer></answer>."""
+    """`plain`: the complete text is the answer. `tagged`: the text within <answer></answer>."""
 
 
 @dataclass(frozen=True)
 class _Level:
-    """An environment in one configuration that this game may ask."""
+    """An environment of this game in one configuration."""
 
     name: str
     config: dict[str, Any]
@@ -99,7 +98,7 @@ class _Level:
 
 
 class ReasoningGymData(DataManager, Demonstrations):
-    """See the module. Reward with `reasoning-gym`, which reads environment and configuration from the item's metadata."""
+    """See the module. Use it with the `reasoning-gym` rewards, which read the question's metadata."""
 
     Config = ReasoningGymConfig
     config: ReasoningGymConfig
@@ -108,7 +107,7 @@ class ReasoningGymData(DataManager, Demonstrations):
         super().__init__(config, context)
         self._check()
         self._sandbox: Sandbox | None = SharedSandbox.hold()
-        self._remembered: OrderedDict[QuestionRef, Question] = OrderedDict()
+        self._cache: OrderedDict[QuestionRef, Question] = OrderedDict()
         try:
             self._levels = [self._levels_of(position, entry) for position, entry in enumerate(config.environments)]
         except BaseException:
@@ -121,7 +120,7 @@ class ReasoningGymData(DataManager, Demonstrations):
             if entry.curriculum is not None
         }
 
-    # ── what the game asks
+    # ── questions and prompts
     def round_data(self, round: Round) -> Sequence[Question]:
         base = round.seed if self.config.shared else round.peer_seed
         allowed = self._specialty(round)
@@ -134,13 +133,11 @@ class ReasoningGymData(DataManager, Demonstrations):
         return self._make(Purpose.ROUND, levels, ("round", base, round.number))
 
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
-        """Every stage asks our questions again, in the same words; a game of several stages says more by overriding
-        this.
-        """
+        """Return the same prompts for every stage; a game of several stages overrides this."""
         return [self.prompt(state.questions[question]) for question in state.question_ids]
 
     def prompt(self, question: Question) -> Prompt:
-        """The question in the game's words."""
+        """Return the prompt of a question: the system prompt, and the question in the template."""
         system = self.config.system_prompt or (
             TAGGED_INSTRUCTION if self.config.answer_format == AnswerFormat.TAGGED else ""
         )
@@ -152,31 +149,33 @@ class ReasoningGymData(DataManager, Demonstrations):
         return self.resolve_all([reference])[0]
 
     def resolve_all(self, references: Sequence[QuestionRef]) -> Sequence[Question | None]:
-        """One journey to the sandbox for all that are of this game and not remembered."""
+        """Regenerate all references of this game that are not cached in one call of the sandbox."""
         levels = {reference: level for reference in references if (level := self._level_of(reference)) is not None}
-        new = [reference for reference in levels if reference not in self._remembered]
+        new = [reference for reference in levels if reference not in self._cache]
         made = zip(
-            new, self._ask([levels[reference] for reference in new], [reference.seed for reference in new]), strict=True
+            new,
+            self._call([levels[reference] for reference in new], [reference.seed for reference in new]),
+            strict=True,
         )
         fresh = {
-            reference: self._remember(_question(levels[reference], reference.seed, outcome, self.config.answer_format))
-            for reference, outcome in made
-            if not outcome.breach
+            reference: self._store(_question(levels[reference], reference.seed, result, self.config.answer_format))
+            for reference, result in made
+            if not result.breach
         }
         return [
-            fresh.get(reference) or self._remembered.get(reference) if reference in levels else None
+            fresh.get(reference) or self._cache.get(reference) if reference in levels else None
             for reference in references
         ]
 
     def _level_of(self, reference: QuestionRef) -> _Level | None:
-        """The level that a reference asks, if it is one that a round of this game may ask."""
-        honest = (
+        """Return the level that a reference belongs to; None when no round of this game can have it."""
+        of_a_round = (
             reference.index == 0 and 0 <= reference.seed < 1 << SEED_BITS and _purpose(reference.seed) == Purpose.ROUND
         )
-        return self._by_digest.get((reference.environment, reference.config)) if honest else None
+        return self._by_digest.get((reference.environment, reference.config)) if of_a_round else None
 
     def evaluation_data(self, count: int) -> Sequence[Question]:
-        """The same for every peer of the game: the environments in turn, each at its first level."""
+        """Return the same questions on every peer: the environments in turn, each at its start level."""
         levels = [self._start(index % len(self._levels)) for index in range(count)]
         return self._make(Purpose.EVALUATION, levels, ("evaluation", self.context.seed))
 
@@ -194,31 +193,31 @@ class ReasoningGymData(DataManager, Demonstrations):
 
     # ── demonstrations
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
-        """Questions with the stored answer, where the scorer takes it for right; fewer than `count` if hardly any
-        environment has such.
+        """Return questions with their stored answers, where the scorer accepts them; fewer than `count` if hardly any
+        environment has such answers.
         """
         found: list[Demonstration] = []
         weights = [entry.weight for entry in self.config.environments]
         tried, solved = [0] * len(weights), [0] * len(weights)
-        asked = 0
+        drawn = 0
         while len(found) < count:
-            # An environment that stores no right answers is given up after a few questions.
-            fertile = [position for position in range(len(weights)) if solved[position] or tried[position] < _ATTEMPTS]
-            if not fertile:
+            # An environment that stores no accepted answers is left out after a few questions.
+            usable = [position for position in range(len(weights)) if solved[position] or tried[position] < _ATTEMPTS]
+            if not usable:
                 break
-            wanted = min(max(count - len(found), _ATTEMPTS), _BATCH)
-            random = Random(derive_seed("demonstrated environment", seed, asked))
+            batch = min(max(count - len(found), _ATTEMPTS), _BATCH)
+            random = Random(derive_seed("demonstrated environment", seed, drawn))
             levels = [
                 self._start(position)
-                for position in random.choices(fertile, [weights[position] for position in fertile], k=wanted)
+                for position in random.choices(usable, [weights[position] for position in usable], k=batch)
             ]
-            seeds = [_seed(Purpose.DEMONSTRATION, seed, asked + index) for index in range(wanted)]
-            asked += wanted
-            for level, chosen, outcome in zip(levels, seeds, self._ask(levels, seeds, "demonstrate"), strict=True):
+            seeds = [_seed(Purpose.DEMONSTRATION, seed, drawn + index) for index in range(batch)]
+            drawn += batch
+            for level, chosen, result in zip(levels, seeds, self._call(levels, seeds, "demonstrate"), strict=True):
                 tried[level.position] += 1
-                if outcome.value:
+                if result.value:
                     solved[level.position] += 1
-                    found.append(self._demonstration(_question(level, chosen, outcome, self.config.answer_format)))
+                    found.append(self._demonstration(_question(level, chosen, result, self.config.answer_format)))
         return found[:count]
 
     def _demonstration(self, question: Question) -> Demonstration:
@@ -234,7 +233,7 @@ class ReasoningGymData(DataManager, Demonstrations):
         mix = [f"{level.name} {level.digest} {self.config.environments[level.position].weight}" for level in starts]
         return f"{derive_seed(*shape, *mix):016x}"
 
-    # ── the rest of a part's life
+    # ── state
     def state_dict(self) -> Mapping[str, Any]:
         return {str(position): curriculum.state_dict() for position, curriculum in self._curricula.items()}
 
@@ -253,12 +252,12 @@ class ReasoningGymData(DataManager, Demonstrations):
 
     # ── making questions
     def _make(self, purpose: Purpose, levels: Sequence[_Level], stream: tuple[str | int, ...]) -> list[Question]:
-        """One item a level. Some makers fail for rare seeds; the next seed is tried then, the same on every peer."""
+        """Make one question a level. Some generators fail for rare seeds; every peer then tries the same next seed."""
         questions: dict[int, Question] = {}
         for attempt in range(_ATTEMPTS):
             for index, level in enumerate(levels):
-                # Made before: a round's questions are asked for twice where its rollouts are generated ahead.
-                made = self._remembered.get(
+                # A round's questions are made twice where its rollouts are generated ahead.
+                made = self._cache.get(
                     QuestionRef(level.name, level.digest, _seed(purpose, *stream, index, attempt), 0)
                 )
                 same = made is not None and (made.metadata["position"], made.metadata["level"]) == (
@@ -269,12 +268,12 @@ class ReasoningGymData(DataManager, Demonstrations):
                     questions[index] = made
             missing = [index for index in range(len(levels)) if index not in questions]
             seeds = [_seed(purpose, *stream, index, attempt) for index in missing]
-            for index, seed, outcome in zip(
-                missing, seeds, self._ask([levels[index] for index in missing], seeds), strict=True
+            for index, seed, result in zip(
+                missing, seeds, self._call([levels[index] for index in missing], seeds), strict=True
             ):
-                if not outcome.breach:
-                    question = _question(levels[index], seed, outcome, self.config.answer_format)
-                    questions[index] = question if purpose == Purpose.EVALUATION else self._remember(question)
+                if not result.breach:
+                    question = _question(levels[index], seed, result, self.config.answer_format)
+                    questions[index] = question if purpose == Purpose.EVALUATION else self._store(question)
             if len(questions) == len(levels):
                 return [questions[index] for index in range(len(levels))]
         failing = next(level.name for index, level in enumerate(levels) if index not in questions)
@@ -282,24 +281,24 @@ class ReasoningGymData(DataManager, Demonstrations):
             f"the environment {failing} made no question in {_ATTEMPTS} attempts; see `swarmgame env check {failing}`"
         )
 
-    def _ask(self, levels: Sequence[_Level], seeds: Sequence[int], what: str = "make") -> list[CallResult]:
+    def _call(self, levels: Sequence[_Level], seeds: Sequence[int], function: str = "make") -> list[CallResult]:
         if self._sandbox is None:
             raise RuntimeError("the data manager is closed")
         calls = [[level.name, level.config, seed] for level, seed in zip(levels, seeds, strict=True)]
         batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
         return [
-            outcome
+            result
             for batch in batches
-            for outcome in self._sandbox.call_untrusted(f"{_ENVIRONMENTS}:{what}", batch, deadline=MAKING_SECONDS)
+            for result in self._sandbox.call_untrusted(f"{_ENVIRONMENTS}:{function}", batch, deadline=MAKING_SECONDS)
         ]
 
-    def _remember(self, question: Question) -> Question:
-        self._remembered[question.reference] = question
-        while len(self._remembered) > _REMEMBERED:
-            self._remembered.popitem(last=False)
+    def _store(self, question: Question) -> Question:
+        self._cache[question.reference] = question
+        while len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
         return question
 
-    # ── who asks what
+    # ── which environments and levels
     def _current(self, position: int) -> int:
         curriculum = self._curricula.get(position)
         return curriculum.level if curriculum is not None else 0
@@ -310,11 +309,11 @@ class ReasoningGymData(DataManager, Demonstrations):
         return levels[min(curriculum.start_level, len(levels) - 1)] if curriculum is not None else levels[0]
 
     def _specialty(self, round: Round) -> list[int]:
-        everything = list(range(len(self.config.environments)))
+        positions = list(range(len(self.config.environments)))
         if not self.config.specialties or round.peer not in round.members:
-            return everything
+            return positions
         names = self.config.specialties[round.members.index(round.peer) % len(self.config.specialties)]
-        return [position for position in everything if self.config.environments[position].name in names]
+        return [position for position in positions if self.config.environments[position].name in names]
 
     # ── checking the configuration
     def _check(self) -> None:
@@ -328,11 +327,11 @@ class ReasoningGymData(DataManager, Demonstrations):
                 )
         if self.config.shared and self.config.specialties:
             raise InvalidManifest(
-                f"{PATH}.shared", True, "false where peers have specialties: they cannot ask the same questions"
+                f"{PATH}.shared", True, "false where peers have specialties: they cannot get the same questions"
             )
         if self.config.shared and any(entry.curriculum for entry in self.config.environments):
             raise InvalidManifest(
-                f"{PATH}.shared", True, "false where there is a curriculum: peers move through it each at its own pace"
+                f"{PATH}.shared", True, "false where there is a curriculum: each peer moves through it at its own pace"
             )
         if "{question}" not in self.config.prompt_template:
             raise InvalidManifest(
@@ -378,7 +377,7 @@ def _purpose(seed: int) -> int:
     return seed >> (SEED_BITS - 2)
 
 
-def _question(level: _Level, seed: int, outcome: CallResult, answer_format: AnswerFormat) -> Question:
+def _question(level: _Level, seed: int, result: CallResult, answer_format: AnswerFormat) -> Question:
     metadata = {
         "environment": level.name,
         "config": level.config,
@@ -388,7 +387,7 @@ def _question(level: _Level, seed: int, outcome: CallResult, answer_format: Answ
     }
     return Question(
         QuestionRef(level.name, level.digest, seed, 0),
-        str(outcome.value["question"]),
-        str(outcome.value["answer"]),
+        str(result.value["question"]),
+        str(result.value["answer"]),
         metadata,
     )

@@ -1,8 +1,8 @@
 """The `text` data: questions and answers from files or the hub.
 
 Reads JSON lines, CSV, Parquet, a folder of .txt files, a folder that `datasets` saved, and `hf://org/name[@revision]`.
-It does not score: pair it with `exact` or `function`. Invariant: a row is its question and its answer; other columns
-come along as metadata and decide nothing.
+It has no scorer: use it with the `exact` or `function` rewards. Invariant: only question and answer identify a row;
+other columns are metadata.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from swarmgame.game.state import Message, Prompt, Question, QuestionRef
 from swarmgame.seeds import derive_seed
 
 SEPARATOR = "\n---\n"
-"""Between question and answer in a .txt file; a file without it is all question."""
+"""Separates question and answer in a .txt file; a file without it has no answer."""
 
 Row = Mapping[str, Any]
 
 
 class TextConfig(FiniteConfig):
-    """Which rows, and in what words they are asked."""
+    """Which rows are used, and how they are phrased."""
 
     question: str = "question"
     """Column of the question."""
     answer: str = "answer"
     """Column of the answer; empty where rows have none."""
     answer_after: str = ""
-    """Only what follows the last of these marks in the answer's column counts (`####` for GSM8K)."""
+    """Only the text after the last such mark in the answer's column counts (`####` for GSM8K)."""
     system_prompt: str = ""
     """Put before every question as a system message."""
     prompt_template: str = "{question}"
-    """The user's message; `{question}` stands for the question, other columns by their names likewise."""
+    """The user's message; `{question}` stands for the question, and `{NAME}` for the column of that name."""
     demonstrations: Annotated[float, Field(ge=0, le=0.9)] = 0.1
-    """Share of the rows kept for the warm start of a builtin model, and never asked; 0 for a model that needs none."""
+    """Share of the rows kept for the warm start of a builtin model only; 0 for a model that needs none."""
 
 
 class TextData(FiniteData, Demonstrations):
@@ -73,7 +73,7 @@ class TextData(FiniteData, Demonstrations):
         return Prompt(question_id=question.id, messages=(Message("system", system), user) if system else (user,))
 
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
-        """Rows of the demonstrations' share that have an answer, again and again when there are fewer than asked for."""
+        """Return rows of the demonstrations' share that have an answer, repeated when there are fewer than `count`."""
         rows = [row for row in self.rows[Side.DEMONSTRATION] if self._pairs[row][1]]
         if not rows:
             return []

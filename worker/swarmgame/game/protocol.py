@@ -2,7 +2,7 @@
 
 A backend moves bytes and decides nothing about training. Invariants: contributions that `collect` returns were checked
 (limits, schema, signature, hash, age) and are sorted by (round, peer), so they do not depend on the order of arrival.
-A peer that is alone gets `closed_by` ISOLATED, and every refused message is counted in `outcomes` under its reason.
+Without any other live peer, `closed_by` is ISOLATED; every refused message is counted in `outcomes` under its reason.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class CollectPolicy:
         exchange: GATHER or PULL.
         quorum: share of the live members, this peer included, that must have published; in (0, 1].
         deadline_seconds: longest wait, from the call.
-        external_groups: PULL: number of groups of other peers to fetch; backends fetch complete shards, so a few more may
-            come.
+        external_groups: PULL: number of groups of other peers to fetch; backends fetch complete shards, so a few more
+            may come.
         max_per_peer: PULL: at most this many groups of one peer are counted towards `external_groups`.
         prefer_nonzero_advantage: PULL: fetch groups that claim a nonzero advantage first.
         max_staleness: greatest age of a contribution in rounds, in both modes; 0 means this round only.

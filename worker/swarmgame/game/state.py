@@ -127,8 +127,8 @@ class Rollout:
             tokenizers agree.
         token_ids: the sampled ids, with EOS when there was one; for a policy over discrete actions, the actions.
         logprobs: natural-log probability of each id under the sampling policy at its temperature, before top-k or
-            top-p; one an id. These and the ids are tuples where they were sampled, a `PackedNumbers` where they came from
-            others.
+            top-p; one an id. These and the ids are tuples where they were sampled, a `PackedNumbers` where they came
+            from others.
         finish_reason: STOP when the policy ended it.
     """
 
@@ -272,7 +272,8 @@ class GameState:
                 for c in self.late
             ):
                 raise ValueError(
-                    f"{contribution.peer} has already contributed to round {contribution.round}, stage {contribution.stage}"
+                    f"{contribution.peer} has already contributed to round {contribution.round}, "
+                    f"stage {contribution.stage}"
                 )
             return replace(self, late=(*self.late, contribution))
         if contribution.round > self.round.number:

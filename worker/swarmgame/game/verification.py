@@ -70,7 +70,8 @@ class RolloutVerifier:
                         GroupKey(contribution.round, contribution.stage, contribution.peer, group.question_id)
                     )
                 elif contribution.stage == 0 or self._exchange is Exchange.PULL:
-                    # In stage 0 the prompt follows from the question, so a different one is forged (or of another game).
+                    # In stage 0 the prompt follows from the question, so a different one is forged (or of another
+                    # game).
                     outcomes["prompt-mismatch"] += 1
                     continue
                 else:
@@ -129,7 +130,7 @@ class RolloutVerifier:
         questions: Mapping[str, Question],
         prompts: Mapping[str, Prompt],
     ) -> Mapping[str, Prompt]:
-        """Return the prompts that this peer would have made for these questions in that stage, as far as it can know."""
+        """Return the prompts that this peer would have made for these questions in that stage, where known."""
         if contribution.stage == 0:
             stage_0 = GameState.begin(state.round, questions.values())
             return {prompt.question_id: prompt for prompt in self._data.stage_inputs(stage_0, 0)}

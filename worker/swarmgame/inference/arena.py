@@ -331,7 +331,7 @@ def _chunks(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
 
 
 def even(lanes: int) -> int:
-    """Round a number of lanes up, so that few graphs serve many calls: to 1, 2, 4, multiples of 8, and above 128 of 32."""
+    """Round up a number of lanes, so that few graphs serve many calls: 1, 2, 4, multiples of 8, above 128 of 32."""
     unit = 1 if lanes <= 2 else 4 if lanes <= 4 else 8 if lanes <= 128 else 32
     return -(-lanes // unit) * unit
 

@@ -168,8 +168,9 @@ def load_kernels(device: torch.device) -> ModuleType | None:
         raise
     except Exception as error:  # noqa: BLE001 - compilers, linkers and drivers raise whatever they like
         logger.warning(
-            "the decode kernels cannot run here (%s: %s): tokens are sampled operation by operation, several times slower. Triton needs a C "
-            "compiler (gcc), Python's headers and a writable cache folder, and a GPU of compute capability 8.0 or later",
+            "the decode kernels cannot run here (%s: %s): tokens are sampled operation by operation, several times "
+            "slower. Triton needs a C "
+            "compiler (gcc), Python's headers, a writable cache folder, and a GPU of compute capability 8.0 or later",
             type(error).__name__,
             str(error).partition("\n")[0],
         )

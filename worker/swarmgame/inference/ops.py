@@ -134,7 +134,7 @@ class Batch:
 
 # ── norm and activation
 def rms_norm(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
-    """RMSNorm of the last dimension, computed in fp32 and rounded before the scale is applied, as transformers does it."""
+    """RMSNorm of the last dimension, computed in fp32 and rounded before the scale is applied, as in transformers."""
     if x.dtype == torch.float32:
         return F.rms_norm(x, (x.shape[-1],), scale, epsilon)
     return scale * F.rms_norm(x, (x.shape[-1],), None, epsilon)

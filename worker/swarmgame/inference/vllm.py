@@ -27,7 +27,8 @@ from threading import Lock
 from swarmgame.errors import InvalidManifest, Temporary
 from swarmgame.game.ranks import Ranks
 from swarmgame.inference.sampler import Sampled, SamplingParams, check_request
-from swarmgame.inference.vllm_client import PromptRequest, ServerUnavailable, StaleWeights, VllmClient
+from swarmgame.inference.vllm_client import VllmClient
+from swarmgame.inference.vllm_completions import PromptRequest, ServerUnavailable, StaleWeights
 from swarmgame.inference.vllm_process import PATH, VllmProcess, wait_until_healthy
 from swarmgame.seeds import derive_seed
 from swarmgame_api.sampler import VllmOptions
@@ -162,7 +163,7 @@ class VllmSampler:
         return False
 
     def metrics(self) -> Mapping[str, float]:
-        """See `Sampler.metrics`: requests, repeated ones, seconds, answers of stale weights, pushes and their seconds."""
+        """See `Sampler.metrics`: requests, repeats, seconds, answers of stale weights, pushes and their seconds."""
         counts, self._counts = self._counts, dict.fromkeys(NAMES, 0.0)
         return counts
 
@@ -234,7 +235,8 @@ class VllmSampler:
             raise InvalidManifest(
                 f"{PATH}.url",
                 self._url,
-                "a server started with --logprobs-mode=processed_logprobs: temperature, top-k, top-p or a minimum length is set",
+                "a server started with --logprobs-mode=processed_logprobs: temperature, top-k, top-p or a minimum "
+                "length is set",
             )
         self._probed = True
 
@@ -256,7 +258,8 @@ class VllmSampler:
         if self._pushed is None:
             if self._process is None and not wait_until_healthy(self._url, self._options.startup_seconds):
                 raise Temporary(
-                    f"no vLLM server was ready at {self._url} within {self._options.startup_seconds} seconds. {self._cure}"
+                    f"no vLLM server was ready at {self._url} within {self._options.startup_seconds} seconds. "
+                    f"{self._cure}"
                 )
             self._meet()
         if not self._has_weights():

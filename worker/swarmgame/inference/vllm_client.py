@@ -1,4 +1,4 @@
-"""vLLM's HTTP protocol: completions of token ids, and weights; what comes back is checked before it is believed.
+"""vLLM's HTTP protocol: completions of token ids, and weights; answers are checked before they are used.
 
 Read from vLLM 0.33.0 and compared with 0.22.1 and 0.30.0: `/v1/completions`, and with
 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`, serve since 0.22 at least;
@@ -6,8 +6,8 @@ with VLLM_SERVER_DEV_MODE=1 so do `/collective_rpc` and `/reset_prefix_cache`, a
 `/update_weight_version` and `/weight_info`. Quirks that shape this module: all prompts of one request share a seed, so
 each prompt is a request of its own; the n completions of a request have the seeds s, s+1, …; a greedy request takes n=1
 alone; a stop token is in `token_ids`; -inf and NaN arrive as -9999; a budget that does not fit the longest sequence is
-lowered without a word. Run against vLLM 0.32.0 on a CPU, whose log-probabilities were within 1.4e-5 of a full forward
-in fp32. Not here: retries, versions, processes (`vllm.py`).
+lowered silently. Run against vLLM 0.32.0 on a CPU, whose log-probabilities were within 1.4e-5 of a full forward
+in fp32. Retries, versions and processes are in `vllm.py`.
 """
 
 from __future__ import annotations
@@ -21,54 +21,26 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from swarmgame.errors import BadData, InvalidManifest
+from swarmgame.errors import InvalidManifest
 from swarmgame.inference.sampler import Sampled, SamplingParams
+from swarmgame.inference.vllm_completions import (
+    SMALL_BYTES,
+    Completions,
+    PromptRequest,
+    ServerUnavailable,
+    StaleWeights,
+    invalid_answer,
+)
 from swarmgame.inference.vllm_process import PATH
 
 CONNECT_SECONDS = 10.0
 CONNECTIONS = 256
 """Requests under way at once; the server has a queue of its own, but every connection costs a file on both sides."""
-SMALL_BYTES = 1 << 20
-BYTES_PER_TOKEN = 512
-"""Most that the answer may spend on one token: its id, its log-probability, its text."""
-BYTES_PER_PROMPT_TOKEN = 16
-LEAST_LOGPROB = -1_000.0
-LARGEST_LOGPROB = 1e-3
-"""Rounding of fp32 may pass 0 by a little; a sampled token is never as unlikely as `LEAST_LOGPROB`."""
 EXCERPT = 300
 RELOADING = "reloading"
 """Label of weights that are being replaced."""
 
 T = TypeVar("T")
-
-
-class ServerUnavailable(Exception):
-    """The server did not answer this time: it is away, starting, too slow, or gave the request up."""
-
-
-class StaleWeights(Exception):
-    """The server does not have the requested weights: it was started again, or given others."""
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRequest:
-    """One prompt.
-
-    Args:
-        prompt: ids.
-        n: completions.
-        budget: tokens of each, EOS included.
-        seed: 0 ≤ seed < 2^62.
-    """
-
-    prompt: tuple[int, ...]
-    n: int
-    budget: int
-    seed: int
-
-    @property
-    def largest_answer(self) -> int:
-        return SMALL_BYTES + self.n * (BYTES_PER_TOKEN * self.budget + BYTES_PER_PROMPT_TOKEN * len(self.prompt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +67,7 @@ class VllmClient:
         self, url: str, *, eos_token_ids: Sequence[int], vocabulary: int, timeout_seconds: float, api_key: str = ""
     ) -> None:
         self.url = url.rstrip("/")
-        self._eos = frozenset(eos_token_ids)
-        self._vocabulary = vocabulary
+        self._completions = Completions(self.url, eos_token_ids, vocabulary)
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS)
         self._timeout_seconds = timeout_seconds
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -105,14 +76,14 @@ class VllmClient:
     def complete(
         self, model: str, requests: Sequence[PromptRequest], params: SamplingParams, *, weights: str = ""
     ) -> list[list[Sampled] | ServerUnavailable | StaleWeights]:
-        """Sample from the model with this name, all requests at once; in the place of what may be tried again, the
-        reason.
+        """Sample from the model with this name, all requests at once; for a request that may be repeated, return the
+        reason instead.
 
         Args:
             weights: label that the weights must have, where the server names it (since 0.33.0); empty: any.
 
         Raises:
-            BadData: the server answered something that no sampler may answer.
+            BadData: the server gave an invalid answer.
             InvalidManifest: the server refused the request.
         """
 
@@ -121,13 +92,18 @@ class VllmClient:
         ) -> list[Sampled] | ServerUnavailable | StaleWeights:
             try:
                 answer = await self._post(
-                    session, "/v1/completions", self._body(model, request, params), limit=request.largest_answer
+                    session,
+                    "/v1/completions",
+                    self._completions.body(model, request, params),
+                    limit=request.largest_answer,
                 )
-                return self._completions(answer, model, request, weights, greedy=params.greedy)
+                return self._completions.parse(answer, model, request, weights, greedy=params.greedy)
             except (ServerUnavailable, StaleWeights) as problem:
                 return problem
 
-        async def everything(session: aiohttp.ClientSession) -> list[list[Sampled] | ServerUnavailable | StaleWeights]:
+        async def all_requests(
+            session: aiohttp.ClientSession,
+        ) -> list[list[Sampled] | ServerUnavailable | StaleWeights]:
             tasks = [asyncio.create_task(one(session, request)) for request in requests]
             try:
                 return list(await asyncio.gather(*tasks))
@@ -135,95 +111,7 @@ class VllmClient:
                 for task in tasks:
                     task.cancel()
 
-        return self._run(everything)
-
-    def _body(self, model: str, request: PromptRequest, params: SamplingParams) -> dict[str, Any]:
-        """The request; everything that the server could have a default for is given."""
-        return {
-            "model": model,
-            "prompt": list(request.prompt),
-            "n": 1 if params.greedy else request.n,
-            "seed": request.seed,
-            "max_tokens": request.budget,
-            "min_tokens": min(params.min_new_tokens, request.budget),
-            "temperature": 0.0 if params.greedy else params.temperature,
-            "top_p": 1.0 if params.greedy else params.top_p,
-            "top_k": 0 if params.greedy else params.top_k,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "watermarking": False,
-            # Only our own ids end a completion; the model's own configuration may know fewer or more of them.
-            "ignore_eos": True,
-            "stop_token_ids": sorted(self._eos),
-            "logprobs": 0,
-            "return_token_ids": True,
-            "return_tokens_as_token_ids": True,
-            "return_weight_versions": True,
-        }
-
-    def _completions(
-        self, answer: Any, model: str, request: PromptRequest, weights: str, *, greedy: bool
-    ) -> list[Sampled]:
-        choices = answer.get("choices") if isinstance(answer, Mapping) else None
-        expected = 1 if greedy else request.n
-        if (
-            not isinstance(choices, list)
-            or len(choices) != expected
-            or not all(isinstance(choice, Mapping) for choice in choices)
-        ):
-            count = f"{len(choices)} choices" if isinstance(choices, list) else "no list of choices"
-            raise self._nonsense(f"{count} for {expected} completions")
-        if answer.get("model") != model:
-            raise StaleWeights(f"the answer is of model {answer.get('model')!r}, and {model!r} was asked for")
-        if sorted(choice.get("index", -1) for choice in choices) != list(range(expected)):
-            raise self._nonsense("choices that are not numbered from 0")
-        labels = {
-            span.get("version")
-            for choice in choices
-            for span in choice.get("weight_versions") or ()
-            if isinstance(span, Mapping)
-        }
-        if weights and labels - {weights}:
-            raise StaleWeights(f"the answer is of the weights {sorted(map(str, labels))}, and {weights} were asked for")
-        found = [self._completion(choice, request) for choice in sorted(choices, key=lambda choice: choice["index"])]
-        return found * request.n if greedy else found
-
-    def _completion(self, choice: Mapping[str, Any], request: PromptRequest) -> Sampled:
-        reason = choice.get("finish_reason")
-        if reason in ("abort", "error"):
-            raise ServerUnavailable(f"the server gave a request up ({reason})")
-        ids, reported = choice.get("token_ids"), choice.get("logprobs")
-        reported = reported if isinstance(reported, Mapping) else {}
-        logprobs = reported.get("token_logprobs")
-        if not isinstance(ids, list) or not isinstance(logprobs, list):
-            raise self._nonsense("a choice without token_ids or logprobs.token_logprobs")
-        if choice.get("prompt_token_ids") not in (None, list(request.prompt)):
-            raise self._nonsense("another prompt than it was given")
-        if not 1 <= len(ids) <= request.budget or len(logprobs) != len(ids):
-            raise self._nonsense(
-                f"{len(ids)} tokens and {len(logprobs)} log-probabilities for a budget of {request.budget}"
-            )
-        if not all(type(token) is int and 0 <= token < self._vocabulary for token in ids):
-            raise self._nonsense(f"token ids outside the vocabulary of {self._vocabulary}")
-        if any(name != f"token_id:{token}" for name, token in zip(reported.get("tokens") or (), ids, strict=False)):
-            raise self._nonsense("log-probabilities of other tokens than the ids")
-        if not all(isinstance(value, int | float) and LEAST_LOGPROB <= value <= LARGEST_LOGPROB for value in logprobs):
-            wrong = next(
-                value
-                for value in logprobs
-                if not (isinstance(value, int | float) and LEAST_LOGPROB <= value <= LARGEST_LOGPROB)
-            )
-            raise self._nonsense(f"the log-probability {wrong!r} of a sampled token")
-        stopped = ids[-1] in self._eos
-        if any(token in self._eos for token in ids[:-1]):
-            raise self._nonsense("tokens behind an end-of-sequence token")
-        if not stopped and len(ids) < request.budget:
-            raise self._nonsense(
-                f"a completion of {len(ids)} tokens that neither ended nor used up its budget of {request.budget} (is --max-model-len too small?)"
-            )
-        return Sampled(tuple(ids), tuple(min(float(value), 0.0) for value in logprobs), stopped)
+        return self._run(all_requests)
 
     def scales_logprobs(self, model: str, prompt: Sequence[int]) -> bool:
         """Whether log-probabilities are those at the sampling temperature: the likeliest token's must rise as the
@@ -232,12 +120,12 @@ class VllmClient:
         request = PromptRequest(tuple(prompt), 1, 1, 0)
 
         async def best(session: aiohttp.ClientSession, temperature: float) -> float:
-            body = {**self._body(model, request, SamplingParams(1, temperature)), "logprobs": 1}
+            body = {**self._completions.body(model, request, SamplingParams(1, temperature)), "logprobs": 1}
             answer = await self._post(session, "/v1/completions", body)
             try:
                 return max(map(float, answer["choices"][0]["logprobs"]["top_logprobs"][0].values()))
             except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-                raise self._nonsense("no top_logprobs") from error
+                raise invalid_answer(self.url, "no top_logprobs") from error
 
         async def compare(session: aiohttp.ClientSession) -> bool:
             warm, cold = await best(session, 1.0), await best(session, 0.5)
@@ -259,10 +147,10 @@ class VllmClient:
         if not isinstance(cards, list) or not all(
             isinstance(card, Mapping) and isinstance(card.get("id"), str) for card in cards
         ):
-            raise self._nonsense("no list of models")
+            raise invalid_answer(self.url, "no list of models")
         bases = [card for card in cards if not card.get("parent")]
         if not bases:
-            raise self._nonsense("no model at all")
+            raise invalid_answer(self.url, "no model at all")
         longest = bases[0].get("max_model_len")
         model = ServedModel(bases[0]["id"], str(bases[0].get("root") or ""), longest if isinstance(longest, int) else 0)
         return model, frozenset(card["id"] for card in cards if card.get("parent"))
@@ -317,7 +205,7 @@ class VllmClient:
         return self._run(get)
 
     def _change(self, path: str, body: Mapping[str, Any], *, needs: str, done: str = "") -> Any:
-        """Post a change; an error with the words `done` says that there was nothing left to do."""
+        """Post a change. An error with the text `done` means that the server is already in the requested state."""
 
         async def post(session: aiohttp.ClientSession) -> Any:
             try:
@@ -341,7 +229,7 @@ class VllmClient:
         return await self._answer(session.post(self.url + path, json=body), path, limit, needs)
 
     async def _answer(self, request: Any, path: str, limit: int, needs: str) -> Any:
-        """The JSON (or text) of an answer."""
+        """Return the JSON (or text) of an answer."""
         try:
             async with request as response:
                 status, content = response.status, await _bounded(response, limit)
@@ -350,13 +238,9 @@ class VllmClient:
         except (aiohttp.ClientError, OSError) as error:
             raise ServerUnavailable(f"{path}: {error or type(error).__name__}") from error
         if content is None:
-            raise self._nonsense(f"more than {limit:,} bytes on {path}")
+            raise invalid_answer(self.url, f"more than {limit:,} bytes on {path}")
         if status == 200:
-            return (
-                _read(content, self._nonsense)
-                if content.startswith((b"{", b"["))
-                else content.decode("utf-8", "replace")
-            )
+            return _read(content, self.url) if content.startswith((b"{", b"[")) else content.decode("utf-8", "replace")
         raise self._refusal(path, status, content.decode("utf-8", "replace"), needs)
 
     def _refusal(self, path: str, status: int, text: str, needs: str) -> Exception:
@@ -383,14 +267,9 @@ class VllmClient:
             f"a server that takes what is sent to {path}; it answered {status}: {message}{hint}",
         )
 
-    def _nonsense(self, what: str) -> BadData:
-        return BadData(
-            f"the server at {self.url} answered {what}; expected vLLM's own HTTP server, 0.22 or newer, of this peer's model"
-        )
-
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """The body, or None where it is longer than allowed; never more than that is held."""
+    """Return the body, or None where it is longer than the limit; never hold more than that."""
     if (response.content_length or 0) > limit:
         return None
     parts, size = [], 0
@@ -402,18 +281,18 @@ async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes | None
     return b"".join(parts)
 
 
-def _read(content: bytes, nonsense: Callable[[str], BadData]) -> Any:
+def _read(content: bytes, url: str) -> Any:
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is no JSON")
 
     try:
         return json.loads(content, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise nonsense(f"what is no JSON ({str(error)[:100]})") from error
+        raise invalid_answer(url, f"what is no JSON ({str(error)[:100]})") from error
 
 
 def _message(text: str) -> str:
-    """The message of an error: vLLM's `{"error": {"message": …}}`, FastAPI's `{"detail": …}`, or the text."""
+    """Return the message of an error: vLLM's `{"error": {"message": …}}`, FastAPI's `{"detail": …}`, or the text."""
     try:
         found = json.loads(text)
         error = found.get("error", found.get("detail", text))

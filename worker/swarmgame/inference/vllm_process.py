@@ -45,7 +45,8 @@ def find_program(options: VllmOptions) -> str:
         raise InvalidManifest(
             f"{PATH}.command",
             list(options.command),
-            "a program on PATH. vLLM pins its own PyTorch, so install it in an environment of its own (`uv tool install vllm`, or a virtual "
+            "a program on PATH. vLLM pins its own PyTorch, so install it in an environment of its own "
+            "(`uv tool install vllm`, or a virtual "
             "environment whose bin/vllm is named here), or give the url of a server that runs",
         )
     return found
@@ -118,7 +119,8 @@ class VllmProcess:
                 raise Temporary(f"vLLM {self._ended()} while starting; its log is {self.log}:\n{self._last_lines()}")
             self.stop()
             raise Temporary(
-                f"vLLM was not ready after {self._startup_seconds} seconds; its log is {self.log}. Raise {PATH}.startupSeconds if it needs longer"
+                f"vLLM was not ready after {self._startup_seconds} seconds; its log is {self.log}. "
+                f"Raise {PATH}.startupSeconds if it needs longer"
             )
         self._ready = True
 

@@ -1,8 +1,7 @@
-"""The builtin model: a small Qwen2 decoder with random weights, made from code, so that a first game needs no download.
+"""The builtin model: a small Qwen2 decoder with random weights, so that a first game needs no download.
 
-Not a language model worth anything by itself: `swarmgame.models.warmstart` teaches it the format and a little of the
-game first. Invariant: options decide everything; the same options give the same weights on every machine with the same
-libraries.
+`swarmgame.models.warmstart` first trains it on the format and a little of the content of the game. Invariant: the same
+options give the same weights on every machine with the same libraries.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BuiltinOptions(BaseModel):
-    """What may stand behind the question mark of `builtin://tiny?layers=2&hidden=64`."""
+    """The options in the query of `builtin://tiny?layers=2&hidden=64`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -28,15 +27,13 @@ class BuiltinOptions(BaseModel):
     hidden: Annotated[int, Field(ge=16, le=2048, multiple_of=8)] = 64
     """Width; the MLP is four times as wide."""
     heads: Annotated[int, Field(ge=1, le=64)] = 4
-    """Attention heads; they must divide the width into even parts."""
+    """Attention heads; the width must be a multiple of twice their number."""
     accuracy: Annotated[float, Field(ge=0, lt=1)] = 0.22
-    """Share of held-out demonstrations that the warm start stops at, as expected when sampling; 0 leaves the weights
-    random.
-    """
+    """Accuracy on held-out demonstrations at which the warm start stops; 0 leaves the weights random."""
     steps: Annotated[int, Field(ge=1, le=100_000)] = 1200
-    """Most steps of the warm start; it then keeps what it has reached, and says so."""
+    """Most steps of the warm start; if the accuracy is not reached by then, a warning is logged."""
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
-    """Of the initial weights and the order of demonstrations."""
+    """Seed of the initial weights and of the order of demonstrations."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> BuiltinOptions:
@@ -46,7 +43,11 @@ class BuiltinOptions(BaseModel):
 
     @classmethod
     def of(cls, uri: ModelUri) -> BuiltinOptions:
-        """Raises InvalidManifest, naming the option."""
+        """Return the options of an address.
+
+        Raises:
+            InvalidManifest: an option is unknown or has a wrong value.
+        """
         if uri.name != "tiny":
             raise InvalidManifest(PATH, f"builtin://{uri.name}", "builtin://tiny: there is no other builtin model")
         try:
@@ -59,8 +60,8 @@ class BuiltinOptions(BaseModel):
 
 
 def build_model(options: BuiltinOptions, *, vocabulary: int, pad: int, bos: int, eos: int) -> PreTrainedModel:
-    """A fresh decoder in float32 on the CPU; about 135,000 parameters by default. Leaves torch's random state as it
-    was.
+    """Return a new decoder in float32 on the CPU, of about 135,000 parameters by default. Torch's random state does not
+    change.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM

@@ -1,7 +1,7 @@
-"""Loading: one path for every model, the builtin one included, through transformers' Auto classes.
+"""Loading of every model, the builtin one included, through transformers' Auto classes.
 
-Invariant: no code that comes with a model is run (`trust_remote_code` stays off), and the hub's token reaches nothing
-but the hub's client.
+Invariant: no code that comes with a model is run (`trust_remote_code` stays off), and the hub's token is passed only to
+the hub's client.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-"""What there is beside weights: configuration and tokenizer."""
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+"""The files beside the weights: configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where transformers can load a model from.
+    """The place from which transformers loads a model.
 
     Args:
-        uri: as the manifest has it, for messages.
+        uri: as in the manifest, for messages.
         name: a folder, or a name on the hub.
         revision: of the hub; empty for the default branch.
         token: path of a file with the hub's token.
@@ -39,7 +39,7 @@ class Source:
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The tokenizer.
+    """Load the tokenizer.
 
     Raises:
         InvalidManifest, Temporary: as `load_model`.
@@ -48,20 +48,20 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     try:
-        asked = {"revision": source.revision or "main", "token": read_token(source.token)}
-        # transformers 5 gives every qwen2 model Qwen2's own pre-tokenizer, whatever it was saved with: other ids, and
-        # spaces lost.
-        plain = get_tokenizer_config(source.name, **asked).get("tokenizer_class") in (
+        arguments = {"revision": source.revision or "main", "token": read_token(source.token)}
+        # transformers 5 gives every qwen2 model the pre-tokenizer of Qwen2, even if it was saved with another one: the
+        # ids differ, and spaces are lost.
+        plain = get_tokenizer_config(source.name, **arguments).get("tokenizer_class") in (
             "TokenizersBackend",
             "PreTrainedTokenizerFast",
         )
-        return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(source.name, **asked)
+        return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(source.name, **arguments)
     except (OSError, ValueError, KeyError) as error:
         raise _explained(error, source, "tokenizer") from error
 
 
 def load_model(source: Source, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """The weights, on the device, in eval mode, without dropout (the policy that trains is then the one that sampled).
+    """Load the weights, on the device, in eval mode. Without dropout: training must use the policy that sampled.
 
     Raises:
         InvalidManifest: there is no causal language model at the address that transformers can load.
@@ -71,7 +71,7 @@ def load_model(source: Source, *, dtype: torch.dtype, device: str) -> PreTrained
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
-    # Its progress bars would tear the live table of a run.
+    # Its progress bars would break the live table of a run.
     transformers_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -87,12 +87,12 @@ def load_model(source: Source, *, dtype: torch.dtype, device: str) -> PreTrained
 
 
 def fetch(source: Source) -> None:
-    """Downloads a model of the hub into the local cache, without loading it; one that is there already, or that is no
-    hub's, costs nothing.
+    """Download a model from the hub into the local cache, without loading it. Do nothing for a model that is cached or
+    not of the hub.
 
     Raises:
-        InvalidManifest: the hub has no such model, or does not let us read it.
-        Temporary: the hub did not answer, and the cache has nothing of it.
+        InvalidManifest: the hub has no such model, or does not allow reading it.
+        Temporary: the hub did not answer, and the model is not in the cache.
     """
     if not source.uri.startswith(f"{Scheme.HUB}://"):
         return
@@ -106,7 +106,7 @@ def fetch(source: Source) -> None:
         )
 
     try:
-        folder = download(*_SMALL, "*.safetensors")
+        folder = download(*_SMALL_FILES, "*.safetensors")
         if not any(folder.glob("*.safetensors")):
             download("*.bin")
     except GatedRepoError as error:

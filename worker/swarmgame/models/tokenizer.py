@@ -1,5 +1,4 @@
-"""Tokenizers: the character-level one of the builtin model, and the hash by which peers know that their ids mean the
-same.
+"""Tokenizers: the character-level one of the builtin model, and the hash by which peers compare tokenizers.
 
 Invariant: two tokenizers with one hash give the same ids for the same text, so ids may be exchanged instead of text.
 """
@@ -18,8 +17,8 @@ CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """One id a character: newline and printable ASCII; whatever else becomes UNK. A text begins with BOS. No chat
-    template, no files.
+    """Return a tokenizer with one id a character: newline and printable ASCII, anything else UNK. A text begins with
+    BOS. It has no chat template and no files.
     """
     vocabulary = {token: index for index, token in enumerate([PAD, BOS, EOS, UNK, *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
@@ -36,16 +35,16 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
         unk_token=UNK,
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        # A stranger's text that spells a special token must not become one.
+        # Untrusted text that spells a special token must not become one.
         split_special_tokens=True,
     )
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Sixteen hexadecimal digits over vocabulary, merges, normaliser, added tokens and the ids of the special ones.
+    """Return sixteen hexadecimal digits over vocabulary, merges, normaliser, added tokens and ids of special tokens.
 
-    Truncation and padding settings, which calls change, do not count; neither does the chat template, which makes text
-    and not ids.
+    Settings of truncation and padding are left out, because calls change them; so is the chat template, which does not
+    affect the ids of a text.
     """
     description: dict[str, Any]
     if getattr(tokenizer, "is_fast", False):

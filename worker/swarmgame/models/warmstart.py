@@ -1,11 +1,10 @@
-"""Warm start: the builtin model learns the game's format and a little of its content, before reinforcement learning
-begins.
+"""Warm start: supervised training of the builtin model on demonstrations, before reinforcement learning begins.
 
-Cross-entropy on the completions of the data's own demonstrations. It stops at a target accuracy, not at a step count: a
-policy that is always right has nothing to learn, one that is never right gets no reward. Accuracy is the expected share
-of held-out demonstrations that a sample at temperature 1 repeats exactly: the probability of the whole completion with
-EOS, by one forward pass, so without sampling noise. Invariant: a model folder in the cache is whole (written aside,
-then renamed) and named by everything that went into it; processes that want the same one at once wait for the first.
+Cross-entropy on the completions of the data's own demonstrations. It stops at a target accuracy instead of a step
+count: a policy that is always right has no training signal, one that is never right gets no reward. Accuracy is the
+mean probability of a held-out completion with EOS at temperature 1, from one forward pass and so without sampling
+noise. Invariant: a model folder in the cache is complete (written under another name, then renamed), and its name is a
+digest of everything that it was made from. Of several processes, one makes the model and the others wait.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CODE_VERSION = 1
-"""Raised whenever this module or `builtin` would make other weights from the same options."""
+"""Increase it whenever this module or `builtin` changes the weights that the same options give."""
 BATCH = 16
 HELD_OUT = 96
 CHECK_FAR, CHECK_NEAR = 50, 5
-"""Steps between looks at the held-out demonstrations, far from the target and near it."""
+"""Steps between evaluations on held-out demonstrations, far from the target and near it."""
 CHUNK = 400
-"""Demonstrations made at once, sorted into batches of similar length."""
+"""Demonstrations that are made at once, and sorted into batches of similar length."""
 WARMUP_STEPS = 20
 LEARNING_RATE = 2e-3
 LONGEST = 4096
@@ -53,9 +52,7 @@ LONGEST = 4096
 
 @dataclass(frozen=True)
 class WarmStart:
-    """How it went: `accuracy` expected on held-out demonstrations after `steps`; `reached` says whether that is the
-    target.
-    """
+    """The result: the accuracy on held-out demonstrations after `steps`, and whether it reached the target."""
 
     accuracy: float
     steps: int
@@ -63,11 +60,11 @@ class WarmStart:
 
 
 def ensure_model(context: ComponentContext) -> Source:
-    """Where the setting's model can be loaded from; makes and warm-starts the builtin one unless the cache has it.
+    """Return the source of the context's model; make and warm-start the builtin one unless the cache has it.
     Idempotent.
 
     Raises:
-        InvalidManifest: the address is none.
+        InvalidManifest: the address is invalid.
     """
     uri = ModelUri.parse(context.model_uri)
     if uri.scheme is not Scheme.BUILTIN:
@@ -85,7 +82,7 @@ def ensure_model(context: ComponentContext) -> Source:
 def warm_start(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, demonstrations: Demonstrations, options: BuiltinOptions
 ) -> WarmStart:
-    """Trains in place until the target accuracy or the last step, and reports which it was."""
+    """Train in place until the target accuracy or the last step."""
     held_out = _encode(
         tokenizer, demonstrations.demonstrate(derive_seed(options.seed, "warm-start", "held-out"), HELD_OUT)
     )
@@ -108,7 +105,7 @@ def warm_start(
             (-(logprobs * mask).sum() / mask.sum()).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            # Accuracy on batches just seen costs nothing, and says when a look at the held-out ones is worth its price.
+            # The accuracy on training batches costs nothing; it decides how often to evaluate on held-out ones.
             trend += 0.3 * (float((logprobs.detach() * mask).sum(1).exp().mean()) - trend)
             if step - checked >= (CHECK_NEAR if trend > 0.9 * options.accuracy else CHECK_FAR):
                 accuracy, checked = _accuracy(model, held_out), step
@@ -140,7 +137,7 @@ def _make(folder: Path, options: BuiltinOptions, demonstrations: Demonstrations 
     transformers_logging.disable_progress_bar()
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        # transformers writes on the first rank alone; whichever rank holds the lock makes the whole model here.
+        # transformers writes on the first rank only; here the rank that holds the lock writes.
         model.__dict__["should_save_on_this_rank"] = lambda _: True
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
@@ -156,16 +153,16 @@ def _make(folder: Path, options: BuiltinOptions, demonstrations: Demonstrations 
 
 
 def _put(aside: Path, folder: Path) -> None:
-    """Gives a finished model its final name. Whoever was first stays: a model that another process may be loading is
-    never touched, even where the lock did not keep two from making it (network file systems, clean-ups of the cache).
+    """Rename a finished model to its final name. An existing complete model stays, since another process may be loading
+    it: the lock may fail to exclude two processes (network file systems, a cleared cache).
     """
-    whole = folder / "config.json"
-    if folder.exists() and not whole.is_file():  # left over from something else
+    complete = folder / "config.json"
+    if folder.exists() and not complete.is_file():  # left by an interrupted process
         shutil.rmtree(folder)
     try:
         os.rename(aside, folder)  # refuses a folder that is not empty
     except OSError:
-        if not whole.is_file():
+        if not complete.is_file():
             raise
 
 
@@ -180,7 +177,7 @@ Pair = tuple[list[int], list[int]]
 
 
 def _chunk(tokenizer: PreTrainedTokenizerBase, demonstrations: Demonstrations, seed: int) -> list[list[Pair]]:
-    """Some hundred demonstrations in batches of similar length, so that padding is rare; the batches in random order."""
+    """Return some hundred demonstrations in batches of similar length (little padding), in random order."""
     chunk = sorted(_encode(tokenizer, demonstrations.demonstrate(seed, CHUNK)), key=lambda pair: sum(map(len, pair)))
     batches = [chunk[start : start + BATCH] for start in range(0, len(chunk), BATCH)]
     return [
@@ -200,7 +197,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Demonst
 
 
 def _completion_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of every next id [B, L-1], and which of them belong to completions."""
+    """Return the log-probability of every next id [B, L-1], and a mask of the completions."""
     length = max(sum(map(len, pair)) for pair in pairs)
     ids = torch.zeros(len(pairs), length, dtype=torch.long)
     mask = torch.zeros(len(pairs), length)
@@ -208,7 +205,7 @@ def _completion_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple
         end = len(prompt) + len(completion)
         ids[row, :end] = torch.tensor(prompt + completion)
         mask[row, len(prompt) : end] = 1
-    # Padding is on the right and attention causal: no mask is needed, no real id sees a pad.
+    # Padding is on the right and attention is causal, so no attention mask is needed.
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     logprobs = -torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
     return logprobs, mask[:, 1:]

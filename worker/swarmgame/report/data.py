@@ -1,7 +1,7 @@
-"""A run as numbers: what the peers wrote, in the shape that plots and tables want.
+"""The numbers of a run, as plots and tables need them.
 
-Reads a run's folder, draws nothing. Invariant: everything is taken from the accounts of finished rounds; what is
-missing is missing, never zero.
+Reads the folder of a run. Invariant: all numbers come from the lines of finished rounds (`metrics.jsonl`); a missing
+number stays missing and does not become zero.
 """
 
 from __future__ import annotations
@@ -14,29 +14,37 @@ from statistics import fmean
 from typing import Any
 
 from swarmgame.errors import BadData
-from swarmgame.launch.progress import Line, PeerProgress, mean, mean_rewards, number, numbers, tokens_per_second
+from swarmgame.observability.peer_progress import (
+    Line,
+    PeerProgress,
+    mean,
+    mean_rewards,
+    number,
+    numbers,
+    tokens_per_second,
+)
 from swarmgame.observability.run_directory import RunDirectory
 
 ENDS = 10
-PARTS = ("data", "generate", "exchange", "listen", "rewards", "train", "evaluate", "checkpoint")
+PHASES = ("data", "generate", "exchange", "listen", "rewards", "train", "evaluate", "checkpoint")
 Series = dict[int, float]
-"""A number by round, in order of rounds."""
+"""A number by round, in the order of rounds."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to, in a few numbers; `summary.json`.
+    """The result of a run in a few numbers: `summary.json`.
 
     Args:
-        rounds: that at least one peer finished.
-        window: how many rounds `first10` and `last10` are means of: 10, or half of the rounds when there are fewer than
+        rounds: number of rounds that at least one peer finished.
+        window: number of rounds in the means `first10` and `last10`: 10, or half of the rounds if there are fewer than
             20.
-        first10, last10, rise: mean reward over peers at either end, and the difference; None when nothing was scored.
-        seconds: spent in rounds, by the slowest peer.
+        first10, last10, rise: mean reward over peers at both ends, and the difference; None when nothing was scored.
+        seconds: in rounds, of the slowest peer.
         tokens: sampled by all peers.
-        external: groups of others that were trained on, by all peers.
+        external: groups of other peers that were trained on, by all peers.
         evaluation: mean reward of the last evaluation over all environments; None without one.
-        chain: what the run's chain said last (round, proven, reports, …); None, and left out of the file, without one.
+        chain: last state of the run's chain (round, proven, reports, …); None, and not in the file, without one.
     """
 
     name: str
@@ -60,7 +68,7 @@ class Summary:
 
     @property
     def sentence(self) -> str:
-        """What was learnt, for a terminal; empty when nothing was scored."""
+        """The change of the reward, for a terminal; empty when nothing was scored."""
         if self.first10 is None or self.last10 is None or self.rise is None:
             return ""
         ends = "round" if self.window == 1 else f"{self.window} rounds"
@@ -68,7 +76,7 @@ class Summary:
 
 
 class RunData:
-    """The accounts of all peers of a run.
+    """The lines of finished rounds of all peers of a run.
 
     Raises:
         BadData: no peer has finished a round yet.
@@ -77,67 +85,65 @@ class RunData:
     def __init__(self, directory: RunDirectory) -> None:
         self.name = directory.root.name
         self.chain = _chain_of(directory)
-        everyone = [PeerProgress(index, files) for index, files in directory.peers().items()]
-        for peer in everyone:
-            peer.look()
-        self.peers = [peer for peer in everyone if peer.rounds]
+        all_peers = [PeerProgress(index, files) for index, files in directory.peers().items()]
+        for peer in all_peers:
+            peer.refresh()
+        self.peers = [peer for peer in all_peers if peer.rounds]
         if not self.peers:
             raise BadData(f"{directory.root} holds no finished round yet; there is nothing to report")
         self.names = {_id_of(peer): f"peer {peer.index}" for peer in self.peers}
         self.rounds = sorted({played for peer in self.peers for played in peer.rounds})
 
     def name_of(self, peer_id: str) -> str:
-        """A peer as people know it: by its number, or by the end of its id when it is not one of this run's."""
+        """Return a name for people: the number of a peer of this run, or else the end of its id."""
         return self.names.get(peer_id) or f"…{peer_id[-6:]}"
 
     def of(self, peer: PeerProgress, pick: Callable[[Line], float | None]) -> Series:
-        """One peer's numbers by round."""
-        return {played: value for played, account in peer.rounds.items() if (value := pick(account)) is not None}
+        """Return one peer's numbers by round."""
+        return {played: value for played, line in peer.rounds.items() if (value := pick(line)) is not None}
 
     def mean(self, pick: Callable[[Line], float | None]) -> Series:
-        """The mean over the peers that have the number, by round."""
+        """Return the mean over the peers that have the number, by round."""
         found = (
             (played, mean(pick(p.rounds[played]) for p in self.peers if played in p.rounds)) for played in self.rounds
         )
         return {played: value for played, value in found if value is not None}
 
     def names_under(self, *path: str) -> list[str]:
-        """All names that occur in a mapping of the accounts, sorted."""
-        return sorted(
-            {name for peer in self.peers for account in peer.rounds.values() for name in numbers(account, *path)}
-        )
+        """Return all keys of a mapping in the lines, sorted."""
+        return sorted({name for peer in self.peers for line in peer.rounds.values() for name in numbers(line, *path)})
 
     def totals(self, *path: str) -> Counter[str]:
-        """The sum over rounds and peers of a mapping of counts."""
+        """Return the sum of a mapping of counts over rounds and peers."""
         total: Counter[str] = Counter()
         for peer in self.peers:
-            for account in peer.rounds.values():
-                total.update({name: int(value) for name, value in numbers(account, *path).items()})
+            for line in peer.rounds.values():
+                total.update({name: int(value) for name, value in numbers(line, *path).items()})
         return total
 
     def counters(self) -> Counter[str]:
-        """The rewards' own running totals, as of each peer's last round, added up."""
+        """Return the running totals of the rewards, summed over the peers' last rounds."""
         total: Counter[str] = Counter()
         for peer in self.peers:
             total.update({name: int(value) for name, value in numbers(peer.last, "counters").items()})
         return total
 
-    def learnt_from(self) -> Mapping[str, Counter[str]]:
-        """For each peer of the run, by id: how many groups of each author it trained on."""
-        learnt: dict[str, Counter[str]] = {}
+    def trained_on(self) -> Mapping[str, Counter[str]]:
+        """Return, for each peer of the run by id, the number of groups of each author that it trained on."""
+        trained_on: dict[str, Counter[str]] = {}
         for peer in self.peers:
             total: Counter[str] = Counter()
-            for account in peer.rounds.values():
-                total.update({author: int(count) for author, count in numbers(account, "external").items()})
-            learnt[_id_of(peer)] = total
-        return learnt
+            for line in peer.rounds.values():
+                total.update({author: int(count) for author, count in numbers(line, "external").items()})
+            trained_on[_id_of(peer)] = total
+        return trained_on
 
     def summary(self) -> Summary:
         rewards = list(mean_rewards(self.peers).values())
         window = min(ENDS, max(1, len(rewards) // 2))
         first = fmean(rewards[:window]) if rewards else None
         last = fmean(rewards[-window:]) if rewards else None
-        evaluations = list(self.mean(lambda account: number(account, "evaluation", "average", "all")).values())
+        evaluations = list(self.mean(lambda line: number(line, "evaluation", "average", "all")).values())
         return Summary(
             name=self.name,
             peers=len(self.peers),
@@ -148,18 +154,18 @@ class RunData:
             rise=None if first is None or last is None else last - first,
             seconds=max(_total(peer.rounds.values(), "seconds", "round") for peer in self.peers),
             tokens=int(sum(_total(peer.rounds.values(), "tokens") for peer in self.peers)),
-            external=sum(sum(authors.values()) for authors in self.learnt_from().values()),
+            external=sum(sum(authors.values()) for authors in self.trained_on().values()),
             evaluation=evaluations[-1] if evaluations else None,
             chain=self.chain,
         )
 
     def peer_rows(self) -> list[dict[str, Any]]:
-        """One row a peer, for the table."""
+        """Return one row a peer, for the table."""
         rows = []
         for peer in self.peers:
             rewards = [value for value in peer.rewards if value is not None]
             window = min(ENDS, max(1, len(rewards) // 2))
-            accounts = peer.rounds.values()
+            lines = peer.rounds.values()
             rows.append(
                 {
                     "name": f"peer {peer.index}",
@@ -167,21 +173,21 @@ class RunData:
                     "rounds": len(peer.rounds),
                     "first": fmean(rewards[:window]) if rewards else None,
                     "last": fmean(rewards[-window:]) if rewards else None,
-                    "tokens": int(_total(accounts, "tokens")),
-                    "tokens_per_second": mean(tokens_per_second(account) for account in accounts),
-                    "exchange_ms": _thousandfold(mean(number(account, "seconds", "exchange") for account in accounts)),
-                    "sent": int(_total(accounts, "bytes_sent")),
-                    "received": int(_total(accounts, "bytes_received")),
-                    "external": int(sum(sum(numbers(account, "external").values()) for account in accounts)),
-                    "missing": sum(len(account.get("missing") or ()) for account in accounts),
-                    "alone": sum(account.get("closed_by") == "alone" for account in accounts),
+                    "tokens": int(_total(lines, "tokens")),
+                    "tokens_per_second": mean(tokens_per_second(line) for line in lines),
+                    "exchange_ms": _milliseconds(mean(number(line, "seconds", "exchange") for line in lines)),
+                    "sent": int(_total(lines, "bytes_sent")),
+                    "received": int(_total(lines, "bytes_received")),
+                    "external": int(sum(sum(numbers(line, "external").values()) for line in lines)),
+                    "missing": sum(len(line.get("missing") or ()) for line in lines),
+                    "alone": sum(line.get("closed_by") == "alone" for line in lines),
                 }
             )
         return rows
 
 
 def smoothed(series: Series, width: int) -> Series:
-    """Moving mean over `width` rounds, centred, narrower at the ends."""
+    """Return the centred moving mean over `width` rounds, narrower at the ends."""
     rounds, values = list(series), list(series.values())
     half = width // 2
     return {played: fmean(values[max(0, i - half) : i + half + 1]) for i, played in enumerate(rounds)}
@@ -199,9 +205,9 @@ def _id_of(peer: PeerProgress) -> str:
     return str((peer.last or {}).get("peer") or f"peer-{peer.index}")
 
 
-def _total(accounts: Iterable[Line], *path: str) -> float:
-    return sum(number(account, *path) or 0.0 for account in accounts)
+def _total(lines: Iterable[Line], *path: str) -> float:
+    return sum(number(line, *path) or 0.0 for line in lines)
 
 
-def _thousandfold(value: float | None) -> float | None:
-    return None if value is None else value * 1000
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000

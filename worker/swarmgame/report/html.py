@@ -1,6 +1,6 @@
-"""The report as one HTML file: pictures and tables inside, nothing fetched from anywhere.
+"""The report as one HTML file, with pictures and tables inside.
 
-Invariant: whatever a name or a manifest holds is escaped; the page has no script and refers to no address.
+Invariant: names and manifests are escaped; the page has no script and loads nothing.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from swarmgame.report.plots import Plot
 
 
 def render(run: RunData, summary: Summary, plots: Sequence[Plot], *, manifest: str, version: str) -> str:
-    """The page.
+    """Return the page.
 
     Args:
-        manifest: the resolved one, as text; empty when it is not known.
+        manifest: the resolved manifest, as text; empty when it is not known.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("swarmgame.report", "."),

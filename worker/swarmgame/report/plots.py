@@ -1,7 +1,7 @@
 """The plots of a run, as PNG.
 
-Each function draws one question's answer from `RunData`, or nothing when the run has no answer to it. Invariant: the
-same run gives the same picture; no window, no global style is left behind.
+Each function draws one plot from `RunData`, or returns None when the run lacks the numbers. The same run gives the same
+picture; no window is opened and no global style is changed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from swarmgame.launch.progress import Line, number, numbers
 from swarmgame.observability.metrics import clip_ratio_of, entropy_of, kl_of
-from swarmgame.report.data import PARTS, RunData, Series, smoothed
+from swarmgame.observability.peer_progress import Line, number, numbers
+from swarmgame.report.data import PHASES, RunData, Series, smoothed
 
 matplotlib.use("Agg")
 
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 INK, MUTED, GRID, ACCENT = "#1c2430", "#6b7685", "#e6e9ee", "#1f5fbf"
 COLOURS = ("#1f5fbf", "#d9822b", "#2f9e77", "#b0413e", "#7a5ab5", "#4aa3c7", "#8a6d3b", "#c45a98")
-"""Distinct in hue and in lightness; more lines than colours become a heat map."""
+"""Distinct in hue and in lightness; more series than colours are drawn as a heat map."""
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -58,11 +58,11 @@ MAX_ROWS = 24
 
 @dataclass(frozen=True)
 class Plot:
-    """One picture.
+    """One plot.
 
     Args:
         name: of its file, without `.png`.
-        title: what it shows.
+        title: its subject.
         caption: how to read it.
         png: the picture.
     """
@@ -74,7 +74,7 @@ class Plot:
 
 
 def draw_all(run: RunData) -> list[Plot]:
-    """Every plot that this run has numbers for."""
+    """Return every plot for which this run has the numbers."""
     with matplotlib.rc_context(STYLE):
         drawn = (draw(run) for draw in (_reward, _environments, _evaluation, _policy, _seconds, _learning))
         return [plot for plot in drawn if plot is not None]
@@ -110,7 +110,7 @@ def _reward(run: RunData) -> Plot | None:
     _ready(axes, "reward")
     _legend(axes)
     return _plot(
-        "reward", figure, "Mean reward per round", "What the peers' own answers scored. A thin line is one peer."
+        "reward", figure, "Mean reward per round", "The rewards of the peers' own answers. A thin line is one peer."
     )
 
 
@@ -119,7 +119,7 @@ def _environments(run: RunData) -> Plot | None:
     if not series:
         return None
     width = _width(run)
-    caption = "Which questions are learnt, and which are not yet."
+    caption = "Which questions the policy answers, and which it does not yet."
     if len(series) > len(COLOURS):
         figure = _map(run, series, "reward")
         return _plot("environments", figure, "Reward by environment", f"{caption} Light is 0, dark is the best.")
@@ -155,9 +155,7 @@ def _evaluation(run: RunData) -> Plot | None:
     for axes in both:  # after both are drawn: they share one scale
         _ready(axes, "")
     _legend(both[0])
-    return _plot(
-        "evaluation", figure, "Held-out questions", "Questions that no round ever asks, answered without learning."
-    )
+    return _plot("evaluation", figure, "Held-out questions", "Questions that no round uses, answered without training.")
 
 
 def _evaluated(run: RunData, field: str, name: str) -> Series:
@@ -192,16 +190,16 @@ def _policy(run: RunData) -> Plot | None:
 
 
 def _seconds(run: RunData) -> Plot | None:
-    parts = {part: run.mean(_at("seconds", part)) for part in PARTS}
+    parts = {part: run.mean(_at("seconds", part)) for part in PHASES}
     parts = {part: series for part, series in parts.items() if any(series.values())}
-    whole = run.mean(_at("seconds", "round"))
-    if not whole or not parts:
+    total = run.mean(_at("seconds", "round"))
+    if not total or not parts:
         return None
-    rounds = list(whole)
+    rounds = list(total)
     rows = [np.array([series.get(played, 0.0) for played in rounds]) for series in parts.values()]
-    # The checkpoint's time is that of the round before, so parts may add up to more than their round by a little.
+    # The checkpoint's time is that of the round before, so the phases may add up to slightly more than their round.
     rest = np.maximum(
-        np.array(list(whole.values()))
+        np.array(list(total.values()))
         - sum(row for part, row in zip(parts, rows, strict=True) if part != "checkpoint"),
         0.0,
     )
@@ -227,23 +225,23 @@ def _seconds(run: RunData) -> Plot | None:
         "seconds",
         figure,
         "Where the time goes",
-        "Wall time of a round by part, mean of the peers. `exchange` includes waiting for the slow.",
+        "Wall time of a round by phase, mean of the peers. `exchange` includes waiting for slower peers.",
     )
 
 
 def _learning(run: RunData) -> Plot | None:
-    learnt = run.learnt_from()
-    if not any(sum(authors.values()) for authors in learnt.values()):
+    trained_on = run.trained_on()
+    if not any(sum(authors.values()) for authors in trained_on.values()):
         return None
-    ours = list(learnt)
+    ours = list(trained_on)
     others = [
         author
-        for author, _ in sum(learnt.values(), start=type(next(iter(learnt.values())))()).most_common()
-        if author not in learnt
+        for author, _ in sum(trained_on.values(), start=type(next(iter(trained_on.values())))()).most_common()
+        if author not in trained_on
     ]
     authors = [*ours, *others][:MAX_ROWS]
     learners = ours[:MAX_ROWS]
-    counts = np.array([[learnt[learner][author] for author in authors] for learner in learners], dtype=float)
+    counts = np.array([[trained_on[learner][author] for author in authors] for learner in learners], dtype=float)
     side = 0.46
     figure = Figure(
         figsize=(min(WIDTH, max(4.2, 1.8 + side * len(authors) * 1.6)), min(6.0, max(2.2, 1.2 + side * len(learners))))
@@ -268,18 +266,18 @@ def _learning(run: RunData) -> Plot | None:
                 )
     else:
         figure.colorbar(picture, ax=axes, label="groups")
-    return _plot("learning", figure, "Who learns from whom", "How many groups of each author every peer trained on.")
+    return _plot("learning", figure, "Groups of other peers", "How many groups of each author every peer trained on.")
 
 
 # ── picking
 def _at(*path: str) -> Callable[[Line], float | None]:
-    """Picks the number at a place in an account."""
-    return lambda account: number(account, *path)
+    """Return a function that picks the number at a path of a line."""
+    return lambda line: number(line, *path)
 
 
 def _reported(pick: Callable[[Mapping[str, float]], float | None]) -> Callable[[Line], float | None]:
-    """Picks from what the trainer reported."""
-    return lambda account: pick(numbers(account, "metrics"))
+    """Return a function that picks from the trainer's metrics."""
+    return lambda line: pick(numbers(line, "metrics"))
 
 
 # ── drawing
@@ -315,12 +313,12 @@ def _legend(axes: Any) -> None:
 
 
 def _width(run: RunData) -> int:
-    """Rounds to smooth over: a twentieth of the run, odd, at most 15."""
+    """Return the number of rounds to smooth over: a twentieth of the run, odd, at most 15."""
     return min(15, max(1, len(run.rounds) // 20)) // 2 * 2 + 1 if len(run.rounds) >= 10 else 1
 
 
 def _map(run: RunData, series: Mapping[str, Series], label: str) -> Figure:
-    """Rows by name, columns by round (binned when there are many)."""
+    """Draw a heat map: rows by name, columns by round (binned when there are many)."""
     final: Callable[[str], float] = lambda name: float(np.mean(list(series[name].values())[-10:]))  # noqa: E731
     names: Sequence[str] = sorted(series, key=final, reverse=True)[: MAX_ROWS * 2]
     bins = np.array_split(np.array(run.rounds), min(len(run.rounds), 60))

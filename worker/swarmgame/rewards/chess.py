@@ -1,7 +1,7 @@
 """The `chess` rewards: whether a move is legal, and whether it mates.
 
-The answer is parsed as a move in UCI, in SAN, or as an action (64 × from + to), and never evaluated.
-Invariant: the board comes from our own item, never from the rollout.
+The answer is parsed as a move in UCI, in SAN, or as an action (64 × from + to). Invariant: the board comes from our own
+question, never from the rollout.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from collections.abc import Sequence
 
 import chess
 
-from swarmgame.data.chess import Task
 from swarmgame.game.components import ComponentContext
 from swarmgame.game.state import Question
 from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards
 
+_LEGAL_MOVE = "legal-move"
+"""The task, in the metadata of the `chess` data, that any legal move solves."""
+
 
 class ChessRewardsConfig(AnswerConfig):
-    """What moves are worth."""
+    """The rewards of moves."""
 
     legal: float = 0.1
-    """Reward of a legal move that does not do what was asked."""
+    """Reward of a legal move that does not solve the task."""
     right: float = 1.0
-    """Reward of a move that does."""
+    """Reward of a move that solves it."""
 
 
 class ChessRewards(AnswerRewards):
-    """For items of the `chess` data; others score 0 and are counted."""
+    """For questions of the `chess` data; any other question scores 0 and is counted."""
 
     Config = ChessRewardsConfig
     config: ChessRewardsConfig
@@ -35,8 +37,8 @@ class ChessRewards(AnswerRewards):
         super().__init__(config or ChessRewardsConfig(), context or ComponentContext())
         self.full_reward = self.config.right
 
-    def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
-        return [self._score(question, answer) for question, answer in asked]
+    def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
+        return [self._score(question, answer) for question, answer in answers]
 
     def _score(self, question: Question, answer: str) -> float:
         if "fen" not in question.metadata:
@@ -46,14 +48,14 @@ class ChessRewards(AnswerRewards):
         move = parse_move(board, answer)
         if move is None:
             return 0.0
-        if question.metadata["task"] == Task.LEGAL_MOVE:
+        if question.metadata["task"] == _LEGAL_MOVE:
             return self.config.right
         board.push(move)
         return self.config.right if board.is_checkmate() else self.config.legal
 
 
 def parse_move(board: chess.Board, text: str) -> chess.Move | None:
-    """The legal move that a text names; None where it names none. An action that promotes takes a queen."""
+    """Return the legal move that a text names; None when there is none. An action that promotes takes a queen."""
     text = text.strip()[:16]
     if text.isascii() and text.isdigit() and int(text) < 4096:
         move = chess.Move(int(text) // 64, int(text) % 64)

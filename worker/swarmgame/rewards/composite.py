@@ -1,7 +1,6 @@
 """The `composite` rewards: a weighted sum of other rewards.
 
-Invariant: a rollout that one of them could not score (NaN) is NaN in the sum, since a part of it would not be its
-reward.
+Invariant: the sum of a rollout is NaN when one of the rewards could not score it (NaN).
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ class WeightedReward(Config):
     with_: Annotated[dict[str, Any], Field(alias="with")] = Field(default_factory=dict)
     """Its configuration."""
     weight: float = 1.0
-    """What it counts for; negative for something to avoid."""
+    """Its factor in the sum; negative for a penalty."""
 
 
 class CompositeRewardsConfig(Config):
-    """Which rewards are added up."""
+    """The rewards of the sum."""
 
     rewards: Annotated[tuple[WeightedReward, ...], Field(min_length=1, max_length=16)]
     """The rewards, in order."""
@@ -50,22 +49,23 @@ class CompositeRewards(RewardManager):
 
     def __init__(self, config: CompositeRewardsConfig, context: ComponentContext | None = None) -> None:
         super().__init__(config, context or ComponentContext())
-        self._parts: list[RewardManager] = []
+        self._components: list[RewardManager] = []
         try:
             for index, entry in enumerate(config.rewards):
-                self._parts.append(_made(entry, self.context, f"{_PATH}.rewards[{index}]"))
+                self._components.append(_made(entry, self.context, f"{_PATH}.rewards[{index}]"))
         except BaseException:
             self.close()
             raise
         self.full_reward = sum(
-            entry.weight * part.full_reward
-            for entry, part in zip(config.rewards, self._parts, strict=True)
+            entry.weight * component.full_reward
+            for entry, component in zip(config.rewards, self._components, strict=True)
             if entry.weight > 0
         )
 
     def rewards(self, state: GameState) -> Rewards:
         weighted = [
-            (entry.weight, part.rewards(state)) for entry, part in zip(self.config.rewards, self._parts, strict=True)
+            (entry.weight, component.rewards(state))
+            for entry, component in zip(self.config.rewards, self._components, strict=True)
         ]
         keys = [key for key, _ in state.groups() if all(key in rewards for _, rewards in weighted)]
         return {
@@ -75,14 +75,14 @@ class CompositeRewards(RewardManager):
 
     def counters(self) -> Mapping[str, int]:
         total: Counter[str] = Counter()
-        for part in self._parts:
-            total.update(part.counters())
+        for component in self._components:
+            total.update(component.counters())
         return dict(total)
 
     def close(self) -> None:
-        for part in self._parts:
-            part.close()
-        self._parts = []
+        for component in self._components:
+            component.close()
+        self._components = []
 
 
 def _sum(weighted: list[tuple[float, Rewards]], scores: tuple[float, ...]) -> float:
@@ -90,12 +90,14 @@ def _sum(weighted: list[tuple[float, Rewards]], scores: tuple[float, ...]) -> fl
 
 
 def _made(entry: WeightedReward, context: ComponentContext, path: str) -> RewardManager:
-    part = _found(entry.use, f"{path}.use")
+    component = _found(entry.use, f"{path}.use")
     try:
-        config = part.Config.model_validate(entry.with_, by_alias=True, by_name=False)
+        config = component.Config.model_validate(entry.with_, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidManifest(problems=explain(part.Config, error.errors(include_url=False), f"{path}.with")) from error
-    return part(config, context)
+        raise InvalidManifest(
+            problems=explain(component.Config, error.errors(include_url=False), f"{path}.with")
+        ) from error
+    return component(config, context)
 
 
 def _found(name: str, path: str) -> type[RewardManager]:

@@ -1,8 +1,7 @@
-"""The `exact` rewards: the answer is known, and the rollout either gives it or does not.
+"""The `exact` rewards: whether the rollout gives the known answer.
 
-Three ways to compare: the words, the number, or the letter of a choice. Nothing is evaluated: numbers are parsed, never
-computed. Invariant: a reward is 0 or 1 (or the author's own two values), and never depends on anything but the answer
-and the text.
+Compares the text, the number, or the letter of a choice. Numbers are parsed; nothing is evaluated. A reward has one of
+two values, 0 and 1 by default, and depends only on the answer and the text.
 """
 
 from __future__ import annotations
@@ -28,13 +27,12 @@ class ExactRewardsConfig(AnswerConfig):
     """How to compare."""
 
     match: Literal["text", "number", "choice"] = "text"
-    """`text`: equal words. `number`: the last number of the text equals the answer's. `choice`: the last letter that
-    stands alone does.
+    """`text`: the texts are equal. `number`: the last numbers are equal. `choice`: the last single letters are equal.
     """
     ignore_case: bool = False
-    """Whether upper and lower case are the same; letters of a choice always are."""
+    """Whether upper and lower case are equal; for letters of a choice they always are."""
     tolerance: Annotated[float, Field(ge=0)] = 1e-6
-    """How far numbers may differ, relative to the larger, or absolutely below one."""
+    """Largest difference of equal numbers: relative to the larger one, absolute below one."""
     right: float = 1.0
     """Reward of a right answer."""
     wrong: float = 0.0
@@ -42,7 +40,7 @@ class ExactRewardsConfig(AnswerConfig):
 
 
 class ExactRewards(AnswerRewards):
-    """For data that knows its answers. For a policy over actions, the text is the number of the action."""
+    """For data with answers. For a policy over actions, the text is the number of the action."""
 
     Config = ExactRewardsConfig
     config: ExactRewardsConfig
@@ -51,8 +49,8 @@ class ExactRewards(AnswerRewards):
         super().__init__(config or ExactRewardsConfig(), context or ComponentContext())
         self.full_reward = self.config.right
 
-    def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
-        return [float(self._right(question.answer, answer)) for question, answer in asked]
+    def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
+        return [float(self._right(question.answer, answer)) for question, answer in answers]
 
     def finish(self, score: float, rollout: object, answer: str | None) -> float:
         return self.config.right if score > 0 else self.config.wrong
@@ -62,16 +60,16 @@ class ExactRewards(AnswerRewards):
             case "number":
                 return _same_number(expected, answer, self.config.tolerance)
             case "choice":
-                letters, wanted = _CHOICE.findall(answer), _CHOICE.findall(expected)
-                return bool(letters and wanted) and letters[-1].upper() == wanted[-1].upper()
+                given, right = _CHOICE.findall(answer), _CHOICE.findall(expected)
+                return bool(given and right) and given[-1].upper() == right[-1].upper()
             case _:
                 expected, answer = expected.strip(), answer.strip()
                 return expected.casefold() == answer.casefold() if self.config.ignore_case else expected == answer
 
 
 def last_number(text: str) -> float | None:
-    """The last number in a text: decimal, with separators of thousands, with an exponent, or a fraction. None where
-    there is none.
+    """Return the last number in a text, None when there is none. It may have thousands separators or an exponent, or be
+    a fraction.
     """
     found = _NUMBER.findall(text)
     if not found or len(found[-1]) > _LONGEST_NUMBER:

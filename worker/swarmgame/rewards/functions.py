@@ -1,10 +1,10 @@
-"""The `function` rewards: a game author's own function `package.module:function`, called with the item and the
-rollout's words.
+"""The `function` rewards: a game author's own function `package.module:function`, called with the question and the
+rollout's text.
 
-The function takes `(item, text)`, where `item` is a dictionary with question, answer, environment and metadata, and
-returns a finite number. It runs in the sandbox, which can neither write nor call out, unless the manifest says
-`trusted: true`: then it runs here, faster, with all that this process may do. Invariant: an exception, a breach or a
-value that is no finite number is a reward of 0 and a count.
+The function takes `(question, text)`, where `question` is a dictionary with question, answer, environment and metadata,
+and returns a finite number. It runs in the sandbox, which cannot write files or use the network. With `trusted: true`
+it runs in this process: faster, with all rights of the process. Invariant: an exception, a breach or a value that is
+not a finite number gives a reward of 0 and is counted.
 """
 
 from __future__ import annotations
@@ -27,18 +27,16 @@ _BATCH = 512
 
 
 class FunctionRewardsConfig(AnswerConfig):
-    """Which function, and how far it is trusted."""
+    """Which function, and whether it is trusted."""
 
     function: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
-    """`package.module:function`; a module beside the manifest will do. Import all that it needs at the top of its
-    module.
-    """
+    """`package.module:function`; the module may lie beside the manifest. It must import what it needs at its top."""
     trusted: bool = False
-    """Run it in this process, without sandbox or deadline. Never for a function that evaluates the answer."""
+    """Run it in this process, without sandbox or deadline. Never use it for a function that evaluates the answer."""
     deadline_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
-    """Processor time that one call may take in the sandbox."""
+    """Most processor time of one call in the sandbox."""
     memory_mebibytes: Annotated[int, Field(ge=16, le=262_144)] = 512
-    """What one batch of calls may allocate in the sandbox."""
+    """Most memory that one batch of calls may allocate in the sandbox."""
 
 
 class FunctionRewards(AnswerRewards):
@@ -63,22 +61,20 @@ class FunctionRewards(AnswerRewards):
                 _PATH, config.function, f"a function that the sandbox can import ({error})"
             ) from error
 
-    def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
-        calls = [(_described(question), answer) for question, answer in asked]
+    def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
+        calls = [(_described(question), answer) for question, answer in answers]
         if self._function is not None:
             return [self._trusted(question, answer) for question, answer in calls]
         if self._sandbox is None:
             raise RuntimeError("the reward manager is closed")
         batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
-        outcomes = [
-            outcome for batch in batches for outcome in self._sandbox.call_untrusted(self.config.function, batch)
-        ]
+        results = [result for batch in batches for result in self._sandbox.call_untrusted(self.config.function, batch)]
         scores: list[float | None] = []
-        for outcome in outcomes:
-            score = finite(outcome.value)
-            if score is None and not outcome.breach:
+        for result in results:
+            score = finite(result.value)
+            if score is None and not result.breach:
                 self.count("rewards_not_finite")
-            scores.append(None if outcome.breach in ("not run", "timeout", "killed") else score or 0.0)
+            scores.append(None if result.breach in ("not run", "timeout", "killed") else score or 0.0)
         return scores
 
     def counters(self) -> Mapping[str, int]:
@@ -93,7 +89,7 @@ class FunctionRewards(AnswerRewards):
         assert self._function is not None
         try:
             score = finite(self._function(question, answer))
-        except Exception:  # noqa: BLE001 — counted; the author's function met words that it did not expect
+        except Exception:  # noqa: BLE001 — counted: the author's function failed on this answer
             self.count("reward_exceptions")
             return 0.0
         if score is None:
@@ -102,7 +98,7 @@ class FunctionRewards(AnswerRewards):
 
 
 def check(function: str) -> None:
-    """Runs in the sandbox: whether the function can be had."""
+    """Load the function, in the sandbox."""
     _load(function)
 
 
@@ -121,7 +117,7 @@ def _load(name: str) -> Callable[[dict[str, Any], str], Any]:
 
 
 def _described(question: Question) -> dict[str, Any]:
-    """What the function is told; what JSON has no word for becomes text."""
+    """Return the function's first argument; metadata that JSON cannot express becomes text."""
     described = {
         "id": question.id,
         "environment": question.reference.environment,

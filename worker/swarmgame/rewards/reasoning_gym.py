@@ -1,8 +1,8 @@
 """The `reasoning-gym` rewards: the environment's own scorer, called in the sandbox.
 
-The question is made again there from (environment, configuration, seed), so that nothing a peer says about it is
-believed. Many scorers evaluate the answer, which is why none runs here. A breach or an exception in a scorer is a score
-of 0 and a count. Invariant: a reward depends on the item and the rollout's text alone.
+The sandbox regenerates the question from (environment, configuration, seed), so no data of a remote peer is used for
+it. Many scorers evaluate the answer, so none runs in this process. A breach or an exception in a scorer gives a score
+of 0 and is counted. Invariant: a reward depends only on the question and the rollout's text.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class ReasoningGymRewardsConfig(AnswerConfig):
     """How a score becomes a reward."""
 
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None
-    """When given, the reward is 1 for a score of at least this and 0 otherwise; many scorers give a little for nothing,
-    so 0.99 is a good one.
+    """When given, the reward is 1 for a score of at least this and 0 otherwise. 0.99 is a good value: many scorers give
+    a little for any answer.
     """
     format_reward: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Added for an answer in the asked format, whatever it says; only for the tagged format."""
+    """Added for any answer in the right format; only for the tagged format."""
     length_penalty: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Taken off a rollout that was cut at its limit of tokens."""
+    """Subtracted for a rollout that was cut at its limit of tokens."""
 
 
 class ReasoningGymRewards(AnswerRewards):
-    """For items of the `reasoning-gym` data; an item of another source scores 0 and is counted."""
+    """For questions of the `reasoning-gym` data; any other question scores 0 and is counted."""
 
     Config = ReasoningGymRewardsConfig
     config: ReasoningGymRewardsConfig
@@ -47,14 +47,14 @@ class ReasoningGymRewards(AnswerRewards):
         self._warm = False
         self.full_reward = 1.0 if self.config.threshold is not None else 0.99
 
-    def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
+    def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
         if self._sandbox is None:
             raise RuntimeError("the reward manager is closed")
         if not self._warm:
             self._sandbox.prepare("swarmgame.data.environments:warm")
             self._warm = True
         calls: list[list[object]] = []
-        for question, answer in asked:
+        for question, answer in answers:
             if "environment" not in question.metadata:
                 self.count("items_of_another_source")
             else:
@@ -62,23 +62,23 @@ class ReasoningGymRewards(AnswerRewards):
                     [question.metadata["environment"], question.metadata["config"], question.reference.seed, answer]
                 )
         batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
-        outcomes = iter(
+        results = iter(
             [
-                outcome
+                result
                 for batch in batches
-                for outcome in self._sandbox.call_untrusted("swarmgame.data.environments:score", batch)
+                for result in self._sandbox.call_untrusted("swarmgame.data.environments:score", batch)
             ]
         )
         scores: list[float | None] = []
-        for question, _ in asked:
+        for question, _ in answers:
             if "environment" not in question.metadata:
                 scores.append(0.0)
                 continue
-            outcome = next(outcomes)
-            score = finite(outcome.value)
-            # What was not run for another's sake, or ran out of time on a busy machine, gets another chance elsewhere.
-            fleeting = outcome.breach in ("not run", "timeout", "killed")
-            scores.append(None if fleeting else min(max(score or 0.0, 0.0), 1.0))
+            result = next(results)
+            score = finite(result.value)
+            # A call that was not run, or that ran out of time on a busy machine, is scored again for the next author.
+            retry = result.breach in ("not run", "timeout", "killed")
+            scores.append(None if retry else min(max(score or 0.0, 0.0), 1.0))
         return scores
 
     def finish(self, score: float, rollout: Rollout, answer: str | None) -> float:

@@ -1,7 +1,7 @@
-"""Scoring: what the built-in rewards share. A rollout's words, groups by author, and memory of scores already given.
+"""Scoring: the shared base of the built-in rewards. Extracts answers, batches them by author, and caches scores.
 
-Knows no environment. Invariant: own and foreign rollouts go through the same code; only how they are batched tells them
-apart, so that one author's breaches never cost another's scores.
+It does not depend on the environment. Invariant: our own and remote rollouts go through the same code. A batch holds
+answers of one author, so one author's breaches do not affect the scores of another.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from swarmgame.config import Config
 from swarmgame.game.components import ComponentContext, RewardManager
 from swarmgame.game.state import GameState, Group, GroupKey, PeerId, Question, Rewards, Rollout
 
-_REMEMBERED = 16_384
-"""Scores that are kept: a round scores its own answers twice, before it publishes and before it trains. About 4 MiB,
-however long answers are.
+_CACHED_SCORES = 16_384
+"""Number of cached scores: a round scores its own answers twice, before publishing and before training. The cache keeps
+digests, so it takes about 4 MiB for answers of any length.
 """
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 class AnswerConfig(Config):
-    """Where the answer stands in the text."""
+    """Which part of the text is the answer."""
 
     answer_format: Literal["plain", "tagged"] | None = None
-    """`plain`: the whole text. `tagged`: within the last <answer></answer>. What the data asks for, when not given."""
+    """`plain`: the complete text. `tagged`: within the last <answer></answer>. As in the data when not given."""
     max_answer_characters: Annotated[int, Field(ge=1, le=1_000_000)] = 8192
-    """A longer answer is not looked at, and scores 0."""
+    """A longer answer scores 0 without being read."""
 
 
-def words_of(rollout: Rollout) -> str:
-    """The text of a rollout; for a policy without words its actions, joined by spaces."""
+def text_of(rollout: Rollout) -> str:
+    """Return the text of a rollout; for a policy over actions, the actions joined by spaces."""
     return rollout.text or " ".join(map(str, rollout.token_ids))
 
 
 def answer_of(text: str, answer_format: str) -> str | None:
-    """The answer within a text, without surrounding space; None when the tags are missing."""
+    """Return the answer within a text, without surrounding space; None when the tags are missing."""
     if answer_format == "plain":
         return text.strip()
     found = _TAGGED.findall(text)
@@ -50,9 +50,7 @@ def answer_of(text: str, answer_format: str) -> str | None:
 
 
 class AnswerRewards(RewardManager):
-    """Base of rewards that look at one answer at a time. Subclasses say how good answers are, in batches of one
-    author's words.
-    """
+    """Base of rewards that score each answer by itself. Subclasses implement `score`, for answers of one author."""
 
     Config: ClassVar[type[BaseModel]] = AnswerConfig
     config: AnswerConfig
@@ -60,14 +58,14 @@ class AnswerRewards(RewardManager):
     def __init__(self, config: AnswerConfig, context: ComponentContext) -> None:
         super().__init__(config, context)
         self._counts: Counter[str] = Counter()
-        self._remembered: OrderedDict[bytes, float] = OrderedDict()
+        self._cache: OrderedDict[bytes, float] = OrderedDict()
 
     @abstractmethod
-    def score(self, asked: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
-        """How good each answer is, in order; all of one author. None: 0 for now, and not to be remembered."""
+    def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
+        """Return the score of each answer, in order; all are of one author. None means 0 for now: it is not cached."""
 
     def finish(self, score: float, rollout: Rollout, answer: str | None) -> float:
-        """The reward of a rollout from the score of its answer."""
+        """Return the reward of a rollout, given the score of its answer."""
         return score
 
     def rewards(self, state: GameState) -> Rewards:
@@ -89,8 +87,8 @@ class AnswerRewards(RewardManager):
         return dict(self._counts)
 
     def _answer(self, question: Question, rollout: Rollout) -> str | None:
-        words = words_of(rollout)
-        answer = answer_of(words, self.config.answer_format or str(question.metadata.get("answer_format", "plain")))
+        text = text_of(rollout)
+        answer = answer_of(text, self.config.answer_format or str(question.metadata.get("answer_format", "plain")))
         if answer is not None and len(answer) > self.config.max_answer_characters:
             self._counts["answers_too_long"] += 1
             return None
@@ -108,37 +106,39 @@ class AnswerRewards(RewardManager):
             for answer in answers[key]:
                 if answer is None or (group.question_id, answer) in scores:
                     continue
-                known = self._remembered.get(_digest(group.question_id, answer))
+                known = self._cache.get(_digest(group.question_id, answer))
                 if known is not None:
                     scores[group.question_id, answer] = known
                 else:
                     unknown.setdefault(key.peer, {})[group.question_id, answer] = None
-        # Our own words first: what a stranger says of the same question cannot keep them from being scored.
+        # Our own answers first: a breach in a remote batch cannot keep the same answer of ours from being scored.
         for peer in sorted(unknown, key=lambda peer: (peer != state.peer, peer)):
-            asked = [pair for pair in unknown[peer] if pair not in scores]
+            pending = [pair for pair in unknown[peer] if pair not in scores]
             for pair, score in zip(
-                asked, self.score([(state.questions[question], answer) for question, answer in asked]), strict=True
+                pending,
+                self.score([(state.questions[question_id], answer) for question_id, answer in pending]),
+                strict=True,
             ):
                 if score is None:
                     continue
                 scores[pair] = score
-                self._remembered[_digest(*pair)] = score
-            while len(self._remembered) > _REMEMBERED:
-                self._remembered.popitem(last=False)
+                self._cache[_digest(*pair)] = score
+            while len(self._cache) > _CACHED_SCORES:
+                self._cache.popitem(last=False)
         return scores | {pair: 0.0 for pairs in unknown.values() for pair in pairs if pair not in scores}
 
-    def count(self, what: str) -> None:
-        """One more of something worth a metric."""
-        self._counts[what] += 1
+    def count(self, counter: str) -> None:
+        """Add one to a counter."""
+        self._counts[counter] += 1
 
 
-def _digest(question: str, answer: str) -> bytes:
-    """Name an answer to a question in 16 bytes."""
-    return hashlib.blake2b(f"{question}\0{answer}".encode(errors="surrogatepass"), digest_size=16).digest()
+def _digest(question_id: str, answer: str) -> bytes:
+    """Return a digest of an answer to a question, in 16 bytes."""
+    return hashlib.blake2b(f"{question_id}\0{answer}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def finite(value: Any) -> float | None:
-    """A number that can be a reward, or None."""
+    """Return the value as a float if it can be a reward, else None."""
     if isinstance(value, bool | int | float) and math.isfinite(value):
         return float(value)
     return None

@@ -1,11 +1,10 @@
-"""The sandbox: functions called by name, in a process that can do nothing but compute.
+"""The sandbox: calls functions by name, in a process that can only compute.
 
-Used for whatever reads a stranger's words: making a question again from a reference, scoring an answer, a game author's
-reward function. Arguments and results are JSON; nothing is pickled. A call that breaks a limit is an outcome, not an
-exception; only our own faults raise. The process is started on first use, with a fixed hash seed (five of
-reasoning-gym's datasets depend on it), started again when it dies, and ends with us. What the kernel lets us lock is in
-`protections`, and logged once. See `sandbox_child` for the other side. Invariant: `run` returns one outcome a call, in
-order, whatever the calls do.
+It is used for all code that reads untrusted data: regenerating a question from a reference, scoring an answer, a game
+author's reward function. Arguments and results are JSON; nothing is pickled. The process (`fork_server`) starts on
+first use, with a fixed hash seed (five of reasoning-gym's datasets depend on it), restarts when it dies, and ends with
+its parent. `protections` lists what the kernel supports, and is logged once. Invariant: `call_untrusted` returns one
+result a call, in order; a call that breaks a limit gives a result with a breach, not an exception.
 """
 
 from __future__ import annotations
@@ -34,30 +33,26 @@ _log = logging.getLogger("swarmgame.sandbox")
 
 _MAX_FRAME = 64 * 2**20
 _START_SECONDS = 120.0
-_PATIENCE = 4.0
-"""Times the deadline of every call that we wait before we give the whole process up; its own watch (3 times) comes
-first.
-"""
+_TIMEOUT_FACTOR = 4.0
+"""The process is killed after this many deadlines a call without an answer; its own limit (3 deadlines) comes first."""
 
 
 class SandboxBroken(Temporary):
-    """The sandbox's process could not be started, or died twice over the same request."""
+    """The sandbox's process could not be started, or died twice during the same request."""
 
 
 class CallFailed(SwarmGameError):
-    """A function that we asked the sandbox to prepare is missing or raised: our fault or the author's, not a
-    stranger's.
-    """
+    """A function cannot be imported, or a trusted call raised: an error of ours or of the game's author."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What came of one call.
+    """The result of one call.
 
     Args:
-        value: what the function returned; None after a breach.
+        value: the return value; None after a breach.
         breach: empty, or its kind: program, timeout, memory, forbidden, killed, ended, exception, "not run".
-        message: about the breach, for people.
+        message: explains the breach.
     """
 
     value: Any = None
@@ -69,12 +64,12 @@ class Sandbox:
     """One sandbox process, shared by the threads of a peer.
 
     Args:
-        deadline: seconds of processor time that one call may take; three times that by the clock.
-        memory: bytes that a batch of calls may allocate beyond what the imports hold.
-        readable: more paths that `prepare` may read (a dataset's folder); calls may not.
+        deadline: most processor seconds of one call; its most wall-clock time is three times that.
+        memory: most bytes that a batch of calls may allocate, beyond those of the imports.
+        readable: additional paths for trusted calls (a dataset's folder); untrusted calls cannot read them.
 
     Raises:
-        SandboxBroken: by every method, when no process can be had.
+        SandboxBroken: by every method, when no process can be started.
     """
 
     def __init__(self, *, deadline: float = 2.0, memory: int = 512 * 2**20, readable: Sequence[Path] = ()) -> None:
@@ -92,14 +87,14 @@ class Sandbox:
     def call_untrusted(
         self, function: str, calls: Sequence[Sequence[Any]], *, deadline: float | None = None
     ) -> list[CallResult]:
-        """Calls `package.module:function` once for each list of arguments, all in one locked fork.
+        """Call `package.module:function` once for each list of arguments, all in one restricted fork.
 
-        A batch should hold one author's words only: after three breaches the rest of it is not run.
+        Put the data of one author only in a batch: after three breaches the rest of it is not run.
 
         Args:
             function: its name; the module is imported in the sandbox.
             calls: JSON-like arguments.
-        deadline: another one than the sandbox's.
+            deadline: instead of the sandbox's.
 
         Raises:
             CallFailed: the function cannot be imported.
@@ -108,30 +103,30 @@ class Sandbox:
             return []
         limit = self._deadline if deadline is None else deadline
         request = {"op": "run", "function": function, "calls": [list(call) for call in calls], "deadline": limit}
-        answer = self._ask(request, _START_SECONDS + len(calls) * limit * _PATIENCE)
+        answer = self._request(request, _START_SECONDS + len(calls) * limit * _TIMEOUT_FACTOR)
         if "error" in answer:
             raise CallFailed(f"{function}: {answer['error']}")
-        outcomes = [
-            CallResult(raw.get("value"), raw.get("breach", ""), raw.get("message", "")) for raw in answer["outcomes"]
+        results = [
+            CallResult(raw.get("value"), raw.get("breach", ""), raw.get("message", "")) for raw in answer["results"]
         ]
         with self._lock:
-            self._breaches.update(outcome.breach for outcome in outcomes if outcome.breach)
-        return outcomes
+            self._breaches.update(result.breach for result in results if result.breach)
+        return results
 
     def call_trusted(self, function: str, *arguments: Any) -> Any:
-        """Calls a function of ours in the nursery itself, unguarded by a deadline. Never for a stranger's words.
+        """Call a function in the fork server itself, without a deadline. Never pass untrusted data.
 
         Raises:
             CallFailed: the function raised.
         """
-        answer = self._ask({"op": "prepare", "function": function, "arguments": list(arguments)}, _START_SECONDS)
+        answer = self._request({"op": "prepare", "function": function, "arguments": list(arguments)}, _START_SECONDS)
         if "error" in answer:
             raise CallFailed(str(answer["error"]))
         return answer["value"]
 
     def prepare(self, function: str, *arguments: Any) -> None:
-        """The same, for what it leaves behind: imports and caches that later batches find, also when the process had to
-        be started again.
+        """Make a trusted call for its side effects: imports and caches that later batches use. It is repeated after a
+        restart of the process.
 
         Raises:
             CallFailed: the function raised.
@@ -142,48 +137,46 @@ class Sandbox:
 
     @property
     def protections(self) -> tuple[str, ...]:
-        """What is locked besides what is always so (a clean process, a deadline): landlock, seccomp, …; starts the
-        process.
-        """
+        """Restrictions in force, besides a clean process and a deadline: landlock, seccomp, …; starts the process."""
         with self._lock:
             self._running()
             return self._protections
 
     @property
     def process_id(self) -> int:
-        """Of the sandbox's process; starts it."""
+        """Id of the sandbox's process; starts it."""
         with self._lock:
             return self._running().pid
 
     def counters(self) -> Mapping[str, int]:
-        """Breaches by kind, and restarts, since the beginning."""
+        """Return the total of breaches by kind, and of restarts."""
         with self._lock:
             counts = {f"sandbox_{kind.replace(' ', '_')}": count for kind, count in sorted(self._breaches.items())}
             return counts | ({"sandbox_restarts": self._restarts} if self._restarts else {})
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         with self._lock:
             self._end()
 
-    def _ask(self, request: Mapping[str, Any], patience: float) -> dict[str, Any]:
+    def _request(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         body = json.dumps(request).encode()
         if len(body) > _MAX_FRAME:
             raise ValueError(f"a request of {len(body)} bytes; the sandbox takes {_MAX_FRAME}")
         with self._lock:
             for _ in range(2):
                 process = self._running()
-                answer = _exchange(process, body, patience)
+                answer = _exchange(process, body, timeout)
                 if answer is not None:
                     return answer
                 _log.warning("the sandbox died; starting it again")
                 self._restarts += 1
                 self._end()
-        raise SandboxBroken("the sandbox's process died twice over one request; is there enough memory?")
+        raise SandboxBroken("the sandbox's process died twice during one request; is there enough memory?")
 
     def _running(self) -> subprocess.Popen[bytes]:
-        # A module beside a manifest may have become importable since the start, and what the process may read was fixed
-        # then.
+        # The readable paths are fixed when the process starts; a module beside a manifest may have become importable
+        # since.
         if self._process is None or self._process.poll() is not None or not set(_import_paths()) <= self._paths:
             self._end()
             self._start()
@@ -197,8 +190,7 @@ class Sandbox:
             "PYTHONHASHSEED": "0",
             "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
-            # Some environments import matplotlib, which refuses to be imported without a folder; this one exists, and
-            # stays unwritable inside.
+            # Some environments import matplotlib, which needs an existing folder; inside it is not writable.
             "MPLCONFIGDIR": tempfile.gettempdir(),
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
         }
@@ -213,12 +205,12 @@ class Sandbox:
             start_new_session=True,
         )
         packages = _package_folders()
-        greeting = {
+        settings = {
             "memory": self._memory,
             "packages": packages,
             "readable": [*paths, *self._readable],
         }
-        answer = _exchange(process, json.dumps(greeting).encode(), _START_SECONDS)
+        answer = _exchange(process, json.dumps(settings).encode(), _START_SECONDS)
         if answer is None:
             process.kill()
             process.wait()
@@ -230,7 +222,8 @@ class Sandbox:
             _log.info("sandbox: %s", ", ".join(answer["protections"]))
             if not {"seccomp"} & set(answer["protections"]):
                 _log.warning(
-                    "this kernel lets the sandbox lock little: answers of strangers run with your user's rights, guarded only by limits"
+                    "this kernel restricts the sandbox little: untrusted answers run with your user's rights, "
+                    "under resource limits only"
                 )
         self._protections = tuple(answer["protections"])
         for function, arguments in list(self._prepared.values()):
@@ -252,7 +245,7 @@ class Sandbox:
 
 
 class SharedSandbox:
-    """The one sandbox that the parts of a peer share: the last to let go ends it."""
+    """The sandbox that the components of a peer share; the last `release` ends it."""
 
     _lock = threading.Lock()
     _sandbox: Sandbox | None = None
@@ -260,7 +253,7 @@ class SharedSandbox:
 
     @classmethod
     def hold(cls) -> Sandbox:
-        """The sandbox; every call must be matched by a `release`."""
+        """Return the sandbox; match every call with a `release`."""
         with cls._lock:
             cls._holders += 1
             if cls._sandbox is None:
@@ -281,7 +274,7 @@ def _import_paths() -> list[str]:
 
 
 def _package_folders() -> list[str]:
-    """Where the interpreter and installed packages lie, and this package: all that a locked fork may still read."""
+    """Return the folders that a restricted fork can read: the interpreter, installed packages and this package."""
     folders = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values(), *site.getsitepackages()}
     folders |= {
         "/usr/lib",
@@ -297,11 +290,11 @@ def _package_folders() -> list[str]:
     return sorted(folder for folder in folders if folder not in ("", "/", "/usr", "/usr/local", str(Path.home())))
 
 
-def _exchange(process: subprocess.Popen[bytes], body: bytes, patience: float) -> dict[str, Any] | None:
-    """Sends a frame and waits for its answer; None when the process died, fell silent or talked nonsense."""
+def _exchange(process: subprocess.Popen[bytes], body: bytes, timeout: float) -> dict[str, Any] | None:
+    """Send a frame and return its answer; None when the process died, timed out or sent invalid data."""
     assert process.stdin is not None
     assert process.stdout is not None
-    until = time.monotonic() + patience
+    until = time.monotonic() + timeout
     try:
         view = memoryview(struct.pack("<I", len(body)) + body)
         while view:

@@ -1,10 +1,10 @@
-"""The sandbox's own side: a nursery process that locks itself, and a locked fork of it for every batch of calls.
+"""The sandbox's process: a fork server that restricts itself, and forks once for every batch of calls.
 
-The nursery is started clean, imports what is asked for, and never looks at an answer. Each batch runs in a fork with no
-files but the interpreter's and its packages', no network, no other processes, bounded memory and a deadline on every
-call; when a call breaks a limit the fork is killed, the breach is named, and the next call gets a new fork. Nothing
-that a batch does to the interpreter outlives it. Not imported by anybody: `python -m swarmgame.sandbox.fork_server`.
-Invariant: one answer for every request, and one outcome for every call in it.
+The server starts clean, imports modules on request, and never handles untrusted data. Each batch runs in a fork that
+can read only the interpreter and its packages, has no network and no other processes, bounded memory, and a deadline on
+every call. When a call breaks a limit, the fork is killed, the breach is reported, and the next call gets a new fork,
+so no change to the interpreter survives a batch. Started as `python -m swarmgame.sandbox.fork_server`. Invariant: one
+answer for every request, and one result for every call in it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from swarmgame.sandbox import landlock, seccomp
 MAX_FRAME = 64 * 2**20
 MAX_RESULT = 4 * 2**20
 MAX_BREACHES = 3
-"""Breaches that a batch may cost us; the calls after them are not made."""
+"""After so many breaches the remaining calls of a batch are not made."""
 WALL_FACTOR = 3
-"""A call may take its deadline of processor time, and this many times as long by the clock: a busy machine is not a
+"""Most wall-clock time of a call, in deadlines. The deadline itself counts processor time, so a busy machine causes no
 breach.
 """
 _TICK_SECONDS = 0.02
@@ -38,48 +38,48 @@ _TICK_SECONDS = 0.02
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
-CallResult = dict[str, Any]
+_Result = dict[str, Any]
 
 
 def main() -> None:
-    """Answers requests from standard input until it is closed."""
+    """Answer requests from standard input until it is closed."""
     requests, answers = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    greeting = json.loads(read_frame(requests) or b"null")
-    if greeting is None:
+    settings = json.loads(read_frame(requests) or b"null")
+    if settings is None:
         return
-    nursery = ForkServer(greeting, keep=(requests, answers))
-    write_frame(answers, json.dumps({"protections": nursery.protections}).encode())
+    server = ForkServer(settings, keep=(requests, answers))
+    write_frame(answers, json.dumps({"protections": server.protections}).encode())
     while (frame := read_frame(requests)) is not None:
-        write_frame(answers, json.dumps(nursery.answer(json.loads(frame))).encode())
+        write_frame(answers, json.dumps(server.answer(json.loads(frame))).encode())
 
 
 class ForkServer:
-    """Imports, locks, forks, watches."""
+    """Imports modules, restricts itself, and runs batches in forks."""
 
-    def __init__(self, greeting: dict[str, Any], keep: Sequence[int]) -> None:
-        self._memory = int(greeting["memory"])
-        self._packages = [str(path) for path in greeting["packages"]]
+    def __init__(self, settings: dict[str, Any], keep: Sequence[int]) -> None:
+        self._memory = int(settings["memory"])
+        self._packages = [str(path) for path in settings["packages"]]
         self._keep = tuple(keep)
         self._statm = _open_statm()
-        self.protections = self._lock([str(path) for path in greeting["readable"]])
+        self.protections = self._restrict([str(path) for path in settings["readable"]])
 
-    def _lock(self, readable: list[str]) -> list[str]:
-        on = []
+    def _restrict(self, readable: list[str]) -> list[str]:
+        applied = []
         if _unshare_network():
-            on.append("network namespace")
+            applied.append("network namespace")
         for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
             resource.setrlimit(limit, (0, 0))
         _lower(resource.RLIMIT_NOFILE, 256)
-        on.append("resource limits")
+        applied.append("resource limits")
         if version := landlock.restrict([*readable, *self._packages]):
-            on.append(f"landlock {version}")
+            applied.append(f"landlock {version}")
         if self._probe_seccomp():
-            on.append("seccomp")
-        return on
+            applied.append("seccomp")
+        return applied
 
     def _probe_seccomp(self) -> bool:
         child = os.fork()
@@ -91,84 +91,86 @@ class ForkServer:
         try:
             if request["op"] == "prepare":
                 return {"value": _function(request["function"])(*request["arguments"])}
-            return {"outcomes": self._run(request)}
-        except Exception as error:  # noqa: BLE001 — it is reported to the asking process, which raises it
+            return {"results": self._run(request)}
+        except Exception as error:  # noqa: BLE001 — the client raises it
             return {"error": _describe(error)}
 
-    def _run(self, request: dict[str, Any]) -> list[CallResult]:
+    def _run(self, request: dict[str, Any]) -> list[_Result]:
         function = _function(request["function"])
         calls: list[list[Any]] = request["calls"]
-        outcomes: list[CallResult] = []
+        results: list[_Result] = []
         breaches = 0
         gc.collect()
         gc.freeze()
-        while len(outcomes) < len(calls):
+        while len(results) < len(calls):
             if breaches >= MAX_BREACHES:
-                outcomes.append({"breach": "not run", "message": f"{breaches} breaches before it in its batch"})
+                results.append({"breach": "not run", "message": f"{breaches} breaches before it in its batch"})
                 continue
-            outcomes += self._fork(function, calls[len(outcomes) :], float(request["deadline"]))
-            breaches = sum("breach" in outcome and outcome["breach"] in _COSTLY for outcome in outcomes)
-        return outcomes
+            results += self._fork(function, calls[len(results) :], float(request["deadline"]))
+            breaches = sum("breach" in result and result["breach"] in _COSTLY for result in results)
+        return results
 
-    def _fork(self, function: Callable[..., Any], calls: list[list[Any]], deadline: float) -> list[CallResult]:
-        """Makes calls in one fork until all are made or one breaks a limit."""
+    def _fork(self, function: Callable[..., Any], calls: list[list[Any]], deadline: float) -> list[_Result]:
+        """Make calls in one fork until all are made or one breaks a limit."""
         used = _virtual_memory(self._statm)
         reader, writer = os.pipe()
-        nursery = os.getpid()
+        server = os.getpid()
         child = os.fork()
         if child == 0:
             os.close(reader)
-            self._be_child(function, calls, deadline, writer, used, nursery)
+            self._run_child(function, calls, deadline, writer, used, server)
         os.close(writer)
         try:
             return self._watch(child, reader, len(calls), deadline)
         finally:
             os.close(reader)
 
-    def _watch(self, child: int, reader: int, count: int, deadline: float) -> list[CallResult]:
-        """Reads outcomes, with a deadline on each, then buries the fork."""
-        outcomes: list[CallResult] = []
+    def _watch(self, child: int, reader: int, count: int, deadline: float) -> list[_Result]:
+        """Read results, with a deadline on each, then reap the fork."""
+        results: list[_Result] = []
         pending = b""
         started, used = time.monotonic(), _processor_seconds(child)
         late = ""
-        while len(outcomes) < count:
+        while len(results) < count:
             if select.select([reader], [], [], _TICK_SECONDS)[0]:
                 chunk = os.read(reader, 1 << 16)
                 pending += chunk
                 if not chunk or len(pending) > MAX_RESULT:
                     break
-                frames, pending = _whole_frames(pending)
+                frames, pending = _complete_frames(pending)
                 if frames:
-                    outcomes += [_checked(frame) for frame in frames]
+                    results += [_checked(frame) for frame in frames]
                     started, used = time.monotonic(), _processor_seconds(child)
             elif _processor_seconds(child) - used > deadline or time.monotonic() - started > WALL_FACTOR * deadline:
                 late = f"no answer within {deadline:g} seconds of processor time"
                 break
-        del outcomes[count:]
-        if len(outcomes) == count:
+        del results[count:]
+        if len(results) == count:
             _kill(child)
-            return outcomes
+            return results
         if late:
             _kill(child)
-            return [*outcomes, {"breach": "timeout", "message": late}]
+            return [*results, {"breach": "timeout", "message": late}]
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if len(pending) <= MAX_RESULT else _kill(child)
-        return [*outcomes, _breach(status)]
+        return [*results, _breach(status)]
 
-    def _be_child(
+    def _run_child(
         self,
         function: Callable[..., Any],
         calls: list[list[Any]],
         deadline: float,
         writer: int,
         used: int,
-        nursery: int,
+        server: int,
     ) -> NoReturn:
-        """The fork: locks itself a second time, answers, and ends without unwinding what belongs to the nursery."""
+        """Run in the fork: restrict it further, make the calls, and exit without unwinding the server's stack."""
         try:
-            _lock_child(self._packages, self._memory + used, len(calls) * deadline, [*self._keep, self._statm], nursery)
+            _restrict_child(
+                self._packages, self._memory + used, len(calls) * deadline, [*self._keep, self._statm], server
+            )
             for arguments in calls:
                 write_frame(writer, json.dumps(_call(function, arguments)).encode())
-        except BaseException:  # noqa: BLE001 — whatever it was, it must not return into the nursery's code
+        except BaseException:  # noqa: BLE001 — the fork must not return into the server's code
             os._exit(97)
         os._exit(0)
 
@@ -176,23 +178,23 @@ class ForkServer:
 _COSTLY = ("timeout", "memory", "forbidden", "killed", "ended")
 
 
-def _call(function: Callable[..., Any], arguments: list[Any]) -> CallResult:
+def _call(function: Callable[..., Any], arguments: list[Any]) -> _Result:
     try:
         value = function(*arguments)
         json.dumps(value)
         return {"value": value}
     except MemoryError:
         return {"breach": "memory", "message": "out of memory"}
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 — it is the outcome
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 — it is the result
         return {"breach": getattr(type(error), "breach", "exception"), "message": _describe(error)}
 
 
-def _lock_child(packages: list[str], memory: int, seconds: float, foreign: list[int], nursery: int) -> None:
+def _restrict_child(packages: list[str], memory: int, seconds: float, inherited: list[int], server: int) -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != nursery:
+    if os.getppid() != server:
         os._exit(98)
-    for descriptor in foreign:
+    for descriptor in inherited:
         if descriptor >= 0:
             os.close(descriptor)
     _lower(resource.RLIMIT_AS, memory)
@@ -211,7 +213,7 @@ def _lower(limit: int, value: int) -> None:
 
 
 def _unshare_network() -> bool:
-    """A network of our own, with nothing in it; in a user namespace of our own where we have no privilege."""
+    """Enter an empty network namespace, inside a new user namespace where the process has no privilege."""
     libc = ctypes.CDLL(None, use_errno=True)
     return any(
         libc.unshare(flags) == 0
@@ -219,13 +221,13 @@ def _unshare_network() -> bool:
     )
 
 
-def _breach(status: int) -> CallResult:
+def _breach(status: int) -> _Result:
     if status == -signal.SIGSYS:
         return {"breach": "forbidden", "message": "a system call that is not allowed"}
     if status == -signal.SIGXCPU:
         return {"breach": "timeout", "message": "processor time ran out"}
     if status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, 97):
-        return {"breach": "memory", "message": "the process fell over, most likely out of memory"}
+        return {"breach": "memory", "message": "the process crashed, most likely out of memory"}
     if status < 0:
         return {"breach": "killed", "message": f"ended by signal {-status}"}
     return {"breach": "ended", "message": "the answer ended its process"}
@@ -252,7 +254,7 @@ def _open_statm() -> int:
 
 
 def _virtual_memory(statm: int) -> int:
-    """Bytes of address space of the nursery; a generous guess where /proc is hidden."""
+    """Return the address space of the server in bytes; 8 GiB where /proc is hidden."""
     if statm < 0:
         return 8 * 2**30
     return int(os.pread(statm, 64, 0).split()[0]) * resource.getpagesize()
@@ -272,22 +274,22 @@ def _function(name: str) -> Callable[..., Any]:
 def _describe(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"[:500]
-    except Exception:  # noqa: BLE001 — its text is the stranger's code too
+    except Exception:  # noqa: BLE001 — its `__str__` is untrusted code
         return type(error).__name__
 
 
-def _checked(frame: bytes) -> CallResult:
-    """An outcome in our own words: the fork that sent it may have been taken over."""
+def _checked(frame: bytes) -> _Result:
+    """Parse a result strictly: untrusted code may control the fork that sent it."""
     try:
-        outcome = json.loads(frame)
-        if "breach" in outcome:
-            return {"breach": str(outcome["breach"])[:20], "message": str(outcome.get("message", ""))[:500]}
-        return {"value": outcome["value"]}
+        result = json.loads(frame)
+        if "breach" in result:
+            return {"breach": str(result["breach"])[:20], "message": str(result.get("message", ""))[:500]}
+        return {"value": result["value"]}
     except (ValueError, KeyError, TypeError, RecursionError):
-        return {"breach": "killed", "message": "an outcome that cannot be read"}
+        return {"breach": "killed", "message": "a result that cannot be read"}
 
 
-def _whole_frames(pending: bytes) -> tuple[list[bytes], bytes]:
+def _complete_frames(pending: bytes) -> tuple[list[bytes], bytes]:
     frames = []
     while len(pending) >= 4 and len(pending) >= 4 + (size := struct.unpack_from("<I", pending)[0]):
         frames.append(pending[4 : 4 + size])
@@ -296,7 +298,7 @@ def _whole_frames(pending: bytes) -> tuple[list[bytes], bytes]:
 
 
 def read_frame(descriptor: int) -> bytes | None:
-    """One frame: four bytes of length, little-endian, and that many bytes. None at the end of the stream."""
+    """Read a frame: four bytes of length, little-endian, then the body. None at the end of the stream."""
     header = _read_exactly(descriptor, 4)
     if header is None:
         return None
@@ -307,7 +309,7 @@ def read_frame(descriptor: int) -> bytes | None:
 
 
 def write_frame(descriptor: int, body: bytes) -> None:
-    """Writes a frame whole."""
+    """Write a frame completely."""
     view = memoryview(struct.pack("<I", len(body)) + body)
     while view:
         view = view[os.write(descriptor, view) :]

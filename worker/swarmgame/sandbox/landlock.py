@@ -1,10 +1,10 @@
-"""Landlock: this process gives up files and TCP, for good, without any privilege.
+"""Landlock: a process permanently gives up access to files and TCP, without any privilege.
 
-Only the system calls; what to allow is the caller's matter. Invariant: a restriction that returned a version is in
-force for this process and all its children, and cannot be lifted. Where the kernel has no Landlock, `abi()` is 0 and
-`restrict` returns 0 and changes nothing.
+`restrict` makes the system calls; the caller decides which paths stay readable. Where it returns a version, the
+restriction is in force for this process and all its children, and cannot be lifted; where it returns 0, nothing has
+changed. See docs/decisions/0007-sandbox-kernel-interfaces.md for why no package is used.
 
-Source: Documentation/userspace-api/landlock.rst of Linux.
+Source: Linux, Documentation/userspace-api/landlock.rst and include/uapi/linux/landlock.h.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ _RULE_PATH_BENEATH = 1
 _READ_FILE = 1 << 2
 _READ_DIRECTORY = 1 << 3
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""ABI → how many file rights it knows; later ones know as many as 5."""
+"""Number of file rights by ABI version; later versions have as many as 5."""
 _NETWORK_RIGHTS = 0b11
-"""Binding and connecting TCP sockets, from ABI 4 on."""
+"""Binding and connecting TCP sockets; from ABI 4."""
 _SCOPES = 0b11
-"""Abstract unix sockets and signals to processes outside, from ABI 6 on."""
+"""Abstract unix sockets, and signals to processes outside; from ABI 6."""
 
 _PR_SET_NO_NEW_PRIVS = 38
 
 
 def abi() -> int:
-    """The version of Landlock that the kernel offers, 0 for none."""
+    """Return the version of Landlock that the kernel has, 0 for none."""
     version = _syscall(_CREATE_RULESET, None, 0, _VERSION_FLAG)
     return max(version, 0)
 
 
 def restrict(readable: Iterable[str]) -> int:
-    """From now on, this process reads beneath the given paths and does nothing else to files; no TCP, no signals to the
-    outside.
+    """Restrict this process to reading beneath the given paths: no other access to files, no TCP, no signals to
+    processes outside.
 
     Args:
-        readable: files or folders; those that do not exist are left out.
+        readable: files or folders; those that do not exist are skipped.
 
     Returns:
-        The version in force, 0 where the kernel has none or does not let us.
+        The version in force; 0 where the kernel has none or refuses.
     """
     version = abi()
     if version == 0:

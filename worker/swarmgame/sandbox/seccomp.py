@@ -1,9 +1,12 @@
-"""Seccomp: the system calls that a process which reads strangers' answers has no business to make.
+"""Seccomp: denies the system calls that code which only computes does not need.
 
-A deny list, assembled here into classic BPF. Deadly calls (another program, another process, a socket, a look into
-another process) end the process with SIGSYS, so that the breach can be named; calls that change files fail with EPERM,
-since honest libraries try some of them and carry on. Invariant: installed once, the filter holds for the rest of the
-process's life, threads included.
+A deny list, assembled into classic BPF. Calls for another program, another process, a socket, or another process's
+memory kill the process with SIGSYS, so that the breach can be reported. Calls that change files fail with EPERM, since
+harmless libraries try some of them and go on. The filter cannot be removed, and holds for all threads. See
+docs/decisions/0007-sandbox-kernel-interfaces.md for why no package is used.
+
+Source of the numbers: Linux, arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h (aarch64);
+of the filter format: Documentation/userspace-api/seccomp_filter.rst.
 """
 
 from __future__ import annotations
@@ -27,39 +30,42 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | 0o20000000  # the
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER_MODE = 38, 22, 2
 
-# name: (x86_64, aarch64); None where the architecture has no such call.
 _Numbers = dict[str, tuple[int | None, int | None]]
+"""Name to the numbers on x86_64 and aarch64; None where the architecture has no such call."""
 
-_DEADLY: _Numbers = {
-    "execve": (59, 221), "execveat": (322, 281), "fork": (57, None), "vfork": (58, None), "socket": (41, 198), "socketpair": (53, 199),
-    "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242), "sendto": (44, 206),
-    "sendmsg": (46, 211), "sendmmsg": (307, 269), "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240), "tkill": (200, 130), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
-    "chroot": (161, 51), "unshare": (272, 97), "setns": (308, 268), "bpf": (321, 280), "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218), "init_module": (175, 105), "finit_module": (313, 273),
-    "delete_module": (176, 106), "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224),
-    "open_by_handle_at": (304, 265), "memfd_create": (319, 279), "setuid": (105, 146), "setgid": (106, 144), "setsid": (112, 157),
-    "setpgid": (109, 154), "personality": (135, 92), "quotactl": (179, 60), "acct": (163, 89), "kcmp": (312, 272),
-    "process_madvise": (440, 440), "fsopen": (430, 430), "fsmount": (432, 432), "move_mount": (429, 429), "open_tree": (428, 428),
+_KILLED: _Numbers = {
+    "execve": (59, 221), "execveat": (322, 281), "fork": (57, None), "vfork": (58, None), "socket": (41, 198),
+    "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202),
+    "accept4": (288, 242), "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269), "ptrace": (101, 117),
+    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240), "tkill": (200, 130), "mount": (165, 40), "umount2": (166, 39),
+    "pivot_root": (155, 41), "chroot": (161, 51), "unshare": (272, 97), "setns": (308, 268), "bpf": (321, 280),
+    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "keyctl": (250, 219), "add_key": (248, 217),
+    "request_key": (249, 218), "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
+    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224),
+    "open_by_handle_at": (304, 265), "memfd_create": (319, 279), "setuid": (105, 146), "setgid": (106, 144),
+    "setsid": (112, 157), "setpgid": (109, 154), "personality": (135, 92), "quotactl": (179, 60), "acct": (163, 89),
+    "kcmp": (312, 272), "process_madvise": (440, 440), "fsopen": (430, 430), "fsmount": (432, 432),
+    "move_mount": (429, 429), "open_tree": (428, 428),
 }  # fmt: skip
 
 _REFUSED: _Numbers = {
-    "creat": (85, None), "unlink": (87, None), "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276),
-    "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None), "link": (86, None), "linkat": (265, 37), "symlink": (88, None),
-    "symlinkat": (266, 36), "mknod": (133, None), "mknodat": (259, 33), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
-    "fchmodat2": (452, 452), "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "truncate": (76, 45),
-    "ftruncate": (77, 46), "fallocate": (285, 47), "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
-    "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "removexattr": (197, 14),
-    "lremovexattr": (198, 15), "fremovexattr": (199, 16), "shmget": (29, 194), "shmat": (30, 196), "msgget": (68, 186),
-    "semget": (64, 190), "mq_open": (240, 180), "setpriority": (141, 140), "ioprio_set": (251, 30), "syslog": (103, 116),
-    "migrate_pages": (256, 238), "move_pages": (279, 239), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
-    "sched_setattr": (314, 274),
+    "creat": (85, None), "unlink": (87, None), "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38),
+    "renameat2": (316, 276), "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None), "link": (86, None),
+    "linkat": (265, 37), "symlink": (88, None), "symlinkat": (266, 36), "mknod": (133, None), "mknodat": (259, 33),
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
+    "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "truncate": (76, 45), "ftruncate": (77, 46),
+    "fallocate": (285, 47), "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
+    "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "shmget": (29, 194),
+    "shmat": (30, 196), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180), "setpriority": (141, 140),
+    "ioprio_set": (251, 30), "syslog": (103, 116), "migrate_pages": (256, 238), "move_pages": (279, 239),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
 }  # fmt: skip
 
-# Calls that glibc and Python fall back from when a kernel is too old for them; their arguments sit behind a pointer,
-# out of BPF's sight.
+# Their arguments are behind a pointer, which BPF cannot read. glibc and Python fall back to older calls on ENOSYS.
 _ABSENT: _Numbers = {"clone3": (435, 435), "openat2": (437, 437)}
 
 _SELF_ONLY: _Numbers = {"kill": (62, 129), "tgkill": (234, 131)}
@@ -71,7 +77,7 @@ _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7), "arm64"
 
 
 def install() -> bool:
-    """Installs the filter on this process; False where the machine is unknown or the kernel does not let us."""
+    """Install the filter on this process; False where the architecture is unknown or the kernel refuses."""
     known = _ARCHITECTURES.get(platform.machine())
     if known is None:
         return False
@@ -85,7 +91,7 @@ def install() -> bool:
 
 
 def _program(column: int, architecture: int, own: int) -> bytes:
-    """The filter, one eight-byte instruction after the other; jumps count instructions to skip."""
+    """Return the filter: instructions of eight bytes, whose jumps count the instructions to skip."""
     code = [
         _instruction(_LOAD, _ARCHITECTURE_OFFSET),
         _instruction(_EQUAL, architecture, 1, 0),
@@ -94,9 +100,9 @@ def _program(column: int, architecture: int, own: int) -> bytes:
     ]
     if column == 0:
         code += [_instruction(_AT_LEAST, _X32_BIT, 0, 1), _instruction(_RETURN, _KILL)]
-    for table, verdict in ((_DEADLY, _KILL), (_REFUSED, _ERRNO | errno.EPERM), (_ABSENT, _ERRNO | errno.ENOSYS)):
+    for table, action in ((_KILLED, _KILL), (_REFUSED, _ERRNO | errno.EPERM), (_ABSENT, _ERRNO | errno.ENOSYS)):
         for numbers in table.values():
-            code += _when(numbers[column], [_instruction(_RETURN, verdict)])
+            code += _when(numbers[column], [_instruction(_RETURN, action)])
     for table, allowed in ((_SELF_ONLY, (own,)), (_SELF_OR_ZERO, (0, own))):
         for numbers in table.values():
             code += _when(numbers[column], [*_unless_equal(0, allowed), _instruction(_RETURN, _KILL)])
@@ -113,19 +119,19 @@ def _instruction(operation: int, value: int, when_true: int = 0, when_false: int
 
 
 def _argument(position: int) -> bytes:
-    """Loads the low half of an argument; all that we look at are ints."""
+    """Load the low half of an argument; all arguments that are checked are ints."""
     return _instruction(_LOAD, _ARGUMENTS_OFFSET + 8 * position)
 
 
 def _when(number: int | None, body: list[bytes]) -> list[bytes]:
-    """Runs the body, which must end in a return, for one call; the accumulator holds the call's number before and
+    """Run the body, which must end in a return, for one system call. The accumulator holds its number before and
     after.
     """
     return [] if number is None else [_instruction(_EQUAL, number, 0, len(body)), *body]
 
 
 def _unless_equal(position: int, allowed: tuple[int, ...]) -> list[bytes]:
-    """Returns "allow" when the argument is one of the values, and falls through otherwise."""
+    """Return "allow" when the argument is one of the values; fall through otherwise."""
     code = [_argument(position)]
     for value in allowed:
         code += [_instruction(_EQUAL, value, 0, 1), _instruction(_RETURN, _ALLOW)]

@@ -1,7 +1,7 @@
-"""The optimizer: AdamW on float32 copies of the weights, whatever the weights compute in.
+"""The optimizer: AdamW on float32 copies of the weights, for weights of any type.
 
-It knows parameters and gradients, nothing of losses or rollouts. Invariants: gradients of micro-batches add up in
-float32; a step that would not be finite is not taken; `state_dict` and back continues bit for bit.
+Invariants: gradients of micro-batches add up in float32; a step that would not be finite is not taken; a training that
+continues from `state_dict` is equal bit by bit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Optimization:
     """AdamW, gradient accumulation and clipping over named parameters.
 
     Args:
-        parameters: by name, those that learn. A parameter of lower precision gets a float32 master copy.
+        parameters: the trained ones, by name. A parameter of lower precision gets a float32 master copy.
         max_grad_norm: None never clips.
     """
 
@@ -44,12 +44,12 @@ class Optimization:
         )
 
     def clear(self) -> None:
-        """Forgets all gradients."""
+        """Clear all gradients."""
         for parameter in (*self._parameters.values(), *self._masters.values()):
             parameter.grad = None
 
     def accumulate(self) -> None:
-        """Moves the gradients of a backward pass to the float32 copies. Call it after each."""
+        """Move the gradients of a backward pass to the float32 copies. Call it after each."""
         first: tuple[list[Tensor], list[Tensor]] = ([], [])
         more: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name, parameter in self._parameters.items():
@@ -68,7 +68,7 @@ class Optimization:
             torch._foreach_add_(*more)
 
     def step(self, learning_rate: float, ranks: Ranks) -> float | None:
-        """Adds up the ranks' gradients, clips, and steps.
+        """Sum the gradients of the ranks, clip, and step.
 
         Returns:
             The norm of the gradient before clipping; None when it was not finite, and no step was taken.
@@ -99,7 +99,7 @@ class Optimization:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and moments by parameter name, as copies on the CPU."""
+        """Return weights and moments by parameter name, as copies on the CPU."""
         moments: dict[str, dict[str, Tensor]] = {}
         for name, master in self._masters.items():
             state = self._adam.state.get(master)
@@ -108,12 +108,17 @@ class Optimization:
         return {"weights": {name: _copy(master) for name, master in self._masters.items()}, "moments": moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises ValueError when the weights are not those of this model."""
+        """Load weights and moments.
+
+        Raises:
+            ValueError: the weights are of another model.
+        """
         weights, moments = state["weights"], state["moments"]
         wrong = [n for n, m in self._masters.items() if n not in weights or weights[n].shape != m.shape]
         if wrong or len(weights) != len(self._masters):
             raise ValueError(
-                f"the saved weights are of another model: {len(weights)} tensors for {len(self._masters)}, first at odds: {wrong[:3]}"
+                f"the saved weights are of another model: {len(weights)} tensors for {len(self._masters)}, "
+                f"first differences: {wrong[:3]}"
             )
         with torch.no_grad():
             for name, master in self._masters.items():

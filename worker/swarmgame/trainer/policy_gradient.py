@@ -1,10 +1,8 @@
-"""Policy gradients for any torch module over discrete actions: a CNN over images, a table, a board player. No language
-model.
+"""Policy gradients for any torch module over discrete actions: a CNN over images, a table, a policy for a board game.
 
-One action is one rollout: its index is the only token id, its log-probability the only one. REINFORCE with a baseline
-per group and an entropy bonus; actions of other peers are weighted by how likely our policy was to take them, bounded
-above. Invariants: chance comes from the round's seeds alone; a round without anything to learn moves nothing; any
-number of ranks makes the same update.
+One action is one rollout: its index is the only token id. REINFORCE with a baseline per group and an entropy bonus;
+actions of other peers have truncated importance weights. Invariants: all random numbers come from the round's seeds; a
+round without a training signal changes nothing; any number of ranks makes the same update.
 
 Source: Williams 1992 (REINFORCE); truncated importance weights as in IMPALA (arXiv 1802.01561).
 """
@@ -38,7 +36,7 @@ class PolicyGradientConfig(Config):
     """The `with:` block of `use: policy-gradient`."""
 
     actions: Annotated[int, Field(ge=2, le=65_536)]
-    """How many actions there are; an action is an index below this."""
+    """Number of actions; an action is an index below it."""
     module: str = "mlp"
     """The policy: `mlp`, `cnn`, or `package.module:factory`. Called with `actions` and the options; returns a torch
     module from observations [B, …] to logits [B, actions]."""
@@ -49,7 +47,7 @@ class PolicyGradientConfig(Config):
     evaluation_generations: Annotated[int, Field(ge=1)] = 1
     """Actions a held-out prompt."""
     evaluation_greedy: bool = True
-    """Take the likeliest action on held-out prompts, instead of drawing one."""
+    """Take the likeliest action on held-out prompts instead of sampling one."""
     baseline: Literal["group", "update", "none"] = "group"
     """What a reward is compared with: the mean of its group, of the update, or nothing."""
     scale: bool = False
@@ -61,21 +59,21 @@ class PolicyGradientConfig(Config):
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Longer gradients are scaled down to this norm; null: never."""
     entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the policy's entropy: keeps it from settling too early."""
+    """Weight of the policy's entropy in the loss: it delays convergence."""
     importance_cap: Annotated[float, Field(gt=0)] = 2.0
-    """Most that an action of another peer may weigh."""
+    """Largest importance weight of an action of another peer."""
     update: Literal["per-round", "per-stage", "none"] = "per-round"
     """One optimizer step over all stages of a round, one a stage, or none."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Action:
-    """One action to learn from; `sender` is None for our own."""
+    """One action to train on; `behavior_logprob` is None for our own."""
 
     observation: Tensor
     action: int
     advantage: float
-    sender: float | None
+    behavior_logprob: float | None
 
 
 class PolicyGradientTrainer(Trainer):
@@ -107,7 +105,7 @@ class PolicyGradientTrainer(Trainer):
         description = json.dumps({"discrete": self.config.actions})
         return hashlib.blake2b(description.encode(), digest_size=8, person=b"swarmgame-act").hexdigest()
 
-    # ── acting
+    # ── sampling
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
         if not prompts:
             return []
@@ -118,7 +116,7 @@ class PolicyGradientTrainer(Trainer):
         if round.evaluation and self.config.evaluation_greedy:
             actions_PN = logprobs_PA.argmax(dim=1, keepdim=True).expand(-1, count)
         else:
-            # Every rank draws the same: acting is cheap, and nothing needs to be gathered.
+            # Every rank samples the same actions: it is cheap, and nothing needs to be gathered.
             purpose = "evaluate" if round.evaluation else "generate"
             generator = torch.Generator().manual_seed(derive_seed(round.peer_seed, purpose, round.number, round.stage))
             actions_PN = torch.multinomial(logprobs_PA.double().exp(), count, replacement=True, generator=generator)
@@ -144,7 +142,7 @@ class PolicyGradientTrainer(Trainer):
             return None
         return str(token_ids[0])
 
-    # ── learning
+    # ── training
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
         keys = [*(key for key, _ in state.own_groups()), *state.external]
         if self.config.update == "per-round":
@@ -158,7 +156,7 @@ class PolicyGradientTrainer(Trainer):
         norms: list[float] = []
         for part in parts:
             actions = self._actions(state, part, rewards, counts)
-            # Without an entropy bonus, equal rewards teach nothing, and stepping on old momentum would be noise.
+            # Without an entropy bonus, equal rewards give no gradient, and a step on old momentum would be noise.
             if not actions or (self.config.entropy_bonus == 0 and all(action.advantage == 0 for action in actions)):
                 continue
             norm = self._step(actions, sums)
@@ -179,7 +177,8 @@ class PolicyGradientTrainer(Trainer):
             )
             advantages_B = torch.tensor([action.advantage for action in own], device=device)
             before_B = torch.tensor(
-                [math.nan if action.sender is None else action.sender for action in own], device=device
+                [math.nan if action.behavior_logprob is None else action.behavior_logprob for action in own],
+                device=device,
             )
             ratio_B = (chosen_B.detach() - before_B).exp().clamp(max=self.config.importance_cap)
             weights_B = torch.where(before_B.isnan(), 1.0, ratio_B)
@@ -195,7 +194,7 @@ class PolicyGradientTrainer(Trainer):
     def _actions(
         self, state: GameState, keys: Sequence[GroupKey], rewards: Rewards, counts: Counter[str]
     ) -> list[_Action]:
-        """Usable actions of the given groups with their advantages; what is not usable is counted and left out."""
+        """Return the usable actions of the given groups with their advantages; others are counted and left out."""
         found: list[tuple[Tensor, int, float, float | None, int]] = []
         for number, key in enumerate(keys):
             own = key.peer == state.peer and key.round == state.round.number
@@ -206,7 +205,7 @@ class PolicyGradientTrainer(Trainer):
                     map(self._is_action, group.rollouts)
                 )
             if not usable:
-                counts["groups_unscored" if own else "foreign_dropped"] += 1
+                counts["groups_unscored" if own else "remote_dropped"] += 1
                 continue
             counts["groups_trained" if own else "groups_external"] += 1
             payload = (
@@ -222,12 +221,12 @@ class PolicyGradientTrainer(Trainer):
                     )
         advantages = self._advantages([(number, score) for _, _, score, _, number in found])
         return [
-            _Action(observation, action, advantage, sender)
-            for (observation, action, _, sender, _), advantage in zip(found, advantages, strict=True)
+            _Action(observation, action, advantage, behavior_logprob)
+            for (observation, action, _, behavior_logprob, _), advantage in zip(found, advantages, strict=True)
         ]
 
     def _advantages(self, scored: Sequence[tuple[int, float]]) -> list[float]:
-        """Rewards compared with the baseline. A group of equal rewards gets exactly zero."""
+        """Return rewards minus the baseline. A group of equal rewards gets exactly zero."""
         if not scored:
             return []
         by_group: dict[int, list[float]] = {}
@@ -264,11 +263,11 @@ class PolicyGradientTrainer(Trainer):
             "importance": total["importance"] / actions if actions else math.nan,
             **{
                 name: float(counts.get(name, 0))
-                for name in ("groups_trained", "groups_external", "groups_unscored", "foreign_dropped")
+                for name in ("groups_trained", "groups_external", "groups_unscored", "remote_dropped")
             },
         }
 
-    # ── keeping
+    # ── state
     def state_dict(self) -> Mapping[str, Any]:
         buffers = {name: buffer.detach().cpu().clone() for name, buffer in self.module.named_buffers()}
         return {"policy_version": self._version, "optimization": self._optimization.state_dict(), "buffers": buffers}
@@ -280,7 +279,7 @@ class PolicyGradientTrainer(Trainer):
         self._version = int(state["policy_version"])
 
     def export(self, folder: Path) -> None:
-        """`policy.safetensors`, and `policy.json` with what makes the module again."""
+        """Write `policy.safetensors`, and `policy.json` with the arguments that make the module."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -291,7 +290,7 @@ class PolicyGradientTrainer(Trainer):
 
 
 def _observation(payload: Any) -> Tensor:
-    """What the policy sees; a single 1 where there is nothing to see."""
+    """Return the observation; a single 1 where the prompt has none."""
     if payload is None:
         return torch.ones(1)
     if isinstance(payload, Tensor):

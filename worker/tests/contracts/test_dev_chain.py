@@ -131,12 +131,14 @@ def test_peers_of_an_external_sealed_contract_commit_and_open_every_report(tmp_p
         environment = {
             "SWARMGAME_CHAIN_RPC": f"{gateway}/rpc",
             "SWARMGAME_CHAIN_GATEWAY": gateway,
-            "SWARMGAME_INITIAL_PEERS": " ".join(
-                dial_address(peer, port) for peer, port in zip(peers, ports, strict=True)
-            ),
-            "SWARMGAME_AT_LEAST": "2",
             "OMP_NUM_THREADS": "1",
         }
+        addresses = [dial_address(peer, port) for peer, port in zip(peers, ports, strict=True)]
+        together = (
+            *(f"--initial-peer={address}" for address in addresses),
+            "--min-replicas=2",
+            "--pre-running-deadline-seconds=60",
+        )
         external = (
             "--set=coordination.mode=External",
             f"--set=coordination.chainId={domain.chain_id}",
@@ -151,7 +153,7 @@ def test_peers_of_an_external_sealed_contract_commit_and_open_every_report(tmp_p
 
             def play(index: int) -> tuple[str, ...]:
                 where = (f"--directory={tmp_path / str(index)}", f"--identity={keys[index]}", f"--port={ports[index]}")
-                return ("peer", str(GAME), *where, *external)
+                return ("peer", str(GAME), *where, *together, *external)
 
             with (
                 process(*play(0), log=tmp_path / "0.log", **environment) as one,

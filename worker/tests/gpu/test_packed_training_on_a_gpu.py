@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from language_rounds import round_of, said, scored, state_of, trainer
+from language_rounds import contribution_of, round_of, scored, state_of, trainer
 from peft import LoraConfig, get_peft_model
 from scored_batches import ARCHITECTURES, Score, assert_equal, batch_of, numbers, packed, plain, small_model
 from torch import Tensor
@@ -135,7 +135,7 @@ def test_float32_on_a_device_keeps_the_padded_layout(cache: Path, device: str) -
 def test_the_packed_update_is_that_of_a_cpu(cache: Path, device: str) -> None:
     torch._dynamo.reset()
     there, here = trainer(cache, device=device, generations=8), trainer(cache, dtype="float32", generations=8)
-    state = state_of(round_of(), [said(here, round_of())])
+    state = state_of(round_of(), [contribution_of(here, round_of())])
     moments = []
     for learner in (there, here):
         metrics = learner.train(state, scored(state))
@@ -158,7 +158,7 @@ def test_a_layer_that_cannot_be_compiled_trains_all_the_same(
 
     monkeypatch.setattr(torch, "compile", broken)
     learner = trainer(cache, device=device, generations=8)
-    state = state_of(round_of(), [said(learner, round_of())])
+    state = state_of(round_of(), [contribution_of(learner, round_of())])
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert learner.train(state, scored(state))["steps"] == 1
@@ -179,7 +179,7 @@ def test_the_layer_is_compiled_once_for_all_lengths(device: str, caplog: pytest.
 
 def test_a_micro_batch_makes_the_host_wait_for_nothing(cache: Path, device: str) -> None:
     learner = trainer(cache, device=device, generations=8, layout="packed")
-    state = state_of(round_of(), [said(learner, round_of())])
+    state = state_of(round_of(), [contribution_of(learner, round_of())])
     learner.train(state, scored(state))  # compiles, and allocates
     backward = learner._backward
 
@@ -196,7 +196,7 @@ def test_a_micro_batch_makes_the_host_wait_for_nothing(cache: Path, device: str)
 
 def test_a_step_that_is_not_finite_is_left_out(cache: Path, device: str) -> None:
     learner = trainer(cache, device=device, generations=8)
-    state = state_of(round_of(), [said(learner, round_of())])
+    state = state_of(round_of(), [contribution_of(learner, round_of())])
     learner.train(state, scored(state))
     before = learner.state_dict()["optimization"]
     score = learner.policy.score

@@ -1,18 +1,16 @@
-"""The contract of every backend: one suite, collected by `test_memory_backend`, `test_hivemind_backend` and
-`test_torch_distributed_backend`.
-"""
+"""The contract of the backends: `BackendContract` for all, `ExchangeContract` for those that peers join and leave."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from swarms import RoguePeer, Swarm
+from swarms import RUN, FixedSwarm, RoguePeer, Swarm
 
 from swarmgame.errors import Temporary
-from swarmgame.game.protocol import Claim, ClosedBy, CollectPolicy, Exchange
-from swarmgame.game.state import Contribution
+from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, Exchange
 from swarmgame.swarm.blocking import BlockingCommunication
 from swarmgame.swarm.codec import encode
 from swarmgame.swarm.identity import Identity
@@ -26,14 +24,14 @@ def pull(external: int, cap: int = 0, quorum: float = 1.0, deadline: float = 60.
     return CollectPolicy(Exchange.PULL, quorum, deadline, external_groups=external, max_per_peer=cap, **more)
 
 
-def trio(
-    swarm: Swarm, **settings: object
-) -> tuple[BlockingCommunication, BlockingCommunication, BlockingCommunication]:
-    ann, bob, eve = (
-        swarm.peer(name, at_least=count, **settings) for count, name in enumerate(("ann", "bob", "eve"), 1)
-    )
-    swarm.until(lambda: all(len(peer.membership()) == 3 for peer in (ann, bob, eve)))
+def trio(swarm: FixedSwarm, **settings: object) -> tuple[Any, Any, Any]:
+    ann, bob, eve = swarm.group("ann", "bob", "eve", **settings)
     return ann, bob, eve
+
+
+def collect_all(swarm: FixedSwarm, peers: Sequence[Any], round: int, policy: CollectPolicy) -> list[Collected]:
+    """Collect on all peers at once: a fixed group waits for all of them."""
+    return [collecting.result(60) for collecting in [swarm.begin(peer, round, 0, policy) for peer in peers]]
 
 
 def pair_and_rogue(swarm: Swarm, **settings: object) -> tuple[BlockingCommunication, BlockingCommunication, RoguePeer]:
@@ -42,15 +40,16 @@ def pair_and_rogue(swarm: Swarm, **settings: object) -> tuple[BlockingCommunicat
     return ann, bob, swarm.rogue("mallory")
 
 
-class ExchangeContract:
-    def test_what_is_published_is_collected_by_all_sorted_by_peer(self, swarm: Swarm, contribution_of: Any) -> None:
+class BackendContract:
+    def test_what_is_published_is_collected_by_all_sorted_by_peer(
+        self, swarm: FixedSwarm, contribution_of: Any
+    ) -> None:
         peers = trio(swarm)
         for round in range(3):
             published = {peer.peer: contribution_of(peer.peer, round) for peer in peers}
             for peer in peers:
                 peer.publish(published[peer.peer])
-            for peer in peers:
-                collected = peer.collect(round, 0, gather())
+            for peer, collected in zip(peers, collect_all(swarm, peers, round, gather()), strict=True):
                 assert collected.contributions == tuple(
                     published[other] for other in sorted(published) if other != peer.peer
                 )
@@ -61,6 +60,76 @@ class ExchangeContract:
                 assert collected.bytes_sent > 0
                 assert collected.bytes_received > 0
 
+    def test_a_collect_ends_when_the_caller_is_stopped(self, swarm: FixedSwarm, contribution_of: Any) -> None:
+        ann, _, _ = trio(swarm)
+        collected = ann.collect(0, 0, gather(1.0, 10_000.0), stopped=lambda: True)
+        assert collected.closed_by is ClosedBy.DEADLINE
+        assert len(collected.missing) == 2
+
+    def test_a_peer_without_others_is_alone(self, swarm: FixedSwarm, contribution_of: Any) -> None:
+        (ann,) = swarm.group("ann")
+        ann.publish(contribution_of(ann.peer))
+        collected = ann.collect(0, 0, gather())
+        assert (collected.closed_by, collected.contributions, collected.members) == (ClosedBy.ISOLATED, (), (ann.peer,))
+
+    def test_another_tokenizer_is_no_reason_to_refuse(self, swarm: FixedSwarm, contribution_of: Any) -> None:
+        peers = trio(swarm)
+        for peer in peers:
+            peer.publish(contribution_of(peer.peer, tokenizer="another"))
+        for collected in collect_all(swarm, peers, 0, gather()):
+            assert [each.tokenizer for each in collected.contributions] == ["another", "another"]
+
+    def test_publishing_the_same_again_is_harmless_and_something_else_an_error(
+        self, swarm: FixedSwarm, contribution_of: Any
+    ) -> None:
+        peers = trio(swarm)
+        for peer in (*peers, *peers):
+            peer.publish(contribution_of(peer.peer))
+        with pytest.raises(ValueError, match="another contribution was published already"):
+            peers[0].publish(replace(contribution_of(peers[0].peer), policy_version=99))
+        with pytest.raises(ValueError, match="cannot publish a contribution of"):
+            peers[0].publish(contribution_of(peers[1].peer))
+        for collected in collect_all(swarm, peers, 0, gather()):
+            assert len(collected.contributions) == 2
+
+    def test_a_peer_that_has_left_says_so(self, swarm: FixedSwarm, contribution_of: Any) -> None:
+        _, _, eve = trio(swarm)
+        eve.leave()
+        eve.leave()
+        for call in (eve.membership, lambda: eve.collect(0, 0, gather()), lambda: eve.announce_progress(1, 0)):
+            with pytest.raises(Temporary, match="has left the swarm"):
+                call()
+
+    def test_pulling_takes_no_more_than_needed_and_prefers_nonzero_advantages(
+        self, swarm: FixedSwarm, contribution_of: Any
+    ) -> None:
+        peers = trio(swarm, shard_bytes=1, inline_bytes=0)
+        published = {peer.peer: contribution_of(peer.peer, groups=8, tokens=200) for peer in peers}
+        for peer in peers:
+            peer.publish(
+                published[peer.peer], [Claim(0.5, nonzero_advantage=position % 4 == 0) for position in range(8)]
+            )
+        for peer, collected in zip(peers, collect_all(swarm, peers, 0, pull(4, 2)), strict=True):
+            others = sorted(published.keys() - {peer.peer})
+            assert [(each.peer, len(each.groups)) for each in collected.contributions] == [(o, 2) for o in others]
+            for each in collected.contributions:
+                assert each.groups == tuple(published[each.peer].groups[position] for position in (0, 4))
+            assert collected.closed_by is ClosedBy.QUORUM
+
+    def test_ten_mebibytes_a_peer_are_exchanged(self, swarm: FixedSwarm, contribution_of: Any) -> None:
+        peers = swarm.group("ann", "bob")
+        large = {peer.peer: contribution_of(peer.peer, groups=40, rollouts=8, tokens=5_500) for peer in peers}
+        shards = encode(large[peers[0].peer], RUN)
+        assert sum(len(shard.data) for shard in shards) > 4 << 20
+        assert len(shards) >= 10
+        for peer in peers:
+            peer.publish(large[peer.peer])
+        for peer, collected in zip(peers, collect_all(swarm, peers, 0, gather()), strict=True):
+            assert collected.contributions == tuple(large[other] for other in large if other != peer.peer)
+            assert collected.bytes_received > 4 << 20
+
+
+class ExchangeContract(BackendContract):
     def test_what_is_collected_does_not_depend_on_the_order_of_arrival(
         self, swarm: Swarm, contribution_of: Any
     ) -> None:
@@ -110,18 +179,6 @@ class ExchangeContract:
         near = swarm.begin(ann, 2, 0, gather(1.0, swarm.deadline, max_staleness=2))
         swarm.pass_time(swarm.deadline)
         assert near.result(30).closed_by is ClosedBy.DEADLINE
-
-    def test_a_collect_ends_when_the_caller_is_stopped(self, swarm: Swarm, contribution_of: Any) -> None:
-        ann, _, _ = trio(swarm)
-        collected = ann.collect(0, 0, gather(1.0, 10_000.0), stopped=lambda: True)
-        assert collected.closed_by is ClosedBy.DEADLINE
-        assert len(collected.missing) == 2
-
-    def test_a_peer_without_others_is_alone(self, swarm: Swarm, contribution_of: Any) -> None:
-        ann = swarm.peer("ann")
-        ann.publish(contribution_of(ann.peer))
-        collected = ann.collect(0, 0, gather())
-        assert (collected.closed_by, collected.contributions, collected.members) == (ClosedBy.ISOLATED, (), (ann.peer,))
 
     def test_a_late_contribution_is_returned_once_in_a_later_round_and_a_stale_one_never(
         self, swarm: Swarm, contribution_of: Any
@@ -252,11 +309,6 @@ class ExchangeContract:
         assert eve.peer not in collected.members
         swarm.until(lambda: collected.outcomes.get("not-admitted", 0) + ann._node.outcomes["not-admitted"] >= 1)
 
-    def test_another_tokenizer_is_no_reason_to_refuse(self, swarm: Swarm, contribution_of: Any) -> None:
-        ann, bob, _ = trio(swarm)
-        bob.publish(contribution_of(bob.peer, tokenizer="another"))
-        assert ann.collect(0, 0, gather(0.5)).contributions[0].tokenizer == "another"
-
     def test_a_late_peer_sees_the_position_of_the_others_and_collects_what_was_published_before(
         self, swarm: Swarm, contribution_of: Any
     ) -> None:
@@ -282,36 +334,9 @@ class ExchangeContract:
         with pytest.raises(Temporary, match="has left the swarm"):
             eve.membership()
 
-    def test_pulling_fetches_no_more_than_needed_and_prefers_nonzero_advantages(
-        self, swarm: Swarm, contribution_of: Any
-    ) -> None:
-        ann, bob, eve = trio(swarm, shard_bytes=1, inline_bytes=0)
-        published = {peer.peer: contribution_of(peer.peer, groups=8, tokens=200) for peer in (bob, eve)}
-        for peer in (bob, eve):
-            peer.publish(
-                published[peer.peer], [Claim(0.5, nonzero_advantage=position % 4 == 0) for position in range(8)]
-            )
-        collected = ann.collect(0, 0, pull(4, 2))
-        assert {c.peer: len(c.groups) for c in collected.contributions} == {bob.peer: 2, eve.peer: 2}
-        for contribution in collected.contributions:
-            assert contribution.groups == tuple(published[contribution.peer].groups[position] for position in (0, 4))
-        assert collected.closed_by is ClosedBy.QUORUM
-
     def test_if_an_author_is_gone_the_next_best_is_pulled(self, swarm: Swarm, contribution_of: Any) -> None:
         ann, bob, rogue = pair_and_rogue(swarm, inline_bytes=0)
         rogue.send_announcement(ann.peer, rogue.announcement(contribution_of(rogue.peer), serve=False))
         bob.publish(contribution_of(bob.peer))
         collected = ann.collect(0, 0, pull(3, 3))
         assert [c.peer for c in collected.contributions] == [bob.peer]
-
-    def test_ten_mebibytes_a_peer_are_exchanged(self, swarm: Swarm, contribution_of: Any) -> None:
-        ann, bob = (swarm.peer(name, at_least=count) for count, name in enumerate(("ann", "bob"), 1))
-        swarm.until(lambda: len(ann.membership()) == 2)
-        large: Contribution = contribution_of(bob.peer, groups=40, rollouts=8, tokens=5_500)
-        shards = encode(large, "contract")
-        assert sum(len(shard.data) for shard in shards) > 4 << 20
-        assert len(shards) >= 10
-        bob.publish(large)
-        collected = ann.collect(0, 0, gather())
-        assert collected.contributions == (large,)
-        assert collected.bytes_received > 4 << 20

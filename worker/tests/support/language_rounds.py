@@ -1,5 +1,5 @@
-"""Rounds made by hand for trainers of language models: a very small builtin model, a few questions, rewards that are
-functions of the text.
+"""Rounds for tests of the GRPO trainer: a very small builtin model, a few questions, rewards that are functions of the
+text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Score = Callable[[Rollout], float]
 
 
 def small_letters(rollout: Rollout) -> float:
-    """A reward that any policy can raise: how much of the text is small letters."""
+    """A reward that any policy can raise: the share of small letters in the text."""
     return sum(character.islower() for character in rollout.text) / 8
 
 
@@ -58,12 +58,12 @@ def trainer(
     return GRPOTrainer(config, context if ranks is None else replace(context, ranks=ranks))
 
 
-def said(trainer: GRPOTrainer, round: Round, *, peer: str | None = None, stage: int = 0) -> Contribution:
-    """What a trainer says in a stage, as the loop would pack it."""
-    asked = questions()
-    prompts = [Prompt.from_question(question, question.text + f" stage {stage}") for question in asked]
+def contribution_of(trainer: GRPOTrainer, round: Round, *, peer: str | None = None, stage: int = 0) -> Contribution:
+    """Return the contribution of a trainer in a stage, as the loop makes it."""
+    own = questions()
+    prompts = [Prompt.from_question(question, question.text + f" stage {stage}") for question in own]
     groups = tuple(trainer.generate(prompts, replace(round, stage=stage)))
-    references = {question.id: question.reference for question in asked}
+    references = {question.id: question.reference for question in own}
     return Contribution(
         peer or round.peer, round.number, stage, groups, references, trainer.tokenizer, trainer.sampling_version
     )
@@ -81,8 +81,8 @@ def scored(state: GameState, score: Score = small_letters) -> Rewards:
 
 
 def play(trainer: GRPOTrainer, number: int, score: Score = small_letters) -> Mapping[str, float]:
-    """A whole round of one stage."""
-    state = state_of(round_of(number), [said(trainer, round_of(number))])
+    """Run a round of one stage."""
+    state = state_of(round_of(number), [contribution_of(trainer, round_of(number))])
     return trainer.train(state, scored(state, score))
 
 
@@ -91,12 +91,12 @@ def rollout(text: str, ids: Sequence[int], logprob: float = -1.0, reason: Finish
 
 
 def with_groups(contribution: Contribution, change: Callable[[Group], Group], **fields: Any) -> Contribution:
-    """The contribution of another peer, with each group changed."""
+    """Return the contribution as one of another peer, with each group changed."""
     return replace(contribution, peer="other", groups=tuple(change(group) for group in contribution.groups), **fields)
 
 
 class Letters(Demonstrations):
-    """Repeat the letter that was given: learnt within seconds."""
+    """Repeat the given letter: a policy learns it within seconds."""
 
     def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
         letters = [chr(ord("a") + derive_seed(seed, index) % 6) for index in range(count)]

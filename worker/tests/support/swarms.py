@@ -1,6 +1,4 @@
-"""Three ways to have a swarm in a test: in memory with virtual time, over libp2p, over gloo. The contract suite runs on
-all of them.
-"""
+"""Swarms for tests: in memory with virtual time, over libp2p, over torch.distributed. The contract suite runs on all."""
 
 from __future__ import annotations
 
@@ -9,11 +7,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgpack
 
-from swarmgame.game.protocol import Collected, CollectPolicy
+from swarmgame.game.protocol import Collected, CollectPolicy, CommunicationManager
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.codec import encode
@@ -22,8 +20,8 @@ from swarmgame.swarm.messages import make_announcement, make_index
 from swarmgame.swarm.settings import SwarmSettings
 from swarmgame.swarm.transports.base import Handlers, Transport
 from swarmgame.swarm.transports.memory import MemoryHub
-from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication, TorchDistributedTransport
-from swarmgame.swarm.transports.world import LOST_SECONDS, Place
+from swarmgame.swarm.transports.rank_group import RankAddress
+from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication
 
 RUN = "contract"
 
@@ -76,15 +74,17 @@ class RoguePeer:
         self.thread.run(self.transport.close())
 
 
-class Swarm(Protocol):
-    """A swarm as a contract test uses it."""
+class FixedSwarm(Protocol):
+    """A swarm whose peers are known before they join."""
 
     deadline: float
     """Stage deadline in seconds, for tests that let it pass."""
 
-    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication: ...
-    def rogue(self, name: str) -> RoguePeer: ...
-    def begin(self, peer: BlockingCommunication, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+    def group(self, *names: str, **settings: object) -> Sequence[Any]:
+        """Return peers that have joined and know each other."""
+        ...
+
+    def begin(self, peer: CommunicationManager, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
         """Start a collect in another thread."""
         ...
 
@@ -96,13 +96,29 @@ class Swarm(Protocol):
     def close(self) -> None: ...
 
 
-class MemorySwarm:
+class Swarm(FixedSwarm, Protocol):
+    """A swarm that peers join one after another, and where a peer may break the protocol."""
+
+    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication: ...
+    def rogue(self, name: str) -> RoguePeer: ...
+
+
+class OpenSwarm:
+    """Peers that join one after another."""
+
+    def group(self: Swarm, *names: str, **settings: object) -> Sequence[BlockingCommunication]:
+        peers = [self.peer(name, at_least=count, **settings) for count, name in enumerate(names, 1)]
+        self.until(lambda: all(len(peer.membership()) == len(names) for peer in peers))
+        return peers
+
+
+class MemorySwarm(OpenSwarm):
     deadline = 10.0
 
     def __init__(self) -> None:
         self.hub = MemoryHub(RUN, virtual=True)
         self.pool = ThreadPoolExecutor(8)
-        self.peers: list[BlockingCommunication] = []
+        self.peers: list[Any] = []
 
     def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
         made = self.hub.communication(name, SwarmSettings(heartbeat_seconds=5.0, **settings))  # type: ignore[arg-type]
@@ -114,7 +130,7 @@ class MemorySwarm:
     def rogue(self, name: str) -> RoguePeer:
         return RoguePeer(self.hub.identity(name), name, self.hub.transport(name), self.hub.thread)
 
-    def begin(self, peer: BlockingCommunication, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+    def begin(self, peer: CommunicationManager, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
         before = self.hub.collects
         future = self.pool.submit(peer.collect, round, stage, policy)
         self.hub.wait_for_collects(before + 1)
@@ -144,11 +160,15 @@ class RealTimeSwarm:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pool = ThreadPoolExecutor(8)
-        self.peers: list[BlockingCommunication] = []
+        self.reopen()
         self.rogues: list[RoguePeer] = []
 
-    def begin(self, peer: BlockingCommunication, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+    def reopen(self) -> None:
+        """Begin with new peers, also after `close`."""
+        self.pool = ThreadPoolExecutor(8)
+        self.peers: list[Any] = []
+
+    def begin(self, peer: CommunicationManager, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
         return self.pool.submit(peer.collect, round, stage, policy)
 
     def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -172,7 +192,7 @@ class RealTimeSwarm:
         self.pool.shutdown()
 
 
-class Libp2pSwarm(RealTimeSwarm):
+class Libp2pSwarm(OpenSwarm, RealTimeSwarm):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.known: tuple[str, ...] = ()
@@ -201,38 +221,35 @@ class Libp2pSwarm(RealTimeSwarm):
         return made
 
 
-class GlooSwarm(RealTimeSwarm):
-    """A closed world of four seats, given in the order of asking; the first one hosts the store. A rogue has a seat
-    too: there are no strangers, only members that do not keep to the rules."""
-
-    size = 4
+class RankGroupSwarm(RealTimeSwarm):
+    """Peers over torch.distributed. Their number is fixed, so that all of them join at once."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.port = free_port()
-        self.seats: dict[str, int] = {}
 
-    def place(self, name: str) -> Place:
-        return Place(self.seats.setdefault(name, len(self.seats)), self.size, "127.0.0.1", self.port)
-
-    def peer(
-        self, name: str, *, at_least: int = 1, join: bool = True, lost_seconds: float = LOST_SECONDS, **settings: object
-    ) -> TorchDistributedCommunication:
-        how = SwarmSettings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
-        key = self.folder / f"{name}.key"
-        made = TorchDistributedCommunication(RUN, key, self.place(name), settings=how, lost_seconds=lost_seconds)
+    def communication(self, name: str, rank: int, size: int, **settings: object) -> TorchDistributedCommunication:
+        """Return a peer that has not joined yet."""
+        address = RankAddress(rank, size, "127.0.0.1", self.port)
+        how = SwarmSettings(**settings)  # type: ignore[arg-type]
+        made = TorchDistributedCommunication(RUN, self.folder / f"{name}.key", address, settings=how)
         self.peers.append(made)
-        if join:
-            made.join(at_least=at_least, timeout_seconds=20.0)
         return made
 
-    def rogue(self, name: str) -> RoguePeer:
-        identity = Identity.load_or_create(self.folder / f"{name}.key")
-        made = RoguePeer(
-            identity, identity.peer, TorchDistributedTransport(RUN, identity, self.place(name)), EventLoopThread(name)
-        )
-        self.rogues.append(made)
-        return made
+    def group(self, *names: str, **settings: object) -> list[TorchDistributedCommunication]:
+        peers = [self.communication(name, rank, len(names), **settings) for rank, name in enumerate(names)]
+        self.join(peers)
+        return peers
+
+    def join(self, peers: Sequence[TorchDistributedCommunication]) -> None:
+        for joining in [self.pool.submit(peer.join, timeout_seconds=30.0) for peer in peers]:
+            joining.result(60)
+
+    def close(self) -> None:
+        leaving = [self.pool.submit(peer.leave) for peer in self.peers]
+        self.pool.shutdown()
+        for each in leaving:
+            each.result()
 
 
 def free_port() -> int:

@@ -1,5 +1,5 @@
-"""The smallest whole game: questions with one-digit answers, and a policy that is a table. Real parts on the real
-interfaces, without torch.
+"""The smallest complete game: questions with one-digit answers, and a policy that is a table. The components implement
+the real interfaces, without torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHOICES = 4
 
 
 class ToyData(DataManager):
-    """`questions` questions a round; the answer is the seed modulo four. Later stages list what was said before."""
+    """`questions` questions a round; the answer is the seed modulo four. Later stages list the earlier answers."""
 
     class Config(Config):
         questions: int = 3
@@ -58,16 +58,16 @@ class ToyData(DataManager):
     def stage_inputs(self, state: GameState, stage: int) -> Sequence[Prompt]:
         questions = (state.questions[question_id] for question_id in state.question_ids)
         return [
-            Prompt.from_question(question, self._words(state, stage, question))
+            Prompt.from_question(question, self._text(state, stage, question))
             for question in questions
             if stage == 0 or state.groups_for(stage - 1, question.id)
         ]
 
-    def _words(self, state: GameState, stage: int, question: Question) -> str:
+    def _text(self, state: GameState, stage: int, question: Question) -> str:
         if stage == 0:
             return question.text
-        said = [f"{peer}: {group.rollouts[0].text}" for peer, group in state.groups_for(stage - 1, question.id)]
-        return "\n".join([question.text, *said])
+        answers = [f"{peer}: {group.rollouts[0].text}" for peer, group in state.groups_for(stage - 1, question.id)]
+        return "\n".join([question.text, *answers])
 
     def _question(self, reference: QuestionRef) -> Question:
         kind = reference.seed % CHOICES

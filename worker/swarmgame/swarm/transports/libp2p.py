@@ -40,7 +40,7 @@ from swarmgame.swarm.identity import Identity, listen_address, split_address, ve
 from swarmgame.swarm.node import SwarmNode
 from swarmgame.swarm.settings import SwarmSettings
 from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
-from swarmgame.swarm.transports.hivemind_patches import add_sync_handler, count_traffic, patch_hivemind_ipc
+from swarmgame.swarm.transports.hivemind_patches import count_traffic, patch_hivemind_ipc
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Libp2pTransport:
         if self._p2p.peer_id.to_base58() != self.peer:
             raise Temporary(f"the p2p daemon has the peer id {self._p2p.peer_id.to_base58()}; expected {self.peer}")
         count_traffic(self._p2p, self._traffic)
-        await add_sync_handler(self._p2p, self._call_name, self._answer, self._traffic)
+        await self._p2p._client.control.add_unary_handler(self._call_name, self._answer)
         self._serving = BodyServer(handlers.body, self._traffic)
         await self._p2p.add_binary_stream_handler(self._body_name, self._serve)
         self._node = await DHTNode.create(
@@ -218,7 +218,7 @@ class Libp2pTransport:
             raise Oversized(peer)
         return bytes(answer.value)
 
-    def _answer(self, message: bytes, sender: PeerID) -> bytes:
+    async def _answer(self, message: bytes, sender: PeerID) -> bytes:
         assert self._handlers is not None
         answer = self._handlers.call(sender.to_base58(), BytesValue.FromString(message).value)
         packed: bytes = BytesValue(value=answer).SerializeToString()

@@ -1,1 +1,1 @@
-"""GRPO and its kin for causal language models: pure losses and advantages, a sampler, and the trainer that joins them."""
+"""The GRPO family for causal language models: losses, advantages, training batches, and the trainer."""

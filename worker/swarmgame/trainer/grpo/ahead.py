@@ -1,4 +1,4 @@
-"""Generation ahead: rollouts of the next round's first stage, sampled in a thread while the present round waits.
+"""Generation ahead: rollouts of the next round's first stage, sampled in a thread while the current round waits.
 
 The thread computes token ids and nothing else; prompts are encoded, ranks are gathered and text is decoded on the main
 thread. Only rollouts whose request (round, prompts, sampling parameters, ranks) equals the round's own request in the
@@ -161,7 +161,7 @@ class GenerationAhead:
         return dropped
 
     def close(self) -> None:
-        """End the thread. A generation under way is waited for: a thread cannot be stopped inside a step of the model."""
+        """End the thread, after the generation under way: a thread cannot be stopped inside a step of the model."""
         if self._thread is not None:
             self._thread.shutdown(wait=True)
             self._thread = None
@@ -170,7 +170,7 @@ class GenerationAhead:
             error = future.exception()
             if error is not None:
                 logger.error(
-                    "generating ahead for round %d failed, and nothing asked for its rollouts any more: %s",
+                    "generating ahead for round %d failed; its rollouts are no longer needed: %s",
                     request.round,
                     error,
                 )

@@ -95,7 +95,7 @@ class _LinearLogprobs(torch.autograd.Function):
 
 
 def _logits(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the logits of chunks of rows, all of about one size, in one buffer: each chunk overwrites the one before."""
+    """Yield the logits of chunks of rows of about equal size, in one buffer: each chunk overwrites the one before."""
     count, vocabulary = len(hidden), len(weight)
     most = (
         max(1, CHUNK_BYTES // (vocabulary * hidden.element_size()))
@@ -158,7 +158,8 @@ def _working_kernels(device: torch.device) -> ModuleType | None:
         raise
     except Exception as error:  # noqa: BLE001 - Triton raises whatever its compiler, the linker or the driver do
         logger.warning(
-            "Triton cannot build its kernels here (%s: %s): log-probabilities are computed by torch operations, which is slower. "
+            "Triton cannot build its kernels here (%s: %s): log-probabilities are computed by torch operations, "
+            "which is slower. "
             "Triton needs a C compiler (gcc or clang) and the CUDA driver's library",
             type(error).__name__,
             str(error).splitlines()[0] if str(error) else "no message",

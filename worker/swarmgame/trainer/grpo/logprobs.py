@@ -18,7 +18,7 @@ from torch import Tensor
 from swarmgame.trainer.grpo.shared_prompts import is_worthwhile, scored_logits, shared_logits
 
 CHUNK_ELEMENTS = 1 << 25
-"""Logits that are turned into fp32 at once: 128 MiB."""
+"""Logits that are converted to fp32 at once: 128 MiB."""
 
 
 def completion_logprobs(
@@ -117,7 +117,7 @@ def gradient_rows(
 
 
 def chunk_rows(vocabulary: int) -> int:
-    """Return how many rows of logits are turned into float32 at once."""
+    """Return how many rows of logits are converted to float32 at once."""
     return max(1, CHUNK_ELEMENTS // vocabulary)
 
 

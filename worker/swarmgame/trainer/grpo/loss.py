@@ -49,8 +49,8 @@ class LossInputs:
 
     Args:
         logprobs_BT: log-probabilities under the policy that learns, with gradient.
-        sampler_logprobs_BT: the same ids under the policy before the update: the sampler's own for our rollouts, those
-            of a forward pass at the start of training for rollouts of others. None means `logprobs_BT` itself, detached
+        old_logprobs_BT: the same ids under the policy before the update: the sampler's own for our rollouts, those
+            of a forward pass at the start of training for remote rollouts. None means `logprobs_BT` itself, detached
             (a ratio of exactly 1).
         advantages_B: one a rollout, finite.
         mask_BT: completion tokens, EOS included.
@@ -58,17 +58,18 @@ class LossInputs:
             the loss.
         reference_logprobs_BT: under the reference model; needed when `beta` > 0.
         truncated_B: which rollouts ran out of budget; needed for `mask_truncated_completions`.
-        importance_BT: weights from `importance_weights`, of shape [B, T] or [B, 1]; None when all rollouts are our own.
+        remote_importance_weights_BT: weights from `importance_weights`, of shape [B, T] or [B, 1]; None when all
+            rollouts are our own.
     """
 
     logprobs_BT: Tensor
-    sampler_logprobs_BT: Tensor | None
+    old_logprobs_BT: Tensor | None
     advantages_B: Tensor
     mask_BT: Tensor
     entropies_BT: Tensor | None = None
     reference_logprobs_BT: Tensor | None = None
     truncated_B: Tensor | None = None
-    importance_BT: Tensor | None = None
+    remote_importance_weights_BT: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Mean:
 class LossOutputs:
     """Args:
     loss: scalar with gradient; the sum over micro-batches and ranks is the update's loss.
-    metrics: by name, each to be added up: entropy, kl (to the reference), mismatch_kl (sampler to learner), clip_low,
+    metrics: by name, each to be added up: entropy, kl (to the reference), mismatch_kl (sampler to trainer), clip_low,
     clip_high, clip,
         ratio, importance, truncated, zero_advantage, off_policy.
     """
@@ -125,20 +126,20 @@ class LossOutputs:
 
 
 def importance_weights(
-    start_logprobs_BT: Tensor, sender_logprobs_BT: Tensor, mask_BT: Tensor, options: LossOptions
+    initial_logprobs_BT: Tensor, behavior_logprobs_BT: Tensor, mask_BT: Tensor, options: LossOptions
 ) -> Tensor:
-    """How much the rollouts of another policy count: p(ours) / p(theirs), truncated or masked at both bounds.
+    """Return the weights of another policy's rollouts: p(ours) / p(theirs), truncated or masked at both bounds.
 
     Args:
-        start_logprobs_BT: under our policy at the start of training, without gradient.
-        sender_logprobs_BT: what the sender claims; a value that is not finite gives weight 0 to its token (or rollout).
+        initial_logprobs_BT: under our policy at the start of training, without gradient.
+        behavior_logprobs_BT: as the sender claims; a value that is not finite gives weight 0 to its token (or rollout).
 
     Returns:
         Weights [B, T], or [B, 1] in the sequence modes; without gradient. Exactly 1 where both agree.
     """
     mask = mask_BT.bool()
-    difference = (_wide(start_logprobs_BT.detach()) - _wide(sender_logprobs_BT.detach())).masked_fill(~mask, 0.0)
-    # A sender that claims nonsense must lose influence, never gain it.
+    difference = (_wide(initial_logprobs_BT.detach()) - _wide(behavior_logprobs_BT.detach())).masked_fill(~mask, 0.0)
+    # A sender that claims invalid numbers must lose influence, never gain it.
     difference = torch.where(torch.isfinite(difference), difference, -math.inf)
     if options.importance_mode.startswith("sequence"):
         difference = difference.sum(-1, keepdim=True)
@@ -174,11 +175,7 @@ def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> Lo
     kept = mask.bool()
     # Padding may hold anything: made zero here, so that 0 · inf never becomes NaN.
     new = _wide(inputs.logprobs_BT).masked_fill(~kept, 0.0)
-    old = (
-        new.detach()
-        if inputs.sampler_logprobs_BT is None
-        else _wide(inputs.sampler_logprobs_BT).masked_fill(~kept, 0.0)
-    )
+    old = new.detach() if inputs.old_logprobs_BT is None else _wide(inputs.old_logprobs_BT).masked_fill(~kept, 0.0)
     advantages = _wide(inputs.advantages_B).unsqueeze(1)
     log_ratio = new - old
     lengths = mask.sum(-1)
@@ -195,10 +192,10 @@ def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> Lo
         metrics["off_policy"] = _mean((~keep).float(), mask)
     if options.needs_entropies:
         objective = objective * _high_entropy(inputs.entropies_BT, kept, options, normalizer)
-    if inputs.importance_BT is not None:
+    if inputs.remote_importance_weights_BT is not None:
         if options.loss_type != "vespo":
-            objective = objective * inputs.importance_BT
-        metrics["importance"] = _mean(_wide(inputs.importance_BT), mask)
+            objective = objective * inputs.remote_importance_weights_BT
+        metrics["importance"] = _mean(_wide(inputs.remote_importance_weights_BT), mask)
     if options.beta > 0:
         if inputs.reference_logprobs_BT is None:
             raise ValueError("beta > 0 needs the reference model's log-probabilities")
@@ -257,10 +254,10 @@ def _vespo_weights(
 ) -> Tensor:
     """exp(λ) · w^k · exp(-λw) with w the rollout's ratio, in log space; 1 at w = 1."""
     log_w = (log_ratio.clamp(-20.0, 20.0) * mask).sum(-1, keepdim=True)
-    if inputs.importance_BT is not None:
-        log_w = log_w + (_wide(inputs.importance_BT).log().clamp(_VESPO_FLOOR, _VESPO_CEILING) * mask).sum(
-            -1, keepdim=True
-        )
+    if inputs.remote_importance_weights_BT is not None:
+        log_w = log_w + (
+            _wide(inputs.remote_importance_weights_BT).log().clamp(_VESPO_FLOOR, _VESPO_CEILING) * mask
+        ).sum(-1, keepdim=True)
     log_w = log_w.clamp(_VESPO_FLOOR, _VESPO_CEILING)
     gains = advantages >= 0
     k = torch.where(gains, options.vespo_k_pos, options.vespo_k_neg)

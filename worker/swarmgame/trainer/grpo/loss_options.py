@@ -1,6 +1,6 @@
-"""What a game's author may choose about the loss. Names and meaning are TRL's; the mathematics is in `loss.py`.
+"""The options of the loss. Names and meaning are TRL's; the formulas are in `loss.py`.
 
-Invariant: a combination that would silently mean something else is an error here, before anything starts.
+A combination of options whose meaning would silently differ is an error here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "gspo", "luspo", 
 
 
 class LossOptions(Config):
-    """What is minimised. Names and meaning are TRL's, but for `importance_*`, which TRL calls
-    `vllm_importance_sampling_*`.
-    """
+    """The loss. Names and meaning are TRL's, except `importance_*`, which TRL calls `vllm_importance_sampling_*`."""
 
     loss_type: LossType = Field("dapo", alias="loss")
     """Which member of the family. `grpo`: mean over rollouts of the mean over tokens. `dapo`, `bnpo`: mean over the
@@ -25,7 +23,7 @@ class LossOptions(Config):
     with one ratio a rollout. `luspo`: sum over tokens, mean over rollouts. `cispo`: truncated ratio as a weight.
     `sapo`, `vespo`: soft gates instead of clipping."""
     epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """How far the ratio may fall below 1 (and rise above it, unless `epsilonHigh` is given) before its gradient is cut."""
+    """How far the ratio may fall below 1 (and rise above it, without `epsilonHigh`) before its gradient is cut."""
     epsilon_high: Annotated[float, Field(ge=0)] | None = None
     """How far the ratio may rise above 1. For `cispo`: the largest ratio itself, and then required (5.0 is usual)."""
     delta: Annotated[float, Field(gt=1)] | None = None
@@ -37,9 +35,9 @@ class LossOptions(Config):
     importance_sampling_level: Literal["token", "sequence"] = "token"
     """One ratio a token, or one a rollout (the geometric mean over its tokens). `gspo` is always `sequence`."""
     top_entropy_quantile: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Learn only from this share of the tokens, those of the highest entropy."""
+    """Train only on this share of the tokens, those of the highest entropy."""
     mask_truncated_completions: bool = False
-    """Do not learn from rollouts that ended because the token budget ran out."""
+    """Do not train on rollouts that ended because the token budget ran out."""
     off_policy_mask_threshold: Annotated[float, Field(gt=0)] | None = None
     """Drop rollouts with a negative advantage whose mean log-ratio to their sampler exceeds this."""
     sapo_temperature_pos: Annotated[float, Field(gt=0)] = 1.0
@@ -55,8 +53,8 @@ class LossOptions(Config):
     vespo_lambda_neg: float = 2.0
     """`vespo`: the decay for negative advantages."""
     importance_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "token_truncate"
-    """Rollouts of other peers are weighted by how likely our policy was to say them, against theirs: a token or a
-    rollout at a time; weights out of bounds are cut back to the bound, or set to zero."""
+    """Rollouts of other peers are weighted by p(ours) / p(theirs), per token or per rollout; weights out of bounds are
+    truncated to the bound, or set to zero."""
     importance_cap: Annotated[float, Field(gt=0)] | None = 3.0
     """Largest such weight."""
     importance_floor: Annotated[float, Field(ge=0)] | None = None
@@ -68,7 +66,8 @@ class LossOptions(Config):
             raise ValueError("loss cispo needs epsilonHigh: it is the largest ratio itself, for example 5.0")
         if self.delta is not None and self.delta <= 1 + self.upper:
             raise ValueError(
-                f"delta is {self.delta}; expected more than 1 + epsilonHigh = {1 + self.upper:g}, or it would undo that bound"
+                f"delta is {self.delta}; expected more than 1 + epsilonHigh = {1 + self.upper:g}, "
+                "or it would undo that bound"
             )
         if self.loss_type == "vespo" and self.importance_mode.startswith("sequence"):
             raise ValueError(

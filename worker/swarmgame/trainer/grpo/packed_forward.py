@@ -138,7 +138,8 @@ class PackedForward:
         except Exception as error:  # noqa: BLE001 - compilers, linkers and drivers raise whatever they like
             text = str(error).strip()
             logger.warning(
-                "the decoder layers could not be compiled (%s: %s): training goes on without, and takes longer. torch.compile needs a C compiler "
+                "the decoder layers could not be compiled (%s: %s): training goes on without, and takes longer. "
+                "torch.compile needs a C compiler "
                 "(gcc or clang) in the image and a writable cache folder; compile: false leaves it out",
                 type(error).__name__,
                 text.splitlines()[0] if text else "no message",

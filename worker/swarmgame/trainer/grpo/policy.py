@@ -1,8 +1,7 @@
-"""The policy: a causal language model with its tokenizer, seen as something that reads prompts and is scored on
-completions.
+"""The policy: a causal language model with its tokenizer. It encodes prompts and computes log-probabilities.
 
-It knows neither rewards nor updates. Invariants: the weights that train are the ones that sample (no dropout of the
-model's own); what came from another peer is made into ids here and only here.
+Invariants: training and sampling use the same weights (the model's own dropout is off); remote text is turned into ids
+only here.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from swarmgame.trainer.grpo.packed_forward import PackedForward, is_fast, suppor
 
 
 class Policy:
-    """Loads the setting's model (made and warm-started first, if builtin) onto its device.
+    """Load the context's model (made and warm-started first, if builtin) onto its device.
 
     Raises:
         InvalidManifest: the model cannot be loaded, or the adapters do not fit it.
@@ -60,7 +59,7 @@ class Policy:
             if self._adapted is not None:
                 self.model.enable_input_require_grads()
         self.packed = _is_packed(self.model, config)
-        """Whether micro-batches are packed, and their budget counts no padding."""
+        """Whether micro-batches are packed, so that their budget counts no padding."""
         if config.compile is True and not self.packed:
             _compile_layers(self.model)
         compiled = self.packed and (config.compile is True or (config.compile == "auto" and not on_cpu))
@@ -79,13 +78,13 @@ class Policy:
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """Those that learn, by name; tied weights once."""
+        """The trained parameters by name; tied weights once."""
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     # ── text and ids
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """The ids of a prompt: through the chat template where there is one, else `Prompt.text`. Never empty; too long
-        loses its beginning.
+        """Return the ids of a prompt: through the chat template where there is one, else of `Prompt.text`. Never empty;
+        a prompt that is too long loses its beginning.
         """
         if getattr(self.tokenizer, "chat_template", None):
             messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
@@ -100,19 +99,19 @@ class Policy:
         return tuple(ids[-self.longest_prompt :])
 
     def encode_completion(self, text: str, reason: FinishReason) -> tuple[int, ...]:
-        """The ids of a text by a policy with another tokenizer; EOS only where it had ended."""
+        """Return the ids of a text by a policy with another tokenizer; with EOS only where the text had ended."""
         ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return (*ids, self.eos_token_ids[0]) if reason is FinishReason.STOP and self.eos_token_ids else ids
 
     def decode(self, token_ids: Sequence[int]) -> str | None:
-        """The text of ids, special tokens left out; None when one is not of the vocabulary."""
+        """Return the text of ids without special tokens; None when an id is not in the vocabulary."""
         if not self.knows(token_ids):
             return None
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def knows(self, token_ids: Sequence[int]) -> bool:
-        """Whether all are ids of the vocabulary."""
+        """Return whether all ids are in the vocabulary."""
         return all(0 <= token < self.vocabulary for token in token_ids)
 
     @property
@@ -127,7 +126,7 @@ class Policy:
     def score(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities with gradient, entropies, and mask, each [B, T]."""
+        """Return log-probabilities with gradient, entropies, and mask, each [B, T]."""
         if self._packed is not None:
             return self._packed.score(prompts, completions, self.config.temperature)
         logprobs, entropies, mask = completion_logprobs(
@@ -138,7 +137,7 @@ class Policy:
 
     @torch.no_grad()
     def score_reference(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
-        """Log-probabilities [B, T] under the model as it was loaded: the frozen copy, or the model without its
+        """Return log-probabilities [B, T] under the model as it was loaded: the frozen copy, or the model without
         adapters.
         """
         with self._adapted.disable_adapter() if self._adapted is not None else nullcontext():
@@ -151,17 +150,17 @@ class Policy:
         return logprobs
 
     def save_weights(self, folder: Path) -> None:
-        """`save_pretrained` of the adapters, or else of the model: safetensors and their configuration."""
+        """Save the adapters, or else the model: safetensors and their configuration."""
         (self._adapted or self.model).save_pretrained(folder)
 
     def export(self, folder: Path) -> None:
-        """`save_pretrained` of model (or adapters) and tokenizer."""
+        """Save model (or adapters) and tokenizer."""
         self.save_weights(folder)
         self.tokenizer.save_pretrained(folder)
 
 
 def _adapters(model: Any, lora: Lora, seed: int) -> Any:
-    """Puts adapters into the model, in place, and freezes the rest. Returns peft's wrapper, which can switch them off."""
+    """Add adapters to the model in place, and freeze the rest. Return peft's wrapper, which can switch them off."""
     from peft import LoraConfig, get_peft_model
 
     from swarmgame.errors import InvalidManifest
@@ -201,9 +200,7 @@ def _is_packed(model: Any, config: GRPOConfig) -> bool:
 
 
 def _compile_layers(model: Any) -> None:
-    """Compiles each decoder layer by itself: compiling takes seconds instead of minutes, and all layers share the
-    result.
-    """
+    """Compile each decoder layer separately: this takes seconds instead of minutes, and all layers share the result."""
     names = set(getattr(model, "_no_split_modules", None) or ())
     for module in model.modules():
         if type(module).__name__ in names:

@@ -3,8 +3,8 @@
 A first pass reads the distinct prompts and keeps their keys and values in the graph; a second reads the completions,
 each behind its own prompt's. The numbers are those of the plain pass, which reads the prompt again for every
 completion. For 4 prompts of 530 tokens with 4 completions of 64 each, a forward and backward take a third of the time.
-It is not used where a cache is not kept (gradient checkpointing), not whole (windows), or where an attention kernel
-wants no gap between prompt and completion.
+It is not used where a cache is not kept (gradient checkpointing), not complete (windows), or where an attention kernel
+allows no gap between prompt and completion.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WORTHWHILE = 0.85
 
 
 def is_worthwhile(model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> bool:
-    """Whether enough of these rows share their prompts, and the model can read a prompt first and a completion later."""
+    """Return whether enough rows share prompts, and the model can read a prompt first and a completion later."""
     longest_prompt, longest_completion = max(map(len, prompts)), max(map(len, completions))
     distinct = len({tuple(prompt) for prompt in prompts})
     shared = distinct * longest_prompt + len(prompts) * longest_completion

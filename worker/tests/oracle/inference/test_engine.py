@@ -72,7 +72,7 @@ def test_uneven_outputs_keep_the_lanes_busy(monkeypatch):
 
 
 def test_a_step_is_eight_launches_a_layer_and_twelve_more():
-    """Counts what a CUDA device would launch: PyTorch's operations that are no views, and each kernel of ours as one."""
+    """Count the launches on a CUDA device: PyTorch's operations that are not views, and each kernel of ours as one."""
     model, launches = tiny(num_hidden_layers=5), Launches()
     sampler = EngineSampler(model, (EOS,), PAD, kernels=launches.module())
     sampler.sample([[3, 4]], 4, SamplingParams(4, min_new_tokens=4), 1)
@@ -179,7 +179,7 @@ def test_an_update_of_the_weights_in_place_is_seen_by_the_next_call():
     )
 
 
-def test_what_cannot_be_captured_runs_as_it_is_and_says_so_once(monkeypatch, caplog):
+def test_what_cannot_be_captured_runs_without_and_one_warning_is_logged(monkeypatch, caplog):
     def refused(*_, **__):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
@@ -190,7 +190,8 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_so_once(monkeypatch, cap
         results = [graph(torch.full((2,), float(call))) for call in range(4)]
     assert [result.tolist() for result in results] == [[call + 1.0] * 2 for call in range(4)]
     assert [record.message for record in caplog.records] == [
-        "a step of 4 lanes could not be captured as a graph and runs operation by operation: operation not permitted when "
+        "a step of 4 lanes could not be captured as a graph and runs operation by operation: operation not permitted "
+        "when "
         "stream is capturing"
     ]
 

@@ -19,14 +19,15 @@ from swarmgame_api.sampler import SERVER_ENVIRONMENT, VllmOptions
 
 SERVER = textwrap.dedent(
     '''
-    """Answers /health, has a child of its own, and notes both; `--habit=` says what it does wrong."""
+    """Answers /health, starts a child, and writes both process ids to a file; `--habit=` selects a fault."""
     import http.server, os, subprocess, sys, time
     from pathlib import Path
 
     options = dict(argument[2:].partition("=")[::2] for argument in sys.argv[2:])
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     Path(options["notes"]).open("a").write(f"{os.getpid()} {child.pid}\\n")
-    print("environment", {name: text for name, text in os.environ.items() if name.startswith(("VLLM", "SWARMGAME", "PYTHONPATH"))}, flush=True)
+    shown = {name: text for name, text in os.environ.items() if name.startswith(("VLLM", "SWARMGAME", "PYTHONPATH"))}
+    print("environment", shown, flush=True)
     if options.get("habit") == "fails":
         sys.exit("ValueError: No available memory for the cache blocks")
     if options.get("habit") == "sleeps":
@@ -143,7 +144,8 @@ def test_it_ends_with_the_peer_that_started_it_killed_included(servers: Servers,
         from swarmgame.inference.vllm_process import VllmProcess
         from swarmgame_api.sampler import VllmOptions
         options = VllmOptions(engine="vllm", command=({sys.executable!r}, {str(servers.script)!r}))
-        process = VllmProcess(options, lambda port: ["serve", f"--port={{port}}", "--notes={servers.notes}"], Path({str(tmp_path / "vllm.log")!r}))
+        command = lambda port: ["serve", f"--port={{port}}", "--notes={servers.notes}"]
+        process = VllmProcess(options, command, Path({str(tmp_path / "vllm.log")!r}))
         process.ensure()
         print("ready", flush=True)
         time.sleep(600)
@@ -192,7 +194,7 @@ def test_one_that_ends_while_starting_is_temporary_with_its_last_lines(servers: 
     assert gone(servers.pids())
 
 
-def test_one_that_is_not_ready_in_time_is_ended_and_says_what_to_raise(servers: Servers) -> None:
+def test_one_that_is_not_ready_in_time_is_ended_and_the_error_names_the_setting(servers: Servers) -> None:
     process = servers("sleeps", startup_seconds=1)
     with pytest.raises(
         Temporary,

@@ -1,4 +1,4 @@
-"""One process or two: over the same round, the same update."""
+"""Two ranks make the same update as one process."""
 
 from __future__ import annotations
 
@@ -24,38 +24,40 @@ def gap(left, right):
     return max(float((left[n]["exp_avg"] - right[n]["exp_avg"]).abs().max()) for n in left)
 
 def language_model(ranks, **options):
-    # AdamW makes a whole step of any gradient, also where that is little but rounding; hence the small learning rate.
+    # AdamW makes a full step of any gradient, even of a rounding error; hence the small learning rate.
     options["learning_rate"] = 1e-4
-    alone, joined = rounds.trainer(cache, **options), rounds.trainer(cache, ranks=ranks, **options)
+    single, joined = rounds.trainer(cache, **options), rounds.trainer(cache, ranks=ranks, **options)
     for number in range(2):
         round = rounds.round_of(number)
-        other = rounds.said(rounds.trainer(cache, model=rounds.MODEL + "&seed=5"), rounds.round_of(number, peer="other"))
-        state = rounds.state_of(round, [rounds.said(alone, round), other])
-        one, two = (t.train(state, rounds.scored(state)) for t in (alone, joined))
-        left, right = (t.state_dict()["optimization"] for t in (alone, joined))
+        remote = rounds.trainer(cache, model=rounds.MODEL + "&seed=5")
+        other = rounds.contribution_of(remote, rounds.round_of(number, peer="other"))
+        state = rounds.state_of(round, [rounds.contribution_of(single, round), other])
+        one, two = (t.train(state, rounds.scored(state)) for t in (single, joined))
+        left, right = (t.state_dict()["optimization"] for t in (single, joined))
         assert gap(left["moments"], right["moments"]) < 1e-6, options
         moved = max(float((left["weights"][n] - right["weights"][n]).abs().max()) for n in left["weights"])
         assert moved < 1e-5, moved
         assert all(abs(one[n] - two[n]) < 1e-4 for n in one if one[n] == one[n]), (one, two)
-        joined.load_state_dict(alone.state_dict())  # rounding must not add up over the rounds
-    groups = rounds.said(joined, rounds.round_of(9)).groups
-    assert [g.item for g in groups] == [i.id for i in rounds.items()]
+        joined.load_state_dict(single.state_dict())  # rounding must not add up over the rounds
+    groups = rounds.contribution_of(joined, rounds.round_of(9)).groups
+    assert [g.question_id for g in groups] == [q.id for q in rounds.questions()]
     assert all(p == groups for p in map(eval_groups, ranks.gather(repr(groups).encode()), [groups] * ranks.size))
-    ids, = [g for g in groups if g.item == rounds.items()[1].id]
+    ids, = [g for g in groups if g.question_id == rounds.questions()[1].id]
     prompt = [ids.prompt.token_ids] * len(ids.rollouts)
     logprobs = joined.policy.score(prompt, [r.token_ids for r in ids.rollouts])[0]
-    assert abs(float(logprobs[0, 0].detach()) - ids.rollouts[0].logprobs[0]) < 1e-4  # a prompt got its own completions back
+    # Each prompt gets its own completions back.
+    assert abs(float(logprobs[0, 0].detach()) - ids.rollouts[0].logprobs[0]) < 1e-4
 
 def ahead(ranks):
-    alone, joined = (rounds.trainer(cache, overlap=True, ranks=r) for r in (ComponentContext().ranks, ranks))
-    asked = [rounds.Prompt.from_question(question, question.text + " stage 0") for question in rounds.questions()]
+    single, joined = (rounds.trainer(cache, overlap=True, ranks=r) for r in (ComponentContext().ranks, ranks))
+    prompts = [rounds.Prompt.from_question(question, question.text + " stage 0") for question in rounds.questions()]
     for number in range(3):
         round = rounds.round_of(number)
-        said = rounds.said(joined, round)
-        assert said.policy_version == max(0, number - 1), said.policy_version
-        joined.generate_ahead(asked, rounds.round_of(number + 1))
+        contribution = rounds.contribution_of(joined, round)
+        assert contribution.policy_version == max(0, number - 1), contribution.policy_version
+        joined.generate_ahead(prompts, rounds.round_of(number + 1))
         ranks.broadcast(b"other collectives go on" if ranks.rank == 0 else None)
-        state = rounds.state_of(round, [said])
+        state = rounds.state_of(round, [contribution])
         joined.train(state, rounds.scored(state))
     # One rank saves, all load: the rollouts of both are in it.
     saved = joined.state_dict()
@@ -63,10 +65,12 @@ def ahead(ranks):
     assert len(set(ranks.gather(repr(saved["ahead"]).encode()))) == 1
     resumed = rounds.trainer(cache, overlap=True, ranks=ranks)
     resumed.load_state_dict(saved)
-    assert rounds.said(resumed, rounds.round_of(3)).groups == rounds.said(joined, rounds.round_of(3)).groups
+    one, other = (rounds.contribution_of(learner, rounds.round_of(3)) for learner in (resumed, joined))
+    assert one.groups == other.groups
     lone = rounds.trainer(cache, overlap=True)
     lone.load_state_dict(saved)
-    assert rounds.said(lone, rounds.round_of(3)).policy_version == lone.policy_version  # rollouts of other ranks' seeds are not taken
+    # Rollouts from the seeds of other ranks are not used.
+    assert rounds.contribution_of(lone, rounds.round_of(3)).policy_version == lone.policy_version
     joined.close()
 
 def eval_groups(payload, groups):
@@ -75,11 +79,12 @@ def eval_groups(payload, groups):
 
 def network(ranks):
     config = PolicyGradientConfig(actions=5, generations=7)
-    learners = [PolicyGradientTrainer(config, ComponentContext(peer="me", ranks=r)) for r in (ComponentContext().ranks, ranks)]
+    both = (ComponentContext().ranks, ranks)
+    learners = [PolicyGradientTrainer(config, ComponentContext(peer="me", ranks=r)) for r in both]
     round = rounds.round_of()
-    said = [rounds.said(learner, round) for learner in learners]
-    assert said[0].groups == said[1].groups
-    state = rounds.state_of(round, said[:1])
+    contributions = [rounds.contribution_of(learner, round) for learner in learners]
+    assert contributions[0].groups == contributions[1].groups
+    state = rounds.state_of(round, contributions[:1])
     for learner in learners:
         learner.train(state, rounds.scored(state, lambda r: float(r.text == "3")))
     left, right = (learner.state_dict()["optimization"]["moments"] for learner in learners)
@@ -88,8 +93,9 @@ def network(ranks):
 def play():
     ranks = ranks_from_environment(timeout_seconds=60)
     assert ranks.size == 2
-    for options in ({}, {"loss_type": "grpo", "beta": 0.1}, {"loss_type": "dr_grpo", "scale_rewards": "batch", "top_entropy_quantile": 0.5}):
-        language_model(ranks, **options)
+    language_model(ranks)
+    language_model(ranks, loss_type="grpo", beta=0.1)
+    language_model(ranks, loss_type="dr_grpo", scale_rewards="batch", top_entropy_quantile=0.5)
     ahead(ranks)
     network(ranks)
 

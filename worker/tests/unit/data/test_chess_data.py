@@ -38,14 +38,14 @@ def test_evaluation_and_other_configurations_are_not_resolved() -> None:
     assert ChessData().resolve(good) is None
 
 
-def test_rewards_tell_mate_from_a_legal_move_from_nonsense() -> None:
+def test_rewards_distinguish_mate_a_legal_move_and_an_invalid_text() -> None:
     data, rewards = ChessData(ChessConfig(questions_per_round=1)), ChessRewards()
     question = data.round_data(ROUND)[0]
     board = chess.Board(question.metadata["fen"])
     mates = mating_moves(board)
     quiet = next(move for move in board.legal_moves if move not in mates)
     action = 64 * mates[0].from_square + mates[0].to_square
-    said = [
+    texts = [
         question.answer,
         board.san(mates[0]),
         f" {question.answer}\n",
@@ -57,7 +57,7 @@ def test_rewards_tell_mate_from_a_legal_move_from_nonsense() -> None:
         "__import__('os')",
     ]
     state = GameState.begin(ROUND, [question])
-    rollouts = (*(Rollout(text) for text in said), Rollout(token_ids=(action,), logprobs=(0.0,)))
+    rollouts = (*(Rollout(text) for text in texts), Rollout(token_ids=(action,), logprobs=(0.0,)))
     state = state.with_contribution(
         Contribution("a", 0, 0, (Group(data.prompt(question), rollouts),), {question.id: question.reference})
     )
@@ -70,7 +70,7 @@ def test_an_action_that_promotes_takes_a_queen() -> None:
     assert parse_move(board, str(64 * chess.A7 + chess.A8)) == chess.Move.from_uci("a7a8q")
 
 
-def test_planes_hold_the_whole_position() -> None:
+def test_planes_encode_the_complete_position() -> None:
     start = planes(chess.Board())
     assert start.shape == (18, 8, 8)
     assert start[:12].sum() == 32

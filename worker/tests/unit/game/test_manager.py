@@ -212,7 +212,7 @@ def test_claims_are_the_authors_scores_and_are_published_in_pull_mode_only() -> 
 
 
 def test_in_every_stage_the_trained_prompts_are_those_that_were_generated_from() -> None:
-    """Three stages whose prompts contain other peers' text; GenRL rebuilt prompts in training and got 24 of 36 wrong."""
+    """Three stages whose prompts contain remote text; GenRL rebuilt prompts in training and got 24 of 36 wrong."""
     prompted: list[Prompt] = []
 
     class RecordingTrainer(ToyTrainer):

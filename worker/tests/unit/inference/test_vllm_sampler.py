@@ -1,4 +1,4 @@
-"""Generation by a vLLM server, against a stand-in that speaks its protocol over a tiny model; its log-probabilities are
+"""Generation by a vLLM server, against a stand-in that implements its protocol over a tiny model; its log-probabilities are
 true.
 """
 
@@ -179,7 +179,7 @@ def test_equal_prompts_of_one_call_are_sampled_with_different_seeds(serve):
     assert len({completion.token_ids for completion in flat(groups)}) > 12
 
 
-def test_greedy_completions_are_asked_for_once_and_repeated(serve):
+def test_greedy_completions_are_requested_once_and_repeated(serve):
     model = tiny()
     sampler, server = serve(model)
     groups = sampler.sample(PROMPTS, 3, SamplingParams(8, greedy=True, top_k=5, top_p=0.5), 0)
@@ -293,7 +293,7 @@ def test_a_server_that_always_loses_its_weights_is_given_up(serve):
 
     server.engine.faults.append(forget)
     with pytest.raises(
-        Temporary, match=r"failed 5 times: the answer is of the weights \['default'\], and policy-.*-0 were asked for"
+        Temporary, match=r"failed 5 times: the answer is of the weights \['default'\], expected policy-.*-0"
     ):
         sampler.sample(PROMPTS, 2, SamplingParams(4), 0)
 
@@ -322,7 +322,7 @@ def of_both_ranks(work):
     def run(rank):
         try:
             found[rank] = work(rank)
-        except Exception as error:  # noqa: BLE001 — looked at by the test
+        except Exception as error:  # noqa: BLE001 — inspected by the test
             found[rank] = error
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
@@ -375,18 +375,42 @@ LIES = {
     "no JSON": (only("/v1/completions", b"{nonsense"), "no JSON"),
     "a page": (only("/v1/completions", "<html>hello</html>"), "no list of choices"),
     "NaN": (only("/v1/completions", b'{"choices": [NaN]}'), "NaN is no JSON"),
-    "too few": (lambda path, answer: {**answer, "choices": answer["choices"][:1]} if path == "/v1/completions" else answer, "1 choices for 2"),
-    "foreign ids": (change_choice(token_ids=lambda c: [19] * len(c["token_ids"])), "outside the vocabulary of 19"),
+    "too few": (
+        lambda path, answer: {**answer, "choices": answer["choices"][:1]} if path == "/v1/completions" else answer,
+        "1 choices for 2",
+    ),
+    "unknown ids": (change_choice(token_ids=lambda c: [19] * len(c["token_ids"])), "outside the vocabulary of 19"),
     "negative ids": (change_choice(token_ids=lambda c: [-1] * len(c["token_ids"])), "outside the vocabulary"),
-    "fewer logprobs": (change_choice(logprobs=lambda c: {"token_logprobs": c["logprobs"]["token_logprobs"][1:]}), "log-probabilities for a budget"),
+    "fewer logprobs": (
+        change_choice(logprobs=lambda c: {"token_logprobs": c["logprobs"]["token_logprobs"][1:]}),
+        "log-probabilities for a budget",
+    ),
     "no logprobs": (change_choice(logprobs=None), "without token_ids or logprobs"),
-    "certain": (change_choice(logprobs=lambda c: {"token_logprobs": [0.5] * len(c["token_ids"])}), "log-probability 0.5 of a sampled"),
-    "impossible": (change_choice(logprobs=lambda c: {"token_logprobs": [-9999.0] * len(c["token_ids"])}), "log-probability -9999.0"),
-    "a null": (change_choice(logprobs=lambda c: {"token_logprobs": [None] * len(c["token_ids"])}), "log-probability None"),
-    "other tokens": (change_choice(logprobs=lambda c: {**c["logprobs"], "tokens": ["token_id:99"] * 9}), "other tokens than the ids"),
+    "certain": (
+        change_choice(logprobs=lambda c: {"token_logprobs": [0.5] * len(c["token_ids"])}),
+        "log-probability 0.5 of a sampled",
+    ),
+    "impossible": (
+        change_choice(logprobs=lambda c: {"token_logprobs": [-9999.0] * len(c["token_ids"])}),
+        "log-probability -9999.0",
+    ),
+    "a null": (
+        change_choice(logprobs=lambda c: {"token_logprobs": [None] * len(c["token_ids"])}),
+        "log-probability None",
+    ),
+    "other tokens": (
+        change_choice(logprobs=lambda c: {**c["logprobs"], "tokens": ["token_id:99"] * 9}),
+        "other tokens than the ids",
+    ),
     "another prompt": (change_choice(prompt_token_ids=[1, 2, 3]), "another prompt"),
-    "no end": (change_choice(token_ids=[5], logprobs={"token_logprobs": [-1.0]}), "neither ended nor used up its budget of 6"),
-    "beyond the end": (change_choice(token_ids=[EOS, 5], logprobs={"token_logprobs": [-1.0, -1.0]}), "behind an end-of-sequence"),
+    "no end": (
+        change_choice(token_ids=[5], logprobs={"token_logprobs": [-1.0]}),
+        "neither ended nor used its budget of 6",
+    ),
+    "beyond the end": (
+        change_choice(token_ids=[EOS, 5], logprobs={"token_logprobs": [-1.0, -1.0]}),
+        "behind an end-of-sequence",
+    ),
     "too long": (change_choice(token_ids=[5] * 7, logprobs={"token_logprobs": [-1.0] * 7}), "7 tokens"),
     "oversized": (only("/v1/completions", b"[" + b" " * 3_000_000), "more than 1,0"),
 }  # fmt: skip
@@ -409,7 +433,7 @@ def test_a_server_that_is_away_is_temporary_and_names_the_cure(tmp_path):
         sampler.sample(PROMPTS, 2, SamplingParams(4), 0)
 
 
-def test_a_server_that_hangs_up_is_asked_again_for_what_is_missing_alone(serve):
+def test_only_missing_completions_are_requested_again_from_a_server_that_hangs_up(serve):
     sampler, server = serve(tiny())
     dropped = []
 
@@ -428,7 +452,7 @@ def test_a_server_that_hangs_up_is_asked_again_for_what_is_missing_alone(serve):
     assert counts["engine_requests"] < 4 + 4 + 4
 
 
-def test_a_server_that_is_too_slow_is_temporary_and_says_what_to_raise(serve, monkeypatch):
+def test_a_server_that_is_too_slow_is_temporary_and_the_error_names_the_setting(serve, monkeypatch):
     monkeypatch.setattr(vllm_module, "ATTEMPTS", 2)
     sampler, server = serve(tiny(), options={"timeout_seconds": 1})
     server.engine.faults.append(lambda path, answer: time.sleep(1.5) or answer if path == "/v1/completions" else answer)
@@ -470,7 +494,7 @@ def test_a_server_without_the_endpoints_for_weights_is_refused_with_what_it_need
         sampler_for(model, server.url, tmp_path, adapters=adapted).sample(PROMPTS, 2, SamplingParams(4), 0)
 
 
-def test_a_server_that_does_not_see_the_folder_is_told_apart(serve, monkeypatch):
+def test_a_server_that_does_not_see_the_folder_has_its_own_error(serve, monkeypatch):
     sampler, server = serve(tiny())
     missing = (
         500,
@@ -490,9 +514,7 @@ def test_a_server_with_too_short_sequences_is_refused(serve):
 
 def test_a_completion_that_the_server_cut_short_is_noticed(serve):
     sampler, _ = serve(tiny(), max_model_len=64)
-    with pytest.raises(
-        BadData, match=r"neither ended nor used up its budget of 100 \(is --max-model-len too small\?\)"
-    ):
+    with pytest.raises(BadData, match=r"neither ended nor used its budget of 100 \(is --max-model-len too small\?\)"):
         sampler.sample([[5] * 60], 8, SamplingParams(100), 0)
 
 

@@ -1,4 +1,4 @@
-"""Model addresses: what may be said, and what is refused before anything starts."""
+"""Model addresses: parsing, and the check before anything starts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from swarmgame.errors import InvalidManifest
-from swarmgame.models import uri as uri_module
+from swarmgame.models import check as check_module
 from swarmgame.models.builtin import BuiltinOptions
-from swarmgame.models.uri import ModelUri, Scheme, check, read_token
+from swarmgame.models.check import check_model
+from swarmgame.models.uri import ModelUri, Scheme, read_token
 
 
 @pytest.mark.parametrize(
@@ -51,12 +52,12 @@ def test_an_address_is_parsed(address: str, expected: ModelUri) -> None:
         "builtin://tiny?accuracy=1",
     ],
 )
-def test_an_impossible_address_is_an_invalid_manifest(address: str) -> None:
+def test_a_wrong_address_is_an_invalid_manifest(address: str) -> None:
     with pytest.raises(InvalidManifest, match=r"spec\.model\.uri"):
-        check(address)
+        check_model(address)
 
 
-def test_a_folder_is_looked_into_without_loading_it(tmp_path: Path) -> None:
+def test_a_folder_must_hold_configuration_weights_and_tokenizer(tmp_path: Path) -> None:
     address = f"file://{tmp_path}"
     for name, missing in (
         ("config.json", "config.json"),
@@ -64,17 +65,17 @@ def test_a_folder_is_looked_into_without_loading_it(tmp_path: Path) -> None:
         ("tokenizer.json", "tokenizer"),
     ):
         with pytest.raises(InvalidManifest, match=missing):
-            check(address)
+            check_model(address)
         (tmp_path / name).write_text("{}")
-    assert check(address) == ModelUri(Scheme.FILE, str(tmp_path))
+    assert check_model(address) == ModelUri(Scheme.FILE, str(tmp_path))
 
 
 def test_a_builtin_model_has_no_revision() -> None:
     with pytest.raises(InvalidManifest, match=r"spec\.model\.revision"):
-        check("builtin://tiny", "main")
+        check_model("builtin://tiny", "main")
 
 
-def test_an_option_that_is_wrong_is_named() -> None:
+def test_a_wrong_option_is_named() -> None:
     with pytest.raises(InvalidManifest, match="hidden") as caught:
         BuiltinOptions.of(ModelUri.parse("builtin://tiny?hidden=7"))
     assert caught.value.problems[0].got == "7"
@@ -82,11 +83,11 @@ def test_an_option_that_is_wrong_is_named() -> None:
 
 def test_offline_a_hub_model_must_be_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: pytest.fail("the hub received a request"))
     with pytest.raises(InvalidManifest, match="not cached"):
-        check("hf://nobody/nothing-of-the-kind")
+        check_model("hf://nobody/nothing-of-the-kind")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
-    assert check("hf://nobody/nothing-of-the-kind").scheme is Scheme.HUB
+    assert check_model("hf://nobody/nothing-of-the-kind").scheme is Scheme.HUB
 
 
 def _answer(status: int) -> httpx.Response:
@@ -104,7 +105,7 @@ def _answer(status: int) -> httpx.Response:
     ],
     ids=["no such model", "gated", "no such revision", "unreachable", "unreachable by httpx"],
 )
-def test_the_hubs_answer_becomes_a_readable_error(
+def test_errors_of_the_hub_become_invalid_manifests(
     monkeypatch: pytest.MonkeyPatch, raised: Exception, message: str
 ) -> None:
     def model_info(*_: object, **__: object) -> None:
@@ -113,22 +114,22 @@ def test_the_hubs_answer_becomes_a_readable_error(
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(HfApi, "model_info", model_info)
     with pytest.raises(InvalidManifest, match=message):
-        check("hf://nobody/nothing-of-the-kind", revision="v1")
+        check_model("hf://nobody/nothing-of-the-kind", revision="v1")
 
 
-def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_in_time_counts_as_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     from threading import Event
 
     over = Event()
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(uri_module, "HUB_SECONDS", -0.9)
+    monkeypatch.setattr(check_module, "HUB_SECONDS", -0.9)
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: over.wait(60))
     with pytest.raises(InvalidManifest, match="not reached"):
-        check("hf://nobody/nothing-of-the-kind")
+        check_model("hf://nobody/nothing-of-the-kind")
     over.set()
 
 
-def test_a_token_is_read_from_its_file_and_never_shown(tmp_path: Path) -> None:
+def test_a_token_is_read_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hub_secret\n")
     assert read_token(tmp_path / "token") == "hub_secret"
     assert read_token(None) is None

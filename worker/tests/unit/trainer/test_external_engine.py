@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from language_rounds import play, round_of, said, scored, small_letters, state_of, trainer
+from language_rounds import contribution_of, play, round_of, scored, small_letters, state_of, trainer
 from pydantic import ValidationError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -19,12 +19,12 @@ from vllm_stand_in import Engine, StandIn
 from swarmgame.errors import InvalidManifest
 from swarmgame.inference.eager import EagerSampler
 from swarmgame.inference.sampler import Sampled
-from swarmgame.trainer.grpo.rows import updates
+from swarmgame.trainer.grpo.batch import training_batches
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 
 class AnotherEngine(EagerSampler):
-    """Samples as ours does, and reports log-probabilities that are off by a little, as kernels of another engine are."""
+    """Samples as ours does, and reports slightly different log-probabilities, as another engine would."""
 
     exact = False
     off = 0.0
@@ -57,10 +57,13 @@ def furthest(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
 
 def test_own_rollouts_of_another_engine_are_weighted_like_those_of_a_remote_policy(cache: Path) -> None:
     learner = with_engine(trainer(cache), 0.5)
-    state = state_of(round_of(), [said(learner, round_of())])
-    [update] = updates(state, scored(state), learner.policy, learner.config, exact=False)
-    assert update.rows
-    assert all(row.sampler is None and row.sender is not None and not row.remote for row in update.rows)
+    state = state_of(round_of(), [contribution_of(learner, round_of())])
+    [update] = training_batches(state, scored(state), learner.policy, learner.config, exact=False)
+    assert update.samples
+    assert all(
+        sample.sampler_logprobs is None and sample.behavior_logprobs is not None and not sample.remote
+        for sample in update.samples
+    )
     metrics = learner.train(state, scored(state))
     # Every second token was reported as less likely than it is: it counts for e^0.5, the others for 1.
     assert 1.15 < metrics["importance"] < 1.65
@@ -89,7 +92,7 @@ def test_the_bound_on_the_weights_holds_for_an_engine_too(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"lora": {"rank": 4}}], ids=["all weights", "adapters"])
-def test_a_trainer_with_a_server_learns_and_generates_with_what_it_learnt(
+def test_a_trainer_with_a_server_trains_and_samples_with_the_new_weights(
     cache: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     source = trainer(cache).policy.source.name
@@ -104,7 +107,7 @@ def test_a_trainer_with_a_server_learns_and_generates_with_what_it_learnt(
             assert metrics["engine_requests"] == 4
             assert metrics["engine_pushes"] == (2 if number == 0 else 1)
             assert metrics["engine_retries"] == metrics["engine_stale"] == 0
-        fresh = said(learner, round_of(9))
+        fresh = contribution_of(learner, round_of(9))
         for group in fresh.groups:
             ids = [sample.token_ids for sample in group.rollouts]
             with torch.no_grad():
@@ -128,7 +131,7 @@ def test_a_resumed_trainer_pushes_the_weights_that_it_resumed_with(cache: Path, 
         # The same version in another life of the peer is another label: its weights may differ.
         assert engine.weight_version != label
         assert engine.weight_version.endswith("-1")
-        assert said(second, round_of(3)).groups
+        assert contribution_of(second, round_of(3)).groups
         assert second.train(state_of(round_of(3), []), {})["engine_stale"] == 0
 
 
@@ -160,6 +163,6 @@ def test_a_key_that_is_not_set_is_named(cache: Path) -> None:
         trainer(cache, sampler={"engine": "vllm", "url": "http://x", "apiKeyEnv": "NO_SUCH_KEY"})
 
 
-def test_without_vllm_the_trainer_says_how_to_get_it(cache: Path) -> None:
+def test_without_vllm_the_error_explains_the_installation(cache: Path) -> None:
     with pytest.raises(InvalidManifest, match=r"sampler\.command .*uv tool install vllm"):
         trainer(cache, sampler={"engine": "vllm", "command": ["no-such-vllm"]})

@@ -13,23 +13,23 @@ from typing import Any
 
 import pytest
 import torch
-from language_rounds import questions, round_of, said, scored, state_of, trainer
+from language_rounds import contribution_of, questions, round_of, scored, state_of, trainer
 
 from swarmgame.errors import Temporary
 from swarmgame.game.state import Contribution, Prompt
 from swarmgame.inference.sampler import Sampled
-from swarmgame.trainer.grpo.rows import updates
+from swarmgame.trainer.grpo.batch import training_batches
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 
-def prompts(words: str = " stage 0") -> list[Prompt]:
-    """What `groups_for` asks."""
-    return [Prompt.from_question(question, question.text + words) for question in questions()]
+def prompts(suffix: str = " stage 0") -> list[Prompt]:
+    """The prompts of `contribution_of`."""
+    return [Prompt.from_question(question, question.text + suffix) for question in questions()]
 
 
 def play(learner: GRPOTrainer, number: int) -> tuple[Contribution, Mapping[str, float]]:
     """A round as the loop plays it: generate, begin the next, score, train."""
-    contribution = said(learner, round_of(number))
+    contribution = contribution_of(learner, round_of(number))
     if learner.generates_ahead:
         learner.generate_ahead(prompts(), round_of(number + 1))
     state = state_of(round_of(number), [contribution])
@@ -58,7 +58,7 @@ class Gate:
     def sample(self, *arguments: Any, **options: Any) -> list[list[Sampled]]:
         if threading.current_thread() is not threading.main_thread():
             self.entered.set()
-            assert self.open.wait(30), "nobody opened the gate"
+            assert self.open.wait(30), "the gate was not opened"
             if self.error is not None:
                 raise self.error
         answer: list[list[Sampled]] = self.inner.sample(*arguments, **options)
@@ -92,7 +92,7 @@ def test_the_next_rounds_rollouts_come_from_the_weights_before_the_update(cache:
     assert (first.policy_version, learner.policy_version, metrics["policy_lag"]) == (0, 1, 0.0)
     second, metrics = play(learner, 1)
     assert (second.policy_version, learner.policy_version, metrics["policy_lag"]) == (0, 2, 1.0)
-    assert second.groups == said(before, round_of(1)).groups
+    assert second.groups == contribution_of(before, round_of(1)).groups
     third, _ = play(learner, 2)
     assert third.policy_version == 1
     learner.close()
@@ -113,23 +113,26 @@ def test_the_distance_to_the_older_version_is_a_metric_and_weighs_the_rollouts(c
 
 def test_lagged_rows_are_those_of_another_policy_and_rows_of_this_version_are_not(cache: Path) -> None:
     learner = trainer(cache)
-    state = state_of(round_of(), [said(learner, round_of())])
+    state = state_of(round_of(), [contribution_of(learner, round_of())])
     for version, lagged in ((0, False), (1, True), (None, False)):
-        [update] = updates(state, scored(state), learner.policy, learner.config, version)
-        assert update.rows
-        assert all((row.lagged, row.sampler is None, row.sender is not None) == (lagged,) * 3 for row in update.rows)
+        [update] = training_batches(state, scored(state), learner.policy, learner.config, version)
+        assert update.samples
+        assert all(
+            (sample.lagged, sample.sampler_logprobs is None, sample.behavior_logprobs is not None) == (lagged,) * 3
+            for sample in update.samples
+        )
 
 
 def test_the_gradient_of_lagged_rows_is_weighted_by_how_likely_each_token_has_become(cache: Path) -> None:
     learner = trainer(cache, overlap=True, importance_cap=None, max_grad_norm=None, learning_rate=2e-2)
     play(learner, 0)
-    state = state_of(round_of(1), [said(learner, round_of(1))])
-    [update] = updates(state, scored(state), learner.policy, learner.config, learner.policy_version)
+    state = state_of(round_of(1), [contribution_of(learner, round_of(1))])
+    [update] = training_batches(state, scored(state), learner.policy, learner.config, learner.policy_version)
     total = torch.zeros(())
-    for row in update.rows:
-        logprobs, _, _ = learner.policy.score([row.prompt], [row.completion])
-        weight = (logprobs[0].detach() - torch.tensor(row.sender)).exp()
-        total = total - (weight * row.advantage * logprobs[0]).sum() / update.normalizer.tokens
+    for sample in update.samples:
+        logprobs, _, _ = learner.policy.score([sample.prompt], [sample.completion])
+        weight = (logprobs[0].detach() - torch.tensor(sample.behavior_logprobs)).exp()
+        total = total - (weight * sample.advantage * logprobs[0]).sum() / update.normalizer.tokens
     total.backward()  # type: ignore[no-untyped-call]
     expected = {
         name: parameter.grad.norm()
@@ -184,7 +187,7 @@ def test_a_round_that_was_begun_and_abandoned_is_played_again_with_the_same_roll
     for learner in (straight, stopped):
         play(learner, 0)
     # SIGTERM in the middle of round 1: its rollouts were handed out, those of round 2 are under way.
-    said(stopped, round_of(1))
+    contribution_of(stopped, round_of(1))
     stopped.generate_ahead(prompts(), round_of(2))
     again = resumed(cache, stopped.state_dict())
     stopped.close()
@@ -205,7 +208,7 @@ def test_rollouts_of_other_questions_are_thrown_away_counted_and_named(
     cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     learner, fresh = trainer(cache, overlap=True), trainer(cache)
-    contribution = said(learner, round_of())
+    contribution = contribution_of(learner, round_of())
     learner.generate_ahead(prompts(" of another level"), round_of(1))
     state = state_of(round_of(), [contribution])
     learner.train(state, scored(state))
@@ -213,7 +216,7 @@ def test_rollouts_of_other_questions_are_thrown_away_counted_and_named(
     with caplog.at_level(logging.WARNING):
         second, metrics = play(learner, 1)
     assert "round 1 are thrown away: its questions are not those" in caplog.text
-    assert second == said(fresh, round_of(1))
+    assert second == contribution_of(fresh, round_of(1))
     assert (second.policy_version, metrics["policy_lag"], metrics["ahead_dropped"]) == (1, 0.0, 1.0)
     assert play(learner, 2)[1]["ahead_dropped"] == 0.0
     learner.close()
@@ -234,15 +237,15 @@ def test_evaluation_is_never_answered_ahead(cache: Path) -> None:
     play(learner, 0)
     held_out = replace(round_of(1), evaluation=True)
     fresh.load_state_dict(learner.state_dict())
-    assert said(learner, held_out).groups == said(fresh, held_out).groups
-    assert said(learner, round_of(1)).policy_version == 0
+    assert contribution_of(learner, held_out).groups == contribution_of(fresh, held_out).groups
+    assert contribution_of(learner, round_of(1)).policy_version == 0
     learner.close()
 
 
 def test_training_waits_for_the_thread_that_reads_the_weights(cache: Path) -> None:
     learner = trainer(cache, overlap=True)
     gate = gated(learner)
-    state = state_of(round_of(), [said(learner, round_of())])
+    state = state_of(round_of(), [contribution_of(learner, round_of())])
     learner.generate_ahead(prompts(), round_of(1))
     assert gate.entered.wait(30)
     before = weights(learner)
@@ -271,7 +274,7 @@ def test_an_engine_with_weights_of_its_own_samples_while_the_policy_trains(cache
 
     learner._optimization.step = stepped  # type: ignore[method-assign]
     gate.update_weights = lambda version: order.append(f"weights {version}")  # type: ignore[method-assign]
-    state = state_of(round_of(), [said(learner, round_of())])
+    state = state_of(round_of(), [contribution_of(learner, round_of())])
     learner.generate_ahead(prompts(), round_of(1))
     learner.train(state, scored(state))
     assert order == ["step", "weights 1"]
@@ -282,11 +285,14 @@ def test_an_engine_with_weights_of_its_own_samples_while_the_policy_trains(cache
 @pytest.mark.parametrize("place", ["train", "generate"])
 def test_an_error_of_the_thread_is_raised_where_its_rollouts_are_needed(cache: Path, place: str) -> None:
     learner = trainer(cache, overlap=True)
-    state = state_of(round_of(), [said(learner, round_of())])
+    state = state_of(round_of(), [contribution_of(learner, round_of())])
     gate = gated(learner, Temporary("the device has no memory"))
     gate.open.set()
     learner.generate_ahead(prompts(), round_of(1))
-    use = {"train": lambda: learner.train(state, scored(state)), "generate": lambda: said(learner, round_of(1))}[place]
+    use = {
+        "train": lambda: learner.train(state, scored(state)),
+        "generate": lambda: contribution_of(learner, round_of(1)),
+    }[place]
     with pytest.raises(Temporary, match="no memory"):
         use()
     learner.close()
@@ -320,9 +326,9 @@ def test_the_thread_computes_with_as_many_threads_as_the_peer(cache: Path) -> No
     seen: list[int] = []
     sample = learner._generation.sampler.sample
 
-    def counted(asked: Sequence[Any], *arguments: Any, **options: Any) -> list[list[Sampled]]:
+    def counted(requested: Sequence[Any], *arguments: Any, **options: Any) -> list[list[Sampled]]:
         seen.append(torch.get_num_threads())
-        return sample(asked, *arguments, **options)
+        return sample(requested, *arguments, **options)
 
     learner._generation.sampler.sample = counted  # type: ignore[method-assign]
     learner.generate_ahead(prompts(), round_of(1))

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from language_rounds import (
+    contribution_of,
     play,
     questions,
     rollout,
     round_of,
-    said,
     scored,
     small_letters,
     state_of,
@@ -27,10 +27,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from swarmgame.game.state import FinishReason, Group, Message, Prompt
-from swarmgame.trainer.grpo import rows as rows_module
+from swarmgame.trainer.grpo import batch as batch_module
+from swarmgame.trainer.grpo.batch import training_batches
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.policy import Policy
-from swarmgame.trainer.grpo.rows import updates
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 MODEL_2 = "builtin://tiny?accuracy=0&layers=1&hidden=32&seed=5"
@@ -52,12 +52,12 @@ def gradients(learner: GRPOTrainer) -> dict[str, Tensor]:
     return {name: moments["exp_avg"] for name, moments in learner.state_dict()["optimization"]["moments"].items()}
 
 
-# ── saying
+# ── sampling
 
 
 def test_groups_come_in_the_order_of_prompts_with_ids_and_text(cache: Path) -> None:
     learner = trainer(cache)
-    contribution = said(learner, round_of())
+    contribution = contribution_of(learner, round_of())
     assert [group.question_id for group in contribution.groups] == [question.id for question in questions()]
     for group in contribution.groups:
         assert group.prompt.token_ids == learner.policy.encode(group.prompt)
@@ -69,20 +69,20 @@ def test_groups_come_in_the_order_of_prompts_with_ids_and_text(cache: Path) -> N
 
 def test_what_is_sampled_depends_on_the_round_and_the_stage_and_not_on_what_happened_before(cache: Path) -> None:
     learner, fresh = trainer(cache), trainer(cache)
-    first = said(learner, round_of(3)).groups
+    first = contribution_of(learner, round_of(3)).groups
     torch.rand(100)
-    said(learner, round_of(4)), said(learner, replace(round_of(3), evaluation=True))
-    assert said(learner, round_of(3)).groups == first == said(fresh, round_of(3)).groups
-    assert said(learner, round_of(3), stage=1).groups[0].rollouts != first[0].rollouts
-    assert said(learner, round_of(5)).groups != first
+    contribution_of(learner, round_of(4)), contribution_of(learner, replace(round_of(3), evaluation=True))
+    assert contribution_of(learner, round_of(3)).groups == first == contribution_of(fresh, round_of(3)).groups
+    assert contribution_of(learner, round_of(3), stage=1).groups[0].rollouts != first[0].rollouts
+    assert contribution_of(learner, round_of(5)).groups != first
 
 
 def test_evaluation_takes_the_likeliest_tokens(cache: Path) -> None:
     learner = trainer(cache, evaluation_generations=2)
-    groups = said(learner, replace(round_of(), evaluation=True)).groups
+    groups = contribution_of(learner, replace(round_of(), evaluation=True)).groups
     for group in groups:
         assert group.rollouts[0] == group.rollouts[1]
-    assert said(learner, replace(round_of(9), evaluation=True)).groups == groups
+    assert contribution_of(learner, replace(round_of(9), evaluation=True)).groups == groups
 
 
 def test_a_chat_template_is_used_where_there_is_one_and_plain_text_otherwise(cache: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(cache: Path) -> None:
     assert policy.decode(policy.encode(Prompt("x", (Message("user", "abcdefgh"),)))) == "defgh"
 
 
-def test_ids_that_are_not_of_the_vocabulary_have_no_words(cache: Path) -> None:
+def test_ids_outside_the_vocabulary_have_no_text(cache: Path) -> None:
     policy = trainer(cache).policy
     assert policy.decode([-1]) is None
     assert policy.decode([10**9]) is None
@@ -114,7 +114,7 @@ def test_ids_that_are_not_of_the_vocabulary_have_no_words(cache: Path) -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_training_logprob_of_a_fresh_rollout_is_the_samplers(cache: Path, temperature: float) -> None:
     learner = trainer(cache, temperature=temperature)
-    for group in said(learner, round_of()).groups:
+    for group in contribution_of(learner, round_of()).groups:
         ids = [sample.token_ids for sample in group.rollouts]
         logprobs, _, mask = learner.policy.score([group.prompt.token_ids] * len(ids), ids)
         for row, sample in zip(logprobs, group.rollouts, strict=True):
@@ -125,21 +125,21 @@ def test_the_training_logprob_of_a_fresh_rollout_is_the_samplers(cache: Path, te
 def test_eos_is_in_the_targets_so_a_policy_that_is_paid_for_stopping_learns_to_stop(cache: Path) -> None:
     learner = trainer(cache, generations=16, max_new_tokens=64, learning_rate=1e-2)
     eos = learner.policy.eos_token_ids[0]
-    state = state_of(round_of(), [said(learner, round_of())])
+    state = state_of(round_of(), [contribution_of(learner, round_of())])
 
     def stopped(sample: Any) -> float:
         return float(sample.finish_reason is FinishReason.STOP)
 
     assert sum(map(stopped, (r for _, group in state.groups() for r in group.rollouts))) > 0
-    [update] = updates(state, scored(state, stopped), learner.policy, learner.config)
-    assert all((row.completion[-1] == eos) == (not row.truncated) for row in update.rows)
-    before = [row for row in update.rows if not row.truncated]
+    [update] = training_batches(state, scored(state, stopped), learner.policy, learner.config)
+    assert all((sample.completion[-1] == eos) == (not sample.truncated) for sample in update.samples)
+    before = [sample for sample in update.samples if not sample.truncated]
     with torch.no_grad():
-        was = learner.policy.score([row.prompt for row in before], [row.completion for row in before])[0]
+        was = learner.policy.score([sample.prompt for sample in before], [sample.completion for sample in before])[0]
     learner.train(state, scored(state, stopped))
     with torch.no_grad():
-        now = learner.policy.score([row.prompt for row in before], [row.completion for row in before])[0]
-    ends = torch.tensor([len(row.completion) - 1 for row in before])
+        now = learner.policy.score([sample.prompt for sample in before], [sample.completion for sample in before])[0]
+    ends = torch.tensor([len(sample.completion) - 1 for sample in before])
     rise = (now - was)[torch.arange(len(before)), ends]
     assert float(rise.mean()) > 0.1
     assert float((rise > 0).float().mean()) > 0.7
@@ -151,24 +151,24 @@ def test_skipping_groups_of_equal_rewards_leaves_the_gradient_as_it_was(
     def score_some(sample: Any) -> float:
         return small_letters(sample) if sample in usable else 1.0
 
-    plain = rows_module.ragged_advantages
+    plain = batch_module.ragged_advantages
     outcomes = []
     for keep in (False, True):
         learner = trainer(cache, generations=6, loss_type="grpo")
-        state = state_of(round_of(), [said(learner, round_of())])
+        state = state_of(round_of(), [contribution_of(learner, round_of())])
         usable = set(state.own_groups()[0][1].rollouts) | set(state.own_groups()[2][1].rollouts)
         rewards = scored(state, score_some)
         if keep:  # so small that it moves nothing, but not zero, so that nothing is skipped
             monkeypatch.setattr(
-                rows_module,
+                batch_module,
                 "ragged_advantages",
                 lambda *args, **kwargs: [[value or 1e-30 for value in group] for group in plain(*args, **kwargs)],
             )
-        [update] = updates(state, rewards, learner.policy, learner.config)
+        [update] = training_batches(state, rewards, learner.policy, learner.config)
         metrics = learner.train(state, rewards)
-        outcomes.append((len(update.rows), update.normalizer, metrics["grad_norm"], gradients(learner)))
-    (skipped, *_), (whole, *_) = outcomes
-    assert skipped < whole
+        outcomes.append((len(update.samples), update.normalizer, metrics["grad_norm"], gradients(learner)))
+    (skipped, *_), (complete, *_) = outcomes
+    assert skipped < complete
     assert outcomes[0][1] == outcomes[1][1]
     assert outcomes[0][2] == pytest.approx(outcomes[1][2], rel=1e-5)
     assert furthest(outcomes[0][3], outcomes[1][3]) < 1e-6
@@ -190,7 +190,7 @@ def test_how_a_batch_is_cut_does_not_change_the_update(cache: Path, options: dic
 def test_running_out_of_memory_halves_the_micro_batches_and_changes_nothing_else(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm, pressed = trainer(cache), trainer(cache)
+    plain, pressed = trainer(cache), trainer(cache)
     score: Callable[..., Any] = pressed.policy.score
 
     def small_device(prompts: Any, completions: Any) -> Any:
@@ -201,9 +201,9 @@ def test_running_out_of_memory_halves_the_micro_batches_and_changes_nothing_else
         return outcome
 
     monkeypatch.setattr(pressed.policy, "score", small_device)
-    play(calm, 0), play(pressed, 0)
-    assert furthest(gradients(calm), gradients(pressed)) < 1e-6
-    assert pressed.state_dict()["tokens_per_micro_batch"] < calm.state_dict()["tokens_per_micro_batch"]
+    play(plain, 0), play(pressed, 0)
+    assert furthest(gradients(plain), gradients(pressed)) < 1e-6
+    assert pressed.state_dict()["tokens_per_micro_batch"] < plain.state_dict()["tokens_per_micro_batch"]
 
 
 def test_a_round_without_anything_to_learn_moves_neither_weights_nor_moments(cache: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_gradient_that_is_not_finite_is_left_out(cache: Path, monkeypatch: pyt
 
 def test_rewards_may_be_missing_and_groups_ragged(cache: Path) -> None:
     learner = trainer(cache)
-    contribution = said(learner, round_of())
+    contribution = contribution_of(learner, round_of())
     groups = list(contribution.groups)
     groups[0] = replace(groups[0], rollouts=groups[0].rollouts[:2])
     state = state_of(round_of(), [replace(contribution, groups=tuple(groups))])
@@ -259,7 +259,7 @@ def test_rewards_may_be_missing_and_groups_ragged(cache: Path) -> None:
 def test_the_update_rule_decides_how_many_steps_a_round_makes(cache: Path, update: str, steps: int) -> None:
     learner = trainer(cache, update=update)
     round = round_of(stages=2)
-    state = state_of(round, [said(learner, round), said(learner, round, stage=1)])
+    state = state_of(round, [contribution_of(learner, round), contribution_of(learner, round, stage=1)])
     before = weights(learner)
     metrics = learner.train(state, scored(state))
     assert metrics["steps"] == learner.policy_version == steps
@@ -280,47 +280,47 @@ def test_the_learning_rate_warms_up_and_falls(cache: Path) -> None:
     )
 
 
-# ── what others said
+# ── remote groups
 
 
 def test_groups_of_others_are_trained_on_with_their_ids_and_bounded_weights(cache: Path) -> None:
     learner = trainer(cache, importance_cap=2.0)
-    other = said(trainer(cache, model=MODEL_2), round_of(peer="other"))
+    other = contribution_of(trainer(cache, model=MODEL_2), round_of(peer="other"))
     modest = with_groups(
         other,
         lambda group: replace(
             group, rollouts=tuple(replace(r, logprobs=(-30.0,) * len(r.logprobs)) for r in group.rollouts)
         ),
     )
-    state = state_of(round_of(), [said(learner, round_of()), modest])
-    own = state_of(round_of(), [said(learner, round_of())])
-    [update] = updates(state, scored(state), learner.policy, learner.config)
+    state = state_of(round_of(), [contribution_of(learner, round_of()), modest])
+    own = state_of(round_of(), [contribution_of(learner, round_of())])
+    [update] = training_batches(state, scored(state), learner.policy, learner.config)
     sent = {sample.token_ids for group in modest.groups for sample in group.rollouts}
-    foreign = [row for row in update.rows if row.sampler is None]
-    assert foreign
-    assert all(row.completion in sent and row.sender is not None for row in foreign)
+    remote = [sample for sample in update.samples if sample.sampler_logprobs is None]
+    assert remote
+    assert all(sample.completion in sent and sample.behavior_logprobs is not None for sample in remote)
     metrics = learner.train(state, scored(state))
     # Claiming that everything was most unlikely makes nothing count more than the bound.
     assert 1.0 < metrics["importance"] <= 2.0
     assert metrics["groups_external"] == 4
-    assert metrics["groups_retokenised"] == metrics["foreign_dropped"] == 0
+    assert metrics["groups_retokenised"] == metrics["remote_dropped"] == 0
     assert metrics["tokens_trained"] > trainer(cache).train(own, scored(own))["tokens_trained"]
 
 
-def test_the_words_of_another_tokenizer_are_tokenised_with_eos_only_where_they_had_ended(cache: Path) -> None:
+def test_the_text_of_another_tokenizer_is_tokenised_with_eos_only_where_it_had_ended(cache: Path) -> None:
     learner = trainer(cache)
 
     def other_ids(group: Group) -> Group:
         ended, cut = rollout("ende", [900_000, 900_001]), rollout("cut", [900_002], reason=FinishReason.LENGTH)
         return replace(group, rollouts=(ended, cut))
 
-    state = state_of(round_of(), [with_groups(said(learner, round_of()), other_ids, tokenizer="another")])
-    [update] = updates(state, scored(state), learner.policy, learner.config)
+    state = state_of(round_of(), [with_groups(contribution_of(learner, round_of()), other_ids, tokenizer="another")])
+    [update] = training_batches(state, scored(state), learner.policy, learner.config)
     eos = learner.policy.eos_token_ids[0]
-    by_text = {learner.decode(row.completion): row for row in update.rows}
+    by_text = {learner.decode(sample.completion): sample for sample in update.samples}
     assert by_text["ende"].completion[-1] == eos
     assert by_text["cut"].completion[-1] != eos
-    assert all(row.sender is None for row in update.rows)
+    assert all(sample.behavior_logprobs is None for sample in update.samples)
     metrics = learner.train(state, scored(state))
     assert metrics["groups_retokenised"] == 4
     assert metrics["importance"] == pytest.approx(1.0)
@@ -343,24 +343,26 @@ HOSTILE: dict[str, Callable[[Group], Group]] = {
 
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_group_is_dropped_and_counted_and_the_rest_is_learnt_from(
+def test_a_hostile_group_is_dropped_and_counted_and_the_rest_is_trained_on(
     cache: Path, change: Callable[[Group], Group]
 ) -> None:
     honest, attacked = trainer(cache), trainer(cache)
-    own = said(honest, round_of())
+    own = contribution_of(honest, round_of())
     alone = state_of(round_of(), [own])
     honest.train(alone, scored(alone))
-    state = state_of(round_of(), [own, with_groups(said(attacked, round_of()), change)])
+    state = state_of(round_of(), [own, with_groups(contribution_of(attacked, round_of()), change)])
     metrics = attacked.train(state, scored(state))
-    assert metrics["foreign_dropped"] == 4
+    assert metrics["remote_dropped"] == 4
     assert furthest(weights(honest), weights(attacked)) == 0
 
 
 def test_a_text_of_another_tokenizer_that_is_too_long_is_dropped(cache: Path) -> None:
     learner = trainer(cache)
-    flood = with_groups(said(learner, round_of()), lambda g: _with_first(g, text="e" * 100_000), tokenizer="another")
+    flood = with_groups(
+        contribution_of(learner, round_of()), lambda g: _with_first(g, text="e" * 100_000), tokenizer="another"
+    )
     state = state_of(round_of(), [flood])
-    assert learner.train(state, scored(state))["foreign_dropped"] == 4
+    assert learner.train(state, scored(state))["remote_dropped"] == 4
     assert learner.policy_version == 0
 
 
@@ -434,14 +436,14 @@ def test_what_is_exported_is_loaded_by_the_same_path_as_any_model(cache: Path, t
     again = trainer(cache, model=f"file://{tmp_path}")
     assert again.tokenizer == learner.tokenizer
     assert furthest(weights(learner), weights(again)) == 0
-    assert said(again, round_of(1)).groups == said(learner, round_of(1)).groups
+    assert contribution_of(again, round_of(1)).groups == contribution_of(learner, round_of(1)).groups
 
 
 def test_a_reward_for_a_letter_rises(cache: Path) -> None:
     learner = trainer(cache, generations=16, max_new_tokens=8, learning_rate=5e-3)
     shares = []
     for number in range(30):
-        state = state_of(round_of(number), [said(learner, round_of(number))])
+        state = state_of(round_of(number), [contribution_of(learner, round_of(number))])
         rewards = scored(state, lambda sample: sample.text.count("e") / 8)
         shares.append(sum(map(sum, rewards.values())) / sum(map(len, rewards.values())))
         learner.train(state, rewards)

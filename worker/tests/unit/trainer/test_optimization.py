@@ -1,4 +1,4 @@
-"""AdamW on float32 copies: gradients of micro-batches add up in float32, and a step that is not finite changes nothing."""
+"""AdamW on float32 copies: micro-batches add up in float32, and a step that is not finite changes nothing."""
 
 from __future__ import annotations
 

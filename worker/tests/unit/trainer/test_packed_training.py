@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from language_rounds import round_of, said, scored, state_of, trainer
+from language_rounds import contribution_of, round_of, scored, state_of, trainer
 
 from swarmgame.errors import InvalidManifest
 from swarmgame.trainer.grpo import policy as policy_module
@@ -37,7 +37,9 @@ def test_the_packed_update_is_the_padded_one(cache: Path, options: dict[str, Any
     # The adapters' second matrices begin at zero: the first ones learn from the second step on.
     for layout in ("padded", "packed"):
         learner, other = trainer(cache, layout=layout, **options), trainer(cache, peer="other")
-        state = state_of(round_of(), [said(trainer(cache), round_of()), said(other, round_of(), peer="other")])
+        state = state_of(
+            round_of(), [contribution_of(trainer(cache), round_of()), contribution_of(other, round_of(), peer="other")]
+        )
         metrics = [learner.train(state, scored(state)) for _ in range(2)]
         moments = learner.state_dict()["optimization"]["moments"]
         found.append((metrics, {name: values["exp_avg"] for name, values in moments.items()}))
@@ -56,7 +58,7 @@ def test_auto_is_padded_on_a_cpu_and_nothing_is_compiled(cache: Path) -> None:
     assert policy._packed is None
 
 
-def test_a_model_that_cannot_be_packed_is_refused_when_that_is_asked_for(
+def test_a_model_that_cannot_be_packed_is_refused_with_the_packed_layout(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_module, "supports_packing", lambda _: False)

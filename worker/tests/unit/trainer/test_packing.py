@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarmgame.trainer.grpo.batch import TrainingSample, micro_batches
 from swarmgame.trainer.grpo.packed_attention import visible_tokens
 from swarmgame.trainer.grpo.packing import PackedLayout, pack, packed_tokens
-from swarmgame.trainer.grpo.rows import Row, micro_batches
 
 Ids = tuple[int, ...]
 IDS = st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple)
@@ -59,7 +59,8 @@ def test_distinct_prompts_stand_once_and_segments_cover_the_sequence(rollouts: l
 @given(ROLLOUTS, st.integers(1, 30))
 def test_packed_micro_batches_keep_to_the_budget_and_lose_no_row(rollouts: list[tuple[Ids, Ids]], budget: int) -> None:
     rows = [
-        Row(prompt, completion, float(index), truncated=False) for index, (prompt, completion) in enumerate(rollouts)
+        TrainingSample(prompt, completion, float(index), truncated=False)
+        for index, (prompt, completion) in enumerate(rollouts)
     ]
     batches = micro_batches(rows, budget, packed=True)
     assert sorted(row.advantage for batch in batches for row in batch) == [row.advantage for row in rows]

@@ -46,15 +46,15 @@ def trainer(**options: Any) -> PolicyGradientTrainer:
     return PolicyGradientTrainer(config, ComponentContext(peer="me"))
 
 
-def said(learner: PolicyGradientTrainer, round: Round) -> Contribution:
-    asked = questions()
-    groups = tuple(learner.generate([Prompt(question.id, payload=question.payload) for question in asked], round))
+def contribution_of(learner: PolicyGradientTrainer, round: Round) -> Contribution:
+    own = questions()
+    groups = tuple(learner.generate([Prompt(question.id, payload=question.payload) for question in own], round))
     return Contribution(
         round.peer,
         round.number,
         0,
         groups,
-        {i.id: i.reference for i in asked},
+        {i.id: i.reference for i in own},
         learner.tokenizer,
         learner.policy_version,
     )
@@ -86,7 +86,7 @@ def scored(state: GameState) -> dict[Any, list[float]]:
 
 
 def play(learner: PolicyGradientTrainer, number: int) -> tuple[float, Any]:
-    state = state_of(said(learner, round_of(number)), number=number)
+    state = state_of(contribution_of(learner, round_of(number)), number=number)
     rewards = scored(state)
     return sum(map(sum, rewards.values())) / sum(map(len, rewards.values())), learner.train(state, rewards)
 
@@ -103,7 +103,7 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     "options",
     [{}, {"baseline": "update", "scale": True}, {"module": "mlp", "options": {"inputs": 16}, "entropy_bonus": 0.01}],
 )
-def test_the_right_action_for_each_image_is_learnt(options: dict[str, Any]) -> None:
+def test_the_policy_learns_the_right_action_for_each_image(options: dict[str, Any]) -> None:
     learner = trainer(**options)
     rewards = [play(learner, number)[0] for number in range(60)]
     assert sum(rewards[:3]) / 3 < 0.5
@@ -128,7 +128,7 @@ def test_a_bandit_needs_no_observation() -> None:
 
 def test_an_action_is_a_rollout_of_one_id_with_its_logprob() -> None:
     learner = trainer()
-    for index, group in enumerate(said(learner, round_of()).groups):
+    for index, group in enumerate(contribution_of(learner, round_of()).groups):
         logprobs = torch.log_softmax(learner.module(torch.from_numpy(IMAGES[index : index + 1])), dim=1)[0].tolist()
         for rollout in group.rollouts:
             [action] = rollout.token_ids
@@ -137,19 +137,21 @@ def test_an_action_is_a_rollout_of_one_id_with_its_logprob() -> None:
     assert learner.decode([3]) is learner.decode([-1]) is learner.decode([0, 1]) is None
 
 
-def test_chance_comes_from_the_rounds_seeds_alone() -> None:
+def test_random_numbers_come_from_the_rounds_seeds_only() -> None:
     learner = trainer()
-    first = said(learner, round_of(1)).groups
+    first = contribution_of(learner, round_of(1)).groups
     torch.rand(7)
-    assert said(learner, round_of(1)).groups == first == said(trainer(), round_of(1)).groups
-    assert said(learner, round_of(2)).groups != first
-    greedy = said(learner, replace(round_of(1), evaluation=True)).groups
+    assert contribution_of(learner, round_of(1)).groups == first == contribution_of(trainer(), round_of(1)).groups
+    assert contribution_of(learner, round_of(2)).groups != first
+    greedy = contribution_of(learner, replace(round_of(1), evaluation=True)).groups
     assert all(len(group.rollouts) == 1 for group in greedy)
 
 
-def test_actions_of_others_are_learnt_from_on_regenerated_observations() -> None:
+def test_remote_actions_are_trained_on_with_regenerated_observations() -> None:
     learner, other = trainer(importance_cap=1.5), trainer()
-    sent = from_others(said(other, round_of(peer="other")), lambda rollout: replace(rollout, logprobs=(-50.0,)))
+    sent = from_others(
+        contribution_of(other, round_of(peer="other")), lambda rollout: replace(rollout, logprobs=(-50.0,))
+    )
     state = state_of(sent)
     before = weights(learner)
     metrics = learner.train(state, scored(state))
@@ -174,9 +176,9 @@ def test_what_cannot_be_an_action_of_ours_is_dropped_and_counted(
     change: Callable[[Rollout], Rollout], fields: dict[str, str]
 ) -> None:
     learner = trainer()
-    state = state_of(from_others(said(learner, round_of()), change, **fields))
+    state = state_of(from_others(contribution_of(learner, round_of()), change, **fields))
     before = weights(learner)
-    assert learner.train(state, scored(state))["foreign_dropped"] == 6
+    assert learner.train(state, scored(state))["remote_dropped"] == 6
     assert same(before, weights(learner))
 
 
@@ -184,7 +186,7 @@ def test_equal_rewards_move_nothing_unless_there_is_an_entropy_bonus() -> None:
     for bonus, moves in ((0.0, False), (0.1, True)):
         learner = trainer(entropy_bonus=bonus)
         play(learner, 0)
-        state = state_of(said(learner, round_of(1)), number=1)
+        state = state_of(contribution_of(learner, round_of(1)), number=1)
         before, version = weights(learner), learner.policy_version
         learner.train(state, {key: [1 / 3] * len(group.rollouts) for key, group in state.groups()})
         assert same(before, weights(learner)) != moves
@@ -213,8 +215,10 @@ def test_the_policy_is_exported_with_what_makes_it_again(tmp_path: Path) -> None
 
 def test_any_module_may_be_named_by_its_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_policy.py").write_text(
-        "from torch import nn\ndef linear(actions, inputs):\n    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, actions))\n"
-        "def not_a_module(actions): return actions\ndef wrong_shape(actions): return nn.Sequential(nn.Flatten(), nn.Linear(16, 2))\n"
+        "from torch import nn\n"
+        "def linear(actions, inputs):\n    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, actions))\n"
+        "def not_a_module(actions): return actions\n"
+        "def wrong_shape(actions): return nn.Sequential(nn.Flatten(), nn.Linear(16, 2))\n"
         "def nothing_to_learn(actions): return nn.Flatten()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -243,5 +247,8 @@ def test_options_that_the_policy_does_not_take_are_refused() -> None:
 
 
 def test_no_language_model_is_imported() -> None:
-    code = "import sys, swarmgame.trainer.policy_gradient; sys.exit(any(n in sys.modules for n in ('transformers', 'tokenizers', 'trl')))"
+    code = (
+        "import sys, swarmgame.trainer.policy_gradient;"
+        "sys.exit(any(n in sys.modules for n in ('transformers', 'tokenizers', 'trl')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -27,14 +27,14 @@ def _model(**changes: object) -> Qwen2ForCausalLM:
 
 def _groups(prompts: tuple[int, ...], completions: int = 4, seed: int = 3) -> tuple[list[list[int]], list[list[int]]]:
     draw = random.Random(seed)
-    asked = [[draw.randrange(64) for _ in range(length)] for length in prompts for _ in [0]]
-    rows = [prompt for prompt in asked for _ in range(completions)]
+    distinct = [[draw.randrange(64) for _ in range(length)] for length in prompts for _ in [0]]
+    rows = [prompt for prompt in distinct for _ in range(completions)]
     return rows, [[draw.randrange(64) for _ in range(draw.randint(1, 6))] for _ in rows]
 
 
-def _scored(model: Qwen2ForCausalLM, rows: list[list[int]], said: list[list[int]]) -> tuple[torch.Tensor, ...]:
+def _scored(model: Qwen2ForCausalLM, rows: list[list[int]], replies: list[list[int]]) -> tuple[torch.Tensor, ...]:
     model.zero_grad()
-    scores, entropies, mask = completion_logprobs(model, rows, said, 0.7, with_entropy=True)
+    scores, entropies, mask = completion_logprobs(model, rows, replies, 0.7, with_entropy=True)
     assert entropies is not None
     (scores.exp() * torch.arange(1, scores.shape[1] + 1)).sum().backward()
     return (
@@ -50,37 +50,37 @@ def test_scores_entropies_and_gradients_are_those_of_the_plain_pass(
     lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = _model()
-    rows, said = _groups(lengths)
+    rows, replies = _groups(lengths)
     order = random.Random(1).sample(range(len(rows)), len(rows))
-    rows, said = [rows[index] for index in order], [said[index] for index in order]
-    assert is_worthwhile(model, rows, said)
-    shared = _scored(model, rows, said)
+    rows, replies = [rows[index] for index in order], [replies[index] for index in order]
+    assert is_worthwhile(model, rows, replies)
+    shared = _scored(model, rows, replies)
     monkeypatch.setattr(logprobs, "is_worthwhile", lambda *_: False)
-    plain = _scored(model, rows, said)
+    plain = _scored(model, rows, replies)
     assert len(shared) == len(plain) > 10
     for one, other in zip(shared, plain, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-5)
 
 
 def test_rows_of_their_own_prompts_are_read_in_one_pass() -> None:
-    rows, said = _groups((30, 31, 32, 33), completions=1)
-    assert not is_worthwhile(_model(), rows, said)
+    rows, replies = _groups((30, 31, 32, 33), completions=1)
+    assert not is_worthwhile(_model(), rows, replies)
 
 
 def test_a_prompt_of_one_token_is_read_in_one_pass() -> None:
-    rows, said = _groups((1, 30))
-    assert not is_worthwhile(_model(), rows, said)
+    rows, replies = _groups((1, 30))
+    assert not is_worthwhile(_model(), rows, replies)
 
 
 def test_gradient_checkpointing_keeps_the_plain_pass() -> None:
     model = _model()
     model.gradient_checkpointing_enable()
-    rows, said = _groups((30, 30))
-    assert not is_worthwhile(model, rows, said)
-    assert is_worthwhile(model.eval(), rows, said)
+    rows, replies = _groups((30, 30))
+    assert not is_worthwhile(model, rows, replies)
+    assert is_worthwhile(model.eval(), rows, replies)
 
 
 def test_a_model_with_windows_keeps_the_plain_pass() -> None:
     model = _model(use_sliding_window=True, sliding_window=8, max_window_layers=1)
-    rows, said = _groups((30, 30))
-    assert not is_worthwhile(model, rows, said)
+    rows, replies = _groups((30, 30))
+    assert not is_worthwhile(model, rows, replies)

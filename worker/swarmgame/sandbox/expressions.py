@@ -1,10 +1,10 @@
-"""Expressions: while an answer is scored, `eval` understands formulas and literals, and no programs.
+"""Expressions: while an answer is scored, `eval` accepts formulas and literals, and refuses programs.
 
-Many scorers of reasoning-gym pass the answer's text to `eval`, or to sympy, which passes it on to `eval`. The guard
-reads the text first, as a syntax tree: literals, operators, names, and calls of plain names are formulas; attributes,
-comprehensions, lambdas, subscripts, names with a leading underscore and the dangerous builtins are a program. It is the
-inner wall: a program that got through would still stand in the sandbox, but could lie about its own score. Invariant:
-outside `guarded()` nothing is changed.
+Many scorers of reasoning-gym pass the answer's text to `eval`, or to sympy, which calls `eval`. The guard first parses
+the text: literals, operators, names, and calls of plain names are formulas; attributes, comprehensions, lambdas,
+subscripts, names with a leading underscore and dangerous builtins are programs. It is the second line of defence: a
+program that passed it would still run in the sandbox, but could forge its own score. Outside of `guarded()` nothing is
+changed.
 """
 
 from __future__ import annotations
@@ -17,51 +17,32 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _FORMULA = (
-    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.Call, ast.keyword, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.Tuple,
-    ast.List, ast.Set, ast.Dict, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.Call, ast.keyword, ast.UnaryOp, ast.BinOp, ast.BoolOp,
+    ast.Compare, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
 )  # fmt: skip
-_HARMLESS_BUILTINS = frozenset(
-    {
-        *(
-            "abs",
-            "bool",
-            "complex",
-            "dict",
-            "divmod",
-            "False",
-            "float",
-            "frozenset",
-            "int",
-            "len",
-            "list",
-            "max",
-            "min",
-            "None",
-            "pow",
-        ),
-        *("range", "reversed", "round", "set", "sorted", "str", "sum", "True", "tuple"),
-    }
-)
+_HARMLESS_BUILTINS = {
+    "abs", "bool", "complex", "dict", "divmod", "False", "float", "frozenset", "int", "len", "list", "max", "min",
+    "None", "pow", "range", "reversed", "round", "set", "sorted", "str", "sum", "True", "tuple",
+}  # fmt: skip
 _PROGRAMS_OF_SYMPY = frozenset(
     {"lambdify", "preview", "source", "init_printing", "init_session", "interactive_traversal"}
 )
 _LIBRARIES = frozenset({"collections"})
-"""Modules whose `eval` is of their own words: a module imported late may define a namedtuple."""
+"""Modules that call `eval` on their own code: a module imported late may define a namedtuple."""
 
 
 class Program(Exception):
-    """An answer that wanted to be run."""
+    """An answer that contains a program."""
 
     breach = "program"
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Within, `eval` of a text refuses programs. Not for several threads.
+    """Make `eval` refuse programs in its context. Not safe with several threads.
 
     Raises:
-        Program: at the end, if one was met, whatever came of it: scorers swallow exceptions, so raising at once would
-            not be heard.
+        Program: at the end, if `eval` met a program. Scorers swallow exceptions, so one raised in `eval` may be lost.
     """
     found: list[str] = []
     original = builtins.eval
@@ -78,11 +59,11 @@ def guarded() -> Iterator[None]:
 
 
 def why_program(text: str, known: frozenset[str] | set[str] = frozenset()) -> str:
-    """Why a text is more than a formula; empty when it is one, or no Python at all.
+    """Return why a text is more than a formula; empty when it is a formula, or not Python.
 
     Args:
-        text: what `eval` was given.
-        known: names that the caller of `eval` defines itself; a builtin of that name is hidden by it.
+        text: the argument of `eval`.
+        known: names that the caller of `eval` defines itself, which hide a builtin of the same name.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval")
@@ -119,7 +100,7 @@ def _guard(original: Callable[..., Any], found: list[str]) -> Callable[..., Any]
 
 
 def _own(scope: Any) -> Iterator[tuple[str, Any]]:
-    """Names whose value there is not simply the builtin itself."""
+    """Iterate over builtin names that have a different value in this scope."""
     for name in _builtin_names:
         if name in scope and scope[name] is not getattr(builtins, name, None):
             yield name, scope[name]

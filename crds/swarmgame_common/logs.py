@@ -1,9 +1,8 @@
 """Logs: one JSON object a line for machines, one readable line for people.
 
-`configure` is called once, by the command that runs; libraries of ours call `get_logger(__name__)` and pass facts as
-keywords. What other libraries log through `logging` takes the same way. Invariant: nothing that looks like a secret is
-written, wherever it came from: values under telling names, and keys and tokens inside texts, are replaced before
-anything is rendered.
+The command that runs calls `configure` once. Modules call `get_logger(__name__)` and pass facts as keywords; what other
+libraries log through `logging` is formatted the same way. Values under names such as `token` and secrets inside texts
+are replaced before anything is written.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.stdlib import BoundLogger, ProcessorFormatter
@@ -27,31 +26,37 @@ SECRET_TEXT = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {HIDDEN}"),
     (re.compile(r"\b0x[0-9a-fA-F]{64}\b"), HIDDEN),
 )
-"""Tokens of the hub, user:password in an address, HTTP credentials, and 32-byte hexadecimal numbers (a wallet's key has
-that form).
+"""Tokens of the model hub, user:password in an address, HTTP credentials, and 32-byte hexadecimal numbers (a wallet's
+key).
 """
 MAX_DEPTH = 6
 
 
 def get_logger(name: str, **facts: object) -> BoundLogger:
-    """A logger that carries facts: `log.info("round finished", round=3)`."""
+    """Return a logger that carries facts: `log.info("round finished", round=3)`."""
     return structlog.stdlib.get_logger(name, **facts)
 
 
 def configure(
-    *, file: Path | None = None, stream: TextIO | None = None, level: int = logging.INFO, **facts: object
+    *,
+    file: Path | None = None,
+    stream: TextIO | None = None,
+    form: Literal["auto", "json", "text"] = "auto",
+    level: int | str = logging.INFO,
+    **facts: object,
 ) -> None:
-    """Sends everything that is logged from now on to a stream and, if asked, to a file. Calling it again replaces what
-    was before.
+    """Send all logs to a stream and, if given, to a file. Calling it again replaces the earlier configuration.
 
     Args:
         file: JSON lines are appended to it; its folder must exist.
-        stream: standard error when not given; readable lines on a terminal, JSON lines on a pipe.
-        facts: go into every line (`index=2`).
+        stream: standard error when not given.
+        form: of the stream; `auto`: text on a terminal, JSON lines on a pipe.
+        facts: added to every line (`index=2`).
     """
     stream = sys.stderr if stream is None else stream
+    as_text = form == "text" or (form == "auto" and stream.isatty())
     console = logging.StreamHandler(stream)
-    console.setFormatter(_formatter(_readable() if stream.isatty() else _json(), facts))
+    console.setFormatter(_formatter(_text() if as_text else _json(), facts))
     handlers: list[logging.Handler] = [console]
     if file is not None:
         to_file = logging.FileHandler(file, encoding="utf-8")
@@ -67,8 +72,8 @@ def configure(
         handler.swarmgame = True  # type: ignore[attr-defined]
         root.addHandler(handler)
     root.setLevel(level)
-    for chatty in ("asyncio", "httpx", "urllib3", "matplotlib", "aiohttp.access"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose in ("asyncio", "httpx", "urllib3", "matplotlib", "aiohttp.access"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)
     structlog.contextvars.clear_contextvars()
     structlog.configure(
         processors=[*_common(facts), ProcessorFormatter.wrap_for_formatter],
@@ -79,7 +84,7 @@ def configure(
 
 
 def hide_secrets(logger: object, method: str, event: EventDict) -> EventDict:
-    """The processor that keeps the invariant of this module."""
+    """Replace secrets in an event; a processor of structlog."""
     return cast(EventDict, _hidden(dict(event), 0))
 
 
@@ -105,6 +110,7 @@ def _common(facts: Mapping[str, object]) -> list[Processor]:
         return {**facts, **event}
 
     return [
+        structlog.contextvars.merge_contextvars,
         add_facts,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -118,7 +124,7 @@ def _json() -> list[Processor]:
     return [structlog.processors.format_exc_info, hide_secrets, structlog.processors.JSONRenderer(default=str)]
 
 
-def _readable() -> list[Processor]:
+def _text() -> list[Processor]:
     renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     return [structlog.processors.format_exc_info, hide_secrets, renderer]
 

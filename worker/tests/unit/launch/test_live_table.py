@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from swarmgame.launch.live_table import JsonLines, LiveTable, round_line, sparkline, table, view
-from swarmgame.launch.progress import PeerProgress, Tail, mean_rewards
+from swarmgame.launch.live_table import JsonLines, LiveTable, make_table, make_view, round_line, sparkline
+from swarmgame.observability.peer_progress import PeerProgress, Tail, mean_rewards
 from swarmgame.observability.run_directory import PeerDirectory
 
 
@@ -28,13 +28,13 @@ def peer(root: Path, index: int, text: str, state: str = "running") -> PeerProgr
     directory.root.mkdir(parents=True, exist_ok=True)
     directory.metrics.write_text(text)
     progress = PeerProgress(index, directory, state=state)
-    progress.look()
+    progress.refresh()
     return progress
 
 
 def drawn(peers: list[PeerProgress], seconds_left: float | None = None) -> str:
     console = Console(file=io.StringIO(), width=160)
-    console.print(table("quick", peers, 30, seconds_left))
+    console.print(make_table("quick", peers, 30, seconds_left))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -61,7 +61,7 @@ def test_a_runner_of_days_keeps_the_last_accounts_and_every_reward(tmp_path: Pat
     everything.metrics.write_text("".join(line(number, None if number == 3 else number / 100) for number in range(50)))
     whole, kept = PeerProgress(0, everything), PeerProgress(0, short, keep=10)
     for progress in (whole, kept):
-        progress.look()
+        progress.refresh()
     assert list(kept.rounds) == list(range(40, 50))
     assert (kept.finished, kept.rewards, kept.last) == (whole.finished, whole.rewards, whole.last)
     assert mean_rewards([kept]) == mean_rewards([whole])
@@ -69,7 +69,7 @@ def test_a_runner_of_days_keeps_the_last_accounts_and_every_reward(tmp_path: Pat
     with everything.metrics.open("a") as file:
         file.write("".join(line(number, 0.9) for number in range(20, 35)))
     for progress in (whole, kept):
-        progress.look()
+        progress.refresh()
     assert (kept.finished, kept.rewards, kept.last) == (whole.finished, whole.rewards, whole.last)
     assert list(kept.rounds) == list(range(25, 35))
 
@@ -86,7 +86,7 @@ def test_rounds_that_are_played_again_after_a_crash_replace_the_first_account(tm
     progress = peer(tmp_path, 0, line(0) + line(1, 0.1) + line(2, 0.2))
     with progress.directory.metrics.open("a") as file:
         file.write(line(1, 0.9))
-    assert progress.look()
+    assert progress.refresh()
     assert progress.rewards == [0.5, 0.9]
 
 
@@ -95,7 +95,7 @@ def test_a_file_that_was_cut_at_a_resume_is_read_anew(tmp_path: Path) -> None:
     replacement = tmp_path / "replacement"
     replacement.write_text(line(0) + line(1))
     replacement.replace(progress.directory.metrics)
-    progress.look()
+    progress.refresh()
     assert list(progress.rounds) == [0, 1]
 
 
@@ -246,7 +246,7 @@ def test_a_terminal_gets_the_table_and_a_pipe_the_lines() -> None:
         def isatty(self) -> bool:
             return True
 
-    shown = view("quick", 5, output=Terminal())
+    shown = make_view("quick", 5, output=Terminal())
     assert isinstance(shown, LiveTable)
     shown.close([])
-    assert isinstance(view("quick", 5, output=io.StringIO()), JsonLines)
+    assert isinstance(make_view("quick", 5, output=io.StringIO()), JsonLines)

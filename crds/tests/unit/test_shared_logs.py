@@ -7,10 +7,11 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from swarmgame.observability.logs import HIDDEN, configure, get_logger
+from swarmgame_common.logs import HIDDEN, configure, get_logger
 
 
 @pytest.fixture(autouse=True)
@@ -35,15 +36,20 @@ def test_a_pipe_and_a_file_get_one_json_object_a_line(tmp_path: Path) -> None:
     assert lines((tmp_path / "log.jsonl").read_text()) == [line]
 
 
-def test_what_other_libraries_log_takes_the_same_way() -> None:
+def test_what_other_libraries_log_is_formatted_the_same_way() -> None:
     stream = io.StringIO()
     configure(stream=stream, index=2)
-    logging.getLogger("somebody.else").warning("watch %s", "out")
+    logging.getLogger("another.library").warning("watch %s", "out")
     (line,) = lines(stream.getvalue())
-    assert (line["event"], line["logger"], line["level"], line["index"]) == ("watch out", "somebody.else", "warning", 2)
+    assert (line["event"], line["logger"], line["level"], line["index"]) == (
+        "watch out",
+        "another.library",
+        "warning",
+        2,
+    )
 
 
-def test_configuring_again_replaces_what_was_before(tmp_path: Path) -> None:
+def test_configuring_again_replaces_the_earlier_configuration(tmp_path: Path) -> None:
     first, second = io.StringIO(), io.StringIO()
     configure(stream=first, file=tmp_path / "first.jsonl")
     configure(stream=second)
@@ -51,6 +57,16 @@ def test_configuring_again_replaces_what_was_before(tmp_path: Path) -> None:
     assert first.getvalue() == ""
     assert (tmp_path / "first.jsonl").read_text() == ""
     assert len(lines(second.getvalue())) == 1
+
+
+@pytest.mark.parametrize(("form", "is_json"), [("auto", True), ("json", True), ("text", False)])
+def test_the_form_of_the_stream_can_be_chosen(form: Literal["auto", "json", "text"], is_json: bool) -> None:
+    stream = io.StringIO()
+    configure(stream=stream, form=form, level="WARNING")
+    get_logger("x").info("not shown")
+    get_logger("x").warning("shown")
+    assert "not shown" not in stream.getvalue()
+    assert stream.getvalue().startswith("{") is is_json
 
 
 @pytest.mark.parametrize(
@@ -64,7 +80,7 @@ def test_configuring_again_replaces_what_was_before(tmp_path: Path) -> None:
         ({"key": "0x" + "ab" * 32}, "ab" * 32),
     ],
 )
-def test_secrets_are_hidden_wherever_they_stand(facts: dict[str, object], secret: str) -> None:
+def test_secrets_are_hidden_at_any_depth(facts: dict[str, object], secret: str) -> None:
     stream = io.StringIO()
     configure(stream=stream)
     get_logger("x").info("something", **facts)

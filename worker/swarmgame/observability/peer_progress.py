@@ -1,8 +1,8 @@
-"""Progress: what the peers of a run have written so far, read while they write it.
+"""The progress of the peers of a run, read from their files while they write them.
 
-Reads `metrics.jsonl` and `/status`; shows nothing and writes nothing. Invariants: a half-written line is left for the
-next look; of a round that was played twice (before a crash and again after it) the last account counts; a line that is
-no JSON is skipped and counted.
+Reads `metrics.jsonl` and `/status`; shows and writes nothing. Invariants: a half-written line is read once it is
+complete; of a round that was played twice (before a crash and again after it) the last line counts; a line that is not
+JSON is skipped and counted.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from swarmgame.observability.status import finite
 
 MAX_LINE_BYTES = 4 << 20
 KEEP_ROUNDS = 256
-"""Accounts a peer that a runner holds: the table shows the last one, a line of JSON waits for the slowest peer."""
+"""Lines a peer that a runner keeps: the table shows the last one, the JSON lines wait for the slowest peer."""
 Line = Mapping[str, Any]
+"""A finished round of a peer: a line of `metrics.jsonl`."""
 
 
 class Tail:
-    """A file of JSON lines that grows; each call of `read` gives what is new and whole."""
+    """A file of JSON lines that grows; each call of `read` returns the complete lines that are new."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,11 +48,11 @@ class Tail:
                 chunk = file.read()
         except FileNotFoundError:
             return []
-        whole, newline, _ = chunk.rpartition(b"\n")
+        complete, newline, _ = chunk.rpartition(b"\n")
         if not newline:
             return []
-        self._offset += len(whole) + 1
-        return [found for line in whole.split(b"\n") if (found := self._parsed(line)) is not None]
+        self._offset += len(complete) + 1
+        return [found for line in complete.split(b"\n") if (found := self._parsed(line)) is not None]
 
     def _parsed(self, line: bytes) -> dict[str, Any] | None:
         if not line.strip():
@@ -68,15 +69,15 @@ class Tail:
 
 @dataclass
 class PeerProgress:
-    """What one peer has said of itself.
+    """The rounds and the status of one peer.
 
     Args:
         index: its number in the run.
-        rounds: the account of each finished round, in order; of the last `keep`, where that is not 0.
+        rounds: the line of each finished round, in order; of the last `keep`, where that is not 0.
         status: the last answer of `/status`; empty while there is none.
-        state: what the runner knows of the process: running, restarting, finished, failed, …
-        keep: how many accounts stay in memory, 0 for all; of earlier rounds only the reward does. An account takes 7
-            KiB, and a run may last days.
+        state: of the process, as the runner knows it: running, restarting, finished, failed, …
+        keep: how many lines stay in memory, 0 for all; of earlier rounds only the reward does. A line takes 7 KiB, and
+            a run may last days.
     """
 
     index: int
@@ -90,13 +91,13 @@ class PeerProgress:
         self._tail = Tail(self.directory.metrics)
         self._earlier, self._earlier_rewards = array("q"), array("d")
 
-    def look(self) -> bool:
-        """Reads what is new; says whether there was anything."""
+    def refresh(self) -> bool:
+        """Read what is new, and return whether there was anything."""
         new = [line for line in self._tail.read() if isinstance(line.get("round"), int)]
         for line in new:
             number = line["round"]
             if number in self.rounds or (self.rounds and number < max(self.rounds)):
-                self.rounds = {earlier: account for earlier, account in self.rounds.items() if earlier < number}
+                self.rounds = {earlier: row for earlier, row in self.rounds.items() if earlier < number}
                 first = bisect_left(self._earlier, number)
                 del self._earlier[first:], self._earlier_rewards[first:]
             self.rounds[number] = line
@@ -105,13 +106,13 @@ class PeerProgress:
         return bool(new)
 
     def _shorten(self, played: int) -> None:
-        """Keep nothing of the oldest account but its reward."""
+        """Drop all of the oldest line but its reward."""
         reward = number(self.rounds.pop(played), "reward")
         self._earlier.append(played)
         self._earlier_rewards.append(math.nan if reward is None else reward)
 
-    def ask(self, timeout_seconds: float = 1.0) -> None:
-        """Asks `/status`; a peer that does not answer keeps its last answer."""
+    def fetch_status(self, timeout_seconds: float = 1.0) -> None:
+        """Request `/status`. When the peer does not answer, the last answer stays."""
         port = self.port
         if port is None:
             return
@@ -125,7 +126,7 @@ class PeerProgress:
 
     @property
     def port(self) -> int | None:
-        """Of its endpoints, as it wrote it; None while it has none."""
+        """The port of its endpoints, from its file; None while there is none."""
         try:
             return int(json.loads(self.directory.http.read_text(encoding="utf-8"))["port"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -137,25 +138,25 @@ class PeerProgress:
 
     @property
     def finished(self) -> int:
-        """How many rounds are finished."""
+        """Number of finished rounds."""
         return len(self._earlier) + len(self.rounds)
 
     @property
     def rewards(self) -> list[float | None]:
-        """By finished round, in order."""
+        """Of every finished round, in order."""
         return [reward for _, reward in self.rewards_by_round()]
 
     def rewards_by_round(self) -> Iterator[tuple[int, float | None]]:
-        """Every finished round and its reward, in order."""
+        """Yield every finished round and its reward, in order."""
         for played, reward in zip(self._earlier, self._earlier_rewards, strict=True):
             yield played, None if math.isnan(reward) else reward
-        for played, account in self.rounds.items():
-            yield played, number(account, "reward")
+        for played, line in self.rounds.items():
+            yield played, number(line, "reward")
 
 
-def number(account: Mapping[str, Any] | None, *path: str) -> float | None:
-    """A number somewhere in an account; None where there is none, or it is not finite."""
-    found: Any = account
+def number(line: Line | None, *path: str) -> float | None:
+    """Return a number at a path in a line; None where there is none, or it is not finite."""
+    found: Any = line
     for key in path:
         if not isinstance(found, Mapping):
             return None
@@ -165,9 +166,9 @@ def number(account: Mapping[str, Any] | None, *path: str) -> float | None:
     return finite(float(found))
 
 
-def numbers(account: Mapping[str, Any] | None, *path: str) -> dict[str, float]:
-    """The mapping of names to numbers somewhere in an account, without what is not a number."""
-    found: Any = account
+def numbers(line: Line | None, *path: str) -> dict[str, float]:
+    """Return the mapping of names to numbers at a path in a line, without values that are no number."""
+    found: Any = line
     for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None
     if not isinstance(found, Mapping):
@@ -176,19 +177,19 @@ def numbers(account: Mapping[str, Any] | None, *path: str) -> dict[str, float]:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are there; None when none is."""
-    there = [value for value in values if value is not None]
-    return fmean(there) if there else None
+    """Return the mean of the values that are present; None without any."""
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None
 
 
-def tokens_per_second(account: Line | None) -> float | None:
-    """Sampled ids per second of generation."""
-    tokens, seconds = number(account, "tokens"), number(account, "seconds", "generate")
+def tokens_per_second(line: Line | None) -> float | None:
+    """Return the sampled tokens per second of generation."""
+    tokens, seconds = number(line, "tokens"), number(line, "seconds", "generate")
     return tokens / seconds if tokens is not None and seconds else None
 
 
 def mean_rewards(peers: Iterable[PeerProgress]) -> dict[int, float]:
-    """Mean reward over the peers that scored, by round, in order."""
+    """Return the mean reward over the peers that scored, by round, in order."""
     by_round: dict[int, list[float]] = {}
     for peer in peers:
         for played, reward in peer.rewards_by_round():

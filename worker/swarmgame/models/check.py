@@ -1,0 +1,109 @@
+"""The check of a model address: whether the model could be loaded.
+
+It is cheap (no weights, no torch) and runs before anything starts, so that a wrong address costs the user seconds.
+Invariant: a problem raises `InvalidManifest` at `spec.model.uri` (or `spec.model.revision`), never an error of a
+library.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+
+from swarmgame.models.builtin import BuiltinOptions
+from swarmgame.models.uri import PATH, ModelUri, Scheme, read_token
+from swarmgame_api.errors import InvalidManifest
+
+HUB_SECONDS = 3.0
+
+
+def check_model(uri: str, revision: str = "", token: Path | None = None) -> ModelUri:
+    """Check that a model could be loaded, without loading it, in at most about 4 seconds.
+
+    A hub that cannot be reached counts as offline: the model must then be in the local cache.
+
+    Raises:
+        InvalidManifest: the model could not be loaded.
+    """
+    parsed = ModelUri.parse(uri)
+    if parsed.scheme is Scheme.BUILTIN:
+        BuiltinOptions.of(parsed)
+        if revision:
+            raise InvalidManifest("spec.model.revision", revision, "no revision: the builtin model has none")
+    elif parsed.scheme is Scheme.FILE:
+        _check_folder(uri, Path(parsed.name))
+    else:
+        _check_hub(uri, parsed.name, revision, token)
+    return parsed
+
+
+def _check_folder(uri: str, folder: Path) -> None:
+    if not folder.is_dir():
+        raise InvalidManifest(PATH, uri, "an existing folder with a model as `save_pretrained` writes it")
+    if not (folder / "config.json").is_file():
+        raise InvalidManifest(PATH, uri, "a folder with a config.json, as `save_pretrained` writes it")
+    if not _has(folder, ("*.safetensors", "*.bin", "*.index.json")):
+        raise InvalidManifest(PATH, uri, "a folder with weights (*.safetensors), as `save_pretrained` writes it")
+    if not _has(folder, ("tokenizer*", "vocab*", "*.model")):
+        raise InvalidManifest(PATH, uri, "a folder with a tokenizer, as the tokenizer's `save_pretrained` writes it")
+
+
+def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
+    return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
+
+
+def _check_hub(uri: str, name: str, revision: str, token: Path | None) -> None:
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision or None), str):
+        return
+    secret = read_token(token)
+    if not hub_is_offline():
+        found = _request_hub(uri, name, revision, secret)
+        if found:
+            return
+    raise InvalidManifest(
+        PATH,
+        uri,
+        "a model on the hub or in the local cache: it is not cached and the hub was not reached",
+    )
+
+
+def hub_is_offline() -> bool:
+    """Return whether the environment forbids requests to the hub."""
+    return any(
+        os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def _request_hub(uri: str, name: str, revision: str, token: str | None) -> bool:
+    """Return True when the hub has the model, False when it did not answer in time."""
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    def request() -> Any:
+        return HfApi(token=token or False).model_info(name, revision=revision or None, timeout=HUB_SECONDS)
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="hub-check")
+    try:
+        pool.submit(request).result(timeout=HUB_SECONDS + 1)
+    except RevisionNotFoundError as error:
+        raise InvalidManifest("spec.model.revision", revision, f"a branch, tag or commit of {name}") from error
+    except GatedRepoError as error:
+        raise InvalidManifest(
+            PATH, uri, "a model that you may read: this one is gated, so its licence must be accepted and a token given"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InvalidManifest(
+            PATH, uri, "a model that exists on the hub (or a token that may read it, where it is private)"
+        ) from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError, FutureTimeout):
+        return False
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return True
