@@ -1,4 +1,4 @@
-"""`spec.communication`: how peers reach one another, and who may come in."""
+"""`spec.communication`: how peers reach one another, and which peers may join."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from swarmgame_api.model import Model, Rule
+from swarmgame_api.base import Model, Rule
 from swarmgame_api.quantities import Multiaddress
 
 
-class Communication(Model):
-    """How peers talk, and who may join."""
+class CommunicationSpec(Model):
+    """How peers communicate, and which peers may join."""
 
     backend: Literal["Hivemind", "TorchDistributed"] = "Hivemind"
-    """Hivemind: an open peer-to-peer network, peers come and go. TorchDistributed: a closed world of `peers.replicas`
-    peers, over gloo; peer 0 hosts the store where they meet, and one that was restarted takes its seat again. No
-    bootnode, no outsiders, no encryption."""
+    """Hivemind: an open peer-to-peer network; peers come and go. TorchDistributed: a fixed set of `peers.replicas`
+    peers over gloo; peer 0 hosts the store where they meet, and a restarted peer takes its rank again. It has no
+    bootnode, no peers from outside, no encryption."""
     port: Annotated[int, Field(ge=1024, le=65_535)] = 31_000
-    """The port a peer's pod listens on; with TorchDistributed peer 0 alone, the others anywhere. On one machine, peers
-    take free ports.
-    """
+    """The port that a peer's pod listens on; with TorchDistributed only that of peer 0. With `swarmgame run` peers use
+    free ports."""
     admission: Literal["Open", "Registered"] = "Open"
-    """Open: whoever reaches the swarm is a member. Registered: only peers that have proven their id on chain."""
+    """Open: every peer that reaches the swarm is a member. Registered: only peers that are registered on chain."""
     initial_peers: Annotated[tuple[Multiaddress, ...], Field(max_length=64)] = ()
     """Addresses of a swarm to join, besides the game's own bootnode."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.backend == 'Hivemind' || !has(self.initialPeers) || size(self.initialPeers) == 0",
-            expected="no initial peers with backend TorchDistributed: that world is closed",
+            expected="no initial peers with backend TorchDistributed: its set of peers is fixed",
             check=lambda communication: communication.backend == "Hivemind" or not communication.initial_peers,
             field="initialPeers",
         ),

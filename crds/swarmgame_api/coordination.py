@@ -1,6 +1,4 @@
-"""`spec.coordination`: the chain that proves who takes part and keeps what was reported. Optional, and never in the
-way.
-"""
+"""`spec.coordination`: the chain that registers peers and keeps their reports. Training never waits for it."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from swarmgame_api.model import Model, Rule, Transition
+from swarmgame_api.base import Model, Rule, Transition
 from swarmgame_api.quantities import Address, ObjectName
 
 _REFERENCES = ("chain_id", "contract_address", "rpc_secret_ref", "wallet_secret_ref")
@@ -21,32 +19,34 @@ class SecretReference(Model):
     """Its name."""
 
 
-class Coordination(Model):
+class CoordinationSpec(Model):
     """Which chain, if any. Immutable once set."""
 
     mode: Literal["None", "Dev", "External"] = "None"
     """None: the swarm coordinates itself. Dev: brings a chain of its own, for development. External: yours."""
     chain_id: Annotated[int, Field(ge=1, le=2**53 - 1)] | None = None
-    """External: the chain's id; a chain that says otherwise is not used."""
+    """External: the chain's id; a chain with another id is not used."""
     contract_address: Address | None = None
     """External: the coordinator contract."""
     rpc_secret_ref: SecretReference | None = None
     """External: the Secret with the RPC endpoint, under the key `url`."""
     wallet_secret_ref: SecretReference | None = None
-    """External: the Secret with the funded key; mounted in the gateway alone."""
+    """External: the Secret with the funded key; mounted only in the gateway."""
     confirmations: Annotated[int, Field(ge=1, le=256)] = 2
     """Blocks after which a transaction counts as final."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.mode != 'External' || (has(self.chainId) && has(self.contractAddress) && has(self.rpcSecretRef) && has(self.walletSecretRef))",
+            cel="self.mode != 'External' || (has(self.chainId) && has(self.contractAddress)"
+            " && has(self.rpcSecretRef) && has(self.walletSecretRef))",
             expected="chainId, contractAddress, rpcSecretRef and walletSecretRef with mode External",
             check=lambda chain: (
                 chain.mode != "External" or all(getattr(chain, name) is not None for name in _REFERENCES)
             ),
         ),
         Rule(
-            cel="self.mode == 'External' || !(has(self.chainId) || has(self.contractAddress) || has(self.rpcSecretRef) || has(self.walletSecretRef))",
+            cel="self.mode == 'External' || !(has(self.chainId) || has(self.contractAddress)"
+            " || has(self.rpcSecretRef) || has(self.walletSecretRef))",
             expected="mode External where chainId, contractAddress, rpcSecretRef or walletSecretRef are given",
             check=lambda chain: chain.mode == "External" or all(getattr(chain, name) is None for name in _REFERENCES),
             field="mode",

@@ -1,8 +1,8 @@
 """The CustomResourceDefinition, from the models: `python -m swarmgame_api.crd [FILE]` writes crds/swarmgame.yaml.
 
-What is specific to Kubernetes and said nowhere else stands here: names, columns, subresources. Everything about fields
-comes from `schema`. Invariant: the file is never edited, and it stays far below the size at which `kubectl apply`
-cannot keep a copy of it in an annotation.
+Names, columns and subresources are defined here; everything about fields comes from `schema`. Invariant: the file is
+never edited by hand, and it stays far below the size at which `kubectl apply` cannot keep a copy of it in an
+annotation.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from swarmgame_api.document import write_document
 from swarmgame_api.manifest import API_VERSION, KIND, Metadata, SwarmGame, SwarmGameSpec
 from swarmgame_api.schema import Schema, object_schema, one_line, validation
-from swarmgame_api.status import Status
+from swarmgame_api.status import SwarmGameStatus
+from swarmgame_api.yaml_io import dump_document
 
 GROUP, VERSION = API_VERSION.split("/")
 PLURAL = "swarmgames"
@@ -28,25 +28,25 @@ Column = tuple[str, str, str, str]
 
 _COLUMNS: tuple[Column, ...] = (
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether enough peers take part."),
-    ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is ready or not."),
+    ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Reason of the Ready condition."),
     ("Peers", "integer", ".status.peers.ready", "Peers in the swarm."),
-    ("Desired", "integer", ".spec.peers.replicas", "Peers asked for."),
-    ("Round", "integer", ".status.progress.round", "Rounds played."),
-    ("Rounds", "integer", ".spec.game.maxRounds", "Rounds to play."),
+    ("Desired", "integer", ".spec.peers.replicas", "Desired peers."),
+    ("Round", "integer", ".status.progress.round", "Completed rounds."),
+    ("Rounds", "integer", ".spec.game.maxRounds", "Rounds of the game."),
     ("Reward", "string", '.status.progress.metrics[?(@.name=="reward")].value', "Mean reward of the last round."),
-    ("Age", "date", ".metadata.creationTimestamp", "Since it was made."),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
 )
 _WIDE_COLUMNS: tuple[Column, ...] = (
-    ("Registered", "integer", ".status.peers.registered", "Peers proven on chain."),
+    ("Registered", "integer", ".status.peers.registered", "Peers registered on chain."),
     ("Queue", "string", ".metadata.labels." + QUEUE_LABEL.replace(".", r"\."), "The queue that admits it."),
     ("Chain-Round", "integer", ".status.coordination.round", "The round on chain."),
-    ("Model", "string", ".spec.model.uri", "The policy's first weights."),
-    ("Suspended", "string", '.status.conditions[?(@.type=="Suspended")].status', "Whether nothing runs on purpose."),
+    ("Model", "string", ".spec.model.uri", "The policy's initial weights."),
+    ("Suspended", "string", '.status.conditions[?(@.type=="Suspended")].status', "Whether the game is suspended."),
 )
 
 
 def definition() -> dict[str, Any]:
-    """The CustomResourceDefinition as plain data."""
+    """Return the CustomResourceDefinition as plain data."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -85,12 +85,12 @@ def definition() -> dict[str, Any]:
 
 
 def document() -> str:
-    """The definition as the file has it."""
-    return _HEADER + write_document(definition())
+    """Return the definition as the text of its file."""
+    return _HEADER + dump_document(definition())
 
 
 def _root() -> Schema:
-    """The object itself. The API server owns its metadata, so rules about the name stand here."""
+    """Return the schema of the object itself. The API server owns its metadata, so rules about the name are here."""
     return {
         "type": "object",
         "description": one_line(SwarmGame.__doc__ or ""),
@@ -99,7 +99,7 @@ def _root() -> Schema:
             "kind": {"type": "string", "description": f"{KIND}."},
             "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}},
             "spec": object_schema(SwarmGameSpec),
-            "status": _as_written(object_schema(Status)),
+            "status": _without_defaults(object_schema(SwarmGameStatus)),
         },
         "required": ["spec"],
         "x-kubernetes-validations": [
@@ -108,14 +108,14 @@ def _root() -> Schema:
     }
 
 
-def _as_written(schema: Schema) -> Schema:
-    """A schema without defaults: a status says what its controller said, and nothing that nobody said."""
-    bare = {key: value for key, value in schema.items() if key != "default"}
-    if "properties" in bare:
-        bare["properties"] = {name: _as_written(child) for name, child in bare["properties"].items()}
-    if "items" in bare:
-        bare["items"] = _as_written(bare["items"])
-    return bare
+def _without_defaults(schema: Schema) -> Schema:
+    """Return the schema without defaults: a status holds only what its controller wrote."""
+    kept = {key: value for key, value in schema.items() if key != "default"}
+    if "properties" in kept:
+        kept["properties"] = {name: _without_defaults(child) for name, child in kept["properties"].items()}
+    if "items" in kept:
+        kept["items"] = _without_defaults(kept["items"])
+    return kept
 
 
 def _column(column: Column) -> Schema:
@@ -124,10 +124,10 @@ def _column(column: Column) -> Schema:
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the definition to a file, by default crds/swarmgame.yaml below the current folder."""
+    """Write the definition to a file, by default crds/swarmgame.yaml below the current folder."""
     target = Path(arguments[0] if arguments else "crds/swarmgame.yaml")
     if not target.parent.is_dir():
-        print(f"{target.parent} is no folder; run this from the root of the repository", file=sys.stderr)
+        print(f"{target.parent} is not a folder; run this from the root of the repository", file=sys.stderr)
         return 64
     target.write_text(document(), encoding="utf-8")
     return 0

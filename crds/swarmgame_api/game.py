@@ -1,7 +1,7 @@
-"""`spec.game`: what is played. Data, rewards and trainer by name, and how a round goes.
+"""`spec.game`: the components of the game by name, and how a round proceeds.
 
-What stands under `with` belongs to the part that `use` names and is checked by that part, not here; but for a trainer's
-`sampler: {engine: vllm}`, which the operator must understand too.
+The block under `with` belongs to the component that `use` names and is checked by it, not here. The exception is a
+trainer's `sampler: {engine: vllm}`, which the operator reads too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from swarmgame_api.model import Model, Rule
+from swarmgame_api.base import Model, Rule
 from swarmgame_api.quantities import (
     AbsolutePath,
     Expected,
-    Free,
+    FreeForm,
     Image,
     Keyed,
     Name,
@@ -26,7 +26,7 @@ from swarmgame_api.quantities import (
 )
 from swarmgame_api.sampler import VllmOptions, sampler_problems, vllm_options
 
-PartName = Annotated[
+ComponentName = Annotated[
     str,
     StringConstraints(
         pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$",
@@ -37,24 +37,24 @@ PartName = Annotated[
 ]
 
 
-class Use(Model):
-    """A part of the game, by name, and its configuration."""
+class ComponentSpec(Model):
+    """A component of the game by name, and its configuration."""
 
-    use: PartName
+    use: ComponentName
     """A registered name (`swarmgame env list` shows environments), or `package.module:Class` of your own."""
-    with_: Free = Field(default_factory=dict)
-    """The part's own configuration, validated by its `Config` before anything starts."""
+    with_: FreeForm = Field(default_factory=dict)
+    """The component's own configuration, validated by its `Config` before anything starts."""
 
 
-class Role(Model):
-    """A role that some of the peers play."""
+class RoleSpec(Model):
+    """A role of some of the peers."""
 
     name: Name
-    """What the game's code calls it: solver, proposer, evaluator …"""
+    """The name that the game's code uses: solver, proposer, evaluator …"""
     share: Percentage | None = None
-    """Share of the live members that get it."""
+    """Share of the live members with this role."""
     count: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """How many of the live members get it. A role with neither takes the rest."""
+    """Number of live members with this role. A role with neither share nor count takes the rest."""
 
     @property
     def share_fraction(self) -> float | None:
@@ -71,7 +71,7 @@ class Role(Model):
 
 
 class ModuleImage(Model):
-    """An image whose files are mounted, never run."""
+    """An image whose files are mounted; it is never run."""
 
     reference: Image
     """The image; by digest, so that every peer runs the same code."""
@@ -84,11 +84,11 @@ class ConfigMapReference(Model):
     """Its name. Every key is a file of the package."""
 
 
-class Module(Model):
-    """Code of your own for the pods: mounted and put on PYTHONPATH; nothing is installed at start."""
+class ModuleSpec(Model):
+    """Your own code for the pods: mounted and put on PYTHONPATH; nothing is installed at start."""
 
     name: Name
-    """Names the volume."""
+    """Name of the volume."""
     image: ModuleImage | None = None
     """An image that holds the package."""
     config_map_ref: ConfigMapReference | None = None
@@ -105,31 +105,31 @@ class Module(Model):
     )
 
 
-class Sharing(Model):
-    """What a peer learns from others."""
+class SharingSpec(Model):
+    """Which groups of other peers a peer trains on."""
 
-    external: Annotated[int, Field(ge=0, le=4096)] = 0
-    """How many groups of other peers a peer trains on each round, next to its own. 0: everyone learns alone."""
-    select: Literal["nonzero-advantage", "uniform", "top-score"] = "nonzero-advantage"
-    """Which of the others' groups: those whose rewards differ, and so teach something; any; or the best rewarded."""
+    external_groups: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Number of groups of other peers that a peer trains on each round, besides its own. 0: only its own."""
+    strategy: Literal["nonzero-advantage", "uniform", "top-score"] = "nonzero-advantage"
+    """Which of them: those whose rewards differ, and so have an advantage; any; or those with the highest rewards."""
     max_per_peer: Annotated[int, Field(ge=1, le=4096)] = 4
-    """At most this many groups of one peer a round, so that nobody dominates."""
+    """Most groups of one peer in a round, so that no peer dominates."""
     max_staleness_rounds: Annotated[int, Field(ge=0, le=64)] = 1
     """For how many rounds a late rollout stays usable."""
     exchange: Literal["Auto", "Gather", "Pull"] = "Auto"
-    """Gather: everyone fetches what everyone said, as later stages need it. Pull: only what will be trained on is
-    fetched. Auto: Gather when a round has more than one stage, else Pull."""
+    """Gather: every peer fetches everything that was published, as later stages need it. Pull: a peer fetches only what
+    it trains on. Auto: Gather when a round has more than one stage, else Pull."""
 
 
-class Progression(Model):
-    """When a stage is over."""
+class ProgressionSpec(Model):
+    """When a stage ends."""
 
     quorum: Percentage = "67%"
-    """Share of the live members that must have spoken before a stage may close. The deadline closes it regardless."""
+    """Share of the live members that must publish before a stage may close. The deadline closes it regardless."""
     stage_deadline_seconds: Annotated[int, Field(ge=1, le=86_400)] = 120
-    """Longest a stage waits. Late rollouts stay usable for `sharing.maxStalenessRounds` rounds."""
+    """Longest wait of a stage. Late rollouts stay usable for `sharing.maxStalenessRounds` rounds."""
     when_alone: Literal["Continue", "Stop"] = "Continue"
-    """What the last remaining peer does. Either way it says that it is alone: in its log, its metrics and its status."""
+    """What the last remaining peer does. Either way its log, metrics and status show that it is isolated."""
 
     @property
     def quorum_fraction(self) -> float:
@@ -137,13 +137,13 @@ class Progression(Model):
         return fraction(self.quorum)
 
 
-class Evaluation(Model):
-    """Held-out questions, answered without learning."""
+class EvaluationSpec(Model):
+    """Evaluation on held-out questions, which are never trained on."""
 
     every_rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
-    """How often."""
+    """Rounds between two evaluations."""
     questions: Annotated[int, Field(ge=1, le=100_000)] = 64
-    """How many questions each time; never one that a round may ask."""
+    """Questions of each evaluation; a round never uses one of them."""
 
 
 class GameSpec(Model):
@@ -152,26 +152,25 @@ class GameSpec(Model):
     max_rounds: Annotated[int, Field(ge=1, le=1_000_000_000)]
     """The game is complete after this many rounds."""
     stages: Annotated[int, Field(ge=1, le=32)] = 1
-    """Exchanges inside a round; every stage sees what was said in those before it."""
+    """Exchanges inside a round; every stage sees what was published in the earlier ones."""
     seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
-    """Everything random is derived from it, by hash."""
-    data: Use
-    """Where questions come from: a DataManager."""
-    rewards: Use
-    """How good an answer is: a RewardManager."""
-    trainer: Use
+    """All randomness is derived from it, by hash."""
+    data: ComponentSpec
+    """The source of questions: a DataManager."""
+    rewards: ComponentSpec
+    """The scores of answers: a RewardManager."""
+    trainer: ComponentSpec
     """The policy and its update: a Trainer."""
-    roles: Annotated[tuple[Role, ...], Field(max_length=16), Keyed("name")] = ()
-    """Roles, assigned by rank in the sorted live membership. Empty: everyone does the same."""
-    modules: Annotated[tuple[Module, ...], Field(max_length=8), Keyed("name")] = ()
-    """Code of your own, for the pods. On one machine, what lies next to the manifest is importable without being named
-    here.
-    """
-    sharing: Sharing = Sharing()
-    """What a peer learns from others."""
-    progression: Progression = Progression()
-    """When a stage is over."""
-    evaluation: Evaluation | None = None
+    roles: Annotated[tuple[RoleSpec, ...], Field(max_length=16), Keyed("name")] = ()
+    """Roles, assigned by rank in the sorted live membership. Empty: all peers do the same."""
+    modules: Annotated[tuple[ModuleSpec, ...], Field(max_length=8), Keyed("name")] = ()
+    """Your own code for the pods. With `swarmgame run`, modules beside the manifest are importable without an entry
+    here."""
+    sharing: SharingSpec = SharingSpec()
+    """Which groups of other peers a peer trains on."""
+    progression: ProgressionSpec = ProgressionSpec()
+    """When a stage ends."""
+    evaluation: EvaluationSpec | None = None
     """Regular evaluation on held-out questions. Absent: none."""
 
     @property
@@ -183,11 +182,11 @@ class GameSpec(Model):
 
     @property
     def vllm(self) -> VllmOptions | None:
-        """The vLLM server that the trainer generates with; None where it generates by itself."""
+        """Options of the vLLM server that generates for the trainer; None where the trainer generates itself."""
         return vllm_options(self.trainer.with_)
 
     @model_validator(mode="after")
-    def _read_the_sampler(self) -> Self:
+    def _check_sampler(self) -> Self:
         broken = [
             (f"trainer.with.{each.path}", each.got, each.expected) for each in sampler_problems(self.trainer.with_)
         ]
@@ -227,7 +226,8 @@ class GameSpec(Model):
             show=lambda game: [module.name for module in game.modules],
         ),
         Rule(
-            cel="!has(self.modules) || self.modules.all(m, self.modules.exists_one(other, other.mountPath == m.mountPath))",
+            cel="!has(self.modules)"
+            " || self.modules.all(m, self.modules.exists_one(other, other.mountPath == m.mountPath))",
             expected="a mountPath of its own for every module",
             check=lambda game: len({module.mount_path for module in game.modules}) == len(game.modules),
             field="modules",

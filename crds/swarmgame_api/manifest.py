@@ -1,7 +1,7 @@
-"""SwarmGame: the whole manifest, as the local runner, the operator and the peers read it.
+"""SwarmGame: the complete manifest, as the local runner, the operator and the peers read it.
 
-Knows nothing of files (that is `load`) or of what parts accept under `with`. Invariant: an instance that exists is a
-game that can be played, as far as the manifest alone can tell.
+Files are read in `load`; what stands under `with` is checked by its component. Invariant: an instance that exists is
+valid, as far as the manifest alone can tell.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from swarmgame_api.communication import Communication
-from swarmgame_api.coordination import Coordination, SecretReference
+from swarmgame_api.base import Model, Rule, Transition
+from swarmgame_api.communication import CommunicationSpec
+from swarmgame_api.coordination import CoordinationSpec, SecretReference
 from swarmgame_api.game import GameSpec
-from swarmgame_api.model import Model, Rule, Transition
-from swarmgame_api.peers import Bootnode, Peers
+from swarmgame_api.peers import BootnodeSpec, PeersSpec
 from swarmgame_api.quantities import Annotations, Expected, Labels, Name, ObjectName, Seconds
-from swarmgame_api.storage import Identity, Storage
+from swarmgame_api.storage import IdentitySpec, StorageSpec
 
 API_VERSION: Literal["swarmgame.dev/v1alpha1"] = "swarmgame.dev/v1alpha1"
 KIND: Literal["SwarmGame"] = "SwarmGame"
@@ -25,7 +25,7 @@ __all__ = ["API_VERSION", "KIND", "Metadata", "ModelSource", "SwarmGame", "Swarm
 
 
 class Metadata(Model):
-    """The fields of a Kubernetes object's metadata that an author writes."""
+    """The metadata of a Kubernetes object that an author writes."""
 
     name: Annotated[
         ObjectName,
@@ -37,7 +37,7 @@ class Metadata(Model):
     labels: Labels = Field(default_factory=dict)
     """`kueue.x-k8s.io/queue-name` is copied to the Job."""
     annotations: Annotations = Field(default_factory=dict)
-    """Yours."""
+    """For your own use."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -56,20 +56,19 @@ class Metadata(Model):
 
 
 class ModelSource(Model):
-    """The policy's first weights."""
+    """The policy's initial weights."""
 
     uri: Annotated[
         str,
         StringConstraints(
-            pattern=r"^(hf://[A-Za-z0-9][A-Za-z0-9._/-]*|file:///.*|builtin://[a-z0-9][a-z0-9-]*(\?[A-Za-z0-9_.=&-]*)?)$",
+            pattern=r"^(hf://[A-Za-z0-9][A-Za-z0-9._/-]*|file:///.*"
+            r"|builtin://[a-z0-9][a-z0-9-]*(\?[A-Za-z0-9_.=&-]*)?)$",
             min_length=1,
             max_length=512,
         ),
         Expected("hf://organisation/name, file:///path or builtin://name"),
     ]
-    """Where from: `hf://org/name` (the hub, or a cache of it), `file:///path`, or `builtin://tiny`, which is made from
-    code.
-    """
+    """`hf://org/name` (the hub, or a cache of it), `file:///path`, or `builtin://tiny`, which is made from code."""
     revision: Annotated[
         str,
         StringConstraints(pattern=r"^[A-Za-z0-9._/-]*$", max_length=128),
@@ -89,79 +88,79 @@ class ModelSource(Model):
     )
 
 
-class NetworkPolicy(Model):
-    """What the pods may reach, and who may reach them."""
+class NetworkPolicySpec(Model):
+    """What the pods may reach, and what may reach them."""
 
     mode: Literal["None", "Isolated"] = "Isolated"
-    """Isolated: peers reach DNS, one another, the gateway and the hub, and nothing else. None: no policy is made."""
+    """Isolated: peers reach only DNS, one another, the gateway and the hub. None: no policy is created."""
 
 
-class Completion(Model):
-    """When the game is over."""
+class CompletionSpec(Model):
+    """When the game is complete."""
 
     policy: Literal["AnyPeer", "AllPeers", "Coordinator"] = "AnyPeer"
-    """When any peer has played its last round, when all have, or when the chain says so."""
+    """When any peer has finished its last round, when all have, or when the chain reports it."""
 
 
 class FailurePolicy(Model):
-    """What the game survives."""
+    """How many failures the game tolerates."""
 
     max_failed_peers: Annotated[int, Field(ge=0, le=4096)] = 2
-    """With more peers failed for good, the game has failed."""
+    """With more permanently failed peers the game fails."""
     backoff_limit_per_peer: Annotated[int, Field(ge=0, le=100)] = 3
-    """Restarts of a peer before it has failed for good."""
+    """Restarts of a peer before it counts as permanently failed."""
 
 
 def _role_counts(spec: Any) -> int:
     return sum(role.count or 0 for role in spec.game.roles)
 
 
-def _world_is_closed(old: Any, new: Any) -> bool:
+def _keeps_its_size(old: Any, new: Any) -> bool:
     sizes = {old.peers.replicas, new.peers.replicas}
     return bool(new.communication.backend == "Hivemind" or old.suspend or len(sizes) == 1 or 0 in sizes)
 
 
 class SwarmGameSpec(Model):
-    """What is played, by whom, and where."""
+    """The game, its peers, and their surroundings."""
 
     suspend: bool = False
-    """Stops the game and keeps keys, claims and status; false resumes it."""
+    """true stops the game and keeps keys, claims and status; false resumes it."""
     managed_by: Annotated[
         str,
         StringConstraints(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._/-]+$", min_length=3, max_length=63),
         Expected("a controller's name such as swarmgame.dev/operator"),
     ] = "swarmgame.dev/operator"
-    """The controller that acts on this game; any other leaves it alone. Immutable."""
+    """The controller that acts on this game; any other ignores it. Immutable."""
     game: GameSpec
-    """What is played."""
+    """The game."""
     model: ModelSource | None = None
-    """The policy's first weights. Absent for a game whose trainer makes its own policy."""
-    communication: Communication = Communication()
-    """How peers talk, and who may join."""
-    coordination: Coordination = Coordination()
+    """The policy's initial weights. Absent for a game whose trainer makes its own policy."""
+    communication: CommunicationSpec = CommunicationSpec()
+    """How peers communicate, and which peers may join."""
+    coordination: CoordinationSpec = CoordinationSpec()
     """The chain, if any."""
-    peers: Peers = Peers()
-    """How many take part, and what each gets."""
-    bootnode: Bootnode = Bootnode()
-    """The address that new peers try first."""
-    identity: Identity = Identity()
+    peers: PeersSpec = PeersSpec()
+    """Number of peers, and their resources."""
+    bootnode: BootnodeSpec = BootnodeSpec()
+    """The address that new peers contact first."""
+    identity: IdentitySpec = IdentitySpec()
     """The peers' keys."""
-    storage: Storage = Storage()
-    """What outlives a process, a pod or a game."""
-    network_policy: NetworkPolicy = NetworkPolicy()
+    storage: StorageSpec = StorageSpec()
+    """Volumes for models, datasets and checkpoints."""
+    network_policy: NetworkPolicySpec = NetworkPolicySpec()
     """What the pods may reach."""
-    completion: Completion = Completion()
-    """When the game is over."""
+    completion: CompletionSpec = CompletionSpec()
+    """When the game is complete."""
     failure_policy: FailurePolicy = FailurePolicy()
-    """What the game survives."""
+    """How many failures the game tolerates."""
     pre_running_deadline_seconds: Seconds = 3600
-    """Longest wait from admission until the first round; then the game has failed."""
+    """Longest wait from admission to the first round; after it the game fails."""
     active_deadline_seconds: Seconds | None = None
-    """Longest the game may run. Absent: no limit."""
+    """Longest run of the game. Absent: no limit."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
-    """Deletes the game this long after it is over. Absent: never."""
+    """The game is deleted this long after it ends. Absent: never."""
     termination_grace_period_seconds: Annotated[int, Field(ge=0, le=86_400)] = 120
-    """What a peer gets to save itself when it is told to stop."""
+    """Time that a stopped peer has to save its state."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -180,13 +179,13 @@ class SwarmGameSpec(Model):
         ),
         Rule(
             cel="self.completion.policy != 'Coordinator' || self.coordination.mode != 'None'",
-            expected="AnyPeer or AllPeers where coordination.mode is None: there is no chain to ask",
+            expected="AnyPeer or AllPeers where coordination.mode is None: there is no chain",
             check=lambda spec: spec.completion.policy != "Coordinator" or spec.coordination.mode != "None",
             field="completion.policy",
         ),
         Rule(
             cel="self.communication.backend == 'Hivemind' || self.bootnode.expose == 'ClusterIP'",
-            expected="ClusterIP with communication.backend TorchDistributed: that world is closed, and has no bootnode",
+            expected="ClusterIP with communication.backend TorchDistributed, which has no bootnode",
             check=lambda spec: spec.communication.backend == "Hivemind" or spec.bootnode.expose == "ClusterIP",
             field="bootnode.expose",
         ),
@@ -211,10 +210,12 @@ class SwarmGameSpec(Model):
             field="game",
         ),
         Transition(
-            cel="self.communication.backend == 'Hivemind' || oldSelf.suspend || self.peers.replicas == oldSelf.peers.replicas"
-            " || self.peers.replicas == 0 || oldSelf.peers.replicas == 0",
-            expected="no change but to 0 while the game runs with communication.backend TorchDistributed: that world is closed; suspend it first",
-            check=_world_is_closed,
+            cel="self.communication.backend == 'Hivemind' || oldSelf.suspend"
+            " || self.peers.replicas == oldSelf.peers.replicas || self.peers.replicas == 0"
+            " || oldSelf.peers.replicas == 0",
+            expected="no change except to 0 while the game runs with communication.backend TorchDistributed;"
+            " suspend it first",
+            check=_keeps_its_size,
             field="peers.replicas",
         ),
     )
@@ -230,4 +231,4 @@ class SwarmGame(Model):
     metadata: Metadata
     """Name and labels."""
     spec: SwarmGameSpec
-    """What is played, by whom, and where."""
+    """The game, its peers, and their surroundings."""

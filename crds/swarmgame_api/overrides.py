@@ -1,7 +1,7 @@
 """`--set game.maxRounds=5`: changes to a manifest before it is validated.
 
-A path starts at the top (`spec.game.maxRounds`, `metadata.name`) or, for short, within spec (`game.maxRounds`). `[0]`
-is a list's item, one past its end appends; `["a.b/c"]` is a key with dots. Invariant: the given tree is never changed.
+A path starts at the top (`spec.game.maxRounds`, `metadata.name`) or within spec (`game.maxRounds`). `[0]` is an item of
+a list, and one past its end appends; `["a.b/c"]` is a key with dots. Invariant: the given tree is never changed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from swarmgame_api.document import join, read_value
-from swarmgame_api.errors import InvalidManifest, Plain
+from swarmgame_api.errors import InvalidManifest, Unquoted, format_path
+from swarmgame_api.yaml_io import load_value
 
 TOP = ("apiVersion", "kind", "metadata", "spec")
 
@@ -26,7 +26,7 @@ Step = str | int
 
 
 def parse_override(text: str) -> tuple[tuple[Step, ...], JsonValue]:
-    """Steps from the top of the manifest, and the value as YAML reads it."""
+    """Return the steps from the top of the manifest, and the value as YAML reads it."""
     steps: list[Step] = []
     position = 0
     while position < len(text) and text[position] != "=":
@@ -40,22 +40,14 @@ def parse_override(text: str) -> tuple[tuple[Step, ...], JsonValue]:
     if steps[0] not in TOP:
         steps.insert(0, "spec")
     try:
-        value = read_value(text[position + 1 :])
+        value = load_value(text[position + 1 :])
     except InvalidManifest as error:
         raise InvalidManifest("--set", text, f"a value in YAML: {error.problems[0].expected}") from error
     return tuple(steps), value
 
 
-def path_of(steps: Sequence[Step]) -> str:
-    """Steps as a path in messages."""
-    path = ""
-    for step in steps:
-        path = f"{path}[{step}]" if isinstance(step, int) else join(path, step)
-    return path
-
-
 def apply_overrides(tree: JsonValue, overrides: Sequence[tuple[tuple[Step, ...], JsonValue]]) -> JsonValue:
-    """The tree with the values put in their places, in order; mappings on the way are made.
+    """Return the tree with the values put in their places, in order; missing mappings are created.
 
     Raises:
         InvalidManifest: a path leads through something that is neither mapping nor list, or past the end of a list.
@@ -69,14 +61,16 @@ def apply_overrides(tree: JsonValue, overrides: Sequence[tuple[tuple[Step, ...],
 def _put(node: JsonValue, steps: tuple[Step, ...], value: JsonValue, done: int) -> JsonValue:
     if done == len(steps):
         return value
-    step, where = steps[done], path_of(steps[:done])
+    step, where = steps[done], format_path(steps[:done])
     if isinstance(step, int):
         items = [] if node is None else node
         if not isinstance(items, list):
-            raise InvalidManifest("--set", path_of(steps), f"a path whose every [index] is in a list; {where} is none")
+            raise InvalidManifest(
+                "--set", format_path(steps), f"a path whose every [index] is in a list; {where} is not a list"
+            )
         if step > len(items):
             raise InvalidManifest(
-                "--set", path_of(steps), f"an index of at most {len(items)}: {where} has {len(items)} items"
+                "--set", format_path(steps), f"an index of at most {len(items)}: {where} has {len(items)} items"
             )
         if step == len(items):
             items.append(None)
@@ -84,7 +78,7 @@ def _put(node: JsonValue, steps: tuple[Step, ...], value: JsonValue, done: int) 
         return items
     fields = {} if node is None else node
     if not isinstance(fields, dict):
-        reason = f"{where or 'the manifest'} is no mapping"
-        raise InvalidManifest("--set", Plain(path_of(steps)), f"a path through mappings; {reason}")
+        reason = f"{where or 'the manifest'} is not a mapping"
+        raise InvalidManifest("--set", Unquoted(format_path(steps)), f"a path through mappings; {reason}")
     fields[step] = _put(fields.get(step), steps, value, done + 1)
     return fields

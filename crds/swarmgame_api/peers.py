@@ -1,4 +1,4 @@
-"""`spec.peers` and `spec.bootnode`: how many take part, and what a pod gets."""
+"""`spec.peers` and `spec.bootnode`: number of peers, and their pods."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from swarmgame_api.model import Model, Rule
-from swarmgame_api.quantities import Expected, Free, Keyed, OptionalImage, QualifiedName, Quantity, Visible
+from swarmgame_api.base import Model, Rule
+from swarmgame_api.quantities import Expected, FreeForm, Keyed, OptionalImage, QualifiedName, Quantity, VisibleToCel
 from swarmgame_api.storage import TemplateMetadata
 
 Replicas = Annotated[int, Field(ge=0, le=4096)]
@@ -16,12 +16,12 @@ Quantities = Annotated[dict[QualifiedName, Quantity], Field(max_length=32)]
 
 
 class Resources(Model):
-    """What a peer's container may use, and what it is sure to get."""
+    """Limits and requests of a peer's container."""
 
     limits: Quantities = Field(default_factory=dict)
     """The most it may use; GPUs belong here."""
     requests: Quantities = Field(default_factory=dict)
-    """What the scheduler sets aside. Memory is requested as limited."""
+    """What the scheduler reserves. Memory is requested as limited."""
 
 
 class EnvironmentVariable(Model):
@@ -35,8 +35,8 @@ class EnvironmentVariable(Model):
     """Its name."""
     value: Annotated[str, StringConstraints(max_length=32_768)] | None = None
     """Its value."""
-    value_from: Annotated[Free, Visible()] | None = None
-    """Where its value is kept, as a pod's env has it: secretKeyRef, configMapKeyRef, fieldRef …"""
+    value_from: Annotated[FreeForm, VisibleToCel()] | None = None
+    """Source of its value, as in a pod's env: secretKeyRef, configMapKeyRef, fieldRef …"""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -48,11 +48,11 @@ class EnvironmentVariable(Model):
 
 
 class PodTemplate(Model):
-    """An escape hatch: merged into the peers' pods, lists by name."""
+    """Any other fields of the peers' pods; merged into them, lists by name."""
 
     metadata: TemplateMetadata = TemplateMetadata()
     """Labels and annotations of the pods."""
-    spec: Free = Field(default_factory=dict)
+    spec: FreeForm = Field(default_factory=dict)
     """Any field of a pod's spec; checked by the API server, by a dry run."""
 
 
@@ -60,25 +60,25 @@ def _replicas_fit(peers: Any) -> bool:
     return bool(peers.replicas == 0 or peers.min_replicas <= peers.replicas <= peers.max_replicas)
 
 
-class Peers(Model):
-    """How many take part, and what each gets."""
+class PeersSpec(Model):
+    """Number of peers, and their resources."""
 
     replicas: Replicas = 4
-    """How many peers; what `kubectl scale` sets. 0 suspends the game."""
+    """Number of peers; `kubectl scale` sets it. 0 suspends the game."""
     min_replicas: AtLeastOneReplica = 1
-    """With fewer ready the swarm is not Ready, and does not begin."""
+    """With fewer ready peers the game is not Ready and does not start."""
     max_replicas: AtLeastOneReplica = 4096
-    """The most that scaling may ask for."""
+    """Largest number of peers that scaling may set."""
     processes_per_peer: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1, le=64)], Expected("auto, or an integer from 1 to 64")
     ] = "auto"
-    """Processes of one peer, which share its policy: one a GPU. auto: as many as it has GPUs, and at least 1."""
+    """Processes of one peer, which share its policy: one per GPU. auto: as many as it has GPUs, and at least 1."""
     image: OptionalImage = ""
     """The worker's image. Empty: the operator's default."""
     resources: Resources = Resources()
     """What a peer's container may use."""
     env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=64), Keyed("name")] = ()
-    """More variables for a peer's environment."""
+    """Additional variables of a peer's environment."""
     pod_template: PodTemplate = PodTemplate()
     """Anything else about the pods."""
 
@@ -105,10 +105,10 @@ class Peers(Model):
     )
 
 
-class Bootnode(Model):
-    """The address that new peers try first: one small pod with a stable identity."""
+class BootnodeSpec(Model):
+    """The address that new peers contact first: one small pod with a stable identity."""
 
     enabled: bool = True
-    """Without it, `communication.initialPeers` must lead somewhere."""
+    """Without it, `communication.initialPeers` must name peers of the swarm."""
     expose: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    """Who can reach it: the cluster, or outsiders too."""
+    """Where it is reachable: inside the cluster, or from outside too."""

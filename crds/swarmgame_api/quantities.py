@@ -1,8 +1,7 @@
-"""The small types of the manifest: names, percentages, quantities, addresses. Each carries its bounds and its meaning
-in plain words.
+"""The small types of the manifest: names, percentages, quantities, addresses, each with its bounds and a description.
 
 Invariant: a pattern here is valid for pydantic (Rust), for CRD schemas (RE2) and for Python, and every string has a
-greatest length, because the API server estimates what a CEL rule may cost from the bounds.
+maximum length, because the API server estimates the cost of a CEL rule from the bounds.
 """
 
 from __future__ import annotations
@@ -15,29 +14,25 @@ from pydantic import BeforeValidator, Field, JsonValue, StringConstraints
 
 @dataclass(frozen=True)
 class Expected:
-    """Metadata of a type: what it takes, as the end of a sentence; for error messages and the reference."""
+    """Metadata of a type: the values that it takes, as the end of a sentence; for error messages and the reference."""
 
-    words: str
+    text: str
 
 
 @dataclass(frozen=True)
-class Visible:
-    """Metadata of a free mapping that a rule asks for: CEL does not see mappings of just anything, but it does see
-    objects.
-    """
+class VisibleToCel:
+    """Metadata of a free-form mapping that a rule tests: CEL does not see free-form mappings, but it sees objects."""
 
 
 @dataclass(frozen=True)
 class Keyed:
-    """Metadata of a list: its entries are told apart by this field, and the API server merges such lists entry by
-    entry.
-    """
+    """Metadata of a list: this field identifies its entries, and the API server merges such lists entry by entry."""
 
     field: str
 
 
 def integer_as_text(value: Any) -> Any:
-    """What lets YAML's `cpu: 8` pass for `cpu: "8"`."""
+    """Return an integer as a text, so that YAML's `cpu: 8` means `cpu: "8"`."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -133,22 +128,22 @@ Time = Annotated[
     Expected("a time such as 2026-01-31T12:00:00Z"),
 ]
 
-Free = Annotated[
+FreeForm = Annotated[
     dict[Annotated[str, StringConstraints(min_length=1, max_length=253)], JsonValue],
     Field(max_length=256),
-    Expected("a mapping, whose keys are up to whoever reads it"),
+    Expected("a mapping with any keys"),
 ]
-"""A block that this schema preserves and does not look into."""
+"""A block that this schema preserves and does not validate."""
 
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 """A duration of at most a year."""
 
 
 def percent(percentage: str) -> int:
-    """`"67%"` as 67."""
+    """Return `"67%"` as 67."""
     return int(percentage.removesuffix("%"))
 
 
 def fraction(percentage: str) -> float:
-    """`"67%"` as 0.67."""
+    """Return `"67%"` as 0.67."""
     return percent(percentage) / 100

@@ -1,7 +1,4 @@
-"""The manifest's reference, from the models themselves: `python -m swarmgame_api.reference [FILE]`.
-
-Invariant: every word of it stands in the models; the page is never edited.
-"""
+"""The manifest's reference page, made from the models: `python -m swarmgame_api.reference [FILE]`."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from swarmgame_api.base import Model
 from swarmgame_api.manifest import API_VERSION, SwarmGame
-from swarmgame_api.model import Model
 from swarmgame_api.rules import objects
-from swarmgame_api.status import REASONS, Status
-from swarmgame_api.words import Shape, default_cell, default_of, describe, shape_of, shape_of_field
+from swarmgame_api.status import REASONS, SwarmGameStatus
+from swarmgame_api.type_descriptions import TypeInfo, default_cell, default_of, describe, field_type_info, type_info
 
 MINIMAL = """\
 apiVersion: swarmgame.dev/v1alpha1
@@ -36,23 +33,24 @@ _INTRODUCTION = f"""\
 `{API_VERSION}`, kind `SwarmGame`. One file for `swarmgame run`, `swarmgame join` and `kubectl apply`.
 This page is made from the models in `crds/swarmgame_api` by `python -m swarmgame_api.reference`.
 
-The least that a manifest says:
+The smallest manifest:
 ```yaml
 {MINIMAL}```
-`swarmgame validate game.yaml` shows it with every default filled in. Unknown keys and wrong types are errors; `null` means absent.
-What stands under a `with` belongs to the part that `use` names: [parts](parts.md). A value may be set from the command line:
-`--set game.maxRounds=5`, `--set game.data.with.environments[0].name=gcd`, `--set 'metadata.labels["kueue.x-k8s.io/queue-name"]=research'`.
+`swarmgame validate game.yaml` shows it with its defaults. Unknown keys and wrong types are errors; `null` means absent.
+The block under `with` belongs to the component that `use` names: [components](components.md).
+The command line can set a value: `--set game.maxRounds=5`, `--set game.data.with.environments[0].name=gcd`,
+`--set 'metadata.labels["kueue.x-k8s.io/queue-name"]=research'`.
 """
 
 
 def reference() -> str:
-    """The whole page, as Markdown."""
+    """Return the page as Markdown."""
     conditions = "\n".join(f"| {kind} | {', '.join(reasons)} |" for kind, reasons in REASONS.items())
     pages = [
         _INTRODUCTION,
         *_sections(SwarmGame, ""),
         "# Status\n\nWritten by the operator.\n",
-        *_sections(Status, "status"),
+        *_sections(SwarmGameStatus, "status"),
         f"## Conditions and their reasons\n\n| condition | reasons |\n|---|---|\n{conditions}\n",
     ]
     return "\n".join(pages)
@@ -67,28 +65,29 @@ def _sections(top: type[Model], path: str) -> Iterator[str]:
 
 
 def _section(model: type[Model], places: list[str]) -> str:
-    where = ", ".join(f"`{place}`" for place in places if place) or "the whole"
+    where = ", ".join(f"`{place}`" for place in places if place) or "The manifest"
     lines = [f"## {model.__name__}", "", f"{where}. {_one_line(model.__doc__ or '')}", ""]
     lines += ["| field | takes | default | |", "|---|---|---|---|"]
     lines += [_row(field.alias or name, field) for name, field in model.model_fields.items()]
     rules = [f"{f'`{rule.field}`: ' if rule.field else ''}{rule.expected}" for rule in model.rules]
     rules += [f"{f'`{change.field}`: ' if change.field else ''}{change.expected}" for change in model.transitions]
     if rules:
-        lines += ["", "Must hold:", *(f"- {rule}" for rule in rules)]
+        lines += ["", "Rules:", *(f"- {rule}" for rule in rules)]
     return "\n".join([*lines, ""])
 
 
 def _row(name: str, field: FieldInfo) -> str:
     description = _one_line(field.description or "")
-    return f"| `{name}` | {_cell(_takes(shape_of_field(field)))} | {_cell(default_cell(default_of(field)))} | {_cell(description)} |"
+    cells = [f"`{name}`", _takes(field_type_info(field)), default_cell(default_of(field)), description]
+    return f"| {' | '.join(map(_cell, cells))} |"
 
 
-def _takes(shape: Shape) -> str:
-    if shape.model is not None:
-        return f"[{shape.model.__name__}](#{shape.model.__name__.lower()})"
-    if shape.kind is tuple and (inner := shape_of(shape.arguments[0])).model is not None:
-        return f"{describe(shape).split(', each ')[0]}, each {_takes(inner)}"
-    return describe(shape)
+def _takes(info: TypeInfo) -> str:
+    if info.model is not None:
+        return f"[{info.model.__name__}](#{info.model.__name__.lower()})"
+    if info.kind is tuple and (inner := type_info(info.arguments[0])).model is not None:
+        return f"{describe(info).split(', each ')[0]}, each {_takes(inner)}"
+    return describe(info)
 
 
 def _one_line(text: str) -> str:
@@ -100,10 +99,10 @@ def _cell(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the page to a file, by default docs/reference/manifest.md below the current folder."""
+    """Write the page to a file, by default docs/reference/manifest.md below the current folder."""
     target = Path(arguments[0] if arguments else "docs/reference/manifest.md")
     if not target.parent.is_dir():
-        print(f"{target.parent} is no folder; run this from the root of the repository", file=sys.stderr)
+        print(f"{target.parent} is not a folder; run this from the root of the repository", file=sys.stderr)
         return 64
     target.write_text(reference(), encoding="utf-8")
     return 0

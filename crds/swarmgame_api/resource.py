@@ -1,11 +1,10 @@
-"""A game as a cluster holds it: what the API server says of the object, its manifest, and its status, typed.
+"""A game as an object of a cluster: its metadata, its manifest and its status, typed.
 
-Not here: watching, writing, deciding. Invariant: reading one never fails for what a user or an older operator wrote. A
-spec that cannot be used is `game=None` with the problems that say why; what cannot be read of a status is left out, and
-the rest is kept, so that a game that was over stays over.
+Invariant: reading one never fails for what a user or an older operator wrote. An unusable spec is `game=None` with its
+problems; unreadable entries of a status are dropped and the rest is kept, so that a finished game stays finished.
 
     resource = GameResource.parse(body)            # body: the object as JSON, from a watch or a GET
-    resource.game.spec.peers.replicas              # every default is filled in
+    resource.game.spec.peers.replicas              # with its defaults
     body["status"] = status_document(resource.status)
 """
 
@@ -22,7 +21,7 @@ from pydantic import ValidationError
 from swarmgame_api.errors import InvalidManifest, Problem
 from swarmgame_api.load import parse_manifest
 from swarmgame_api.manifest import SwarmGame, SwarmGameSpec
-from swarmgame_api.status import Status
+from swarmgame_api.status import SwarmGameStatus
 
 MANAGER: str = SwarmGameSpec.model_fields["managed_by"].default
 """The controller of a game that names none."""
@@ -35,17 +34,17 @@ class GameResource:
     Args:
         namespace: of the object.
         name: of the object.
-        uid: tells it from an earlier one of the same name; for owner references.
+        uid: distinguishes it from an earlier object of the same name; for owner references.
         generation: counts changes of the spec; for `observedGeneration`.
-        created: when it was made.
-        deleted: when its deletion was asked for; None while it is wanted.
+        created: time of its creation.
+        deleted: time at which its deletion was requested; None before.
         labels: of the object. Not in `game.metadata`: a cluster allows more and longer ones than a manifest.
         annotations: likewise.
-        finalizers: who still has to agree to its end.
+        finalizers: controllers that have to release it before it is deleted.
         managed_by: `spec.managedBy`, known even where the rest of the spec cannot be read.
-        game: the manifest with every default filled in, or None where the spec cannot be used.
-        problems: why not; empty where `game` is there.
-        status: what was last said of it; empty for a new game.
+        game: the manifest with its defaults, or None where the spec cannot be used.
+        problems: the errors of an unusable spec; else empty.
+        status: the last status that was written; empty for a new game.
     """
 
     namespace: str
@@ -60,16 +59,16 @@ class GameResource:
     managed_by: str
     game: SwarmGame | None
     problems: tuple[Problem, ...]
-    status: Status
+    status: SwarmGameStatus
 
     @property
     def key(self) -> tuple[str, str]:
-        """Namespace and name: what a work queue holds."""
+        """Namespace and name: the key of work queues."""
         return self.namespace, self.name
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> GameResource:
-        """Reads an object as the API server gives it. The body is not changed and not kept.
+        """Parse an object as the API server returns it. The body is not changed and not kept.
 
         Raises:
             ValueError: it has no name, namespace, uid or creation time, so it does not come from a cluster.
@@ -98,28 +97,28 @@ class GameResource:
         )
 
 
-def read_status(data: object) -> Status:
-    """A status from plain data. Fields of a newer schema and entries that cannot be read are left out; the rest stays."""
+def read_status(data: object) -> SwarmGameStatus:
+    """Return a status from plain data, without fields of a newer schema and without unreadable entries."""
     if not isinstance(data, Mapping):
-        return Status()
+        return SwarmGameStatus()
     tree = json.loads(json.dumps(data))
     while True:
         try:
-            # By way of JSON, where strict validation takes lists for tuples; and by the manifest's names alone.
-            return Status.model_validate_json(json.dumps(tree), by_alias=True, by_name=False)
+            # JSON, because strict validation takes lists for tuples only there; and only the manifest's names.
+            return SwarmGameStatus.model_validate_json(json.dumps(tree), by_alias=True, by_name=False)
         except ValidationError as error:
-            places = {_blamed(found) for found in error.errors(include_url=False)}
+            places = {_place_to_drop(found) for found in error.errors(include_url=False)}
             for place in sorted(places, key=_last_entry_first):
                 if not place:
-                    return Status()
+                    return SwarmGameStatus()
                 if any(place[:length] in places for length in range(len(place))):
-                    continue  # goes with what holds it
+                    continue  # removed with the place around it
                 _remove(tree, place)
 
 
-def status_document(status: Status) -> dict[str, Any]:
-    """The status as the API writes it: camelCase, without what is absent. It is the whole status: in a merge patch,
-    where an absent key stays, a key that went away must be sent as null."""
+def status_document(status: SwarmGameStatus) -> dict[str, Any]:
+    """Return the complete status as the API writes it: camelCase, without absent fields. A merge patch keeps absent
+    keys, so there a removed key must be sent as null."""
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -143,10 +142,8 @@ def _time(text: str) -> datetime:
 Place = tuple[str | int, ...]
 
 
-def _blamed(error: Mapping[str, Any]) -> Place:
-    """What to leave out: the value itself, the object that misses a field, or, of a list that is too long, its first
-    entry too many.
-    """
+def _place_to_drop(error: Mapping[str, Any]) -> Place:
+    """Return the place to drop: the value, the object that lacks a field, or the first entry too many of a list."""
     place: Place = tuple(error["loc"])
     if error["type"] == "missing":
         return place[:-1]
@@ -156,7 +153,7 @@ def _blamed(error: Mapping[str, Any]) -> Place:
 
 
 def _last_entry_first(place: Place) -> tuple[tuple[bool, str, int], ...]:
-    """An order in which entries of one list go from the back, so that the numbers of the others stay true."""
+    """Return a sort key that drops entries of one list from the back, so that the other indices stay valid."""
     return tuple((True, "", -step) if isinstance(step, int) else (False, step, 0) for step in place)
 
 

@@ -1,7 +1,6 @@
-"""Every rule of the manifest in one table, with the place it belongs to in the schema: what the CRD's validations are
-made of.
+"""Every rule of the manifest with its place in the schema; the CRD's validations are made from them.
 
-Invariant: a path is that of a schema node; `[*]` stands for a list's items. Rules about metadata stand at the root, the
+Invariant: a path is that of a schema node; `[*]` stands for a list's items. Rules about metadata are at the root, the
 only place where an API server lets a rule see `metadata.name`.
 """
 
@@ -12,11 +11,10 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from swarmgame_api.document import join
-from swarmgame_api.errors import Problem
+from swarmgame_api.base import Model, Rule, Transition
+from swarmgame_api.errors import Problem, join_path
 from swarmgame_api.manifest import Metadata, SwarmGame
-from swarmgame_api.model import Model, Rule, Transition
-from swarmgame_api.words import Shape, shape_of, shape_of_field
+from swarmgame_api.type_descriptions import TypeInfo, field_type_info, type_info
 
 
 class PlacedRule(NamedTuple):
@@ -25,7 +23,7 @@ class PlacedRule(NamedTuple):
     Args:
         path: of the node, empty for the root.
         owner: the class of the objects there.
-        rule: what must hold.
+        rule: the rule.
     """
 
     path: str
@@ -34,7 +32,7 @@ class PlacedRule(NamedTuple):
 
 
 class PlacedTransition(NamedTuple):
-    """A rule between an object and what it is changed into, and the schema node that carries it."""
+    """A rule about changes of an object, and the schema node that carries it."""
 
     path: str
     owner: type[Model]
@@ -42,36 +40,36 @@ class PlacedTransition(NamedTuple):
 
 
 def objects(model: type[BaseModel] = SwarmGame, path: str = "") -> Iterator[tuple[str, type[Model]]]:
-    """Every object of the schema with its path, outermost first."""
+    """Yield every object of the schema with its path, outermost first."""
     if issubclass(model, Model):
         yield path, model
     for name, field in model.model_fields.items():
-        yield from _inside(shape_of_field(field), join(path, field.alias or name))
+        yield from _inside(field_type_info(field), join_path(path, field.alias or name))
 
 
-def _inside(shape: Shape, path: str) -> Iterator[tuple[str, type[Model]]]:
-    if shape.model is not None:
-        yield from objects(shape.model, path)
-    elif shape.kind is tuple:
-        yield from _inside(shape_of(shape.arguments[0]), f"{path}[*]")
+def _inside(info: TypeInfo, path: str) -> Iterator[tuple[str, type[Model]]]:
+    if info.model is not None:
+        yield from objects(info.model, path)
+    elif info.kind is tuple:
+        yield from _inside(type_info(info.arguments[0]), f"{path}[*]")
 
 
 def all_rules() -> tuple[PlacedRule, ...]:
-    """The rules of every object."""
+    """Return the rules of every object."""
     return tuple(
         PlacedRule("" if owner is Metadata else path, owner, rule) for path, owner in objects() for rule in owner.rules
     )
 
 
 def all_transitions() -> tuple[PlacedTransition, ...]:
-    """What may not change, or only at certain times."""
+    """Return the rules about changes of every object."""
     return tuple(
         PlacedTransition(path, owner, transition) for path, owner in objects() for transition in owner.transitions
     )
 
 
 def change_problems(old: SwarmGame, new: SwarmGame) -> tuple[Problem, ...]:
-    """What forbids changing one manifest into the other; empty where nothing does."""
+    """Return the problems of changing one manifest into the other; empty where the change is allowed."""
     problems = []
     for path, _, transition in all_transitions():
         before, after = _at(old, path), _at(new, path)

@@ -1,9 +1,8 @@
-"""`sampler: {engine: vllm, …}` under a trainer's `with`: generation by a vLLM server, and how such a server is started.
+"""`sampler: {engine: vllm, …}` under a trainer's `with`: generation by a vLLM server, and how it is started.
 
-One model for both sides: the worker reads it from its trainer's configuration, the operator from
-`spec.game.trainer.with`, and both start a server with the same arguments (`server_arguments`). What else stands under
-`with` belongs to the trainer. Read from vLLM 0.33.0. Invariant: no secret is in a manifest; `apiKeyEnv` is the name of
-a variable.
+The worker reads these options from its trainer's configuration, the operator from `spec.game.trainer.with`, and both
+start a server with the same arguments (`server_arguments`). The rest of `with` belongs to the trainer. The arguments
+are those of vLLM 0.33.0. Invariant: no secret is in a manifest; `apiKeyEnv` is the name of a variable.
 """
 
 from __future__ import annotations
@@ -16,36 +15,36 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from swarmgame_api.base import Model
 from swarmgame_api.errors import Problem
-from swarmgame_api.explain import explain
-from swarmgame_api.model import Model
 from swarmgame_api.peers import Resources
 from swarmgame_api.quantities import Expected, OptionalImage
+from swarmgame_api.validation_messages import explain
 
 DEFAULT_IMAGE = "docker.io/vllm/vllm-openai:v0.33.0"
-"""Image of the server that the operator puts beside a peer, where neither the manifest nor the installation names one."""
+"""Image of the server that the operator puts beside a peer, unless the manifest or the installation names one."""
 
 SERVER_ENVIRONMENT: Mapping[str, str] = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
-"""What opens the server's endpoints for weights. They let anybody who reaches them run code, so a server that we start
-listens on loopback alone.
-"""
+"""Opens the server's endpoints for weights. They let every client run code, so a server that is started here listens
+only on loopback."""
 
 SERVER_URL, SERVER_WEIGHTS = "SWARMGAME_SAMPLER_URL", "SWARMGAME_SAMPLER_WEIGHTS"
 """Environment of a peer: the generation server that the operator put beside it, and the folder that both see."""
 
 BASE_MODEL = "base"
-"""Name under which a server that we start serves the model itself. Adapters have names of their own."""
+"""Name under which a server that is started here serves the model itself. Adapters have their own names."""
 
 DEFAULT_LORA_RANK = 16
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The only values of vLLM's --max-lora-rank."""
 LARGEST_LORA_RANK = _LORA_RANKS[-1]
 
-_OURS = (
-    "--model", "--host", "--port", "--uds", "--served-model-name", "--logprobs-mode", "--generation-config", "--max-model-len",
-    "--gpu-memory-utilization", "--tensor-parallel-size", "-tp", "--enable-lora", "--max-loras", "--max-lora-rank", "--revision", "--api-key",
+_RESERVED = (
+    "--model", "--host", "--port", "--uds", "--served-model-name", "--logprobs-mode", "--generation-config",
+    "--max-model-len", "--gpu-memory-utilization", "--tensor-parallel-size", "-tp", "--enable-lora", "--max-loras",
+    "--max-lora-rank", "--revision", "--api-key",
 )  # fmt: skip
-"""Arguments that are set from elsewhere, or that generation depends on."""
+"""Arguments that other options set, or that generation depends on."""
 
 Argument = Annotated[
     str,
@@ -67,7 +66,7 @@ def _has_a_possible_port(url: str) -> bool:
 
 
 class VllmOptions(Model):
-    """A vLLM server that generates, in a process of its own."""
+    """A vLLM server that generates, in its own process."""
 
     engine: Literal["vllm"]
     """`vllm`: completions come from vLLM's HTTP server, and every update is loaded into it."""
@@ -76,34 +75,32 @@ class VllmOptions(Model):
         StringConstraints(pattern=r"^(https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9._/-]*)?)?$", max_length=512),
         Expected("http://host:port, or nothing"),
     ] = ""
-    """A server that runs already, for this peer alone: it is given this peer's weights. Empty: with `swarmgame run`
-    every peer starts one, and the operator puts one into every peer's pod."""
+    """A running server that is used by this peer only, because it loads this peer's weights. Empty: with `swarmgame
+    run` every peer starts one, and the operator puts one into every peer's pod."""
     weights_folder: Annotated[
         str, StringConstraints(pattern=r"^(/[A-Za-z0-9._/-]+)?$", max_length=255), Expected("an absolute path below /")
     ] = ""
-    """With `url`: a folder that the peer and the server both see under this path; the weights are handed over there.
-    Empty: a folder of the peer's own, which only a server on the same machine sees."""
+    """With `url`: a folder that the peer and the server both see under this path; the peer writes the weights there.
+    Empty: a folder of the peer, which only a server on the same machine sees."""
     api_key_env: Annotated[
         str,
         StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", max_length=253),
         Expected("the name of an environment variable, or nothing"),
     ] = ""
     """With `url`: the name of the environment variable that holds the server's API key; never the key itself. Empty:
-    the server asks for none.
-    """
+    the server needs no key."""
     timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
-    """Longest that the server may take for the completions of one prompt, or for loading weights."""
+    """Longest wait for the completions of one prompt, or for the loading of weights."""
     startup_seconds: Annotated[int, Field(ge=1, le=86_400)] = 1800
-    """Longest that the server may take to be ready."""
+    """Longest wait for the server to be ready."""
     command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=16, strict=False)] = ("vllm",)
     """`swarmgame run`: the program that is started, found on PATH, and arguments that come before `serve`. A path leads
     to a vLLM in an environment of its own: `[/opt/vllm/bin/vllm]`."""
     arguments: Annotated[tuple[Argument, ...], Field(max_length=64, strict=False)] = ()
     """More arguments of `vllm serve`, for a server that is started: `[--enforce-eager, --dtype=bfloat16]`."""
     max_model_len: Annotated[int, Field(ge=2, le=16_777_216)] | None = None
-    """Longest prompt and completion together. Absent: as long as the trainer may ask for (`swarmgame run`), or the
-    model's own limit (operator).
-    """
+    """Longest prompt and completion together. Absent: the trainer's largest request (`swarmgame run`), or the model's
+    own limit (operator)."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
     """Share of a GPU's memory that the server takes. A peer that trains on the same GPU needs the rest; where the
     server has a GPU to itself, 0.9.
@@ -129,9 +126,9 @@ class VllmOptions(Model):
             broken.append(
                 ("arguments", list(self.arguments), "nothing beside url: a server that runs already has its own")
             )
-        if taken := sorted(_names_of(self.arguments) & set(_OURS)):
+        if taken := sorted(_names_of(self.arguments) & set(_RESERVED)):
             broken.append(
-                ("arguments", list(self.arguments), f"no {', '.join(taken)}: set from other options, or by us")
+                ("arguments", list(self.arguments), f"no {', '.join(taken)}: set by other options, or reserved")
             )
         if broken:
             raise PydanticCustomError(
@@ -154,7 +151,7 @@ class VllmOptions(Model):
         Args:
             model: a folder or a name on the hub.
             lora_rank: of the adapters that will be loaded; 0 where all weights are trained.
-            max_model_len: where the manifest says nothing; None leaves it to the model.
+            max_model_len: used where the manifest has none; None leaves it to the model.
             dtype: of the weights; empty leaves it to the model.
         """
         found = ["serve", model, "--host=127.0.0.1", f"--port={port}", f"--served-model-name={BASE_MODEL}"]
@@ -173,14 +170,14 @@ class VllmOptions(Model):
         if dtype and "--dtype" not in _names_of(self.arguments):
             found.append(f"--dtype={dtype}")
         if lora_rank:
-            # Two, because the new adapter is loaded before the old one goes.
+            # Two, because the new adapter is loaded before the old one is removed.
             allowed = next(rank for rank in _LORA_RANKS if rank >= lora_rank)
             found += ["--enable-lora", "--max-loras=2", f"--max-lora-rank={allowed}"]
         return [*found, *self.arguments]
 
 
 def vllm_options(block: Mapping[str, JsonValue]) -> VllmOptions | None:
-    """Return the options under `sampler` of a trainer's `with`; None where another sampler is asked for.
+    """Return the options under `sampler` of a trainer's `with`; None with another sampler.
 
     Raises:
         ValidationError: the options are invalid.
@@ -192,7 +189,7 @@ def vllm_options(block: Mapping[str, JsonValue]) -> VllmOptions | None:
 
 
 def sampler_problems(block: Mapping[str, JsonValue]) -> tuple[Problem, ...]:
-    """Return what is wrong with them, with paths that begin at `sampler`."""
+    """Return the problems of these options, with paths that begin at `sampler`."""
     try:
         vllm_options(block)
     except ValidationError as error:
@@ -201,7 +198,7 @@ def sampler_problems(block: Mapping[str, JsonValue]) -> tuple[Problem, ...]:
 
 
 def lora_rank_of(block: Mapping[str, JsonValue]) -> int:
-    """Return the rank of the adapters that a trainer's `with` asks for; 0 where all weights are trained."""
+    """Return the rank of the adapters in a trainer's `with`; 0 where all weights are trained."""
     lora: Any = block.get("lora")
     if not isinstance(lora, Mapping):
         return 0
@@ -210,7 +207,5 @@ def lora_rank_of(block: Mapping[str, JsonValue]) -> int:
 
 
 def is_vllm(sampler: object) -> bool:
-    """Whether a value under `sampler` is meant to be read here. A trainer of somebody's own may mean something else by
-    that key.
-    """
+    """Return whether a value under `sampler` is read here. A custom trainer may use that key for something else."""
     return isinstance(sampler, Mapping) and sampler.get("engine") == "vllm"

@@ -1,9 +1,8 @@
 """A model as the structural OpenAPI v3 schema that a CustomResourceDefinition carries.
 
-Made from annotations alone: types, bounds, patterns, defaults, descriptions, and rules where they belong. Not here: the
-resource around it (`crd`). Invariant: every constraint of the model is in the schema, or making it fails; nothing is
-left out in silence. What the two cannot say alike: the API server checks no patterns of a mapping's keys, and it keeps
-a quantity as the number that it was written as.
+It is made from the annotations: types, bounds, patterns, defaults, descriptions and rules. The resource around it is in
+`crd`. Invariant: every constraint of the model is in the schema, or making it raises TypeError. Two differences remain:
+the API server checks no patterns of a mapping's keys, and it keeps a quantity that was written as a number.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BeforeValidator, JsonValue, StringConstraints
 from pydantic.fields import FieldInfo
 
-from swarmgame_api.model import Model, Rule, Transition
-from swarmgame_api.quantities import Expected, Keyed, Visible, integer_as_text
-from swarmgame_api.words import Shape, shape_of, shape_of_field
+from swarmgame_api.base import Model, Rule, Transition
+from swarmgame_api.quantities import Expected, Keyed, VisibleToCel, integer_as_text
+from swarmgame_api.type_descriptions import TypeInfo, field_type_info, type_info
 
 Schema = dict[str, Any]
 
@@ -26,10 +25,10 @@ _LARGEST_QUANTITY = 10**15 - 1
 
 
 def object_schema(model: type[Model]) -> Schema:
-    """The schema of an object, with everything below it.
+    """Return the schema of an object, with everything below it.
 
     Raises:
-        TypeError: an annotation says something that has no counterpart in a structural schema.
+        TypeError: an annotation has no counterpart in a structural schema.
     """
     properties: Schema = {}
     for name, field in model.model_fields.items():
@@ -49,7 +48,7 @@ def object_schema(model: type[Model]) -> Schema:
 
 
 def validation(rule: Rule | Transition) -> Schema:
-    """A rule as the API server takes it; what it says when broken reads as in a file's problem."""
+    """Return a rule as the API server takes it, with the message that a file's problem has."""
     made = {"rule": rule.cel, "message": f"expected {rule.expected}"}
     if rule.field:
         made["fieldPath"] = f".{rule.field}"
@@ -61,7 +60,7 @@ def one_line(text: str) -> str:
 
 
 def _property(field: FieldInfo) -> Schema:
-    schema = _schema(shape_of_field(field))
+    schema = _schema(field_type_info(field))
     if isinstance(field.json_schema_extra, dict):
         schema |= field.json_schema_extra
     if field.description:
@@ -73,48 +72,47 @@ def _property(field: FieldInfo) -> Schema:
 
 
 def _default(value: Any) -> Any:
-    """A default in the manifest's terms. Objects are written out: the API server holds a default against the rules
-    before it fills it in.
-    """
+    """Return a default as JSON data. Objects are complete, because the API server checks a default by the rules before
+    it fills in the defaults inside."""
     if isinstance(value, Model):
         return value.model_dump(mode="json", by_alias=True, exclude_none=True)
     return list(value) if isinstance(value, tuple) else value
 
 
-def _schema(shape: Shape) -> Schema:
-    if shape.model is not None:
-        if not issubclass(shape.model, Model):
-            raise TypeError(f"{shape.model.__name__} is not a Model")
-        return object_schema(shape.model)
-    if shape.kind is tuple:
-        return _list(shape)
-    if shape.kind is dict:
-        return _mapping(shape)
-    if shape.kind is Literal:
-        return {"type": "string", "enum": [_text(choice) for choice in shape.arguments]}
-    if shape.kind is Union:
-        return _integer_or_word(shape)
-    if shape.kind is bool:
+def _schema(info: TypeInfo) -> Schema:
+    if info.model is not None:
+        if not issubclass(info.model, Model):
+            raise TypeError(f"{info.model.__name__} is not a Model")
+        return object_schema(info.model)
+    if info.kind is tuple:
+        return _list(info)
+    if info.kind is dict:
+        return _mapping(info)
+    if info.kind is Literal:
+        return {"type": "string", "enum": [_text(choice) for choice in info.arguments]}
+    if info.kind is Union:
+        return _integer_or_choice(info)
+    if info.kind is bool:
         return {"type": "boolean"}
-    if shape.kind is int:
-        return _integer(shape)
-    if shape.kind is str:
-        return _string(shape)
-    raise TypeError(f"{shape.kind} has no counterpart in a structural schema")
+    if info.kind is int:
+        return _integer(info)
+    if info.kind is str:
+        return _string(info)
+    raise TypeError(f"{info.kind} has no counterpart in a structural schema")
 
 
-def _integer(shape: Shape) -> Schema:
-    schema = {"type": "integer", **_bounds(shape)}
+def _integer(info: TypeInfo) -> Schema:
+    schema = {"type": "integer", **_bounds(info)}
     if not {"minimum", "maximum"} <= set(schema):
-        raise TypeError("an integer without a least and a greatest value")
+        raise TypeError("an integer without a minimum and a maximum")
     return {"format": "int32" if schema["maximum"] <= _INT32 else "int64", **schema}
 
 
-def _string(shape: Shape) -> Schema:
-    bounds = _bounds(shape)
+def _string(info: TypeInfo) -> Schema:
+    bounds = _bounds(info)
     if "maxLength" not in bounds:
-        raise TypeError("a text without a greatest length: the cost of rules is estimated from it")
-    if any(isinstance(item, BeforeValidator) for item in shape.metadata):
+        raise TypeError("a text without a maximum length: the cost of rules is estimated from it")
+    if any(isinstance(item, BeforeValidator) for item in info.metadata):
         return {**_INTEGER_OR_TEXT, "minimum": 0, "maximum": _LARGEST_QUANTITY, **bounds}
     return {"type": "string", **bounds}
 
@@ -122,43 +120,44 @@ def _string(shape: Shape) -> Schema:
 _INTEGER_OR_TEXT: Schema = {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
 
 
-def _integer_or_word(shape: Shape) -> Schema:
-    """`auto` or a number; the only kind of union that there is."""
-    word, number = (shape_of(argument) for argument in shape.arguments)
-    if word.kind is not Literal or number.kind is not int:
-        raise TypeError(f"a union of {word.kind} and {number.kind}")
-    words = [_text(choice) for choice in word.arguments]
-    longest = max(len(choice) for choice in words)
-    return {**_INTEGER_OR_TEXT, "pattern": f"^({'|'.join(words)})$", "maxLength": longest, **_bounds(number)}
+def _integer_or_choice(info: TypeInfo) -> Schema:
+    """Return the schema of `auto` or a number, the only supported union."""
+    literal, number = (type_info(argument) for argument in info.arguments)
+    if literal.kind is not Literal or number.kind is not int:
+        raise TypeError(f"a union of {literal.kind} and {number.kind}")
+    choices = [_text(choice) for choice in literal.arguments]
+    longest = max(len(choice) for choice in choices)
+    return {**_INTEGER_OR_TEXT, "pattern": f"^({'|'.join(choices)})$", "maxLength": longest, **_bounds(number)}
 
 
-def _list(shape: Shape) -> Schema:
-    item, *rest = shape.arguments
+def _list(info: TypeInfo) -> Schema:
+    item, *rest = info.arguments
     if rest != [Ellipsis]:
-        raise TypeError("a tuple of a fixed form")
-    bounds = {name.replace("Length", "Items"): bound for name, bound in _bounds(shape).items()}
+        raise TypeError("a tuple of fixed length")
+    bounds = {name.replace("Length", "Items"): bound for name, bound in _bounds(info).items()}
     if "maxItems" not in bounds:
-        raise TypeError("a list without a greatest length: the cost of rules is estimated from it")
-    keys = [entry.field for entry in shape.metadata if isinstance(entry, Keyed)]
+        raise TypeError("a list without a maximum length: the cost of rules is estimated from it")
+    keys = [entry.field for entry in info.metadata if isinstance(entry, Keyed)]
     kind: Schema = (
         {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys}
         if keys
         else {"x-kubernetes-list-type": "atomic"}
     )
-    return {"type": "array", "items": _schema(shape_of(item)), **bounds, **kind}
+    return {"type": "array", "items": _schema(type_info(item)), **bounds, **kind}
 
 
-def _mapping(shape: Shape) -> Schema:
-    _, value = shape.arguments
-    bounds = {name.replace("Length", "Properties"): bound for name, bound in _bounds(shape).items()}
+def _mapping(info: TypeInfo) -> Schema:
+    _, value = info.arguments
+    bounds = {name.replace("Length", "Properties"): bound for name, bound in _bounds(info).items()}
     if "maxProperties" not in bounds:
-        raise TypeError("a mapping without a greatest length: the cost of rules is estimated from it")
+        raise TypeError("a mapping without a maximum length: the cost of rules is estimated from it")
     if value is not JsonValue:
-        return {"type": "object", "additionalProperties": _schema(shape_of(value)), **bounds}
-    if any(isinstance(entry, Visible) for entry in shape.metadata):
+        return {"type": "object", "additionalProperties": _schema(type_info(value)), **bounds}
+    if any(isinstance(entry, VisibleToCel) for entry in info.metadata):
         return {"type": "object", "x-kubernetes-preserve-unknown-fields": True, **bounds}
-    # What belongs to others is preserved below the keys: at the mapping itself, a rule that compares two of them passes
-    # over renamed keys.
+    # Values are preserved below the keys: with the mark at the mapping itself, a rule that compares two mappings does
+    # not
+    # notice a renamed key.
     return {
         "type": "object",
         "additionalProperties": {"x-kubernetes-preserve-unknown-fields": True, "nullable": True},
@@ -168,14 +167,14 @@ def _mapping(shape: Shape) -> Schema:
 
 def _text(choice: object) -> str:
     if not isinstance(choice, str):
-        raise TypeError(f"the choice {choice!r}, which is no text")
+        raise TypeError(f"the choice {choice!r}, which is not a text")
     return choice
 
 
-def _bounds(shape: Shape) -> Schema:
-    """The bounds of a shape as JSON Schema has them, refusing any constraint that it does not know."""
+def _bounds(info: TypeInfo) -> Schema:
+    """Return the bounds of a type in JSON Schema's terms; an unknown constraint is a TypeError."""
     bounds: Schema = {}
-    for entry in _constraints(shape.metadata):
+    for entry in _constraints(info.metadata):
         match entry:
             case Ge():
                 bounds["minimum"] = entry.ge
@@ -191,8 +190,8 @@ def _bounds(shape: Shape) -> Schema:
                 bounds["maxLength"] = entry.max_length
             case StringConstraints():
                 bounds |= _string_bounds(entry)
-            case Expected() | Keyed() | Visible():
-                pass  # words for people; see _list and _mapping
+            case Expected() | Keyed() | VisibleToCel():
+                pass  # no bounds; see _list and _mapping
             case BeforeValidator(func=func) if func is integer_as_text:
                 pass  # see _string
             case _:
@@ -209,8 +208,8 @@ def _constraints(metadata: tuple[Any, ...]) -> Iterator[object]:
 
 
 def _string_bounds(entry: StringConstraints) -> Schema:
-    said = {name: value for name, value in vars(entry).items() if value is not None}
+    given = {name: value for name, value in vars(entry).items() if value is not None}
     names = {"pattern": "pattern", "min_length": "minLength", "max_length": "maxLength"}
-    if unknown := set(said) - set(names):
+    if unknown := set(given) - set(names):
         raise TypeError(f"the constraints {sorted(unknown)} have no counterpart in a structural schema")
-    return {names[name]: value for name, value in said.items()}
+    return {names[name]: value for name, value in given.items()}

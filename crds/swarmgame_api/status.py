@@ -1,6 +1,6 @@
-"""`status`: what the operator says of a game. Written by the operator alone; read by people, kubectl and tests.
+"""`status`: the observed state of a game. The operator writes it; people, kubectl and tests read it.
 
-Not part of a manifest: `load` leaves it aside. Invariant: every list and text is bounded, so that a status always fits
+It is not part of a manifest: `load` ignores it. Invariant: every list and text is bounded, so that a status always fits
 its object.
 """
 
@@ -10,17 +10,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from swarmgame_api.model import Model
+from swarmgame_api.base import Model
 from swarmgame_api.quantities import Address, Expected, Keyed, Text, Time
 
 ConditionType = Literal["Accepted", "Registered", "Ready", "Progressing", "Degraded", "Suspended", "Complete", "Failed"]
 Reason = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", min_length=1, max_length=128),
-    Expected("one word in CamelCase"),
+    Expected("a name in CamelCase"),
 ]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Word = Annotated[str, StringConstraints(max_length=253), Expected("a text of at most 253 characters")]
+ShortText = Annotated[str, StringConstraints(max_length=253), Expected("a text of at most 253 characters")]
 
 REASONS: dict[ConditionType, tuple[str, ...]] = {
     "Accepted": (
@@ -60,95 +60,95 @@ REASONS: dict[ConditionType, tuple[str, ...]] = {
     "Complete": ("RoundsReached", "CoordinatorFinished", "AllPeersSucceeded"),
     "Failed": ("DeadlineExceeded", "PreRunningDeadlineExceeded", "TooManyFailedPeers", "FatalExitCode"),
 }
-"""Every reason that a condition may have: an interface, as alerts and scripts read them."""
+"""Every reason of each condition. They are an interface: alerts and scripts read them."""
 
 
 class Condition(Model):
-    """One thing that is so, is not so, or is not known."""
+    """One aspect of the game's state: true, false or unknown."""
 
     type: ConditionType
-    """Which."""
+    """Which aspect."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it is so."""
+    """Whether it is true."""
     reason: Reason
-    """Why, for programs."""
+    """The reason as an identifier, for programs."""
     message: Annotated[str, StringConstraints(max_length=32_768)] = ""
-    """Why, for people."""
+    """The reason as a text, for people."""
     observed_generation: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
-    """The generation of the game that this was said of."""
+    """The generation of the game that this describes."""
     last_transition_time: Time
-    """When status last changed."""
+    """Time at which status last changed."""
 
 
 class PeerCounts(Model):
-    """How many peers are where."""
+    """Numbers of peers by state."""
 
     desired: Count = 0
-    """Asked for."""
+    """Number set in the manifest."""
     active: Count = 0
-    """With a pod that has not ended."""
+    """Peers with a pod that has not ended."""
     ready: Count = 0
-    """In the swarm."""
+    """Peers in the swarm."""
     registered: Count = 0
-    """Proven on chain."""
+    """Peers registered on chain."""
     succeeded: Count = 0
-    """Done."""
+    """Peers that have finished."""
     failed: Count = 0
-    """Failed for good."""
+    """Permanently failed peers."""
     terminating: Count = 0
-    """On their way out."""
+    """Peers that are stopping."""
 
 
 class BootnodeStatus(Model):
-    """The bootnode."""
+    """State of the bootnode."""
 
     ready: bool = False
-    """Whether it answers."""
+    """Whether it is ready."""
     address: Annotated[str, StringConstraints(max_length=512)] = ""
     """Its multiaddress: what `swarmgame join --initial-peer` takes."""
 
 
 class UnhealthyPeer(Model):
-    """A peer that is not well."""
+    """A peer with a failure."""
 
     index: Count
     """Its completion index."""
     reason: Reason
-    """Why, for programs."""
+    """The reason as an identifier, for programs."""
     message: Text = ""
-    """Why, for people."""
+    """The reason as a text, for people."""
 
 
-class Metric(Model):
-    """A figure of the last round."""
+class MetricStatus(Model):
+    """A metric of the last round."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    """Its name, as the worker's metrics have it."""
+    """Its name in the worker's metrics."""
     value: Annotated[str, StringConstraints(max_length=32)]
     """Its value, as text, because the API has no floats."""
 
 
-class Progress(Model):
-    """How far the game is."""
+class ProgressStatus(Model):
+    """Progress of the game."""
 
     round: Count = 0
-    """Rounds played."""
+    """Completed rounds."""
     stage: Count = 0
-    """The stage of the round under way."""
+    """The stage of the current round."""
     max_rounds: Count = 0
-    """Rounds to play."""
+    """Rounds of the game."""
     percentage: Annotated[int, Field(ge=0, le=100)] = 0
-    """Share of the rounds played."""
+    """Share of the rounds that are completed."""
     estimated_remaining_seconds: Count | None = None
-    """From the time that the last rounds took."""
+    """Estimate from the duration of the last rounds."""
     last_updated_time: Time | None = None
-    """When this was learnt."""
-    metrics: Annotated[tuple[Metric, ...], Field(max_length=32), Keyed("name")] = ()
+    """Time of the last update."""
+    metrics: Annotated[tuple[MetricStatus, ...], Field(max_length=32), Keyed("name")] = ()
     """Reward, entropy and the like."""
 
 
 class CoordinationStatus(Model):
-    """What the chain says."""
+    """State on the chain."""
 
     contract_address: Address | None = None
     """The coordinator contract."""
@@ -166,37 +166,37 @@ class CheckpointStatus(Model):
     round: Count
     """Its round."""
     time: Time
-    """When it was written."""
+    """Time at which it was written."""
 
 
-class Status(Model):
-    """What is so. Conditions are told apart by type."""
+class SwarmGameStatus(Model):
+    """The observed state of the game."""
 
     observed_generation: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
-    """The generation that this status is about."""
+    """The generation that this status describes."""
     start_time: Time | None = None
-    """When the game was first admitted."""
+    """Time at which the game was first admitted."""
     completion_time: Time | None = None
-    """When it was over."""
+    """Time at which it ended."""
     selector: Annotated[str, StringConstraints(max_length=1024)] = ""
     """The peers' label selector; for the scale subresource."""
     replicas: Count = 0
     """Peers that have a pod; for the scale subresource."""
     peers: PeerCounts = PeerCounts()
-    """How many peers are where."""
+    """Numbers of peers by state."""
     bootnode: BootnodeStatus = BootnodeStatus()
-    """The bootnode."""
+    """State of the bootnode."""
     unhealthy_peers: Annotated[tuple[UnhealthyPeer, ...], Field(max_length=16), Keyed("index")] = ()
-    """The first sixteen that are not well, by index."""
-    progress: Progress = Progress()
-    """How far the game is."""
+    """The first sixteen peers with a failure, by index."""
+    progress: ProgressStatus = ProgressStatus()
+    """Progress of the game."""
     coordination: CoordinationStatus | None = None
-    """The chain, where there is one."""
+    """State on the chain. Absent without a chain."""
     checkpoint: CheckpointStatus | None = None
     """The newest checkpoint."""
-    job_name: Word = ""
+    job_name: ShortText = ""
     """The Job that runs the peers."""
-    template_hash: Word = ""
-    """Tells whether the pods are those that the game asks for."""
+    template_hash: ShortText = ""
+    """Hash of the peers' pod template; a change replaces the pods."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=8), Keyed("type")] = ()
-    """What is so, one entry a type."""
+    """Conditions, one entry per type."""

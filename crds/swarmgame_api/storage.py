@@ -1,4 +1,4 @@
-"""`spec.storage` and `spec.identity`: what outlives a pod."""
+"""`spec.storage` and `spec.identity`: volumes and keys that outlive a pod."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from swarmgame_api.model import Model, Rule
+from swarmgame_api.base import Model, Rule
 from swarmgame_api.quantities import Annotations, Labels, ObjectName, OptionalObjectName, QualifiedName, Quantity
 
 Retention = Literal["Retain", "Delete"]
 
 
 class TemplateMetadata(Model):
-    """Labels and annotations of what is made from a template."""
+    """Labels and annotations of an object made from a template."""
 
     labels: Labels = Field(default_factory=dict)
     """Added to the operator's own."""
@@ -22,7 +22,7 @@ class TemplateMetadata(Model):
 
 
 class ClaimResources(Model):
-    """How much a claim asks for."""
+    """Size of a claim."""
 
     requests: Annotated[dict[QualifiedName, Quantity], Field(min_length=1, max_length=8)]
     """`storage` and its size."""
@@ -52,7 +52,7 @@ class ClaimSpec(Model):
 
 
 class ClaimTemplate(Model):
-    """A claim that the operator makes."""
+    """A claim that the operator creates."""
 
     metadata: TemplateMetadata = TemplateMetadata()
     """Labels and annotations of the claim."""
@@ -64,9 +64,9 @@ class EmptyDir(Model):
     """A folder that lives as long as its pod."""
 
     medium: Literal["", "Memory"] = ""
-    """Where it lives: on the node's disk, or in memory."""
+    """Empty: the node's disk; Memory: a tmpfs."""
     size_limit: Quantity | None = None
-    """Its greatest size."""
+    """Its maximum size."""
 
 
 def _sources(volume: Any) -> int:
@@ -80,21 +80,21 @@ _ONE_SOURCE = Rule(
 )
 
 
-class Cache(Model):
-    """Models and datasets, shared by the peers of a node or of the game. With no source given: an emptyDir."""
+class CacheSpec(Model):
+    """Models and datasets, shared by the peers of a node or of the game. Without a source: an emptyDir."""
 
     claim_name: ObjectName | None = None
-    """A claim that exists."""
+    """An existing claim."""
     claim_template: ClaimTemplate | None = None
-    """A claim to be made."""
+    """A claim that is created."""
     empty_dir: EmptyDir | None = None
-    """A folder that goes with the pod."""
+    """A folder that is deleted with the pod."""
 
     rules: ClassVar[tuple[Rule, ...]] = (_ONE_SOURCE,)
 
 
 class RetentionPolicy(Model):
-    """What becomes of the checkpoints' claim."""
+    """Whether the checkpoints' claim is kept."""
 
     when_deleted: Retention = "Retain"
     """When the game is deleted."""
@@ -102,23 +102,22 @@ class RetentionPolicy(Model):
     """When the game is complete or has failed."""
 
 
-class Checkpoints(Model):
-    """Where and how often a peer saves itself. With no source given: an emptyDir, which survives a restart but not the
-    pod.
-    """
+class CheckpointsSpec(Model):
+    """Where and how often a peer writes a checkpoint. Without a source: an emptyDir, which survives a restart of the
+    container, not the pod."""
 
     claim_name: ObjectName | None = None
-    """A claim that exists."""
+    """An existing claim."""
     claim_template: ClaimTemplate | None = None
-    """A claim to be made: one for the game, in which every peer has a folder of its own."""
+    """A claim that is created for the game; every peer has its own folder in it."""
     empty_dir: EmptyDir | None = None
-    """A folder that goes with the pod."""
+    """A folder that is deleted with the pod."""
     every_rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
-    """How often; and always when a peer is told to stop."""
+    """Rounds between two checkpoints; a peer that is stopped writes one too."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
-    """How many are kept; the oldest go first."""
+    """Number of checkpoints kept; the oldest are deleted."""
     retention_policy: RetentionPolicy | None = None
-    """What becomes of the claim. Absent: it is retained; an emptyDir always goes with its pod."""
+    """Whether the claim is kept. Absent: it is kept; an emptyDir is always deleted with its pod."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         _ONE_SOURCE,
@@ -138,21 +137,21 @@ class Checkpoints(Model):
     )
 
 
-class Storage(Model):
-    """What outlives a process, a pod or a game."""
+class StorageSpec(Model):
+    """Volumes for models, datasets and checkpoints."""
 
-    cache: Cache = Cache()
+    cache: CacheSpec = CacheSpec()
     """Models and datasets."""
-    checkpoints: Checkpoints = Checkpoints()
-    """Weights, optimizer, random states."""
+    checkpoints: CheckpointsSpec = CheckpointsSpec()
+    """Weights, optimizer state, random states."""
     shared_memory: Quantity = "8Gi"
-    """Greatest size of /dev/shm, which counts towards the pod's memory."""
+    """Maximum size of /dev/shm, which counts towards the pod's memory."""
 
 
-class Identity(Model):
-    """The peers' keys: one secp256k1 key a peer, which is its libp2p identity and its proof on chain."""
+class IdentitySpec(Model):
+    """The peers' keys: one secp256k1 key per peer, its libp2p identity and its proof on chain."""
 
     secret_name: OptionalObjectName = ""
-    """The Secret with `peer-<i>.key` files. Empty: made by the operator, as `<game>-peer-keys`."""
+    """The Secret with `peer-<i>.key` files. Empty: the operator creates `<game>-peer-keys`."""
     retention_policy: Retention = "Retain"
-    """Whether the keys stay when the game is deleted."""
+    """Whether the keys are kept when the game is deleted."""

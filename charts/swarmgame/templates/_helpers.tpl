@@ -3,7 +3,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The name of what is made: the release's, with the chart's unless the release is called that already. */}}
+{{/* The name of the objects: the release's, followed by the chart's unless it contains that already. */}}
 {{- define "swarmgame.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
@@ -18,8 +18,8 @@
 {{- end -}}
 
 {{/*
-What tells the operator's pods from others, a game's of the same name among them; never changes in a release's life.
-The games' network policies let in whoever has this name and component.
+Identify the operator's pods, also beside those of a game of the same name; they never change during a release's life.
+The games' network policies admit pods with this name and component.
 */}}
 {{- define "swarmgame.selectorLabels" -}}
 app.kubernetes.io/name: swarmgame
@@ -43,7 +43,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end -}}
 
-{{/* An image by digest, else by tag. Takes {image, chart}. */}}
+{{/* An image by digest, else by tag; of {image, chart}. */}}
 {{- define "swarmgame.image" -}}
 {{- if .image.digest -}}
 {{- printf "%s@%s" .image.repository .image.digest -}}
@@ -81,7 +81,7 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* What the operator does in a namespace that it looks after, resource by resource. */}}
+{{/* The operator's rights in a namespace that it watches, resource by resource. */}}
 {{- define "swarmgame.namespacedRules" -}}
 - apiGroups: [swarmgame.dev]
   resources: [swarmgames]
@@ -89,7 +89,7 @@ capabilities:
 - apiGroups: [swarmgame.dev]
   resources: [swarmgames/status]
   verbs: [patch]
-# An owner reference that blocks deletion asks for this where OwnerReferencesPermissionEnforcement is on.
+# An owner reference that blocks deletion needs this where OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [swarmgame.dev]
   resources: [swarmgames/finalizers]
   verbs: [update]

@@ -22,7 +22,7 @@ NAME = "swarmgames.swarmgame.dev"
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
-    """Runs helm; fails the test with helm's words when helm fails, unless `check=False`."""
+    """Run helm; its failure fails the test with its message, unless `check=False`."""
     require(["helm"])
 
     def run(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -51,7 +51,7 @@ def promtool() -> Path:
 
 @pytest.fixture(scope="session")
 def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """An API server of the charts' own, with controllers: what helm owns there, no other test has made."""
+    """An API server for the charts alone, with controllers, because other tests' objects would collide with helm's."""
     require(["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"])
     plane = control_plane.start(tmp_path_factory.mktemp("charts"), controllers=True, with_parent=True)
     try:
@@ -81,7 +81,7 @@ def helm_there(bare_server: ApiServer, helm: Helm) -> Helm:
 
 @pytest.fixture
 def definition(helm_there: Helm, connection: client.ApiClient) -> Iterator[Callable[[], Any]]:
-    """The definition, installed with nothing to keep it; gone afterwards, whatever the test did."""
+    """The definition, installed by helm and deleted after the test."""
     definitions = client.ApiextensionsV1Api(connection)
 
     def read() -> Any:

@@ -1,6 +1,4 @@
-"""The alerts: when each fires and when not, by promtool's own evaluation of the rendered rules. The cases are in
-rules/.
-"""
+"""When each alert fires and when not, by promtool's evaluation of the rendered rules with the cases in rules/."""
 
 from __future__ import annotations
 

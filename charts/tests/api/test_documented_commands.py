@@ -1,7 +1,6 @@
-"""The commands of the guide and the runbooks, run as they stand against a real API server that holds the guide's games.
+"""The commands of the guide and the runbooks, run unchanged on a real API server that has the guide's games.
 
-Only those that need no pod: looking, scaling, patching, labelling, making Secrets. Each must succeed, and change what
-it says.
+Only those that need no pod: get, scale, patch, label, create. Each must succeed and have its effect.
 """
 
 from __future__ import annotations
@@ -84,14 +83,14 @@ def _made(api: client.CustomObjectsApi, game: dict[str, Any]) -> bool:
     return True
 
 
-def test_there_are_commands_to_run() -> None:
+def test_the_pages_have_commands() -> None:
     assert len(commands(GUIDE)) > 10
     assert sum(len(commands(page)) for page in PAGES) > 20
 
 
 def test_every_command_that_needs_no_pod_succeeds(installed: ApiServer, games: Path) -> None:
-    said = {command: run(installed, command, games) for page in PAGES for command in commands(page)}
-    assert "quickstart" in said["kubectl get sg quickstart -o wide"]
+    answer = {command: run(installed, command, games) for page in PAGES for command in commands(page)}
+    assert "quickstart" in answer["kubectl get sg quickstart -o wide"]
     with installed.client() as connection:
         game = client.CustomObjectsApi(connection).get_namespaced_custom_object(*WHERE, "quickstart")
         secrets = {

@@ -1,4 +1,4 @@
-"""Installing, upgrading and uninstalling with helm on a real API server: what comes, what changes, what stays."""
+"""Installing, upgrading and uninstalling with helm on a real API server: what is created, changed and kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Helm = Callable[..., subprocess.CompletedProcess[str]]
 GAME = yaml.safe_load((CHARTS.parent / "examples" / "01-quickstart" / "game.yaml").read_text())
 
 
-def play(connection: client.ApiClient, namespace: str) -> Any:
+def create_game(connection: client.ApiClient, namespace: str) -> Any:
     games = client.CustomObjectsApi(connection)
     return until(lambda: _created(games, namespace))
 
@@ -50,7 +50,7 @@ def test_the_definition_is_upgraded_with_its_chart(
 def test_uninstalling_the_definition_keeps_it_and_its_games(
     definition: Callable[[], Any], helm_there: Helm, connection: client.ApiClient
 ) -> None:
-    made = play(connection, "default")
+    made = create_game(connection, "default")
     assert "These resources were kept due to the resource policy" in helm_there("uninstall", "swarmgame-crds").stdout
     assert definition().metadata.name == "swarmgames.swarmgame.dev"
     games = client.CustomObjectsApi(connection).list_namespaced_custom_object(
@@ -59,27 +59,29 @@ def test_uninstalling_the_definition_keeps_it_and_its_games(
     assert [game["metadata"]["uid"] for game in games["items"]] == [made["metadata"]["uid"]]
 
 
-def test_a_definition_that_was_kept_is_taken_up_again(definition: Callable[[], Any], helm_there: Helm) -> None:
+def test_a_kept_definition_is_adopted_by_a_new_release(definition: Callable[[], Any], helm_there: Helm) -> None:
     helm_there("uninstall", "swarmgame-crds")
     helm_there("install", "swarmgame-crds", DEFINITION)
     assert definition().metadata.labels["app.kubernetes.io/managed-by"] == "Helm"
 
 
-def test_without_keep_the_definition_goes_with_its_release(definition: Callable[[], Any], helm_there: Helm) -> None:
+def test_without_keep_the_definition_is_deleted_with_its_release(
+    definition: Callable[[], Any], helm_there: Helm
+) -> None:
     helm_there("upgrade", "swarmgame-crds", DEFINITION, "--set", "keep=false")
     helm_there("uninstall", "swarmgame-crds")
     until(lambda: definition() is None)
 
 
-def test_the_notes_tell_how_to_go_on_and_what_is_missing(helm_there: Helm) -> None:
+def test_the_notes_have_the_next_steps_and_what_is_missing(helm_there: Helm) -> None:
     there = ("--namespace", "notes", "--create-namespace", "--dry-run=server", "--set", "watchNamespaces={a,b}")
     notes = helm_there("install", "notes", OPERATOR, *there).stdout.split("NOTES:")[1]
-    assert "looks after the namespaces a, b." in notes
+    assert "watches the namespaces a, b." in notes
     assert "kubectl get sg --watch" in notes
     assert "helm install swarmgame-crds" in notes
 
 
-def test_the_notes_do_not_ask_for_what_is_there(definition: Callable[[], Any], helm_there: Helm) -> None:
+def test_the_notes_do_not_mention_an_installed_definition(definition: Callable[[], Any], helm_there: Helm) -> None:
     assert definition()
     there = ("--namespace", "notes", "--create-namespace", "--dry-run=server")
 
@@ -89,7 +91,7 @@ def test_the_notes_do_not_ask_for_what_is_there(definition: Callable[[], Any], h
     until(lambda: "helm install swarmgame-crds" not in notes(), seen=notes)
 
 
-def test_an_upgrade_changes_what_is_asked_and_an_uninstall_leaves_nothing(
+def test_an_upgrade_changes_the_given_values_and_an_uninstall_leaves_nothing(
     helm_there: Helm, connection: client.ApiClient
 ) -> None:
     there = ("--namespace", "second", "--create-namespace")
@@ -110,7 +112,7 @@ def test_an_upgrade_changes_what_is_asked_and_an_uninstall_leaves_nothing(
 
 
 def labelled(connection: client.ApiClient, release: str) -> list[str]:
-    """Whatever carries the release's label, of the kinds that the chart can make."""
+    """Return every object with the release's label, of the kinds that the chart can create."""
     selector = {"label_selector": f"app.kubernetes.io/instance={release},app.kubernetes.io/part-of=swarmgame"}
     core, apps, rbac = (
         client.CoreV1Api(connection),

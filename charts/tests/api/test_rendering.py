@@ -9,7 +9,7 @@ import yaml
 from rendered import CHARTS, DEFINITION, EVERYTHING, NAMESPACE, OPERATOR, Rendered, environment, render
 
 from swarmgame_operator.plan.network import WATCHERS
-from swarmgame_operator.settings import PREFIX, Settings, read_settings
+from swarmgame_operator.settings import PREFIX, OperatorSettings, read_settings
 
 pytestmark = pytest.mark.usefixtures("helm")
 
@@ -20,7 +20,7 @@ GAMES_LABELS = {
     "part-of": "swarmgame",
     "managed-by": "swarmgame-operator",
 }
-"""Of a peer of a game that is called like the release."""
+"""Labels of a peer of a game with the release's name."""
 DIGEST = "sha256:" + "a1" * 32
 
 
@@ -33,7 +33,7 @@ def container_of(rendered: Rendered) -> dict[str, Any]:
     return container
 
 
-def test_by_default_there_is_what_every_cluster_takes_and_nothing_of_prometheus() -> None:
+def test_the_default_kinds_exist_in_every_cluster() -> None:
     kinds = {manifest["kind"] for manifest in render().manifests}
     assert kinds == {
         "Deployment",
@@ -44,19 +44,6 @@ def test_by_default_there_is_what_every_cluster_takes_and_nothing_of_prometheus(
         "ClusterRoleBinding",
         "Pod",
     }
-
-
-def test_everything_can_be_turned_on() -> None:
-    kinds = {manifest["kind"] for manifest in render(values=EVERYTHING).manifests}
-    assert {
-        "PodDisruptionBudget",
-        "ServiceMonitor",
-        "PodMonitor",
-        "PrometheusRule",
-        "ConfigMap",
-        "Role",
-        "RoleBinding",
-    } <= kinds
 
 
 def test_every_namespaced_object_is_in_the_releases_namespace_and_labelled() -> None:
@@ -125,12 +112,12 @@ def test_the_games_images_reach_the_operator() -> None:
     assert variables["SWARMGAME_OPERATOR_IMAGE_PULL_SECRETS"] == "one,two"
 
 
-def settings_of(values: dict[str, Any]) -> Settings:
+def settings_of(values: dict[str, Any]) -> OperatorSettings:
     variables = environment(render(values=values).one("Deployment"))
     return read_settings({name: value for name, value in variables.items() if isinstance(value, str)})
 
 
-def test_the_operator_understands_what_the_chart_tells_it() -> None:
+def test_the_operator_reads_the_settings_that_the_chart_writes() -> None:
     values = {
         "watchNamespaces": ["a", "b"],
         "operator": {
@@ -160,30 +147,25 @@ def test_the_operator_understands_what_the_chart_tells_it() -> None:
 def test_every_setting_of_the_operator_is_a_value_of_the_chart() -> None:
     variables = environment(render(values={"replicaCount": 2}).one("Deployment"))
     given = {name.removeprefix(PREFIX).lower() for name in variables if name.startswith(PREFIX)}
-    assert given == set(Settings.model_fields)
+    assert given == set(OperatorSettings.model_fields)
 
 
-def test_the_charts_defaults_are_the_operators_own_but_for_the_images() -> None:
-    chart, own = settings_of({}).model_dump(), Settings().model_dump()
+def test_the_charts_defaults_are_the_operators_except_for_the_images() -> None:
+    chart, own = settings_of({}).model_dump(), OperatorSettings().model_dump()
     differing = {name for name in own if chart[name] != own[name]}
     assert differing == {"worker_image", "gateway_image", "chain_image", "image_pull_policy"}
 
 
-def test_variables_of_ones_own_reach_the_operator() -> None:
+def test_a_service_of_the_namespace_adds_no_setting() -> None:
+    assert pod_of(render())["enableServiceLinks"] is False
+
+
+def test_additional_variables_reach_the_operator() -> None:
     values = {"operator": {"extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy"}]}}
     assert environment(render(values=values).one("Deployment"))["HTTPS_PROXY"] == "http://proxy"
 
 
-def test_a_service_cannot_pass_for_a_setting() -> None:
-    assert pod_of(render())["enableServiceLinks"] is False
-
-
-def test_every_variable_is_text_or_a_reference() -> None:
-    for name, value in environment(render(values=EVERYTHING).one("Deployment")).items():
-        assert isinstance(value, (str, dict)), name
-
-
-def test_one_operator_needs_no_lease_and_is_never_two() -> None:
+def test_one_replica_needs_no_lease_and_never_overlaps_with_the_next() -> None:
     rendered = render()
     assert rendered.one("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
     assert "SWARMGAME_OPERATOR_LEASE_NAME" not in environment(rendered.one("Deployment"))
@@ -201,7 +183,7 @@ def test_several_operators_elect_a_leader_and_are_replaced_one_by_one(values: di
     assert rendered.one("Role", "swarmgame-lease")["rules"][0]["resourceNames"] == ["swarmgame"]
 
 
-def test_several_operators_avoid_each_others_node_unless_told_otherwise() -> None:
+def test_several_replicas_prefer_different_nodes_unless_an_affinity_is_set() -> None:
     spread = pod_of(render(values={"replicaCount": 2}))["affinity"]["podAntiAffinity"]
     (term,) = spread["preferredDuringSchedulingIgnoredDuringExecution"]
     assert term["podAffinityTerm"]["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
@@ -209,18 +191,7 @@ def test_several_operators_avoid_each_others_node_unless_told_otherwise() -> Non
     assert pod_of(render(values={"replicaCount": 2, "affinity": own}))["affinity"] == own
 
 
-def test_the_pods_are_such_as_the_restricted_standard_asks_for() -> None:
-    rendered = render()
-    for pod in (pod_of(rendered), rendered.one("Pod")["spec"]):
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False
-            assert container["securityContext"]["readOnlyRootFilesystem"] is True
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-
-
-def test_where_and_how_the_operator_runs_is_the_users_choice() -> None:
+def test_the_values_set_where_and_how_the_operator_runs() -> None:
     values = {
         "nodeSelector": {"pool": "system"},
         "tolerations": [{"key": "system", "operator": "Exists"}],
@@ -255,7 +226,7 @@ def test_the_operator_is_probed_where_it_answers() -> None:
         assert container[probe]["httpGet"]["port"] == "probes"
 
 
-def test_the_service_leads_to_the_operator_and_not_to_the_test_pod() -> None:
+def test_the_service_selects_the_operator_and_not_the_test_pod() -> None:
     rendered = render()
     selector = rendered.one("Service")["spec"]["selector"]
     labels = rendered.one("Deployment")["spec"]["template"]["metadata"]["labels"]
@@ -263,7 +234,7 @@ def test_the_service_leads_to_the_operator_and_not_to_the_test_pod() -> None:
     assert not selector.items() <= rendered.one("Pod")["metadata"]["labels"].items()
 
 
-def test_labels_by_which_pods_are_found_do_not_change_with_the_version() -> None:
+def test_selector_labels_do_not_change_with_the_version() -> None:
     selector = render().one("Deployment")["spec"]["selector"]["matchLabels"]
     assert set(selector) == {f"app.kubernetes.io/{name}" for name in ("name", "component", "instance")}
 
@@ -271,14 +242,14 @@ def test_labels_by_which_pods_are_found_do_not_change_with_the_version() -> None
 def test_the_games_network_policies_let_the_operator_in() -> None:
     labels = render(values={"nameOverride": "other"}).one("Deployment")["spec"]["template"]["metadata"]["labels"]
     (allowed,) = [
-        who["podSelector"]["matchLabels"]
-        for who in WATCHERS
-        if "app.kubernetes.io/component" in who["podSelector"]["matchLabels"]
+        peer["podSelector"]["matchLabels"]
+        for peer in WATCHERS
+        if "app.kubernetes.io/component" in peer["podSelector"]["matchLabels"]
     ]
     assert allowed.items() <= labels.items()
 
 
-def test_a_games_pods_are_not_taken_for_the_operators_nor_the_operators_for_a_games() -> None:
+def test_selectors_keep_the_pods_of_operator_and_games_apart() -> None:
     games = {f"app.kubernetes.io/{name}": value for name, value in GAMES_LABELS.items()}
     rendered = render(values=EVERYTHING)
     operators = rendered.one("Deployment")["spec"]["template"]["metadata"]["labels"]
@@ -288,7 +259,7 @@ def test_a_games_pods_are_not_taken_for_the_operators_nor_the_operators_for_a_ga
     assert not monitored.items() <= operators.items()
 
 
-def test_a_service_account_of_ones_own_is_used_and_none_is_made() -> None:
+def test_an_existing_service_account_is_used_and_none_is_created() -> None:
     rendered = render(values={"serviceAccount": {"create": False, "name": "mine"}})
     assert rendered.of("ServiceAccount") == []
     assert pod_of(rendered)["serviceAccountName"] == "mine"
@@ -296,33 +267,19 @@ def test_a_service_account_of_ones_own_is_used_and_none_is_made() -> None:
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "mine", "namespace": NAMESPACE}]
 
 
-def test_rights_can_be_left_to_others() -> None:
+def test_no_rights_are_created_with_rbac_off() -> None:
     rendered = render(values={"replicaCount": 2, "rbac": {"create": False, "userRoles": False}})
     assert not {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"} & {
         manifest["kind"] for manifest in rendered.manifests
     }
 
 
-def test_no_rule_has_a_wildcard() -> None:
-    for values in (EVERYTHING, {"watchNamespaces": ["a"]}):
-        rendered = render(values=values)
-        for role in rendered.of("ClusterRole") + rendered.of("Role"):
-            for rule in role["rules"]:
-                assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"], role["metadata"]["name"]
+def test_the_pod_monitor_selects_the_watched_namespaces() -> None:
+    monitor = render(values={"watchNamespaces": ["a"], "metrics": {"podMonitor": {"enabled": True}}}).one("PodMonitor")
+    assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["a"]}
 
 
-def test_watched_namespaces_get_a_role_each_and_the_cluster_none() -> None:
-    rendered = render(values={"watchNamespaces": ["a", "b"], "rbac": {"userRoles": False}})
-    assert rendered.of("ClusterRole") == rendered.of("ClusterRoleBinding") == []
-    assert [role["metadata"]["namespace"] for role in rendered.of("Role")] == ["a", "b"]
-    everywhere = render(values={"rbac": {"userRoles": False}}).one("ClusterRole")
-    assert all(role["rules"] == everywhere["rules"] for role in rendered.of("Role"))
-    assert render(values={"watchNamespaces": ["a"], "metrics": {"podMonitor": {"enabled": True}}}).one("PodMonitor")[
-        "spec"
-    ]["namespaceSelector"] == {"matchNames": ["a"]}
-
-
-def test_the_metrics_port_alone_is_open_and_to_whom_is_the_users_choice() -> None:
+def test_only_the_metrics_port_is_open_to_the_given_peers() -> None:
     prometheus = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     (rule,) = render(values={"networkPolicy": {"metricsFrom": prometheus}}).one("NetworkPolicy")["spec"]["ingress"]
     assert rule == {"ports": [{"protocol": "TCP", "port": "metrics"}], "from": prometheus}
@@ -336,7 +293,7 @@ def test_egress_is_restricted_on_demand_to_dns_the_api_server_and_the_games() ->
     assert [[port["port"] for port in rule["ports"]] for rule in policy["egress"]] == [[53, 53], [16443], [8080, 8645]]
 
 
-def test_a_policy_is_not_made_where_it_is_not_wanted() -> None:
+def test_no_network_policy_is_created_with_it_off() -> None:
     assert render(values={"networkPolicy": {"enabled": False}}).of("NetworkPolicy") == []
 
 
@@ -367,15 +324,6 @@ def test_the_definition_is_that_of_the_repository() -> None:
     assert render(DEFINITION).one("CustomResourceDefinition")["spec"] == definition["spec"]
 
 
-def test_the_definition_outlives_the_release_unless_told_otherwise() -> None:
-    def annotations(values: dict[str, Any]) -> dict[str, str]:
-        return render(DEFINITION, values).one("CustomResourceDefinition")["metadata"].get("annotations", {})
-
-    assert annotations({}) == {"helm.sh/resource-policy": "keep"}
-    assert annotations({"keep": False}) == {}
-    assert annotations({"keep": False, "annotations": {"a": "b"}}) == {"a": "b"}
-
-
 @pytest.mark.parametrize("chart", [OPERATOR, DEFINITION], ids=lambda chart: chart.name)
-def test_helm_finds_nothing_to_complain_of(chart: Any, helm: Any) -> None:
+def test_helm_lint_passes(chart: Any, helm: Any) -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", chart, "--kube-version", "1.36.3").stdout

@@ -1,6 +1,4 @@
-"""The operator itself, with the settings and the rights that the chart gives it and no others, is never refused
-anything.
-"""
+"""The operator runs with exactly the chart's settings and rights, and no request of it is refused."""
 
 from __future__ import annotations
 
@@ -31,12 +29,12 @@ GAME["spec"] |= {
     "bootnode": {"expose": "NodePort"},
     "storage": {"checkpoints": {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}},
 }
-"""A game of which every kind of child is made."""
+"""A game with every kind of child."""
 
 
 @contextmanager
 def operator(server: ApiServer, directory: Path) -> Iterator[Callable[[], str]]:
-    """Runs an operator as the chart's Deployment would; gives what its /metrics says."""
+    """Run an operator as the chart's Deployment does; yields a function that returns the text of its /metrics."""
     (metrics, probes) = control_plane.free_ports(2)
     variables = environment(render(values={"replicaCount": 2}).one("Deployment"))
     variables |= {"SWARMGAME_OPERATOR_METRICS_PORT": str(metrics), "SWARMGAME_OPERATOR_PROBE_PORT": str(probes)}
@@ -65,7 +63,7 @@ def operator(server: ApiServer, directory: Path) -> Iterator[Callable[[], str]]:
 
 
 def counted(figures: str, metric: str, /, **labels: str) -> float:
-    """The sum of a metric's samples that have these labels."""
+    """Return the sum of a metric's samples with these labels."""
     lines = re.findall(rf"^{metric}{{(.*)}} (\S+)$", figures, re.MULTILINE)
     return sum(
         float(value) for found, value in lines if all(f'{label}="{text}"' in found for label, text in labels.items())
@@ -106,11 +104,11 @@ def test_a_game_is_set_up_scaled_repaired_suspended_and_deleted_without_one_refu
         until(lambda: events.list_namespaced_event("in-use", field_selector="regarding.kind=SwarmGame").items)
         games.delete_namespaced_custom_object(*where, "quickstart")
         until(lambda: counted(figures(), "swarmgame_info", name="quickstart") == 0)
-        said = figures()
+        answer = figures()
         # A watch is counted when it ends, and one that is refused ends at once.
         for verb in ("list", "get", "create", "apply", "patch", "delete"):
-            assert counted(said, "swarmgame_operator_k8s_requests_total", verb=verb) > 0, verb
-        assert counted(said, "swarmgame_operator_k8s_requests_total", code="403") == 0
-        assert counted(said, "swarmgame_operator_reconcile_errors_total", reason="Forbidden") == 0
+            assert counted(answer, "swarmgame_operator_k8s_requests_total", verb=verb) > 0, verb
+        assert counted(answer, "swarmgame_operator_k8s_requests_total", code="403") == 0
+        assert counted(answer, "swarmgame_operator_reconcile_errors_total", reason="Forbidden") == 0
         lease = client.CoordinationV1Api(administrator).read_namespaced_lease("swarmgame", NAMESPACE)
         assert lease.spec.holder_identity

@@ -1,4 +1,4 @@
-"""An API server's answers as they are: for discovery and schemas, of which the client library has no models."""
+"""Unparsed answers of an API server, for discovery and schemas, which the client library does not model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from native_cluster import tools
 
 
 def get(server: ApiServer, path: str) -> Any:
-    """The JSON behind a path."""
+    """Return the JSON of a path."""
     command = [str(tools.tool("kubectl")), "--kubeconfig", str(server.kubeconfig), "get", "--raw", path]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -1,6 +1,6 @@
 """A chart as helm renders it: manifests as dictionaries, found by kind and name.
 
-Invariant: helm itself renders, never a stand-in; what helm refuses is raised with helm's own words.
+helm itself renders; its refusals are raised with its message.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ EVERYTHING = {
 
 
 class Refused(Exception):
-    """Helm would not render. Its message is what a user reads."""
+    """Helm refused to render. The message is helm's."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What `helm template` printed."""
+    """The output of `helm template`."""
 
     text: str
 
@@ -47,7 +47,7 @@ class Rendered:
         return [manifest for manifest in self.manifests if manifest["kind"] == kind]
 
     def one(self, kind: str, name: str = "") -> dict[str, Any]:
-        """The only manifest of its kind, and name where one is given."""
+        """Return the only manifest of a kind, or of a kind and name."""
         found = [manifest for manifest in self.of(kind) if not name or manifest["metadata"]["name"] == name]
         assert len(found) == 1, (
             f"{len(found)} of {kind} {name}: {[manifest['metadata']['name'] for manifest in self.of(kind)]}"
@@ -56,7 +56,7 @@ class Rendered:
 
 
 def render(chart: Path = OPERATOR, values: dict[str, Any] | None = None, release: str = "swarmgame") -> Rendered:
-    """Renders a chart with values, for Kubernetes 1.36."""
+    """Render a chart with values, for Kubernetes 1.36."""
     return _render(chart, yaml.safe_dump(values or {}), release)
 
 
@@ -72,6 +72,6 @@ def _render(chart: Path, values: str, release: str) -> Rendered:
 
 
 def environment(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The variables of a Deployment's only container, by name: the value, or where it comes from."""
+    """Return the variables of a Deployment's only container by name: the value or its source."""
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}

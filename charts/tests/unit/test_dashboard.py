@@ -1,4 +1,4 @@
-"""What dashboard and alerts ask Prometheus for is what the programs export."""
+"""The metrics in dashboard and alerts are those that the programs export."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from rendered import OPERATOR
 
-from swarmgame.observability.metric_definitions import METRICS, PREFIX, Kind
+from swarmgame.observability.metric_definitions import METRICS, PREFIX
 from swarmgame_chain.gateway import metrics as gateway
-from swarmgame_operator.metrics import CATALOGUE
+from swarmgame_common.metrics import MetricType
+from swarmgame_operator.metrics import OPERATOR_METRICS
 
 DASHBOARD = json.loads((OPERATOR / "dashboards" / "swarmgame.json").read_text())
 ALERTS = (OPERATOR / "templates" / "prometheusrule.yaml").read_text()
@@ -35,15 +36,15 @@ def expressions() -> Iterator[str]:
     yield from re.findall(r"expr: (?:\|-\n)?(.*?)\n {10}for:", ALERTS, re.DOTALL)
 
 
-def of_the_worker() -> set[str]:
+def worker_metrics() -> set[str]:
     return {
         PREFIX + metric.name + suffix
         for metric in METRICS
-        for suffix in (SUFFIXES if metric.kind is Kind.HISTOGRAM else ("",))
+        for suffix in (SUFFIXES if metric.type is MetricType.HISTOGRAM else ("",))
     }
 
 
-def of_the_gateway() -> set[str]:
+def gateway_metrics() -> set[str]:
     status = {"waiting": {"report": 1}, "inFlight": 0, "round": 0, "roundAge": 0}
     counts = SimpleNamespace(sent=0, bumped=0, reorganised=0, lost=0, filled=0, gas=0)
     queue = SimpleNamespace(ended={("report", "final", ""): 1})
@@ -52,33 +53,33 @@ def of_the_gateway() -> set[str]:
     return set(re.findall(r"^(\w+)[{ ]", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE), re.MULTILINE))
 
 
-def of_the_operator() -> set[str]:
+def operator_metrics() -> set[str]:
     endings = {"counter": ("_total",), "histogram": SUFFIXES, "gauge": ("",)}
-    return {entry.name + ending for entry in CATALOGUE for ending in endings[entry.kind]}
+    return {entry.name + ending for entry in OPERATOR_METRICS for ending in endings[entry.kind]}
 
 
-def asked_for() -> set[str]:
+def metrics_in_use() -> set[str]:
     return {name for expression in expressions() for name in NAME.findall(expression)}
 
 
 def test_the_expressions_are_found() -> None:
-    assert len(asked_for()) > 25
+    assert len(metrics_in_use()) > 25
 
 
-def test_the_workers_metrics_that_are_asked_for_exist() -> None:
-    assert {name for name in asked_for() if name.startswith(PREFIX)} <= of_the_worker()
+def test_the_workers_metrics_in_the_expressions_exist() -> None:
+    assert {name for name in metrics_in_use() if name.startswith(PREFIX)} <= worker_metrics()
 
 
-def test_the_gateways_metrics_that_are_asked_for_exist() -> None:
-    assert {name for name in asked_for() if name.startswith("swarmgame_gateway_")} <= of_the_gateway()
+def test_the_gateways_metrics_in_the_expressions_exist() -> None:
+    assert {name for name in metrics_in_use() if name.startswith("swarmgame_gateway_")} <= gateway_metrics()
 
 
-def test_the_operators_metrics_that_are_asked_for_exist() -> None:
+def test_the_operators_metrics_in_the_expressions_exist() -> None:
     others = (PREFIX, "swarmgame_gateway_")
-    assert {name for name in asked_for() if not name.startswith(others)} <= of_the_operator()
+    assert {name for name in metrics_in_use() if not name.startswith(others)} <= operator_metrics()
 
 
-def test_every_panel_has_a_title_a_place_and_says_what_its_figures_mean() -> None:
+def test_every_panel_has_a_title_a_position_and_a_description() -> None:
     assert len(panels(DASHBOARD)) >= 20
     for panel in panels(DASHBOARD):
         assert panel["title"]
@@ -90,7 +91,7 @@ def test_every_panel_has_a_title_a_place_and_says_what_its_figures_mean() -> Non
     assert len(identities) == len(set(identities))
 
 
-def test_every_panel_asks_the_source_that_the_reader_chose() -> None:
+def test_every_panel_uses_the_chosen_data_source() -> None:
     for panel in panels(DASHBOARD):
         assert panel["datasource"]["uid"] == "${datasource}"
 

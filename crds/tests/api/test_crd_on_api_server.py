@@ -1,4 +1,4 @@
-"""The definition on a real API server: what it takes, refuses, fills in, prunes, scales and shows."""
+"""The definition on a real API server: validation, defaults, pruning, scaling and columns."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from kubernetes import client
 from manifests import LARGEST, complete, fields, wrong_values
 from rule_cases import CASES, CHANGES, rule_of, transition_of
-from served_games import Games, Refusal, Refused, install, written
+from served_games import Games, Refusal, Refused, game_body, install
 from structural import documents, fill_in
 
 from native_cluster import tools
 from swarmgame_api import InvalidManifest, parse_manifest
 from swarmgame_api.crd import definition
-from swarmgame_api.document import write_document
 from swarmgame_api.overrides import apply_overrides, parse_override
 from swarmgame_api.reference import MINIMAL
 from swarmgame_api.resource import GameResource, read_status, status_document
-from swarmgame_api.words import Shape
+from swarmgame_api.type_descriptions import TypeInfo
+from swarmgame_api.yaml_io import dump_document
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted(ROOT.glob("examples/*/game.yaml"))
@@ -34,7 +34,7 @@ TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
 @pytest.fixture(scope="module")
 def served(api_server: ApiServer) -> Iterator[client.ApiClient]:
-    """A connection to a server that knows SwarmGames."""
+    """A connection to a server with the definition."""
     with api_server.client() as connection:
         install(connection)
         yield connection
@@ -47,7 +47,7 @@ def games(served: client.ApiClient, api_namespace: str) -> Games:
 
 @pytest.fixture(scope="module")
 def any_namespace(served: client.ApiClient) -> Games:
-    """For what is only tried out."""
+    """Games of the default namespace, for dry runs."""
     return Games(served, "default")
 
 
@@ -79,22 +79,22 @@ def test_the_committed_file_is_applied_as_it_stands_and_changes_nothing(
 # ── rules
 
 
-@pytest.mark.parametrize(("path", "words", "refused", "accepted"), CASES)
+@pytest.mark.parametrize(("path", "text", "refused", "accepted"), CASES)
 def test_a_rule_refuses_one_game_and_accepts_another(
-    any_namespace: Games, path: str, words: str, refused: list[str], accepted: list[str]
+    any_namespace: Games, path: str, text: str, refused: list[str], accepted: list[str]
 ) -> None:
-    said = refusal(any_namespace, written(refused))
-    assert said.code == 422
-    assert (path, f"Invalid value: expected {rule_of(path, words).rule.expected}") in said.causes
-    assert any_namespace.try_out(written(accepted))["spec"]
+    answer = refusal(any_namespace, game_body(refused))
+    assert answer.code == 422
+    assert (path, f"Invalid value: expected {rule_of(path, text).rule.expected}") in answer.causes
+    assert any_namespace.try_out(game_body(accepted))["spec"]
 
 
 @pytest.mark.parametrize(("path", "before", "after", "allowed"), CHANGES)
 def test_what_is_immutable_may_not_change_and_the_rest_may(
     games: Games, path: str, before: list[str], after: list[str], allowed: bool
 ) -> None:
-    stored = games.create(written(before))
-    changed = {**written(after), "metadata": stored["metadata"]}
+    stored = games.create(game_body(before))
+    changed = {**game_body(after), "metadata": stored["metadata"]}
     if allowed:
         assert games.replace(changed)["metadata"]["generation"] == 2
         return
@@ -110,15 +110,15 @@ def test_what_is_immutable_may_not_change_and_the_rest_may(
     [{}, {"other": 1}, {"known": 2}, {"known": 1, "other": 1}, {"known": None}, {"known": {"deep": 1}}],
     ids=["removed", "renamed", "changed", "added", "null", "deepened"],
 )
-def test_no_change_inside_a_block_that_belongs_to_others_escapes_the_rule(games: Games, after: Any) -> None:
-    stored = games.create(written(["game.trainer.with={known: 1}"]))
+def test_every_change_inside_a_free_form_block_is_covered_by_the_rule(games: Games, after: Any) -> None:
+    stored = games.create(game_body(["game.trainer.with={known: 1}"]))
     stored["spec"]["game"]["trainer"]["with"] = after
     with pytest.raises(Refused, match="no change while the game runs"):
         games.replace(stored)
 
 
-def test_a_game_whose_chain_is_set_keeps_it_also_when_the_block_is_left_out(games: Games) -> None:
-    stored = games.create(written(["coordination.mode=Dev"]))
+def test_a_chain_cannot_be_removed_by_leaving_out_its_block(games: Games) -> None:
+    stored = games.create(game_body(["coordination.mode=Dev"]))
     del stored["spec"]["coordination"]
     with pytest.raises(Refused, match="no change once a chain is set"):
         games.replace(stored)
@@ -128,11 +128,11 @@ def test_a_game_whose_chain_is_set_keeps_it_also_when_the_block_is_left_out(game
 
 
 @pytest.mark.parametrize(
-    ("path", "shape"), [field for field in fields() if field[0].startswith("spec.")], ids=lambda value: str(value)[:60]
+    ("path", "info"), [field for field in fields() if field[0].startswith("spec.")], ids=lambda value: str(value)[:60]
 )
-def test_a_value_of_the_wrong_kind_is_refused_at_its_path(any_namespace: Games, path: str, shape: Shape) -> None:
+def test_a_value_of_the_wrong_kind_is_refused_at_its_path(any_namespace: Games, path: str, info: TypeInfo) -> None:
     steps, _ = parse_override(f"{path}=x")
-    for wrong in wrong_values(shape):
+    for wrong in wrong_values(info):
         changed: Any = apply_overrides(complete(), [(steps, wrong)])
         changed["metadata"].pop("namespace")
         if _read(changed) is None:
@@ -149,24 +149,24 @@ def _read(data: Any) -> Any:
 
 
 def test_a_list_of_named_entries_takes_each_name_once(any_namespace: Games) -> None:
-    said = refusal(any_namespace, written(["peers.env=[{name: A}, {name: A}]"]))
-    assert ("spec.peers.env[1]", 'Duplicate value: {"name":"A"}') in said.causes
+    answer = refusal(any_namespace, game_body(["peers.env=[{name: A}, {name: A}]"]))
+    assert ("spec.peers.env[1]", 'Duplicate value: {"name":"A"}') in answer.causes
 
 
-def test_an_unknown_field_is_refused_to_who_asks_for_strictness_as_kubectl_does_and_dropped_for_others(
+def test_an_unknown_field_is_refused_with_strict_validation_and_dropped_without(
     games: Games,
 ) -> None:
-    body = written(["game.progression.deadline=5"], name="strict")
+    body = game_body(["game.progression.deadline=5"], name="strict")
     assert refusal(games, body).message.endswith(
         'strict decoding error: unknown field "spec.game.progression.deadline"'
     )
     assert "deadline" not in games.create(body, validation="Ignore")["spec"]["game"]["progression"]
 
 
-def test_blocks_that_belong_to_others_are_kept_to_the_letter_nulls_and_fractions_included(games: Games) -> None:
+def test_free_form_blocks_are_kept_unchanged_with_nulls_and_fractions(games: Games) -> None:
     block = {"learningRate": 6.0e-4, "deep": {"list": [1, None, {"a": None}], "empty": {}}, "nothing": None}
     stored = games.create(
-        written(
+        game_body(
             [
                 f"game.trainer.with={json.dumps(block)}",
                 'peers.podTemplate.spec={"tolerations": [{"key": "gpu", "effect": null}]}',
@@ -182,7 +182,7 @@ def test_blocks_that_belong_to_others_are_kept_to_the_letter_nulls_and_fractions
 
 @pytest.mark.parametrize("text", [MINIMAL, LARGEST, *(path.read_text() for path in EXAMPLES)])
 def test_the_server_fills_in_what_the_models_fill_in(any_namespace: Games, text: str) -> None:
-    body = written(text=text)
+    body = game_body(text=text)
     body["metadata"].pop("namespace", None)
     stored = any_namespace.try_out(body)
     assert stored["spec"] == fill_in(SPEC, body["spec"])
@@ -198,10 +198,10 @@ def test_the_server_fills_in_what_the_models_fill_in(any_namespace: Games, text:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )
 @given(spec=documents(SPEC))
-def test_any_game_is_taken_or_refused_and_filled_in_as_the_models_do_it(
+def test_any_game_is_accepted_or_refused_and_defaulted_as_by_the_models(
     any_namespace: Games, spec: dict[str, Any]
 ) -> None:
-    body = {**written(), "spec": spec}
+    body = {**game_body(), "spec": spec}
     game = _read(body)
     event("refused" if game is None else "taken")
     if game is None:
@@ -224,7 +224,7 @@ def test_every_example_is_applied_by_kubectl_without_a_warning(
 
 
 def test_the_scale_subresource_sets_replicas_within_the_rules_and_shows_what_runs(games: Games) -> None:
-    games.create(written(["peers.maxReplicas=8"]))
+    games.create(game_body(["peers.maxReplicas=8"]))
     games.merge("sums", {"status": {"replicas": 3, "selector": "swarmgame.dev/game=sums"}}, "status")
     scale = games.get("sums", "scale")
     assert scale["spec"]["replicas"] == 4
@@ -261,36 +261,36 @@ STATUS = read_status(
 
 
 def test_a_status_is_kept_as_it_was_written_and_reads_back_equal(games: Games) -> None:
-    stored = games.create(written())
+    stored = games.create(game_body())
     document = status_document(STATUS)
-    answer = games.apply({**written(), "status": document}, "swarmgame-operator", "status")
+    answer = games.apply({**game_body(), "status": document}, "swarmgame-operator", "status")
     assert answer["status"] == document
     assert GameResource.parse(games.get("sums")).status == STATUS
     assert answer["metadata"]["generation"] == stored["metadata"]["generation"]
 
 
 def test_nothing_is_filled_into_a_status(games: Games) -> None:
-    games.create(written())
+    games.create(game_body())
     games.merge("sums", {"status": {"peers": {"ready": 1}}}, "status")
     assert games.get("sums")["status"] == {"peers": {"ready": 1}}
 
 
 def test_a_status_can_only_be_written_as_a_status(games: Games) -> None:
-    stored = games.create(written() | {"status": {"replicas": 9}})
+    stored = games.create(game_body() | {"status": {"replicas": 9}})
     assert "status" not in stored
     games.merge("sums", {"spec": {"suspend": True}, "status": {"replicas": 2}}, "status")
     assert games.get("sums")["spec"]["suspend"] is False
 
 
 def test_a_status_holds_one_condition_a_type(games: Games) -> None:
-    games.create(written())
+    games.create(game_body())
     condition = status_document(STATUS)["conditions"][0]
     with pytest.raises(Refused, match="Duplicate value"):
         games.merge("sums", {"status": {"conditions": [condition, condition]}}, "status")
 
 
 def test_a_status_with_an_unknown_condition_is_refused(games: Games) -> None:
-    games.create(written())
+    games.create(game_body())
     condition = status_document(STATUS)["conditions"][0] | {"type": "Happy"}
     with pytest.raises(Refused, match=r"status\.conditions\[0\]\.type: Unsupported value"):
         games.merge("sums", {"status": {"conditions": [condition]}}, "status")
@@ -299,12 +299,12 @@ def test_a_status_with_an_unknown_condition_is_refused(games: Games) -> None:
 # ── what people see
 
 
-def test_the_columns_show_how_a_game_is(games: Games) -> None:
+def test_the_columns_show_a_games_status(games: Games) -> None:
     labels = {"kueue.x-k8s.io/queue-name": "research"}
-    body = written()
+    body = game_body()
     body["metadata"]["labels"] = labels
     games.create(body)
-    games.apply({**written(), "status": status_document(STATUS)}, "swarmgame-operator", "status")
+    games.apply({**game_body(), "status": status_document(STATUS)}, "swarmgame-operator", "status")
     table = games.request("GET", "sums", accept=TABLE)
     names = [column["name"] for column in table["columnDefinitions"]]
     cells = dict(zip(names, table["rows"][0]["cells"], strict=True))
@@ -330,40 +330,39 @@ def test_the_columns_show_how_a_game_is(games: Games) -> None:
 
 
 def test_a_new_game_without_a_status_is_shown_too(api_server: ApiServer, games: Games, api_namespace: str) -> None:
-    games.create(written())
+    games.create(game_body())
     head, row = kubectl(api_server, "get", "sg", "-n", api_namespace).stdout.splitlines()
     assert head.split() == ["NAME", "READY", "REASON", "PEERS", "DESIRED", "ROUND", "ROUNDS", "REWARD", "AGE"]
     assert row.split()[:3] == ["sums", "4", "100"]
     assert "swarmgame.swarmgame.dev/sums" in kubectl(api_server, "get", "all", "-n", api_namespace).stdout
 
 
-def test_a_bad_manifest_is_refused_in_words_that_say_what_to_do(
-    api_server: ApiServer, games: Games, tmp_path: Path
-) -> None:
+def test_kubectl_shows_what_a_bad_manifest_should_have(api_server: ApiServer, games: Games, tmp_path: Path) -> None:
     file = tmp_path / "game.yaml"
     file.write_text(
-        write_document(written(["peers={replicas: 12, maxReplicas: 8}", "coordination.mode=External"])),
+        dump_document(game_body(["peers={replicas: 12, maxReplicas: 8}", "coordination.mode=External"])),
         encoding="utf-8",
     )
     done = kubectl(api_server, "apply", "-f", str(file), fails=True)
     first, *others = done.stderr.replace("* ", "").splitlines()
     assert first == 'The SwarmGame "sums" is invalid: '
     assert sorted(others) == [  # the server follows no order
-        "spec.coordination: Invalid value: expected chainId, contractAddress, rpcSecretRef and walletSecretRef with mode External",
+        "spec.coordination: Invalid value: expected chainId, contractAddress, rpcSecretRef and walletSecretRef"
+        " with mode External",
         "spec.peers.replicas: Invalid value: expected 0, or a number from minReplicas to maxReplicas",
     ]
 
 
-def test_kubectl_explains_a_field_in_the_words_of_the_reference(api_server: ApiServer, games: Games) -> None:
-    told = " ".join(kubectl(api_server, "explain", "swarmgame.spec.game.progression.quorum").stdout.split())
+def test_kubectl_explains_a_field_with_the_text_of_the_reference(api_server: ApiServer, games: Games) -> None:
+    shown = " ".join(kubectl(api_server, "explain", "swarmgame.spec.game.progression.quorum").stdout.split())
     assert (
-        "Share of the live members that must have spoken before a stage may close. The deadline closes it regardless."
-        in told
+        "Share of the live members that must publish before a stage may close. The deadline closes it regardless."
+        in shown
     )
 
 
 def test_two_managers_of_one_game_each_own_their_variables(games: Games) -> None:
-    game = written(["peers.env=[{name: A, value: a}]"])
+    game = game_body(["peers.env=[{name: A, value: a}]"])
     games.apply(game, "first")
     identity = {key: game[key] for key in ("apiVersion", "kind", "metadata")}
     games.apply({**identity, "spec": {"peers": {"env": [{"name": "B", "value": "b"}]}}}, "second")

@@ -1,19 +1,23 @@
-"""Manifests that use everything, every field of the schema, and values that a field does not take."""
+"""A manifest with every object, every field of the schema, and invalid values for a field."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, Union
 
 from swarmgame_api import loads_manifest
-from swarmgame_api.document import join
+from swarmgame_api.errors import join_path
 from swarmgame_api.load import manifest_data
 from swarmgame_api.rules import objects
-from swarmgame_api.words import Shape, shape_of_field
+from swarmgame_api.type_descriptions import TypeInfo, field_type_info
 
 LARGEST = """
 apiVersion: swarmgame.dev/v1alpha1
 kind: SwarmGame
-metadata: {name: multistage-math, namespace: research, labels: {kueue.x-k8s.io/queue-name: research}, annotations: {example.dev/why: "because"}}
+metadata:
+  name: multistage-math
+  namespace: research
+  labels: {kueue.x-k8s.io/queue-name: research}
+  annotations: {example.dev/why: "because"}
 spec:
   suspend: false
   managedBy: swarmgame.dev/operator
@@ -21,18 +25,24 @@ spec:
     maxRounds: 200
     stages: 3
     seed: 42
-    data:    {use: reasoning-gym, with: {environments: [{name: chain_sum, weight: 2, config: {max_terms: 2}}, {name: gcd}]}}
+    data:
+      use: reasoning-gym
+      with: {environments: [{name: chain_sum, weight: 2, config: {max_terms: 2}}, {name: gcd}]}
     rewards: {use: "my_game.rewards:Mine"}
     trainer: {use: grpo, with: {generations: 8, loss: dapo, learningRate: 6.0e-4, update: per-round}}
     roles: [{name: solver, share: 50%}, {name: proposer, count: 1}, {name: evaluator}]
     modules:
       - {name: my-game, image: {reference: "example.dev/my-game@sha256:0123"}, mountPath: /modules/my-game}
       - {name: other, configMapRef: {name: other}, mountPath: /modules/other}
-    sharing: {external: 8, select: nonzero-advantage, maxPerPeer: 4, maxStalenessRounds: 1, exchange: Pull}
+    sharing: {externalGroups: 8, strategy: nonzero-advantage, maxPerPeer: 4, maxStalenessRounds: 1, exchange: Pull}
     progression: {quorum: "67%", stageDeadlineSeconds: 120, whenAlone: Stop}
     evaluation: {everyRounds: 10, questions: 64}
   model: {uri: "hf://Qwen/Qwen2.5-0.5B-Instruct", revision: "main", secretRef: {name: hf-token}}
-  communication: {backend: Hivemind, port: 31000, admission: Registered, initialPeers: ["/ip4/192.0.2.1/tcp/31000/p2p/16Uiu2HAm"]}
+  communication:
+    backend: Hivemind
+    port: 31000
+    admission: Registered
+    initialPeers: ["/ip4/192.0.2.1/tcp/31000/p2p/16Uiu2HAm"]
   coordination:
     mode: External
     chainId: 1
@@ -72,7 +82,7 @@ spec:
 
 
 def complete() -> dict[str, Any]:
-    """Every object of the schema, present at least once, as plain data."""
+    """Return plain data with every object of the schema at least once."""
     data = manifest_data(loads_manifest(LARGEST))
     data["spec"]["storage"]["cache"] = {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}
     data["spec"]["storage"]["checkpoints"] = {
@@ -82,8 +92,8 @@ def complete() -> dict[str, Any]:
     return data
 
 
-def fields() -> list[tuple[str, Shape]]:
-    """Every field of the schema by a path that exists in `complete()` or can be made there."""
+def fields() -> list[tuple[str, TypeInfo]]:
+    """Return every field of the schema by a path that exists in `complete()` or can be created there."""
     first = {"modules[*].image": "modules[0].image", "modules[*].configMapRef": "modules[1].configMapRef"}
     found = []
     for path, model in objects():
@@ -93,21 +103,21 @@ def fields() -> list[tuple[str, Shape]]:
         if path.startswith(("spec.storage.cache.emptyDir", "spec.storage.checkpoints.claimTemplate")):
             continue  # the same classes as the other volume's
         found += [
-            (join(path, field.alias or name), shape_of_field(field)) for name, field in model.model_fields.items()
+            (join_path(path, field.alias or name), field_type_info(field)) for name, field in model.model_fields.items()
         ]
     return found
 
 
-def wrong_values(shape: Shape) -> list[object]:
-    """Values that no field of this shape takes."""
-    if shape.model is not None or shape.kind is dict:
+def wrong_values(info: TypeInfo) -> list[object]:
+    """Return values that no field of this type takes."""
+    if info.model is not None or info.kind is dict:
         return [5, "text", [1]]
-    if shape.kind is tuple:
+    if info.kind is tuple:
         return [5, "text", {"a": 1}]
-    if shape.kind is bool:
+    if info.kind is bool:
         return [1, "true", []]
-    if shape.kind in (int, float):
+    if info.kind in (int, float):
         return ["5", True, [1], -1, 10**12 * 10**5]
-    if shape.kind in (Literal, Union):
+    if info.kind in (Literal, Union):
         return ["no-such-choice", True, {}, 0]
-    return [True, [], {}, 1.5, "\t", "x" * 40_000] if len(shape.metadata) else [5]
+    return [True, [], {}, 1.5, "\t", "x" * 40_000] if len(info.metadata) else [5]

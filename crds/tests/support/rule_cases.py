@@ -1,6 +1,4 @@
-"""For every rule and every transition a manifest that is refused and one that is taken: for files and for an API server
-alike.
-"""
+"""For every rule and every transition a refused and an accepted manifest, for files and for an API server."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ MODULE = "{name: a, configMapRef: {name: a}, mountPath: /a}"
 Case = tuple[str, str, list[str], list[str]]
 
 CASES: list[Case] = [
-    # path of the problem, words it contains, overrides that are refused, overrides that are accepted
+    # path of the problem, text it contains, overrides that are refused, overrides that are accepted
     ("metadata.name", "at most 52", [f"metadata.name={'a' * 53}"], [f"metadata.name={'a' * 52}"]),
     ("metadata.name", "without dots", ["metadata.name=a.b"], ["metadata.name=a-b"]),
     (
@@ -72,7 +70,7 @@ CASES: list[Case] = [
     ("spec.game.modules[0]", "exactly one", ["game.modules=[{name: a, mountPath: /a}]"], [f"game.modules=[{MODULE}]"]),
     (
         "spec.communication.initialPeers",
-        "closed",
+        "is fixed",
         ["communication={backend: TorchDistributed, initialPeers: [/dns4/a/tcp/1/p2p/16U]}"],
         ["communication={backend: Hivemind, initialPeers: [/dns4/a/tcp/1/p2p/16U]}"],
     ),
@@ -195,21 +193,21 @@ CHANGES: list[tuple[str, list[str], list[str], bool]] = [
 
 
 def place_of(placed: PlacedRule | PlacedTransition) -> str:
-    """Where its problem is reported in a file."""
+    """Return the path of its problem in a file."""
     rule = placed.rule if isinstance(placed, PlacedRule) else placed.transition
     path = "metadata" if placed.owner is Metadata else placed.path
     return ".".join(part for part in (path, rule.field) if part)
 
 
-def rule_of(path: str, words: str) -> PlacedRule:
-    """The one rule that a case is about."""
+def rule_of(path: str, text: str) -> PlacedRule:
+    """Return the rule of a case."""
     (placed,) = (
-        rule for rule in all_rules() if place_of(rule) == path.replace("[0]", "[*]") and words in rule.rule.expected
+        rule for rule in all_rules() if place_of(rule) == path.replace("[0]", "[*]") and text in rule.rule.expected
     )
     return placed
 
 
 def transition_of(path: str) -> PlacedTransition:
-    """The one transition that a case is about."""
+    """Return the transition of a case."""
     (placed,) = (transition for transition in all_transitions() if place_of(transition) == path)
     return placed

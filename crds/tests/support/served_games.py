@@ -1,4 +1,4 @@
-"""SwarmGames on a real API server: the definition installed, and the requests that tests make.
+"""SwarmGames on a real API server: installing the definition, and the requests of the tests.
 
 For any test that has the fixture `api_server`: `install(connection)`, then `Games(connection, namespace)`.
 """
@@ -13,24 +13,24 @@ from kubernetes import client
 from polling import until
 
 from swarmgame_api.crd import GROUP, PLURAL, VERSION, definition
-from swarmgame_api.document import read_documents
 from swarmgame_api.overrides import apply_overrides, parse_override
 from swarmgame_api.reference import MINIMAL
+from swarmgame_api.yaml_io import load_documents
 
 Body = dict[str, Any]
 
 
-def written(overrides: list[str] | None = None, text: str = MINIMAL, name: str | None = None) -> Body:
-    """A manifest as its author writes it: nothing is filled in."""
+def game_body(overrides: list[str] | None = None, text: str = MINIMAL, name: str | None = None) -> Body:
+    """Return a manifest without defaults, as its author writes it."""
     changes = [*(overrides or []), *([f"metadata.name={name}"] if name else [])]
-    (document,) = read_documents(text)
+    (document,) = load_documents(text)
     changed = apply_overrides(document, [parse_override(change) for change in changes])
     assert isinstance(changed, dict)
     return changed
 
 
 def install(connection: client.ApiClient) -> None:
-    """Installs the definition, once, and waits until games are served."""
+    """Install the definition once, and wait until games are served."""
     definitions = client.ApiextensionsV1Api(connection)
     try:
         definitions.create_custom_resource_definition(definition())
@@ -53,11 +53,11 @@ def install(connection: client.ApiClient) -> None:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What the API server said against a request.
+    """The API server's reasons for refusing a request.
 
     Args:
         code: the HTTP status.
-        message: for people.
+        message: the complete message.
         causes: field and message of each problem.
     """
 
@@ -85,7 +85,7 @@ class Games:
         self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
 
     def try_out(self, body: Body) -> Body:
-        """What would be stored."""
+        """Return what a dry run would store."""
         return self.request("POST", body=body, fieldValidation="Strict", dryRun="All")
 
     def create(self, body: Body, validation: str = "Strict") -> Body:
@@ -98,7 +98,7 @@ class Games:
         return self.request("PUT", body["metadata"]["name"], subresource, body=body, fieldValidation="Strict")
 
     def apply(self, body: Body, manager: str, subresource: str = "") -> Body:
-        """By server-side apply."""
+        """Apply by server-side apply."""
         kind = "application/apply-patch+yaml"
         return self.request("PATCH", body["metadata"]["name"], subresource, body=body, kind=kind, fieldManager=manager)
 
@@ -116,7 +116,7 @@ class Games:
         accept: str = "application/json",
         **query: str,
     ) -> Body:
-        """One request.
+        """Send one request.
 
         Raises:
             Refused: it was refused.

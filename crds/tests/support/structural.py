@@ -1,7 +1,7 @@
-"""A structural schema at work in Python: what an API server fills in, and documents that it would let pass.
+"""A structural schema in Python: the defaults that an API server fills in, and documents that the schema accepts.
 
-Filling in follows the server's algorithm for structural defaulting: from the outside in, where nothing or null stands.
-The tests on a real API server show that the two agree. Rules (CEL) are not looked at here.
+Defaulting follows the server's algorithm: from the outside in, where a field is absent or null. The tests on a real API
+server show that the two agree. Rules (CEL) are not evaluated here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Schema = dict[str, Any]
 
 
 def fill_in(schema: Schema, value: Any) -> Any:
-    """The value with every default, as the API server stores it."""
+    """Return the value with its defaults, as the API server stores it."""
     if isinstance(value, dict) and "properties" in schema:
         filled = {}
         for name, child in schema["properties"].items():
@@ -35,7 +35,7 @@ def fill_in(schema: Schema, value: Any) -> Any:
 
 
 def nodes(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
-    """Every node with its path; `[*]` stands for a list's items, `{}` for a mapping's values."""
+    """Yield every node with its path; `[*]` stands for a list's items, `{}` for a mapping's values."""
     yield path, schema
     for name, child in schema.get("properties", {}).items():
         yield from nodes(child, f"{path}.{name}" if path else name)
@@ -45,7 +45,7 @@ def nodes(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
         yield from nodes(schema["additionalProperties"], f"{path}{{}}")
 
 
-# Fractions stay where Go writes them as it read them: it spells 5.388127222638503e+16 as an integer, another one.
+# Only fractions that Go writes as it read them: it writes 5.388127222638503e+16 as a different integer.
 _ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e15, 1e15) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=8), inner, max_size=3),
@@ -56,7 +56,7 @@ _KEYS = st.sampled_from(["storage", "a", "example.dev/b", "nvidia.com/gpu"])
 
 
 def documents(schema: Schema) -> st.SearchStrategy[Any]:
-    """Values that the schema takes; fields that may be absent mostly are, so that rules between fields have a chance."""
+    """Generate values that the schema accepts; most optional fields are absent, so that rules are rarely broken."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     if schema.get("x-kubernetes-int-or-string"):

@@ -1,4 +1,4 @@
-"""A game as a cluster holds it: read whatever was written, and written back the same."""
+"""Objects of a cluster: reading never fails, and a status is unchanged by writing and reading."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from swarmgame_api.document import read_documents
 from swarmgame_api.reference import MINIMAL
 from swarmgame_api.resource import MANAGER, GameResource, read_status, status_document
-from swarmgame_api.status import Status
+from swarmgame_api.status import SwarmGameStatus
+from swarmgame_api.yaml_io import load_documents
 
 CONDITION = {
     "type": "Complete",
@@ -29,7 +29,7 @@ STATUS: dict[str, Any] = {
 
 
 def body(**changes: Any) -> dict[str, Any]:
-    (document,) = read_documents(MINIMAL)
+    (document,) = load_documents(MINIMAL)
     assert isinstance(document, dict)
     metadata = {
         "name": "sums",
@@ -67,7 +67,7 @@ def test_an_object_of_a_cluster_is_read_with_every_default_filled_in() -> None:
     assert read.status.progress.round == 7
 
 
-def test_an_object_on_its_way_out_says_since_when() -> None:
+def test_an_object_that_is_being_deleted_has_the_time_of_the_request() -> None:
     read = GameResource.parse(
         body(metadata__deletionTimestamp="2026-02-01T00:00:00Z", metadata__finalizers=["swarmgame.dev/chain"])
     )
@@ -75,7 +75,7 @@ def test_an_object_on_its_way_out_says_since_when() -> None:
     assert read.finalizers == ("swarmgame.dev/chain",)
 
 
-def test_a_spec_that_cannot_be_used_is_no_game_and_says_why_and_who_manages_it() -> None:
+def test_an_unusable_spec_has_problems_and_its_controller_but_no_game() -> None:
     read = GameResource.parse(body(spec__game__maxRounds=0, spec__managedBy="example.dev/other"))
     assert read.game is None
     assert [str(problem) for problem in read.problems] == [
@@ -93,7 +93,7 @@ def test_any_spec_at_all_is_read(spec: object) -> None:
     assert read.managed_by == MANAGER
 
 
-def test_labels_and_annotations_beyond_a_manifests_bounds_do_not_stand_in_the_way() -> None:
+def test_labels_and_annotations_may_exceed_a_manifests_bounds() -> None:
     annotations = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 200_000}
     read = GameResource.parse(
         body(metadata__annotations=annotations, metadata__labels={f"label-{n}": "" for n in range(100)})
@@ -104,7 +104,7 @@ def test_labels_and_annotations_beyond_a_manifests_bounds_do_not_stand_in_the_wa
 
 
 @pytest.mark.parametrize("key", ["name", "namespace", "uid", "creationTimestamp"])
-def test_what_does_not_come_from_a_cluster_is_refused(key: str) -> None:
+def test_an_object_that_is_not_from_a_cluster_is_refused(key: str) -> None:
     made = body()
     del made["metadata"][key]
     with pytest.raises(ValueError, match=rf"metadata\.{key}"):
@@ -118,7 +118,7 @@ def test_reading_changes_nothing_of_the_body() -> None:
     assert made == before
 
 
-def test_a_status_goes_out_and_comes_in_unchanged() -> None:
+def test_a_status_is_unchanged_by_writing_and_reading() -> None:
     status = read_status(STATUS)
     assert read_status(status_document(status)) == status
     document = status_document(status)
@@ -127,7 +127,7 @@ def test_a_status_goes_out_and_comes_in_unchanged() -> None:
     assert "startTime" not in document
 
 
-def test_what_cannot_be_read_of_a_status_is_left_out_and_a_finished_game_stays_finished() -> None:
+def test_unreadable_entries_of_a_status_are_dropped_and_a_finished_game_stays_finished() -> None:
     broken = {
         **STATUS,
         "newer": {"field": 1},
@@ -150,5 +150,5 @@ def test_a_list_that_is_too_long_keeps_its_first_entries() -> None:
 
 
 @pytest.mark.parametrize("status", [None, [], "text", {}, {"conditions": 3}, {"peers": None}])
-def test_a_status_of_which_nothing_can_be_read_is_empty(status: object) -> None:
-    assert read_status(status) == Status()
+def test_an_unreadable_status_is_empty(status: object) -> None:
+    assert read_status(status) == SwarmGameStatus()

@@ -1,4 +1,4 @@
-"""`trainer.with.sampler: {engine: vllm}`: what both sides read of it, and the server's arguments that come of it."""
+"""`trainer.with.sampler: {engine: vllm}`: the options, and the server's arguments made from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def options(sampler: str, use: str = "grpo") -> VllmOptions | None:
     return loads_manifest(GAME % (use, sampler)).spec.game.vllm
 
 
-def test_an_engine_is_read_whatever_the_trainer_is_called() -> None:
+def test_the_options_are_read_for_every_trainer() -> None:
     for use in ("grpo", "mine:Trainer"):
         found = options("{engine: vllm, command: [/opt/vllm/bin/vllm], timeoutSeconds: 5}", use)
         assert found is not None
@@ -32,7 +32,7 @@ def test_an_engine_is_read_whatever_the_trainer_is_called() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["eager", "null", "{kind: mine}", "3", "{engine: mine}"])
-def test_what_another_trainer_means_by_a_sampler_is_left_to_it(sampler: str) -> None:
+def test_another_sampler_is_left_to_its_trainer(sampler: str) -> None:
     assert options(sampler, "mine:Trainer") is None
 
 
@@ -53,14 +53,14 @@ def test_what_another_trainer_means_by_a_sampler_is_left_to_it(sampler: str) -> 
             "{engine: vllm, url: 'http://x', arguments: [-q]}",
             'sampler.arguments is ["-q"]; expected nothing beside url',
         ),
-        ("{engine: vllm, arguments: [--max_model_len=5]}", "expected no --max-model-len: set from other options"),
+        ("{engine: vllm, arguments: [--max_model_len=5]}", "expected no --max-model-len: set by other options"),
         (
             "{engine: vllm, resources: {limits: {gpu: many}}}",
             'sampler.resources.limits.gpu is "many"; expected a Kubernetes quantity',
         ),
     ],
 )
-def test_a_mistake_is_named_with_its_path(sampler: str, problem: str) -> None:
+def test_a_mistake_is_reported_with_its_path(sampler: str, problem: str) -> None:
     with pytest.raises(InvalidManifest) as caught:
         options(sampler)
     assert "spec.game.trainer.with." + problem.split(";")[0] in str(caught.value) or problem in str(caught.value)
@@ -86,7 +86,7 @@ def test_the_servers_arguments_come_from_the_options() -> None:
     assert not [each for each in made().server_arguments("m", port=7) if each.startswith("--max-model-len")]
 
 
-def test_the_authors_precision_goes_before_ours() -> None:
+def test_the_authors_precision_overrides_the_default() -> None:
     assert "--dtype=float32" in made().server_arguments("m", port=1, dtype="float32")
     found = made(arguments=["--dtype", "bfloat16"]).server_arguments("m", port=1, dtype="float32")
     assert "--dtype=float32" not in found
@@ -99,7 +99,7 @@ def test_the_rank_of_adapters_is_read_without_knowing_the_trainer(lora: Any, ran
     assert lora_rank_of({"lora": lora}) == rank
 
 
-def test_every_rank_has_one_that_vllm_takes() -> None:
+def test_every_rank_is_rounded_up_to_one_that_vllm_takes() -> None:
     for rank in (1, 2, 8, 9, 16, 17, 33, 300, 512):
         [found] = [
             each for each in made().server_arguments("m", port=1, lora_rank=rank) if each.startswith("--max-lora-rank")

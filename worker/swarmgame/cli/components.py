@@ -1,6 +1,6 @@
-"""`swarmgame components`: what may stand under `use` in a manifest, and what under `with`.
+"""`swarmgame components`: the values of `use` in a manifest, and the options of each under `with`.
 
-Tables on a terminal, JSON lines on a pipe. Nothing is made or started.
+Tables on a terminal, JSON lines on a pipe. Nothing is created or started.
 """
 
 from __future__ import annotations
@@ -14,39 +14,42 @@ from typing import Annotated
 import typer
 
 from swarmgame.errors import InvalidManifest
-from swarmgame_api.explain import did_you_mean
+from swarmgame_api.validation_messages import did_you_mean
 
 app = typer.Typer(no_args_is_help=True, help="Data, rewards and trainers that a game may use, and their options.")
 
 
 @app.command("list")
-def list_parts(
+def list_components(
     markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/reference/components.md.")] = False,
 ) -> None:
-    """Every installed part: built in, or registered by a package of yours under swarmgame.data, swarmgame.rewards or
-    swarmgame.trainers.
-    """
-    from swarmgame.runtime.options import page, registered
+    """List the installed components: built in, or registered by your own package under swarmgame.data,
+    swarmgame.rewards or swarmgame.trainers.
 
-    parts = registered()
+    [bold]Examples[/bold]
+
+      swarmgame components list
+
+      swarmgame components list | jq .use
+    """
+    from swarmgame.cli.component_reference import components_page, installed_components
+
+    components = installed_components()
     if markdown:
-        typer.echo(page(parts), nl=False)
+        typer.echo(components_page(components), nl=False)
     elif not sys.stdout.isatty():
-        for part in parts:
-            typer.echo(json.dumps({"kind": part.kind, "use": part.use, "summary": part.summary}))
+        for each in components:
+            typer.echo(json.dumps({"kind": each.kind, "use": each.use, "summary": each.summary}))
     else:
-        _table(
-            f"{len(parts)} parts",
-            ("kind", "use", "what it is"),
-            ((part.kind, part.use, part.summary) for part in parts),
-        )
+        rows = ((each.kind, each.use, each.summary) for each in components)
+        _table(f"{len(components)} components", ("kind", "use", "what it is"), rows)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What stands under `use`.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The value of `use`.", show_default=False)],
 ) -> None:
-    """The options of a part: what may stand under `with`. A name that several kinds have shows each.
+    """Show the options of a component: the keys of `with`. A name that several kinds have shows each.
 
     [bold]Examples[/bold]
 
@@ -54,19 +57,22 @@ def show(
 
       swarmgame components show reasoning-gym
     """
-    from swarmgame.runtime.options import names, registered
+    from swarmgame.cli.component_reference import component_names, installed_components
 
-    parts = registered(name)
-    if not parts:
+    components = installed_components(name)
+    if not components:
         raise InvalidManifest(
-            "NAME", name, f"an installed part{did_you_mean(name, names())}; `swarmgame components list` has them all"
+            "NAME",
+            name,
+            f"an installed component{did_you_mean(name, component_names())}; "
+            "`swarmgame components list` shows them all",
         )
-    for part in parts:
+    for each in components:
         if not sys.stdout.isatty():
-            typer.echo(json.dumps(asdict(part)))
+            typer.echo(json.dumps(asdict(each)))
             continue
-        rows = ((option.path, option.takes, option.default, option.meaning) for option in part.options)
-        _table(f"{part.kind}: {part.use}. {part.summary}", ("option", "takes", "default", ""), rows)
+        rows = ((option.path, option.takes, option.default, option.meaning) for option in each.options)
+        _table(f"{each.kind}: {each.use}. {each.summary}", ("option", "takes", "default", ""), rows)
 
 
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -78,5 +84,5 @@ def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -
     for number, heading in enumerate(headings):
         table.add_column(heading, overflow="fold", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*map(Text, row))  # as they are: brackets in them are no markup
+        table.add_row(*map(Text, row))  # Text: brackets in them are not markup
     Console().print(table)

@@ -1,5 +1,4 @@
-"""`swarmgame env`: the environments that a game may ask questions of; what they are, what they ask, whether they are
-fit.
+"""`swarmgame env`: the environments that questions come from: a list, an example of each, and a check.
 
 Tables on a terminal, JSON lines on a pipe. Nothing is written and nothing is downloaded.
 """
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarmgame.errors import BadData, InvalidManifest
-from swarmgame_api.explain import did_you_mean
+from swarmgame_api.validation_messages import did_you_mean
 
 if TYPE_CHECKING:
     from swarmgame.sandbox.client import Sandbox
 
-app = typer.Typer(no_args_is_help=True, help="The environments that a game may ask questions of.")
+app = typer.Typer(no_args_is_help=True, help="The environments from which a game takes its questions.")
 
 _MODULE = "swarmgame.data.environments"
 _EXAMPLE_SEED = 2026
@@ -31,7 +30,14 @@ _LONGEST_EXAMPLE = 2000
 def list_environments(
     markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/reference/environments.md.")] = False,
 ) -> None:
-    """Every environment: reasoning-gym's, composites of them, and those installed under `swarmgame.environments`."""
+    """List the environments: reasoning-gym's, composites of them, and those installed under `swarmgame.environments`.
+
+    [bold]Examples[/bold]
+
+      swarmgame env list
+
+      swarmgame env list | jq -r .name
+    """
     with _sandbox() as sandbox:
         rows = sandbox.call_trusted(f"{_MODULE}:catalog")
         if markdown:
@@ -45,7 +51,7 @@ def list_environments(
         "category": "category",
         "curriculum": "curriculum",
         "evaluates": "sandboxed eval",
-        "summary": "what it asks",
+        "summary": "question",
     }
     _show(f"{len(rows)} environments", columns, rows)
 
@@ -54,7 +60,12 @@ def list_environments(
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an environment.", show_default=False)],
 ) -> None:
-    """One environment: what it is configured by, and an example of a question with its answer."""
+    """Show one environment: its configuration, and an example of a question with its answer.
+
+    [bold]Examples[/bold]
+
+      swarmgame env show chain_sum
+    """
     with _sandbox() as sandbox:
         row = _known(sandbox, [name])[0]
         fields = sandbox.call_trusted(f"{_MODULE}:fields", name)
@@ -66,7 +77,8 @@ def show(
         return
     _show(f"{name}: {row['summary']}", {"name": "field", "type": "type", "default": "default"}, fields)
     typer.echo(
-        f"\n{example['question'][:_LONGEST_EXAMPLE]}\n\n→ {example['answer'][:_LONGEST_EXAMPLE] or '(any solution counts; none is stored)'}"
+        f"\n{example['question'][:_LONGEST_EXAMPLE]}\n\n"
+        f"→ {example['answer'][:_LONGEST_EXAMPLE] or '(any solution counts; none is stored)'}"
     )
 
 
@@ -76,7 +88,15 @@ def check(
         list[str], typer.Argument(metavar="NAME…|all", help="Names of environments, or `all`.", show_default=False)
     ],
 ) -> None:
-    """Whether environments are fit: deterministic, right by their own answer, deaf to garbage, and how fast."""
+    """Check environments: whether they are deterministic, accept their own answer, reject garbage, and how fast they
+    are.
+
+    [bold]Examples[/bold]
+
+      swarmgame env check chain_sum spell_backward
+
+      swarmgame env check all
+    """
     from swarmgame.data.checks import check as check_environment
 
     found = []
@@ -123,7 +143,7 @@ def _known(sandbox: Sandbox, names: Sequence[str]) -> list[dict[str, Any]]:
     for name in names:
         if name not in catalog:
             raise InvalidManifest(
-                "NAME", name, f"an environment{did_you_mean(name, catalog)}; `swarmgame env list` has them all"
+                "NAME", name, f"an environment{did_you_mean(name, catalog)}; `swarmgame env list` shows them all"
             )
     return [catalog[name] for name in names]
 
@@ -156,15 +176,17 @@ def _page(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Sequence[Mappi
     lines = [
         "# Environments",
         "",
-        "What `use: reasoning-gym` may ask questions of. Written by `swarmgame env list --markdown > docs/reference/environments.md`; `swarmgame env "
-        "show NAME` adds an example, `swarmgame env check NAME` tries it out. *Curriculum*: its questions can grow harder as answers get better. "
-        "*Eval*: its scorer evaluates the answer's text, which is why answers are scored in a sandbox. Configuration is in the "
-        "environment's own words; seed and size are set by the game. boxnet, graph_color, propositional_logic, rubiks_cube and rush_hour "
-        "store no answer: any solution counts, and they give no demonstrations. game_of_life_halting takes any words for \"no\".",
+        "The environments of `use: reasoning-gym`. This page is made by "
+        "`swarmgame env list --markdown > docs/reference/environments.md`; `swarmgame env show NAME` adds an example, "
+        "`swarmgame env check NAME` checks one. *Curriculum*: its questions can become harder as answers get better. "
+        "*Eval*: its scorer evaluates the answer's text, which is why answers are scored in a sandbox. The "
+        "configuration has the environment's own names; the game sets seed and size. boxnet, graph_color, "
+        "propositional_logic, rubiks_cube and rush_hour store no answer: any solution counts, and they give no "
+        'demonstrations. game_of_life_halting takes any text for "no".',
         "",
-        "| environment | category | curriculum | eval | what it asks | configuration |",
+        "| environment | category | curriculum | eval | question | configuration |",
         "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for row in rows:
         config = "<br>".join(
             f"`{field['name']}`: {field['type']} = `{_short(field['default'])}`" for field in fields[row["name"]]

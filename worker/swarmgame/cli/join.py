@@ -1,43 +1,47 @@
-"""`swarmgame join`: one more peer for a swarm that plays somewhere."""
+"""`swarmgame join`: one more peer for a swarm that plays elsewhere."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from swarmgame.cli.options import Announce, Game, InitialPeers, Overrides, Rounds, checked_addresses, found_in, say
+from swarmgame.cli.options import (
+    Announce,
+    Game,
+    HttpPort,
+    IdentityFile,
+    InitialPeers,
+    Overrides,
+    P2pPort,
+    Report,
+    Rounds,
+    found_in,
+    load_game,
+    print_message,
+)
 from swarmgame.errors import BadUsage, InvalidManifest
 
 
 def join(
     game: Game,
     initial_peers: InitialPeers = None,
-    identity: Annotated[
-        Path | None,
-        typer.Option("--identity", metavar="FILE", help="Our key; made when missing. Default: in the folder."),
-    ] = None,
-    port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="For other peers; 0 takes any.")
-    ] = 0,
-    http_port: Annotated[
-        int,
-        typer.Option("--http-port", metavar="PORT", min=0, max=65535, help="For /status and /metrics; 0 takes any."),
-    ] = 0,
+    identity: IdentityFile = None,
+    port: P2pPort = 0,
+    http_port: HttpPort = 0,
     announce: Announce = None,
     directory: Annotated[
         Path | None, typer.Option("--directory", metavar="DIR", help="Default: runs/NAME-joined.", show_default=False)
     ] = None,
     rounds: Rounds = None,
     set_: Overrides = None,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Write report.html and plots at the end.")
-    ] = True,
+    report: Report = True,
 ) -> None:
-    """Take part in somebody's swarm with one peer, and leave when you like.
+    """Join a running swarm with one peer, and leave at any time.
 
-    The game must be the same as theirs: its data, stages and seed decide which questions are asked. Ctrl-C leaves
+    The game must be the same as the swarm's: its data, stages and seed decide which questions are asked. Ctrl-C leaves
     cleanly; joining again from the same folder goes on with the same identity and weights.
 
     [bold]Examples[/bold]
@@ -46,34 +50,37 @@ def join(
 
       swarmgame join game.yaml --initial-peer … --port 31000 --announce /dns4/me.example.org/tcp/31000
     """
-    from swarmgame_api.load import load_manifest
-
     overrides = (*(set_ or ()), *((f"spec.game.maxRounds={rounds}",) if rounds is not None else ()))
-    manifest = load_manifest(game, overrides)
+    manifest = load_game(game, overrides)
     with found_in(game):
         if manifest.spec.communication.backend == "TorchDistributed":
-            expected = "Hivemind: the world of this backend is closed, and nobody joins it later"
+            expected = "Hivemind: a swarm of this backend has a fixed set of peers, and no other can join it"
             raise InvalidManifest("spec.communication.backend", "TorchDistributed", expected)
-    addresses = checked_addresses(initial_peers, "--initial-peer")
+    from swarmgame.runtime.options import PeerOptions, checked_addresses
+    from swarmgame.swarm.network_options import NetworkOptions
+
+    addresses = checked_addresses(initial_peers or (), "--initial-peer")
     if not addresses and not manifest.spec.communication.initial_peers:
         raise BadUsage(
-            "nobody to join: give --initial-peer with the address of a member, or communication.initialPeers in the manifest"
+            "no peer to join: give --initial-peer with the address of a member, or communication.initialPeers in the "
+            "manifest"
         )
     with found_in(game):
-        from swarmgame.launch.join import JoinOptions, take_part
+        from swarmgame.launch.join import JoinOptions, join_swarm
+        from swarmgame.launch.local import JOIN_SECONDS
+        from swarmgame.observability.run_directory import RunDirectory
 
-        code = take_part(
-            JoinOptions(
-                game=game,
-                overrides=overrides,
-                directory=directory or Path("runs") / f"{manifest.metadata.name}-joined",
-                identity=identity,
-                port=port,
-                http_port=http_port,
-                initial_peers=addresses,
-                announce=tuple(announce or ()),
-                report=report,
+        run = RunDirectory((directory or Path("runs") / f"{manifest.metadata.name}-joined").absolute())
+        files = run.peer(0)
+        peer = PeerOptions(
+            directory=files.root,
+            network=NetworkOptions(
+                identity=identity or files.key, port=port, announce=tuple(announce or ()), initial_peers=addresses
             ),
-            say=say,
+            http_port=http_port,
+            min_replicas=2,
+            pre_running_deadline_seconds=JOIN_SECONDS,
+            threads=len(os.sched_getaffinity(0)),
         )
+        code = join_swarm(manifest, game.absolute().parent, JoinOptions(run, peer, report=report), notify=print_message)
     raise typer.Exit(int(code))

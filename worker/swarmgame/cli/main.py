@@ -1,7 +1,7 @@
-"""The `swarmgame` command. The only place where an exception becomes an exit code.
+"""The `swarmgame` command, and the only place where an exception becomes an exit code.
 
-What the user can mend is one readable message on standard error; what is our fault keeps its traceback. Invariant:
-importing this loads neither torch nor a game, so that `--help` answers at once.
+An error that the user can correct is one readable message on standard error; an internal error keeps its traceback.
+Importing this loads neither torch nor a game, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -10,25 +10,24 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from swarmgame.cli import components, env, pod
 from swarmgame.cli.join import join
 from swarmgame.cli.new import new
+from swarmgame.cli.options import UsageError
 from swarmgame.cli.peer import peer
 from swarmgame.cli.report import report
 from swarmgame.cli.run import run
-from swarmgame.cli.validation import validate
+from swarmgame.cli.validate import validate
 from swarmgame.errors import ExitCode, InvalidManifest, SwarmGameError, exit_code_of
 from swarmgame_chain import cli as chain
-
-UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
-"""Of the click that typer uses, which may be its own copy."""
+from swarmgame_common.parent_death import follow_parent
 
 INTERRUPTED = 130
-"""What typer makes of a KeyboardInterrupt."""
+"""What typer returns after a KeyboardInterrupt."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command()(run)
@@ -51,28 +50,29 @@ def swarmgame(
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v)),
     ] = False,
 ) -> None:
-    """Swarms of independent peers that post-train their own models by reinforcement learning, and share the experience.
+    """Swarms of independent peers that post-train their own models by reinforcement learning, and share their rollouts.
 
     [bold]Begin here[/bold]
 
       swarmgame run examples/01-quickstart/game.yaml   [dim]a swarm on this machine[/dim]
 
-      swarmgame validate game.yaml                     [dim]what is wrong with a game[/dim]
+      swarmgame validate game.yaml                     [dim]check a game[/dim]
 
       swarmgame new my-game                            [dim]a game of your own[/dim]
 
-      swarmgame join game.yaml --initial-peer ADDRESS  [dim]one peer for a swarm elsewhere[/dim]
+      swarmgame join game.yaml --initial-peer ADDRESS  [dim]one more peer for a running swarm[/dim]
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and exits with its code."""
+    """Run a command and exit with its code."""
+    follow_parent()
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(int(code_of(arguments)))
+    sys.exit(int(run_command(arguments)))
 
 
-def code_of(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code. What is our fault is raised."""
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code. Internal errors are raised."""
     try:
         result = app(args=None if arguments is None else list(arguments), prog_name="swarmgame", standalone_mode=False)
     except (SwarmGameError, InvalidManifest) as error:
@@ -93,8 +93,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(shown: bool) -> None:
+    if shown:
         from swarmgame import __version__
 
         typer.echo(__version__)

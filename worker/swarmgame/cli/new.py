@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-from swarmgame.cli.options import say
+from swarmgame.cli.options import print_message
 from swarmgame.errors import BadUsage
 
 LONGEST = 52
@@ -60,8 +60,8 @@ def new(
     """
     package = package_of(name)
     folder = scaffold(name, kind)
-    say(f"{folder}/ is ready. Begin with {folder}/{package}/__init__.py, then:")
-    say(f"  cd {folder} && pytest && swarmgame run game.yaml")
+    print_message(f"{folder}/ is ready. Begin with {folder}/{package}/__init__.py, then:")
+    print_message(f"  cd {folder} && pytest && swarmgame run game.yaml")
 
 
 def scaffold(name: str, kind: GameKind = GameKind.TEXT, parent: Path = Path()) -> Path:

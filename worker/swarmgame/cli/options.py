@@ -1,18 +1,24 @@
-"""Options that several commands share, so that they read alike everywhere.
+"""Options that several commands share, so that each is declared once and reads the same everywhere.
 
-Invariant: importing this costs milliseconds; nothing here loads torch, hivemind or a game.
+Importing this takes milliseconds: nothing here loads torch, hivemind or a game.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from swarmgame.errors import BadUsage, InvalidManifest
+from swarmgame.errors import InvalidManifest
+
+if TYPE_CHECKING:
+    from swarmgame_api.manifest import SwarmGame
+
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+"""Of the click that typer uses, which may be its own copy."""
 
 Game = Annotated[
     Path,
@@ -27,15 +33,28 @@ Overrides = Annotated[
     ),
 ]
 Rounds = Annotated[
-    int | None, typer.Option("--rounds", metavar="N", min=1, help="Play N rounds in all, whatever the manifest says.")
+    int | None, typer.Option("--rounds", metavar="N", min=1, help="Play N rounds in all, instead of the manifest's.")
 ]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs.")]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html and plots at the end.")]
+IdentityFile = Annotated[
+    Path | None,
+    typer.Option("--identity", metavar="FILE", help="The peer's key; created when missing. Default: in its folder."),
+]
+P2pPort = Annotated[
+    int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port for other peers; 0 takes any.")
+]
+HttpPort = Annotated[
+    int,
+    typer.Option(
+        "--http-port", metavar="PORT", min=0, max=65535, help="Port of /healthz, /status and /metrics; 0 takes any."
+    ),
+]
 InitialPeers = Annotated[
     list[str] | None,
     typer.Option(
         "--initial-peer",
         metavar="ADDRESS",
-        envvar="SWARMGAME_INITIAL_PEERS",
         help="Address of a member: /ip4/192.0.2.7/tcp/31000/p2p/16Uiu2HA… May be repeated.",
     ),
 ]
@@ -44,37 +63,27 @@ Announce = Annotated[
     typer.Option(
         "--announce",
         metavar="ADDRESS",
-        envvar="SWARMGAME_ANNOUNCE",
-        help="Address under which others reach us, when it is not the one that we listen on. May be repeated.",
+        help="Address at which other peers reach this one, if it does not listen there itself. May be repeated.",
     ),
 ]
 
 
+def load_game(game: Path, overrides: Sequence[str] = ()) -> SwarmGame:
+    """Read and check a manifest. A command does it once, before torch is loaded, and hands the result on."""
+    from swarmgame_api.load import load_manifest
+
+    return load_manifest(game, overrides)
+
+
 @contextmanager
 def found_in(game: Path) -> Iterator[None]:
-    """Names the manifest's file in errors that do not."""
+    """Name the manifest's file in errors that do not."""
     try:
         yield
     except InvalidManifest as error:
         raise (error if error.source else error.at(str(game))) from error.__cause__
 
 
-def checked_addresses(addresses: list[str] | None, option: str) -> tuple[str, ...]:
-    """Addresses of peers.
-
-    Raises:
-        BadUsage: one is none.
-    """
-    from swarmgame.swarm.identity import split_address
-
-    for address in addresses or ():
-        try:
-            split_address(address)
-        except ValueError as error:
-            raise BadUsage(f"{option} {error}") from error
-    return tuple(addresses or ())
-
-
-def say(line: str) -> None:
-    """Tells the person at the terminal; standard output is kept for results."""
+def print_message(line: str) -> None:
+    """Print a message to the user. Standard output is kept for results."""
     typer.echo(line, err=True)

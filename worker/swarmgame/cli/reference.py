@@ -1,7 +1,6 @@
-"""The reference of the command line, written from the commands themselves.
+"""The reference of the command line, made from the commands.
 
-`python -m swarmgame.cli.reference > docs/reference/cli.md`; a test holds the file to it. Invariant: no sentence stands
-in two places.
+`python -m swarmgame.cli.reference > docs/reference/cli.md`; a test checks that the file is current.
 """
 
 from __future__ import annotations
@@ -16,26 +15,28 @@ from typer.main import get_command
 
 from swarmgame.cli.main import app
 from swarmgame.errors import ExitCode
+from swarmgame.launch.pod_settings import PREFIX, PodSettings
+from swarmgame_common.settings import settings_table
 
 MEANINGS = {
     ExitCode.DONE: "done",
-    ExitCode.INTERNAL: "our fault; the traceback is shown",
-    ExitCode.BAD_USAGE: "the command line makes no sense",
+    ExitCode.INTERNAL: "an internal error; the traceback is shown",
+    ExitCode.BAD_USAGE: "the command line or the environment is wrong",
     ExitCode.BAD_DATA: "a file that was given cannot be used: a checkpoint, a dataset, a key",
     ExitCode.TEMPORARY: "it may work if tried again: a peer is away, a port is taken, a rank died",
-    ExitCode.REFUSED: "the swarm or the chain does not let us in",
+    ExitCode.REFUSED: "the swarm or the chain refuses this peer",
     ExitCode.BAD_CONFIG: "the manifest, or what it names, cannot be used; nothing was started",
     ExitCode.STOPPED: "stopped by Ctrl-C or SIGTERM; running again goes on",
 }
 
 
 def reference() -> str:
-    """The text of `docs/reference/cli.md`."""
+    """Return the text of `docs/reference/cli.md`."""
     root: Any = get_command(app)
     lines = [
         "# The command line",
         "",
-        "Written by `python -m swarmgame.cli.reference > docs/reference/cli.md`.",
+        "This page is made by `python -m swarmgame.cli.reference > docs/reference/cli.md`.",
         "",
         "## Exit codes",
         "",
@@ -49,6 +50,15 @@ def reference() -> str:
     lines += [f"| {int(code)} | {meaning} |" for code, meaning in MEANINGS.items()]
     for path, command in _commands(root, "swarmgame"):
         lines += ["", f"## {path}", "", *_help(command), *_parameters(command)]
+    lines += [
+        "",
+        "## Environment of a pod",
+        "",
+        "`swarmgame pod` takes these variables; a bootnode's key is `/etc/swarmgame/identity/bootnode.key`.",
+        "`SWARMGAME_CACHE`, `SWARMGAME_MODEL_TOKEN_FILE` and `SWARMGAME_CHAIN_*` hold for every command.",
+        "",
+        *settings_table(PodSettings, PREFIX),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -61,7 +71,7 @@ def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _help(command: Any) -> list[str]:
-    """The paragraphs of the help; examples as a block of code."""
+    """Return the paragraphs of the help; examples as a block of code."""
     text, _, examples = inspect.cleandoc(command.help or "").partition("[bold]Examples[/bold]")
     lines = re.sub(r"\[/?(bold|dim)\]", "", text).strip().splitlines()
     shown = [line.strip() for line in examples.splitlines() if line.strip()]
@@ -86,7 +96,7 @@ def _row(parameter: Any) -> str:
 
 
 def _choices(default: Any) -> str:
-    """The values of an enumeration, by its default."""
+    """Return the values of an enumeration, by its default."""
     return " or ".join(each.value for each in type(default)) if isinstance(default, Enum) else "VALUE"
 
 

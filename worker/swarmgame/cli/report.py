@@ -1,4 +1,4 @@
-"""`swarmgame report`: plots and the page of a run, finished or not."""
+"""`swarmgame report`: plots and the HTML report of a run, finished or not."""
 
 from __future__ import annotations
 

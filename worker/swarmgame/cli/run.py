@@ -1,4 +1,4 @@
-"""`swarmgame run`: a whole swarm on this machine."""
+"""`swarmgame run`: a complete swarm on this machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from swarmgame.cli.options import Game, Overrides, Rounds, Runs, found_in, say
+from swarmgame.cli.options import Game, Overrides, Report, Rounds, Runs, found_in, load_game, print_message
 
 
-class Chain(StrEnum):
-    """What `--coordination` takes; the manifest's mode External needs more than a word."""
+class CoordinationChoice(StrEnum):
+    """The values of `--coordination`. The manifest's mode External needs more than a word."""
 
     dev = "dev"
     none = "none"
@@ -21,35 +21,33 @@ class Chain(StrEnum):
 def run(
     game: Game,
     peers: Annotated[
-        int | None, typer.Option("--peers", metavar="N", min=1, help="How many peers; else as the manifest says.")
+        int | None, typer.Option("--peers", metavar="N", min=1, help="Number of peers, instead of the manifest's.")
     ] = None,
     rounds: Rounds = None,
     set_: Overrides = None,
     runs: Runs = Path("runs"),
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the run; else the game's.")] = "",
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the run. Default: the game's.")] = "",
     processes: Annotated[
         int | None,
         typer.Option(
-            "--processes-per-peer", metavar="N", min=1, help="Ranks of each peer, joined by torch.distributed."
+            "--processes-per-peer", metavar="N", min=1, help="Ranks of each peer, connected by torch.distributed."
         ),
     ] = None,
     coordination: Annotated[
-        Chain | None,
+        CoordinationChoice | None,
         typer.Option(
             "--coordination",
             metavar="dev|none",
-            help="dev: a chain of the run's own (anvil, play money). Else as the manifest says.",
+            help="dev: a local chain for this run (anvil, play money). Default: the manifest's.",
         ),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what this run has done, and begin again.")] = False,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Write report.html and plots at the end.")
-    ] = True,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what this run has done, and begin again.")] = False,
+    report: Report = True,
 ) -> None:
     """Play a game with several peers on this machine, and watch them learn.
 
-    On a terminal there is one live table; on a pipe, one JSON line a round. Ctrl-C leaves cleanly, a second one at
-    once. Running the same command again goes on where it stopped. Metrics, checkpoints, plots and report.html are under
+    A terminal shows one live table; a pipe gets one JSON line for each round. Ctrl-C stops cleanly, a second one at
+    once. The same command again goes on where it stopped. Metrics, checkpoints, plots and report.html are in
     runs/NAME/.
 
     [bold]Examples[/bold]
@@ -62,9 +60,6 @@ def run(
 
       swarmgame run game.yaml --set game.seed=7 --name seed-7 | jq .reward
     """
-    from swarmgame.launch.local import RunOptions, run
-    from swarmgame_api.load import load_manifest
-
     shortcuts = (
         ("spec.peers.replicas", peers),
         ("spec.game.maxRounds", rounds),
@@ -72,9 +67,10 @@ def run(
         ("spec.coordination.mode", coordination.value.capitalize() if coordination is not None else None),
     )
     overrides = (*(set_ or ()), *(f"{path}={value}" for path, value in shortcuts if value is not None))
-    options = RunOptions(game=game, overrides=overrides, runs=runs, name=name, fresh=fresh, report=report)
-    load_manifest(game, overrides)  # most mistakes are found before torch is loaded
+    manifest = load_game(game, overrides)
     with found_in(game):
+        from swarmgame.launch.local import RunOptions, run
         from swarmgame.runtime.assembly import check, prepare
 
-        raise typer.Exit(int(run(options, check=check, prepare=prepare, say=say)))
+        options = RunOptions(game=game, overrides=overrides, runs=runs, name=name, fresh=fresh, report=report)
+        raise typer.Exit(int(run(manifest, options, check=check, prepare=prepare, notify=print_message)))

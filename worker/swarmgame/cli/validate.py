@@ -1,9 +1,8 @@
-"""`swarmgame validate GAME`: the dry run. Everything that could be wrong is looked at, nothing is started and nothing
-is written.
+"""`swarmgame validate GAME`: the dry run. Checks everything, starts nothing and writes nothing.
 
-Prints the manifest as it will be used: overrides applied, defaults filled in, those of the parts' own `with` blocks
-too. YAML goes to standard output, the verdict to standard error, so that `swarmgame validate game.yaml > resolved.yaml`
-keeps a file that validates again. Invariant: exit codes are not decided here; what is wrong leaves as an exception.
+Prints the manifest as it will be used, with overrides and all defaults, those of the components' `with` blocks too. The
+YAML goes to standard output and the summary to standard error, so `swarmgame validate game.yaml > resolved.yaml` makes
+a file that validates again.
 """
 
 from __future__ import annotations
@@ -12,72 +11,75 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.syntax import Syntax
-
-from swarmgame_api.document import write_document
-from swarmgame_api.errors import InvalidManifest
-from swarmgame_api.load import load_manifest, manifest_data
-from swarmgame_api.manifest import SwarmGame
+from swarmgame.cli.options import Game, Overrides, found_in, load_game
 
 if TYPE_CHECKING:
     from swarmgame.runtime.assembly import ResolvedGame
+    from swarmgame_api.manifest import SwarmGame
 
 
-def validate(game: Path, overrides: Sequence[str] = ()) -> None:
-    """Checks a game and prints its resolved configuration, highlighted on a terminal, and a verdict of one line.
+def validate(game: Game, set_: Overrides = None) -> None:
+    """Show every mistake in a game, or print it with all defaults filled in. Starts and writes nothing.
 
-    Raises:
-        InvalidManifest: with every problem found, and the file's name.
+    [bold]Examples[/bold]
+
+      swarmgame validate game.yaml
+
+      swarmgame validate game.yaml --set game.trainer.with.generations=1
     """
-    manifest, blueprint = check_game(game, overrides)
-    text = write_document(resolved(manifest, blueprint))
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    from swarmgame_api.yaml_io import dump_document
+
+    manifest, resolved = check_game(game, set_ or ())
+    text = dump_document(resolved_data(manifest, resolved))
     output = Console()
     if output.is_terminal:
         output.print(Syntax(text, "yaml", background_color="default", word_wrap=True))
     else:
         print(text, end="")
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"[green]✓[/green] {game}: {verdict(manifest)}", emoji=False
+        f"[green]✓[/green] {game}: {summary(manifest)}", emoji=False
     )
 
 
 def check_game(game: Path, overrides: Sequence[str] = ()) -> tuple[SwarmGame, ResolvedGame]:
-    """The manifest, and the parts that it names: found, importable, with valid configuration.
+    """Return the manifest and its components: found, importable, with valid configuration.
 
     Raises:
-        InvalidManifest: naming the file, whichever of the two steps found it.
+        InvalidManifest: with the file's name.
     """
-    manifest = load_manifest(game, overrides)
-    # Loads what the parts need, which takes seconds: only once the file itself is known to be good.
+    manifest = load_game(game, overrides)
+    # Imports the components, which takes seconds: only when the file itself is valid.
     from swarmgame.runtime.assembly import check
 
-    try:
+    with found_in(game):
         return manifest, check(manifest, game.resolve().parent)
-    except InvalidManifest as error:
-        raise error.at(str(game)) from error
 
 
-def resolved(manifest: SwarmGame, blueprint: ResolvedGame) -> dict[str, Any]:
-    """The manifest as plain data with every default, those of the parts included."""
+def resolved_data(manifest: SwarmGame, resolved: ResolvedGame) -> dict[str, Any]:
+    """Return the manifest as plain data with every default, those of the components included."""
+    from swarmgame_api.load import manifest_data
+
     data = manifest_data(manifest)
     for name in ("data", "rewards", "trainer"):
-        config = getattr(blueprint, name).config
+        config = getattr(resolved, name).config
         data["spec"]["game"][name]["with"] = config.model_dump(mode="json", by_alias=True)
     return data
 
 
-def verdict(manifest: SwarmGame) -> str:
-    """What this game is, in one line."""
+def summary(manifest: SwarmGame) -> str:
+    """Return the game in one line."""
     game, peers = manifest.spec.game, manifest.spec.peers
-    parts = [
+    facts = [
         f"{manifest.metadata.name} is valid",
         f"{_count(game.max_rounds, 'round')} of {_count(game.stages, 'stage')}",
         _count(peers.replicas, "peer"),
         f"data {game.data.use}, rewards {game.rewards.use}, trainer {game.trainer.use}",
         f"model {manifest.spec.model.uri}" if manifest.spec.model else "a model of the trainer's own",
     ]
-    return " · ".join(parts).replace("[", r"\[")
+    return " · ".join(facts).replace("[", r"\[")
 
 
 def _count(number: int, noun: str) -> str:

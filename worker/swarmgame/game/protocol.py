@@ -82,8 +82,8 @@ class CollectPolicy:
 
     @property
     def max_lag(self) -> int:
-        """How many rounds a peer may lag and still take part. At least one: peers that were killed together resume up
-        to one round apart."""
+        """How many rounds a peer may be behind and still take part: one at least, because peers that were killed
+        together resume that far apart."""
         return max(1, self.max_staleness)
 
 

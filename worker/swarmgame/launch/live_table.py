@@ -1,7 +1,7 @@
-"""The table: one live view of all peers on a terminal, one JSON line a round on a pipe.
+"""The live table of a run on a terminal, and one JSON line for each round on a pipe.
 
-Only drawing; what is drawn comes from `swarmgame.launch.progress`. Invariant: on a pipe every round that was played
-appears once, in order, and nothing else is written to standard output.
+Only draws; the data comes from `swarmgame.observability.peer_progress`. Invariant: on a pipe every round that was
+played appears once, in order, and nothing else is written to standard output.
 """
 
 from __future__ import annotations
@@ -19,36 +19,44 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from swarmgame.launch.progress import Line, PeerProgress, mean, mean_rewards, number, numbers, tokens_per_second
 from swarmgame.observability.metrics import clip_ratio_of, entropy_of, kl_of
+from swarmgame.observability.peer_progress import (
+    Line,
+    PeerProgress,
+    mean,
+    mean_rewards,
+    number,
+    numbers,
+    tokens_per_second,
+)
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKS = 16
 ENDS = 10
-"""Rounds at either end that are averaged to say what was learnt."""
+"""Rounds at the start and at the end whose mean rewards are compared."""
 LAG = 2
-"""A round is written on a pipe when all live peers have played it, or one is this many rounds ahead."""
+"""On a pipe a round is written when all live peers have played it, or one is this many rounds ahead."""
 GONE = frozenset({"finished", "failed", "stopped"})
 
 
 class View(Protocol):
-    """What shows a run."""
+    """Shows a run."""
 
     def show(self, peers: Sequence[PeerProgress]) -> None:
-        """Called whenever there may be something new."""
+        """Show what is new; called whenever there may be something."""
 
     def close(self, peers: Sequence[PeerProgress]) -> None:
-        """The last look."""
+        """Show the last state."""
 
-    def note(self, line: str) -> None:
-        """What stands below the table from now on; nothing on a pipe."""
+    def set_caption(self, line: str) -> None:
+        """Set the line below the table; has no effect on a pipe."""
 
-    def say(self, line: str) -> None:
-        """A sentence for the person who looks on."""
+    def print(self, line: str) -> None:
+        """Print a message to the user."""
 
 
-def view(title: str, max_rounds: int, *, output: TextIO | None = None) -> View:
-    """The table on a terminal, else JSON lines."""
+def make_view(title: str, max_rounds: int, *, output: TextIO | None = None) -> View:
+    """Return the table on a terminal, else JSON lines."""
     stream = sys.stdout if output is None else output
     return LiveTable(title, max_rounds, Console(file=stream)) if stream.isatty() else JsonLines(stream)
 
@@ -60,7 +68,7 @@ class LiveTable:
         self._title = title
         self._max_rounds = max_rounds
         self._console = console
-        self._note = ""
+        self._caption = ""
         self._before: int | None = None
         self._first: tuple[float, int] | None = None
         self._live = Live(console=console, auto_refresh=False, transient=False)
@@ -68,11 +76,11 @@ class LiveTable:
 
     def show(self, peers: Sequence[PeerProgress]) -> None:
         self._live.update(
-            table(self._title, peers, self._max_rounds, self._seconds_left(peers), self._note), refresh=True
+            make_table(self._title, peers, self._max_rounds, self._seconds_left(peers), self._caption), refresh=True
         )
 
     def _seconds_left(self, peers: Sequence[PeerProgress]) -> float | None:
-        """By the pace since the first new round, so that starting does not count; None until there is one."""
+        """Estimate from the pace since the first new round, without the time of the start; None until there is one."""
         now, total = time.monotonic(), sum(peer.finished for peer in peers)
         if self._before is None:
             self._before = total
@@ -83,18 +91,18 @@ class LiveTable:
         return (now - began) / (total - first) * (self._max_rounds * len(peers) - total) if total > first else None
 
     def close(self, peers: Sequence[PeerProgress]) -> None:
-        self._live.update(table(self._title, peers, self._max_rounds, None, self._note), refresh=True)
+        self._live.update(make_table(self._title, peers, self._max_rounds, None, self._caption), refresh=True)
         self._live.stop()
 
-    def note(self, line: str) -> None:
-        self._note = line
+    def set_caption(self, line: str) -> None:
+        self._caption = line
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         self._live.console.print(line, highlight=False)
 
 
 class JsonLines:
-    """One line a round: the means over the peers that played it."""
+    """A line for each round: the means over the peers that played it."""
 
     def __init__(self, output: TextIO) -> None:
         self._output = output
@@ -108,10 +116,10 @@ class JsonLines:
     def close(self, peers: Sequence[PeerProgress]) -> None:
         self._write(peers, max((max(peer.rounds, default=-1) for peer in peers), default=-1))
 
-    def note(self, line: str) -> None:
+    def set_caption(self, line: str) -> None:
         return
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     def _write(self, peers: Sequence[PeerProgress], until: int) -> None:
@@ -121,43 +129,43 @@ class JsonLines:
                 return
             self._next = min(begun)
         for played in range(self._next, until + 1):
-            accounts = [peer.rounds[played] for peer in peers if played in peer.rounds]
-            if accounts:
-                print(json.dumps(round_line(played, accounts)), file=self._output, flush=True)
+            lines = [peer.rounds[played] for peer in peers if played in peer.rounds]
+            if lines:
+                print(json.dumps(round_line(played, lines)), file=self._output, flush=True)
         self._next = max(self._next, until + 1)
 
     def skip(self, peers: Sequence[PeerProgress]) -> None:
-        """Leaves out what was played before: a resumed run writes only its own rounds."""
+        """Skip what was played before: a resumed run writes only its own rounds."""
         heads = [max(peer.rounds) for peer in peers if peer.rounds]
         if heads:
             self._next = min(heads) + 1
 
 
-def round_line(played: int, accounts: Sequence[Line]) -> dict[str, Any]:
-    """One round, as means over the peers (missing, external and tokens: sums)."""
-    exchange = mean(number(account, "seconds", "exchange") for account in accounts)
-    line: dict[str, Any] = {
+def round_line(played: int, lines: Sequence[Line]) -> dict[str, Any]:
+    """Return one round as means over the peers (missing, external and tokens: sums)."""
+    exchange = mean(number(line, "seconds", "exchange") for line in lines)
+    found: dict[str, Any] = {
         "round": played,
-        "peers": len(accounts),
-        "reward": _rounded(mean(number(account, "reward") for account in accounts)),
-        "entropy": _rounded(mean(entropy_of(numbers(account, "metrics")) for account in accounts)),
-        "kl": _rounded(mean(kl_of(numbers(account, "metrics")) for account in accounts)),
-        "clip_ratio": _rounded(mean(clip_ratio_of(numbers(account, "metrics")) for account in accounts)),
-        "tokens": int(sum(number(account, "tokens") or 0 for account in accounts)),
-        "tokens_per_second": _rounded(mean(tokens_per_second(account) for account in accounts), 1),
+        "peers": len(lines),
+        "reward": _rounded(mean(number(line, "reward") for line in lines)),
+        "entropy": _rounded(mean(entropy_of(numbers(line, "metrics")) for line in lines)),
+        "kl": _rounded(mean(kl_of(numbers(line, "metrics")) for line in lines)),
+        "clip_ratio": _rounded(mean(clip_ratio_of(numbers(line, "metrics")) for line in lines)),
+        "tokens": int(sum(number(line, "tokens") or 0 for line in lines)),
+        "tokens_per_second": _rounded(mean(tokens_per_second(line) for line in lines), 1),
         "exchange_ms": None if exchange is None else round(exchange * 1000, 1),
-        "seconds": _rounded(mean(number(account, "seconds", "round") for account in accounts)),
-        "missing": sum(len(account.get("missing") or ()) for account in accounts),
-        "external": int(sum(sum(numbers(account, "external").values()) for account in accounts)),
+        "seconds": _rounded(mean(number(line, "seconds", "round") for line in lines)),
+        "missing": sum(len(line.get("missing") or ()) for line in lines),
+        "external": int(sum(sum(numbers(line, "external").values()) for line in lines)),
     }
-    evaluated = mean(number(account, "evaluation", "average", "all") for account in accounts)
-    return line if evaluated is None else {**line, "evaluation": _rounded(evaluated)}
+    evaluated = mean(number(line, "evaluation", "average", "all") for line in lines)
+    return found if evaluated is None else {**found, "evaluation": _rounded(evaluated)}
 
 
-def table(
-    title: str, peers: Sequence[PeerProgress], max_rounds: int, seconds_left: float | None, note: str = ""
+def make_table(
+    title: str, peers: Sequence[PeerProgress], max_rounds: int, seconds_left: float | None, caption: str = ""
 ) -> Table:
-    """The table of a moment."""
+    """Return the table of the present."""
     drawn = Table(
         title=title,
         title_justify="left",
@@ -181,8 +189,8 @@ def table(
     drawn.add_column("exchange", justify="right")
     drawn.add_column("missing", justify="right")
     drawn.add_column("external", justify="right")
-    if note:
-        drawn.caption, drawn.caption_justify = note, "left"
+    if caption:
+        drawn.caption, drawn.caption_justify = caption, "left"
     for peer in peers:
         drawn.add_row(*_row(peer))
     return drawn
@@ -213,14 +221,14 @@ def _row(peer: PeerProgress) -> list[str | Text]:
 
 
 def sparkline(values: Sequence[float | None], width: int = SPARKS) -> str:
-    """The values as bars from the lowest to the highest, averaged into `width` columns when there are more; gaps where
-    nothing was scored.
+    """Return the values as bars from the lowest to the highest, averaged into `width` columns when there are more, with
+    gaps where nothing was scored.
     """
     columns = _columns(values, width)
-    there = [value for value in columns if value is not None]
-    if not there:
+    present = [value for value in columns if value is not None]
+    if not present:
         return ""
-    low, span = min(there), max(there) - min(there)
+    low, span = min(present), max(present) - min(present)
     return "".join(
         " " if value is None else BARS[int((value - low) / span * 7.999) if span else 0] for value in columns
     )
@@ -234,7 +242,7 @@ def _columns(values: Sequence[float | None], width: int) -> list[float | None]:
 
 
 def _rise(rewards: Sequence[float]) -> str:
-    """Mean reward of the first rounds and of the last, once they do not overlap."""
+    """Return the mean reward of the first and of the last rounds, once they do not overlap."""
     if len(rewards) < 2 * ENDS:
         return _shown(rewards[-1] if rewards else None, ".3f")
     return f"{fmean(rewards[:ENDS]):.3f} → {fmean(rewards[-ENDS:]):.3f}"
@@ -255,8 +263,8 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return sum(there) if there else None
+    present = [value for value in values if value is not None]
+    return sum(present) if present else None
 
 
 def _duration(seconds: float) -> str:

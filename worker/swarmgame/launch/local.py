@@ -1,7 +1,7 @@
-"""The local runner: a game on one machine, one process (or several ranks) per peer.
+"""The local runner: a game on one machine, one process (or several ranks) for each peer.
 
-It validates, prepares what all peers share, gives each its key, its port and the addresses of the others, and then only
-looks on. It does not play: that is `swarmgame.runtime.peer`. Invariants: nothing is written for a manifest that cannot
+It checks the game, prepares what all peers share, gives each peer its key, its port and the addresses of the others,
+and supervises them. The peers are `swarmgame.runtime.peer`. Invariants: nothing is written for a manifest that cannot
 be used; a run's folder holds all that running it again needs, so that running again is resuming.
 """
 
@@ -10,52 +10,54 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from swarmgame.chain.endpoint import chain_errors, place_of
+from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest
 from swarmgame.inference.vllm_process import find_program
-from swarmgame.launch.live_table import JsonLines, View, view
-from swarmgame.launch.progress import KEEP_ROUNDS, PeerProgress
-from swarmgame.launch.supervisor import Outcome, Patience, Supervisor
-from swarmgame.observability.run_directory import Progress, RunDirectory
+from swarmgame.launch.display import RunDisplay
+from swarmgame.launch.pod import PeerProgram, peer_program
+from swarmgame.launch.supervisor import RestartPolicy, RunOutcome, Supervisor
+from swarmgame.observability.run_directory import RunDirectory, RunProgress
+from swarmgame.runtime.options import PeerOptions, peer_arguments
 from swarmgame.swarm.identity import Identity, dial_address
-from swarmgame_api.load import load_manifest, manifest_data
+from swarmgame.swarm.network_options import NetworkOptions
+from swarmgame_api.load import manifest_data
 from swarmgame_api.manifest import SwarmGame
+from swarmgame_common.parent_death import VARIABLE
 
 if TYPE_CHECKING:
-    from swarmgame.chain.local import ChainWatch
+    from swarmgame.chain.local import ChainMonitor
 
 HOST = "127.0.0.1"
-ASK_SECONDS = 1.0
-LOOK_SECONDS = 0.4
 GRACE_SECONDS = 30.0
-"""The manifest's grace is meant for a cluster; somebody who waits at a terminal gets at most this."""
+"""The manifest's grace period is meant for a cluster; at a terminal it is at most this."""
+JOIN_SECONDS = 60.0
+"""Longest wait of a peer for the others. The manifest's deadline allows for a cluster that starts nodes."""
 
-PeerProgram = Callable[[int], Sequence[str]]
+Step = Callable[[SwarmGame, Path], object]
+"""Does something with a manifest and its folder."""
+Notify = Callable[[str], None]
+"""Prints a message to the user; never called with a secret."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What `swarmgame run` was asked for.
+    """The options of `swarmgame run`.
 
     Args:
         game: the manifest's file.
-        overrides: `a.b=c`, the command line's short cuts (`--peers`, `--rounds`, …) among them.
+        overrides: `a.b=c` for the peers, which read the manifest themselves.
         runs: folder of all runs.
         name: of the run; empty takes the game's.
-        fresh: forget what the run has done so far.
+        fresh: remove what the run has done so far.
         report: whether to write plots and report at the end.
-        program: the start of a peer's command, from the number of its processes; the tests put another one in its
-            place.
+        program: the tests use another one.
     """
 
     game: Path
@@ -64,80 +66,63 @@ class RunOptions:
     name: str = ""
     fresh: bool = False
     report: bool = True
-    program: PeerProgram = field(default=lambda processes: peer_program(processes))
+    program: PeerProgram = peer_program
 
 
-Step = Callable[[SwarmGame, Path], object]
-"""Does something with a manifest, told its folder."""
-
-
-def run(options: RunOptions, *, check: Step, prepare: Step, say: Callable[[str], None]) -> ExitCode:
-    """Runs a game to its end, or resumes it.
+def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step, notify: Notify) -> ExitCode:
+    """Run a game to its end, or resume it.
 
     Args:
-        check: finds what is wrong with the game's parts; writes nothing.
-        prepare: makes what all peers share (the model's warm start), once.
-        say: is told what a person should know; never called with anything secret.
+        manifest: of `options.game`, with the overrides.
+        check: finds mistakes in the game's components; writes nothing.
+        prepare: creates what all peers share (the model's warm start), once.
 
     Raises:
         InvalidManifest: nothing was started, and nothing was written.
-        BadUsage: the run's folder belongs to another game, or the run's name is none.
+        BadUsage: the run's folder belongs to another game, or the run's name is not valid.
         Temporary: another process holds the run.
     """
-    manifest = load_manifest(options.game, options.overrides)
     peers = manifest.spec.peers.replicas
     if peers == 0:
-        raise BadUsage("the game asks for 0 peers, which suspends it; say how many with --peers")
+        raise BadUsage("the game has 0 peers, which suspends it; give a number with --peers")
     directory = RunDirectory.of(options.runs, options.name or manifest.metadata.name)
     folder = options.game.absolute().parent
     check(manifest, folder)
     _check_chain(manifest)
     _check_sampler(manifest)
     with ExitStack() as stack:
-        stack.enter_context(_nothing_left_of_an_invalid_game(directory.root))
+        stack.enter_context(_removed_if_invalid(directory.root))
         stack.enter_context(directory.locked())
         if options.fresh:
             directory.clear()
-        data = manifest_data(manifest)
-        directory.refuse_another_game(data)
+        directory.refuse_other_game(manifest_data(manifest))
         before = directory.progress()
-        asked = Progress(peers=peers, max_rounds=manifest.spec.game.max_rounds, finished=True)
-        if before is not None and before.finished and before.max_rounds >= asked.max_rounds:
-            say(f"the run {directory.root.name} has finished its {before.max_rounds} rounds: {_where(directory)}")
-            say("ask for more with --rounds, begin again with --fresh, or choose another --name")
+        target = RunProgress(peers=peers, max_rounds=manifest.spec.game.max_rounds, finished=True)
+        if before is not None and before.finished and before.max_rounds >= target.max_rounds:
+            notify(
+                f"the run {directory.root.name} has finished its {before.max_rounds} rounds: {_report_of(directory)}"
+            )
+            notify("play more with --rounds, begin again with --fresh, or choose another --name")
             return ExitCode.DONE
-        directory.keep_manifest(data)
+        directory.keep_manifest(manifest_data(manifest))
         if manifest.spec.model is not None:
-            say(f"preparing {manifest.spec.model.uri}")
+            notify(f"preparing {manifest.spec.model.uri}")
         prepare(manifest, folder)
-        directory.note(Progress(peers=peers, max_rounds=asked.max_rounds, finished=False))
+        directory.record_progress(RunProgress(peers=peers, max_rounds=target.max_rounds, finished=False))
         if before is not None:
-            say(f"the run {directory.root.name} goes on from its checkpoints")
-        outcome = _play(options, manifest, directory, say)
+            notify(f"the run {directory.root.name} goes on from its checkpoints")
+        outcome = _play(manifest, options, directory, notify)
         if outcome.code is ExitCode.DONE:
-            directory.note(asked)
-        _conclude(options, directory, outcome, say)
+            directory.record_progress(target)
+        _conclude(options, directory, outcome, notify)
         return outcome.code
 
 
-def peer_program(processes: int) -> Sequence[str]:
-    """The start of the command of a peer with this many ranks."""
-    if processes == 1:
-        return (sys.executable, "-m", "swarmgame", "peer")
-    return (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        "-m",
-        "swarmgame",
-        "peer",
-    )
+# ── the peers' processes
 
 
 def free_ports(count: int, host: str = HOST) -> list[int]:
-    """That many different TCP ports which nobody listens on at the moment."""
+    """Return that many different TCP ports on which no process listens."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
         for each in sockets:
@@ -146,18 +131,18 @@ def free_ports(count: int, host: str = HOST) -> list[int]:
 
 
 def processes_of(manifest: SwarmGame) -> int:
-    """Processes of one peer; `auto` on one machine is a single one, because its GPUs are shared by all peers."""
-    asked = manifest.spec.peers.processes_per_peer
-    return 1 if asked == "auto" else asked
+    """Return the number of processes of one peer. `auto` is 1 here, because the peers share the machine's GPUs."""
+    processes = manifest.spec.peers.processes_per_peer
+    return 1 if processes == "auto" else processes
 
 
 def threads_of(peers: int, processes: int) -> int:
-    """Threads of one process, so that all together take the cores that we may use, and no more."""
+    """Return the threads of one process, so that all together use the cores of this process, and no more."""
     return max(1, len(os.sched_getaffinity(0)) // (peers * processes))
 
 
 @dataclass(frozen=True, slots=True)
-class Seats:
+class LocalNetwork:
     """The peers' ids and ports, by index."""
 
     ids: Sequence[str]
@@ -168,160 +153,116 @@ class Seats:
         return [dial_address(peer, port, HOST) for peer, port in zip(self.ids, self.ports, strict=True)]
 
 
-def seats_of(manifest: SwarmGame, directory: RunDirectory) -> Seats:
-    """Makes the keys that are missing, and takes a port for each peer."""
+def allocate_network(manifest: SwarmGame, directory: RunDirectory) -> LocalNetwork:
+    """Create the keys that are missing, and choose a port for each peer."""
     peers = manifest.spec.peers.replicas
     ports = free_ports(peers)
-    return Seats([Identity.load_or_create(directory.peer(index).key).peer for index in range(peers)], ports)
+    return LocalNetwork([Identity.load_or_create(directory.peer(index).key).peer for index in range(peers)], ports)
 
 
 def peer_commands(
-    options: RunOptions, manifest: SwarmGame, directory: RunDirectory, seats: Seats
+    manifest: SwarmGame, options: RunOptions, directory: RunDirectory, network: LocalNetwork
 ) -> Callable[[int, bool], Sequence[str]]:
-    """How each peer is started."""
+    """Return a function from a peer's index, and whether it is restarted, to its command."""
     peers, processes = manifest.spec.peers.replicas, processes_of(manifest)
-    closed = manifest.spec.communication.backend == "TorchDistributed"
 
-    def reachable(index: int) -> list[str]:
-        others = (*seats.addresses[:index], *seats.addresses[index + 1 :], *manifest.spec.communication.initial_peers)
-        return [f"--port={seats.ports[index]}", *(f"--initial-peer={address}" for address in others)]
+    def network_of(index: int) -> NetworkOptions:
+        key = directory.peer(index).key
+        if manifest.spec.communication.backend == "TorchDistributed":
+            return NetworkOptions(key, rendezvous=f"{HOST}:{network.ports[0]}")
+        others = (*network.addresses[:index], *network.addresses[index + 1 :])
+        return NetworkOptions(key, port=network.ports[index], initial_peers=others)
 
     def command(index: int, restart: bool) -> Sequence[str]:
-        files = directory.peer(index)
-        arguments = [*options.program(processes), str(options.game.absolute())]
-        arguments += [f"--set={override}" for override in options.overrides]
-        arguments += [f"--index={index}", f"--directory={files.root}", f"--identity={files.key}"]
-        arguments += [f"--rendezvous={HOST}:{seats.ports[0]}"] if closed else reachable(index)
-        # One that comes back must not wait for somebody who has been given up meanwhile.
-        arguments += [f"--at-least={min(peers, 2) if restart else peers}", f"--threads={threads_of(peers, processes)}"]
-        return arguments
+        peer = PeerOptions(
+            directory=directory.peer(index).root,
+            network=network_of(index),
+            index=index,
+            # A restarted peer must not wait for one that has failed meanwhile.
+            min_replicas=min(peers, 2) if restart else peers,
+            pre_running_deadline_seconds=JOIN_SECONDS,
+            threads=threads_of(peers, processes),
+        )
+        return [*options.program(processes), *peer_arguments(options.game, peer, options.overrides)]
 
     return command
 
 
-def _play(options: RunOptions, manifest: SwarmGame, directory: RunDirectory, say: Callable[[str], None]) -> Outcome:
-    seats = seats_of(manifest, directory)
-    with _chain(manifest, directory, seats) as (chain, watch):
-        outcome = _watched(options, manifest, directory, say, seats, chain, watch)
+def _environment(threads: int) -> Mapping[str, str]:
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        VARIABLE: "1",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+# ── the run
+
+
+def _play(manifest: SwarmGame, options: RunOptions, directory: RunDirectory, notify: Notify) -> RunOutcome:
+    network = allocate_network(manifest, directory)
+    with _chain(manifest, directory, network) as (chain_environment, watch):
+        outcome = _supervise(manifest, options, directory, network, chain_environment, watch)
         if watch is not None:
             watch.settle(manifest.spec.game.max_rounds if outcome.code is ExitCode.DONE else 0)
-            say(watch.line or "chain: the node does not answer")
+            notify(watch.line or "chain: the node does not answer")
     return outcome
 
 
-def _watched(
-    options: RunOptions,
+def _supervise(
     manifest: SwarmGame,
+    options: RunOptions,
     directory: RunDirectory,
-    say: Callable[[str], None],
-    seats: Seats,
-    chain: Mapping[str, str],
-    watch: ChainWatch | None,
-) -> Outcome:
+    network: LocalNetwork,
+    chain_environment: Mapping[str, str],
+    watch: ChainMonitor | None,
+) -> RunOutcome:
     spec = manifest.spec
     peers, processes = spec.peers.replicas, processes_of(manifest)
-    progress = [PeerProgress(index, directory.peer(index), keep=KEEP_ROUNDS) for index in range(peers)]
-    for peer in progress:
-        peer.look()
-    shown = view(f"{directory.root.name}: {peers} peers, {spec.game.max_rounds} rounds", spec.game.max_rounds)
-    if isinstance(shown, JsonLines):
-        shown.skip(progress)
+    directories = {index: directory.peer(index) for index in range(peers)}
+    display = RunDisplay(
+        f"{directory.root.name}: {peers} peers, {spec.game.max_rounds} rounds",
+        spec.game.max_rounds,
+        directories,
+        caption=lambda: watch.line if watch is not None else "",
+    )
     supervisor = Supervisor(
-        {index: directory.peer(index) for index in range(peers)},
-        peer_commands(options, manifest, directory, seats),
-        environment={**_environment(threads_of(peers, processes)), **chain},
-        patience=Patience(
+        directories,
+        peer_commands(manifest, options, directory, network),
+        environment={**_environment(threads_of(peers, processes)), **chain_environment},
+        restart_policy=RestartPolicy(
             restarts=spec.failure_policy.backoff_limit_per_peer,
             failed_peers=spec.failure_policy.max_failed_peers,
             grace_seconds=min(float(spec.termination_grace_period_seconds), GRACE_SECONDS),
         ),
-        say=shown.say,
+        notify=display.print,
     )
-    with _stopping(supervisor, shown, say), _asking(progress):
-        looked = 0.0
-
-        def tick() -> None:
-            nonlocal looked
-            if time.monotonic() - looked < LOOK_SECONDS:  # drawing must not take the peers' cores
-                return
-            looked = time.monotonic()
-            states = supervisor.states
-            for peer in progress:
-                peer.state = states[peer.index]
-                peer.look()
-            if watch is not None:
-                shown.note(watch.line)
-            shown.show(progress)
-
+    with display, _stop_on_signals(supervisor, display.print):
         try:
-            outcome = supervisor.run(tick)
+            return supervisor.run(lambda: display.refresh(supervisor.states))
         finally:
-            for peer in progress:
-                peer.state = supervisor.states[peer.index]
-                peer.look()
-            shown.close(progress)
-    return outcome
+            display.refresh(supervisor.states, now=True)
 
 
-def _check_chain(manifest: SwarmGame) -> None:
-    """Finds what is wrong with the chain that the game asks for, before anything is written."""
-    mode = manifest.spec.coordination.mode
-    if mode == "Dev":
-        with chain_errors(mode):
-            from swarmgame.chain.local import require_anvil
-
-            require_anvil()
-    elif mode == "External":
-        place_of(manifest)
-
-
-def _check_sampler(manifest: SwarmGame) -> None:
-    """Finds the program of the generation server that each peer will start."""
-    options = manifest.spec.game.vllm
-    if options is not None and not options.url:
-        find_program(options)
-
-
-@contextmanager
-def _chain(
-    manifest: SwarmGame, directory: RunDirectory, seats: Seats
-) -> Iterator[tuple[Mapping[str, str], ChainWatch | None]]:
-    """What the peers are told of the chain, by their environment, and what looks at it; nothing of both where the game
-    has none.
-    """
-    mode = manifest.spec.coordination.mode
-    if mode == "None":
-        yield {}, None
-        return
-    with chain_errors(mode):
-        from swarmgame.chain.local import ChainWatch, dev_chain
-    with ExitStack() as stack:
-        place = (
-            stack.enter_context(dev_chain(directory.chain, seats.addresses)) if mode == "Dev" else place_of(manifest)
-        )
-        assert place is not None
-        watch = ChainWatch(place, seats.ids, directory.chain_standing, whole=mode == "Dev")
-        watch.start()
-        yield place.environment(), watch
-
-
-def _conclude(options: RunOptions, directory: RunDirectory, outcome: Outcome, say: Callable[[str], None]) -> None:
+def _conclude(options: RunOptions, directory: RunDirectory, outcome: RunOutcome, notify: Notify) -> None:
     if options.report and any(peer.metrics.exists() for peer in directory.peers().values()):
         from swarmgame.report import write_report
 
         summary = write_report(directory)
         if summary.sentence:
-            say(summary.sentence)
+            notify(summary.sentence)
     for reason in outcome.failed.values() if outcome.code is ExitCode.DONE else ():
-        say(f"warning: a peer was given up on the way: {reason}")
+        notify(f"warning: a peer failed during the run: {reason}")
     if outcome.message:
-        say(outcome.message)
+        notify(outcome.message)
     if outcome.code is ExitCode.STOPPED:
-        say("stopped; run the same command again to go on")
-    say(_where(directory))
+        notify("stopped; run the same command again to go on")
+    notify(_report_of(directory))
 
 
-def _where(directory: RunDirectory) -> str:
+def _report_of(directory: RunDirectory) -> str:
     shown = directory.report if directory.report.exists() else directory.root
     try:
         return f"report: {shown.relative_to(Path.cwd())}"
@@ -329,24 +270,56 @@ def _where(directory: RunDirectory) -> str:
         return f"report: {shown}"
 
 
-def _environment(threads: int) -> Mapping[str, str]:
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "SWARMGAME_DIE_WITH_PARENT": "1",
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+def _check_chain(manifest: SwarmGame) -> None:
+    """Find mistakes about the game's chain before anything is written."""
+    mode = manifest.spec.coordination.mode
+    if mode == "Dev":
+        with chain_errors(mode):
+            from swarmgame.chain.local import require_anvil
+
+            require_anvil()
+    elif mode == "External":
+        resolve_endpoint(manifest)
+
+
+def _check_sampler(manifest: SwarmGame) -> None:
+    """Find the program of the generation server that each peer will start."""
+    options = manifest.spec.game.vllm
+    if options is not None and not options.url:
+        find_program(options)
 
 
 @contextmanager
-def _nothing_left_of_an_invalid_game(root: Path) -> Iterator[None]:
-    """Removes the folders that this call made, if the game turns out to be invalid."""
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+def _chain(
+    manifest: SwarmGame, directory: RunDirectory, network: LocalNetwork
+) -> Iterator[tuple[Mapping[str, str], ChainMonitor | None]]:
+    """Yield the peers' environment about the chain, and its watcher; neither where the game has no chain."""
+    mode = manifest.spec.coordination.mode
+    if mode == "None":
+        yield {}, None
+        return
+    with chain_errors(mode):
+        from swarmgame.chain.local import ChainMonitor, dev_chain
+    with ExitStack() as stack:
+        place = (
+            stack.enter_context(dev_chain(directory.chain, network.addresses))
+            if mode == "Dev"
+            else resolve_endpoint(manifest)
+        )
+        assert place is not None
+        watch = ChainMonitor(place, network.ids, directory.chain_standing, from_genesis=mode == "Dev")
+        watch.start()
+        yield place.environment(), watch
+
+
+@contextmanager
+def _removed_if_invalid(root: Path) -> Iterator[None]:
+    """Remove the folders that the block creates, if it finds that the game is invalid."""
+    created = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         yield
     except InvalidManifest:
-        for folder in made:
+        for folder in created:
             if folder == root and folder.exists():
                 for file in ("lock", "game.yaml"):
                     (folder / file).unlink(missing_ok=True)
@@ -356,16 +329,16 @@ def _nothing_left_of_an_invalid_game(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stopping(supervisor: Supervisor, shown: View, say: Callable[[str], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask everyone to leave; a second one kills."""
-    asked = 0
+def _stop_on_signals(supervisor: Supervisor, notify: Notify) -> Iterator[None]:
+    """Stop the peers on Ctrl-C and SIGTERM; a second one kills them."""
+    received = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal received
+        received += 1
         supervisor.stop()
-        if asked == 1:
-            shown.say("leaving the swarm; press Ctrl-C again to kill at once")
+        if received == 1:
+            notify("leaving the swarm; press Ctrl-C again to kill at once")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -373,24 +346,3 @@ def _stopping(supervisor: Supervisor, shown: View, say: Callable[[str], None]) -
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _asking(progress: Sequence[PeerProgress]) -> Iterator[None]:
-    """Asks every peer for its status now and then, in a thread of its own: one that does not answer must not hold up
-    the view.
-    """
-    done = Event()
-
-    def ask() -> None:
-        while not done.wait(ASK_SECONDS):
-            for peer in progress:
-                peer.ask(timeout_seconds=1.0)
-
-    thread = Thread(target=ask, name="status", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=5.0)

@@ -1,9 +1,8 @@
-"""What a peer's pod needs beyond a peer: several ranks under torchrun, the last word for the kubelet, and knowing that
-all is done.
+"""A peer in a pod: `swarmgame peer` with options from the environment, as several ranks where there are several GPUs.
 
-It plays nothing itself. torchrun ends with 1 however its ranks ended, and kills them half a minute after a SIGTERM;
-here their own exit code comes through, and they get the whole grace of the pod. Invariant: a signal that the pod gets
-reaches the ranks, and no rank outlives us.
+torchrun ends with 1 however its ranks ended, and kills them 30 seconds after a SIGTERM; here their own exit code is
+returned, and they get the grace period of the pod. Invariant: a signal to the pod reaches the ranks, and no rank
+outlives this process.
 """
 
 from __future__ import annotations
@@ -14,123 +13,135 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from swarmgame.errors import BadUsage, ExitCode
-from swarmgame.launch.local import peer_program
-from swarmgame.launch.supervisor import die_with_parent, last_words, own_word
+from swarmgame.errors import ExitCode
+from swarmgame.launch.exit_record import recorded_exit_code, recording_exit, termination_message
 from swarmgame.observability.run_directory import PeerDirectory
+from swarmgame.runtime.options import PeerOptions, peer_arguments
+from swarmgame_api.manifest import SwarmGame
+from swarmgame_common.parent_death import VARIABLE, set_parent_death_signal
 
-TERMINATION_LOG = Path("/dev/termination-log")
-TERMINATION_VARIABLE = "SWARMGAME_TERMINATION_LOG"
-MAX_WORDS = 1_024
-"""Of the last word; the kubelet takes 4096 bytes."""
+PeerProgram = Callable[[int], Sequence[str]]
+"""Returns the start of a peer's command, from the number of its processes."""
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a peer ended: its exit code, and what to say of it; empty when there is nothing to say."""
+class PeerExit:
+    """How a peer ended: its exit code, and a message; empty when there is nothing to add."""
 
     code: ExitCode
     message: str = ""
 
 
-def processes_here(asked: str) -> int:
-    """How many ranks a peer has in this pod. `auto`: as many as there are CUDA devices, and at least one.
+def peer_program(processes: int) -> Sequence[str]:
+    """Return the start of the command of a peer with this many ranks."""
+    if processes == 1:
+        return (sys.executable, "-m", "swarmgame", "peer")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+    return (sys.executable, *torchrun, "-m", "swarmgame", "peer")
 
-    Raises:
-        BadUsage: it is neither `auto` nor a number.
+
+def run_pod_peer(manifest: SwarmGame, game: Path, options: PeerOptions) -> PeerExit:
+    """Run the peer of a pod until the end of the game. One whose game is complete ends at once.
+
+    Args:
+        game: the manifest's file.
     """
-    if asked == "auto":
+    spec = manifest.spec
+    if rounds_finished(options.directory) >= spec.game.max_rounds:
+        return PeerExit(ExitCode.DONE, f"all {spec.game.max_rounds} rounds are finished")
+    processes = process_count(spec.peers.processes_per_peer)
+    if processes > 1:
+        return run_ranks(game, options, processes, spec.termination_grace_period_seconds)
+    with recording_exit(PeerDirectory(options.directory)) as record:
+        from swarmgame.runtime.peer import run_peer
+
+        code = run_peer(manifest, game.parent, options)
+        record(code)
+    if code is ExitCode.TEMPORARY:
+        return PeerExit(code, "no other peer was left in the swarm, and the game's progression.whenAlone is Stop")
+    return PeerExit(code)
+
+
+def process_count(processes_per_peer: int | str) -> int:
+    """Return the number of ranks in this pod. `auto`: one for each CUDA device, and at least one."""
+    if processes_per_peer == "auto":
         import torch
 
         return max(1, torch.cuda.device_count())
-    if not asked.isdecimal() or not 1 <= int(asked) <= 64:
-        raise BadUsage(f"the number of processes is {asked!r}; expected auto, or a number from 1 to 64")
-    return int(asked)
+    return int(processes_per_peer)
 
 
 def rounds_finished(directory: Path) -> int:
-    """The round that the newest whole checkpoint in a peer's directory would go on with; 0 without one. Loads no
-    tensor.
-    """
+    """Return the next round of the newest complete checkpoint of a peer; 0 without one. Loads no tensor."""
     for folder in sorted((directory / "checkpoints").glob("round-*"), reverse=True):
         try:
             manifest = json.loads((folder / "manifest.json").read_bytes())
             if all((folder / name).stat().st_size == file["bytes"] for name, file in manifest["files"].items()):
                 return int(manifest["nextRound"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # torn: the peer itself would say so, and take the one before
+            continue  # damaged: the peer logs it and takes the one before
     return 0
 
 
-def play_in_ranks(
+def run_ranks(
     game: Path,
-    directory: Path,
+    options: PeerOptions,
     processes: int,
     grace_seconds: int,
     *,
-    program: Callable[[int], Sequence[str]] = peer_program,
-) -> Ending:
-    """Runs a peer as several ranks, and returns how they ended. SIGTERM and SIGINT are handed on.
+    program: PeerProgram = peer_program,
+) -> PeerExit:
+    """Run a peer as several ranks, and return how they ended. SIGTERM and SIGINT are forwarded.
 
     Args:
-        grace_seconds: what the ranks get to save themselves after a SIGTERM; whoever waits for us kills all of us when
-            it is over.
-        program: the start of the command, from the number of processes; the tests put another one in its place.
+        grace_seconds: the time of the ranks to save their state after a SIGTERM; the kubelet kills the pod after it.
+        program: the tests use another one.
     """
-    files = PeerDirectory(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    files = PeerDirectory(options.directory)
+    files.root.mkdir(parents=True, exist_ok=True)
     files.exit.unlink(missing_ok=True)
-    ranks = _Ranks([*program(processes), str(game)], _environment(processes, grace_seconds))
+    if not os.environ.get("OMP_NUM_THREADS"):
+        options = replace(options, threads=max(1, len(os.sched_getaffinity(0)) // processes))
+    ranks = _Torchrun([*program(processes), *peer_arguments(game, options)], _environment(options, grace_seconds))
     returned = ranks.wait()
-    return ending_of(returned, own_word(files), last_words(files), asked_to_stop=ranks.asked_to_stop)
-
-
-def ending_of(returned: int, own: int | None, message: str, *, asked_to_stop: bool) -> Ending:
-    """What the end of torchrun means, given the first rank's own word."""
-    if returned == 0:
-        return Ending(ExitCode.DONE)
-    if own is None and asked_to_stop:
-        return Ending(ExitCode.STOPPED)
-    if own is None or (own == ExitCode.STOPPED and not asked_to_stop):
-        # Killed from outside; the others were then told to stop, by torchrun.
-        return Ending(
-            ExitCode.TEMPORARY,
-            "a rank of this peer was killed (out of memory?); run again, it goes on from its last checkpoint",
-        )
-    code = ExitCode(own) if own in set(ExitCode) else ExitCode.INTERNAL
-    return Ending(
-        code, message or ("" if code is ExitCode.STOPPED else f"the peer ended with exit code {own}; its log says why")
+    return peer_exit_of(
+        returned, recorded_exit_code(files), termination_message(files), stop_requested=ranks.stop_requested
     )
 
 
-def say_last(message: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Leaves one line where the kubelet looks for the reason of a container's end; nowhere, outside a pod."""
-    named = environment.get(TERMINATION_VARIABLE)
-    path = Path(named) if named else TERMINATION_LOG
-    if not named and not path.exists():
-        return
-    line = "; ".join(part.strip() for part in message.splitlines() if part.strip())[:MAX_WORDS]
-    try:
-        path.write_text(line + "\n", encoding="utf-8")
-    except OSError as error:
-        print(f"{path} cannot be written: {error.strerror}", file=sys.stderr)
+def peer_exit_of(returned: int, recorded: int | None, message: str, *, stop_requested: bool) -> PeerExit:
+    """Return how a peer ended, from torchrun's exit code and the exit code that the first rank recorded."""
+    if returned == 0:
+        return PeerExit(ExitCode.DONE)
+    if recorded is None and stop_requested:
+        return PeerExit(ExitCode.STOPPED)
+    if recorded is None or (recorded == ExitCode.STOPPED and not stop_requested):
+        # One rank was killed from outside, and torchrun then stopped the others.
+        return PeerExit(
+            ExitCode.TEMPORARY,
+            "a rank of this peer was killed (out of memory?); run again, it goes on from its last checkpoint",
+        )
+    code = ExitCode(recorded) if recorded in set(ExitCode) else ExitCode.INTERNAL
+    if not message and code is not ExitCode.STOPPED:
+        message = f"the peer ended with exit code {recorded}; see its log"
+    return PeerExit(code, message)
 
 
-class _Ranks:
-    """torchrun, as a child that ends with us."""
+class _Torchrun:
+    """torchrun, as a child that ends with this process."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.asked_to_stop = False
+        self.stop_requested = False
         self._child: subprocess.Popen[bytes] | None = None
         # Before the child: a signal in between must not be lost.
-        self._before = {number: signal.signal(number, self._hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {number: signal.signal(number, self._forward) for number in (signal.SIGTERM, signal.SIGINT)}
         self._child = subprocess.Popen(
-            command, env=dict(environment), start_new_session=True, preexec_fn=die_with_parent
+            command, env=dict(environment), start_new_session=True, preexec_fn=set_parent_death_signal
         )
-        if self.asked_to_stop:
+        if self.stop_requested:
             self._child.terminate()
 
     def wait(self) -> int:
@@ -141,17 +152,17 @@ class _Ranks:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
-    def _hand_on(self, number: int, frame: object) -> None:
-        self.asked_to_stop = True
+    def _forward(self, number: int, frame: object) -> None:
+        self.stop_requested = True
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)
 
 
-def _environment(processes: int, grace_seconds: int) -> dict[str, str]:
+def _environment(options: PeerOptions, grace_seconds: int) -> dict[str, str]:
     return {
         **os.environ,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // processes)),
-        # Of itself torchrun kills its ranks 30 seconds after a SIGTERM.
+        "OMP_NUM_THREADS": str(options.threads),
+        # By itself torchrun kills its ranks 30 seconds after a SIGTERM.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, grace_seconds)),
-        "SWARMGAME_DIE_WITH_PARENT": "1",
+        VARIABLE: "1",
     }

@@ -1,1 +1,1 @@
-"""What a peer shows: metrics, status, HTTP endpoints, logs, and the files of a run directory."""
+"""Metrics, status, HTTP endpoints and the files of a run directory."""

@@ -1,9 +1,9 @@
-"""Endpoints: `/healthz`, `/readyz`, `/status`, `/metrics` and `/drain` of one peer, on one port.
+"""The HTTP endpoints of one peer or bootnode: `/healthz`, `/readyz`, `/status`, `/metrics` and `/drain`, on one port.
 
-They take no body, and they run in a thread of their own, so that a long training step does not make a healthy peer look
-dead. All but `/drain` only read; that one is a pod's preStop hook, which can only GET: the peer is not ready for the
-next minute, and plays on. Invariant: `/healthz` says that the process and its event loops are alive and never looks at
-the progress of rounds; a peer that waits for others must not be restarted for it.
+They run in a thread of their own, so that a healthy peer answers during a long training step, and take no body. All but
+`/drain` only read; that one is a pod's preStop hook, which can only GET: for a minute the peer is not ready, and goes
+on. Invariant: `/healthz` checks that the process and its event loops are alive, never the progress of rounds: a peer
+that waits for other peers must not be restarted.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Protocol
 from aiohttp import web
 
 from swarmgame.errors import Temporary
-from swarmgame.observability.metrics import CONTENT_TYPE
 from swarmgame.observability.status import PeerStatus
+from swarmgame_common.metrics import CONTENT_TYPE
 
 MAX_LINE_BYTES = 4096
 MAX_HEADERS = 64
@@ -27,48 +27,48 @@ START_SECONDS = 10.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Metrics(Protocol):
-    """What `/metrics` shows."""
+class MetricsSource(Protocol):
+    """Where `/metrics` takes its text from."""
 
     def render(self) -> bytes:
-        """The text, as Prometheus reads it."""
+        """Return the text in the format of Prometheus."""
         ...
 
 
 class Endpoints:
-    """The HTTP server of one peer, or of a bootnode.
+    """The HTTP server.
 
     Args:
-        status, metrics: what is shown.
-        host: address to listen on; `0.0.0.0` in a pod, `127.0.0.1` at home.
+        status, metrics: the content of `/status`, `/readyz` and `/metrics`.
+        host: address to listen on; `0.0.0.0` in a pod, else `127.0.0.1`.
         port: 0 takes any free one.
-        alive: says what is dead, as a sentence, or nothing when all is well; asked by `/healthz`, must not block.
+        dead: returns what has died, as a sentence, or an empty text; called by `/healthz`, must not block.
     """
 
     def __init__(
         self,
         status: PeerStatus,
-        metrics: Metrics,
+        metrics: MetricsSource,
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        alive: Callable[[], str] = lambda: "",
+        dead: Callable[[], str] = lambda: "",
     ) -> None:
         self._status = status
         self._metrics = metrics
         self._host = host
         self._port = port
-        self._alive = alive
+        self._dead = dead
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
         self._error: OSError | None = None
         self._bound = 0
 
     def start(self) -> int:
-        """Listens, and returns the port.
+        """Start to listen, and return the port.
 
         Raises:
-            Temporary: the port is taken, or the address is not ours.
+            Temporary: the port is taken, or the address is not one of this machine.
         """
         if self._thread is not None:
             raise RuntimeError("the endpoints have been started already")
@@ -86,7 +86,7 @@ class Endpoints:
         return self._bound
 
     def stop(self) -> None:
-        """Stops listening. May be called twice, or without a start."""
+        """Stop. May be called twice, or without a start."""
         thread, loop = self._thread, self._loop
         if thread is None or loop is None or not thread.is_alive():
             return
@@ -131,7 +131,7 @@ class Endpoints:
         return application
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        dead = self._alive()
+        dead = self._dead()
         return web.json_response({"alive": not dead, "reason": dead}, status=503 if dead else 200)
 
     async def _readyz(self, request: web.Request) -> web.Response:
@@ -151,7 +151,7 @@ class Endpoints:
 
 @web.middleware
 async def _read_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """No endpoint takes a body: one that is announced is refused before a byte of it is read."""
+    """Refuse a request with a body before a byte of it is read."""
     if request.body_exists:
         refused = web.json_response({"error": "these endpoints take no body"}, status=413)
         refused.force_close()

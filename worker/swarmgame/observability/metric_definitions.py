@@ -1,342 +1,294 @@
-"""The catalogue of metrics: every metric of a peer, what it is, and what it means when it is high or low.
+"""The metrics of a peer and of a bootnode: what each is, and what a high or a low value means.
 
-`METRICS` is the single list: the collectors of `swarmgame.observability.metrics` are made from it, and
-`docs/reference/metrics.md` is written from it (`python -m swarmgame.observability.metric_definitions`). Nothing is
-measured here. Invariant: no metric without a meaning.
+The collectors of `swarmgame.observability.metrics` and the page `docs/reference/metrics.md` are made from these lists:
+`python -m swarmgame.observability.metric_definitions` prints the page.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from swarmgame_common.metrics import MetricDefinition as Metric
+from swarmgame_common.metrics import MetricType, metrics_table
 
 PREFIX = "swarmgame_worker_"
-
-
-class Kind(StrEnum):
-    """What Prometheus calls the type of a metric."""
-
-    GAUGE = "gauge"
-    COUNTER = "counter"
-    HISTOGRAM = "histogram"
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric, by its name without the prefix.
-
-    Args:
-        kind: gauge, counter or histogram. Counters end in `_total`.
-        labels: names of its labels.
-        what: what it is, with its unit.
-        high, low: what it means when it is high, or low.
-    """
-
-    name: str
-    kind: Kind
-    what: str
-    high: str
-    low: str
-    labels: tuple[str, ...] = ()
-
+BOOTNODE_PREFIX = "swarmgame_bootnode_"
+GAUGE, COUNTER, HISTOGRAM = MetricType.GAUGE, MetricType.COUNTER, MetricType.HISTOGRAM
 
 METRICS = (
     Metric(
         "info",
-        Kind.GAUGE,
+        GAUGE,
         "Always 1; the labels name the peer and its version.",
-        "—",
-        "—",
-        ("peer", "index", "version"),
+        labels=("peer", "index", "version"),
     ),
     Metric(
         "round",
-        Kind.GAUGE,
+        GAUGE,
         "The round in progress, counted from 0.",
         "The game is near its end.",
-        "It has just begun; a value that stands still is a stalled peer.",
+        "The game has just begun. A value that does not change is a stalled peer.",
     ),
     Metric(
         "rounds_total",
-        Kind.COUNTER,
+        COUNTER,
         "Rounds that this process has finished.",
-        "—",
-        "Compare its rate between peers: the slow one holds up the quorum.",
+        low="Compare the rate between peers: the slowest one delays the quorum.",
     ),
     Metric(
         "round_seconds",
-        Kind.HISTOGRAM,
-        "Wall time of a whole round.",
+        HISTOGRAM,
+        "Wall time of a complete round.",
         "See `stage_seconds` for the part that takes it.",
         "Rounds may be too small to be worth an exchange.",
     ),
     Metric(
         "stage_seconds",
-        Kind.GAUGE,
-        "Wall time of the last round by part: data, generate, exchange, listen, rewards, train, evaluate, checkpoint.",
+        GAUGE,
+        "Wall time of the last round by part: data, generate, exchange, listen (verification of received rollouts), "
+        "rewards, train, evaluate, checkpoint.",
         "The part to make faster.",
         "The part that costs nothing.",
-        ("part",),
+        labels=("part",),
     ),
     Metric(
         "exchange_seconds",
-        Kind.HISTOGRAM,
-        "Time that a stage waited for the swarm, from asking to closing.",
-        "Near the stage deadline: members are slow, away, or unreachable; see `missing_total`.",
-        "The others had spoken before we asked: we are the slow one.",
+        HISTOGRAM,
+        "Time that a stage waited for the swarm, from the request until it closed.",
+        "Near the stage deadline: members are slow, away or unreachable; see `missing_total`.",
+        "The other members had published before: this peer is the slow one.",
     ),
     Metric(
         "exchange_bytes_total",
-        Kind.COUNTER,
+        COUNTER,
         "Bytes sent to and received from the swarm.",
         "Many or long rollouts are shared.",
-        "Nothing is shared, or nobody is reached.",
-        ("direction",),
+        "Nothing is shared, or no member is reached.",
+        labels=("direction",),
     ),
     Metric(
         "tokens_total",
-        Kind.COUNTER,
-        "Token ids that this peer sampled; its rate is the generation throughput.",
+        COUNTER,
+        "Tokens that this peer sampled; the rate is the generation throughput.",
         "Generation is fast, or answers are long.",
         "Generation is slow, or answers are short.",
     ),
     Metric(
         "reward",
-        Kind.GAUGE,
-        "Mean reward of our own rollouts in the last round.",
-        "The policy solves what it is asked.",
-        "It does not; flat for long: nothing is learnt.",
+        GAUGE,
+        "Mean reward of this peer's own rollouts in the last round.",
+        "The policy solves the questions.",
+        "It does not. Flat for long: it does not learn.",
     ),
     Metric(
         "environment_reward",
-        Kind.GAUGE,
-        "The same, by environment.",
+        GAUGE,
+        "The same by environment.",
         "This environment is solved: give it less weight, or make it harder.",
-        "This environment is too hard, or is asked too seldom.",
-        ("environment",),
+        "This environment is too hard, or gets too few questions.",
+        labels=("environment",),
     ),
     Metric(
         "evaluation_average",
-        Kind.GAUGE,
+        GAUGE,
         "Mean reward on held-out questions (avg@k); `all` is over all environments.",
-        "What was learnt generalises.",
-        "With a high `reward`: it learnt its training questions by heart.",
-        ("environment",),
+        "The policy generalises.",
+        "With a high `reward`: the policy has memorised its training questions.",
+        labels=("environment",),
     ),
     Metric(
         "evaluation_passed",
-        Kind.GAUGE,
+        GAUGE,
         "Share of held-out questions with at least one right rollout (pass@k).",
         "There is something to reinforce.",
-        "The policy cannot find a right answer even by chance.",
-        ("environment",),
+        "The policy finds no right answer even by sampling.",
+        labels=("environment",),
     ),
     Metric(
         "entropy",
-        Kind.GAUGE,
+        GAUGE,
         "Mean entropy of the policy over the tokens trained on, in nats.",
-        "The policy explores, or has learnt nothing yet.",
-        "It has settled; near 0 while the reward is low: it has collapsed.",
+        "The policy explores, or has not learned yet.",
+        "The policy has converged; near 0 with a low reward: it has collapsed.",
     ),
     Metric(
         "kl",
-        Kind.GAUGE,
+        GAUGE,
         "Mean KL divergence from the reference policy, in nats; absent without one.",
-        "The policy has gone far from where it began.",
+        "The policy has moved far from its start.",
         "It has hardly moved.",
     ),
     Metric(
         "clip_ratio",
-        Kind.GAUGE,
+        GAUGE,
         "Share of tokens whose probability ratio was clipped.",
         "Steps are too long, or external groups too stale.",
         "The trust region does not bind.",
     ),
     Metric(
         "trainer",
-        Kind.GAUGE,
+        GAUGE,
         "Every other number that the trainer reported for the last round, by its name.",
         "See the trainer's documentation.",
         "See the trainer's documentation.",
-        ("name",),
+        labels=("name",),
     ),
     Metric(
         "engine_requests_total",
-        Kind.COUNTER,
+        COUNTER,
         "Prompts sent to a generation server, repeated ones included; 0 without one (`trainer.with.sampler`).",
         "Many questions a round, or many retries.",
         "Nothing is generated.",
     ),
     Metric(
         "engine_retries_total",
-        Kind.COUNTER,
-        "Times that completions or weights were tried again: the server was away, too slow, or had other weights.",
+        COUNTER,
+        "Retries of completions or weights: the server was away, too slow, or had other weights.",
         "The server is restarted or overloaded: see its log, and `timeoutSeconds`.",
         "As it should be.",
     ),
     Metric(
         "engine_stale_total",
-        Kind.COUNTER,
-        "Times that the server did not have the policy's weights; what it generated with others was thrown away.",
+        COUNTER,
+        "Times that the server did not have the policy's weights; what it generated with others was dropped.",
         "The server is restarted, or another peer uses it too.",
         "As it should be.",
     ),
     Metric(
         "engine_seconds_total",
-        Kind.COUNTER,
-        "Time waited for completions, weights that had to be pushed first included.",
-        "The server is what a round waits for: give it more memory, or another GPU.",
-        "—",
+        COUNTER,
+        "Time waited for completions, including weights that had to be pushed first.",
+        "Rounds wait for the server: give it more memory, or another GPU.",
     ),
     Metric(
         "engine_pushes_total",
-        Kind.COUNTER,
+        COUNTER,
         "Versions of the policy loaded into the server.",
         "Above the updates: the server lost its weights.",
-        "Below the updates: the policy does not move.",
+        "Below the updates: the policy does not change.",
     ),
     Metric(
         "engine_push_seconds_total",
-        Kind.COUNTER,
-        "Time that saving and loading them took.",
+        COUNTER,
+        "Time to save and load them.",
         "All weights go through files: train adapters, or put the folder into memory.",
-        "—",
     ),
     Metric(
         "policy_version",
-        Kind.GAUGE,
-        "Updates that the policy has seen.",
-        "—",
-        "Behind the rounds: rounds without an update, because no group had a spread of rewards.",
+        GAUGE,
+        "Updates that the policy has had.",
+        low="Less than the rounds: rounds without an update, because all rewards of each group were equal.",
     ),
     Metric(
         "external_groups_total",
-        Kind.COUNTER,
+        COUNTER,
         "Groups of other peers that were trained on.",
-        "This peer learns much from others.",
-        "Nothing useful is offered, or sharing is off.",
+        "This peer learns much from other peers.",
+        "No useful group is offered, or sharing is off.",
     ),
     Metric(
         "peers_connected",
-        Kind.GAUGE,
-        "Live members of the swarm, ourselves included, when the last stage closed.",
-        "—",
-        "Below what was asked: peers are away; 1 is a swarm of one, see `alone`.",
+        GAUGE,
+        "Live members of the swarm, this peer included, when the last stage closed.",
+        low="Below the number of replicas: peers are away. 1 is a swarm of one, see `alone`.",
     ),
     Metric(
         "alone",
-        Kind.GAUGE,
-        "1 while nobody else is in the swarm, else 0.",
-        "This peer trains by itself: see whether it can reach its initial peers.",
+        GAUGE,
+        "1 while no other peer is in the swarm, else 0.",
+        "This peer trains by itself: check whether it can reach its initial peers.",
         "As it should be.",
     ),
     Metric(
         "missing_total",
-        Kind.COUNTER,
-        "Members that had not spoken when a stage closed, added up.",
+        COUNTER,
+        "Members that had not published when a stage closed, added up.",
         "Peers are too slow for the deadline or the quorum.",
-        "Everyone speaks in time.",
+        "All members publish in time.",
     ),
     Metric(
         "stages_closed_total",
-        Kind.COUNTER,
-        "Stages by why they closed: quorum, deadline, alone, behind.",
+        COUNTER,
+        "Stages by why they closed: quorum, deadline, alone (no other member), behind (this peer lags).",
         "`deadline`: rounds take as long as the deadline allows. `behind`: this peer is too slow for the others.",
         "`quorum` low: members do not answer in time.",
-        ("by",),
+        labels=("by",),
     ),
     Metric(
         "contributions_total",
-        Kind.COUNTER,
-        "Messages of others by what became of them: accepted, late, duplicate, bad-signature, bad-hash, too-large, malformed, stale, …",
-        "Anything but accepted: somebody is slow, misconfigured or hostile.",
-        "`accepted` low: nobody is heard.",
-        ("outcome",),
+        COUNTER,
+        "Messages of other peers by outcome: accepted, late, duplicate, bad-signature, bad-hash, too-large, malformed, "
+        "stale, …",
+        "Any outcome but accepted: a peer is slow, misconfigured or hostile.",
+        "`accepted` low: nothing is received.",
+        labels=("outcome",),
     ),
     Metric(
         "scoring_breaches_total",
-        Kind.COUNTER,
+        COUNTER,
         "Answers that broke a limit of the scoring sandbox; each scored 0.",
-        "Somebody, perhaps our own policy, writes programs as answers.",
+        "A policy, perhaps this peer's own, writes programs as answers.",
         "As it should be.",
     ),
     Metric(
         "scoring_total",
-        Kind.COUNTER,
-        "What else the rewards counted, by name (scorer exceptions, time-outs, …).",
+        COUNTER,
+        "Other events that the rewards counted, by name (scorer exceptions, time-outs, …).",
         "The scorer and the answers do not fit each other.",
         "As it should be.",
-        ("event",),
+        labels=("event",),
     ),
     Metric(
         "checkpoint_seconds",
-        Kind.HISTOGRAM,
+        HISTOGRAM,
         "Time that a checkpoint took.",
         "The disk is slow: checkpoint less often.",
-        "—",
     ),
     Metric(
         "last_round_timestamp_seconds",
-        Kind.GAUGE,
+        GAUGE,
         "Unix time at which the last round finished.",
-        "—",
-        "Far behind the clock: the peer is stalled.",
+        low="Far before the present: the peer is stalled.",
     ),
     Metric(
         "chain_messages",
-        Kind.GAUGE,
-        "What we said to the chain, by what became of it: waiting, final, rejected, dropped; absent without a chain.",
-        "`waiting`: the chain or its gateway is away, see `chain.problem` in `/status`. `rejected`: see `chain.rejected` there.",
-        "`final` low: rounds are played and the chain does not hear of them.",
-        ("state",),
+        GAUGE,
+        "Messages to the chain by state: waiting, final, rejected, dropped; absent without a chain.",
+        "`waiting`: the chain or its gateway is away, see `chain.problem` in `/status`. `rejected`: see "
+        "`chain.rejected` there.",
+        "`final` low: rounds are played, but do not reach the chain.",
+        labels=("state",),
     ),
 )
 
-BOOTNODE_PREFIX = "swarmgame_bootnode_"
 BOOTNODE = (
     Metric(
         "members",
-        Kind.GAUGE,
-        "Heartbeats that lie with this bootnode.",
-        "—",
-        "0 long after its start: the members do not find it, so that newcomers who ask it play alone.",
+        GAUGE,
+        "Heartbeats that this bootnode holds.",
+        low="0 long after its start: the members do not find it, so newcomers that use it stay isolated.",
     ),
-    Metric(
-        "bytes_sent", Kind.GAUGE, "Bytes sent since the start.", "Many newcomers, or a stranger who asks a lot.", "—"
-    ),
-    Metric("bytes_received", Kind.GAUGE, "Bytes received since the start.", "As above.", "—"),
-    Metric("messages_sent", Kind.GAUGE, "Messages sent since the start.", "As above.", "—"),
-    Metric("messages_received", Kind.GAUGE, "Messages received since the start.", "As above.", "—"),
+    Metric("bytes_sent", GAUGE, "Bytes sent since the start.", "Many newcomers, or one peer that requests a lot."),
+    Metric("bytes_received", GAUGE, "Bytes received since the start.", "As above."),
+    Metric("messages_sent", GAUGE, "Messages sent since the start.", "As above."),
+    Metric("messages_received", GAUGE, "Messages received since the start.", "As above."),
 )
-"""What a bootnode shows instead."""
 
 
 def reference() -> str:
-    """The text of `docs/reference/metrics.md`."""
+    """Return the text of `docs/reference/metrics.md`."""
     lines = [
         "# Metrics of a peer",
         "",
-        "Every peer serves these on `/metrics`, beside `/healthz`, `/readyz` and `/status`. The file is written from "
-        "`swarmgame.observability.metric_definitions.METRICS`:",
-        "`python -m swarmgame.observability.metric_definitions > docs/reference/metrics.md`. Histograms also have `_bucket`, `_count` and `_sum`.",
+        "Every peer serves these on `/metrics`, beside `/healthz`, `/readyz` and `/status`. Histograms also have",
+        "`_bucket`, `_count` and `_sum`. This page is made by",
+        "`python -m swarmgame.observability.metric_definitions > docs/reference/metrics.md`.",
         "",
-        "| metric | kind | what it is | when it is high | when it is low |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [_row(PREFIX, metric) for metric in METRICS]
-    lines += [
+        *metrics_table(METRICS, PREFIX),
         "",
         "A bootnode serves these instead:",
         "",
-        *lines[5:7],
-        *(_row(BOOTNODE_PREFIX, metric) for metric in BOOTNODE),
+        *metrics_table(BOOTNODE, BOOTNODE_PREFIX),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _row(prefix: str, metric: Metric) -> str:
-    labels = "{" + ",".join(metric.labels) + "}" if metric.labels else ""
-    return f"| `{prefix}{metric.name}{labels}` | {metric.kind} | {metric.what} | {metric.high} | {metric.low} |"
 
 
 if __name__ == "__main__":

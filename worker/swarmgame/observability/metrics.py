@@ -1,7 +1,7 @@
-"""Metrics: what Prometheus reads from a peer, and the observer that feeds it.
+"""Metrics of a peer: the collectors that Prometheus reads, and the observer that updates them.
 
-What each metric is and means stands in `swarmgame.observability.metric_definitions`. This is not a log of rounds: that
-is `metrics.jsonl`. Invariant: every number of label values is bounded, whatever others send us.
+`swarmgame.observability.metric_definitions` says what each metric means. The log of rounds is `metrics.jsonl`, not
+this. Invariant: the number of label values is bounded, whatever remote peers send.
 """
 
 from __future__ import annotations
@@ -10,46 +10,40 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from swarmgame.game.protocol import ClosedBy, Collected
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.state import GameState, Rewards, Round
-from swarmgame.observability.metric_definitions import METRICS, PREFIX, Kind
+from swarmgame.observability.metric_definitions import METRICS, PREFIX
 from swarmgame.observability.status import first_of
+from swarmgame_common.metrics import make_collectors
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-COLLECTORS = {Kind.GAUGE: Gauge, Kind.COUNTER: Counter, Kind.HISTOGRAM: Histogram}
 ENGINE_METRICS = frozenset(
     metric.name.removesuffix("_total") for metric in METRICS if metric.name.startswith("engine_")
 )
-"""What a trainer reports of its generation server: what happened since the round before (`Sampler.metrics`)."""
+"""What a trainer reports about its generation server, since the last round (`Sampler.metrics`)."""
 MAX_LABEL_VALUES = 64
-"""Names beyond these are counted under `other`: a game's author chooses metric names, and strangers choose nothing."""
+"""Values beyond these are counted under `other`. A game's author chooses them; remote peers choose none."""
 
 
 class PeerMetrics:
-    """The collectors of one peer, in a registry of its own, so that two peers of one process do not mix."""
+    """The collectors of one peer, in a registry of its own, so that two peers of one process stay apart."""
 
     def __init__(self, *, peer: str = "", index: int = 0, version: str = "") -> None:
         self.registry = CollectorRegistry()
-        self._collectors: dict[str, Any] = {}
+        self._collectors = make_collectors(METRICS, self.registry, prefix=PREFIX, buckets=SECONDS)
         self._labels: dict[str, set[str]] = {}
         self._seen: dict[str, int] = {}
-        for metric in METRICS:
-            options: dict[str, Any] = {"buckets": SECONDS} if metric.kind is Kind.HISTOGRAM else {}
-            self._collectors[metric.name] = COLLECTORS[metric.kind](
-                PREFIX + metric.name, metric.what, metric.labels, registry=self.registry, **options
-            )
         self["info"].labels(peer, str(index), version).set(1)
 
     def __getitem__(self, name: str) -> Any:
-        """The collector with this name (no prefix)."""
+        """Return the collector with this name (no prefix)."""
         return self._collectors[name]
 
     def labelled(self, name: str, value: str) -> Any:
-        """The child of a one-label metric; values past the bound share the child `other`."""
+        """Return the child of a one-label metric; values past the bound share the child `other`."""
         values = self._labels.setdefault(name, set())
         if value not in values and len(values) >= MAX_LABEL_VALUES:
             value = "other"
@@ -57,23 +51,23 @@ class PeerMetrics:
         return self._collectors[name].labels(value)
 
     def running_total(self, key: str, total: int) -> int:
-        """By how much a running total grew since the last call; a total that fell was begun anew."""
+        """Return how much a running total grew since the last call. A total that fell has started again from 0."""
         before = self._seen.get(key, 0)
         self._seen[key] = total
         return total - before if total >= before else total
 
     def chain(self, *, waiting: int, final: int, rejected: int, dropped: int) -> None:
-        """How we stand with the chain, in messages."""
+        """Set the number of messages to the chain by state."""
         for state, count in (("waiting", waiting), ("final", final), ("rejected", rejected), ("dropped", dropped)):
             self["chain_messages"].labels(state).set(count)
 
     def render(self) -> bytes:
-        """The text that `/metrics` answers."""
+        """Return the text of `/metrics`."""
         return generate_latest(self.registry)
 
 
 class MetricsObserver(Observer):
-    """Feeds `PeerMetrics` from the loop."""
+    """Updates `PeerMetrics` from the loop."""
 
     def __init__(self, metrics: PeerMetrics, *, clock: Callable[[], float] = time.time) -> None:
         self._metrics = metrics
@@ -144,20 +138,20 @@ class MetricsObserver(Observer):
 
 
 def entropy_of(reported: Mapping[str, float]) -> float | None:
-    """The policy's entropy among what a trainer reported."""
+    """Return the policy's entropy from a trainer's report."""
     return first_of(reported, "entropy")
 
 
 def kl_of(reported: Mapping[str, float]) -> float | None:
-    """The KL divergence from the reference policy among what a trainer reported."""
+    """Return the KL divergence from the reference policy from a trainer's report."""
     return first_of(reported, "kl", "kl_reference")
 
 
 def clip_ratio_of(reported: Mapping[str, float]) -> float | None:
-    """The share of clipped tokens: as reported, or the sum of the low and the high side."""
-    whole = first_of(reported, "clip_ratio", "clip_share", "clip_fraction")
-    if whole is not None:
-        return whole
+    """Return the share of clipped tokens: as reported, or the sum of the low and the high side."""
+    both = first_of(reported, "clip_ratio", "clip_share", "clip_fraction")
+    if both is not None:
+        return both
     low = first_of(reported, "clip_low", "clip_ratio_low", "clip_share_low")
     high = first_of(reported, "clip_high", "clip_ratio_high", "clip_share_high")
     return None if low is None and high is None else (low or 0.0) + (high or 0.0)

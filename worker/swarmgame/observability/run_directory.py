@@ -1,12 +1,12 @@
-"""A run's folder: `runs/<name>/`, who may write to it, and which game it belongs to.
+"""The folder of a run, `runs/<name>/`: its files, its lock, and the game that it belongs to.
 
-    game.yaml            the resolved manifest            run.json      how far the run came
+    game.yaml            the resolved manifest            run.json      progress of the run
     peers/<i>/           peer.key metrics.jsonl log.jsonl checkpoints/ http.json exit.json output.log
     report.html  plots/  summary.json                     lock          held by the runner while it lives
-    chain/               a chain of its own, and standing.json: what the chain said last
+    chain/               a chain of its own, and standing.json: the last state of the chain
 
-Nothing here starts anything. Invariant: at most one runner holds a run, and a run never changes its game: a folder that
-holds another one is refused, not overwritten.
+Nothing here starts a process. Invariant: at most one runner holds a run, and a run never changes its game: a folder of
+another game is refused, not overwritten.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class PeerDirectory:
-    """The files of one peer: the whole interface between it and its runner."""
+    """The files of one peer: the interface between it and its runner."""
 
     root: Path
 
@@ -50,7 +50,7 @@ class PeerDirectory:
 
     @property
     def output(self) -> Path:
-        """What the process printed."""
+        """The standard output and standard error of the process."""
         return self.root / "output.log"
 
     @property
@@ -59,18 +59,18 @@ class PeerDirectory:
 
     @property
     def exit(self) -> Path:
-        """How the last process of this peer ended, in its own words: `{"code": 78, "message": "…"}`."""
+        """How the last process of this peer ended, by its own record: `{"code": 78, "message": "…"}`."""
         return self.root / "exit.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run came.
+class RunProgress:
+    """The progress of a run.
 
     Args:
         peers: how many took part last.
-        max_rounds: that were asked for last.
-        finished: whether every peer has done all of them.
+        max_rounds: of the last start.
+        finished: whether every peer has finished all of them.
     """
 
     peers: int
@@ -80,16 +80,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """One run's folder; making the object touches nothing."""
+    """One run's folder. Creating the object touches no file."""
 
     root: Path
 
     @classmethod
     def of(cls, runs: Path, name: str) -> RunDirectory:
-        """The folder of the run with this name.
+        """Return the folder of the run with this name.
 
         Raises:
-            BadUsage: the name could leave the folder, or is no name.
+            BadUsage: the name could leave the folder, or is not valid.
         """
         if not NAME.fullmatch(name):
             raise BadUsage(
@@ -101,7 +101,7 @@ class RunDirectory:
         return PeerDirectory(self.root / "peers" / str(index))
 
     def peers(self) -> dict[int, PeerDirectory]:
-        """Every peer that has ever had a folder here, by index."""
+        """Return every peer that has a folder here, by index."""
         folder = self.root / "peers"
         found = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
         return {index: self.peer(index) for index in sorted(found)}
@@ -128,7 +128,7 @@ class RunDirectory:
 
     @property
     def chain_standing(self) -> Path:
-        """What the run's chain said last; absent without one."""
+        """The last state of the run's chain; absent without one."""
         return self.chain / "standing.json"
 
     @property
@@ -137,7 +137,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run; the folder is made when it is missing. The lock goes with the process, however it dies.
+        """Hold the run. The folder is created when missing; the lock ends with the process, however it dies.
 
         Raises:
             Temporary: another runner holds it.
@@ -150,7 +150,8 @@ class RunDirectory:
                 lock.seek(0)
                 holder = lock.read().strip() or "unknown"
                 raise Temporary(
-                    f"the run {self.root.name} is held by another process ({holder}); wait for it, stop it, or choose another --name"
+                    f"the run {self.root.name} is held by another process ({holder}); wait for it, stop it, or choose "
+                    "another --name"
                 ) from None
             lock.truncate(0)
             lock.write(str(os.getpid()))
@@ -158,7 +159,7 @@ class RunDirectory:
             yield
 
     def clear(self) -> None:
-        """Removes everything but the lock. Only a folder that looks like a run is touched.
+        """Remove everything but the lock, if the folder is a run.
 
         Raises:
             BadUsage: the folder holds something else.
@@ -170,12 +171,12 @@ class RunDirectory:
             path = self.root / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def refuse_another_game(self, manifest: Mapping[str, Any]) -> None:
-        """Checks that the manifest is the one that the run began with; rounds, number of peers, and where it runs may
+    def refuse_other_game(self, manifest: Mapping[str, Any]) -> None:
+        """Check that the manifest is the one that the run began with. Rounds, number of peers, and where it runs may
         differ.
 
         Raises:
-            BadUsage: the folder belongs to another game, and says where they differ.
+            BadUsage: the folder belongs to another game; names the differences.
         """
         if not self.manifest.exists():
             return
@@ -188,14 +189,14 @@ class RunDirectory:
             )
 
     def keep_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Writes the resolved manifest, for people and for the next start."""
-        write_whole(self.manifest, yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True))
+        """Write the resolved manifest, for the reader and for the next start."""
+        write_atomically(self.manifest, yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True))
 
-    def progress(self) -> Progress | None:
-        """How far the run came; None for a run that has not begun."""
+    def progress(self) -> RunProgress | None:
+        """Return the progress of the run; None for one that has not begun."""
         try:
             found = json.loads(self._progress.read_text(encoding="utf-8"))
-            return Progress(**found)
+            return RunProgress(**found)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
@@ -203,12 +204,13 @@ class RunDirectory:
                 f"{self._progress} cannot be read ({error}); remove it, and the run goes on from its checkpoints"
             ) from error
 
-    def note(self, progress: Progress) -> None:
-        write_whole(self._progress, json.dumps(asdict(progress)) + "\n")
+    def record_progress(self, progress: RunProgress) -> None:
+        """Write the progress of the run."""
+        write_atomically(self._progress, json.dumps(asdict(progress)) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old text or the new, never half of it."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
@@ -226,8 +228,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _essence(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What makes a game the same game: its data, rewards, trainer, model and stages, not its length, its size or where
-    it runs and generates.
+    """Return what identifies a game: its data, rewards, trainer, model and stages, not its length, its size or where it
+    runs and generates.
     """
     spec = manifest.get("spec", {})
     game = {

@@ -1,7 +1,7 @@
-"""Status: where a peer is, at any moment, as one immutable snapshot that any thread may read.
+"""The status of a peer: one immutable snapshot that any thread may read.
 
-It is what `/status` shows and what `/readyz` decides on. It is not a log and not a metric: only the present is kept.
-Invariant: a reader sees the fields of one change or of the next, never a mixture.
+`/status` shows it and `/readyz` decides on it. Only the present is kept. Invariant: a reader sees the fields of one
+change or of the next, never a mixture.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DRAIN_SECONDS = 60.0
 
 
 class Phase(StrEnum):
-    """What the peer is doing, in the order in which it does it. FAILED: an error ended it, and `last_error` says which."""
+    """What the peer is doing, in order. FAILED: an error ended it, see `last_error`."""
 
     STARTING = "starting"
     JOINING = "joining"
@@ -33,29 +33,27 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One moment of a peer.
+    """The state of a peer at one moment.
 
     Args:
         phase: see `Phase`.
-        peer: its id; empty until the transport is up.
+        peer: its id; empty until the identity is known.
         index: its number in this run or in its Job.
         version: of the swarmgame package.
-        addresses: multiaddrs at which others can reach it.
-        round, stage: in progress; -1 before the first. `rounds_finished` counts what is behind us, earlier processes
-            included.
+        addresses: multiaddrs at which other peers reach it.
+        round, stage: in progress; -1 before the first. `rounds_finished` counts those of earlier processes too.
         max_rounds: of the game.
-        members: live members as of the last stage (or of joining), ourselves included.
-        missing: members that had not spoken when the last stage closed.
-        alone: nobody else was in the swarm when the last stage closed.
+        members: live members as of the last stage (or of joining), this peer included.
+        missing: members that had not published when the last stage closed.
+        alone: no other peer was in the swarm when the last stage closed.
         reward: mean reward of the last finished round; None when none was scored.
-        registered: whether the chain knows us; None where no registration is required.
-        last_error: the last thing that went wrong, for a person; empty when nothing did.
+        registered: whether the peer is registered on the chain; None where no registration is required.
+        last_error: the last error as a sentence; empty without one.
         started: Unix seconds.
         round_finished: Unix seconds of the last finished round, or None.
         checkpoint: round of the newest checkpoint on disk, or None.
-        chain: how we stand with the chain (`swarmgame_chain.voice.Standing`); None, and not shown, where the game has
-            none.
-        draining_until: Unix seconds until which we count as about to be stopped; 0 when nobody said so.
+        chain: the state of the reports to the chain; None, and not shown, where the game has no chain.
+        draining_until: Unix seconds until which the peer counts as about to be stopped; 0 without a `/drain`.
     """
 
     phase: Phase = Phase.STARTING
@@ -88,7 +86,7 @@ class Snapshot:
 
     @property
     def not_ready(self) -> str:
-        """Why this peer is not ready, as a sentence; empty when it is."""
+        """Why the peer is not ready, as a sentence; empty when it is."""
         if self.phase is not Phase.RUNNING:
             return f"the peer is {self.phase}" + (f": {self.last_error}" if self.last_error else "")
         if time.time() < self.draining_until:
@@ -99,7 +97,7 @@ class Snapshot:
 
 
 class PeerStatus:
-    """The holder of the present snapshot; written by the loop, read by the endpoints' thread."""
+    """Holds the present snapshot: the loop writes it, the endpoints' thread reads it."""
 
     def __init__(self, *, index: int = 0, max_rounds: int = 0, version: str = "") -> None:
         self._lock = Lock()
@@ -111,7 +109,7 @@ class PeerStatus:
             return self._current
 
     def change(self, **changes: Any) -> None:
-        """Replaces the named fields in one step.
+        """Replace the named fields in one step.
 
         Raises:
             TypeError: if a name is not a field of `Snapshot`.
@@ -120,23 +118,23 @@ class PeerStatus:
             self._current = replace(self._current, **changes)
 
     def snapshot(self) -> dict[str, Any]:
-        """The present as JSON-like data, with `ready` and, where it is false, `not_ready`."""
+        """Return the present as JSON-like data, with `ready` and `not_ready`, the reason."""
         current = self.current
         return {**current.as_json(), "ready": not current.not_ready, "not_ready": current.not_ready}
 
     def drain(self) -> None:
-        """Somebody announces that we are about to be stopped: not ready for a minute. No longer, for anyone who reaches
-        the port can say so.
+        """Be not ready for a minute: the peer is about to be stopped. No longer, since whatever reaches the port can
+        request it.
         """
         self.change(draining_until=time.time() + DRAIN_SECONDS)
 
     def stopping(self, why: str = "") -> None:
-        """From now on not ready, so that nothing new is sent here while we leave."""
+        """Be not ready from now on, so that nothing new is sent here while the peer leaves."""
         self.change(phase=Phase.STOPPING, **({"last_error": why} if why else {}))
 
 
 class StatusObserver(Observer):
-    """Feeds a `PeerStatus` from the loop."""
+    """Updates a `PeerStatus` from the loop."""
 
     def __init__(self, status: PeerStatus) -> None:
         self._status = status
@@ -167,12 +165,12 @@ class StatusObserver(Observer):
 
 
 def finite(value: float) -> float | None:
-    """The value, or None for NaN and infinities, which JSON does not have."""
+    """Return the value, or None for NaN and infinities, which JSON does not have."""
     return value if value - value == 0 else None
 
 
 def first_of(metrics: Mapping[str, float], *names: str) -> float | None:
-    """The first of the named metrics that is there and finite."""
+    """Return the first of the named metrics that is present and finite."""
     for name in names:
         if (value := metrics.get(name)) is not None and finite(value) is not None:
             return value

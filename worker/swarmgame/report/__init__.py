@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from swarmgame import __version__
-from swarmgame.observability.run_directory import RunDirectory, write_whole
+from swarmgame.observability.run_directory import RunDirectory, write_atomically
 from swarmgame.report.data import RunData, Summary
 from swarmgame.report.html import render
 from swarmgame.report.plots import draw_all
@@ -29,6 +29,6 @@ def write_report(directory: RunDirectory) -> Summary:
     for plot in plots:
         (directory.plots / f"{plot.name}.png").write_bytes(plot.png)
     manifest = directory.manifest.read_text(encoding="utf-8") if directory.manifest.exists() else ""
-    write_whole(directory.report, render(run, summary, plots, manifest=manifest, version=__version__))
-    write_whole(directory.summary, json.dumps(summary.as_json(), indent=2) + "\n")
+    write_atomically(directory.report, render(run, summary, plots, manifest=manifest, version=__version__))
+    write_atomically(directory.summary, json.dumps(summary.as_json(), indent=2) + "\n")
     return summary

@@ -14,7 +14,15 @@ from statistics import fmean
 from typing import Any
 
 from swarmgame.errors import BadData
-from swarmgame.launch.progress import Line, PeerProgress, mean, mean_rewards, number, numbers, tokens_per_second
+from swarmgame.observability.peer_progress import (
+    Line,
+    PeerProgress,
+    mean,
+    mean_rewards,
+    number,
+    numbers,
+    tokens_per_second,
+)
 from swarmgame.observability.run_directory import RunDirectory
 
 ENDS = 10
@@ -79,7 +87,7 @@ class RunData:
         self.chain = _chain_of(directory)
         all_peers = [PeerProgress(index, files) for index, files in directory.peers().items()]
         for peer in all_peers:
-            peer.look()
+            peer.refresh()
         self.peers = [peer for peer in all_peers if peer.rounds]
         if not self.peers:
             raise BadData(f"{directory.root} holds no finished round yet; there is nothing to report")

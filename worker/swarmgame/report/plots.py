@@ -14,8 +14,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from swarmgame.launch.progress import Line, number, numbers
 from swarmgame.observability.metrics import clip_ratio_of, entropy_of, kl_of
+from swarmgame.observability.peer_progress import Line, number, numbers
 from swarmgame.report.data import PHASES, RunData, Series, smoothed
 
 matplotlib.use("Agg")

@@ -17,7 +17,7 @@ from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest
 from swarmgame.game.components import ComponentContext, RewardManager
 from swarmgame.game.state import GameState, Rewards
-from swarmgame_api.explain import did_you_mean, explain
+from swarmgame_api.validation_messages import did_you_mean, explain
 
 _PATH = "spec.game.rewards.with"
 _GROUP = "swarmgame.rewards"

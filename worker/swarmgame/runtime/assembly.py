@@ -1,8 +1,9 @@
-"""Assembly: from a manifest to the parts of a game.
+"""Assembly: from a manifest to the components of a game.
 
-`check` does everything that can be wrong before anything starts (imports the parts, validates each `with` block, tries
-the data, looks at the model's address) and writes nothing; `assemble` makes the parts for a peer; `prepare` fills the
-model cache once. Invariant: whatever a manifest's author can mend surfaces here as an `InvalidManifest` with a path.
+`check` finds every mistake before anything starts: it imports the components, validates each `with` block, creates the
+data and checks the model's address; it writes nothing. `assemble` creates the components for a peer, `prepare` fills
+the model cache once. Invariant: each mistake that the manifest's author can correct is an `InvalidManifest` with a
+path.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from threading import Thread
-from typing import cast
+from typing import Annotated, cast
 
 from pydantic import BaseModel, ValidationError
 
+from swarmgame.errors import BadUsage
 from swarmgame.game.components import Component, ComponentContext, DataManager, Demonstrations, RewardManager, Trainer
 from swarmgame.game.external_sampling import ExternalSamplingPolicy
 from swarmgame.game.manager import Progression
@@ -28,37 +30,44 @@ from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.models.check import check_model
 from swarmgame_api.errors import InvalidManifest
-from swarmgame_api.explain import did_you_mean, explain
-from swarmgame_api.game import GameSpec, Use
+from swarmgame_api.game import ComponentSpec, GameSpec
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
+from swarmgame_api.validation_messages import did_you_mean, explain
+from swarmgame_common.settings import EnvironmentSettings, InvalidSettings, Variable, read_settings
 
 GROUPS: Mapping[str, tuple[str, type[Component]]] = {
     "data": ("swarmgame.data", DataManager),
     "rewards": ("swarmgame.rewards", RewardManager),
     "trainer": ("swarmgame.trainers", Trainer),
 }
-"""Part of the manifest → entry-point group, and what a class there must be."""
+"""Component of the manifest → entry-point group, and the base class."""
 
-TOKEN_FILE = "SWARMGAME_MODEL_TOKEN_FILE"
-"""Environment: the file that holds the hub's token (in a pod, the Secret that `spec.model.secretRef` names). Never the
-token itself.
-"""
-CACHE = "SWARMGAME_CACHE"
-"""Environment: the folder that outlives runs, for models and datasets; in a pod a volume."""
+
+class ComponentSettings(EnvironmentSettings):
+    """What components take from the environment."""
+
+    cache: Annotated[Path | None, Variable("SWARMGAME_CACHE")] = None
+    """Folder that outlives runs, for models and datasets; in a pod a volume."""
+    model_token_file: Annotated[Path | None, Variable("SWARMGAME_MODEL_TOKEN_FILE")] = None
+    """File with the model hub's token (in a pod, the Secret that `spec.model.secretRef` names). Never the token."""
+    sampler_url: Annotated[str, Variable(SERVER_URL)] = ""
+    """Address of the generation server beside the peer."""
+    sampler_weights: Annotated[Path | None, Variable(SERVER_WEIGHTS)] = None
+    """Folder through which it gets its weights."""
 
 
 @dataclass(frozen=True)
 class ResolvedComponent:
-    """A part that was found and whose configuration is valid, not yet made."""
+    """A component that was found and whose configuration is valid, not yet created."""
 
-    part: type[Component]
+    component: type[Component]
     config: BaseModel
 
 
 @dataclass(frozen=True)
 class ResolvedGame:
-    """The three parts of a game, found and valid."""
+    """The three components of a game, found and valid."""
 
     data: ResolvedComponent
     rewards: ResolvedComponent
@@ -67,20 +76,20 @@ class ResolvedGame:
 
 @dataclass(frozen=True)
 class Components:
-    """The three parts of a game, made."""
+    """The three components of a game, created."""
 
     data: DataManager
     rewards: RewardManager
     trainer: Trainer
 
     def close(self) -> None:
-        for part in (self.data, self.rewards, self.trainer):
-            part.close()
+        for component in (self.data, self.rewards, self.trainer):
+            component.close()
 
 
 @contextmanager
-def code_of(folder: Path) -> Iterator[None]:
-    """Makes the modules beside a manifest importable, before those that are installed."""
+def local_modules(folder: Path) -> Iterator[None]:
+    """Make the modules beside a manifest importable, before those that are installed."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
     try:
@@ -90,81 +99,84 @@ def code_of(folder: Path) -> Iterator[None]:
 
 
 def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
-    """Everything that can be wrong before anything starts: parts, their configuration, the data, the model's address.
-    Writes nothing.
+    """Find every mistake before anything starts: components, their configuration, the data, the model's address. Writes
+    nothing.
 
     Args:
-        folder: the manifest's, where modules of the author's own are looked for.
+        folder: of the manifest; the author's own modules are imported from there.
 
     Raises:
         InvalidManifest: with the path of what is wrong.
     """
-    with code_of(folder):
-        # The cheapest first: the user waits for the answer. The trainer is the dearest to import, so it begins beside
-        # the rest.
+    with local_modules(folder):
+        # The cheapest first, since the user waits. The trainer takes longest to import, so its import runs in parallel.
         model = manifest.spec.model
         if model is not None:
             check_model(model.uri, model.revision, context_of(manifest).model_token)
         game = manifest.spec.game
-        data = _choose(game, "data")
-        Thread(target=_find_quietly, args=(game.trainer.use, "trainer"), name="import trainer", daemon=True).start()
-        data.part(data.config, context_of(manifest)).close()
-        return ResolvedGame(data=data, rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer"))
+        data = _resolve(game, "data")
+        Thread(target=_import_early, args=(game.trainer.use, "trainer"), name="import trainer", daemon=True).start()
+        data.component(data.config, context_of(manifest)).close()
+        return ResolvedGame(data=data, rewards=_resolve(game, "rewards"), trainer=_resolve(game, "trainer"))
 
 
 def resolve_game(manifest: SwarmGame, folder: Path) -> ResolvedGame:
-    """The parts, found and valid; what only making the data would show is left to `assemble`.
+    """Return the components, found and valid. Mistakes that only creating the data shows are left to `assemble`.
 
     Raises:
         InvalidManifest: with the path of what is wrong.
     """
     game = manifest.spec.game
-    with code_of(folder):
+    with local_modules(folder):
         return ResolvedGame(
-            data=_choose(game, "data"), rewards=_choose(game, "rewards"), trainer=_choose(game, "trainer")
+            data=_resolve(game, "data"), rewards=_resolve(game, "rewards"), trainer=_resolve(game, "trainer")
         )
 
 
 def context_of(manifest: SwarmGame, **changes: object) -> ComponentContext:
-    """The setting of a manifest's parts; `changes` are fields of `ComponentContext`."""
+    """Return the context of a manifest's components; `changes` are fields of `ComponentContext`.
+
+    Raises:
+        BadUsage: the environment cannot be used.
+    """
     model = manifest.spec.model
-    token, cache = os.environ.get(TOKEN_FILE), os.environ.get(CACHE)
-    plain = ComponentContext(
+    try:
+        settings = read_settings(ComponentSettings, os.environ)
+    except InvalidSettings as error:
+        raise BadUsage(str(error)) from error
+    context = ComponentContext(
         seed=manifest.spec.game.seed,
         stages=manifest.spec.game.stages,
         model_uri=model.uri if model else "",
         model_revision=model.revision if model else "",
-        model_token=Path(token) if token else None,
-        sampler_url=os.environ.get(SERVER_URL, ""),
-        sampler_weights=Path(os.environ[SERVER_WEIGHTS]) if os.environ.get(SERVER_WEIGHTS) else None,
+        model_token=settings.model_token_file,
+        sampler_url=settings.sampler_url,
+        sampler_weights=settings.sampler_weights,
     )
-    if cache:
-        plain = replace(plain, cache=Path(cache))
-    return replace(plain, **changes)  # type: ignore[arg-type]
+    if settings.cache is not None:
+        context = replace(context, cache=settings.cache)
+    return replace(context, **changes)  # type: ignore[arg-type]
 
 
-def assemble(blueprint: ResolvedGame, context: ComponentContext, rewards: RewardManager | None = None) -> Components:
-    """Makes the parts. The trainer is told where worked examples come from, when the data has any.
+def assemble(resolved: ResolvedGame, context: ComponentContext, rewards: RewardManager | None = None) -> Components:
+    """Create the components. The trainer's context holds the demonstrations, when the data has any.
 
     Args:
-        rewards: used in place of the blueprint's own, where another rank does the scoring.
+        rewards: used instead of the game's own, where another rank computes them.
     """
-    data = cast(DataManager, blueprint.data.part(blueprint.data.config, context))
-    scoring = (
-        rewards
-        if rewards is not None
-        else cast(RewardManager, blueprint.rewards.part(blueprint.rewards.config, context))
-    )
-    informed = replace(context, demonstrations=data if isinstance(data, Demonstrations) else None)
-    return Components(data, scoring, cast(Trainer, blueprint.trainer.part(blueprint.trainer.config, informed)))
+    data = cast(DataManager, resolved.data.component(resolved.data.config, context))
+    if rewards is None:
+        rewards = cast(RewardManager, resolved.rewards.component(resolved.rewards.config, context))
+    for_trainer = replace(context, demonstrations=data if isinstance(data, Demonstrations) else None)
+    trainer = cast(Trainer, resolved.trainer.component(resolved.trainer.config, for_trainer))
+    return Components(data, rewards, trainer)
 
 
 def prepare(manifest: SwarmGame, folder: Path) -> None:
-    """Fills the model cache, so that no peer has to: the warm start of a builtin model, or the download of one from the
-    hub.
+    """Fill the model cache, so that no peer has to: warm-start a builtin model, or download one from the hub.
 
     Raises:
-        InvalidManifest: there is no such model, or the data cannot be made.
+        InvalidManifest: there is no such model, or the data cannot be created.
         Temporary: the hub did not answer.
     """
     if manifest.spec.model is None:
@@ -172,9 +184,9 @@ def prepare(manifest: SwarmGame, folder: Path) -> None:
     from swarmgame.models.loading import fetch
     from swarmgame.models.warmstart import ensure_model
 
-    with code_of(folder):
-        chosen = _choose(manifest.spec.game, "data")
-        data = chosen.part(chosen.config, context_of(manifest))
+    with local_modules(folder):
+        resolved = _resolve(manifest.spec.game, "data")
+        data = resolved.component(resolved.config, context_of(manifest))
         try:
             fetch(ensure_model(context_of(manifest, demonstrations=data if isinstance(data, Demonstrations) else None)))
         finally:
@@ -182,7 +194,7 @@ def prepare(manifest: SwarmGame, folder: Path) -> None:
 
 
 def progression_of(manifest: SwarmGame) -> Progression:
-    """The numbers that the loop needs."""
+    """Return the numbers that the loop needs."""
     game = manifest.spec.game
     sharing = game.sharing
     exchange = sharing.exchange if sharing.exchange != "Auto" else ("Gather" if game.stages > 1 else "Pull")
@@ -194,7 +206,7 @@ def progression_of(manifest: SwarmGame) -> Progression:
         quorum=game.progression.quorum_fraction,
         stage_deadline_seconds=game.progression.stage_deadline_seconds,
         sharing=ExternalSamplingPolicy(
-            sharing.external, sharing.select, sharing.max_per_peer, sharing.max_staleness_rounds
+            sharing.external_groups, sharing.strategy, sharing.max_per_peer, sharing.max_staleness_rounds
         ),
         single_peer=manifest.spec.peers.replicas == 1,
         stop_when_isolated=game.progression.when_alone == "Stop",
@@ -207,19 +219,19 @@ def roles_of(manifest: SwarmGame) -> RoleManager:
     return RoleManager([Role(role.name, role.count, role.share_fraction) for role in manifest.spec.game.roles])
 
 
-# ── finding one part
+# ── finding one component
 
 
-def _choose(game: GameSpec, kind: str) -> ResolvedComponent:
-    use: Use = getattr(game, kind)
-    part = _find(use.use, kind)
+def _resolve(game: GameSpec, kind: str) -> ResolvedComponent:
+    spec: ComponentSpec = getattr(game, kind)
+    component = _find(spec.use, kind)
     try:
-        config = part.Config.model_validate(dict(use.with_), by_alias=True, by_name=False)
+        config = component.Config.model_validate(dict(spec.with_), by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidManifest(
-            problems=explain(part.Config, error.errors(include_url=False), f"spec.game.{kind}.with")
+            problems=explain(component.Config, error.errors(include_url=False), f"spec.game.{kind}.with")
         ) from error
-    return ResolvedComponent(part, config)
+    return ResolvedComponent(component, config)
 
 
 def _find(name: str, kind: str) -> type[Component]:
@@ -240,8 +252,8 @@ def _find(name: str, kind: str) -> type[Component]:
     return found
 
 
-def _find_quietly(name: str, kind: str) -> None:
-    """Imports a part ahead of time; whoever needs it will meet the same error again, and say it."""
+def _import_early(name: str, kind: str) -> None:
+    """Import a component ahead of time. An error is raised again, and reported, when it is needed."""
     with suppress(InvalidManifest):
         _find(name, kind)
 
@@ -254,7 +266,7 @@ def _import(name: str, path: str) -> object:
         expected = "a module that can be imported: put it beside the manifest, or on PYTHONPATH"
         raise InvalidManifest(path, name, f"{expected} ({error})") from error
     except Exception as error:
-        # Whatever an author's module raises while it is imported is the author's to mend, and they need to know where.
+        # An author's module may raise anything while it is imported; the author needs to know where.
         where = traceback.extract_tb(error.__traceback__)[-1]
         at = (
             f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{where.filename}:{where.lineno}"

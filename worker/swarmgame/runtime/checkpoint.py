@@ -1,9 +1,10 @@
-"""Checkpoints: all that an exact resume needs, written so that a crash at any moment leaves the one before usable.
+"""Checkpoints: the complete state for an exact resume, written so that a crash at any moment leaves the last one
+usable.
 
 A checkpoint is a folder `round-00000012` (the next round to play): `tensors.safetensors`, `state.json`, and
-`manifest.json` with the hashes of both, written last. The folder is made under a temporary name, flushed, and renamed.
-Invariant: a folder with its final name and a manifest whose hashes match is whole; anything else is named in the log
-and skipped.
+`manifest.json` with the format version and the hashes of both, written last. The folder is written under a temporary
+name, flushed and renamed. Invariant: a folder with its final name and matching hashes is complete; any other is named
+in the log and skipped. One of another format version is an error: the run was not played by this release.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +27,19 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from swarmgame.errors import BadData
+from swarmgame.game.report import Observer, RoundReport
+from swarmgame.game.state import GameState, Rewards
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT_VERSION = 2
+"""Of the state and of how it is stored. Raise it with every change that an older checkpoint does not fit."""
 _STATE, _TENSORS, _MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: the round to go on with, and a tree of tensors and JSON-like values."""
+    """A complete checkpoint: the round to go on with, and a tree of tensors and JSON-like values."""
 
     next_round: int
     state: Mapping[str, Any]
@@ -45,8 +50,8 @@ class CheckpointStore:
     """The checkpoints of one peer, in one folder.
 
     Args:
-        folder: made when missing.
-        keep: how many are kept; at least 2, so that a torn newest one has a predecessor.
+        folder: created when missing.
+        keep: how many are kept; at least 2, so that there is another one when the newest is damaged.
     """
 
     def __init__(self, folder: Path, *, keep: int = 3) -> None:
@@ -54,7 +59,7 @@ class CheckpointStore:
         self.keep = max(keep, 2)
 
     def save(self, next_round: int, state: Mapping[str, Any]) -> Path:
-        """Writes a checkpoint and removes those that are too many.
+        """Write a checkpoint, and remove the oldest beyond `keep`.
 
         Raises:
             OSError: the disk is full or gone; earlier checkpoints are untouched.
@@ -64,7 +69,7 @@ class CheckpointStore:
         tree = _flatten(state, "", tensors)
         files = {_TENSORS: save_tensors(tensors), _STATE: json.dumps(tree, allow_nan=False).encode()}
         manifest = {
-            "format": FORMAT,
+            "format": FORMAT_VERSION,
             "nextRound": next_round,
             "files": {
                 name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()
@@ -79,7 +84,7 @@ class CheckpointStore:
         _write_flushed(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
         _flush_folder(temporary)
         if final.exists():
-            # The same round again, after a resume: the old folder stays whole until the new one is.
+            # The same round again, after a resume: the old folder stays complete until the new one is.
             replaced = self.folder / f".old-{final.name}-{os.getpid()}"
             final.rename(replaced)
             temporary.rename(final)
@@ -91,24 +96,31 @@ class CheckpointStore:
         return final
 
     def load_latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None. Every one that is torn or tampered with is named in the log and passed
-        over.
+        """Return the newest complete checkpoint, or None. Each damaged one is named in the log and skipped.
+
+        Raises:
+            BadData: one has another format version.
         """
         for path in reversed(self._folders()):
             try:
-                return self._load(path)
+                manifest = json.loads((path / _MANIFEST).read_bytes())
+                version = int(manifest["format"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                logger.error("checkpoint skipped: %s: no usable %s (%s)", path, _MANIFEST, error)
+                continue
+            if version != FORMAT_VERSION:
+                raise BadData(other_version(path, f"is of format version {version}", f"version {FORMAT_VERSION}"))
+            try:
+                return self._load(path, manifest)
             except BadData as error:
-                logger.error("checkpoint refused, trying the one before: %s", error)
+                logger.error("checkpoint skipped: %s", error)
         return None
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("round-*") if path.is_dir()) if self.folder.is_dir() else []
 
-    def _load(self, path: Path) -> Checkpoint:
+    def _load(self, path: Path, manifest: Mapping[str, Any]) -> Checkpoint:
         try:
-            manifest = json.loads((path / _MANIFEST).read_bytes())
-            if manifest["format"] != FORMAT:
-                raise BadData(f"{path}: format {manifest['format']}, this version reads format {FORMAT}")
             files: dict[str, bytes] = {}
             for name in (_TENSORS, _STATE):
                 data = (path / name).read_bytes()
@@ -119,13 +131,61 @@ class CheckpointStore:
                 int(manifest["nextRound"]), _unflatten(json.loads(files[_STATE]), load_tensors(files[_TENSORS])), path
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadData(f"{path}: not a whole checkpoint ({type(error).__name__}: {error})") from error
+            raise BadData(f"{path}: not a complete checkpoint ({type(error).__name__}: {error})") from error
 
     def _prune(self) -> None:
         for path in self._folders()[: -self.keep]:
             shutil.rmtree(path)
         for leftover in (*self.folder.glob(".tmp-round-*"), *self.folder.glob(".old-round-*")):
             shutil.rmtree(leftover)
+
+
+class CheckpointWriter(Observer):
+    """Saves a checkpoint every `every_rounds` rounds, and when the game ends.
+
+    Args:
+        state: returns the tree to save.
+        saved: called after each save, with the next round and the seconds that it took.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        *,
+        every_rounds: int,
+        state: Callable[[], Mapping[str, Any]],
+        saved: Callable[[int, float], None],
+    ) -> None:
+        self._store = store
+        self._every = every_rounds
+        self._state = state
+        self._saved = saved
+        self._last: int | None = None
+
+    def game_started(self, first_round: int, max_rounds: int) -> None:
+        self._last = first_round
+
+    def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
+        if (report.round + 1) % self._every == 0:
+            self._save(report.round + 1)
+
+    def game_finished(self, rounds: int) -> None:
+        if rounds != self._last:
+            self._save(rounds)
+
+    def _save(self, next_round: int) -> None:
+        began = time.perf_counter()
+        self._store.save(next_round, self._state())
+        self._last = next_round
+        self._saved(next_round, time.perf_counter() - began)
+
+
+def other_version(path: Path, found: str, written: str) -> str:
+    """Return what to do about a checkpoint of another release, as a sentence."""
+    return (
+        f"{path} {found}; this release writes {written}: start afresh with --fresh, or go on with the release that "
+        "wrote it"
+    )
 
 
 def _write_flushed(path: Path, data: bytes) -> None:
@@ -144,14 +204,14 @@ def _flush_folder(path: Path) -> None:
 
 
 # ── a tree of tensors and plain values ⇄ JSON and a flat table of tensors
-# Values JSON has no word for are single-key objects whose key begins with "$"; mappings are lists of pairs, so that
-# keys keep their type.
+# A value that JSON does not have is an object with a single key that begins with "$"; mappings are lists of pairs, so
+# that keys keep their type.
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     match value:
         case torch.Tensor():
-            # safetensors refuses views that share memory (tied weights): each entry is a copy of its own.
+            # safetensors refuses views that share memory (tied weights): each entry is a copy.
             name = f"{len(tensors)}:{path}"
             tensors[name] = value.detach().to("cpu", copy=True).contiguous()
             return {"$tensor": name}

@@ -1,135 +1,105 @@
-"""What may stand under `use` and `with`: the parts that are installed, and every option of each, from their own
-configurations.
+"""The options of one peer's process: what the manifest of its game does not say.
 
-Invariant: every word stands in the code that enforces it; nothing is made, read or started.
+`swarmgame peer` reads them from its command line, a pod from its environment (`swarmgame.launch.pod_settings`), and
+`swarmgame run` and `swarmgame join` make them. `peer_arguments` turns them into the command line of a child process.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Union
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from pydantic import BaseModel
-
-from swarmgame.game.components import Component
-from swarmgame.runtime.assembly import GROUPS
-from swarmgame_api.words import Shape, default_cell, default_of, describe, shape_of, shape_of_field
-
-_SEE = "See the module."
+from swarmgame.chain.endpoint import ChainEndpoint
+from swarmgame.errors import BadUsage
+from swarmgame.swarm.identity import split_address
+from swarmgame.swarm.network_options import NetworkOptions
+from swarmgame_api.manifest import SwarmGame
 
 
 @dataclass(frozen=True)
-class Option:
-    """One key of a `with` block.
+class PeerOptions:
+    """How one peer is started.
 
     Args:
-        path: below `with`; `[]` stands for each entry of a list.
-        takes: what it may be, in words.
-        default: as JSON; empty where there is none to show, `required` where it must be said.
-        meaning: the sentence under it.
+        directory: where metrics, logs and checkpoints go; created when missing.
+        network: its identity, ports and initial peers.
+        index: its number in the run.
+        http_host, http_port: of the endpoints; port 0 takes any.
+        min_replicas: members to wait for before the first round, this peer included; None: the manifest's
+            `peers.minReplicas`.
+        pre_running_deadline_seconds: longest wait for them; None: the manifest's `preRunningDeadlineSeconds`.
+        threads: of torch, and of the libp2p daemon unless GOMAXPROCS is set.
+        chain: where the chain is; what is left open comes from the environment and the manifest.
     """
 
-    path: str
-    takes: str
-    default: str
-    meaning: str
+    directory: Path
+    network: NetworkOptions
+    index: int = 0
+    http_host: str = "127.0.0.1"
+    http_port: int = 0
+    min_replicas: int | None = None
+    pre_running_deadline_seconds: float | None = None
+    threads: int = 1
+    chain: ChainEndpoint = field(default_factory=ChainEndpoint)
+
+    def min_replicas_of(self, manifest: SwarmGame) -> int:
+        """Return the number of members to wait for."""
+        return manifest.spec.peers.min_replicas if self.min_replicas is None else self.min_replicas
+
+    def deadline_of(self, manifest: SwarmGame) -> float:
+        """Return the longest wait for them, in seconds."""
+        own = self.pre_running_deadline_seconds
+        return float(manifest.spec.pre_running_deadline_seconds) if own is None else own
 
 
-@dataclass(frozen=True)
-class Registered:
-    """A part that a manifest may name.
+def run_id(manifest: SwarmGame) -> str:
+    """Return the id of the run, which the wire format carries."""
+    return f"{manifest.metadata.name}-{manifest.spec.game.seed}"
 
-    Args:
-        kind: where in `spec.game` it is named: data, rewards or trainer.
-        use: its name.
-        summary: what it is.
-        options: of its `with` block.
+
+def peer_arguments(game: Path, options: PeerOptions, overrides: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of `swarmgame peer` for these options.
+
+    `options.chain` is left out: a node's address may hold a password, and a command line is public. A child takes it
+    from its environment.
     """
-
-    kind: str
-    use: str
-    summary: str
-    options: tuple[Option, ...]
-
-
-def names() -> set[str]:
-    """What may stand under `use` without naming a module; imports none of them."""
-    return {entry.name for group, _ in GROUPS.values() for entry in entry_points(group=group)}
-
-
-def registered(use: str | None = None) -> list[Registered]:
-    """The installed parts, all or those of one name, in the order of the manifest and of names; the others are not
-    imported.
-    """
-    found = []
-    for kind, (group, _) in GROUPS.items():
-        entries = entry_points(group=group) if use is None else entry_points(group=group, name=use)
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            part: type[Component] = entry.load()
-            found.append(Registered(kind, entry.name, _summary(part), tuple(options_of(part.Config))))
-    return found
-
-
-def options_of(model: type[BaseModel], prefix: str = "") -> Iterator[Option]:
-    """All options of a configuration, those of nested ones behind the one that holds them."""
-    for name, field in model.model_fields.items():
-        path = prefix + (field.alias or name)
-        shape = shape_of_field(field)
-        inner, ending = _nested(shape)
-        takes = (
-            describe(shape) if inner is None else "a list, each with the fields below" if ending else "the fields below"
-        )
-        if inner is not None and shape.kind is Union:
-            others = [describe(found) for found in map(shape_of, shape.arguments) if found.model is None]
-            takes = ", or ".join([*others, "the fields below"])
-        yield Option(path, takes, default_of(field), _one_line(field.description or ""))
-        if inner is not None:
-            yield from options_of(inner, f"{path}{ending}.")
-
-
-def page(parts: list[Registered]) -> str:
-    """The text of `docs/reference/components.md`."""
-    lines = [
-        "# What may stand under `use` and `with`",
-        "",
-        "Written by `swarmgame components list --markdown > docs/reference/components.md` from the configurations.",
-        "`swarmgame components show grpo` shows one of them; your own are listed where they are installed.",
-        "Unknown keys and wrong types are errors, with path, value and expectation.",
+    network = options.network
+    optional = {
+        "announce": network.announce,
+        "initial-peer": network.initial_peers,
+        "rendezvous": (network.rendezvous,) if network.rendezvous else (),
+        "port": (network.port,) if network.port else (),
+        "min-replicas": (options.min_replicas,) if options.min_replicas is not None else (),
+        "pre-running-deadline-seconds": (
+            (options.pre_running_deadline_seconds,) if options.pre_running_deadline_seconds is not None else ()
+        ),
+    }
+    return [
+        str(game.absolute()),
+        *(f"--set={override}" for override in overrides),
+        f"--index={options.index}",
+        f"--directory={options.directory}",
+        f"--identity={network.identity}",
+        f"--http-host={options.http_host}",
+        f"--http-port={options.http_port}",
+        f"--threads={options.threads}",
+        *(f"--{name}={value}" for name, values in optional.items() for value in values),
     ]
-    for part in parts:
-        lines += ["", f"## {part.kind}: {part.use}", "", part.summary, ""]
-        if not part.options:
-            lines.append("No options.")
-            continue
-        lines += ["| option | takes | default | |", "|---|---|---|---|"]
-        for option in part.options:
-            cells = [f"`{option.path}`", option.takes, default_cell(option.default), option.meaning]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
-def _nested(shape: Shape) -> tuple[type[BaseModel] | None, str]:
-    """The configuration inside a field, and what stands between its path and theirs."""
-    if shape.model is not None:
-        return shape.model, ""
-    if shape.kind in (tuple, list) and shape.arguments:
-        return shape_of(shape.arguments[0]).model, "[]"
-    if shape.kind is Union:
-        return next((found.model for found in map(shape_of, shape.arguments) if found.model is not None), None), ""
-    return None, ""
+def checked_addresses(addresses: Sequence[str], source: str) -> tuple[str, ...]:
+    """Return addresses of peers as they are.
 
+    Args:
+        source: the option or variable that they come from.
 
-def _summary(part: type[Component]) -> str:
-    """What the class says of itself, and where that is "see the module", what the module says before its invariant."""
-    own = _one_line((part.__doc__ or "").partition("\n\n")[0])
-    if not own.startswith(_SEE):
-        return own
-    module = _one_line((sys.modules[part.__module__].__doc__ or "").partition("Invariant")[0])
-    return f"{module} {own.removeprefix(_SEE)}".strip()
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    Raises:
+        BadUsage: one is not a peer's address.
+    """
+    for address in addresses:
+        try:
+            split_address(address)
+        except ValueError as error:
+            raise BadUsage(f"{source} {error}") from error
+    return tuple(addresses)

@@ -1,34 +1,40 @@
 """Ranks over torch.distributed: the processes that torchrun starts for one peer.
 
 Gloo carries bytes and, on a CPU, gradients; NCCL carries gradients between GPUs. Nothing is pickled: bytes travel as
-uint8 tensors behind their length. Invariants: every rank makes the same calls in the same order; a rank that died or
-hangs ends the others with `Temporary` within the timeout, so that the peer can resume as a whole.
+uint8 tensors after their length. Invariants: every rank makes the same calls in the same order; a rank that dies or
+hangs ends the others with `Temporary` within the timeout, so that all of the peer can resume.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
+import msgpack
 import torch
 import torch.distributed as dist
+from pydantic import Field
 
 from swarmgame.errors import BadUsage, Temporary
-from swarmgame.game.ranks import OneRank
+from swarmgame.game.components import RewardManager
+from swarmgame.game.ranks import OneRank, Ranks
+from swarmgame.game.state import GameState, Rewards
+from swarmgame_common.settings import EnvironmentSettings, InvalidSettings, Variable, read_settings
 
 MAX_BYTES = 1 << 31
 TIMEOUT_SECONDS = 1800.0
-"""Longer than rank 0 may be busy by itself: waiting for a stage to close, saving, evaluating. A rank that dies is
-noticed at once.
+"""Longer than rank 0 may be busy alone: waiting for a stage to close, saving, evaluating. A rank that dies is noticed
+at once.
 """
 
 
 class DistributedRanks:
-    """The processes of one peer, joined by torch.distributed. Use `ranks_from_environment` to make one."""
+    """The processes of one peer, connected by torch.distributed. `ranks_from_environment` makes one."""
 
     def __init__(self, rank: int, size: int, *, on_gpu: bool, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._rank = rank
@@ -51,7 +57,7 @@ class DistributedRanks:
         return self._size
 
     def broadcast(self, payload: bytes | None) -> bytes:
-        """Rank 0's bytes, on every rank; the others pass None."""
+        """Return rank 0's bytes on every rank; the others pass None."""
         if self._rank == 0 and payload is None:
             raise ValueError("rank 0 must have something to broadcast")
         with self._explained("receiving rank 0's bytes"):
@@ -63,7 +69,7 @@ class DistributedRanks:
         return body.numpy().tobytes()
 
     def gather(self, payload: bytes) -> list[bytes]:
-        """Every rank's bytes, in the order of ranks, on every rank."""
+        """Return every rank's bytes, in the order of ranks, on every rank."""
         with self._explained("gathering bytes"):
             lengths = torch.empty(self._size, dtype=torch.int64)
             dist.all_gather_into_tensor(lengths, torch.tensor([len(payload)], dtype=torch.int64))
@@ -73,13 +79,13 @@ class DistributedRanks:
                 return [b""] * self._size
             own = torch.zeros(longest, dtype=torch.uint8)
             own[: len(payload)] = _tensor(payload)
-            everyone = torch.empty(self._size * longest, dtype=torch.uint8)
-            dist.all_gather_into_tensor(everyone, own)
-        rows = everyone.view(self._size, longest)
+            gathered = torch.empty(self._size * longest, dtype=torch.uint8)
+            dist.all_gather_into_tensor(gathered, own)
+        rows = gathered.view(self._size, longest)
         return [row[:size].numpy().tobytes() for row, size in zip(rows, sizes, strict=True)]
 
     def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Adds up the gradients of all ranks, in place, in one call over one flat float32 buffer; none counts as zeros."""
+        """Add up the gradients of all ranks, in place, in one call over a flat float32 buffer. None counts as zeros."""
         if not parameters:
             return
         flat = torch.cat([_gradient(parameter).reshape(-1).float() for parameter in parameters])
@@ -105,14 +111,14 @@ class DistributedRanks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves the group after a good end: its threads must not outlive the interpreter. After a bad one there may be
-        nobody to part from.
+        """Leave the group after success: its threads must not outlive the interpreter. After an error the other ranks
+        may be gone, and leaving would wait for them.
         """
         if kind is None:
             self.close()
 
     def close(self) -> None:
-        """Leaves the group. May be called twice."""
+        """Leave the group. May be called twice."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -123,40 +129,88 @@ class DistributedRanks:
         except RuntimeError as error:  # DistBackendError, DistNetworkError and gloo's own are all of this kind
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise Temporary(
-                f"rank {self._rank} of {self._size} lost the other processes of its peer while {doing} (a process died, or was silent for "
-                f"{self._timeout:g} s): {reason}. The peer ends; run it again and it resumes from its last checkpoint"
+                f"rank {self._rank} of {self._size} lost the other processes of its peer while {doing} (a process "
+                f"died, or was silent for {self._timeout:g} s): {reason}. The peer ends; run it again and it resumes "
+                "from its last checkpoint"
             ) from error
 
 
+class _TorchrunSettings(EnvironmentSettings):
+    """What torchrun tells a rank by its environment."""
+
+    rank: Annotated[int, Field(ge=0), Variable("RANK", expected="the number that torchrun sets")]
+    local_rank: Annotated[int, Field(ge=0), Variable("LOCAL_RANK", expected="the number that torchrun sets")]
+    world_size: Annotated[int, Field(ge=1), Variable("WORLD_SIZE", expected="the number that torchrun sets")]
+
+
 def ranks_from_environment(timeout_seconds: float = TIMEOUT_SECONDS) -> OneRank | DistributedRanks:
-    """One rank, or, under torchrun, this process as one of several; on a machine with GPUs each rank takes the one of
-    its LOCAL_RANK.
+    """Return one rank or, under torchrun, this process as one of several. On a machine with GPUs each rank takes the
+    one of its LOCAL_RANK.
 
     Raises:
         BadUsage: torchrun's environment is incomplete, or there are more ranks than GPUs.
         Temporary: the other ranks did not come.
     """
-    size = _number("WORLD_SIZE", 1)
-    if size == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return OneRank()
-    rank, local = _number("RANK"), _number("LOCAL_RANK")
+    try:
+        given = read_settings(_TorchrunSettings, os.environ)
+    except InvalidSettings as error:
+        raise BadUsage(str(error)) from error
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        if local >= torch.cuda.device_count():
+        if given.local_rank >= torch.cuda.device_count():
             raise BadUsage(
-                f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}; start as many processes"
+                f"process {given.local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; "
+                "start as many processes"
             )
-        torch.cuda.set_device(local)
-    return DistributedRanks(rank, size, on_gpu=on_gpu, timeout_seconds=timeout_seconds)
+        torch.cuda.set_device(given.local_rank)
+    return DistributedRanks(given.rank, given.world_size, on_gpu=on_gpu, timeout_seconds=timeout_seconds)
 
 
-def _number(name: str, default: int | None = None) -> int:
-    value = os.environ.get(name)
-    if value is None and default is not None:
-        return default
-    if value is None or not value.isdecimal():
-        raise BadUsage(f"{name} is {value!r}; expected the number that torchrun sets")
-    return int(value)
+class RankedRewards(RewardManager):
+    """Rewards that rank 0 computes for all ranks, sent in the order of `state.groups()`.
+
+    Args:
+        inner: the rewards, on rank 0; None on the others, so that only one sandbox runs.
+    """
+
+    def __init__(self, inner: RewardManager | None, ranks: Ranks) -> None:
+        if (inner is None) == (ranks.rank == 0):
+            raise ValueError("rank 0, and only rank 0, computes the rewards")
+        self._inner = inner
+        self._ranks = ranks
+
+    def rewards(self, state: GameState) -> Rewards:
+        packed = None
+        if self._inner is not None:
+            scored = self._inner.rewards(state)
+            packed = msgpack.packb([_pack(scored.get(key)) for key, _ in state.groups()])
+        received = msgpack.unpackb(self._ranks.broadcast(packed))
+        rows = zip(state.groups(), received, strict=True)
+        return {key: struct.unpack(f"<{len(row) // 8}d", row) for (key, _), row in rows if row is not None}
+
+    def counters(self) -> Mapping[str, int]:
+        return self._inner.counters() if self._inner is not None else {}
+
+    def close(self) -> None:
+        if self._inner is not None:
+            self._inner.close()
+
+
+def agreed(stopped: Callable[[], bool], ranks: Ranks) -> Callable[[], bool]:
+    """Return a condition that rank 0 decides for all, so that no rank leaves the loop without the others."""
+    if ranks.size == 1:
+        return stopped
+
+    def decide() -> bool:
+        return ranks.broadcast(bytes([stopped()]) if ranks.rank == 0 else None) == b"\x01"
+
+    return decide
+
+
+def _pack(rewards: Sequence[float] | None) -> bytes | None:
+    return None if rewards is None else struct.pack(f"<{len(rewards)}d", *rewards)
 
 
 def _checked(length: int) -> int:

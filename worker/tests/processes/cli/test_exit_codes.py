@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from swarmgame import __version__
-from swarmgame.cli.main import code_of
+from swarmgame.cli.main import run_command
 from swarmgame.errors import BadData, BadUsage, ExitCode, InvalidManifest, Refused, Temporary
 
 GAME = """
@@ -105,14 +105,14 @@ def test_a_command_line_that_makes_no_sense_is_code_64(
     folder: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    assert code_of(arguments) == ExitCode.BAD_USAGE
+    assert run_command(arguments) == ExitCode.BAD_USAGE
     assert [each.name for each in folder.rglob("*")] == ["game.yaml"]
 
 
 @pytest.mark.parametrize("command", ["run", "validate", "join", "peer"])
 def test_a_file_that_is_not_there_is_named(folder: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--directory", str(folder / "peer")] if command == "peer" else []
-    assert code_of([command, str(folder / "gone.yaml"), *more]) == ExitCode.BAD_CONFIG
+    assert run_command([command, str(folder / "gone.yaml"), *more]) == ExitCode.BAD_CONFIG
     assert f"{folder / 'gone.yaml'}: " in capsys.readouterr().err
 
 
@@ -135,7 +135,7 @@ def test_every_kind_of_error_has_its_code_and_shows_its_message_alone(
 
     monkeypatch.setattr("swarmgame.report.write_report", fail)
     (tmp_path / "peers").mkdir()
-    assert code_of(["report", str(tmp_path)]) == code
+    assert run_command(["report", str(tmp_path)]) == code
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (f"{error}\n" if str(error) else "stopped\n")
@@ -148,12 +148,12 @@ def test_an_error_of_ours_is_raised_with_its_traceback(monkeypatch: pytest.Monke
     monkeypatch.setattr("swarmgame.report.write_report", fail)
     (tmp_path / "peers").mkdir()
     with pytest.raises(ZeroDivisionError):
-        code_of(["report", str(tmp_path)])
+        run_command(["report", str(tmp_path)])
 
 
 def test_help_loads_nothing_heavy(folder: Path) -> None:
     script = (
-        "import sys; from swarmgame.cli.main import code_of; code = code_of(['--help']);"
+        "import sys; from swarmgame.cli.main import run_command; code = run_command(['--help']);"
         "heavy = {'torch', 'transformers', 'hivemind', 'matplotlib', 'aiohttp', 'reasoning_gym', 'datasets', 'numpy'};"
         "heavy &= set(sys.modules);"
         "print(heavy, file=sys.stderr); sys.exit(code or len(heavy))"
@@ -168,12 +168,12 @@ def test_help_loads_nothing_heavy(folder: Path) -> None:
 
 @pytest.mark.parametrize("command", ["run", "join", "validate", "report", "peer"])
 def test_every_command_teaches_by_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert code_of([command, "--help"]) == ExitCode.DONE
+    assert run_command([command, "--help"]) == ExitCode.DONE
     shown = capsys.readouterr().out
     assert "Examples" in shown
     assert f"swarmgame {command} " in shown
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
-    assert code_of(["--version"]) == ExitCode.DONE
+    assert run_command(["--version"]) == ExitCode.DONE
     assert capsys.readouterr().out == f"{__version__}\n"

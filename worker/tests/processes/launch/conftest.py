@@ -1,4 +1,4 @@
-"""A peer that plays nothing: the same flags and the same files as a real one, and one bad habit each."""
+"""A fake peer: the flags and the files of a real one, and one fault each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 FAKE_PEER = textwrap.dedent(
     '''
-    """Stands in for `swarmgame peer`: metrics.jsonl, http.json, exit.json, exit codes, signals. The habit is the first argument."""
+    """Stands in for `swarmgame peer`: metrics.jsonl, http.json, exit.json, exit codes, signals. The fault is the first argument."""
     import json, os, signal, sys, time
     from pathlib import Path
 
-    habit, flags = sys.argv[1], [a for a in sys.argv[2:] if a.startswith("--")]
+    fault, flags = sys.argv[1], [a for a in sys.argv[2:] if a.startswith("--")]
     value = {name: text for name, _, text in (flag[2:].partition("=") for flag in flags)}
     index, directory = int(value["index"]), Path(value["directory"])
     attempts = directory / "attempts"
@@ -33,27 +33,27 @@ FAKE_PEER = textwrap.dedent(
         (directory / "exit.json").write_text(json.dumps({"code": code, "message": message}))
         raise SystemExit(code)
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if habit == "deaf" else leave)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if fault == "ignores-stop" else leave)
     (directory / "ready").touch()
     print("hello from", index, flush=True)
     for number in range(done, rounds):
         with metrics.open("a") as file:
             line = {"round": number, "reward": 0.1 * number + index, "tokens": 10, "peer": f"id-{index}", "members": ["id-0", "id-1"]}
             file.write(json.dumps(line | {"seconds": {"round": 1.0, "generate": 0.5, "exchange": 0.05}}) + "\\n")
-        if habit == "killed-once" and index == 1 and attempt == 1 and number == 1:
+        if fault == "killed-once" and index == 1 and attempt == 1 and number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        if habit == "always-killed" and index == 1:
+        if fault == "always-killed" and index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        if habit == "temporary-once" and index == 0 and attempt == 1:
+        if fault == "temporary-once" and index == 0 and attempt == 1:
             fail(75, "the port is taken")
-        if habit == "bad-config" and index == 1 and number == 1:
+        if fault == "bad-config" and index == 1 and number == 1:
             fail(78, "spec.game.data.use is 'nonsense'; expected something else")
-        if habit == "under-torchrun" and index == 1:
-            (directory / "exit.json").write_text(json.dumps({"code": 78, "message": "said by a rank"}))
+        if fault == "under-torchrun" and index == 1:
+            (directory / "exit.json").write_text(json.dumps({"code": 78, "message": "recorded by a rank"}))
             raise SystemExit(1)
-        if habit == "traceback":
-            raise RuntimeError("a bug of ours")
-        if habit in {"deaf", "endless", "bad-config"} and (habit != "bad-config" or index != 1):
+        if fault == "traceback":
+            raise RuntimeError("an internal error")
+        if fault in {"ignores-stop", "endless", "bad-config"} and (fault != "bad-config" or index != 1):
             while True:
                 time.sleep(0.01)
     '''
@@ -77,10 +77,10 @@ spec:
 
 @pytest.fixture
 def fake_peer(tmp_path: Path) -> Callable[[str], Sequence[str]]:
-    """The start of the command of a peer with a habit."""
+    """Return the start of the command of a peer with a fault."""
     script = tmp_path / "fake_peer.py"
     script.write_text(FAKE_PEER)
-    return lambda habit: (sys.executable, "-S", "-E", str(script), habit)
+    return lambda fault: (sys.executable, "-S", "-E", str(script), fault)
 
 
 @pytest.fixture

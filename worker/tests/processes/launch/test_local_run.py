@@ -17,26 +17,29 @@ from typing import Any
 import pytest
 
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, Temporary
-from swarmgame.launch.local import RunOptions, free_ports, peer_program, run, threads_of
+from swarmgame.launch.local import RunOptions, free_ports, run, threads_of
+from swarmgame.launch.pod import peer_program
 from swarmgame.observability.run_directory import RunDirectory
 from swarmgame.swarm.identity import Identity
+from swarmgame_api.load import load_manifest
 from swarmgame_api.manifest import SwarmGame
 
 FakePeer = Callable[[str], Sequence[str]]
 
 
 class Runner:
-    """Runs the game with fake peers, and keeps what was said and done."""
+    """Runs the game with fake peers, and keeps the messages."""
 
     def __init__(self, game: Path, fake_peer: FakePeer) -> None:
         self.options = RunOptions(game=game, runs=game.parent / "runs", report=False)
         self.fake_peer = fake_peer
-        self.groups_for: list[str] = []
+        self.messages: list[str] = []
         self.prepared = 0
 
-    def __call__(self, habit: str = "good", **changes: Any) -> ExitCode:
-        options = replace(self.options, program=lambda processes: self.fake_peer(habit), **changes)
-        return run(options, check=changes.pop("check", self._check), prepare=self._prepare, say=self.groups_for.append)
+    def __call__(self, fault: str = "good", **changes: Any) -> ExitCode:
+        options = replace(self.options, program=lambda processes: self.fake_peer(fault), **changes)
+        manifest = load_manifest(options.game, options.overrides)
+        return run(manifest, options, check=self._check, prepare=self._prepare, notify=self.messages.append)
 
     def _check(self, manifest: SwarmGame, folder: Path) -> None:
         assert (folder / "game.yaml").exists()
@@ -69,7 +72,7 @@ def test_every_peer_gets_its_key_its_port_and_the_addresses_of_the_others(runner
         flags = dict(flag[2:].split("=", 1) for flag in runner.flags(index) if "initial-peer" not in flag)
         ports.append(flags["port"])
         assert flags["set"] == "spec.peers.replicas=3"
-        assert (flags["index"], flags["at-least"]) == (str(index), "3")
+        assert (flags["index"], flags["min-replicas"]) == (str(index), "3")
         assert flags["identity"] == str(runner.directory.peer(index).key)
     assert len(set(ports)) == 3
     for index in range(3):
@@ -77,7 +80,7 @@ def test_every_peer_gets_its_key_its_port_and_the_addresses_of_the_others(runner
         assert others == [f"/ip4/127.0.0.1/tcp/{ports[i]}/p2p/{ids[i]}" for i in range(3) if i != index]
 
 
-def test_peers_of_a_closed_world_get_its_rendezvous_and_no_addresses(runner: Runner) -> None:
+def test_peers_of_the_torch_distributed_backend_get_a_rendezvous_and_no_addresses(runner: Runner) -> None:
     assert runner(overrides=("communication.backend=TorchDistributed", "spec.peers.replicas=3")) is ExitCode.DONE
     given = [[flag for flag in runner.flags(index) if "--set" not in flag] for index in range(3)]
     assert {flag.rpartition(":")[0] for flags in given for flag in flags if "rendezvous" in flag} == {
@@ -98,10 +101,10 @@ def test_a_finished_run_says_so_and_starts_nothing(runner: Runner) -> None:
     assert runner() is ExitCode.DONE
     assert runner() is ExitCode.DONE
     assert [runner.attempts(0), runner.attempts(1), runner.prepared] == [1, 1, 1]
-    assert any("has finished its 5 rounds" in line for line in runner.groups_for)
+    assert any("has finished its 5 rounds" in line for line in runner.messages)
 
 
-def test_a_finished_run_goes_on_when_more_rounds_are_asked_for(runner: Runner) -> None:
+def test_a_finished_run_goes_on_with_more_rounds(runner: Runner) -> None:
     runner()
     assert runner(overrides=("spec.game.maxRounds=8",)) is ExitCode.DONE
     assert len(runner.directory.peer(0).metrics.read_text().splitlines()) == 8
@@ -112,11 +115,11 @@ def test_an_unfinished_run_goes_on_with_the_same_identities(runner: Runner) -> N
     before = [runner.directory.peer(index).key.read_bytes() for index in range(2)]
     assert runner() is ExitCode.DONE
     assert [runner.directory.peer(index).key.read_bytes() for index in range(2)] == before
-    assert "the run quick goes on from its checkpoints" in runner.groups_for
+    assert "the run quick goes on from its checkpoints" in runner.messages
     assert [len(runner.directory.peer(index).metrics.read_text().splitlines()) for index in range(2)] == [5, 5]
 
 
-def test_fresh_forgets_what_was(runner: Runner) -> None:
+def test_fresh_removes_what_the_run_has_done(runner: Runner) -> None:
     runner()
     (runner.directory.root / "report.html").write_text("old")
     before = runner.directory.peer(0).key.read_bytes()
@@ -126,7 +129,7 @@ def test_fresh_forgets_what_was(runner: Runner) -> None:
     assert not (runner.directory.root / "report.html").exists()
 
 
-def test_fresh_leaves_a_folder_alone_that_is_no_run(runner: Runner) -> None:
+def test_fresh_does_not_touch_a_folder_that_is_not_a_run(runner: Runner) -> None:
     precious = runner.options.runs / "quick" / "thesis.tex"
     precious.parent.mkdir(parents=True)
     precious.write_text("precious")
@@ -150,9 +153,9 @@ def test_a_run_goes_on_with_other_options_of_its_generation_server(tmp_path: Pat
         return {"spec": {"game": {"trainer": {"use": "grpo", "with": block}}}}
 
     directory.keep_manifest(manifest(0.4))
-    directory.refuse_another_game(manifest(0.2))
+    directory.refuse_other_game(manifest(0.2))
     with pytest.raises(BadUsage, match="generations was 4 and is 8"):
-        directory.refuse_another_game(manifest(0.4, generations=8))
+        directory.refuse_other_game(manifest(0.4, generations=8))
 
 
 def test_two_runs_of_one_name_do_not_collide(runner: Runner) -> None:
@@ -161,7 +164,7 @@ def test_two_runs_of_one_name_do_not_collide(runner: Runner) -> None:
     assert runner() is ExitCode.DONE
 
 
-@pytest.mark.parametrize("stage", ["manifest", "check", "prepare"])
+@pytest.mark.parametrize("stage", ["check", "prepare"])
 def test_nothing_is_written_for_a_game_that_cannot_be_played(runner: Runner, stage: str, game: Path) -> None:
     def refuse(manifest: SwarmGame, folder: Path) -> None:
         raise InvalidManifest("spec.model.uri", "file:///nowhere", "a model")
@@ -169,15 +172,14 @@ def test_nothing_is_written_for_a_game_that_cannot_be_played(runner: Runner, sta
     def accept(manifest: SwarmGame, folder: Path) -> None:
         return None
 
-    overrides = ("game.nonsense=1",) if stage == "manifest" else ()
-    options = replace(runner.options, overrides=overrides)
     before = sorted(game.parent.rglob("*"))
     with pytest.raises(InvalidManifest):
         run(
-            options,
+            load_manifest(game),
+            runner.options,
             check=refuse if stage == "check" else accept,
             prepare=refuse if stage == "prepare" else accept,
-            say=print,
+            notify=print,
         )
     assert sorted(game.parent.rglob("*")) == before
 
@@ -211,7 +213,7 @@ def test_a_run_ends_with_its_report(runner: Runner) -> None:
     assert runner(report=True) is ExitCode.DONE
     assert runner.directory.report.exists()
     assert json.loads(runner.directory.summary.read_text())["rounds"] == 5
-    assert any(line.startswith("report: ") and line.endswith("report.html") for line in runner.groups_for)
+    assert any(line.startswith("report: ") and line.endswith("report.html") for line in runner.messages)
 
 
 def test_ctrl_c_leaves_cleanly_and_running_again_resumes(game: Path, fake_peer: FakePeer) -> None:
@@ -220,9 +222,12 @@ def test_ctrl_c_leaves_cleanly_and_running_again_resumes(game: Path, fake_peer: 
         import sys
         from pathlib import Path
         from swarmgame.launch.local import RunOptions, run
+        from swarmgame_api import load_manifest
         command = {list(fake_peer("endless"))!r}
         options = RunOptions(Path({str(game)!r}), runs=Path({str(game.parent / "runs")!r}), report=False, program=lambda n: command)
-        sys.exit(run(options, check=lambda *_: None, prepare=lambda *_: None, say=lambda line: print(line, file=sys.stderr)))
+        nothing = lambda *_: None
+        notify = lambda line: print(line, file=sys.stderr)
+        sys.exit(run(load_manifest(options.game), options, check=nothing, prepare=nothing, notify=notify))
         """
     )
     process = subprocess.Popen(

@@ -1,13 +1,13 @@
-"""The initializer and a model of the hub: fetched once, whole but for what nobody needs, and then there without the
-hub.
+"""The initializer and a model of the hub: fetched once, without the files that are not needed, and then usable offline.
 
-The hub is a server of the test's own that speaks the part of its protocol that a download needs.
+The hub is a server of the test, which implements the part of the protocol that a download needs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -32,7 +32,7 @@ FILES = {
 class Hub(BaseHTTPRequestHandler):
     """One model, `org/name`."""
 
-    asked: list[str]
+    requested: list[str]
 
     def do_GET(self) -> None:
         self._answer(body=True)
@@ -42,7 +42,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path = self.path.partition("?")[0]
-        self.server.asked.append(f"{self.command} {path}")  # type: ignore[attr-defined]
+        self.server.requested.append(f"{self.command} {path}")  # type: ignore[attr-defined]
         if path.startswith("/api/models/org/name/tree/"):
             tree = [
                 {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
@@ -78,7 +78,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked = []  # type: ignore[attr-defined]
+    server.requested = []  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -90,42 +90,43 @@ def initialize(folder: Path, uri: str, hub: str, **environment: str) -> subproce
     data = yaml.safe_load((EXAMPLES / "03-digits" / "game.yaml").read_text())
     data["spec"]["model"] = {"uri": uri}
     (folder / "game.yaml").write_text(yaml.safe_dump(data))
-    told = {
+    base = {
         "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         "HOME": str(folder),
         "HF_HOME": str(folder / "huggingface"),
         "HF_ENDPOINT": hub,
         "SWARMGAME_GAME": str(folder / "game.yaml"),
-        "SWARMGAME_TERMINATION_LOG": str(folder / "said"),
+        "SWARMGAME_TERMINATION_LOG": str(folder / "termination"),
     }
     command = [sys.executable, "-m", "swarmgame", "pod", "initialize"]
-    return subprocess.run(command, env=told | environment, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, env=base | environment, capture_output=True, text=True, timeout=240, check=False)
 
 
-def test_a_model_of_the_hub_is_fetched_once_and_is_there_without_it(tmp_path: Path, hub: ThreadingHTTPServer) -> None:
+def test_a_model_of_the_hub_is_fetched_once_and_then_usable_offline(tmp_path: Path, hub: ThreadingHTTPServer) -> None:
     address = f"http://127.0.0.1:{hub.server_address[1]}"
     done = initialize(tmp_path, "hf://org/name", address)
     assert done.returncode == 0, done.stderr
-    asked: list[str] = hub.asked  # type: ignore[attr-defined]
-    fetched = {each.rpartition("/")[2] for each in asked if each.startswith("GET /org/name/resolve")}
+    requested: list[str] = hub.requested  # type: ignore[attr-defined]
+    fetched = {each.rpartition("/")[2] for each in requested if each.startswith("GET /org/name/resolve")}
     assert fetched == {"config.json", "tokenizer.json", "model.safetensors"}
     (snapshot,) = (tmp_path / "huggingface" / "hub" / "models--org--name" / "snapshots").iterdir()
     assert (snapshot / "model.safetensors").read_bytes() == b"weights"
 
-    asked.clear()
+    requested.clear()
     again = initialize(tmp_path, "hf://org/name", address)
     assert again.returncode == 0, again.stderr
-    assert not [each for each in asked if each.startswith("GET /org/name/resolve")], "nothing is fetched twice"
+    assert not [each for each in requested if each.startswith("GET /org/name/resolve")], "nothing is fetched twice"
     offline = initialize(tmp_path, "hf://org/name", "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert offline.returncode == 0, offline.stderr
 
 
-def test_a_model_that_is_not_there_is_the_manifests_mistake_and_a_hub_that_is_away_is_not(
+def test_a_missing_model_ends_with_78_and_a_hub_that_does_not_answer_with_75(
     tmp_path: Path, hub: ThreadingHTTPServer
 ) -> None:
-    nobody = initialize(tmp_path, "hf://org/nobody", f"http://127.0.0.1:{hub.server_address[1]}")
-    assert nobody.returncode == 78, nobody.stderr
-    assert 'spec.model.uri is "hf://org/nobody"' in (tmp_path / "said").read_text()
+    missing = initialize(tmp_path, "hf://org/missing", f"http://127.0.0.1:{hub.server_address[1]}")
+    assert missing.returncode == 78, missing.stderr
+    assert 'spec.model.uri is "hf://org/missing"' in (tmp_path / "termination").read_text()
     away = initialize(tmp_path, "hf://org/name", "http://127.0.0.1:9")
     assert away.returncode == 75, away.stderr
-    assert "hf://org/name could not be fetched" in (tmp_path / "said").read_text()
+    assert "hf://org/name could not be fetched" in (tmp_path / "termination").read_text()

@@ -25,6 +25,7 @@ from running import EXAMPLES, descendants, kill, lines, wait_until
 
 from swarmgame.launch.local import free_ports
 from swarmgame.swarm.identity import Identity, dial_address
+from swarmgame_common.parent_death import VARIABLE
 
 pytestmark = pytest.mark.timeout(600)
 DIGITS = EXAMPLES / "03-digits" / "game.yaml"
@@ -33,12 +34,14 @@ DIGITS = EXAMPLES / "03-digits" / "game.yaml"
 class Cluster:
     """A game's pods, in a folder."""
 
-    def __init__(self, folder: Path, **game: Any) -> None:
+    def __init__(self, folder: Path, processes: int = 1, **game: Any) -> None:
         self.folder = folder
         data = yaml.safe_load(DIGITS.read_text())
         data["spec"]["game"] |= {"maxRounds": 1_000_000, **game}
         data["spec"]["game"]["data"]["with"]["questionsPerRound"] = 256
         data["spec"]["storage"] = {"checkpoints": {"everyRounds": 1}}
+        data["spec"]["peers"] = {"replicas": 4, "minReplicas": 2, "processesPerPeer": processes}
+        data["spec"]["preRunningDeadlineSeconds"] = 60
         self.game = folder / "game.yaml"
         self.game.write_text(yaml.safe_dump(data))
         self.key = folder / "bootnode.key"
@@ -48,16 +51,17 @@ class Cluster:
         self.stack = ExitStack()
 
     def start(self, command: str, log: str, **environment: str) -> subprocess.Popen[bytes]:
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("SWARMGAME_")}
-        told = {
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SWARMGAME_")}
+        common = {
+            VARIABLE: "1",
             "SWARMGAME_GAME": str(self.game),
-            "SWARMGAME_TERMINATION_LOG": str(self.folder / f"{log}.said"),
+            "SWARMGAME_TERMINATION_LOG": str(self.folder / f"{log}.termination"),
             "OMP_NUM_THREADS": "1",
         }
         with (self.folder / f"{log}.log").open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "swarmgame", "pod", command],
-                env=plain | told | environment,
+                env=inherited | common | environment,
                 stdout=output,
                 stderr=output,
                 cwd=self.folder,
@@ -77,16 +81,19 @@ class Cluster:
         return process
 
     def start_peer(self, index: int, **environment: str) -> subprocess.Popen[bytes]:
-        told = {
+        pod = {
             "JOB_COMPLETION_INDEX": str(index),
             "SWARMGAME_DIRECTORY": str(self.directory(index)),
             "SWARMGAME_IDENTITY": str(self.folder / f"peer-{index}.key"),
             "SWARMGAME_INITIAL_PEERS": self.bootnode,
-            "SWARMGAME_AT_LEAST": "2",
-            "SWARMGAME_PROCESSES": "1",
-            "SWARMGAME_HTTP_HOST": "0.0.0.0",
+            "SWARMGAME_PORT": "0",
+            "SWARMGAME_HTTP_PORT": "0",
+            # Set by earlier operators: ignored, the manifest says 2 and 60.
+            "SWARMGAME_AT_LEAST": "7",
+            "SWARMGAME_JOIN_SECONDS": "1",
+            "SWARMGAME_PROCESSES": "many",
         }
-        return self.start("peer", f"peer-{index}", **told | environment)
+        return self.start("peer", f"peer-{index}", **pod | environment)
 
     def directory(self, index: int) -> Path:
         return self.folder / "checkpoints" / str(index)
@@ -97,8 +104,8 @@ class Cluster:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
-    def said(self, name: str) -> str:
-        file = self.folder / f"{name}.said"
+    def termination_message(self, name: str) -> str:
+        file = self.folder / f"{name}.termination"
         return file.read_text() if file.exists() else ""
 
     @staticmethod
@@ -129,7 +136,7 @@ def get(port: int, path: str) -> Mapping[str, Any] | str:
     return dict(json.loads(text)) if text.startswith("{") else text
 
 
-def test_a_bootnode_is_small_no_member_and_found_again_after_a_restart(cluster: Cluster) -> None:
+def test_a_bootnode_is_small_is_no_member_and_is_found_again_after_a_restart(cluster: Cluster) -> None:
     bootnode = cluster.start_bootnode()
     boots = Identity.load(cluster.key).peer
     loaded = Path(f"/proc/{bootnode.pid}/maps").read_text()
@@ -165,7 +172,7 @@ def test_a_bootnode_is_small_no_member_and_found_again_after_a_restart(cluster: 
     assert boots not in cluster.rows(1)[-1]["members"]
 
 
-def test_a_bootnode_leaves_nothing_behind_when_it_is_told_to_stop(cluster: Cluster) -> None:
+def test_a_bootnode_leaves_nothing_behind_when_it_is_stopped(cluster: Cluster) -> None:
     bootnode = cluster.start_bootnode()
     status = get(cluster.http, "/status")
     assert isinstance(status, dict)
@@ -180,26 +187,26 @@ def test_a_bootnode_leaves_nothing_behind_when_it_is_told_to_stop(cluster: Clust
     assert not [
         pid for pid in children if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     ]
-    assert cluster.groups_for("bootnode") == ""
+    assert cluster.termination_message("bootnode") == ""
 
 
-def test_a_bootnode_whose_daemon_dies_ends_so_that_it_is_started_again(cluster: Cluster) -> None:
+def test_a_bootnode_whose_daemon_dies_ends_with_the_temporary_code(cluster: Cluster) -> None:
     bootnode = cluster.start_bootnode()
     kill(descendants(bootnode.pid)[0])
     assert bootnode.wait(60) == 75
-    assert "the p2p daemon ended" in cluster.groups_for("bootnode")
+    assert "the p2p daemon ended" in cluster.termination_message("bootnode")
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path, progression={"stageDeadlineSeconds": 600})
+    made = Cluster(tmp_path, processes=2, progression={"stageDeadlineSeconds": 600})
     with made.stack:
         yield made
 
 
-def test_two_ranks_a_pod_stop_together_save_themselves_and_go_on_where_they_were(pair: Cluster) -> None:
+def test_two_ranks_of_a_pod_stop_together_save_their_state_and_resume(pair: Cluster) -> None:
     pair.start_bootnode()
-    peers = [pair.start_peer(index, SWARMGAME_PROCESSES="2") for index in range(2)]
+    peers = [pair.start_peer(index) for index in range(2)]
     wait_until(lambda: all(len(pair.rows(index)) >= 2 for index in range(2)), "both play")
     for process in peers:
         process.send_signal(signal.SIGTERM)
@@ -207,17 +214,17 @@ def test_two_ranks_a_pod_stop_together_save_themselves_and_go_on_where_they_were
     assert not any(descendants(process.pid) for process in peers)
     before = [pair.rows(index)[-1]["round"] for index in range(2)]
 
-    peers = [pair.start_peer(index, SWARMGAME_PROCESSES="2") for index in range(2)]
+    peers = [pair.start_peer(index) for index in range(2)]
     wait_until(lambda: all(pair.rows(index)[-1]["round"] > before[index] for index in range(2)), "both play again")
     for index in range(2):
         rounds = [row["round"] for row in pair.rows(index)]
         assert rounds == sorted(set(rounds))
-    # A rank that is killed is nobody's will: the peer as a whole can be run again.
+    # A rank that was killed from outside: the peer can be run again.
     ranks = [pid for pid in descendants(peers[0].pid) if b"local" in environment_of(pid)]
     assert len(ranks) == 2
     kill(max(ranks))
     assert peers[0].wait(120) == 75
-    assert "from its last checkpoint" in pair.groups_for("peer-0")
+    assert "from its last checkpoint" in pair.termination_message("peer-0")
 
 
 def environment_of(pid: int) -> bytes:
@@ -234,27 +241,30 @@ def environment_of(pid: int) -> bytes:
 
 SLOW_RANK = """
 import os, pathlib, signal, sys, threading
-told = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: told.set())
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
 file = pathlib.Path(sys.argv[1]).with_name(os.environ["RANK"])
 file.write_text("up")
-told.wait()
+stop.wait()
 threading.Event().wait(4)  # a large checkpoint, a slow disk
 file.write_text("saved")
 sys.exit(143)
 """
 WRAPPER = """
 import pathlib, sys
-from swarmgame.launch.pod import play_in_ranks
+from swarmgame.launch.pod import run_ranks
+from swarmgame.runtime.options import PeerOptions
+from swarmgame.swarm.network_options import NetworkOptions
 here = pathlib.Path(sys.argv[1])
+options = PeerOptions(here, NetworkOptions(here / "peer.key"))
 torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(here / "rank.py"))
-sys.exit(int(play_in_ranks(here / "game.yaml", here, 2, int(sys.argv[2]), program=lambda count: torchrun).code))
+sys.exit(int(run_ranks(here / "game.yaml", options, 2, int(sys.argv[2]), program=lambda count: torchrun).code))
 """
 
 
 @pytest.mark.parametrize(("grace", "expected"), [("60", "saved"), ("1", "up")])
-def test_ranks_get_the_grace_that_they_were_given(tmp_path: Path, grace: str, expected: str) -> None:
-    """The one that is given too little shows that it is this number which counts, and not torchrun's half minute."""
+def test_ranks_get_the_grace_period_of_the_pod(tmp_path: Path, grace: str, expected: str) -> None:
+    """The short one shows that this number counts, not torchrun's 30 seconds."""
     (tmp_path / "rank.py").write_text(SLOW_RANK)
     process = subprocess.Popen([sys.executable, "-c", WRAPPER, tmp_path, grace], start_new_session=True)
     try:

@@ -13,30 +13,35 @@ from pathlib import Path
 import pytest
 
 from swarmgame.errors import ExitCode
-from swarmgame.launch.supervisor import Outcome, Patience, State, Supervisor, last_words
+from swarmgame.launch.exit_record import termination_message
+from swarmgame.launch.supervisor import ProcessState, RestartPolicy, RunOutcome, Supervisor
 from swarmgame.observability.run_directory import PeerDirectory
 
 FakePeer = Callable[[str], Sequence[str]]
-QUICK = Patience(restarts=2, failed_peers=0, grace_seconds=20.0, first_delay_seconds=0.0)
+QUICK = RestartPolicy(restarts=2, failed_peers=0, grace_seconds=20.0, first_delay_seconds=0.0)
 
 
 class Run:
     def __init__(
-        self, root: Path, fake_peer: FakePeer, habit: str, *, peers: int = 2, patience: Patience = QUICK
+        self, root: Path, fake_peer: FakePeer, fault: str, *, peers: int = 2, restart_policy: RestartPolicy = QUICK
     ) -> None:
         self.directories = {index: PeerDirectory(root / str(index)) for index in range(peers)}
-        self.groups_for: list[str] = []
+        self.messages: list[str] = []
         self.commands: list[tuple[int, bool]] = []
 
         def command(index: int, restart: bool) -> Sequence[str]:
             self.commands.append((index, restart))
-            return [*fake_peer(habit), f"--index={index}", f"--directory={self.directories[index].root}"]
+            return [*fake_peer(fault), f"--index={index}", f"--directory={self.directories[index].root}"]
 
         self.supervisor = Supervisor(
-            self.directories, command, environment=os.environ, patience=patience, say=self.groups_for.append
+            self.directories,
+            command,
+            environment=os.environ,
+            restart_policy=restart_policy,
+            notify=self.messages.append,
         )
 
-    def until_end(self, tick: Callable[[], None] = lambda: None) -> Outcome:
+    def until_end(self, tick: Callable[[], None] = lambda: None) -> RunOutcome:
         return self.supervisor.run(tick)
 
     def rounds(self, index: int) -> int:
@@ -47,16 +52,16 @@ class Run:
         return all((directory.root / "ready").exists() for directory in self.directories.values())
 
     @property
-    def states(self) -> Mapping[int, State]:
+    def states(self) -> Mapping[int, ProcessState]:
         return self.supervisor.states
 
 
-def test_a_run_in_which_all_goes_well_is_done(tmp_path: Path, fake_peer: FakePeer) -> None:
+def test_a_run_without_failures_is_done(tmp_path: Path, fake_peer: FakePeer) -> None:
     run = Run(tmp_path, fake_peer, "good")
     outcome = run.until_end()
     assert (outcome.code, outcome.restarts, outcome.failed) == (ExitCode.DONE, 0, {})
     assert [run.rounds(0), run.rounds(1)] == [5, 5]
-    assert set(run.states.values()) == {State.FINISHED}
+    assert set(run.states.values()) == {ProcessState.FINISHED}
 
 
 def test_a_peer_that_dies_by_a_signal_is_restarted_and_nothing_is_lost(tmp_path: Path, fake_peer: FakePeer) -> None:
@@ -65,13 +70,13 @@ def test_a_peer_that_dies_by_a_signal_is_restarted_and_nothing_is_lost(tmp_path:
     assert (outcome.code, outcome.restarts) == (ExitCode.DONE, 1)
     assert [run.rounds(0), run.rounds(1)] == [5, 5]
     assert run.commands == [(0, False), (1, False), (1, True)]
-    assert run.groups_for == ["peer 1 was killed by SIGKILL; restart 1 of at most 2"]
+    assert run.messages == ["peer 1 was killed by SIGKILL; restart 1 of at most 2"]
 
 
 def test_a_temporary_failure_is_tried_again(tmp_path: Path, fake_peer: FakePeer) -> None:
     run = Run(tmp_path, fake_peer, "temporary-once")
     assert run.until_end().code is ExitCode.DONE
-    assert run.groups_for == ["peer 0 ended with exit code 75; restart 1 of at most 2"]
+    assert run.messages == ["peer 0 ended with exit code 75; restart 1 of at most 2"]
 
 
 def test_bad_config_ends_the_run_at_once_with_its_code_and_the_peers_message(
@@ -83,13 +88,15 @@ def test_bad_config_ends_the_run_at_once_with_its_code_and_the_peers_message(
     assert (
         outcome.message == "peer 1 ended with exit code 78\nspec.game.data.use is 'nonsense'; expected something else"
     )
-    assert run.states == {0: State.STOPPED, 1: State.FAILED, 2: State.STOPPED}
+    assert run.states == {0: ProcessState.STOPPED, 1: ProcessState.FAILED, 2: ProcessState.STOPPED}
 
 
-def test_the_code_that_a_rank_noted_counts_where_torchrun_hides_it(tmp_path: Path, fake_peer: FakePeer) -> None:
+def test_the_exit_code_that_a_rank_recorded_counts_because_torchrun_hides_it(
+    tmp_path: Path, fake_peer: FakePeer
+) -> None:
     outcome = Run(tmp_path, fake_peer, "under-torchrun").until_end()
     assert outcome.code is ExitCode.BAD_CONFIG
-    assert outcome.message.endswith("said by a rank")
+    assert outcome.message.endswith("recorded by a rank")
 
 
 def test_restarts_are_bounded_and_then_the_run_ends(tmp_path: Path, fake_peer: FakePeer) -> None:
@@ -100,53 +107,55 @@ def test_restarts_are_bounded_and_then_the_run_ends(tmp_path: Path, fake_peer: F
     assert "hello from 1" in outcome.message
 
 
-def test_a_failed_peer_is_borne_when_the_manifest_says_so(tmp_path: Path, fake_peer: FakePeer) -> None:
-    patience = Patience(restarts=1, failed_peers=1, grace_seconds=20.0, first_delay_seconds=0.0)
-    run = Run(tmp_path, fake_peer, "always-killed", patience=patience)
+def test_a_run_goes_on_with_a_failed_peer_when_the_manifest_allows_it(tmp_path: Path, fake_peer: FakePeer) -> None:
+    restart_policy = RestartPolicy(restarts=1, failed_peers=1, grace_seconds=20.0, first_delay_seconds=0.0)
+    run = Run(tmp_path, fake_peer, "always-killed", restart_policy=restart_policy)
     outcome = run.until_end()
     assert outcome.code is ExitCode.DONE
     assert list(outcome.failed) == [1]
-    assert run.states == {0: State.FINISHED, 1: State.FAILED}
+    assert run.states == {0: ProcessState.FINISHED, 1: ProcessState.FAILED}
 
 
-def test_an_error_of_ours_shows_the_end_of_its_traceback(tmp_path: Path, fake_peer: FakePeer) -> None:
+def test_an_internal_error_shows_the_end_of_its_traceback(tmp_path: Path, fake_peer: FakePeer) -> None:
     outcome = Run(tmp_path, fake_peer, "traceback", peers=1).until_end()
     assert outcome.code is ExitCode.INTERNAL
-    assert "RuntimeError: a bug of ours" in outcome.message
+    assert "RuntimeError: an internal error" in outcome.message
 
 
-def test_a_stop_asks_everyone_to_leave(tmp_path: Path, fake_peer: FakePeer) -> None:
+def test_a_stop_lets_all_peers_leave(tmp_path: Path, fake_peer: FakePeer) -> None:
     run = Run(tmp_path, fake_peer, "endless")
     outcome = run.until_end(
-        lambda: run.supervisor.stop() if run.ready() and State.STOPPED not in run.states.values() else None
+        lambda: run.supervisor.stop() if run.ready() and ProcessState.STOPPED not in run.states.values() else None
     )
     assert (outcome.code, outcome.message) == (ExitCode.STOPPED, "")
-    assert set(run.states.values()) == {State.STOPPED}
+    assert set(run.states.values()) == {ProcessState.STOPPED}
 
 
-def test_one_that_ignores_the_stop_is_killed_after_the_grace(tmp_path: Path, fake_peer: FakePeer) -> None:
-    run = Run(tmp_path, fake_peer, "deaf", patience=Patience(grace_seconds=0.3))
-    asked = False
+def test_a_peer_that_ignores_the_stop_is_killed_after_the_grace_period(tmp_path: Path, fake_peer: FakePeer) -> None:
+    run = Run(tmp_path, fake_peer, "ignores-stop", restart_policy=RestartPolicy(grace_seconds=0.3))
+    stopped = False
 
     def stop_once() -> None:
-        nonlocal asked
-        if run.ready() and not asked:
-            asked = True
+        nonlocal stopped
+        if run.ready() and not stopped:
+            stopped = True
             run.supervisor.stop()
 
     assert run.until_end(stop_once).code is ExitCode.STOPPED
 
 
-def test_a_second_stop_does_not_wait_for_the_grace(tmp_path: Path, fake_peer: FakePeer) -> None:
-    run = Run(tmp_path, fake_peer, "deaf", patience=Patience(grace_seconds=3600.0))
+def test_a_second_stop_does_not_wait_for_the_grace_period(tmp_path: Path, fake_peer: FakePeer) -> None:
+    run = Run(tmp_path, fake_peer, "ignores-stop", restart_policy=RestartPolicy(grace_seconds=3600.0))
     assert run.until_end(lambda: run.supervisor.stop() if run.ready() else None).code is ExitCode.STOPPED
 
 
-def test_helpers_that_a_peer_started_do_not_outlive_it(tmp_path: Path) -> None:
+def test_processes_that_a_peer_started_do_not_outlive_it(tmp_path: Path) -> None:
     directory = PeerDirectory(tmp_path / "0")
     script = "import subprocess, sys; p = subprocess.Popen(['sleep', '3600']); open(sys.argv[1], 'w').write(str(p.pid))"
     command = [sys.executable, "-S", "-E", "-c", script, str(tmp_path / "helper")]
-    supervisor = Supervisor({0: directory}, lambda index, restart: command, environment=os.environ, patience=QUICK)
+    supervisor = Supervisor(
+        {0: directory}, lambda index, restart: command, environment=os.environ, restart_policy=QUICK
+    )
     assert supervisor.run().code is ExitCode.DONE
     assert _gone(int((tmp_path / "helper").read_text()))
 
@@ -157,10 +166,10 @@ def test_peers_do_not_outlive_a_runner_that_is_killed(tmp_path: Path) -> None:
         import os, sys
         from pathlib import Path
         from swarmgame.observability.run_directory import PeerDirectory
-        from swarmgame.launch.supervisor import Patience, Supervisor
+        from swarmgame.launch.supervisor import RestartPolicy, Supervisor
         child = [sys.executable, "-S", "-E", "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(3600)"]
         directory = PeerDirectory(Path(sys.argv[1]))
-        Supervisor({0: directory}, lambda i, r: child, environment=os.environ, patience=Patience()).run()
+        Supervisor({0: directory}, lambda i, r: child, environment=os.environ, restart_policy=RestartPolicy()).run()
         """
     )
     process = subprocess.Popen([sys.executable, "-c", runner, str(tmp_path)])
@@ -174,17 +183,17 @@ def test_peers_do_not_outlive_a_runner_that_is_killed(tmp_path: Path) -> None:
     _wait_for(lambda: _gone(child))
 
 
-def test_the_last_words_are_the_end_of_a_long_output(tmp_path: Path) -> None:
+def test_the_termination_message_is_the_recorded_one_or_the_end_of_the_output(tmp_path: Path) -> None:
     directory = PeerDirectory(tmp_path)
     directory.output.write_text("\n".join(f"line {number}" for number in range(10_000)))
-    assert last_words(directory).splitlines() == [f"line {number}" for number in range(9_985, 10_000)]
+    assert termination_message(directory).splitlines() == [f"line {number}" for number in range(9_985, 10_000)]
     directory.exit.write_text('{"code": 78, "message": "what is wrong"}')
-    assert last_words(directory) == "what is wrong"
+    assert termination_message(directory) == "what is wrong"
 
 
 @pytest.mark.parametrize(("restart", "seconds"), [(1, 0.25), (2, 0.5), (5, 4.0), (20, 30.0)])
 def test_the_delay_before_a_restart_doubles_up_to_a_bound(restart: int, seconds: float) -> None:
-    assert Patience().delay(restart) == seconds
+    assert RestartPolicy().delay(restart) == seconds
 
 
 def _gone(pid: int) -> bool:

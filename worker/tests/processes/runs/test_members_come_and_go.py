@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(600)
 GAME = EXAMPLES / "03-digits" / "game.yaml"
 ENDLESS = ("--rounds=1000000", "--set=storage.checkpoints.everyRounds=1", "--no-report")
 UNHURRIED = ("--set=game.data.with.questionsPerRound=256", "--set=game.trainer.with.generations=64")
-"""Rounds of a few tenths of a second: being two rounds behind should mean more than being slow to start."""
+"""Rounds of a few tenths of a second, so that two rounds are more than the time of a start."""
 
 
 def last_round(run: Path, index: int) -> int:
@@ -25,14 +25,14 @@ def last_round(run: Path, index: int) -> int:
     return int(rows[-1]["round"]) if rows else -1
 
 
-def behind(row: dict[str, Any], others: list[dict[str, Any]]) -> int:
-    """How many rounds the others had finished beyond the one before this, when it was begun."""
+def rounds_behind(row: dict[str, Any], others: list[dict[str, Any]]) -> int:
+    """Return how many rounds more than this peer the others had finished when the round began."""
     began = row["time"] - row["seconds"]["round"]
     return int([other for other in others if other["time"] <= began][-1]["round"]) - (row["round"] - 1)
 
 
 def status(directory: Path) -> dict[str, Any]:
-    """What a peer says of itself on /status."""
+    """Return the answer of /status."""
     port = json.loads((directory / "http.json").read_text())["port"]
     with urlopen(f"http://127.0.0.1:{port}/status", timeout=10) as answer:
         return dict(json.load(answer))
@@ -55,50 +55,50 @@ def test_a_peer_of_four_killed_at_quorum_67_is_back_within_two_rounds_with_its_i
         )
         again = next(row for row in metrics(run, 3) if row["time"] > killed_at)
         # It is back where the swarm is.
-        assert behind(again, metrics(run, 0)) <= 2
+        assert rounds_behind(again, metrics(run, 0)) <= 2
         assert again["peer"] == before["peer"]
         # Its weights are those of the checkpoint, one update older than before at the most, and one newer by this
         # round.
         assert before["policy_version"] - 1 <= again["policy_version"] - 1 <= before["policy_version"] + 1
         assert len(again["members"]) == 4
 
-        def heard() -> bool:
+        def used() -> bool:
             return any(again["peer"] in row["external"] for row in metrics(run, 0) if row["round"] >= again["round"])
 
-        wait_until(heard, "the others learn from it again", runner)
+        wait_until(used, "the others learn from it again", runner)
         runner.send_signal(signal.SIGINT)
         assert runner.wait(timeout=60) == 143
 
 
-def test_a_stranger_joins_with_an_address_takes_part_within_two_rounds_and_leaves(tmp_path: Path) -> None:
-    run, guest = tmp_path / "digits", tmp_path / "guest"
+def test_a_peer_joins_with_an_address_takes_part_within_two_rounds_and_leaves(tmp_path: Path) -> None:
+    run, joined = tmp_path / "digits", tmp_path / "joined"
     with running("run", GAME, *ENDLESS, *UNHURRIED, "--peers=2", "--runs", tmp_path) as runner:
         wait_until(lambda: min(last_round(run, index) for index in range(2)) >= 2, "both have played", runner)
         address = status(run / "peers" / "0")["addresses"][0]
         with running(
-            "join", GAME, *ENDLESS, *UNHURRIED, "--initial-peer", address, "--directory", guest, "--port=0"
+            "join", GAME, *ENDLESS, *UNHURRIED, "--initial-peer", address, "--directory", joined, "--port=0"
         ) as joiner:
-            wait_until(lambda: len(metrics(guest, 0)) >= 2, "the guest plays", joiner)
-            rows = metrics(guest, 0)
+            wait_until(lambda: len(metrics(joined, 0)) >= 2, "the joined peer plays", joiner)
+            rows = metrics(joined, 0)
             me = rows[0]["peer"]
             assert rows[0]["round"] >= 2
-            assert behind(rows[0], metrics(run, 0)) <= 2
+            assert rounds_behind(rows[0], metrics(run, 0)) <= 2
             assert len(rows[1]["members"]) == 3
             wait_until(
-                lambda: any(me in row["external"] for row in metrics(run, 0)), "the hosts learn from the guest", runner
+                lambda: any(me in row["external"] for row in metrics(run, 0)), "the others train on its rollouts", runner
             )
-            assert any(row["external"] for row in metrics(guest, 0)), "the guest learns from the hosts"
+            assert any(row["external"] for row in metrics(joined, 0)), "it trains on those of the others"
             joiner.send_signal(signal.SIGINT)
             assert joiner.wait(timeout=60) == 143
         left_at = last_round(run, 0)
         wait_until(
             lambda: last_round(run, 0) > left_at + 1 and len(metrics(run, 0)[-1]["members"]) == 2,
-            "the hosts go on as two",
+            "the others go on as two",
             runner,
         )
 
 
-def test_the_last_of_two_says_that_it_is_alone_and_stops_when_the_manifest_says_so(tmp_path: Path) -> None:
+def test_the_last_of_two_peers_reports_that_it_is_isolated_and_stops_if_the_manifest_says_so(tmp_path: Path) -> None:
     run = tmp_path / "digits"
     alone = (
         "--set=game.progression.whenAlone=Stop",
@@ -109,7 +109,7 @@ def test_the_last_of_two_says_that_it_is_alone_and_stops_when_the_manifest_says_
         wait_until(lambda: min(last_round(run, index) for index in range(2)) >= 2, "both have played", runner)
         kill(peer_process(runner.pid, 1))
         wait_until(
-            lambda: "this peer is alone" in (run / "peers" / "0" / "log.jsonl").read_text(), "the last one says so"
+            lambda: "this peer is alone" in (run / "peers" / "0" / "log.jsonl").read_text(), "the last one reports it"
         )
         assert runner.wait(timeout=120) == 75
     assert metrics(run, 0)[-1]["closed_by"] == "alone"

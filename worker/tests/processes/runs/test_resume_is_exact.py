@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 import torch
-from running import EXAMPLES, descendants, kill, learnt, metrics, newest_weights, run_to_end, running, wait_until
+from running import EXAMPLES, descendants, kill, metrics, newest_weights, reproducible, run_to_end, running, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -59,7 +59,7 @@ def test_a_run_killed_three_times_equals_an_uninterrupted_one_bit_for_bit(tmp_pa
     assert set(lags[1:]) <= {0.0, 1.0}  # 0 behind a round without a step
     assert bool(sum(lags)) == overlap
     for index in range(PEERS):
-        expected, got = learnt(metrics(straight, index)), learnt(metrics(broken, index))
+        expected, got = reproducible(metrics(straight, index)), reproducible(metrics(broken, index))
         assert [row["round"] for row in got] == list(range(ROUNDS))
         assert got == expected, f"peer {index}"
         left, right = newest_weights(straight, index), newest_weights(broken, index)

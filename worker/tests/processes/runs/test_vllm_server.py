@@ -27,7 +27,7 @@ spec:
     trainer:
       use: grpo
       with: {generations: 4, maxNewTokens: 6, maxPromptTokens: 200, beta: 0.01, sampler: %s}
-    sharing: {external: 2}
+    sharing: {externalGroups: 2}
     progression: {quorum: "100%%", stageDeadlineSeconds: 300}
   model: {uri: "builtin://tiny?accuracy=0&layers=1&hidden=32"}
   peers: {replicas: 2}

@@ -1,4 +1,4 @@
-"""`swarmgame validate`: says everything that is wrong, prints what will be used, starts nothing and writes nothing."""
+"""`swarmgame validate`: shows every mistake, prints what will be used, starts nothing and writes nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from swarmgame import Config
-from swarmgame.cli.validate import check_game, validate, verdict
+from swarmgame.cli.validate import check_game, summary, validate
 from swarmgame_api import InvalidManifest, SwarmGame, load_manifest, loads_manifest
 from swarmgame_api.reference import MINIMAL
 
@@ -21,11 +21,11 @@ class TrainerConfig(Config):
 
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SwarmGame, Path]]:
-    """The second step of the check, with parts that take milliseconds to load; records what it was asked."""
-    asked: list[tuple[SwarmGame, Path]] = []
+    """Replace the second step of the check by components that load in milliseconds; records its calls."""
+    calls: list[tuple[SwarmGame, Path]] = []
 
     def check(manifest: SwarmGame, folder: Path) -> SimpleNamespace:
-        asked.append((manifest, folder))
+        calls.append((manifest, folder))
         if manifest.spec.game.trainer.use == "no-such-trainer":
             raise InvalidManifest("spec.game.trainer.use", "no-such-trainer", "one of grpo")
         config = TrainerConfig.model_validate(manifest.spec.game.trainer.with_)
@@ -38,7 +38,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SwarmGame, Path]]:
     assembly = ModuleType("swarmgame.runtime.assembly")
     assembly.check = check  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "swarmgame.runtime.assembly", assembly)
-    return asked
+    return calls
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def game(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_resolved_manifest_goes_to_standard_output_and_the_verdict_to_standard_error(
+def test_the_resolved_manifest_goes_to_standard_output_and_the_summary_to_standard_error(
     game: Path, checked: list[tuple[SwarmGame, Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     validate(game, ["game.maxRounds=7"])
@@ -60,7 +60,7 @@ def test_the_resolved_manifest_goes_to_standard_output_and_the_verdict_to_standa
     assert checked[0][1] == game.parent
 
 
-def test_what_is_printed_validates_again_with_the_defaults_of_the_parts_filled_in(
+def test_what_is_printed_validates_again_with_the_defaults_of_the_components_filled_in(
     game: Path, checked: list[tuple[SwarmGame, Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     validate(game, ["game.trainer.with={clip: null}", "game.data.with=null"])
@@ -78,7 +78,7 @@ def test_nothing_is_written(game: Path, checked: list[tuple[SwarmGame, Path]]) -
     assert [path.name for path in game.parent.iterdir()] == ["game.yaml"]
 
 
-def test_a_problem_of_the_file_is_found_before_any_part_is_loaded(
+def test_a_mistake_in_the_file_is_found_before_any_component_is_imported(
     game: Path, checked: list[tuple[SwarmGame, Path]]
 ) -> None:
     with pytest.raises(InvalidManifest, match=r'spec\.game\.maxRound is not a field; .*did you mean "maxRounds"\?'):
@@ -86,13 +86,13 @@ def test_a_problem_of_the_file_is_found_before_any_part_is_loaded(
     assert checked == []
 
 
-def test_a_problem_of_a_part_names_the_file_too(game: Path, checked: list[tuple[SwarmGame, Path]]) -> None:
+def test_a_mistake_in_a_component_names_the_file_too(game: Path, checked: list[tuple[SwarmGame, Path]]) -> None:
     with pytest.raises(InvalidManifest) as caught:
         check_game(game, ["game.trainer.use=no-such-trainer"])
     assert str(caught.value) == f'{game}: spec.game.trainer.use is "no-such-trainer"; expected one of grpo'
 
 
-def test_the_verdict_of_a_game_without_a_model_says_so(game: Path) -> None:
-    words = verdict(load_manifest(game, ["model=null", "peers.replicas=1", "game.stages=3", "game.maxRounds=1000"]))
-    assert words.startswith("sums is valid · 1,000 rounds of 3 stages · 1 peer · ")
-    assert words.endswith("a model of the trainer's own")
+def test_the_summary_of_a_game_without_a_model_says_so(game: Path) -> None:
+    text = summary(load_manifest(game, ["model=null", "peers.replicas=1", "game.stages=3", "game.maxRounds=1000"]))
+    assert text.startswith("sums is valid · 1,000 rounds of 3 stages · 1 peer · ")
+    assert text.endswith("a model of the trainer's own")

@@ -22,10 +22,10 @@ class Peer:
         self.status = PeerStatus(index=3, max_rounds=10, version="1.2.3")
         self.metrics = PeerMetrics(peer="16Uiu2HA", index=3, version="1.2.3")
         self.dead = ""
-        self.endpoints = Endpoints(self.status, self.metrics, alive=lambda: self.dead)
+        self.endpoints = Endpoints(self.status, self.metrics, dead=lambda: self.dead)
         self.port = self.endpoints.start()
 
-    def ask(self, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
+    def request(self, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
             connection.request(method, path, body=body)
             answer = connection.getresponse()
@@ -42,12 +42,12 @@ def peer() -> Iterator[Peer]:
 @pytest.mark.parametrize("phase", list(Phase))
 def test_health_does_not_depend_on_the_phase_of_the_game(peer: Peer, phase: Phase) -> None:
     peer.status.change(phase=phase)
-    assert peer.ask("/healthz")[0] == 200
+    assert peer.request("/healthz")[0] == 200
 
 
 def test_health_fails_with_the_reason_when_something_is_dead(peer: Peer) -> None:
     peer.dead = "the event loop of the swarm has stopped"
-    status, body = peer.ask("/healthz")
+    status, body = peer.request("/healthz")
     assert status == 503
     assert json.loads(body)["reason"] == "the event loop of the swarm has stopped"
 
@@ -69,7 +69,7 @@ def test_ready_means_in_the_swarm_and_registered_where_that_is_required(
     peer: Peer, phase: Phase, registered: bool | None, expected: int
 ) -> None:
     peer.status.change(phase=phase, registered=registered)
-    status, body = peer.ask("/readyz")
+    status, body = peer.request("/readyz")
     assert status == expected
     answer = json.loads(body)
     assert answer["ready"] is (expected == 200)
@@ -79,27 +79,27 @@ def test_ready_means_in_the_swarm_and_registered_where_that_is_required(
 def test_a_stopping_peer_says_why_it_is_not_ready(peer: Peer) -> None:
     peer.status.change(phase=Phase.RUNNING)
     peer.status.stopping("SIGTERM")
-    assert json.loads(peer.ask("/readyz")[1])["reason"] == "the peer is stopping: SIGTERM"
+    assert json.loads(peer.request("/readyz")[1])["reason"] == "the peer is stopping: SIGTERM"
 
 
 def test_a_peer_that_is_about_to_be_stopped_is_not_ready_for_a_minute_and_no_longer(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No longer, because a pod's hook can only GET, and so can anybody who reaches the port."""
+    """No longer, because a pod's hook can only GET, and so can any client that reaches the port."""
     peer.status.change(phase=Phase.RUNNING)
-    assert peer.ask("/readyz")[0] == 200
-    assert peer.ask("/drain")[0] == 200
-    assert json.loads(peer.ask("/readyz")[1]) == {"ready": False, "reason": "the peer is about to be stopped"}
-    assert peer.ask("/healthz")[0] == 200
-    assert json.loads(peer.ask("/status")[1])["phase"] == "running"
+    assert peer.request("/readyz")[0] == 200
+    assert peer.request("/drain")[0] == 200
+    assert json.loads(peer.request("/readyz")[1]) == {"ready": False, "reason": "the peer is about to be stopped"}
+    assert peer.request("/healthz")[0] == 200
+    assert json.loads(peer.request("/status")[1])["phase"] == "running"
     later = time.time() + DRAIN_SECONDS + 1
     monkeypatch.setattr("swarmgame.observability.status.time.time", lambda: later)
-    assert peer.ask("/readyz")[0] == 200
+    assert peer.request("/readyz")[0] == 200
 
 
 def test_status_is_the_snapshot_as_json(peer: Peer) -> None:
     peer.status.change(phase=Phase.RUNNING, round=4, members=("a", "b"), reward=0.5)
-    status, body = peer.ask("/status")
+    status, body = peer.request("/status")
     assert status == 200
     shown = json.loads(body)
     assert (shown["phase"], shown["round"], shown["members"], shown["reward"]) == ("running", 4, ["a", "b"], 0.5)
@@ -108,15 +108,15 @@ def test_status_is_the_snapshot_as_json(peer: Peer) -> None:
 
 def test_metrics_are_in_the_text_format_of_prometheus(peer: Peer) -> None:
     peer.metrics["round"].set(7)
-    status, body = peer.ask("/metrics")
+    status, body = peer.request("/metrics")
     assert status == 200
     assert b"swarmgame_worker_round 7.0" in body
     assert b'swarmgame_worker_info{index="3",peer="16Uiu2HA",version="1.2.3"} 1.0' in body
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_nothing_can_be_written(peer: Peer, method: str) -> None:
-    assert peer.ask("/status", method)[0] == 405
+def test_methods_that_write_are_refused(peer: Peer, method: str) -> None:
+    assert peer.request("/status", method)[0] == 405
 
 
 def test_a_body_is_refused_without_being_read(peer: Peer) -> None:
@@ -130,15 +130,15 @@ def test_a_body_is_refused_without_being_read(peer: Peer) -> None:
     [b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n"],
     ids=["long line", "long header"],
 )
-def test_an_overlong_request_is_refused_and_the_server_lives_on(peer: Peer, request_text: bytes) -> None:
+def test_an_overlong_request_is_refused_and_the_server_goes_on(peer: Peer, request_text: bytes) -> None:
     with closing(socket.create_connection(("127.0.0.1", peer.port), timeout=10)) as connection:
         connection.sendall(request_text)
         assert connection.recv(4096).startswith(b"HTTP/1.0 400")
-    assert peer.ask("/healthz")[0] == 200
+    assert peer.request("/healthz")[0] == 200
 
 
 def test_an_unknown_path_is_not_found(peer: Peer) -> None:
-    assert peer.ask("/admin")[0] == 404
+    assert peer.request("/admin")[0] == 404
 
 
 def test_a_taken_port_is_a_temporary_error_that_names_it(peer: Peer) -> None:
@@ -151,4 +151,4 @@ def test_stopping_twice_and_without_a_start_is_harmless(peer: Peer) -> None:
     peer.endpoints.stop()
     peer.endpoints.stop()
     with pytest.raises(ConnectionRefusedError):
-        peer.ask("/healthz")
+        peer.request("/healthz")

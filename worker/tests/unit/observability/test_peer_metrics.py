@@ -1,4 +1,4 @@
-"""What the observers make of a game: status and metrics."""
+"""Status and metrics from the observers of a game."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_running_totals_of_the_rewards_are_counted_once() -> None:
     assert found["scoring_breaches_total"] == 5
 
 
-def test_a_running_total_that_begins_anew_is_added() -> None:
+def test_a_running_total_that_starts_again_is_added() -> None:
     assert (
         played(report(counters={"breaches": 4}), report(round=5, counters={"breaches": 1}))["scoring_breaches_total"]
         == 5
@@ -131,7 +131,7 @@ def test_the_number_of_label_values_is_bounded() -> None:
         ({"clip_ratio": math.nan, "clip_low": 0.1}, 0.1),
     ],
 )
-def test_the_clip_ratio_is_the_whole_or_the_sum_of_its_sides(
+def test_the_clip_ratio_is_the_reported_one_or_the_sum_of_its_sides(
     reported: dict[str, float], expected: float | None
 ) -> None:
     assert clip_ratio_of(reported) == expected
@@ -144,7 +144,7 @@ def test_the_reference_page_lists_every_metric_with_its_meaning() -> None:
     chain.chain(waiting=1, final=2, rejected=0, dropped=0)
     exposed = {sample.split("{")[0] for sample in played(report()) | samples(chain)}
     for metric in METRICS:
-        assert metric.what
+        assert metric.description
         assert metric.high
         assert metric.low
         assert any(name.startswith(metric.name) for name in exposed), metric.name
@@ -188,7 +188,7 @@ def test_an_unknown_field_of_the_status_is_an_error() -> None:
         PeerStatus().change(rounds=3)
 
 
-def test_a_peer_without_a_chain_shows_no_number_of_one_and_one_with_a_chain_shows_four() -> None:
+def test_a_peer_shows_four_numbers_of_its_chain_and_none_without_a_chain() -> None:
     assert not [name for name in played(report()) if name.startswith("chain")]
     metrics = PeerMetrics(peer="a")
     metrics.chain(waiting=3, final=2, rejected=1, dropped=0)
@@ -199,7 +199,7 @@ def test_a_peer_without_a_chain_shows_no_number_of_one_and_one_with_a_chain_show
     }
 
 
-def test_what_a_generation_server_did_is_added_up_over_rounds() -> None:
+def test_the_counts_of_a_generation_server_are_added_up_over_rounds() -> None:
     first = report(
         metrics={
             "engine_requests": 8.0,

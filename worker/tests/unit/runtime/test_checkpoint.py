@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not used."""
+"""A checkpoint is complete or it is not used."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarmgame.errors import BadData
 from swarmgame.runtime import checkpoint
-from swarmgame.runtime.checkpoint import CheckpointStore
+from swarmgame.runtime.checkpoint import FORMAT_VERSION, CheckpointStore
 
 plain = (
     st.none()
@@ -89,8 +90,8 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
         "no-manifest",
         "empty-manifest",
         "no-state",
-        "another-format",
         "manifest-is-a-list",
+        "no-version",
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
@@ -113,8 +114,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
             manifest.write_text("")
         case "no-state":
             (newest / "state.json").unlink()
-        case "another-format":
-            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+        case "no-version":
+            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": None}))
         case "manifest-is-a-list":
             manifest.write_text("[]")
     with caplog.at_level(logging.ERROR):
@@ -124,8 +125,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert str(newest) in caplog.text
 
 
+@pytest.mark.parametrize("version", [1, 99])
+def test_a_checkpoint_of_another_version_is_refused_with_what_to_do(tmp_path: Path, version: int) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"n": 1})
+    manifest = store.save(2, {"n": 2}) / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": version}))
+    expected = (
+        rf"round-00000002 is of format version {version}; this release writes version {FORMAT_VERSION}: .*--fresh"
+    )
+    with pytest.raises(BadData, match=expected):
+        store.load_latest()
+
+
 def test_a_crash_at_any_write_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every fsync and rename of a save is a place to die; after each death the store still loads something whole."""
+    """The process may die at every fsync and rename of a save; the store then still loads a complete checkpoint."""
     store = CheckpointStore(tmp_path)
     store.save(1, {"n": 1})
     survived = 0

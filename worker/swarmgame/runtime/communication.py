@@ -1,0 +1,226 @@
+"""The communication of one peer's process: the backend of its manifest, kept for restarts, shared between ranks.
+
+Rank 0 holds the backend, and the other ranks get its results in the wire format of rollouts; nothing is pickled. What
+was published in the last rounds is part of the checkpoint, and is published again after a restart, because a slower
+peer may still need it: equal bytes and equal hashes, so it counts as the same contribution. Invariant: after each call
+every rank holds the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgpack
+
+from swarmgame.errors import BadUsage
+from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
+from swarmgame.game.ranks import Ranks
+from swarmgame.game.state import Contribution, PeerId
+from swarmgame.runtime.options import PeerOptions, run_id
+from swarmgame.swarm import codec
+from swarmgame.swarm.settings import SwarmSettings
+from swarmgame_api.manifest import SwarmGame
+
+T = TypeVar("T")
+
+
+class Backend(CommunicationManager, Protocol):
+    """A communication backend, which also knows the addresses at which other peers reach it."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]: ...
+
+
+def kept_rounds(manifest: SwarmGame) -> int:
+    """Return how many rounds back other peers may still need this peer's contributions."""
+    return manifest.spec.game.sharing.max_staleness_rounds + 1
+
+
+def make_backend(
+    manifest: SwarmGame,
+    options: PeerOptions,
+    *,
+    bootnodes: Sequence[str] = (),
+    admission: Callable[[PeerId], bool] = lambda peer: True,
+) -> Backend:
+    """Return the backend of `spec.communication`, not yet joined.
+
+    Raises:
+        BadUsage: with TorchDistributed: no rendezvous, or an index beyond the number of peers.
+    """
+    network = options.network
+    settings = SwarmSettings(admission=admission, keep_rounds=kept_rounds(manifest))
+    if manifest.spec.communication.backend == "TorchDistributed":
+        from swarmgame.swarm.transports.rank_group import RankAddress
+        from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication
+
+        address = RankAddress(options.index, manifest.spec.peers.replicas, *_host_and_port(network.rendezvous))
+        if address.rank >= address.size:
+            raise BadUsage(
+                f"--index is {address.rank}; expected less than spec.peers.replicas, {address.size}, "
+                "with TorchDistributed"
+            )
+        return TorchDistributedCommunication(run_id(manifest), network.identity, address, settings=settings)
+    from swarmgame.swarm.transports.libp2p import HivemindCommunication
+
+    return HivemindCommunication(
+        run=run_id(manifest),
+        identity=network.identity,
+        port=network.port,
+        initial_peers=(*bootnodes, *manifest.spec.communication.initial_peers, *network.initial_peers),
+        announce=network.announce,
+        settings=settings,
+        host=network.host,
+    )
+
+
+def _host_and_port(rendezvous: str) -> tuple[str, int]:
+    host, _, port = rendezvous.rpartition(":")
+    if not host or not port.isdecimal():
+        raise BadUsage(
+            f"--rendezvous is {rendezvous!r}; expected HOST:PORT of peer 0: with TorchDistributed the peers meet there"
+        )
+    return host, int(port)
+
+
+class PeerCommunication:
+    """The `CommunicationManager` of one rank of a peer.
+
+    Args:
+        backend: on rank 0; None on the others.
+        run: the id of the run.
+        keep_rounds: how many rounds back other peers may still need a contribution.
+        interrupted: whether this process was asked to stop; called on rank 0 while it waits for the swarm.
+    """
+
+    def __init__(
+        self,
+        backend: CommunicationManager | None,
+        ranks: Ranks,
+        *,
+        peer: PeerId,
+        run: str,
+        keep_rounds: int,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        if (backend is None) == (ranks.rank == 0):
+            raise ValueError("rank 0, and only rank 0, holds the backend")
+        self._backend = backend
+        self._ranks = ranks
+        self.peer = peer
+        self._run = run
+        self._keep_rounds = keep_rounds
+        self._interrupted = interrupted
+        self._published: dict[tuple[int, int], tuple[Contribution, tuple[Claim, ...]]] = {}
+
+    def join(self, *, expect: Sequence[PeerId] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
+        """Join, and publish again what other peers may have missed."""
+
+        def join(backend: CommunicationManager) -> None:
+            backend.join(expect=expect, at_least=at_least, timeout_seconds=timeout_seconds)
+            for contribution, claims in self._published.values():
+                backend.publish(contribution, claims)
+
+        self._on_rank_0(join, pack=lambda _: None, unpack=lambda _: None)
+
+    def membership(self) -> tuple[Member, ...]:
+        return self._on_rank_0(
+            lambda backend: backend.membership(),
+            pack=lambda members: [[member.peer, member.round, member.stage] for member in members],
+            unpack=lambda rows: tuple(Member(*row) for row in rows),
+        )
+
+    def announce_progress(self, round: int, stage: int) -> None:
+        if self._backend is not None:
+            self._backend.announce_progress(round, stage)
+
+    def publish(self, contribution: Contribution, claims: Sequence[Claim] = ()) -> None:
+        if self._backend is None:
+            return
+        self._published[contribution.round, contribution.stage] = contribution, tuple(claims)
+        oldest = contribution.round - self._keep_rounds
+        self._published = {when: kept for when, kept in self._published.items() if when[0] >= oldest}
+        self._backend.publish(contribution, claims)
+
+    def collect(
+        self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
+    ) -> Collected:
+        # `stopped` is a collective call of all ranks (see `agreed`); only rank 0 runs here, so it asks its own process.
+        here = stopped if self._ranks.size == 1 else self._interrupted
+        return self._on_rank_0(
+            lambda backend: backend.collect(round, stage, policy, stopped=here),
+            pack=self._pack,
+            unpack=_unpack,
+        )
+
+    def leave(self) -> None:
+        if self._backend is not None:
+            self._backend.leave()
+
+    # ── checkpoint
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what was published in the last rounds, in the wire format."""
+        published = [
+            {
+                "shards": self._shards(contribution),
+                "claims": [(claim.mean, claim.nonzero_advantage) for claim in claims],
+            }
+            for contribution, claims in self._published.values()
+        ]
+        return {"peer": self.peer, "published": published}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what was published.
+
+        Raises:
+            codec.Malformed: it is not in the wire format of this release.
+        """
+        if self._backend is None:
+            return
+        if state["peer"] != self.peer:
+            return  # another identity (the key file was lost): no peer would accept these contributions from this one
+        for entry in state["published"]:
+            contribution = codec.decode(entry["shards"])
+            claims = tuple(Claim(*claim) for claim in entry["claims"])
+            self._published[contribution.round, contribution.stage] = contribution, claims
+
+    # ── ranks
+    def _on_rank_0(
+        self, call: Callable[[CommunicationManager], T], *, pack: Callable[[T], Any], unpack: Callable[[Any], T]
+    ) -> T:
+        """Call the backend on rank 0, and return its result on every rank."""
+        if self._backend is not None:
+            result = call(self._backend)
+            if self._ranks.size > 1:
+                self._ranks.broadcast(msgpack.packb(pack(result)))
+            return result
+        return unpack(msgpack.unpackb(self._ranks.broadcast(None), strict_map_key=False))
+
+    def _shards(self, contribution: Contribution) -> list[bytes]:
+        return [shard.data for shard in codec.encode(contribution, self._run)]
+
+    def _pack(self, collected: Collected) -> dict[str, Any]:
+        return {
+            "contributions": [self._shards(contribution) for contribution in collected.contributions],
+            "members": list(collected.members),
+            "missing": list(collected.missing),
+            "closed_by": str(collected.closed_by),
+            "outcomes": dict(collected.outcomes),
+            "seconds": collected.seconds,
+            "bytes_sent": collected.bytes_sent,
+            "bytes_received": collected.bytes_received,
+        }
+
+
+def _unpack(packed: Mapping[str, Any]) -> Collected:
+    return Collected(
+        contributions=tuple(codec.decode(shards) for shards in packed["contributions"]),
+        members=tuple(packed["members"]),
+        missing=tuple(packed["missing"]),
+        closed_by=ClosedBy(packed["closed_by"]),
+        outcomes=packed["outcomes"],
+        seconds=packed["seconds"],
+        bytes_sent=packed["bytes_sent"],
+        bytes_received=packed["bytes_received"],
+    )
