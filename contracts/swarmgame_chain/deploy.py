@@ -1,7 +1,7 @@
-"""One transaction at a time, for people and for a chain of our own: deploying a coordinator, and calls of its managers.
+"""Send one transaction at a time and wait for it: deploy a coordinator, and call its management functions.
 
-The gateway does not use this: it has many in flight. Here one is sent and waited for. Invariant: a transaction that
-reverted is an error with the contract's own word for it, never a success.
+Used by the commands and by mode Dev; the gateway, which has many transactions in flight, has its own sender. A
+transaction that reverts is an error with the contract's own name for it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from swarmgame_chain.reader import SwarmConfig
 from swarmgame_chain.rpc import RpcClient
 
 WAIT = 180.0
-"""Seconds that a transaction may take to be mined."""
+"""Longest wait for a transaction to be mined, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A mined transaction: its hash, the gas it used, its block, and the address of the contract that it made, if it
-    did.
-    """
+    """A mined transaction: its hash, its gas, its block, and the address of the contract that it created, if any."""
 
     transaction: str
     gas: int
@@ -34,7 +32,7 @@ class Receipt:
 
 
 async def deploy(chain: RpcClient, wallet: Wallet, config: SwarmConfig, owner: str = "") -> tuple[Domain, Receipt]:
-    """Makes a coordinator. `owner` (the wallet by default) has all roles.
+    """Deploy a coordinator. `owner` (the wallet by default) gets all roles.
 
     Raises:
         ChainRefused: the wallet is empty, or the contract refuses the configuration.
@@ -46,12 +44,12 @@ async def deploy(chain: RpcClient, wallet: Wallet, config: SwarmConfig, owner: s
 
 
 async def manage(chain: RpcClient, wallet: Wallet, contract: str, name: str, *arguments: Any) -> Receipt:
-    """Calls a function of the contract and waits for it; as `send` raises."""
+    """Call a function of the contract and wait for it; raises as `send`."""
     return await send(chain, wallet, contract, encode_call(name, *arguments))
 
 
 async def send(chain: RpcClient, wallet: Wallet, to: str, data: bytes) -> Receipt:
-    """Sends one transaction and waits until it is mined.
+    """Send one transaction and wait until it is mined.
 
     Raises:
         ChainRefused: it would revert, it did, or the wallet cannot pay for it.
@@ -89,7 +87,7 @@ async def send(chain: RpcClient, wallet: Wallet, to: str, data: bytes) -> Receip
 
 
 async def fees(chain: RpcClient) -> tuple[int, int]:
-    """What to offer for gas now, in wei: the most in all (twice the base fee and the tip), and the tip."""
+    """Return the fees to offer now, in wei per gas: the maximum (twice the base fee plus the tip), and the tip."""
     block = await chain.request("eth_getBlockByNumber", "latest", False)
     base = int(block.get("baseFeePerGas") or "0x0", 16)
     try:

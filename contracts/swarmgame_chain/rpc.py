@@ -1,8 +1,7 @@
-"""How a chain is asked: JSON-RPC over HTTP, or an Ethereum machine inside this process for unit tests.
+"""JSON-RPC clients of an Ethereum node: over HTTP, and to an Ethereum machine inside this process for unit tests.
 
-Both speak `RpcClient`, at the level of methods and hexadecimal answers; nothing above knows which it has. No retries here:
-whoever asks knows what waiting costs. Invariant: an answer that did not come is `ChainUnreachable`, an answer that says
-no is `RpcError`, and neither is ever mixed up.
+Both implement `RpcClient`, at the level of methods and hexadecimal results. They do not retry: the caller knows what
+waiting costs. A missing answer is `ChainUnreachable`; an error that the node returns is `RpcError`.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from swarmgame_chain.errors import ChainUnreachable, RpcError
 
 MAX_ANSWER = 64 << 20
 BATCH = 256
-"""Calls in one JSON-RPC batch; public endpoints refuse long ones."""
+"""Calls in one JSON-RPC batch; public endpoints refuse longer ones."""
 Call = tuple[str, Sequence[Any]]
 
 
 class RpcClient(Protocol):
-    """A node."""
+    """A client of one node."""
 
     async def request(self, method: str, *parameters: Any) -> Any:
-        """One JSON-RPC call's result.
+        """Return the result of one JSON-RPC call.
 
         Raises:
             ChainUnreachable: no answer.
-            RpcError: the node says no.
+            RpcError: the node returns an error.
         """
         ...
 
     async def request_all(self, calls: Sequence[Call]) -> list[Any | RpcError]:
-        """Many calls' results, in order, each a result or the node's error.
+        """Return the results of many calls, in order; each is a result or the node's error.
 
         Raises:
             ChainUnreachable: no answer.
@@ -45,27 +44,29 @@ class RpcClient(Protocol):
         ...
 
     async def close(self) -> None:
-        """Lets go of connections."""
+        """Close the connections."""
         ...
 
 
 class HttpRpcClient:
-    """A node behind an HTTP address.
+    """A client of a node over HTTP.
 
     Args:
-        url: the endpoint. It may carry credentials, and is never logged; `name` is what may be shown.
-        timeout: seconds a request may take.
+        url: the endpoint. It may hold credentials and is never logged; `name` may be.
+        timeout: seconds that a request may take.
+        session: the HTTP session to use; by default the client has its own.
     """
 
-    def __init__(self, url: str, timeout: float = 15.0) -> None:
+    def __init__(self, url: str, timeout: float = 15.0, session: aiohttp.ClientSession | None = None) -> None:
         self._url = url
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._session: aiohttp.ClientSession | None = None
+        self._session = session
+        self._owns_session = session is None
         self._id = 0
 
     @property
     def name(self) -> str:
-        """The endpoint's host, without path or credentials: keys of public endpoints are in the path."""
+        """The endpoint's host, without credentials and without the path, which may hold a key."""
         return self._url.split("://")[-1].split("/")[0].split("@")[-1]
 
     async def request(self, method: str, *parameters: Any) -> Any:
@@ -95,7 +96,7 @@ class HttpRpcClient:
         return results
 
     async def close(self) -> None:
-        if self._session is not None:
+        if self._session is not None and self._owns_session:
             await self._session.close()
             self._session = None
 
@@ -109,9 +110,9 @@ class HttpRpcClient:
 
     async def _post(self, body: object) -> Any:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout)
+            self._session = aiohttp.ClientSession()
         try:
-            async with self._session.post(self._url, json=body) as response:
+            async with self._session.post(self._url, json=body, timeout=self._timeout) as response:
                 raw = bytearray()
                 async for part in response.content.iter_chunked(1 << 16):
                     raw += part
@@ -127,9 +128,9 @@ class HttpRpcClient:
 
 
 class TesterRpcClient:
-    """An Ethereum machine in this process (eth-tester), for unit tests; every transaction makes a block.
+    """A client of an Ethereum machine in this process (eth-tester), for unit tests; every transaction makes a block.
 
-    It needs `web3[tester]`, and is not safe for threads, so that its calls are made one by one, in the caller's thread.
+    It needs `web3[tester]`. It is not thread-safe, so calls are made one at a time in the caller's thread.
     """
 
     name = "eth-tester"
@@ -153,9 +154,8 @@ class TesterRpcClient:
                 result = self._web3.manager.request_blocking(RPCEndpoint(method), list(parameters))
             except Web3Exception as error:
                 raise RpcError(3, str(error)) from error
-            except (
-                Exception
-            ) as error:  # eth-tester raises exceptions of many unrelated kinds; all of them mean that the node says no
+            # eth-tester raises exceptions of many unrelated kinds; each stands for an error of the node.
+            except Exception as error:
                 raise RpcError(3, str(error), _reverted(str(error))) from error
         return _plain(result)
 
@@ -173,7 +173,7 @@ class TesterRpcClient:
 
 
 def successes(answers: Sequence[Any | RpcError]) -> list[Any]:
-    """The results of `request_all`, where all are needed.
+    """Return the results of `request_all`, where all are needed.
 
     Raises:
         RpcError: the first error among them.
@@ -197,7 +197,7 @@ def _result(answer: Any) -> Any | RpcError:
 
 
 def _reverted(text: str) -> bytes:
-    # "execution reverted: b'…'" is all that eth-tester says of a custom error.
+    # eth-tester gives a custom error only as "execution reverted: b'…'".
     _, found, data = text.partition("execution reverted: b")
     try:
         return bytes(ast.literal_eval("b" + data)) if found else b""
@@ -206,7 +206,7 @@ def _reverted(text: str) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    # web3 gives numbers and bytes where a node gives hexadecimal text.
+    # web3 returns numbers and bytes where a node returns hexadecimal text.
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, bytes):

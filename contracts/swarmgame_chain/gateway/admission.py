@@ -1,8 +1,8 @@
-"""The gateway's door-keeper: which messages are worth a place in the line.
+"""Admission: which submitted messages enter the queue.
 
-Everything here came from strangers. A registration must be signed by its own key and not be late; a commit or a report
-must be signed by the signer that the chain, or a registration on its way, names for its peer. Invariant: nothing enters
-the queue unsigned, and what is turned away gets the contract's own word for the reason.
+All of them come from untrusted senders. A registration must be signed by its own key and not be expired; a commit or a
+report must be signed by the signer that the chain, or a registration on its way, names for its peer. A refused message
+gets the contract's own error as its reason.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import time
 from collections.abc import Callable, Sequence, Set
 
 from swarmgame_chain.errors import BadMessage
-from swarmgame_chain.gateway.decisions import MAX_ROUNDS_AHEAD
 from swarmgame_chain.gateway.queue import MessageQueue, MessageState, QueuedMessage
-from swarmgame_chain.messages import Commit, Registration, SignedMessage, message_id, proves, recover
+from swarmgame_chain.messages import SignedMessage
 from swarmgame_chain.reader import Coordinator, RoundClock, SwarmConfig
 
-KNOWN_SIGNERS = 100_000
+MAX_SIGNERS = 100_000
+"""Signers that are remembered."""
 
 
 class Admission:
-    """Checks messages and puts them in line.
+    """Checks messages and adds them to the queue.
 
     Args:
-        registrations_per_minute: how many registrations may come in; more are turned away by name and may come again.
+        registrations_per_minute: how many messages of unknown peers are taken; more are refused by name and may be
+            submitted again.
     """
 
     def __init__(
@@ -38,88 +39,74 @@ class Admission:
         self._queue = queue
         self._rate = registrations_per_minute
         self._allowance = float(registrations_per_minute)
-        self._seen = clock()
+        self._allowance_updated = clock()
         self._clock = clock
         self._signers: dict[str, str] = {}
 
     @property
     def proven(self) -> Set[str]:
-        """The peers whose proof was looked up on chain, for a message of theirs."""
+        """The peers whose proof was read from the chain because they sent a message."""
         return self._signers.keys()
 
-    async def take(
+    async def submit(
         self, messages: Sequence[SignedMessage | BadMessage], swarm: SwarmConfig, clock: RoundClock
     ) -> list[QueuedMessage | BadMessage]:
-        """Every message's entry, in order: waiting, known from before, or rejected with the reason.
+        """Return every message's entry, in order: queued, known from before, or rejected with the reason.
 
         Raises:
-            ChainUnreachable: signers had to be looked up and the chain does not answer; nothing was taken.
+            ChainUnreachable: signers had to be read from the chain and the node does not answer; nothing was added.
         """
-        await self._look_up(messages)
+        await self._fetch_signers(messages)
         return [
-            message if isinstance(message, BadMessage) else self._take(message, swarm, clock) for message in messages
+            message if isinstance(message, BadMessage) else self._submit(message, swarm, clock) for message in messages
         ]
 
-    def _take(self, message: SignedMessage, swarm: SwarmConfig, clock: RoundClock) -> QueuedMessage:
-        entry = QueuedMessage(message_id(message, self._domain), message)
+    def _submit(self, message: SignedMessage, swarm: SwarmConfig, clock: RoundClock) -> QueuedMessage:
+        entry = QueuedMessage(message.id(self._domain), message)
         known = self._queue.get(entry.id)
         if known is not None and known.state is not MessageState.DROPPED:
             return known
-        reason = (
-            self._registration(message, clock)
-            if isinstance(message, Registration)
-            else self._said(message, swarm, clock)
-        )
+        reason = message.refusal(swarm, clock) or self._signature_refusal(message)
         if reason:
             entry.state, entry.reason = MessageState.REJECTED, reason
             return entry
         return self._queue.add(entry)
 
-    def _registration(self, message: Registration, clock: RoundClock) -> str:
-        if int(message.owner, 16) == 0 or int(message.signer, 16) == 0:
-            return "InvalidOwner"
-        if message.deadline < clock.now:
-            return "RegistrationExpired"
-        if not proves(message, self._domain):
-            return "InvalidSignature"
-        now = self._clock()
-        self._allowance = min(float(self._rate), self._allowance + (now - self._seen) * self._rate / 60)
-        self._seen = now
-        if self._allowance < 1:
-            return "TooManyRegistrations"
-        self._allowance -= 1
-        return ""
-
-    def _said(self, message: SignedMessage, swarm: SwarmConfig, clock: RoundClock) -> str:
-        assert not isinstance(message, Registration)
-        if isinstance(message, Commit) and not swarm.sealed_reports:
-            return "NotSealed"
-        if message.round > clock.round + MAX_ROUNDS_AHEAD:
-            return "InvalidRoundNumber"
+    def _signature_refusal(self, message: SignedMessage) -> str:
         signers = self._signers_of(message.peer)
-        if not signers:
+        if not message.proves_identity and not signers:
             return "UnknownPeer"
-        signer = recover(message.digest(self._domain), message.signature)
-        return "" if signer is not None and signer.lower() in signers else "InvalidSignature"
+        if not message.is_signed(self._domain, signers):
+            return "InvalidSignature"
+        return "" if not message.proves_identity or self._is_within_rate() else "TooManyRegistrations"
+
+    def _is_within_rate(self) -> bool:
+        now = self._clock()
+        earned = (now - self._allowance_updated) * self._rate / 60
+        self._allowance = min(float(self._rate), self._allowance + earned)
+        self._allowance_updated = now
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
 
     def _signers_of(self, peer: str) -> set[str]:
         registration = self._queue.registration_of(peer)
         found = {self._signers.get(peer, "")} | ({registration.signer.lower()} if registration is not None else set())
         return found - {""}
 
-    async def _look_up(self, messages: Sequence[SignedMessage | BadMessage]) -> None:
-        wanted: dict[str, None] = {}
+    async def _fetch_signers(self, messages: Sequence[SignedMessage | BadMessage]) -> None:
+        missing: dict[str, None] = {}
         for message in messages:
-            if isinstance(message, BadMessage | Registration):
+            if isinstance(message, BadMessage) or message.proves_identity:
                 continue
-            signer = recover(message.digest(self._domain), message.signature)
-            if signer is None or signer.lower() not in self._signers_of(message.peer):
-                # Unknown, or changed since: a later registration names another signer.
-                wanted[message.peer] = None
-        if not wanted:
+            if not message.is_signed(self._domain, self._signers_of(message.peer)):
+                # The signer is unknown, or a later registration has changed it.
+                missing[message.peer] = None
+        if not missing:
             return
-        if len(self._signers) > KNOWN_SIGNERS:
+        if len(self._signers) > MAX_SIGNERS:
             self._signers.clear()
-        for peer, state in zip(wanted, await self._coordinator.peers(list(wanted)), strict=True):
+        for peer, state in zip(missing, await self._coordinator.peers(list(missing)), strict=True):
             if state.proven:
                 self._signers[peer] = state.signer.lower()

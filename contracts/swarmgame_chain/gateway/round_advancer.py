@@ -1,9 +1,9 @@
-"""When a round on chain is over: enough of those who take part have reported, or its time is up and the swarm has moved
-on.
+"""When a round on chain is over: a quorum of the live peers has reported, or its deadline has passed and at least one
+peer has.
 
-It only decides, from events and from what waits in the queue; sending is the sender's. A round in which nobody said
-anything is left open, so that a swarm that rests finds its clock where it was; anyone may still end it after the
-deadline. Invariant: the decision is a function of the chain's events; two tickers agree.
+The decision depends on the contract's events and on the waiting messages only, so two gateways agree. A round without
+any report stays open, so that an idle swarm finds the chain's round where it was; anyone may still end it after the
+deadline.
 """
 
 from __future__ import annotations
@@ -17,56 +17,57 @@ from swarmgame_chain.reader import RoundClock, SwarmConfig
 EVENTS = ("PeerProven", "RewardSubmitted", "ReportCommitted")
 """The events that it reads."""
 LIVE_ROUNDS = 2
-"""Rounds that a peer may be silent for and still counts as taking part."""
+"""Rounds without a report after which a peer no longer counts as live."""
 
 
 class RoundAdvancer:
-    """Who has spoken in which round.
+    """Which peers have reported in which round.
 
     Args:
-        quorum: share of those who take part that must have reported.
+        quorum: share of the live peers that must have reported.
     """
 
     def __init__(self, quorum: float = 0.67) -> None:
         self._quorum = quorum
-        self._last_seen: dict[str, int] = {}
+        self._last_round: dict[str, int] = {}
         self._reported: dict[int, set[str]] = {}
 
     def read(self, new: Iterable[ContractEvent], removed: Iterable[ContractEvent], round: int) -> None:
-        """Takes in events; `round` is the one in which registrations among them are taken to have happened."""
+        """Take in events; registrations among them count as having happened in `round`."""
         for event in removed:
             if event.name in ("RewardSubmitted", "ReportCommitted"):
                 self._reported.get(event.values["roundNumber"], set()).discard(event.values["peerId"])
         for event in new:
+            peer = event.values["peerId"]
             if event.name == "PeerProven":
-                self._last_seen[event.values["peerId"]] = max(round, self._last_seen.get(event.values["peerId"], 0))
+                self._last_round[peer] = max(round, self._last_round.get(peer, 0))
             elif event.name in ("RewardSubmitted", "ReportCommitted"):
-                peer, said = event.values["peerId"], event.values["roundNumber"]
-                self._last_seen[peer] = max(said, self._last_seen.get(peer, 0))
-                self._reported.setdefault(said, set()).add(peer)
-        self._reported = {said: peers for said, peers in self._reported.items() if said >= round - LIVE_ROUNDS}
+                reported = event.values["roundNumber"]
+                self._last_round[peer] = max(reported, self._last_round.get(peer, 0))
+                self._reported.setdefault(reported, set()).add(peer)
+        self._reported = {each: peers for each, peers in self._reported.items() if each >= round - LIVE_ROUNDS}
 
     def live(self, round: int) -> int:
-        """How many take part."""
-        return sum(1 for heard in self._last_seen.values() if heard >= round - LIVE_ROUNDS)
+        """Return how many peers are live."""
+        return sum(1 for last in self._last_round.values() if last >= round - LIVE_ROUNDS)
 
     def reported(self, round: int) -> int:
-        """How many have reported, or committed, in a round."""
+        """Return how many peers have reported, or committed, in a round."""
         return len(self._reported.get(round, ()))
 
     def is_over(
-        self, clock: RoundClock, config: SwarmConfig, *, ahead: Set[str] = frozenset(), bound: bool = False
+        self, clock: RoundClock, config: SwarmConfig, *, ahead: Set[str] = frozenset(), needed: bool = False
     ) -> bool:
-        """Whether to end the round now.
+        """Return whether to end the round now.
 
         Args:
-            ahead: peers whose messages wait for a later round: they are there already.
-            bound: whether a message waits that would come too late in the next round.
+            ahead: peers with a waiting message of a later round; they have finished this one.
+            needed: whether a message waits that the next round would refuse.
         """
         if clock.now < clock.deadline - config.round_duration + config.min_round_time:
             return False
-        if bound and clock.now < clock.deadline:
+        if needed and clock.now < clock.deadline:
             return False
-        needed = max(1, math.ceil(self._quorum * self.live(clock.round) - 1e-9))
+        quorum = max(1, math.ceil(self._quorum * self.live(clock.round) - 1e-9))
         done = len(self._reported.get(clock.round, set()) | ahead)
-        return done >= needed or (clock.now >= clock.deadline and done > 0)
+        return done >= quorum or (clock.now >= clock.deadline and done > 0)

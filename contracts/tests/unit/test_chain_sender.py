@@ -1,4 +1,4 @@
-"""The nonce line against a node that does what nodes do; time is the test's own."""
+"""The sender against a simulated node; the test sets the time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTRACT = "0x" + "11" * 20
 
 
 class Node:
-    """A mempool with one account: transactions by nonce, the dearest wins, mined when the test says so."""
+    """A mempool with one account: transactions by nonce, the highest fee wins, mined when the test decides."""
 
     def __init__(self) -> None:
         self.head, self.used, self.refusal = 10, 0, ""
@@ -95,14 +95,14 @@ def line(node: Node, **options: Any) -> tuple[TransactionSender, Time]:
     ), time
 
 
-async def looked(sender: TransactionSender, times: int) -> list[TxResult]:
+async def step_times(sender: TransactionSender, times: int) -> list[TxResult]:
     settled: list[TxResult] = []
     for _ in range(times):
         settled += await sender.step()
     return settled
 
 
-async def test_a_stuck_transaction_gets_an_eighth_dearer_and_any_of_its_hashes_counts() -> None:
+async def test_a_stuck_transaction_gets_a_fee_an_eighth_higher_and_any_of_its_hashes_counts() -> None:
     node = Node()
     sender, time = line(node)
     await sender.send(TxRequest(b"a", 21_000))
@@ -114,7 +114,7 @@ async def test_a_stuck_transaction_gets_an_eighth_dearer_and_any_of_its_hashes_c
     node.mine(0)
     assert await sender.step() == []
     node.mine()
-    assert [settled.outcome for settled in await sender.step()] == [TxOutcome.MINED]
+    assert [result.outcome for result in await sender.step()] == [TxOutcome.MINED]
     assert sender.counts.bumped == 1
 
 
@@ -128,7 +128,7 @@ async def test_the_fee_stops_at_its_cap() -> None:
     assert node.pool[0]["fee"] <= 240
 
 
-async def test_underpriced_by_somebodys_transaction_it_is_made_dearer_until_it_is_taken() -> None:
+async def test_an_underpriced_transaction_is_replaced_until_the_node_takes_it() -> None:
     node = Node()
     node.pool[0] = {"fee": 400, "hash": "0xother"}
     sender, time = line(node)
@@ -139,18 +139,18 @@ async def test_underpriced_by_somebodys_transaction_it_is_made_dearer_until_it_i
     assert node.pool[0]["hash"] != "0xother"
 
 
-async def test_a_nonce_that_somebody_else_used_gives_the_job_back() -> None:
+async def test_a_nonce_that_another_process_used_gives_the_request_back() -> None:
     node = Node()
     sender, _ = line(node)
     await sender.send(TxRequest(b"a", 21_000))
     node.pool[0] = {"fee": 999, "hash": "0xother"}
     node.mine(0)
-    assert [settled.outcome for settled in await looked(sender, 3)] == [TxOutcome.LOST]
+    assert [result.outcome for result in await step_times(sender, 3)] == [TxOutcome.LOST]
     await sender.send(TxRequest(b"b", 21_000))
     assert list(node.pool) == [1]
 
 
-async def test_a_receipt_that_is_gone_is_a_reorganisation_and_the_same_bytes_go_out() -> None:
+async def test_a_receipt_that_is_gone_is_a_reorganisation_and_the_same_bytes_are_sent_again() -> None:
     node = Node()
     sender, _ = line(node, confirmations=5)
     await sender.send(TxRequest(b"a", 21_000))
@@ -177,7 +177,7 @@ async def test_a_gap_below_what_waits_is_filled() -> None:
     assert sender.counts.filled == 1
 
 
-async def test_an_empty_wallet_stops_the_line_until_it_can_pay() -> None:
+async def test_an_empty_wallet_stops_sending_until_it_can_pay() -> None:
     node = Node()
     node.refusal = "insufficient funds for gas * price + value"
     sender, time = line(node)
@@ -189,7 +189,7 @@ async def test_an_empty_wallet_stops_the_line_until_it_can_pay() -> None:
     assert (sender.out_of_funds, list(node.pool)) == (False, [0])
 
 
-async def test_what_a_node_refuses_for_good_takes_no_nonce() -> None:
+async def test_a_refused_transaction_uses_no_nonce() -> None:
     node = Node()
     node.refusal = "intrinsic gas too high"
     sender, _ = line(node)
@@ -201,7 +201,7 @@ async def test_what_a_node_refuses_for_good_takes_no_nonce() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "answer"),
+    ("text", "result"),
     [
         ("already known", SendResult.KNOWN),
         ("transaction already imported", SendResult.KNOWN),
@@ -212,5 +212,5 @@ async def test_what_a_node_refuses_for_good_takes_no_nonce() -> None:
         ("exceeds block gas limit", SendResult.REFUSED),
     ],
 )
-def test_refusals_are_told_apart_by_their_words(words: str, answer: SendResult) -> None:
-    assert classify(RpcError(-32000, words)) is answer
+def test_a_refusal_is_classified_by_its_text(text: str, result: SendResult) -> None:
+    assert classify(RpcError(-32000, text)) is result

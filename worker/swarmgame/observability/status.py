@@ -53,7 +53,7 @@ class Snapshot:
         started: Unix seconds.
         round_finished: Unix seconds of the last finished round, or None.
         checkpoint: round of the newest checkpoint on disk, or None.
-        chain: how we stand with the chain (`swarmgame_chain.voice.Standing`); None, and not shown, where the game has
+        chain: how we stand with the chain (`swarmgame_chain.reporter.ReporterStatus`); None, and not shown, where the game has
             none.
         draining_until: Unix seconds until which we count as about to be stopped; 0 when nobody said so.
     """

@@ -58,8 +58,7 @@ from swarmgame_api.load import load_manifest
 from swarmgame_api.manifest import SwarmGame
 
 if TYPE_CHECKING:
-    from swarmgame.chain.reporter import ChainLink
-    from swarmgame_chain.voice import Standing
+    from swarmgame_chain.reporter import ChainReporter, ReporterStatus
 
 logger = logging.getLogger(__name__)
 CHAIN_SECONDS = 30.0
@@ -171,7 +170,9 @@ def _play(
     bootnodes: tuple[str, ...] = ()
     if link is not None:
         cleanup.callback(link.stop)
-        bootnodes = link.start()
+        from swarmgame.chain.reporter import start_reporter
+
+        bootnodes = start_reporter(link)
     registered_only = manifest.spec.communication.admission == "Registered"
     backend = _backend(options, manifest, run, bootnodes, link if registered_only else None) if first else None
     outbox = Outbox(backend, run=run, keep_rounds=_kept_rounds(manifest)) if backend is not None else None
@@ -190,7 +191,7 @@ def _play(
     status.change(phase=Phase.JOINING)
     if link is not None and registered_only and not link.wait_until_registered(options.join_seconds, stop.is_set):
         logger.warning(
-            "our registration is not final yet, so that the others do not let us in: %s", link.snapshot().problem
+            "our registration is not final yet, so that the others do not let us in: %s", link.status().problem
         )
     expected = tuple(saved.state["members"]) if saved is not None else ()
     communication.join(expect=expected, at_least=options.at_least, timeout_seconds=options.join_seconds)
@@ -250,7 +251,7 @@ def _kept_rounds(manifest: SwarmGame) -> int:
 
 
 def _backend(
-    options: PeerOptions, manifest: SwarmGame, run: str, bootnodes: tuple[str, ...], gate: ChainLink | None
+    options: PeerOptions, manifest: SwarmGame, run: str, bootnodes: tuple[str, ...], gate: ChainReporter | None
 ) -> Connection:
     where = NetworkOptions(
         index=options.index,
@@ -267,7 +268,7 @@ def _backend(
 
 def _link(
     options: PeerOptions, manifest: SwarmGame, peer: PeerId, status: PeerStatus, metrics: PeerMetrics
-) -> ChainLink | None:
+) -> ChainReporter | None:
     """Our link to the game's chain; None where it has none."""
     place = resolve_endpoint(manifest, options.chain)
     if place is None:
@@ -275,16 +276,14 @@ def _link(
     if manifest.spec.communication.admission == "Registered":
         status.change(registered=False)
 
-    def changed(standing: Standing) -> None:
-        metrics.chain(
-            waiting=standing.waiting, final=standing.final, rejected=standing.rejected_count, dropped=standing.dropped
-        )
-        status.change(chain=asdict(standing), **({"registered": True} if standing.registered else {}))
+    def changed(state: ReporterStatus) -> None:
+        metrics.chain(waiting=state.waiting, final=state.final, rejected=state.rejected_count, dropped=state.dropped)
+        status.change(chain=asdict(state), **({"registered": True} if state.registered else {}))
 
     with chain_errors(manifest.spec.coordination.mode):
-        from swarmgame.chain.reporter import ChainLink
+        from swarmgame.chain.reporter import make_reporter
 
-        return ChainLink(place, Identity.load(options.identity).secret, peer, changed=changed)
+        return make_reporter(place, Identity.load(options.identity).secret, changed)
 
 
 def _communication(
