@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from swarmgame.cli.new import Kind, new, package_of, scaffold
+from swarmgame.cli.new import GameKind, new, package_of, scaffold
 from swarmgame.errors import BadUsage, ExitCode
 from swarmgame_api import load_manifest
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_a_new_game_has_a_valid_manifest_of_its_name(tmp_path: Path, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", GameKind)
+def test_a_new_game_has_a_valid_manifest_of_its_name(tmp_path: Path, kind: GameKind) -> None:
     manifest = load_manifest(scaffold("my-game", kind, tmp_path) / "game.yaml")
     assert manifest.metadata.name == "my-game"
     assert manifest.spec.game.data.use.startswith("my_game:")
@@ -73,6 +73,6 @@ def test_the_command_says_what_to_do_next(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    new("stripes", Kind.IMAGES)
+    new("stripes", GameKind.IMAGES)
     assert (tmp_path / "stripes" / "tests" / "test_stripes.py").is_file()
     assert "cd stripes && pytest && swarmgame run game.yaml" in capsys.readouterr().err
