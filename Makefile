@@ -1,4 +1,4 @@
-# Everything is made from here; `make help` lists it. The first target that needs it builds .venv.
+# All commands of the project; `make help` lists them. The first target that needs it builds .venv.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,20 +6,22 @@ READY  := $(VENV)/.ready
 NODE   := $(shell command -v node)
 COMMA  := ,
 CLUSTER := PYTHONPATH=hack/native-cluster $(BIN)/python -m native_cluster
-E2E    ?= native
-# Real peers on two cores have moments of their own: a test that needed a second try is named in the summary.
+E2E    ?= auto
+# Timing of real peers varies on two cores: a test that needed a second try is named in the summary.
 AGAIN  := --reruns 1
-# Five failures are a broken cluster: the other tests would fail as well.
+# After five failures the cluster is broken, and the other tests would fail as well.
 WHOLE  := $(AGAIN) --maxfail 5 --durations=10
-# A layer of tests is the folders of its name.
+# A layer of tests is all folders of its name.
 layer   = $(wildcard */tests/$(1) hack/*/tests/$(1))
 RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 .DEFAULT_GOAL := help
-.PHONY: help install toolchain demo demo-control test test-fast test-swarm test-contracts test-gpu lint types generate check-generated bench bench-table slither clean
-.PHONY: cluster-prepare cluster-tools cluster-tools-api cluster-load cluster-up cluster-down e2e e2e-api e2e-cluster
+.PHONY: help install toolchain demo demo-control test test-fast test-swarm test-contracts test-gpu lint types
+.PHONY: generate check-generated bench bench-table slither clean
+.PHONY: cluster-prepare cluster-tools cluster-tools-api cluster-tools-kind cluster-load cluster-up cluster-down
+.PHONY: e2e e2e-api e2e-cluster
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
@@ -36,10 +38,10 @@ contracts/node_modules/.ready: contracts/package-lock.json
 	cd contracts && npm install --no-package-lock --no-audit --no-fund
 	@touch $@
 
-demo: $(READY) ## four peers learn together for about two minutes, on this machine
+demo: $(READY) ## four peers learn together on this machine, for about two minutes
 	$(BIN)/swarmgame run examples/01-quickstart/game.yaml --name demo --fresh
 
-demo-control: $(READY) ## the same with rewards shuffled within the batch: nothing is learnt
+demo-control: $(READY) ## the same with shuffled rewards: the reward does not rise
 	$(BIN)/swarmgame run examples/01-quickstart/game.yaml --name control --fresh --set game.rewards.use=control:ShuffledRewards
 
 test: lint types test-fast test-swarm ## every test that needs no cluster: unit, oracle, processes, and with Node contracts
@@ -50,64 +52,74 @@ else
 endif
 	@echo 'layers run: unit, oracle, processes$(if $(NODE),$(COMMA) contracts). Not run: $(if $(NODE),,contracts (Node is missing); )gpu (make test-gpu, on a CUDA device); api, cluster (make e2e)'
 
-test-fast: $(READY) ## unit and oracle: no process but the tests' own, two to three minutes
+test-fast: $(READY) ## unit and oracle, two to three minutes
 	$(RUN) -n 2 $(call layer,unit) $(call layer,oracle)
 
-test-swarm: $(READY) ## processes: real peers and real sockets
+test-swarm: $(READY) ## processes: real peers and sockets, about ten minutes
 	$(RUN) -n 2 $(AGAIN) --durations=10 $(call layer,processes)
 
-test-contracts: $(READY) toolchain ## forge, anvil, and swarms on a chain of their own (Node)
+test-contracts: $(READY) toolchain ## forge, anvil, and swarms with a local chain (Node), 2.5 minutes
 	$(RUN) $(call layer,contracts)
 
-test-gpu: $(READY) ## what needs a CUDA device, and every sampler on it
+test-gpu: $(READY) ## tests on a CUDA device, and every sampler on it
 	$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no CUDA device here")'
 	$(RUN) $(call layer,gpu)
 	$(RUN) worker/tests/oracle/inference/test_sampler_contract.py
 
-lint: $(READY) ## ruff, and the layers of the house
+lint: $(READY) ## ruff, the import rules, and plain words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python hack/plain_words.py
 
 types: $(READY) ## mypy --strict
 	$(BIN)/mypy
 
-generate: $(READY) ## the CRD and the reference pages, which are made from the code
+generate: $(READY) ## write the CRD and the reference pages from the code
 	$(BIN)/python -m swarmgame_api.crd
 	$(BIN)/python -m swarmgame_api.reference
 	$(BIN)/python -m swarmgame.observability.metric_definitions > docs/reference/metrics.md
 	$(BIN)/python -m swarmgame.cli.reference > docs/reference/cli.md
 	$(BIN)/swarmgame env list --markdown > docs/reference/environments.md
 	$(BIN)/swarmgame components list --markdown > docs/reference/components.md
+	$(BIN)/python -m swarmgame_operator.settings
+	$(BIN)/python -m swarmgame_operator.metrics
+	$(BIN)/python -m swarmgame_operator.condition_reference
 	$(BIN)/python charts/generate.py
 
-check-generated: generate ## fails where a generated file was not current, and shows how
+check-generated: generate ## fail when a generated file is not current, and show the difference
 	git diff --exit-code -- crds/swarmgame.yaml docs/reference charts
 
-bench: $(READY) ## every benchmark (about half an hour); JSON under benchmarks/results
+bench: $(READY) ## every benchmark (about half an hour); JSON in benchmarks/results
 	for script in generation step_vs_trl round_vs_genrl overlap exchange_vs_genrl exchange_scaling soak; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(MAKE) bench-table
 
-bench-table: $(READY) ## the README's table, from the JSON
+bench-table: $(READY) ## write docs/benchmarks.md and the README's figures from the JSON
 	$(BIN)/python benchmarks/table.py
 
-slither: $(READY) ## static analysis of the contract, in an environment of its own
+slither: $(READY) ## static analysis of the contract, in its own environment
 	$(BIN)/python contracts/slither.py
 
-cluster-tools-api: $(READY) ## etcd, kube-apiserver, kube-controller-manager, kubectl: built by Go into ~/.cache/swarmgame (six minutes, once)
+cluster-tools-api: $(READY) ## build etcd, kube-apiserver, kube-controller-manager and kubectl with Go (six minutes, once)
 	$(CLUSTER) tools api
 
-cluster-tools: $(READY) ## the same, and all that a node and the chart's tests need (twenty minutes, once)
+cluster-tools-kind: $(READY) ## build kind with Go (once)
+	$(CLUSTER) tools kind
+
+cluster-tools: $(READY) ## build these, kind, and the tools of a node and of the chart's tests (twenty minutes, once)
 	$(CLUSTER) tools
 
-e2e: e2e-api e2e-cluster ## the API-server layer and the whole-cluster layer; E2E=kind or E2E=current to run the second elsewhere
+e2e: e2e-api e2e-cluster ## tests on an API server and on a cluster; E2E=kind|native|current chooses the cluster
 
-e2e-api: cluster-tools-api ## schemas, server-side apply, RBAC, charts on a real API server
+e2e-api: cluster-tools-api ## schemas, server-side apply, RBAC and charts on a real API server, two minutes
 	$(CLUSTER) tools charts
 	$(RUN) $(call layer,api) e2e/api
 
-ifeq ($(E2E),native)
-e2e-cluster: $(READY) contracts/node_modules/.ready ## games on a whole cluster
+ifeq ($(E2E),auto)
+e2e-cluster: ## games on a cluster, 15 minutes: kind where Docker can run it, else the native cluster
+	cluster=$$(hack/e2e-cluster.sh) && $(MAKE) e2e-cluster E2E=$$cluster
+else ifeq ($(E2E),native)
+e2e-cluster: $(READY) contracts/node_modules/.ready
 	hack/native-cluster/prepare.sh
 	$(CLUSTER) tools api node charts & tools=$$!; $(CLUSTER) images && wait $$tools # images wait for the network, tools for the processor
 	$(CLUSTER) load
@@ -117,17 +129,17 @@ e2e-cluster: $(READY)
 	$(RUN) e2e --ignore=e2e/api --cluster=$(E2E) $(WHOLE)
 endif
 
-cluster-prepare: ## Debian's part of it, as root: docker.io, debootstrap, libseccomp-dev, nftables
+cluster-prepare: ## install Debian's packages for the native cluster, as root
 	hack/native-cluster/prepare.sh
 
-cluster-load: $(READY) contracts/node_modules/.ready ## the project's images, built by Docker and given to the cluster
+cluster-load: $(READY) contracts/node_modules/.ready ## build the project's images and load them into the native cluster
 	$(CLUSTER) load
 
-cluster-up: $(READY) ## a whole Kubernetes on this host, as root: eval "$(make -s cluster-up)"
+cluster-up: $(READY) ## start the native cluster on this host, as root: eval "$(make -s cluster-up)"
 	$(CLUSTER) up
 
-cluster-down: $(READY) ## ends it, and leaves nothing but the images
+cluster-down: $(READY) ## stop it; only the images stay
 	$(CLUSTER) down
 
-clean: ## removes what was built here, but not runs/
+clean: ## remove what was built here, but not runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

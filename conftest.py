@@ -1,7 +1,7 @@
-"""Layers of the tests, and fixtures that several packages' tests use (they live in e2e/support).
+"""Layers of the tests, and the fixtures that several packages' tests share (in e2e/support).
 
-The layer of a test is the folder it stands in: `tests/unit`, `tests/oracle` and so on; games on a cluster stand in
-`e2e`. Collecting one folder imports nothing of the others.
+The layer of a test is its folder: `tests/unit`, `tests/oracle` and so on; games on a cluster are in `e2e`. Collecting
+one folder imports nothing of the others.
 """
 
 import operator
@@ -16,9 +16,8 @@ pytest_plugins = ["api_servers", "clusters", "games"]
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# pytest imports operator/tests/… as parts of a package `operator`, and would put that in the place of the standard
-# library's module, for
-# everything that is imported afterwards. With a path, the module is package enough to stay.
+# pytest imports operator/tests/… as parts of a package `operator`, which would replace the standard library's module for
+# all later imports. With a path, the module counts as a package and stays.
 operator.__path__ = [str(Path(__file__).parent / "operator")]  # type: ignore[attr-defined]
 
 LAYERS = ("unit", "oracle", "processes", "contracts", "gpu", "api")
@@ -29,5 +28,5 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     folders = item.path.relative_to(item.config.rootpath).parts
     layer = next((each for each in LAYERS if each in folders), "cluster" if folders[0] == "e2e" else None)
     if layer is None:
-        raise pytest.UsageError(f"{item.path} has no layer: it stands in none of the folders {', '.join(LAYERS)}")
+        raise pytest.UsageError(f"{item.path} has no layer: it is in none of the folders {', '.join(LAYERS)}")
     item.add_marker(layer)

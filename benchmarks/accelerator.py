@@ -1,9 +1,7 @@
-"""Everything that is claimed of a CUDA device, in one process and within four minutes: generation, training, and a
-whole step beside TRL's.
+"""All claims for a CUDA device in one process, within four minutes: generation, training, and a step beside TRL's.
 
-It runs `generation_cuda`, `training_cuda` and `step_vs_trl --cuda` on one model that is made once, and writes the
-result of each as soon as it is there.
-Run as `python benchmarks/accelerator.py`; `--only` takes some of the three.
+It runs `generation_cuda`, `training_cuda` and `step_vs_trl --cuda` on one model, and writes each result when it is
+measured. Run as `python benchmarks/accelerator.py`; `--only` chooses some of the three.
 """
 
 from __future__ import annotations

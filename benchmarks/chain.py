@@ -1,5 +1,5 @@
-"""What the chain costs: gas a call, and how long 1,000 registrations and 1,000 reports take through the gateway, on
-anvil.
+"""Measure what the chain costs: gas per call, and the time of 1,000 registrations and 1,000 reports through the
+gateway, on anvil.
 
 Wall-clock figures are of this machine; counts and gas are the contract's. Writes benchmarks/results/chain.json.
 """
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from swarmgame_chain.abi import artifact
 from swarmgame_chain.anvil import ETHER, Anvil
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.deploy import deploy, manage
 from swarmgame_chain.gateway import Gateway, GatewayConfig
 from swarmgame_chain.keys import Wallet
-from swarmgame_chain.messages import Message, sign_commit, sign_registration, sign_report
+from swarmgame_chain.messages import SignedMessage, sign_commit, sign_registration, sign_report
 from swarmgame_chain.reader import SwarmConfig
+from swarmgame_chain.rpc import HttpRpcClient
 
 PEERS = 1_000
 RUNS = 5
@@ -31,11 +31,11 @@ KEYS = [sha256(b"benchmark %d" % number).digest() for number in range(PEERS)]
 RESULT = Path(__file__).resolve().parent / "results" / "chain.json"
 
 
-async def carried(gateway: Gateway, messages: list[Message]) -> dict[str, float]:
-    """Seconds until all are final, and the transactions that it took."""
+async def carried(gateway: Gateway, messages: list[SignedMessage]) -> dict[str, float]:
+    """Return the seconds until all are final, and the number of transactions."""
     before, start = gateway.sender.counts.sent, time.perf_counter()
     for first in range(0, len(messages), 250):
-        await gateway.take(messages[first : first + 250])
+        await gateway.submit(messages[first : first + 250])
     while gateway.queue.on_their_way:
         await asyncio.sleep(0.005)
     seconds = time.perf_counter() - start
@@ -45,10 +45,10 @@ async def carried(gateway: Gateway, messages: list[Message]) -> dict[str, float]
     return {"seconds": seconds, "transactions": gateway.sender.counts.sent - before}
 
 
-async def crowd(url: str) -> dict[str, dict[str, float]]:
-    """One run on a fresh chain."""
-    async with RpcChain(url) as chain:
-        await chain.ask("anvil_setBalance", WALLET.address, hex(1_000 * ETHER))
+async def run_peers(url: str) -> dict[str, dict[str, float]]:
+    """Run once on a new chain."""
+    async with HttpRpcClient(url) as chain:
+        await chain.request("anvil_setBalance", WALLET.address, hex(1_000 * ETHER))
         domain, _ = await deploy(chain, WALLET, SwarmConfig(min_round_time=0))
         gateway = Gateway(chain, domain, WALLET, GatewayConfig(confirmations=1, interval=0.02, ticks=False))
         task = asyncio.create_task(gateway.run())
@@ -68,9 +68,9 @@ async def crowd(url: str) -> dict[str, dict[str, float]]:
 
 
 async def gas(url: str) -> dict[str, float]:
-    """Gas of each call, a peer where there are many; the usual case is the second round."""
-    async with RpcChain(url) as chain:
-        await chain.ask("anvil_setBalance", WALLET.address, hex(1_000 * ETHER))
+    """Return the gas of each call, per peer where there are many; the usual case is the second round."""
+    async with HttpRpcClient(url) as chain:
+        await chain.request("anvil_setBalance", WALLET.address, hex(1_000 * ETHER))
         found: dict[str, float] = {"code bytes": artifact()["size"]}
         for sealed in (False, True):
             domain, receipt = await deploy(chain, WALLET, SwarmConfig(min_round_time=0, sealed_reports=sealed))
@@ -78,8 +78,8 @@ async def gas(url: str) -> dict[str, float]:
             registrations = [sign_registration(domain, key, deadline=FAR) for key in KEYS[:50]]
             names = [each.peer for each in registrations]
 
-            async def call(name: str, messages: list[Message], contract: str = domain.contract) -> float:
-                return (await manage(chain, WALLET, contract, name, [each.entry() for each in messages])).gas / len(
+            async def call(name: str, messages: list[SignedMessage], contract: str = domain.contract) -> float:
+                return (await manage(chain, WALLET, contract, name, [each.encode() for each in messages])).gas / len(
                     messages
                 )
 
@@ -87,22 +87,22 @@ async def gas(url: str) -> dict[str, float]:
             for round in range(3):
                 when = "first" if round == 0 else "later"
                 winners = tuple(names[40:48]) if round == 2 and not sealed else ()
-                said = [
+                reports = [
                     sign_report(domain, key, peer=name, round=round, reward=1, winners=winners)
                     for key, name in zip(KEYS, names, strict=False)
                 ]
                 if sealed:
-                    commits: list[Message] = [
-                        sign_commit(domain, key, each) for key, each in zip(KEYS, said, strict=False)
+                    commits: list[SignedMessage] = [
+                        sign_commit(domain, key, each) for key, each in zip(KEYS, reports, strict=False)
                     ]
                     found[f"commit, 50 at once, {when}"] = await call("commitReports", commits)
                     found["round advance"] = (await manage(chain, WALLET, domain.contract, "updateStageAndRound")).gas
-                    found[f"reveal, 50 at once, {when}"] = await call("submitReports", list(said))
+                    found[f"reveal, 50 at once, {when}"] = await call("submitReports", list(reports))
                     continue
                 if winners:
-                    found["report with 8 winners, 20 at once"] = await call("submitReports", list(said[:20]))
+                    found["report with 8 winners, 20 at once"] = await call("submitReports", list(reports[:20]))
                 else:
-                    found[f"report, 50 at once, {when}"] = await call("submitReports", list(said))
+                    found[f"report, 50 at once, {when}"] = await call("submitReports", list(reports))
                 await manage(chain, WALLET, domain.contract, "updateStageAndRound")
         return found
 
@@ -111,7 +111,7 @@ def main() -> None:
     runs = []
     for _ in range(RUNS):
         with Anvil() as anvil:
-            runs.append(asyncio.run(crowd(anvil.url)))
+            runs.append(asyncio.run(run_peers(anvil.url)))
     with Anvil() as anvil:
         figures = asyncio.run(gas(anvil.url))
     result = {

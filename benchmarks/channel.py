@@ -1,8 +1,7 @@
 """JSON lines between a benchmark and the processes of its arms, with a deadline on every answer.
 
-A peer may hang, crash or print whatever it likes: its own prints go to its log, each answer is awaited for a bounded
-time, and when a crew is dismissed, every process group that it started is killed, so that no daemon is left behind.
-Only the standard library is used here, because both environments import it.
+A peer may hang, crash or print: its output goes to its log, every answer has a deadline, and at the end of a crew all
+its process groups are killed, daemons included. Only the standard library is used, because both environments import it.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import IO, Any
 
 
-class Silent(Exception):
+class NoAnswer(Exception):
     """A peer did not answer in time, or ended without an answer. The message has the end of its log."""
 
 
 class Peer:
-    """A child process, leader of a process group of its own."""
+    """A child process that leads its own process group."""
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> None:
         self.log = log
@@ -42,7 +41,7 @@ class Peer:
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, request: Mapping[str, Any]) -> None:
-        """Sends a request. A peer that is gone is noticed when its answer is awaited."""
+        """Send a request. A dead peer is reported by `receive`."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(dict(request)).encode() + b"\n")
@@ -51,21 +50,21 @@ class Peer:
             self._answers.put(None)
 
     def receive(self, seconds: float) -> dict[str, Any]:
-        """The next answer.
+        """Return the next answer.
 
         Raises:
-            Silent: none came within `seconds`, or the process ended.
+            NoAnswer: none came within `seconds`, or the process ended.
         """
         try:
             answer = self._answers.get(timeout=max(seconds, 0.0))
         except queue.Empty:
-            raise Silent(f"no answer within {seconds:.0f} s: {self._tail()}") from None
+            raise NoAnswer(f"no answer within {seconds:.0f} s: {self._tail()}") from None
         if answer is None:
-            raise Silent(f"ended without an answer: {self._tail()}")
+            raise NoAnswer(f"ended without an answer: {self._tail()}")
         return answer
 
     def kill(self) -> None:
-        """Ends the whole process group, whatever it is doing."""
+        """Kill the process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -85,7 +84,7 @@ class Peer:
 
 
 class Crew:
-    """The peers of one arm. A context manager: leaving it kills them all."""
+    """The peers of one arm. As a context manager it kills all of them at the end."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
@@ -101,18 +100,18 @@ class Crew:
             peer.kill()
 
     def start(self, command: Sequence[str]) -> Peer:
-        """One more process, with a log of its own."""
+        """Start a process with its own log."""
         peer = Peer(command, environment=self._environment, log=self._folder / f"peer-{len(self.peers)}.log")
         self.peers.append(peer)
         return peer
 
     def assemble(self, command: Sequence[str], count: int, seconds: float) -> None:
-        """Starts `count` peers (their index is appended to the command) and brings them together.
+        """Start `count` peers (their index is appended to the command) as one swarm.
 
-        Each is told the addresses of peer 0, answers with its own when it has joined, and then that it is ready.
+        Each receives the addresses of peer 0, answers with its own when it has joined, and then that it is ready.
 
         Raises:
-            Silent: one of them did not get ready in time.
+            NoAnswer: a peer was not ready in time.
         """
         for index in range(count):
             self.start([*command, str(index)])
@@ -127,33 +126,33 @@ class Crew:
         for peer in self.peers:
             peer.receive(deadline - time.monotonic())
 
-    def ask(self, request: Mapping[str, Any], seconds: float) -> list[dict[str, Any] | None]:
-        """Sends one request to all, and awaits all answers until one common deadline. None stands for a silent peer."""
+    def request(self, request: Mapping[str, Any], seconds: float) -> list[dict[str, Any] | None]:
+        """Send one request to all, and return all answers by a common deadline. None stands for a missing answer."""
         for peer in self.peers:
             peer.send(request)
         return self.answers(seconds)
 
     def answers(self, seconds: float) -> list[dict[str, Any] | None]:
-        """One answer of each peer, or None."""
+        """Return one answer of each peer, or None."""
         deadline = time.monotonic() + seconds
         collected: list[dict[str, Any] | None] = []
         for peer in self.peers:
             try:
                 collected.append(peer.receive(deadline - time.monotonic()))
-            except Silent:
+            except NoAnswer:
                 collected.append(None)
         return collected
 
 
 class Parent:
-    """The other end, inside a peer: requests come in, answers go out, and everything printed goes to the log."""
+    """The end inside a peer: it receives requests and sends answers; everything printed goes to the log."""
 
     def __init__(self) -> None:
         self._out: IO[bytes] = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
 
     def requests(self) -> Iterator[dict[str, Any]]:
-        """Requests until the parent closes or says `{"leave": true}`."""
+        """Yield requests until the parent closes the pipe or sends `{"leave": true}`."""
         with os.fdopen(os.dup(0), "rb") as lines:
             for line in lines:
                 request = json.loads(line)

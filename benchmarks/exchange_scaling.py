@@ -1,10 +1,9 @@
-"""What a round of exchange costs one peer as the swarm grows, in pull mode, with the number of groups pulled fixed.
+"""The cost of a round's exchange per peer as the swarm grows, in pull mode, with a fixed number of pulled groups.
 
-Peers are real: each has its own p2p daemon, key and loop; several share a Python process so that 64 fit on one machine.
-Rounds begin at a fixed pace, as they do when peers spend their time on generating and training, so that heartbeats
-weigh what they weigh. Bytes and messages are those of the p2p layer, the DHT's own included; CPU seconds are those of
-the Python processes and their daemons, user and system, divided by peers and rounds. Claim: from 4 to 64 peers each of
-the three grows by at most 1.5 times.
+Each peer has its own p2p daemon, key and loop; several share a Python process, so that 64 fit on one machine. Rounds
+begin at a fixed pace, as when peers also generate and train, so that heartbeats have their usual share. Bytes and
+messages are those of the p2p layer, the DHT's included; CPU seconds are those of the Python processes and their daemons,
+user and system, divided by peers and rounds. Claim: from 4 to 64 peers each of the three grows by at most 1.5 times.
 
     python benchmarks/exchange_scaling.py [--sizes 4,8,16,32,64] [--rounds 6] [--pace 10]
 """
@@ -33,8 +32,8 @@ PEERS_A_PROCESS = 8
 FIRST_PORT = 20_000  # below the ports that outgoing connections take
 
 
-def words(peer: str, round: int) -> Any:
-    """A contribution of 8 questions, 8 completions each, 128 tokens."""
+def random_contribution(peer: str, round: int) -> Any:
+    """Return a contribution of 8 questions, 8 completions each, 128 tokens."""
     from swarmgame.game.state import Contribution, Group, Message, Prompt, QuestionRef, Rollout
 
     random = Random(f"{peer}/{round}")
@@ -55,7 +54,7 @@ def words(peer: str, round: int) -> Any:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and its daemons."""
+    """Return user and system time of this process and its daemons."""
     import psutil
 
     me = psutil.Process()
@@ -67,10 +66,10 @@ def cpu_seconds() -> float:
 def some_peers(
     numbers: list[int], size: int, folder: str, rounds: int, pace: float, barrier: Any, results: Any
 ) -> None:
-    """Some peers of a swarm, in one process."""
+    """Run some peers of a swarm in one process."""
     from swarmgame.game.protocol import Claim, CollectPolicy, Exchange
-    from swarmgame.swarm.hivemind_backend import HivemindCommunication
     from swarmgame.swarm.identity import Identity, dial_address
+    from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
     known = [
         dial_address(Identity.load(Path(folder, f"{n}.key")).peer, FIRST_PORT + size + n) for n in range(min(size, 4))
@@ -93,12 +92,12 @@ def some_peers(
     faults: dict[str, int] = {}
 
     def play(peer: HivemindCommunication, round: int) -> None:
-        said = words(peer.peer, round)
+        contribution = random_contribution(peer.peer, round)
         began = time.perf_counter()
-        peer.publish(said, claims)
+        peer.publish(contribution, claims)
         collected = peer.collect(round, 0, policy)
         seconds.append(time.perf_counter() - began)
-        pulled.append(sum(len(contribution.groups) for contribution in collected.contributions))
+        pulled.append(sum(len(each.groups) for each in collected.contributions))
         for reason, count in collected.outcomes.items():
             if reason not in ("accepted", "late", "duplicate"):
                 faults[reason] = faults.get(reason, 0) + count
@@ -111,7 +110,7 @@ def some_peers(
         barrier.wait()
         began = time.monotonic()
         if round == 1:
-            # The first round makes connections.
+            # The first round opens connections.
             before, _ = (cpu_seconds(), traffic()), (seconds.clear(), pulled.clear(), faults.clear())
         threads = [threading.Thread(target=play, args=(peer, round)) for peer in peers]
         for thread in threads:
@@ -127,7 +126,7 @@ def some_peers(
 
 
 def measure(size: int, rounds: int, pace: float) -> dict[str, Any]:
-    """One swarm of a size."""
+    """Measure one swarm of a size."""
     from swarmgame.swarm.identity import Identity
 
     os.environ["GOMAXPROCS"] = "1"  # as a peer with one thread sets it for its daemon
@@ -182,7 +181,7 @@ def main() -> None:
     body = {
         "claims": [
             claim(
-                f"{name.replace('_', ' ')} a peer, {rows[0]['peers']} → {rows[-1]['peers']} peers",
+                f"{name.replace('_', ' ')} per peer, {rows[0]['peers']} → {rows[-1]['peers']} peers",
                 value,
                 at_most=MOST_GROWTH,
             )

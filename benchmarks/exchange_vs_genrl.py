@@ -1,10 +1,9 @@
-"""The exchange of a stage: everybody says something, everybody hears everybody. GenRL's
-`HivemindBackend.all_gather_object` against ours.
+"""The exchange of a stage, in which every peer publishes and receives: GenRL's `all_gather_object` against SwarmGame.
 
-2, 4 and 8 peers, each a process, on one machine; 1 KiB to 10 MiB a peer. A call is one exchange as one peer sees it;
-its seconds are those of the slowest peer. A call that has not returned within the bound is hung, and its processes are
-killed; one that returned with fewer bodies than peers is short. `--thousand` repeats 8 peers x 256 KiB a thousand times
-with ours alone and adds it to the last result. Claims: 8 x 1 KiB at least 25 times as fast as GenRL; 8 x 256 KiB in at
+2, 4 and 8 peers, each a process, on one machine; 1 KiB to 10 MiB per peer. A call is one exchange of one peer; its
+seconds are those of the slowest peer. A call that has not returned within the bound is hung, and its processes are
+killed; one that returned fewer bodies than peers is short. `--thousand` repeats 8 peers x 256 KiB a thousand times with
+SwarmGame only and adds it to the last result. Claims: 8 x 1 KiB at least 25 times as fast as GenRL; 8 x 256 KiB in at
 most 250 ms, none of a thousand hung; 10 MiB works.
 """
 
@@ -18,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from channel import Crew, Silent
+from channel import Crew, NoAnswer
 from genrl.environment import environment
 from harness import claim, machine, publish, result, summary
 
@@ -35,9 +34,9 @@ SIZES = {
 COUNTS = (2, 4, 8)
 START_SECONDS = 180.0
 CALL_SECONDS = 10.0
-"""A call that took longer is hung: seven times what GenRL's slowest whole call takes."""
+"""A longer call is hung: the bound is seven times GenRL's slowest complete call."""
 LARGE_CALL_SECONDS = 60.0
-"""The bound above 1 MiB, for ours and GenRL's alike."""
+"""The bound above 1 MiB, for both arms."""
 
 
 class Swarm:
@@ -50,13 +49,13 @@ class Swarm:
         self._made = 0
 
     def call(self, size: int, seconds: float) -> list[dict[str, Any] | None]:
-        """One exchange of `size` bytes a peer; None for each peer that hung. After a hang, all are killed."""
+        """Run one exchange of `size` bytes per peer; None for each peer that hung. After a hang, all are killed."""
         crew = self._crew or self._start()
         if size != self._made:
-            if None in crew.ask({"make": size}, START_SECONDS):
-                raise Silent(f"{self.arm}: no words of {size} bytes within {START_SECONDS:.0f} s")
+            if None in crew.request({"make": size}, START_SECONDS):
+                raise NoAnswer(f"{self.arm}: no contribution of {size} bytes within {START_SECONDS:.0f} s")
             self._made = size
-        answers = crew.ask({"exchange": size}, seconds)
+        answers = crew.request({"exchange": size}, seconds)
         if None in answers:
             self.stop()
         return answers
@@ -81,27 +80,27 @@ class Swarm:
         return crew
 
 
-class Tally:
-    """What became of the calls of one arm at one size."""
+class CallCounts:
+    """The outcomes of the calls of one arm at one size."""
 
     def __init__(self) -> None:
-        self.whole = self.short = self.hung = 0
+        self.complete = self.short = self.hung = 0
         self.slowest: list[float] = []
 
     def add(self, answers: Sequence[dict[str, Any] | None], *, peers: int) -> None:
         returned = [answer for answer in answers if answer is not None]
-        whole = sum(answer["others"] == peers - 1 for answer in returned)
-        self.whole += whole
-        self.short += len(returned) - whole
+        complete = sum(answer["others"] == peers - 1 for answer in returned)
+        self.complete += complete
+        self.short += len(returned) - complete
         self.hung += len(answers) - len(returned)
-        if whole == peers:
+        if complete == peers:
             self.slowest.append(max(answer["seconds"] for answer in returned))
 
     def figures(self) -> dict[str, Any]:
-        """Calls by what became of them, and the slowest peer's seconds over the calls that were whole at every peer."""
+        """Return calls by outcome, and the slowest peer's seconds over the calls that were complete at every peer."""
         return {
-            "calls": self.whole + self.short + self.hung,
-            "whole": self.whole,
+            "calls": self.complete + self.short + self.hung,
+            "whole": self.complete,
             "short": self.short,
             "hung": self.hung,
             "seconds": summary(self.slowest),
@@ -109,9 +108,9 @@ class Tally:
 
 
 def compare(
-    counts: Sequence[int], sizes: Sequence[str], calls: int, folder: Path, say: Callable[[str], None]
+    counts: Sequence[int], sizes: Sequence[str], calls: int, folder: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Both arms at every number of peers and size, one call of each in turn: peers → size → arm → figures."""
+    """Measure both arms at every number of peers and size, one call of each in turn: peers → size → arm → figures."""
     table: dict[str, Any] = {}
     for peers in counts:
         swarms = {arm: Swarm(arm, peers, folder) for arm in ("genrl", "swarmgame")}
@@ -119,7 +118,7 @@ def compare(
         try:
             for size in sizes:
                 figures = table[str(peers)][size] = _alternate(swarms, SIZES[size], calls)
-                say(f"{peers} peers, {size}: " + ", ".join(f"{arm} {_brief(found)}" for arm, found in figures.items()))
+                log(f"{peers} peers, {size}: " + ", ".join(f"{arm} {_brief(found)}" for arm, found in figures.items()))
         finally:
             for swarm in swarms.values():
                 swarm.stop()
@@ -127,29 +126,29 @@ def compare(
 
 
 def _alternate(swarms: dict[str, Swarm], size: int, calls: int) -> dict[str, Any]:
-    tallies = {arm: Tally() for arm in swarms}
+    counts = {arm: CallCounts() for arm in swarms}
     bound = CALL_SECONDS if size <= KIB * KIB else LARGE_CALL_SECONDS
     for _ in range(calls):
         for arm, swarm in swarms.items():
-            # One hang is enough: the next call would only wait as long again.
-            if not tallies[arm].hung:
-                tallies[arm].add(swarm.call(size, bound), peers=swarm.size)
-    return {arm: tally.figures() for arm, tally in tallies.items()}
+            # One hang is enough: the next call would wait as long again.
+            if not counts[arm].hung:
+                counts[arm].add(swarm.call(size, bound), peers=swarm.size)
+    return {arm: count.figures() for arm, count in counts.items()}
 
 
 def thousand(calls: int, folder: Path, *, peers: int = 8, size: str = "256 KiB") -> dict[str, Any]:
-    """Ours alone, over and over, in the same processes."""
-    swarm, tally = Swarm("swarmgame", peers, folder), Tally()
+    """Measure only SwarmGame, again and again in the same processes."""
+    swarm, counts = Swarm("swarmgame", peers, folder), CallCounts()
     try:
         for _ in range(calls):
-            tally.add(swarm.call(SIZES[size], CALL_SECONDS), peers=peers)
+            counts.add(swarm.call(SIZES[size], CALL_SECONDS), peers=peers)
     finally:
         swarm.stop()
-    return {"peers": peers, "size": size, "exchanges": calls, **tally.figures()}
+    return {"peers": peers, "size": size, "exchanges": calls, **counts.figures()}
 
 
 def claims(table: dict[str, Any], many: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """What the figures must reach; only where they were measured."""
+    """Return the claims of the measured figures."""
     eight = table.get("8", {})
     made = []
     if "1 KiB" in eight:
@@ -166,14 +165,12 @@ def claims(table: dict[str, Any], many: dict[str, Any] | None) -> list[dict[str,
     if "10 MiB" in eight:
         ours = eight["10 MiB"]["swarmgame"]
         made.append(
-            claim(
-                "8 peers x 10 MiB: share of our calls that returned whole", ours["whole"] / ours["calls"], at_least=1.0
-            )
+            claim("8 peers x 10 MiB: share of complete calls of SwarmGame", ours["whole"] / ours["calls"], at_least=1.0)
         )
     if many is not None:
         made.append(
             claim(
-                f"8 peers x 256 KiB, {many['exchanges']} exchanges: calls of ours not whole",
+                f"8 peers x 256 KiB, {many['exchanges']} exchanges: incomplete calls of SwarmGame",
                 many["short"] + many["hung"],
                 at_most=0,
             )
@@ -184,7 +181,7 @@ def claims(table: dict[str, Any], many: dict[str, Any] | None) -> list[dict[str,
 def _brief(figures: dict[str, Any]) -> str:
     median = figures["seconds"]["median"]
     seconds = "-" if median is None or math.isnan(median) else f"{median * 1000:.0f} ms"
-    return f"{seconds} ({figures['whole']}/{figures['calls']} whole, {figures['hung']} hung)"
+    return f"{seconds} ({figures['whole']}/{figures['calls']} complete, {figures['hung']} hung)"
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Generation alone: G completions of each prompt, three ways, on one model in one process.
+"""Generation of G completions per prompt in three ways, on one model in one process.
 
-Arms: `sequential` calls `generate` G times on the whole batch of prompts, as GenRL does; `num_return_sequences` calls
-it once and lets it read each prompt G times; `ours` is the eager sampler, which besides keeps the log-probability of
-every token (the others would need another pass). Work: 8 prompts of 20 to 34 tokens, 8 completions each, 32 new tokens;
+Arms: `sequential` calls `generate` G times on the batch of prompts, as GenRL does; `num_return_sequences` calls it once
+and lets it read each prompt G times; `ours` is the eager sampler, which also returns the log-probability of every token
+(the others would need another pass). Work: 8 prompts of 20 to 34 tokens, 8 completions each, 32 new tokens;
 `fixed` forbids EOS, `free` ends completions after about 12 tokens. Run as `python benchmarks/generation.py`; `--smoke`
 is quick and writes nothing.
 """
@@ -29,7 +29,7 @@ FREE_EOS = tuple(range(EOS - 20, EOS + 1))
 
 
 def tiny_model() -> Qwen2ForCausalLM:
-    """A Qwen2 decoder of 0.33 M parameters with random weights."""
+    """Return a Qwen2 decoder of 0.33 M parameters with random weights."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=VOCABULARY,
@@ -53,11 +53,11 @@ def prompts() -> list[list[int]]:
 
 
 def by_transformers(
-    model: Any, asked: list[list[int]], completions: int, params: SamplingParams, eos: Sequence[int], pad: int
+    model: Any, batch: list[list[int]], completions: int, params: SamplingParams, eos: Sequence[int], pad: int
 ) -> dict[str, Callable[[], Any]]:
-    """The arms of transformers' own `generate`: once a completion, and once for all of them."""
-    width = max(map(len, asked))
-    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in asked], device=model.device)
+    """Return the arms of transformers' `generate`: a call per completion, and one call for all."""
+    width = max(map(len, batch))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in batch], device=model.device)
     mask = (ids != pad).long()
 
     def generate(sequences: int) -> None:
@@ -81,17 +81,17 @@ def by_transformers(
 
 
 def arms(
-    model: Qwen2ForCausalLM, asked: list[list[int]], eos: tuple[int, ...], minimum: int
+    model: Qwen2ForCausalLM, batch: list[list[int]], eos: tuple[int, ...], minimum: int
 ) -> dict[str, Callable[[], float]]:
     sampler, seeds = (
         EagerSampler(model, eos, PAD),
         itertools.count(),
     )  # other lengths in each call, as the other arms have them
     params = SamplingParams(NEW_TOKENS, min_new_tokens=minimum)
-    ours = {"ours": lambda: sampler.sample(asked, COMPLETIONS, params, next(seeds))}
+    ours = {"ours": lambda: sampler.sample(batch, COMPLETIONS, params, next(seeds))}
     return {
         name: timed(work)
-        for name, work in (by_transformers(model, asked, COMPLETIONS, params, eos, PAD) | ours).items()
+        for name, work in (by_transformers(model, batch, COMPLETIONS, params, eos, PAD) | ours).items()
     }
 
 
@@ -112,15 +112,15 @@ def main() -> None:
     torch.set_num_threads(1)  # one core a peer, as a swarm on a laptop has it; all arms alike
     logging.set_verbosity_error()
     began = harness.machine()
-    model, asked = tiny_model(), prompts()
+    model, batch = tiny_model(), prompts()
     figures: dict[str, Any] = {}
     claims = []
     for work, eos, minimum in (("fixed", (EOS,), NEW_TOKENS), ("free", FREE_EOS, 0)):
-        samples = harness.interleave(arms(model, asked, eos, minimum), repeats=2 if given.smoke else given.repeats)
+        samples = harness.interleave(arms(model, batch, eos, minimum), repeats=2 if given.smoke else given.repeats)
         seconds = {name: harness.summary(values) for name, values in samples.items()}
         ours = seconds["ours"]["median"]
         ratios = {name: round(seconds[name]["median"] / ours, 2) for name in ("sequential", "num_return_sequences")}
-        tokens = len(asked) * COMPLETIONS * NEW_TOKENS
+        tokens = len(batch) * COMPLETIONS * NEW_TOKENS
         figures[work] = {"seconds": seconds, "ratios": ratios} | (
             {"tokens_per_second": round(tokens / ours)} if work == "fixed" else {}
         )
@@ -135,7 +135,7 @@ def main() -> None:
             )
         )
     shape = {
-        "prompts": len(asked),
+        "prompts": len(batch),
         "prompt_tokens": list(PROMPT_LENGTHS),
         "completions": COMPLETIONS,
         "new_tokens": NEW_TOKENS,

@@ -1,12 +1,12 @@
 """Generation on a CUDA device, against transformers' own `generate`, on one model in one process.
 
-The model has the shape of Qwen2.5-0.5B (494 M parameters, a vocabulary of 151,936) with random weights in bfloat16:
-what is sampled does not matter, how long it takes does. EOS is forbidden, so that all arms do the same work; ours
-besides keep the log-probability of every token. `usual` is 9 prompts × 8 completions × 256 tokens, `wide` 64 × 8 × 128:
-`num_return_sequences` is one call of `generate`. `stream` is one completion of 2,048 tokens, and `uneven` nano-vllm's
-workload (256 prompts of 100 to 1,024 tokens, outputs of 100 to 1,024); both are ours alone. A step is the time of the
-call, prompts and all, over the tokens of its longest completion. Run as `python benchmarks/generation_cuda.py` on a
-machine with a CUDA device; `--smoke` is a tiny model on any device, and writes nothing.
+The model has the shape of Qwen2.5-0.5B (494 M parameters, a vocabulary of 151,936) with random weights in bfloat16. EOS
+is forbidden, so that all arms do the same work; `ours` also returns the log-probability of every token. `usual` is 9
+prompts × 8 completions × 256 tokens, `wide` 64 × 8 × 128; `num_return_sequences` is one call of `generate`. `stream` is
+one completion of 2,048 tokens, and `uneven` nano-vllm's workload (256 prompts of 100 to 1,024 tokens, outputs of 100 to
+1,024); both have only the arm `ours`. A step is the time of the call, prompts included, divided by the tokens of its
+longest completion. Run as `python benchmarks/generation_cuda.py` on a machine with a CUDA device; `--smoke` uses a tiny
+model on any device, and writes no file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SMOKE = {"usual": Work(3, 4, 20, compared=True), "uneven": Work(5, 1, 110, uneve
 
 
 def half_billion(device: str) -> Any:
-    """The model on its device, made there."""
+    """Make the model on its device."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=151_936,
@@ -75,27 +75,28 @@ def arms(model: Any, work: Work) -> dict[str, Callable[[], float]]:
     def lengths() -> list[int]:
         return torch.randint(100, work.new_tokens + 1, (work.prompts,), generator=random).tolist()
 
-    asked_lengths = lengths() if work.uneven else [64 + 4 * (index % 8) for index in range(work.prompts)]
+    prompt_lengths = lengths() if work.uneven else [64 + 4 * (index % 8) for index in range(work.prompts)]
     budgets = lengths() if work.uneven else [work.new_tokens] * work.prompts
-    asked = [
-        torch.randint(0, model.config.vocab_size - 10, (length,), generator=random).tolist() for length in asked_lengths
+    batch = [
+        torch.randint(0, model.config.vocab_size - 10, (length,), generator=random).tolist()
+        for length in prompt_lengths
     ]
     params = SamplingParams(work.new_tokens, min_new_tokens=work.new_tokens)
     engine, eos, pad = EngineSampler(model, (model.config.eos_token_id,), 0), model.config.eos_token_id, 0
 
     def ours() -> None:
-        sampled = engine.sample(asked, work.completions, params, 2, budgets=budgets)
+        sampled = engine.sample(batch, work.completions, params, 2, budgets=budgets)
         assert [len(group[0].token_ids) for group in sampled] == budgets
 
     for _ in range(2):  # compiles kernels, then captures graphs
         ours()
-    transformers = by_transformers(model, asked, work.completions, params, (eos,), pad) if work.compared else {}
+    transformers = by_transformers(model, batch, work.completions, params, (eos,), pad) if work.compared else {}
     transformers.pop("sequential", None)
     return {name: timed(call) for name, call in (transformers | {"ours": ours}).items()}
 
 
 def measure(model: Any, works: dict[str, Work], repeats: int) -> dict[str, Any]:
-    """Figures and claims of all works."""
+    """Return figures and claims of all works."""
     figures: dict[str, Any] = {}
     claims = []
     for name, work in works.items():
@@ -128,7 +129,7 @@ def measure(model: Any, works: dict[str, Work], repeats: int) -> dict[str, Any]:
 
 
 def small(device: str) -> Any:
-    """A tiny model of the same architecture."""
+    """Return a tiny model of the same architecture."""
     torch.manual_seed(0)
     sizes = {
         "hidden_size": 64,

@@ -1,9 +1,8 @@
-"""What every benchmark shares: interleaved arms, medians, claims, and one JSON line a run.
+"""Functions of all benchmarks: interleaved arms, medians, claims, and one JSON line per run.
 
-A benchmark compares arms on one machine in one run, alternating between them, so that whatever else the machine does
-falls on all alike. It is not a test: figures are written down with the machine and its load, and a claim that was
-missed is written down as missed. Invariant: a committed result names the date, the versions, the processor and the load
-that it was measured under.
+A benchmark alternates between its arms on one machine in one run, so that other load affects all arms alike. It is not
+a test: figures are recorded with the machine and its load, and a missed claim is recorded as missed. Invariant: a
+committed result has the date, versions, processor and load of its measurement.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ PACKAGES = ("torch", "transformers", "trl", "hivemind", "reasoning-gym")
 
 
 def interleave(arms: Mapping[str, Callable[[], float]], *, repeats: int, warmups: int = 2) -> dict[str, list[float]]:
-    """Runs the arms A B A B …; each call returns what it measured (usually seconds). Warm-ups are run and dropped."""
+    """Run the arms A B A B …; each call returns its measurement (usually seconds). Warm-ups are run and dropped."""
     samples: dict[str, list[float]] = {name: [] for name in arms}
     for repeat in range(warmups + repeats):
         for name, arm in arms.items():
@@ -37,7 +36,7 @@ def interleave(arms: Mapping[str, Callable[[], float]], *, repeats: int, warmups
 
 
 def now() -> float:
-    """The time when all that was asked of a device is done."""
+    """Return the time after all work of the device is done."""
     import torch
 
     if torch.cuda.is_available():
@@ -46,7 +45,7 @@ def now() -> float:
 
 
 def summary(samples: Sequence[float], *, digits: int = 5) -> dict[str, float | int]:
-    """Median, 95th percentile (nearest rank), extremes and count; NaN where there is no sample."""
+    """Return median, 95th percentile (nearest rank), extremes and count; NaN without samples."""
     if not samples:
         return {"median": math.nan, "p95": math.nan, "min": math.nan, "max": math.nan, "count": 0}
     ordered = sorted(samples)
@@ -60,7 +59,7 @@ def summary(samples: Sequence[float], *, digits: int = 5) -> dict[str, float | i
 
 
 def claim(what: str, measured: float, *, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
-    """A figure beside its bound. NaN meets nothing."""
+    """Return a figure with its bound and whether it was met. NaN meets no bound."""
     met = (
         measured == measured and (at_least is None or measured >= at_least) and (at_most is None or measured <= at_most)
     )
@@ -69,7 +68,7 @@ def claim(what: str, measured: float, *, at_least: float | None = None, at_most:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, its cores, the load of the last minute, and the versions of what was measured."""
+    """Return the processor, its cores, the load of the last minute, and the packages' versions."""
     return {
         "cpu": _processor(),
         "cores": os.cpu_count(),
@@ -81,11 +80,11 @@ def machine() -> dict[str, Any]:
 
 
 def publish(name: str, body: Mapping[str, Any], *, began: Mapping[str, Any], smoke: bool = False) -> dict[str, Any]:
-    """Prints the run as one JSON line, and writes it to `results/<name>.json` unless it was a smoke run.
+    """Print the run as one JSON line, and write it to `results/<name>.json` unless it was a smoke run.
 
     Args:
         body: claims and figures; NaN becomes null.
-        began: `machine()` as it was before the first arm; the load after the last one is added to it.
+        began: `machine()` before the first arm; the load after the last one is added.
     """
     line = {
         "benchmark": name,
@@ -103,7 +102,7 @@ def publish(name: str, body: Mapping[str, Any], *, began: Mapping[str, Any], smo
 
 
 def result(name: str) -> dict[str, Any] | None:
-    """The last written run of a benchmark, or None."""
+    """Return the last written run of a benchmark, or None."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
@@ -134,8 +133,8 @@ def _installed(name: str) -> bool:
 
 
 def _commit() -> str:
-    """The checkout's; what `GIT_COMMIT` says it is, where the code was copied without its history."""
-    asked = subprocess.run(
+    """Return the checkout's commit, or `GIT_COMMIT` where the code was copied without its history."""
+    done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
-    return os.environ.get("GIT_COMMIT") or asked.stdout.strip() or "unknown"
+    return os.environ.get("GIT_COMMIT") or done.stdout.strip() or "unknown"

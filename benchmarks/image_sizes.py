@@ -1,8 +1,7 @@
-"""How large the project's images are, and how much of each a change of the code moves: its top layers, from the first
-COPY of the project on.
+"""Sizes of the project's images, and of the layers that a change of the code rebuilds: those from the first COPY on.
 
-Builds what is not built (`make cluster-load` does the same), then asks the engine. No claims: the worker's size is
-PyTorch's and CUDA's.
+Builds missing images (as `make cluster-load` does), then reads the sizes from the engine. There is no claim: PyTorch and
+CUDA determine the worker's size.
 
     python benchmarks/image_sizes.py
 """
@@ -15,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e" / "cluster"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "hack" / "native-cluster"))
 
 from harness import machine, publish
 
@@ -23,7 +22,7 @@ from native_cluster import docker
 
 
 def sizes(image: str, environment: dict[str, str]) -> dict[str, Any]:
-    """Bytes, uncompressed: of the image, and of the layers that a change of the code makes anew."""
+    """Return uncompressed bytes of the image, and of the layers that a change of the code rebuilds."""
     command = [
         docker.client(),
         "history",
@@ -41,7 +40,7 @@ def sizes(image: str, environment: dict[str, str]) -> dict[str, Any]:
         if "COPY pyproject.toml README.md" in made_by:
             break
     else:
-        code = 0  # nothing of the project's Python is in it
+        code = 0  # the image has no Python code of the project
     return {"image": image, "bytes": sum(size for size, _ in layers), "code_bytes": code}
 
 

@@ -1,10 +1,8 @@
-"""How the operator bears many games: a real API server with controllers, kwok's nodes and pods, and the operator as its
-chart runs it.
+"""The operator with thousands of games: a real API server with controllers, kwok's nodes and pods, the chart's settings.
 
-Everything shares this machine: etcd, the API server, the controllers, kwok, the operator and its users. Games are
-applied at a fixed pace until there are as many as asked for; then, when every game is Ready and nothing is written any
-more, an idle minute and a cold start are measured, with every game's progress asked for as always. Larger sizes grow
-from the smaller ones, in one run.
+etcd, the API server, the controllers, kwok, the operator and its users share this machine. Games are applied at a fixed
+pace. When every game is Ready and no more writes happen, an idle minute and a cold start are measured, while every
+game's progress is polled as usual. Larger sizes continue from the smaller ones, in one run.
 
     python benchmarks/operator_scale.py [--games 2000,4000] [--peers 8] [--pace 20] [--smoke]
 """
@@ -24,7 +22,7 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e" / "cluster"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "hack" / "native-cluster"))
 
 from harness import claim, machine, publish, summary
 from scale import process
@@ -37,21 +35,21 @@ from swarmgame_operator.api import GAME, JOB, POD
 
 CRD = Path(__file__).parents[1] / "crds" / "swarmgame.yaml"
 SMALL, SMALL_PEERS = 5, 4
-PATIENCE_SECONDS = 1800.0
+LIMIT_SECONDS = 1800.0
 QUIET_SECONDS = 10.0
 
 
-def say(what: str) -> None:
+def log(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """By nearest rank."""
+    """Return a percentile by nearest rank."""
     return sorted(samples)[math.ceil(share * len(samples)) - 1] if samples else math.nan
 
 
 def layer_up(directory: Path) -> float:
-    """Seconds until etcd and the API server are ready, from nothing but binaries."""
+    """Return the seconds until etcd and the API server are ready."""
     began = time.monotonic()
     plane = control_plane.start(directory, with_parent=True)
     seconds = time.monotonic() - began
@@ -60,7 +58,7 @@ def layer_up(directory: Path) -> float:
 
 
 async def small_games(client: Client) -> list[float]:
-    """Seconds from the answer to the apply until all of a small game's peers are made, one game after the other on an
+    """Return the seconds from the apply's answer until all pods of a small game exist, one game after the other on an
     idle cluster.
     """
     found = []
@@ -74,13 +72,13 @@ async def small_games(client: Client) -> list[float]:
 
 
 async def grow(client: Client, first: int, last: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Applies games up to a number; how long each waited for its Job."""
+    """Apply games up to a number; return how long each waited for its Job."""
     games = keys(first, last)
     async with arrivals(client, JOB) as jobs:
         began = time.monotonic()
         due, answered = await apply_at(client, games, peers=options.peers, a_second=options.pace)
         applied = time.monotonic() - began
-        await jobs.until(games, 1, PATIENCE_SECONDS)
+        await jobs.until(games, 1, LIMIT_SECONDS)
         waits = [max(0.0, jobs.times[key][0] - answered[key]) for key in games]
         from_due = [jobs.times[key][0] - due[key] for key in games]
     return {
@@ -92,26 +90,28 @@ async def grow(client: Client, first: int, last: int, options: argparse.Namespac
 
 
 async def settle(operator: process.Operator, games: int) -> float:
-    """Waits until every game is Ready and nothing was written for a while; the seconds until they were Ready."""
+    """Wait until every game is Ready and no write happened for a while; return the seconds until they were Ready."""
     began = time.monotonic()
     ready, before = 0.0, -1
-    while time.monotonic() - began < PATIENCE_SECONDS:
+    while time.monotonic() - began < LIMIT_SECONDS:
         found = await asyncio.to_thread(operator.scrape)
         if found.ready == games and not ready:
             ready = time.monotonic() - began
         if ready and found.writes == before and found.depth == 0:
             return ready
         before = found.writes
-        say(
-            f"  {found.ready} of {games} ready, {found.writes} writes, {found.depth} queued, {operator.memory_mib()[0]:.0f} MiB"
+        log(
+            f"  {found.ready} of {games} ready, {found.writes} writes, {found.depth} queued, "
+            f"{operator.memory_mib()[0]:.0f} MiB"
         )
         await asyncio.sleep(QUIET_SECONDS)
-    raise SystemExit(f"not settled after {PATIENCE_SECONDS:.0f} s")
+    raise SystemExit(f"not settled after {LIMIT_SECONDS:.0f} s")
 
 
-async def idle(operator: process.Operator, asked: Peers, seconds: float) -> dict[str, Any]:
-    """What the operator does while nothing happens."""
-    before, processor, questions = await asyncio.to_thread(operator.scrape), operator.processor_seconds(), asked.asked
+async def idle(operator: process.Operator, polled: Peers, seconds: float) -> dict[str, Any]:
+    """Measure the operator while no game changes."""
+    before, processor = await asyncio.to_thread(operator.scrape), operator.processor_seconds()
+    requests = polled.requests
     began = time.monotonic()
     await asyncio.sleep(seconds)
     processor, took = operator.processor_seconds() - processor, time.monotonic() - began
@@ -119,32 +119,32 @@ async def idle(operator: process.Operator, asked: Peers, seconds: float) -> dict
     return {
         "seconds": round(took, 1),
         "writes_a_second": round((after.writes - before.writes) / took, 4),
-        "looks_a_second": round((after.looks - before.looks) / took, 2),
-        "progress_questions_a_second": round((asked.asked - questions) / took, 1),
+        "looks_a_second": round((after.reconciles - before.reconciles) / took, 2),
+        "progress_questions_a_second": round((polled.requests - requests) / took, 1),
         "processor_share_of_a_core": round(processor / took, 3),
         "resident_mib": round(operator.memory_mib()[0], 1),
     }
 
 
 async def cold_start(running: Cluster, games: int, name: str) -> tuple[process.Operator, dict[str, Any]]:
-    """Starts an operator on a cluster that is as it should be; done when every game was looked at and none waits."""
+    """Start an operator on an unchanged cluster; wait until every game is reconciled and the queue is empty."""
     operator = process.start(running, name)
     while not await asyncio.to_thread(operator.in_step):
         await asyncio.sleep(0.1)
     in_step = time.monotonic() - operator.began
     while True:
         found = await asyncio.to_thread(operator.scrape)
-        if found.looks >= games and found.depth == 0:
+        if found.reconciles >= games and found.depth == 0:
             break
-        if time.monotonic() - operator.began > PATIENCE_SECONDS:
-            raise SystemExit(f"no cold start after {PATIENCE_SECONDS:.0f} s: {found}")
+        if time.monotonic() - operator.began > LIMIT_SECONDS:
+            raise SystemExit(f"no cold start after {LIMIT_SECONDS:.0f} s: {found}")
         await asyncio.sleep(1.0)
     seconds = time.monotonic() - operator.began
     resident, most = operator.memory_mib()
     return operator, {
         "listed_seconds": round(in_step, 2),
         "seconds": round(seconds, 2),
-        "looks": found.looks,
+        "looks": found.reconciles,
         "failed_looks": found.errors,
         "writes": found.writes,
         "processor_seconds": round(operator.processor_seconds(), 1),
@@ -157,28 +157,28 @@ async def measured(
     running: Cluster,
     client: Client,
     operator: process.Operator,
-    asked: Peers,
+    polled: Peers,
     sizes: tuple[int, int],
     options: argparse.Namespace,
 ) -> tuple[process.Operator, dict[str, Any]]:
-    """Everything at one size; the operator that runs afterwards."""
+    """Measure one size; return the operator that runs afterwards, and the figures."""
     before, games = sizes
-    say(f"{games} games: applying {games - before} at {options.pace} a second")
+    log(f"{games} games: applying {games - before} at {options.pace} a second")
     await asyncio.to_thread(give_way, running.plane, others=True)
     growth = await grow(client, before, games, options)
     await asyncio.to_thread(give_way, running.plane, others=False)
-    say(f"  {growth}")
+    log(f"  {growth}")
     games += SMALL
     growth["ready_after_seconds"] = round(await settle(operator, games), 1)
     growth["resident_mib_at_most"] = round(operator.memory_mib()[1], 1)
-    say("  idle")
-    quiet = await idle(operator, asked, options.idle)
-    say(f"  {quiet}")
+    log("  idle")
+    quiet = await idle(operator, polled, options.idle)
+    log(f"  {quiet}")
     operator.stop()
     operator, cold = await cold_start(running, games, f"operator-{games}")
-    say(f"  cold start: {cold}")
+    log(f"  cold start: {cold}")
     await settle(operator, games)
-    again = await idle(operator, asked, options.idle)
+    again = await idle(operator, polled, options.idle)
     missing = await client.not_ready()
     if missing:
         raise SystemExit(f"{missing} of {games} games are not Ready in the API server")
@@ -194,7 +194,7 @@ async def measured(
 
 
 def claims(small: Sequence[float], up: float, sizes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The bounds are for the first size; the others show how it grows."""
+    """Return the claims. The bounds are for the first size; the others show the growth."""
     found = [
         claim("API server layer up, seconds", up, at_most=10.0),
         claim(
@@ -229,20 +229,20 @@ def claims(small: Sequence[float], up: float, sizes: Sequence[dict[str, Any]]) -
 async def run(options: argparse.Namespace, directory: Path) -> None:
     began = machine()
     up = layer_up(directory / "layer")
-    say(f"API server layer up in {up:.1f} s")
+    log(f"API server layer up in {up:.1f} s")
     with cluster(directory / "cluster") as running:
-        async with connected(running.plane.kubeconfig) as client, peers() as asked:
+        async with connected(running.plane.kubeconfig) as client, peers() as polled:
             await client.create(yaml.safe_load(CRD.read_text(encoding="utf-8")))
-            await asyncio.sleep(3.0)  # it comes into force
+            await asyncio.sleep(3.0)  # until the API server serves it
             operator = process.start(running, "operator")
             try:
                 while not await asyncio.to_thread(operator.in_step):
                     await asyncio.sleep(0.1)
                 small = await small_games(client)
-                say(f"small games: {[round(each, 3) for each in small]}")
+                log(f"small games: {[round(each, 3) for each in small]}")
                 sizes: list[dict[str, Any]] = []
                 for before, games in zip([0, *options.games], options.games, strict=False):
-                    operator, found = await measured(running, client, operator, asked, (before, games), options)
+                    operator, found = await measured(running, client, operator, polled, (before, games), options)
                     sizes.append(found)
                     body = {
                         "claims": claims(small, up, sizes),

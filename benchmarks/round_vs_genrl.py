@@ -1,12 +1,11 @@
-"""A whole round: generate, exchange, reward, train. GenRL 0.3.0's own classes against ours, on the same tiny model and
-the same work.
+"""A round of generation, exchange, rewards and training: GenRL 0.3.0 against SwarmGame, with the same model and work.
 
-`swarm`: 4 peers, each a process of one thread, over each side's own hivemind backend: 8 questions x 8 completions x 32
+`swarm`: 4 peers, each a process of one thread, over each side's hivemind backend: 8 questions x 8 completions x 32
 tokens, one stage. `multistage`: GenRL's multistage_math, one peer, one thread, no network: 4 questions x 4 generations
-x 64 tokens x 3 stages. Both arms start from the same weights, ask the same questions, sample exactly as many tokens and
-train on all of them once; the reward is a hash of the text. GenRL runs with its defaults (minibatches of 2, gradient
-checkpointing), ours with its own. A round's seconds are its slowest peer's; `processor` is that peer's processor time,
-which other work on the machine hardly moves. Claims: both at least 5 times as fast as GenRL.
+x 64 tokens x 3 stages. Both arms start from the same weights, use the same questions, sample the same number of tokens
+and train on all of them once; the reward is a hash of the text. Both run with their defaults (GenRL: minibatches of 2,
+gradient checkpointing). A round's seconds are its slowest peer's; `processor` is that peer's processor time, which other
+work on the machine hardly changes. Claims: both at least 5 times as fast as GenRL.
 """
 
 from __future__ import annotations
@@ -34,18 +33,16 @@ PARTS = ("round", "generate", "exchange", "rewards", "train", "processor")
 START_SECONDS = 180.0
 ROUND_SECONDS = 240.0
 LEAST_TOKENS = 0.98
-"""Share of the tokens that must have been sampled: GenRL's count, made from text, misses a padding token that was
-drawn.
-"""
+"""The minimum share of sampled tokens: GenRL counts them from text, which misses sampled padding tokens."""
 
 
 class Incomplete(Exception):
-    """A round that did not do the work: its seconds mean nothing."""
+    """A round did not do its work, so its seconds are not valid."""
 
 
 @dataclass
-class Tally:
-    """The rounds of one arm, warm-ups left out: for each part, the slowest peer's seconds in each round."""
+class ArmTimes:
+    """The rounds of one arm without warm-ups: for each part, the slowest peer's seconds in each round."""
 
     rounds: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
     updates: int = 0
@@ -61,28 +58,27 @@ class Tally:
 
 
 def measure(game: Game, arms: Sequence[str], folder: Path, *, warmups: int, rounds: int) -> dict[str, Any]:
-    """Rounds of the arms in turn, A B A B …; the processes of both live all along, and those of the other arm wait: arm
-    → figures.
+    """Run rounds of the arms in turn, A B A B …, and return arm → figures. The processes of the other arm wait.
 
     Raises:
-        Incomplete: a peer hung, crashed, heard too few others, sampled too little or did not train.
+        Incomplete: a peer hung, crashed, received too few contributions, sampled too few tokens or did not train.
     """
     work = folder / game.name
     Work.make(work, game)
     if "genrl" in arms and game.stages > 1:
         (work / "prompts.json").write_text(genrl_prompts(), encoding="utf-8")
-    tallies = {arm: Tally() for arm in arms}
+    times = {arm: ArmTimes() for arm in arms}
     with ExitStack() as stack:
         crews = {arm: stack.enter_context(_crew(game, arm, folder)) for arm in arms}
         for arm, crew in crews.items():
             crew.assemble(_command(arm, work), game.peers, START_SECONDS)
         for number in range(warmups + rounds):
             for arm, crew in crews.items():
-                answers = [_checked(game, arm, answer) for answer in crew.ask({"round": number}, ROUND_SECONDS)]
+                answers = [_checked(game, arm, answer) for answer in crew.request({"round": number}, ROUND_SECONDS)]
                 if number >= warmups:
-                    tallies[arm].add(answers)
-                    print(f"{game.name}: {arm} {tallies[arm].rounds['round'][-1]:.3f} s", file=sys.stderr, flush=True)
-    return {arm: tally.figures() for arm, tally in tallies.items()}
+                    times[arm].add(answers)
+                    print(f"{game.name}: {arm} {times[arm].rounds['round'][-1]:.3f} s", file=sys.stderr, flush=True)
+    return {arm: samples.figures() for arm, samples in times.items()}
 
 
 def _crew(game: Game, arm: str, folder: Path) -> Crew:
@@ -103,8 +99,8 @@ def _command(arm: str, work: Path) -> list[str]:
 def _checked(game: Game, arm: str, answer: dict[str, Any] | None) -> dict[str, Any]:
     if answer is None:
         raise Incomplete(f"{arm}, {game.name}: a peer did not finish its round within {ROUND_SECONDS:.0f} s")
-    if answer["heard"] != (game.peers - 1) * game.stages:
-        raise Incomplete(f"{arm}, {game.name}: a peer heard {answer['heard']} others")
+    if answer["received"] != (game.peers - 1) * game.stages:
+        raise Incomplete(f"{arm}, {game.name}: a peer received {answer['received']} contributions")
     if answer["tokens"] < LEAST_TOKENS * game.tokens_a_round or not answer["updates"]:
         raise Incomplete(
             f"{arm}, {game.name}: a peer sampled {answer['tokens']} tokens and made {answer['updates']} updates"
@@ -113,15 +109,15 @@ def _checked(game: Game, arm: str, answer: dict[str, Any] | None) -> dict[str, A
 
 
 def genrl_prompts() -> str:
-    """The system prompts of GenRL's three stages, as JSON, asked of its package."""
+    """Return the system prompts of GenRL's three stages as JSON, read from its package."""
     code = (
         "import json; from genrl.examples.multistage_math import data; "
         "print(json.dumps([getattr(data, f'STAGE{stage}_SYSTEM_PROMPT') for stage in range(3)]))"
     )
-    asked = subprocess.run(
+    done = subprocess.run(
         [str(environment()), "-c", code], capture_output=True, text=True, timeout=START_SECONDS, check=True
     )
-    prompts: list[str] = json.loads(asked.stdout.splitlines()[-1])
+    prompts: list[str] = json.loads(done.stdout.splitlines()[-1])
     return json.dumps(prompts)
 
 

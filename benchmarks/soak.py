@@ -1,11 +1,10 @@
-"""A soak: a swarm of two peers plays 1,000 rounds, and what its processes hold must stay as it is.
+"""A soak: a swarm of two peers plays 1,000 rounds, and the resources of its processes must not grow.
 
-The quickstart's game, `swarmgame run` as a user starts it: hivemind, sharing, rewards in the sandbox, training, a
-checkpoint every 50 rounds, held-out questions every 100. Every ten rounds each peer writes down its memory (resident
-and unique, MiB, after a garbage collection and malloc_trim), descriptors, threads and tracked objects, and the memory
-of its daemon and its sandbox (`swarm/soak.py`); on a CUDA device also what torch has allocated and reserved. A line is
-fitted over the rounds after a warm-up, in which the caches of bounded size fill; growth is its slope times 1,000
-rounds, of the peer that grows most.
+The quickstart by `swarmgame run`: hivemind, sharing, rewards in the sandbox, training, a checkpoint every 50 rounds,
+held-out questions every 100. Every ten rounds each peer records its memory (resident and unique, MiB, after a garbage
+collection and malloc_trim), descriptors, threads and tracked objects, and the memory of its daemon and its sandbox
+(`swarm/soak.py`); on a CUDA device also torch's allocated and reserved memory. A line is fitted over the rounds after a
+warm-up, in which the bounded caches fill; growth is its slope times 1,000 rounds, of the peer that grows most.
 Claims: per 1,000 rounds at most 1 MiB of unique memory a process and on a device, 1,000 tracked objects, no
 descriptor and no thread; the run's folder grows by its metrics and log alone, at most 8 KiB a round and peer. `day`
 says how many rounds 24 hours are at the speed measured, and what a peer would have gained by then, with the slope's
@@ -46,8 +45,8 @@ BOUNDS = {
     "cuda_allocated": ("MiB that torch has allocated on the device", 1.0),
     "cuda_reserved": ("MiB that torch has reserved on the device", 1.0),
 }
-"""What is claimed, and how much of it 1,000 rounds may add. Half a descriptor or thread: where one comes and goes the
-slope is never exactly 0.
+"""The claims, and how much 1,000 rounds may add. The bound of half a descriptor or thread allows for a slope that is not
+exactly 0 where one is opened and closed.
 """
 FOLDER_KIB = 8.0
 
@@ -79,7 +78,7 @@ def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[li
     ]
     command += [f"--set={setting}" for setting in settings] + ["--runs", str(folder), "--name", "run", "--fresh"]
     paths = [str(HERE / "swarm"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # What a daemon keeps is 25 MiB. With its usual GOGC of 400 garbage hides that: it grows to 165 MiB over its first
+    # A daemon's live heap is 25 MiB. With its usual GOGC of 400 garbage hides that: it grows to 165 MiB over its first
     # 1,500 exchanges, and stays there.
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "GOGC": "50"}
     sizes: dict[str, float] = {}
@@ -107,13 +106,13 @@ def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[li
 
 
 def last_round(probe: Path) -> int:
-    """The last round of which there is a sample, -1 before the first."""
+    """Return the last round with a sample, -1 before the first."""
     found = [path.read_text().splitlines() for path in probe.glob("*.jsonl")]
     return min((int(json.loads(lines[-1])["round"]) for lines in found if lines), default=-1)
 
 
 def size_kib(folder: Path) -> float:
-    """What the files below a folder hold, but for checkpoints, whose number is bounded."""
+    """Return the size of the files below a folder without checkpoints, whose number is bounded."""
     return (
         sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and "checkpoints" not in path.parts)
         / 1024

@@ -1,14 +1,13 @@
-"""A full training step: generate, score, loss, backward, optimizer. Ours against TRL's GRPOTrainer (its transformers
-path), in one process.
+"""A complete training step (generate, score, loss, backward, optimizer) against TRL's GRPOTrainer, in one process.
 
 Both start from the same weights and do the same work: 8 prompts, 8 completions each, exactly 32 new tokens (EOS
 forbidden), the same reward function, DAPO loss without KL, AdamW, clipping at 1.0, float32 on one thread. TRL's
-gradient checkpointing, on by default there, is off. TRL's steps are timed between its own callbacks `on_step_begin` and
-`on_step_end`, and each is followed by one of ours, so the arms alternate. Claim: at least 1.5 times as fast. Run as
-`python benchmarks/step_vs_trl.py`; `--smoke` is quick and writes nothing. With `--cuda` the model has the shape of
-Qwen2.5-0.5B with random weights in bfloat16 on a CUDA device, there are 9 prompts with 8 completions of 256 tokens, TRL
-keeps everything in bfloat16 (ours a float32 copy of the weights besides), and the figures go to `step_vs_trl_cuda`.
-Claims there: a step within 0.45 s, 15 times as fast.
+transformers path runs without its default gradient checkpointing. TRL's steps are timed between its callbacks
+`on_step_begin` and `on_step_end`, and each is followed by one of SwarmGame, so the arms alternate. Claim: at least 1.5
+times as fast. Run as `python benchmarks/step_vs_trl.py`; `--smoke` is quick and writes no file. With `--cuda` the model
+has the shape of Qwen2.5-0.5B with random weights in bfloat16 on a CUDA device, there are 9 prompts with 8 completions of
+256 tokens, TRL keeps everything in bfloat16 (SwarmGame also a float32 copy of the weights), and the figures go to
+`step_vs_trl_cuda`. Claims there: a step within 0.45 s, 15 times as fast.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ COMPLETIONS = 8
 
 
 @dataclass(frozen=True)
-class Arena:
-    """Where, with what model, and how many tokens a completion."""
+class Setup:
+    """Device, model, and size of the work."""
 
     name: str
     device: str
@@ -57,35 +56,35 @@ class Arena:
         return torch.float32 if self.device == "cpu" else torch.bfloat16
 
 
-CPU = Arena("step_vs_trl", "cpu", "builtin://tiny?hidden=96&accuracy=0", 32, 1e-4, 8)
-CUDA = Arena("step_vs_trl_cuda", "cuda:0", "half a billion", 256, 1e-6, 9)
+CPU = Setup("step_vs_trl", "cpu", "builtin://tiny?hidden=96&accuracy=0", 32, 1e-4, 8)
+CUDA = Setup("step_vs_trl_cuda", "cuda:0", "half a billion", 256, 1e-6, 9)
 
 
 def reward(completions: Sequence[Sequence[int]]) -> list[float]:
-    """Cheap, and different within every group, so that nothing can be skipped."""
+    """Return cheap rewards that differ within every group, so that no group can be skipped."""
     return [sum(ids) % 1009 / 1009 for ids in completions]
 
 
 class Ours:
-    """One peer that speaks to nobody."""
+    """One isolated peer."""
 
-    def __init__(self, context: ComponentContext, arena: Arena) -> None:
-        self.tokens = tokens = arena.new_tokens
+    def __init__(self, context: ComponentContext, setup: Setup) -> None:
+        self.tokens = tokens = setup.new_tokens
         self.questions = [
-            Question(QuestionRef("bench", "v1", 0, index), question) for index, question in enumerate(arena.questions)
+            Question(QuestionRef("bench", "v1", 0, index), question) for index, question in enumerate(setup.questions)
         ]
         config = GRPOConfig(
             generations=COMPLETIONS,
             max_new_tokens=tokens,
             min_new_tokens=tokens,
-            learning_rate=arena.learning_rate,
+            learning_rate=setup.learning_rate,
             loss_type="dapo",
         )
         self.trainer = GRPOTrainer(config, context)
         self.number = 0
 
     def step(self) -> float:
-        """Seconds of one step."""
+        """Run a step and return its seconds."""
         began = harness.now()
         round = Round(self.number, 0, self.number, 1, "bench")
         groups = tuple(self.trainer.generate([Prompt.from_question(question) for question in self.questions], round))
@@ -107,7 +106,7 @@ class Ours:
 
 
 class Alternate(TrainerCallback):  # type: ignore[misc]
-    """Times TRL's steps, and lets ours run between them."""
+    """Times TRL's steps, and runs SwarmGame's between them."""
 
     def __init__(self, ours: Ours, warmups: int) -> None:
         self.ours, self.warmups = ours, warmups
@@ -124,12 +123,12 @@ class Alternate(TrainerCallback):  # type: ignore[misc]
                 self.samples[name].append(value)
 
 
-def measure(arena: Arena, repeats: int, warmups: int, folder: Path) -> dict[str, list[float]]:
-    """Seconds a step of each arm."""
-    context = ComponentContext(model_uri=arena.model, cache=folder, peer="bench", device=arena.device)
+def measure(setup: Setup, repeats: int, warmups: int, folder: Path) -> dict[str, list[float]]:
+    """Return the seconds per step of each arm."""
+    context = ComponentContext(model_uri=setup.model, cache=folder, peer="bench", device=setup.device)
     source = ensure_model(context)
-    ours = Ours(context, arena)
-    for _ in range(0 if arena.device == "cpu" else 2):  # compiles kernels and layers, then captures graphs
+    ours = Ours(context, setup)
+    for _ in range(0 if setup.device == "cpu" else 2):  # compiles kernels and layers, then captures graphs
         ours.step()
     callback = Alternate(ours, warmups)
     lengths: set[int] = set()
@@ -140,19 +139,19 @@ def measure(arena: Arena, repeats: int, warmups: int, folder: Path) -> dict[str,
 
     config = TrlConfig(
         output_dir=str(folder / "trl"),
-        per_device_train_batch_size=arena.prompts * COMPLETIONS,
+        per_device_train_batch_size=setup.prompts * COMPLETIONS,
         num_generations=COMPLETIONS,
-        max_completion_length=arena.new_tokens,
-        generation_kwargs={"min_new_tokens": arena.new_tokens},
-        learning_rate=arena.learning_rate,
+        max_completion_length=setup.new_tokens,
+        generation_kwargs={"min_new_tokens": setup.new_tokens},
+        learning_rate=setup.learning_rate,
         lr_scheduler_type="constant",
         loss_type="dapo",
         beta=0.0,
         max_grad_norm=1.0,
         max_steps=warmups + repeats,
         gradient_checkpointing=False,
-        bf16=arena.dtype == torch.bfloat16,
-        use_cpu=arena.device == "cpu",
+        bf16=setup.dtype == torch.bfloat16,
+        use_cpu=setup.device == "cpu",
         logging_steps=10_000,
         save_strategy="no",
         report_to="none",
@@ -160,45 +159,46 @@ def measure(arena: Arena, repeats: int, warmups: int, folder: Path) -> dict[str,
         shuffle_dataset=False,
     )
     trainer = TrlTrainer(
-        model=load_model(source, dtype=arena.dtype, device=arena.device),
+        model=load_model(source, dtype=setup.dtype, device=setup.device),
         args=config,
         reward_funcs=trl_reward,
-        train_dataset=Dataset.from_list([{"prompt": question} for question in arena.questions]),
+        train_dataset=Dataset.from_list([{"prompt": question} for question in setup.questions]),
         processing_class=load_tokenizer(source),
         callbacks=[callback],
     )
-    # It prints TRL's own summary to standard output, where one line of JSON is promised.
+    # It prints TRL's summary to standard output, which must have one line of JSON.
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    assert lengths == {arena.new_tokens}, f"TRL's completions have lengths {lengths}"
+    assert lengths == {setup.new_tokens}, f"TRL's completions have lengths {lengths}"
     return callback.samples
 
 
-def figures_of(arena: Arena, samples: dict[str, list[float]]) -> dict[str, Any]:
-    """Figures and claims of a run."""
+def figures_of(setup: Setup, samples: dict[str, list[float]]) -> dict[str, Any]:
+    """Return figures and claims of a run."""
     figures = {name: harness.summary(seconds) for name, seconds in samples.items()}
     ratio = figures["trl"]["median"] / figures["ours"]["median"]
-    what = f"median step of TRL's GRPOTrainer / ours, {arena.prompts} prompts x {COMPLETIONS} completions x {arena.new_tokens} tokens"
-    claims = [harness.claim(what, ratio, at_least=1.5 if arena.device == "cpu" else 15.0)]
-    if arena.device != "cpu":
+    shape = f"{setup.prompts} prompts x {COMPLETIONS} completions x {setup.new_tokens} tokens"
+    what = f"median step of TRL's GRPOTrainer / ours, {shape}"
+    claims = [harness.claim(what, ratio, at_least=1.5 if setup.device == "cpu" else 15.0)]
+    if setup.device != "cpu":
         claims.append(harness.claim("seconds of our step", figures["ours"]["median"], at_most=0.45))
     work = {
-        "model": arena.model,
-        "prompts": arena.prompts,
+        "model": setup.model,
+        "prompts": setup.prompts,
         "completions": COMPLETIONS,
-        "new_tokens": arena.new_tokens,
+        "new_tokens": setup.new_tokens,
         "threads": 1,
     }
     return {"claims": claims, "work": work, "seconds": figures}
 
 
-def on_a_device(folder: Path) -> Arena:
-    """The arena of a CUDA device, with the model in a folder."""
+def on_a_device(folder: Path) -> Setup:
+    """Return the setup for a CUDA device, with the model in a folder."""
     return replace(CUDA, model=f"file://{folder}")
 
 
 def main() -> None:
-    """Measures, prints one line, and keeps it."""
+    """Measure, print one line, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="two repeats, nothing written")
     parser.add_argument("--cuda", action="store_true", help="a larger model on a CUDA device")
@@ -206,17 +206,17 @@ def main() -> None:
     torch.set_num_threads(1)
     began = harness.machine() | ({"device": torch.cuda.get_device_name(0)} if given.cuda else {})
     with tempfile.TemporaryDirectory() as name:
-        folder, arena = Path(name), CPU
+        folder, setup = Path(name), CPU
         if given.cuda:
             from generation_cuda import half_billion
             from training_cuda import save
 
             save(half_billion("cuda:0"), folder / "model")
-            arena = on_a_device(folder / "model")
+            setup = on_a_device(folder / "model")
         samples = measure(
-            arena, 2 if given.smoke else (3 if given.cuda else 15), 1 if given.smoke or given.cuda else 3, folder
+            setup, 2 if given.smoke else (3 if given.cuda else 15), 1 if given.smoke or given.cuda else 3, folder
         )
-    harness.publish(arena.name, figures_of(CUDA if given.cuda else CPU, samples), began=began, smoke=given.smoke)
+    harness.publish(setup.name, figures_of(CUDA if given.cuda else CPU, samples), began=began, smoke=given.smoke)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
-"""The comparison table of README.md, made from `results/*.json`, between the marks `benchmarks:begin` and
-`benchmarks:end`.
+"""Write the table of docs/benchmarks.md and the headline figures of README.md from `results/*.json`.
 
-Nothing is typed by hand and nothing is left out: a claim that was missed stands there as missed. `--check` fails when
-the table is not what the results say.
+The text between the marks `benchmarks:begin` and `benchmarks:end` of each page is replaced. The table has every result,
+missed claims included; the README has five rows of it. `--check` fails when a page is not current.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import result
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 GAMES = {
     "swarm": "Swarm round: 4 peers, 8 questions × 8 completions × 32 tokens, hivemind",
@@ -34,50 +35,78 @@ EXCHANGES = (
 
 
 class Row(NamedTuple):
-    """One line of the table, as text."""
+    """One row of the table, as text."""
 
     what: str
     other: str
     ours: str
     ratio: str
+    headline: bool = False
+    """Whether README.md shows it."""
+
+
+NAMES = (
+    "round_vs_genrl",
+    "exchange_vs_genrl",
+    "generation",
+    "generation_cuda",
+    "training_cuda",
+    "step_vs_trl",
+    "exchange_scaling",
+    "operator_scale",
+)
 
 
 def table() -> str:
-    """The table and, below it, under what it was measured."""
-    rows = [
+    """Return the table of all results, the conditions of each, and the missed claims."""
+    results = _results()
+    missed = [f"- missed: {claim['what']}: {_bound(claim)}" for claim in _claims(results) if not claim["met"]]
+    note = "Medians. “Complete” counts the calls, one per peer, that returned every body."
+    conditions = [f"- {line}" for line in _conditions(results)]
+    return "\n".join([*_lines(_rows()), "", note, "", *conditions, *(["", *missed] if missed else [])])
+
+
+def headlines() -> str:
+    """Return the rows for README.md, and how many claims are missed in all."""
+    claims = list(_claims(_results()))
+    missed = sum(1 for claim in claims if not claim["met"])
+    rows = [row for row in _rows() if row.headline]
+    return "\n".join([*_lines(rows), "", f"Claims: {len(claims)}, missed: {missed}."])
+
+
+def _rows() -> list[Row]:
+    return [
         *_rounds(result("round_vs_genrl")),
         *_exchanges(result("exchange_vs_genrl")),
         *_generation(result("generation")),
-    ]
-    rows += [
         *_on_a_device(result("generation_cuda")),
         *_training(result("training_cuda")),
         *_step(result("step_vs_trl")),
         *_scaling(result("exchange_scaling")),
         *_operator(result("operator_scale")),
+        *_images(result("image_sizes")),
     ]
-    rows += _images(result("image_sizes"))
-    lines = ["| | the other | SwarmGame | |", "|---|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
-    names = ("round_vs_genrl", "exchange_vs_genrl", "generation", "generation_cuda", "training_cuda", "step_vs_trl")
-    names += ("exchange_scaling", "operator_scale")
-    results = {name: found for name in names if (found := result(name)) is not None}
-    missed = [
-        f"- missed: {claim['what']}: {_bound(claim)}"
-        for found in results.values()
-        for claim in found.get("claims", [])
-        if not claim["met"]
-    ]
-    notes = [
-        "",
-        "Medians; “whole” counts the calls, one a peer, that returned with every body. " + " ".join(_measured(results)),
-    ]
-    return "\n".join([*lines, *notes, *(["", *missed] if missed else [])])
+
+
+def _lines(rows: Iterable[Row]) -> list[str]:
+    head = ["| | compared with | SwarmGame | |", "|---|---|---|---|"]
+    return head + [f"| {row.what} | {row.other} | {row.ours} | {row.ratio} |" for row in rows]
+
+
+def _results() -> dict[str, Mapping[str, Any]]:
+    return {name: found for name in NAMES if (found := result(name)) is not None}
+
+
+def _claims(results: Mapping[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for found in results.values():
+        yield from found.get("claims", [])
 
 
 def _rounds(found: Mapping[str, Any] | None) -> Iterator[Row]:
     for game, figures in (found or {}).get("games", {}).items():
         other, ours = figures["genrl"]["seconds"]["median"], figures["swarmgame"]["seconds"]["median"]
-        yield Row(GAMES[game], f"GenRL 0.3.0: {_seconds(other)}", _seconds(ours), _times(other, ours))
+        ratio = _times(other, ours)
+        yield Row(GAMES[game], f"GenRL 0.3.0: {_seconds(other)}", _seconds(ours), ratio, game == "swarm")
 
 
 def _exchanges(found: Mapping[str, Any] | None) -> Iterator[Row]:
@@ -91,6 +120,7 @@ def _exchanges(found: Mapping[str, Any] | None) -> Iterator[Row]:
             f"GenRL 0.3.0: {_calls(figures['genrl'])}",
             _calls(figures["swarmgame"]),
             _times(other, ours) if other and ours else "",
+            (peers, size) == ("8", "256 KiB"),
         )
     many = (found or {}).get("thousand")
     if many:
@@ -132,9 +162,8 @@ def _on_a_device(found: Mapping[str, Any] | None) -> Iterator[Row]:
             figures["seconds"].get("num_return_sequences", {}).get("median"),
         )
         speed = f"{_seconds(ours)}, {figures['tokens_per_second']:,} tokens/s"
-        yield Row(
-            what, f"one `generate`: {_seconds(other)}" if other else "", speed, _times(other, ours) if other else ""
-        )
+        compared = f"one `generate`: {_seconds(other)}" if other else ""
+        yield Row(what, compared, speed, _times(other, ours) if other else "", name == "usual")
 
 
 def _training(found: Mapping[str, Any] | None) -> Iterator[Row]:
@@ -142,18 +171,18 @@ def _training(found: Mapping[str, Any] | None) -> Iterator[Row]:
         return
     device, work, arms = found["machine"]["device"].removeprefix("NVIDIA "), found["work"], found["arms"]
     padded, packed = found["seconds"]["padded"]["median"], found["seconds"]["packed"]["median"]
-    what = f"Training on one {device}, {work['prompts']} × {work['completions']} × {work['new_tokens']} tokens, the same model"
+    tokens = f"{work['prompts']} × {work['completions']} × {work['new_tokens']} tokens"
+    what = f"Training on one {device}, {tokens}, the same model"
     share = f"{_seconds(packed)}, {arms['packed']['share_of_matrix_rate']:.0%} of the card's matrix rate"
-    yield Row(what, f"our padded pass: {_seconds(padded)}", share, _times(padded, packed))
+    yield Row(what, f"the padded pass: {_seconds(padded)}", share, _times(padded, packed))
 
 
 def _step(found: Mapping[str, Any] | None) -> Iterator[Row]:
     if found is not None:
         other, ours = found["seconds"]["trl"]["median"], found["seconds"]["ours"]["median"]
         what = "Training step, 8 prompts × 8 completions × 32 tokens"
-        yield Row(
-            what, f"TRL {found['machine']['versions']['trl']}: {_seconds(other)}", _seconds(ours), _times(other, ours)
-        )
+        compared = f"TRL {found['machine']['versions']['trl']}: {_seconds(other)}"
+        yield Row(what, compared, _seconds(ours), _times(other, ours), True)
 
 
 def _scaling(found: Mapping[str, Any] | None) -> Iterator[Row]:
@@ -161,24 +190,18 @@ def _scaling(found: Mapping[str, Any] | None) -> Iterator[Row]:
         return
     fewest, most = found["rows"][0]["peers"], found["rows"][-1]["peers"]
     growth = ", ".join(f"{name.replace('_', ' ')} {value:.2f}×" for name, value in found["growth"].items())
-    yield Row(f"Cost a peer and round as the swarm grows from {fewest} to {most} peers, pull mode", "", growth, "")
+    yield Row(f"Cost per peer and round as the swarm grows from {fewest} to {most} peers, pull mode", "", growth, "")
 
 
 def _operator(found: Mapping[str, Any] | None) -> Iterator[Row]:
-    for size in (found or {}).get("sizes", ()):
-        cold, memory = (
-            size["cold_start"],
-            max(size["cold_start"]["resident_mib_at_most"], size["growth"]["resident_mib_at_most"]),
-        )
+    for index, size in enumerate((found or {}).get("sizes", ())):
+        cold, growth, objects = size["cold_start"], size["growth"], size["objects"]
+        memory = max(cold["resident_mib_at_most"], growth["resident_mib_at_most"])
         writes = max(size["idle"]["writes_a_second"], size["idle_after_it"]["writes_a_second"])
-        wait = size["growth"]["apply_to_job_seconds"]["p99"]
-        figures = f"apply → Job p99 {_seconds(wait)}, cold start {_seconds(cold['seconds'])}, {memory:.0f} MiB, idle {writes:.1f} writes a second"
-        yield Row(
-            f"Operator, {size['objects']['swarmgames']:,} games, {size['objects']['pods']:,} pods, API server and all on two cores",
-            "",
-            figures,
-            "",
-        )
+        what = f"Operator, {objects['swarmgames']:,} games, {objects['pods']:,} pods, API server included, two cores"
+        wait = f"apply → Job p99 {_seconds(growth['apply_to_job_seconds']['p99'])}"
+        start = f"cold start {_seconds(cold['seconds'])}, {memory:.0f} MiB"
+        yield Row(what, "", f"{wait}, {start}, idle {writes:.1f} writes/s", "", index == 0)
 
 
 def _images(found: Mapping[str, Any] | None) -> Iterator[Row]:
@@ -188,13 +211,13 @@ def _images(found: Mapping[str, Any] | None) -> Iterator[Row]:
             f"{name} {each['bytes'] / 1e6:,.0f} MB (code {each['code_bytes'] / 1e6:.1f})"
             for name, each in images.items()
         )
-        yield Row("Images, uncompressed; of it what a change of the code makes anew", "", figures, "")
+        yield Row("Images, uncompressed (rebuilt after a change of the code)", "", figures, "")
 
 
 def _calls(figures: Mapping[str, Any]) -> str:
-    median, fate = figures["seconds"]["median"], f"{figures['whole']} of {figures['calls']} whole"
+    median, complete = figures["seconds"]["median"], f"{figures['whole']} of {figures['calls']} complete"
     hung = f", {figures['hung']} hung" if figures["hung"] else ""
-    return f"{_seconds(median)}, {fate}{hung}" if median else f"{fate}{hung}"
+    return f"{_seconds(median)}, {complete}{hung}" if median else f"{complete}{hung}"
 
 
 def _seconds(seconds: float) -> str:
@@ -211,7 +234,7 @@ def _bound(claim: Mapping[str, Any]) -> str:
     )
 
 
-def _measured(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _conditions(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, found in results.items():
         machine = found.get("machine")
         if machine is None:
@@ -223,23 +246,28 @@ def _measured(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         yield f"`{name}`: {found['date'][:10]}, {under}."
 
 
+def _replaced(page: Path, made: str) -> str:
+    """Return the page's text with what is between its marks replaced.
+
+    Raises:
+        SystemExit: the page has no marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        sys.exit(f"{page.name}: there is no place for the table; put {BEGIN} and {END} on lines of their own")
+    return f"{text.split(BEGIN)[0]}{BEGIN}\n{made}\n{END}{text.split(END)[1]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when README.md is not current")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is not current")
     options = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        sys.exit(f"{README.name}: there is no place for the table; put {BEGIN} and {END} on lines of their own")
-    before, rest = text.split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    made = f"{before}{BEGIN}\n{table()}\n{END}{after}"
-    if options.check:
-        sys.exit(
-            0
-            if made == text
-            else f"{README.name}: the table is not what benchmarks/results say; run python benchmarks/table.py"
-        )
-    README.write_text(made, encoding="utf-8")
+    for page, made in ((PAGE, table()), (README, headlines())):
+        text = _replaced(page, made)
+        if not options.check:
+            page.write_text(text, encoding="utf-8")
+        elif text != page.read_text(encoding="utf-8"):
+            sys.exit(f"{page.name} is not what benchmarks/results say; run python benchmarks/table.py")
 
 
 if __name__ == "__main__":

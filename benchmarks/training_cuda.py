@@ -1,15 +1,14 @@
-"""Training on a CUDA device: one GRPO step on given rollouts, packed against padded, and how much of the card's matrix
-rate it uses.
+"""Training on a CUDA device: one GRPO step on given rollouts, packed and padded, and its share of the matrix rate.
 
 Arms: `packed` is one sequence without padding with each prompt once, compiled layers and fused log-probabilities;
-`packed_uncompiled` is the same without torch.compile; `padded` is the plain pass. Each arm is a whole
+`packed_uncompiled` is the same without torch.compile; `padded` is the plain pass. Each arm is a complete
 `GRPOTrainer.train` (loss, backward, clipping, AdamW) of 9 prompts × 8 completions × 256 tokens on a model of the shape
-of Qwen2.5-0.5B with random weights in bfloat16; nothing is sampled. The share of an arm is useful operations / time /
+of Qwen2.5-0.5B with random weights in bfloat16, without sampling. The share of an arm is useful operations / time /
 rate. Useful are 6 × parameters of the layers × tokens (prompts once, completions once) + 6 × parameters of the head ×
-completion tokens + 12 × query heads × head dimension × layers × pairs of a token and one that it attends to; what is
-computed again for the backward pass does not count. The rate is that of a product of two random 8192 × 8192 matrices in
+completion tokens + 12 × query heads × head dimension × layers × pairs of a token and one that it attends to;
+recomputation for the backward pass does not count. The rate is that of a product of two random 8192 × 8192 matrices in
 bfloat16, measured in the same run. Run as `python benchmarks/training_cuda.py`; `--profile` prints the kernels of one
-packed step instead; `--smoke` is tiny, runs on a CPU too, and writes nothing.
+packed step instead; `--smoke` is tiny, also runs on a CPU, and writes no file.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Work:
-    """Rollouts of one step; prompts are `prompt_tokens` long on average, and of nine different lengths."""
+    """Rollouts of one step; prompts have `prompt_tokens` on average, in nine different lengths."""
 
     prompts: int
     completions: int
@@ -64,7 +63,7 @@ class Work:
         return [self.prompt_tokens + index % 9 - 4 for index in range(self.prompts)]
 
     def operations(self, model: Any) -> float:
-        """Useful floating-point operations of a step, forward and backward."""
+        """Return the useful floating-point operations of a step, forward and backward."""
         config = model.config
         tokens = sum(self.prompt_lengths) + self.prompts * self.completions * self.new_tokens
         layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
@@ -82,7 +81,7 @@ WORK, SMOKE = Work(9, 8, 256, 64), Work(2, 4, 16, 12)
 
 
 def rollouts(work: Work, tokenizer: str, vocabulary: int) -> tuple[GameState, dict[Any, list[float]]]:
-    """A round's state and rewards that differ in every group, so that nothing is skipped."""
+    """Return a round's state, and rewards that differ in every group, so that no group is skipped."""
     random = torch.Generator().manual_seed(1)
     questions = [Question(QuestionRef("bench", "v1", 0, index), f"question {index}") for index in range(work.prompts)]
     groups = []
@@ -118,7 +117,7 @@ def step(trainer: GRPOTrainer, work: Work) -> Callable[[], float]:
 
 
 def matrix_rate(device: str, size: int) -> float:
-    """Operations per second of a product of two random square matrices in bfloat16."""
+    """Return the operations per second of a product of two random square matrices in bfloat16."""
     left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     torch.mm(left, right)
     times = []
@@ -131,7 +130,7 @@ def matrix_rate(device: str, size: int) -> float:
 
 
 def profile(call: Callable[[], float]) -> None:
-    """Print where the device's time of one step goes."""
+    """Print the device's time of one step by kernel."""
     for _ in range(2):
         call()
     with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as recorded:
@@ -181,7 +180,7 @@ def trainer_of(folder: Path, device: str, work: Work, arm: str, tokens_per_micro
 def measure(
     folder: Path, device: str, work: Work, arm_names: list[str], repeats: int, tokens_per_micro_batch: int | None
 ) -> dict[str, Any]:
-    """Figures and claims of the arms, on the model in a folder."""
+    """Return figures and claims of the arms, on the model in a folder."""
     trainers = {name: trainer_of(folder, device, work, name, tokens_per_micro_batch) for name in arm_names}
     calls = {name: step(trainer, work) for name, trainer in trainers.items()}
     model = trainers[arm_names[0]].policy.model

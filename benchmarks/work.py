@@ -1,10 +1,10 @@
-"""The work that both arms of a round do: one model, one tokenizer, the same questions, one cheap reward.
+"""The work of both arms of a round: one model, one tokenizer, the same questions, one cheap reward.
 
-The model is a Qwen2 decoder of 2 layers and 0.56 M parameters. The tokenizer splits at spaces, so that a prompt has
-about as many tokens as a real model's would give it, and whatever is sampled re-tokenises to the same ids (GenRL trains
-on re-tokenised text; here it loses nothing by that). The reward is a hash of the text: it costs nothing, and every
-group has a spread, so that neither arm may skip any. Reading the work needs the standard library alone, because both
-environments do; making it needs transformers and reasoning-gym.
+The model is a Qwen2 decoder of 2 layers and 0.56 M parameters. The tokenizer splits at spaces, so that prompts have about
+as many tokens as with a real model's, and sampled text re-tokenises to the same ids (GenRL trains on re-tokenised text;
+here it loses nothing by that). The reward is a hash of the text: it costs nothing, and no group has equal rewards, so
+that neither arm can skip one. Reading the work needs only the standard library, because both environments read it;
+making it needs transformers and reasoning-gym.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHAT_TEMPLATE = "{% for message in messages %} {{ message['role'] }}: {{ message
 
 @dataclass(frozen=True)
 class Question:
-    """A question that both arms ask."""
+    """A question of both arms."""
 
     question: str
     answer: str
@@ -37,12 +37,12 @@ class Game:
     """The size of a round.
 
     Args:
-        name: of the game, `swarm` or `multistage`.
-        peers: how many.
-        stages: how many exchanges a round has.
-        questions: in a round, each answered in every stage.
-        generations: completions of each question.
-        tokens: of each completion, no more and no less.
+        name: `swarm` or `multistage`.
+        peers: number of peers.
+        stages: exchanges per round.
+        questions: per round, each answered in every stage.
+        generations: completions per question.
+        tokens: per completion, exactly.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Game:
 
     @property
     def tokens_a_round(self) -> int:
-        """Sampled and trained, by one peer."""
+        """Return the tokens that one peer samples and trains on."""
         return self.stages * self.questions * self.generations * self.tokens
 
 
@@ -64,13 +64,13 @@ LEARNING_RATE = 1e-6
 
 
 def reward(text: str) -> float:
-    """In [0, 1), by hash."""
+    """Return a number in [0, 1) by hash."""
     return zlib.crc32(text.encode()) / 2**32
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an arm reads: the game, the questions of each round, and where the model is."""
+    """The input of an arm: the game, the questions of each round, and the model's folder."""
 
     game: Game
     rounds: tuple[tuple[Question, ...], ...]
@@ -82,24 +82,24 @@ class Work:
     @classmethod
     def read(cls, folder: Path) -> Work:
         written: dict[str, Any] = json.loads((folder / "work.json").read_text(encoding="utf-8"))
-        rounds = tuple(tuple(Question(**question) for question in asked) for asked in written["rounds"])
+        rounds = tuple(tuple(Question(**question) for question in batch) for batch in written["rounds"])
         return cls(Game(**written["game"]), rounds, folder / "model")
 
     @classmethod
     def make(cls, folder: Path, game: Game, *, rounds: int = 16, seed: int = 7) -> Work:
-        """Writes the work: questions from reasoning-gym, fresh weights, a tokenizer that knows the questions' words."""
+        """Write the work: questions from reasoning-gym, new weights, and a tokenizer with the questions' vocabulary."""
         import reasoning_gym
 
         folder.mkdir(parents=True, exist_ok=True)
         dataset = reasoning_gym.create_dataset("chain_sum", size=rounds * game.questions, seed=seed)
-        asked = [Question(entry["question"], entry["answer"]) for entry in dataset]
-        batches = tuple(tuple(asked[start : start + game.questions]) for start in range(0, len(asked), game.questions))
+        made = [Question(entry["question"], entry["answer"]) for entry in dataset]
+        batches = tuple(tuple(made[start : start + game.questions]) for start in range(0, len(made), game.questions))
         described: Mapping[str, Any] = {
             "game": asdict(game),
             "rounds": [[asdict(question) for question in batch] for batch in batches],
         }
         (folder / "work.json").write_text(json.dumps(described), encoding="utf-8")
-        _make_model(folder / "model", (question.question for question in asked))
+        _make_model(folder / "model", (question.question for question in made))
         return cls(game, batches, folder / "model")
 
 

@@ -1,5 +1,5 @@
-# anvil, for coordination mode Dev: a chain of the game's own.
-# Its program comes from npm (make toolchain); the build's context is its package's folder:
+# anvil, for coordination mode Dev: a chain for one game.
+# The program comes from npm (make toolchain); the build's context is the package's folder:
 # docker build -f docker/chain.Dockerfile -t ghcr.io/swarmgame/chain contracts/node_modules/@foundry-rs/anvil-linux-amd64
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 FROM ${BASE_IMAGE}

@@ -1,6 +1,7 @@
-# The operator and the chain's gateway: no torch, no compiler, nothing that runs as root.
+# The operator and the chain's gateway: no torch, no compiler, no process that runs as root.
 # Build from the repository's root: docker build -f docker/operator.Dockerfile -t ghcr.io/swarmgame/operator .
-# A registry of your own: --secret id=pip,src=/etc/pip.conf --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt; neither ends in the image.
+# A registry of your own: --secret id=pip,src=/etc/pip.conf --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt;
+# the image contains neither file.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS requirements

@@ -1,7 +1,7 @@
-"""Prints what an image installs before it knows the code: the exact requirements of some extras of pyproject.toml.
+"""Print the exact requirements of extras of pyproject.toml, which an image installs before the code.
 
-`requirements.py worker,chain` prints all of them, `--only torch` just the one. A layer that is made from this output is
-built again only when the output changes, not with every change of pyproject.toml.
+`requirements.py worker,chain` prints all of them, `--only torch` only this one. A layer made from this output is rebuilt
+when the output changes, not with every change of pyproject.toml.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ def main() -> None:
     arguments = parser.parse_args()
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     exact = dict(line.split("==") for line in Path("constraints.txt").read_text().split())
-    wanted = set(project["dependencies"])
+    requirements = set(project["dependencies"])
     for extra in arguments.extras.split(","):
-        wanted |= set(project["optional-dependencies"][extra])
-    for line in sorted(wanted):
+        requirements |= set(project["optional-dependencies"][extra])
+    for line in sorted(requirements):
         name = re.split(r"[^A-Za-z0-9_.-]", line)[0]
         if arguments.only in ("", name):
             print(f"{name}=={exact[name]}" if name in exact else line)

@@ -1,8 +1,10 @@
-# A peer: PyTorch with CUDA, the library, the loop. The largest layers come first and change least; the code is the last one, and small.
+# A peer: PyTorch with CUDA, the libraries, the code. The largest layers come first and change least; the code is the
+# last layer, and small.
 # Build from the repository's root: docker build -f docker/worker.Dockerfile -t ghcr.io/swarmgame/worker .
-# A registry of your own: --secret id=pip,src=/etc/pip.conf --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt; neither ends in the image.
+# A registry of your own: --secret id=pip,src=/etc/pip.conf --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt;
+# the image contains neither file.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
-# The same Python with a C compiler: pycosat, which reasoning-gym needs, has no wheel.
+# The same Python with a C compiler: pycosat, a dependency of reasoning-gym, has no wheel.
 ARG BUILD_IMAGE=docker.io/library/python:3.11-bookworm
 
 FROM ${BASE_IMAGE} AS requirements
@@ -17,7 +19,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,ta
 
 FROM ${BASE_IMAGE}
 ENV PATH=/opt/swarmgame/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-# Triton and torch.compile build their kernels with a C compiler, against Python's headers, when a peer starts.
+# Triton and torch.compile build kernels with a C compiler and Python's headers when a peer starts.
 RUN (command -v tini && command -v gcc) || (apt-get update && apt-get install -y --no-install-recommends tini gcc libc6-dev && rm -rf /var/lib/apt/lists/*)
 RUN python3 -c 'import pathlib, sysconfig; header = pathlib.Path(sysconfig.get_path("include"), "Python.h"); assert header.exists(), header'
 RUN python3 -m venv /opt/swarmgame && printf 'swarmgame:x:65532:\n' >> /etc/group && printf 'swarmgame:x:65532:65532::/tmp:/usr/sbin/nologin\n' >> /etc/passwd

@@ -1,4 +1,4 @@
-"""Pastes a real run into the README, between its markers: `python docs/paste.py runs/demo` after `make demo`."""
+"""Paste the output of a run into README.md, between the marks: `python docs/paste.py runs/demo` after `make demo`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ def main(run: Path) -> None:
         rewards = [float(str(row["reward"])) for rows in peers for row in rows[start : start + every]]
         mean = sum(rewards) / len(rewards)
         lines.append(f"{start:>6} {mean:>7.3f}   {'█' * round(40 * mean)}")
-    ends = f"first {summary['window']} rounds {summary['first10']:.3f}, last {summary['window']} rounds {summary['last10']:.3f}"
-    lines.append(f"{ends}, rise {summary['rise']:+.3f}")
-    lines.append(
-        f"{summary['rounds']} rounds in {summary['seconds']:.0f} s, {summary['tokens']:,} tokens, {summary['external']:,} groups learnt from others"
-    )
+    window, first, last = summary["window"], summary["first10"], summary["last10"]
+    lines.append(f"first {window} rounds {first:.3f}, last {window} rounds {last:.3f}, rise {summary['rise']:+.3f}")
+    cost = f"{summary['rounds']} rounds in {summary['seconds']:.0f} s, {summary['tokens']:,} tokens"
+    lines.append(f"{cost}, {summary['external']:,} external groups trained on")
     image = ROOT / "docs" / "images" / "quickstart.png"
     image.parent.mkdir(exist_ok=True)
     shutil.copyfile(run / "plots" / "reward.png", image)

@@ -1,11 +1,10 @@
-"""An environment of its own for GenRL: `gensyn-genrl` 0.3.0 as published, with what it ran with, outside the checkout.
+"""A separate environment for GenRL: `gensyn-genrl` 0.3.0 as published, with its versions, outside the checkout.
 
-It is not part of SwarmGame's environment, because the two want different versions of shared libraries, and its code is
-not touched: what hivemind 1.1.12 no longer exports is put back by `exports.py`, from outside. The folder carries the
-hash of `requirements.txt` in its name. Invariant: a folder with the `complete` mark was installed from exactly these
-requirements.
+GenRL and SwarmGame need different versions of shared libraries. GenRL's code is unchanged: `exports.py` adds the name
+that hivemind 1.1.12 no longer exports. The folder's name has the hash of `requirements.txt`. Invariant: a folder with
+the `complete` mark was installed from exactly these requirements.
 
-Run it to make the environment ahead of time: `python benchmarks/genrl/environment.py` prints the path of its Python.
+`python benchmarks/genrl/environment.py` makes the environment ahead of time, and prints the path of its Python.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ INSTALL_SECONDS = 1800
 
 
 def environment() -> Path:
-    """The Python of the environment, made first if it is not there.
+    """Return the Python of the environment, which is made first if it is missing.
 
     Raises:
-        SystemExit: the requirements could not be installed; says what failed.
+        SystemExit: the requirements could not be installed.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "swarmgame"
     digest = hashlib.sha256(REQUIREMENTS.read_bytes() + f"{sys.version_info[:2]}".encode()).hexdigest()[:12]

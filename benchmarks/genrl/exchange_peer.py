@@ -1,8 +1,7 @@
-"""GenRL's arm of the exchange: one process, one HivemindBackend, one `all_gather_object` a request. Runs in GenRL's
-environment.
+"""GenRL's arm of the exchange: one process, one HivemindBackend, one `all_gather_object` per request.
 
-Usage: exchange_peer.py INDEX, with HIVEMIND_WORLD_SIZE set; the first request names the addresses of peer 0 (none for
-peer 0 itself).
+Runs in GenRL's environment. Usage: exchange_peer.py INDEX, with HIVEMIND_WORLD_SIZE set; the first request has the
+addresses of peer 0 (none for peer 0 itself).
 """
 
 import os

@@ -1,5 +1,6 @@
-"""Puts back what GenRL 0.3.0 imports from `hivemind` and hivemind 1.1.12 no longer exports there. Import it before
-`genrl`.
+"""Add the name that GenRL 0.3.0 imports from `hivemind` and that hivemind 1.1.12 no longer exports.
+
+Import this module before `genrl`.
 """
 
 import hivemind

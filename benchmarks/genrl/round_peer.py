@@ -1,10 +1,9 @@
-"""GenRL's arm of a round: its own game manager, state, data managers, reward manager, GRPO trainer and backends. Runs
-in GenRL's environment.
+"""GenRL's arm of a round: its game manager, state, data managers, reward manager, GRPO trainer and backends.
 
-Usage: round_peer.py WORK INDEX. Its loop (`run_game`) is untouched: before each round it asks `end_of_game`, which
-waits here for the request of a round, and after it the hook answers with what was measured. GenRL swallows the
-exceptions of a round, so the answer has the number of optimizer steps and of bodies heard, by which the benchmark sees
-that the work was done.
+Runs in GenRL's environment. Usage: round_peer.py WORK INDEX. Its loop (`run_game`) is unchanged: before each round it
+calls `end_of_game`, which waits here for a request, and after it a hook answers with the measurement. GenRL swallows the
+exceptions of a round, so the answer has the number of optimizer steps and received bodies, by which the benchmark
+checks the work.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from work import LEARNING_RATE, Work, reward
 
 
 class CheapReward:
-    """The reward of the benchmark, in the shape that GenRL wants: agent → batch item → node → a list of floats."""
+    """The reward of the benchmark in GenRL's shape: agent → batch item → node → a list of floats."""
 
     def __init__(self, stage: int) -> None:
         self.stage = stage
@@ -53,13 +52,13 @@ class Measured(BaseGameManager):
         super().__init__(**parts)
         self.parent, self.requests = parent, requests
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.heard = self.updates = self.tokens = self.prompt_tokens = 0
+        self.received = self.updates = self.tokens = self.prompt_tokens = 0
         self.trainer._process_inputs = self._counted(self.trainer._process_inputs)
         self.trainer.generate = self._timed("generate", self.trainer.generate, self._count_tokens)
         self.trainer.train = self._timed("train", self.trainer.train)
         self.rewards.update_rewards = self._timed("rewards", self.rewards.update_rewards)
         self.communication.all_gather_object = self._timed(
-            "exchange", self.communication.all_gather_object, self._count_heard
+            "exchange", self.communication.all_gather_object, self._count_received
         )
         self.trainer.optimizer.register_step_post_hook(self._count_update)
 
@@ -67,7 +66,7 @@ class Measured(BaseGameManager):
         if next(self.requests, None) is None:
             return True
         self.seconds.clear()
-        self.heard = self.updates = self.tokens = self.prompt_tokens = 0
+        self.received = self.updates = self.tokens = self.prompt_tokens = 0
         self.began, self.worked = time.perf_counter(), time.process_time()
         return False
 
@@ -76,20 +75,20 @@ class Measured(BaseGameManager):
         self.seconds["processor"] = time.process_time() - self.worked
         self.parent.answer(
             seconds=dict(self.seconds),
-            heard=self.heard,
+            received=self.received,
             updates=self.updates,
             tokens=self.tokens,
             prompt_tokens=self.prompt_tokens,
         )
 
     def _timed(
-        self, part: str, call: Callable[..., Any], look: Callable[[Any], None] = lambda _: None
+        self, part: str, call: Callable[..., Any], count: Callable[[Any], None] = lambda _: None
     ) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
             returned = call(*args, **kwargs)
             self.seconds[part] += time.perf_counter() - began
-            look(returned)
+            count(returned)
             return returned
 
         return timed
@@ -106,17 +105,15 @@ class Measured(BaseGameManager):
     def _count_tokens(self, completions: list[list[str]]) -> None:
         self.tokens += sum(len(ids) for texts in completions for ids in self.trainer.processing_class(texts).input_ids)
 
-    def _count_heard(self, gathered: dict[Any, Any]) -> None:
-        self.heard += len(gathered) - 1
+    def _count_received(self, gathered: dict[Any, Any]) -> None:
+        self.received += len(gathered) - 1
 
     def _count_update(self, *_: Any) -> None:
         self.updates += 1
 
 
 def data_manager(work: Work) -> LocalMemoryTextDataManager:
-    """GenRL's data manager of the game, with the questions handed to it (from memory, which is quicker than its own
-    loading).
-    """
+    """Return GenRL's data manager of the game with the questions in memory, which is quicker than its loading."""
     manager: LocalMemoryTextDataManager
     if work.game.name == "multistage":
         manager = MSMDataManager(train_dataset="gsm8k", num_train_samples=work.game.questions)
@@ -129,14 +126,14 @@ def data_manager(work: Work) -> LocalMemoryTextDataManager:
     rounds = iter(range(1_000_000))
 
     def questions(**_: Any) -> list[dict[str, str]]:
-        return [{"question": asked.question, "answer": mark + asked.answer} for asked in work.questions(next(rounds))]
+        return [{"question": each.question, "answer": mark + each.answer} for each in work.questions(next(rounds))]
 
     manager.data_generator = questions
     return manager
 
 
 def trainer(work: Work, folder: Path) -> GRPOLanguageTrainerModule:
-    """GenRL's GRPO trainer as it comes, but for the size of the work; EOS may not come early."""
+    """Return GenRL's GRPO trainer with its defaults, but the size of the work; EOS may not come early."""
     config = GRPOTrainerConfig(
         max_new_tokens=work.game.tokens, num_generations=work.game.generations, learning_rate=LEARNING_RATE
     )

@@ -1,1 +1,1 @@
-"""What operator_scale.py runs against: a real API server whose nodes and pods are kwok's."""
+"""The cluster of operator_scale.py: a real API server with nodes and pods of kwok."""

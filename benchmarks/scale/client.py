@@ -1,8 +1,7 @@
-"""The users: they apply games at a fixed pace, whatever the cluster makes of it, and a watch notes when each game's Job
-or pods appear.
+"""The users: they apply games at a fixed pace, and a watch records when each game's Job or pods appear.
 
-Times are this process's monotonic clock: from when the apply was answered to when the watch delivered the object, so
-that the watch's own delay counts against the operator. Invariant: the pace does not depend on the answers (open loop).
+Times are this process's monotonic clock, from the apply's answer to the watch's event, so that the watch's delay counts
+against the operator. Invariant: the pace does not depend on the answers (open loop).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
 from scale.cluster import NAMESPACES
-from swarmgame_operator.api import GAME, JOB, METADATA, POD, Api, Kind
+from swarmgame_operator.api import GAME, JOB, METADATA, POD, Api, ResourceKind
 
 Key = tuple[str, str]
 GAME_LABEL = "swarmgame.dev/game"
@@ -29,9 +28,7 @@ ROLE_LABEL = "swarmgame.dev/role"
 
 
 def manifest(key: Key, peers: int) -> dict[str, Any]:
-    """A small game. A round may take an hour, so that peers who tell of no new one are not called stalled while we
-    measure.
-    """
+    """Return a small game. A round may take an hour, so that no game is stalled during the measurement."""
     spec = {
         "game": {
             "maxRounds": 10,
@@ -47,21 +44,21 @@ def manifest(key: Key, peers: int) -> dict[str, Any]:
 
 
 def keys(first: int, last: int, prefix: str = "game") -> list[Key]:
-    """Names of games, spread over the namespaces."""
+    """Return names of games, spread over the namespaces."""
     return [(NAMESPACES[number % len(NAMESPACES)], f"{prefix}-{number:05}") for number in range(first, last)]
 
 
 @dataclass
 class Arrivals:
-    """When each game's objects appeared, in order."""
+    """The times at which each game's objects appeared, in order."""
 
     times: dict[Key, list[float]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def until(self, wanted: Sequence[Key], count: int, seconds: float) -> None:
-        """Returns when each of these games has so many."""
+    async def until(self, games: Sequence[Key], count: int, seconds: float) -> None:
+        """Wait until each of these games has this many."""
         async with asyncio.timeout(seconds):
-            while any(len(self.times.get(key, ())) < count for key in wanted):
+            while any(len(self.times.get(key, ())) < count for key in games):
                 self.changed.clear()
                 await self.changed.wait()
 
@@ -78,7 +75,9 @@ class Client:
         """Makes a cluster-wide object of a few kinds."""
         group, _, version = body["apiVersion"].rpartition("/")
         plural = {"MutatingAdmissionPolicy": "mutatingadmissionpolicies"}.get(body["kind"], f"{body['kind'].lower()}s")
-        await self.api.create(Kind(body["kind"], f"{group}/{version}" if group else version, plural), None, body)
+        await self.api.create(
+            ResourceKind(body["kind"], f"{group}/{version}" if group else version, plural), None, body
+        )
 
     async def apply(self, key: Key, peers: int) -> float:
         """Makes a game; the time of the answer."""
@@ -89,7 +88,7 @@ class Client:
         return time.monotonic()
 
     async def not_ready(self) -> int:
-        """Games that the API server does not show as Ready at their present generation."""
+        """Return the number of games that are not Ready at their present generation."""
         token, missing = "", 0
         while True:
             page = await self.api.list_page(GAME, None, limit=250, token=token)
@@ -98,7 +97,7 @@ class Client:
             if not token:
                 return missing
 
-    async def count(self, kind: Kind) -> int:
+    async def count(self, kind: ResourceKind) -> int:
         page = await self.api.list_page(kind, None, limit=1, metadata=True)
         return len(page["items"]) + int(page["metadata"].get("remainingItemCount") or 0)
 
@@ -121,8 +120,8 @@ async def connected(kubeconfig: Path) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def arrivals(client: Client, kind: Kind) -> AsyncIterator[Arrivals]:
-    """Watches peers' Jobs or pods as they are made, while the block runs."""
+async def arrivals(client: Client, kind: ResourceKind) -> AsyncIterator[Arrivals]:
+    """Watch the creation of peers' Jobs or pods while the block runs."""
     assert kind in (JOB, POD)
     page = await client.api.list_page(kind, None, limit=1, metadata=True)
     found = Arrivals()
@@ -137,7 +136,7 @@ async def arrivals(client: Client, kind: Kind) -> AsyncIterator[Arrivals]:
             await task
 
 
-async def _watch(client: Client, kind: Kind, version: str, found: Arrivals) -> None:
+async def _watch(client: Client, kind: ResourceKind, version: str, found: Arrivals) -> None:
     query = {"watch": "true", "resourceVersion": version, "labelSelector": f"{ROLE_LABEL}=peer", "timeoutSeconds": 3600}
     async with client.api.lines(kind.path(None), query, accept=METADATA) as content:
         while line := await content.readline():
@@ -154,7 +153,7 @@ async def _watch(client: Client, kind: Kind, version: str, found: Arrivals) -> N
 async def apply_at(
     client: Client, games: Sequence[Key], *, peers: int, a_second: float
 ) -> tuple[dict[Key, float], dict[Key, float]]:
-    """Applies games at a pace; when each was due, and when it was answered."""
+    """Apply games at a pace; return when each was due, and when it was answered."""
     begin = asyncio.get_running_loop().time()
     due = {key: begin + number / a_second for number, key in enumerate(games)}
 

@@ -1,8 +1,8 @@
 """A cluster without nodes: a real API server and controllers, and kwok in place of kubelets.
 
-Pods are bound by an admission policy as they are made, since a scheduler would only cost time here, and kwok says at
-once that they run and are ready. All of them have one address of this host, where `scale.peers` answers as a peer does.
-Invariant: whatever the operator watches, it gets from a real API server; nothing of the operator is replaced.
+An admission policy binds pods at creation, because a scheduler would only cost time here, and kwok reports them as
+running and ready at once. All pods have one address of this host, where `scale.peers` answers like a peer. Invariant:
+the operator watches a real API server, and no part of the operator is replaced.
 """
 
 from __future__ import annotations
@@ -22,31 +22,28 @@ from native_cluster.control_plane import ControlPlane, answers, free_ports, mana
 from native_cluster.tools import tool
 
 POD_ADDRESS = "127.64.0.1"
-"""Loopback, so that a question to a pod comes back to this host; endpoint controllers, which refuse such addresses, do
-not run.
+"""Loopback, so that a request to a pod reaches this host; endpoint controllers, which refuse such addresses, do not run.
 """
 NAMESPACES = tuple(f"team-{number:02}" for number in range(20))
 OPERATOR = "system:serviceaccount:swarmgame-system:swarmgame"
-STEP_BACK = ("nice", "-n", "10")
-"""For what in a real cluster runs on other machines than the operator and the API server."""
+NICE = ("nice", "-n", "10")
+"""For processes that run on other machines than the operator and the API server in a real cluster."""
 _PARALLEL = {
     "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
     "kind": "KwokConfiguration",
-    # By default 4: on a busy machine 18,000 pods would take an hour to become ready. Who names one has to name the
-    # other.
+    # By default 4: on a busy machine 18,000 pods would take an hour to become ready. The two options must be set
+    # together.
     "options": {"podPlayStageParallelism": 64, "nodePlayStageParallelism": 4},
 }
 SIZED = ("--max-requests-inflight=16", "--max-mutating-requests-inflight=16")
-"""The API server takes as much at once as two cores can bear; its defaults are for many more, and make a queue of the
-machine itself.
-"""
+"""Limits of the API server for two cores. Its defaults are for many more, and turn the machine into a queue."""
 OTHERS = ("system:kube-controller-manager", "kwok")
 CONTROLLERS = ("job-controller", "deployment-controller", "replicaset-controller")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running one."""
+    """A running cluster."""
 
     plane: ControlPlane
     operator_kubeconfig: Path
@@ -55,7 +52,7 @@ class Cluster:
 
 @contextmanager
 def cluster(directory: Path) -> Iterator[Cluster]:
-    """Runs one while the block runs."""
+    """Run a cluster while the block runs."""
     plane = control_plane.start(directory, with_parent=True, api_server_options=SIZED)
     started: list[daemons.Daemon] = []
     try:
@@ -72,13 +69,13 @@ def cluster(directory: Path) -> Iterator[Cluster]:
         plane.stop()
 
 
-def _kubectl(plane: ControlPlane, *words: str, stdin: str = "") -> None:
-    command = [str(tool("kubectl")), "--kubeconfig", str(plane.kubeconfig), *words]
+def _kubectl(plane: ControlPlane, *arguments: str, stdin: str = "") -> None:
+    command = [str(tool("kubectl")), "--kubeconfig", str(plane.kubeconfig), *arguments]
     subprocess.run(command, input=stdin, text=True, check=True, stdout=subprocess.DEVNULL)
 
 
 def _objects() -> list[dict[str, Any]]:
-    """What has to be there first, in order."""
+    """Return the objects of the empty cluster, in order of creation."""
     named = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in NAMESPACES]
     nodes = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}} for name in NAMESPACES]
     users = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name} for name in (OPERATOR, *OTHERS)]
@@ -90,11 +87,11 @@ def _objects() -> list[dict[str, Any]]:
         "roleRef": role,
         "subjects": users,
     }
-    return [*named, *nodes, binding, *_binding_at_admission(), *_step_back_in_line()]
+    return [*named, *nodes, binding, *_binding_at_admission(), *_smallest_share()]
 
 
 def _binding_at_admission() -> list[dict[str, Any]]:
-    """A pod's node has its namespace's name."""
+    """Return the policy that binds a pod to the node with its namespace's name."""
     api = "admissionregistration.k8s.io/v1"
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
     patch = '[JSONPatch{op: "add", path: "/spec/nodeName", value: request.namespace}]'
@@ -116,13 +113,13 @@ def _binding_at_admission() -> list[dict[str, Any]]:
 
 
 def give_way(plane: ControlPlane, *, others: bool) -> None:
-    """Whether the others step back: while games arrive. When the last one is there, they make pods as fast as they can."""
+    """Give the controllers the smallest share of the API server (`others`) while games arrive, and a large one after."""
     shares = json.dumps({"spec": {"limited": {"nominalConcurrencyShares": 1 if others else 400}}})
     _kubectl(plane, "patch", "prioritylevelconfiguration", "others", "--type=merge", "--patch", shares)
 
 
-def _step_back_in_line() -> list[dict[str, Any]]:
-    """In the API server's queues too the others step back: a level of priority and fairness with the smallest share."""
+def _smallest_share() -> list[dict[str, Any]]:
+    """Return a level of priority and fairness with the smallest share, for the controllers and kwok."""
     api, name = "flowcontrol.apiserver.k8s.io/v1", "others"
     queues = {"queues": 2, "handSize": 1, "queueLengthLimit": 1000}
     limited = {
@@ -151,7 +148,7 @@ def _step_back_in_line() -> list[dict[str, Any]]:
 
 
 def _controllers(plane: ControlPlane) -> daemons.Daemon:
-    """Those that make pods, with no brake of their own."""
+    """Start the controllers that make pods, without client-side rate limits."""
     plane.authority.kubeconfig(plane.directory / "kubeconfig-manager", plane.url, OTHERS[0])
     (port,) = free_ports(1)
     arguments = [
@@ -166,7 +163,7 @@ def _controllers(plane: ControlPlane) -> daemons.Daemon:
     ]
     daemon = daemons.start(
         "kube-controller-manager",
-        [*STEP_BACK, tool("kube-controller-manager"), *arguments],
+        [*NICE, tool("kube-controller-manager"), *arguments],
         plane.directory,
         with_parent=True,
     )
@@ -186,26 +183,28 @@ def _kwok(plane: ControlPlane) -> daemons.Daemon:
         f"--server-address=127.0.0.1:{port}",
         "--v=WARN",
     ]
-    daemon = daemons.start("kwok", [*STEP_BACK, tool("kwok"), *arguments], plane.directory, with_parent=True)
+    daemon = daemons.start("kwok", [*NICE, tool("kwok"), *arguments], plane.directory, with_parent=True)
     daemon.wait(answers(f"http://127.0.0.1:{port}/healthz"), 60.0)
     return daemon
 
 
 def _stages() -> list[dict[str, Any]]:
-    """Nodes are ready, pods run and are ready, and what is deleted goes: one step each. kwok's own stages would end a
-    Job's pods at once.
+    """Return kwok's stages: nodes become ready, pods running and ready, and deleted pods are removed, in one step each.
+    kwok's default stages would end a Job's pods at once.
     """
     now = "{{ Now | Quote }}"
     ready = [
         {"key": '.status.conditions.[] | select( .type == "Ready" ) | .status', "operator": "NotIn", "values": ["True"]}
     ]
-    node = f'conditions:\n- {{type: Ready, status: "True", reason: KubeletReady, lastHeartbeatTime: {now}, lastTransitionTime: {now}}}\n'
+    times = f"lastHeartbeatTime: {now}, lastTransitionTime: {now}"
+    node = f'conditions:\n- {{type: Ready, status: "True", reason: KubeletReady, {times}}}\n'
     conditions = "".join(
         f'- {{type: {name}, status: "True", lastTransitionTime: {now}}}\n'
         for name in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
     )
     pod = (
-        f"phase: Running\nstartTime: {now}\nhostIP: 10.0.0.1\npodIP: {POD_ADDRESS}\npodIPs: [{{ip: {POD_ADDRESS}}}]\nconditions:\n{conditions}"
+        f"phase: Running\nstartTime: {now}\nhostIP: 10.0.0.1\npodIP: {POD_ADDRESS}\n"
+        f"podIPs: [{{ip: {POD_ADDRESS}}}]\nconditions:\n{conditions}"
         "containerStatuses:\n{{ range .spec.containers }}"
         "- {name: {{ .name | Quote }}, image: {{ .image | Quote }}, ready: true, restartCount: 0, "
         f"state: {{running: {{startedAt: {now}}}}}}}\n"

@@ -1,7 +1,7 @@
-"""The fake pods' one address: answers `/status` as a peer does whose game goes on, always with the same words.
+"""The one address of the fake pods: it answers `/status` like a running peer, always with the same body.
 
-Always the same, because an operator that hears nothing new should write nothing. Invariant: the operator's own
-questions are answered here, so that asking is part of what is measured.
+The body does not change, because an operator without news should not write. The operator's own requests are answered
+here, so that polling is part of the measurement.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ PORT = 8080
 
 
 class Peers:
-    """Counts the questions."""
+    """Answers and counts the requests."""
 
     def __init__(self) -> None:
-        self.asked = 0
-        said = {
+        self.requests = 0
+        status = {
             "index": 0,
             "phase": "running",
             "rounds_finished": 3,
@@ -33,17 +33,17 @@ class Peers:
             "reward": 0.25,
         }
         self._answer = json.dumps(
-            {**said, "round_finished": time.time(), "checkpoint": 3, "last_error": "", "metrics": {}}
+            {**status, "round_finished": time.time(), "checkpoint": 3, "last_error": "", "metrics": {}}
         ).encode()
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
-        self.asked += 1
+        self.requests += 1
         return web.Response(body=self._answer, content_type="application/json")
 
 
 @asynccontextmanager
 async def peers() -> AsyncIterator[Peers]:
-    """Answers while the block runs."""
+    """Answer requests while the block runs."""
     found = Peers()
     runner = web.ServerRunner(web.Server(found.answer, access_log=None))
     await runner.setup()

@@ -1,7 +1,7 @@
-"""The operator as a process of its own, with the settings of the chart, and what can be read of it from outside.
+"""The operator as a process with the chart's settings, and its figures.
 
-Invariant: only /proc, its probes and its /metrics are asked; a scrape of all games is work for it, and falls on its own
-account.
+Figures come from /proc, its probes and its /metrics. A scrape of all games is work for the operator, and counts as its
+own.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ WRITES = ("create", "apply", "patch", "update", "delete")
 
 @dataclass(frozen=True)
 class Scrape:
-    """One look at /metrics."""
+    """Figures of /metrics."""
 
-    looks: int
+    reconciles: int
     errors: int
     depth: int
     writes: int
@@ -38,7 +38,7 @@ class Operator:
     """A running operator.
 
     Args:
-        began: when its process was started, on the monotonic clock.
+        began: start of its process on the monotonic clock.
     """
 
     daemon: daemons.Daemon
@@ -68,7 +68,7 @@ class Operator:
 
         requests = "swarmgame_operator_k8s_requests_total{"
         return Scrape(
-            looks=total("swarmgame_operator_reconcile_total{", 'result="done"'),
+            reconciles=total("swarmgame_operator_reconcile_total{", 'result="done"'),
             errors=total("swarmgame_operator_reconcile_total{")
             - total("swarmgame_operator_reconcile_total{", 'result="done"'),
             depth=total("swarmgame_operator_queue_depth "),
@@ -78,7 +78,7 @@ class Operator:
         )
 
     def memory_mib(self) -> tuple[float, float]:
-        """Resident now, and at most so far."""
+        """Return the resident memory now and its maximum so far."""
         status = Path(f"/proc/{self.daemon.pid}/status").read_text(encoding="ascii").splitlines()
         figures = {
             line.split(":")[0]: int(line.split()[1]) / 1024 for line in status if line.startswith(("VmRSS", "VmHWM"))
@@ -94,9 +94,10 @@ class Operator:
 
 
 def start(cluster: Cluster, name: str) -> Operator:
-    """Starts one; returns at once.
+    """Start an operator, without waiting for it.
 
     Args:
+        cluster: where it runs.
         name: of its log in the cluster's directory.
     """
     metrics, probes = free_ports(2)

@@ -1,4 +1,4 @@
-"""How a peer of ours is connected in a benchmark: over hivemind, as in a game, or not at all."""
+"""The connection of SwarmGame's peer in a benchmark: over hivemind, as in a game, or none."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from channel import Parent
 
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
 from swarmgame.game.state import Contribution, PeerId
-from swarmgame.swarm.hivemind_backend import HivemindCommunication
+from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
 JOIN_SECONDS = 120.0
 
 
-class Alone:
-    """A swarm of one: the counterpart of GenRL's NullCommunicationBackend."""
+class NoCommunication:
+    """A swarm of one peer: the counterpart of GenRL's NullCommunicationBackend."""
 
     peer: PeerId = "alone"
 
     def join(self, *, expect: Sequence[PeerId] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
-        """Nobody to meet."""
+        """Do nothing: there is no other peer."""
 
     def membership(self) -> tuple[Member, ...]:
         return (Member(self.peer, 0, 0),)
 
     def announce_progress(self, round: int, stage: int) -> None:
-        """Nobody to tell."""
+        """Do nothing."""
 
     def publish(self, contribution: Contribution, claims: Sequence[Claim] = ()) -> None:
-        """Nobody to hear it."""
+        """Do nothing."""
 
     def collect(
         self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
@@ -39,16 +39,18 @@ class Alone:
         return Collected(contributions=(), members=(self.peer,), missing=(), closed_by=ClosedBy.ISOLATED)
 
     def leave(self) -> None:
-        """Nobody to say goodbye to."""
+        """Do nothing."""
 
 
 def connect(folder: Path, parent: Parent, requests: Iterator[dict[str, Any]]) -> CommunicationManager:
-    """Joins over hivemind, and returns when all are seen.
+    """Join over hivemind, and return when all peers are members.
 
-    The first request has the addresses of peer 0 (none for peer 0 itself), and is answered with our own.
+    The first request has the addresses of peer 0 (none for peer 0 itself); the answer has this peer's.
 
     Args:
         folder: for the key.
+        parent: of this process.
+        requests: of the parent.
     """
     hello = next(requests)
     communication = HivemindCommunication(

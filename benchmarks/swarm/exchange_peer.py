@@ -1,10 +1,9 @@
-"""Our arm of the exchange: one process, one HivemindCommunication, one publish and one collect (gather, quorum 100 %) a
-request.
+"""SwarmGame's arm of the exchange: one process, one publish and one collect (gather, quorum 100 %) per request.
 
-What is said is a contribution as a game would say it: random token ids, log-probabilities and text, so that the codec
-can hardly compress it, cut to the size at which its encoded shards have at least the bytes asked for. It is made before
-the clock starts; encoding, signing, sending, checking and decoding are inside (numbers that came stay columns until
-somebody reads them, as in a game). A call is whole when every other peer's contribution came with all its tokens.
+A peer publishes a contribution as in a game: random token ids, log-probabilities and text, which the codec can hardly
+compress, of a size at which its encoded shards have at least the requested bytes. It is made before the clock starts;
+encoding, signing, sending, checking and decoding are measured (received numbers become Python objects when they are
+read, as in a game). A call is complete when every other peer's contribution came with all its tokens.
 """
 
 from __future__ import annotations
@@ -32,16 +31,14 @@ ALPHABET = string.ascii_letters + string.digits + " ."
 
 
 def contribution(peer: PeerId, round: int, groups: Sequence[Group], references: Sequence[QuestionRef]) -> Contribution:
-    """What a peer says in a round."""
+    """Return a peer's contribution of a round."""
     return Contribution(
         peer, round, 0, tuple(groups), {reference.id: reference for reference in references}, tokenizer="benchmark"
     )
 
 
-class Words:
-    """Groups of at least so many bytes when encoded; the same for all peers, who thereby know what to expect of each
-    other.
-    """
+class RandomGroups:
+    """Groups of at least `size` bytes when encoded; the same for all peers, so that each can check the others'."""
 
     def __init__(self, peer: PeerId, size: int) -> None:
         self._random = random.Random(size)
@@ -91,16 +88,16 @@ def main() -> None:
         try:
             for request in requests:
                 if "make" in request:
-                    said = Words(communication.peer, request["make"])
-                    parent.answer(bytes=said.bytes)
+                    groups = RandomGroups(communication.peer, request["make"])
+                    parent.answer(bytes=groups.bytes)
                     continue
-                ours = contribution(communication.peer, round, said.groups, said.references)
+                ours = contribution(communication.peer, round, groups.groups, groups.references)
                 began = time.perf_counter()
                 communication.publish(ours)
-                heard = communication.collect(round, 0, policy).contributions
+                received = communication.collect(round, 0, policy).contributions
                 seconds = time.perf_counter() - began
-                tokens = [sum(len(r.token_ids) for group in other.groups for r in group.rollouts) for other in heard]
-                parent.answer(seconds=seconds, others=sum(count == said.tokens for count in tokens))
+                tokens = [sum(len(r.token_ids) for group in other.groups for r in group.rollouts) for other in received]
+                parent.answer(seconds=seconds, others=sum(count == groups.tokens for count in tokens))
                 round += 1
                 communication.announce_progress(round, 0)
         finally:

@@ -1,8 +1,8 @@
-"""The benchmark's game on SwarmGame's interfaces: the questions, prompts and reward of GenRL's arm, word for word.
+"""The benchmark's game on SwarmGame's interfaces, with the exact questions, prompts and reward of GenRL's arm.
 
-The three-stage game asks what GenRL's multistage_math asks; its long system prompts come from GenRL's package at run
-time (`prompts.json` beside the work), so that both arms read prompts of one length. Without that file (a smoke run)
-each is a placeholder of the same number of words.
+The three-stage game is GenRL's multistage_math. Its long system prompts come from GenRL's package at run time
+(`prompts.json` beside the work), so that both arms read prompts of one length. Without that file (a smoke run) each is a
+placeholder of the same length.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ PLACEHOLDER_WORDS = (118, 188, 150)
 
 
 class WorkConfig(Config):
-    """Where the work is."""
+    """The folder of the work."""
 
     folder: Path
     """The folder that `Work.make` wrote."""
 
 
 class WorkData(DataManager):
-    """All peers ask the same questions in a round."""
+    """All peers have the same questions in a round."""
 
     Config = WorkConfig
 
@@ -67,32 +67,34 @@ class WorkData(DataManager):
         return [self._prompt(state, stage, question) for question in state.questions.values()]
 
     def _question(self, round: int, index: int) -> Question:
-        asked = self.work.questions(round)[index]
-        return Question(QuestionRef("work", "", round, index), text=asked.question, answer=asked.answer)
+        source = self.work.questions(round)[index]
+        return Question(QuestionRef("work", "", round, index), text=source.question, answer=source.answer)
 
     def _prompt(self, state: GameState, stage: int, question: Question) -> Prompt:
-        words = question.text if stage == 0 else self._solutions(state, question)
+        content = question.text if stage == 0 else self._solutions(state, question)
         if stage == 2:
-            words += (
+            content += (
                 "  \nAfter comparing these solutions, the following feedback was given about which answer is best: \n"
             )
-            words += "".join(
-                f"--> Criticism #{number} was: {text}\n\n" for number, text in enumerate(_said(state, 1, question))
+            content += "".join(
+                f"--> Criticism #{number} was: {text}\n\n" for number, text in enumerate(_answers(state, 1, question))
             )
-            words += 'Remember to think through your solution step by step and put your answer on its own line after "Answer:".\n\n'
-        return Prompt(question.id, (Message("system", self.system[stage]), Message("user", words)))
+            content += "Remember to think through your solution step by step and put your answer on its own line "
+            content += 'after "Answer:".\n\n'
+        return Prompt(question.id, (Message("system", self.system[stage]), Message("user", content)))
 
     def _solutions(self, state: GameState, question: Question) -> str:
-        words = f"The given math problem is: {question.text}  \n\nThe following solutions were suggested for this problem: \n"
-        words += "".join(
-            f"--> Student #{number} said: {text}\n\n" for number, text in enumerate(_said(state, 0, question))
+        content = f"The given math problem is: {question.text}  \n\n"
+        content += "The following solutions were suggested for this problem: \n"
+        content += "".join(
+            f"--> Student #{number} said: {text}\n\n" for number, text in enumerate(_answers(state, 0, question))
         )
         choose = 'Remember to choose an appropriate "Student #" (or say None), explain your choice, '
-        return words + choose + 'put your final choice on its own line after "Choice:".\n\n'
+        return content + choose + 'put your final choice on its own line after "Choice:".\n\n'
 
 
 class WorkRewards(RewardManager):
-    """The hash of each text, in this process: GenRL's arm has no sandbox either."""
+    """The hash of each text, in this process, because GenRL's arm has no sandbox."""
 
     def __init__(self, config: Any, context: ComponentContext) -> None:
         super().__init__(config, context)
@@ -101,5 +103,5 @@ class WorkRewards(RewardManager):
         return {key: [reward(rollout.text) for rollout in group.rollouts] for key, group in state.groups()}
 
 
-def _said(state: GameState, stage: int, question: Question) -> list[str]:
+def _answers(state: GameState, stage: int, question: Question) -> list[str]:
     return [rollout.text for _, group in state.groups_for(stage, question.id) for rollout in group.rollouts]

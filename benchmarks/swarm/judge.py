@@ -1,6 +1,4 @@
-"""Rewards of a game whose scorer is away: each call takes as long as a remote judge or a compiler would, without using
-this processor.
-"""
+"""Rewards with a slow scorer: each call waits as for a remote judge or a compiler, without using this processor."""
 
 from __future__ import annotations
 
@@ -14,14 +12,14 @@ from swarmgame.rewards.reasoning_gym import ReasoningGymRewards, ReasoningGymRew
 
 
 class JudgedConfig(ReasoningGymRewardsConfig):
-    """The rewards of reasoning-gym, and how long they take."""
+    """The rewards of reasoning-gym with a delay."""
 
     seconds: Annotated[float, Field(ge=0)] = 0.1
-    """Each call waits so long before it scores."""
+    """Seconds that each call waits before it scores."""
 
 
 class JudgedRewards(ReasoningGymRewards):
-    """reasoning-gym's own rewards, `seconds` later."""
+    """reasoning-gym's rewards after `seconds`."""
 
     Config = JudgedConfig
     config: JudgedConfig

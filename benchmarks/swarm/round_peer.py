@@ -1,8 +1,7 @@
-"""Our arm of a round: GameManager, GRPOTrainer and HivemindCommunication as a game runs them. Usage: round_peer.py WORK
-INDEX.
+"""SwarmGame's arm of a round: GameManager, GRPOTrainer and HivemindCommunication as in a game.
 
-Between rounds an observer waits for the request of the next one and answers with the report of the last: the loop
-itself is untouched.
+Usage: round_peer.py WORK INDEX. Between rounds an observer answers with the report of the last round and waits for the
+request of the next one; the loop is unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 from channel import Parent
-from connection import Alone, connect
+from connection import NoCommunication, connect
 from game import WorkConfig, WorkData, WorkRewards
 from work import LEARNING_RATE, Work
 
@@ -31,12 +30,12 @@ from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 
 class OnRequest(Observer):
-    """Holds the loop before each round until it is asked for, and answers after it."""
+    """Holds the loop before each round until it is requested, and answers after it."""
 
     def __init__(self, parent: Parent, requests: Iterator[dict[str, Any]]) -> None:
         self.parent, self.requests = parent, requests
         self.ended = False
-        self.heard = 0
+        self.received = 0
         self.version = 0
         self.began = self.worked = 0.0
 
@@ -44,21 +43,21 @@ class OnRequest(Observer):
         self._wait()
 
     def stage_closed(self, round: Round, stage: int, collected: Collected) -> None:
-        self.heard += len(collected.contributions)
+        self.received += len(collected.contributions)
 
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
         seconds = {part: report.seconds.get(part, 0.0) for part in ("generate", "exchange", "rewards", "train")}
         seconds["round"] = time.perf_counter() - self.began
         seconds["processor"] = time.process_time() - self.worked
-        asked = sum(len(group.prompt.token_ids) for _, group in state.own_groups())
+        prompt_tokens = sum(len(group.prompt.token_ids) for _, group in state.own_groups())
         updates = report.policy_version - self.version
         finite = {name: value for name, value in report.metrics.items() if math.isfinite(value)}
         self.parent.answer(
             seconds=seconds,
-            heard=self.heard,
+            received=self.received,
             updates=updates,
             tokens=report.tokens,
-            prompt_tokens=asked,
+            prompt_tokens=prompt_tokens,
             metrics=finite,
         )
         self.version = report.policy_version
@@ -66,14 +65,12 @@ class OnRequest(Observer):
 
     def _wait(self) -> None:
         self.ended = next(self.requests, None) is None
-        self.heard = 0
+        self.received = 0
         self.began, self.worked = time.perf_counter(), time.process_time()
 
 
 def trainer(work: Work, context: ComponentContext) -> GRPOTrainer:
-    """The size of the work, and GenRL's loss (token-level, no KL), clip range and learning rate; one update a stage, as
-    near as GenRL's.
-    """
+    """Return the trainer with GenRL's loss (token-level, no KL), clip range and learning rate, and one update per stage."""
     chosen = {
         "generations": work.game.generations,
         "maxNewTokens": work.game.tokens,
@@ -99,7 +96,7 @@ def main(folder: Path) -> None:
         if swarm:
             communication = connect(Path(own), parent, requests)
         else:
-            communication = Alone()
+            communication = NoCommunication()
             next(requests)
             parent.answer(addresses=[])
         context = ComponentContext(

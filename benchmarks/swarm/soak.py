@@ -1,4 +1,4 @@
-"""The soak's probe: rewards that also write down, every few rounds, what their process and its children hold."""
+"""The soak's probe: rewards that also record, every few rounds, the resources of their process and its children."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ MIB = 1 << 20
 
 
 class ProbedConfig(ReasoningGymRewardsConfig):
-    """The rewards of reasoning-gym, and what is sampled beside them."""
+    """The rewards of reasoning-gym, and the settings of the samples."""
 
     every: Annotated[int, Field(ge=1)] = 10
     """Rounds between samples."""
     folder: Path
-    """Where each peer writes `<peer>.jsonl`."""
+    """Folder in which each peer writes `<peer>.jsonl`."""
     types: bool = False
-    """Also count objects by type: slow, to look for what grows."""
+    """Also count objects by type, to find what grows; slow."""
 
 
 class ProbedRewards(ReasoningGymRewards):
-    """reasoning-gym's own rewards; samples are taken at the first call of a round."""
+    """reasoning-gym's rewards; samples are taken at the first call of a round."""
 
     Config = ProbedConfig
     config: ProbedConfig
@@ -47,7 +47,7 @@ class ProbedRewards(ReasoningGymRewards):
         if number != self._last and number % self.config.every == 0 and not state.round.evaluation:
             self._last = number
             gc.collect()
-            # What is free goes back to the kernel: the allocator's own swings, 5 MiB, would hide a growth of 1.
+            # Returns free memory to the kernel: the allocator's variation of 5 MiB would hide a growth of 1.
             ctypes.CDLL(None).malloc_trim(0)
             with (self.config.folder / f"{state.peer}.jsonl").open("a") as file:
                 file.write(json.dumps({"round": number, "time": time.time(), **holdings(), **self._types()}) + "\n")
@@ -64,7 +64,7 @@ class ProbedRewards(ReasoningGymRewards):
 
 
 def holdings() -> dict[str, float]:
-    """Return what this process and its descendants hold: memory in MiB, descriptors, threads, tracked objects."""
+    """Return the resources of this process and its descendants: memory in MiB, descriptors, threads, tracked objects."""
     found = {f"peer_{name}": value for name, value in memory(os.getpid()).items()}
     found["descriptors"] = len(os.listdir("/proc/self/fd"))
     found["threads"] = len(os.listdir("/proc/self/task"))
@@ -84,7 +84,7 @@ def holdings() -> dict[str, float]:
 
 
 def memory(pid: int) -> dict[str, float]:
-    """Resident and unique MiB of a process; nothing for one that has ended."""
+    """Return resident and unique MiB of a process; empty for one that has ended."""
     sizes = {"Rss": 0.0, "Private_Clean": 0.0, "Private_Dirty": 0.0}
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -98,7 +98,7 @@ def memory(pid: int) -> dict[str, float]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return all processes below one."""
+    """Return all descendants of a process."""
     found: list[int] = []
     waiting = [pid]
     while waiting:

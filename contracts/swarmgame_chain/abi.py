@@ -1,7 +1,7 @@
-"""The contract as Python sees it: calls encoded, results decoded, errors by name, events as dataclasses.
+"""The contract's ABI: encode calls, decode results, name errors, and read events into dataclasses.
 
-Everything comes from the committed artifact; nothing is fetched. Pure: no network, no key. Invariant: a log that is not
-one of ours, or that does not decode, is None and never an exception: other contracts share the chain.
+Everything comes from the committed artifact; there is no network access. A log of another contract, or one that does
+not decode, is None and not an exception, since other contracts share the chain.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ ARTIFACT = "SwarmCoordinator.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ContractEvent:
     """A decoded log.
 
     Args:
         name: the event's, `PeerProven`.
         values: its arguments by name; addresses as lower-case hexadecimal text, `bytesN` as bytes.
         transaction: hash of the transaction, 0x and 64 digits.
-        position: which of the transaction's logs of this contract; the same wherever a reorganisation puts the
-            transaction.
+        position: index among the transaction's logs of this contract; a reorganisation that moves the transaction
+            does not change it.
         block: number of its block.
         block_hash: 0x and 64 digits.
     """
@@ -55,25 +55,27 @@ def artifact() -> Mapping[str, Any]:
 
 
 def creation_code(owner: str, config: Sequence[Any]) -> bytes:
-    """What to send to nobody, to have a coordinator. `config`: roundDuration, minRoundTime, maxReward, sealedReports,
-    provenOnly.
+    """Return the calldata that creates a coordinator.
+
+    Args:
+        config: roundDuration, minRoundTime, maxReward, sealedReports, provenOnly.
     """
     arguments: bytes = encode(["address", "(uint32,uint32,uint96,bool,bool)"], [owner, tuple(config)])
     return bytes.fromhex(artifact()["bytecode"][2:]) + arguments
 
 
 def encode_call(name: str, *arguments: Any) -> bytes:
-    """Calldata of a function of the contract."""
+    """Return the calldata of a call."""
     function = _functions()[name]
     encoded: bytes = encode(function.inputs, arguments)
     return function.selector + encoded
 
 
 def decode_result(name: str, data: bytes) -> Any:
-    """What a function returned: the value, or a tuple where there are several.
+    """Return a function's result: the value, or a tuple where there are several.
 
     Raises:
-        ChainRefused: these bytes are not such a result: another contract answered.
+        ChainRefused: the bytes are not such a result, so another contract answered.
     """
     try:
         values = decode(_functions()[name].outputs, data)
@@ -85,7 +87,7 @@ def decode_result(name: str, data: bytes) -> Any:
 
 
 def decode_call(name: str, data: bytes) -> tuple[Any, ...] | None:
-    """The arguments of a call of this function; None when the data is of another call, or of none."""
+    """Return the arguments of a call; None when the data is not a call of this function."""
     function = _functions()[name]
     if data[:4] != function.selector:
         return None
@@ -96,22 +98,22 @@ def decode_call(name: str, data: bytes) -> tuple[Any, ...] | None:
 
 
 def error_name(data: bytes) -> str:
-    """The name of a custom error by its first four bytes; `0x…` when it is none that we know."""
+    """Return a custom error's name by its first four bytes; `0x…` when it is unknown."""
     return _errors().get(bytes(data[:4]), f"0x{bytes(data[:4]).hex()}")
 
 
 def selector(error: str) -> bytes:
-    """The first four bytes of a custom error without arguments."""
+    """Return the first four bytes of a custom error without arguments."""
     return bytes(keccak(text=f"{error}()")[:4])
 
 
 def topic(event: str) -> str:
-    """The first topic of an event's logs."""
+    """Return the first topic of an event's logs."""
     return next(topic for topic, entry in _events().items() if entry["name"] == event)
 
 
-def decode_log(log: Mapping[str, Any], position: int) -> Event | None:
-    """A log of `eth_getLogs` as an event, or None when it is none of ours."""
+def decode_log(log: Mapping[str, Any], position: int) -> ContractEvent | None:
+    """Return a log of `eth_getLogs` as an event, or None when it is not one of the contract."""
     topics = log["topics"]
     entry = _events().get(topics[0]) if topics else None
     if entry is None:
@@ -132,7 +134,16 @@ def decode_log(log: Mapping[str, Any], position: int) -> Event | None:
         )
     except (DecodingError, ValueError, OverflowError):
         return None
-    return Event(entry["name"], values, log["transactionHash"], position, int(log["blockNumber"], 16), log["blockHash"])
+    return ContractEvent(
+        entry["name"], values, log["transactionHash"], position, int(log["blockNumber"], 16), log["blockHash"]
+    )
+
+
+def rejected_entries(receipt: Mapping[str, Any]) -> dict[int, str]:
+    """Return the entries of a mined batch that the contract rejected: index → the error's name."""
+    events = (decode_log(log, 0) for log in receipt["logs"])
+    found = [event for event in events if event is not None and event.name == "EntryRejected"]
+    return {event.values["index"]: error_name(event.values["reason"]) for event in found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +177,7 @@ def _functions() -> Mapping[str, _Function]:
 
 @cache
 def _errors() -> Mapping[bytes, str]:
-    # Errors that a batch only names are absent from the ABI's function reverts, but solc lists every error of the file
-    # that is used.
+    # Errors that only a batch's EntryRejected names may be missing from the ABI.
     known = {
         bytes(keccak(text=_signature(entry))[:4]): str(entry["name"])
         for entry in artifact()["abi"]

@@ -1,7 +1,7 @@
-"""A chain of our own: anvil, as npm ships it, as a child process. For mode Dev and for tests.
+"""Anvil, as npm ships it, as a child process: the chain of mode Dev and of the tests.
 
-Chain 31337 by default. Its state can live in a file, so that it survives a restart. Invariant: the child never outlives
-its parent's `with` block, and a port is never guessed: anvil that does not answer is an error with anvil's last words.
+Its chain id is 31337 by default, and its state can be kept in a file across restarts. The child does not outlive the
+`with` block.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def find_anvil() -> Path:
-    """The binary: where SWARMGAME_ANVIL says, in contracts/node_modules, or on the PATH.
+    """Return the binary that SWARMGAME_ANVIL names, or the one in contracts/node_modules, or on the PATH.
 
     Raises:
-        BadChainUsage: there is none; says how to get it.
+        BadChainUsage: it is not installed; the message tells how to install it.
     """
     named = os.environ.get(BINARY_VARIABLE)
     machine = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), platform.machine())
@@ -48,8 +48,8 @@ def find_anvil() -> Path:
     raise BadChainUsage(f"anvil is not installed: run `make toolchain`, or name the binary in {BINARY_VARIABLE}")
 
 
-def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
-    """Asks a child to end, and kills it when it has not after ten seconds."""
+def terminate(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    """Terminate a child, and kill it if it still runs after ten seconds."""
     process.terminate()
     try:
         process.wait(10)
@@ -65,8 +65,7 @@ class Anvil:
         options: anvil's own: `--no-mining`, `--block-time 1`, `--state FILE`.
         port: 0 takes a free one.
         chain_id: the chain's.
-        follow: whether it ends with the thread that starts it, even when that is killed; a state file must not have two
-            writers.
+        follow: whether the kernel ends it with the thread that starts it, since a state file must not have two writers.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Anvil:
     ) -> None:
         self.port = port or _free_port()
         self.url = f"http://{host}:{self.port}"
-        self._before = die_with_parent if follow else None
+        self._before = set_parent_death_signal if follow else None
         self._options: Sequence[str] = (
             *("--host", host, "--port", str(self.port), "--chain-id", str(chain_id)),
             *("--hardfork", "osaka", "--enable-tx-gas-limit", "--gas-limit", "60000000", "--accounts", "2", "--quiet"),
@@ -88,7 +87,7 @@ class Anvil:
         """The child's process id; 0 when it does not run."""
         return self._process.pid if self._process else 0
 
-    def start(self, patience: float = 20.0) -> Self:
+    def start(self, timeout: float = 20.0) -> Self:
         """Starts it and waits until it answers.
 
         Raises:
@@ -101,25 +100,25 @@ class Anvil:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            start_new_session=True,  # Ctrl-C reaches whoever started it alone
+            start_new_session=True,  # Ctrl-C reaches only the process that started it
             preexec_fn=self._before,
         )
-        end = time.monotonic() + patience
+        end = time.monotonic() + timeout
         while time.monotonic() < end:
             if self._process.poll() is not None:
-                words = self._last_words()
+                tail = self._log_tail()
                 self.stop()
-                raise ChainUnreachable(f"anvil stopped at once: {words}")
+                raise ChainUnreachable(f"anvil stopped at once: {tail}")
             if _answers(self.url):
                 return self
             time.sleep(0.02)
         self.stop()
-        raise ChainUnreachable(f"anvil does not answer after {patience:.0f} seconds")
+        raise ChainUnreachable(f"anvil does not answer after {timeout:.0f} seconds")
 
     def stop(self) -> None:
-        """Ends it; with `--state` it writes its state first."""
+        """Stop it; with `--state` it writes its state first."""
         if self._process is not None:
-            end(self._process)
+            terminate(self._process)
             self._process = None
         if self._log is not None:
             self._log.close()
@@ -133,16 +132,17 @@ class Anvil:
     ) -> None:
         self.stop()
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         if self._log is None:
             return ""
         self._log.seek(0)
-        return self._log.read()[-500:].decode(errors="replace").strip() or "it said nothing"
+        return self._log.read()[-500:].decode(errors="replace").strip() or "it printed nothing"
 
 
-def die_with_parent() -> None:
-    """Has the kernel end this process when the thread that started it ends (Linux). For a child between fork and exec:
-    makes one call.
+def set_parent_death_signal() -> None:
+    """Make the kernel end this process when the thread that started it ends (Linux).
+
+    Runs in the child between fork and exec, so it makes one call only.
     """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -1,8 +1,8 @@
-"""`swarmgame chain deploy|status|peers|rewards|advance` and `swarmgame gateway`.
+"""The commands `swarmgame chain deploy|status|peers|rewards|advance` and `swarmgame gateway`.
 
-For people with a chain of their own. A key comes from a file, a keystore, or the file that an environment variable
-names; it is never an argument. Invariant: what these commands print comes from the chain itself, an error is one
-sentence and an exit code, and importing this loads nothing of Ethereum, so that `--help` answers at once.
+A key comes from a file, a keystore, or the file that an environment variable names; it is never an argument. What the
+commands print is read from the chain. An error is one sentence and an exit code. Importing this module loads nothing of
+Ethereum, so `--help` is fast.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from rich.table import Table
 from swarmgame_chain.errors import BadChainUsage, ChainError
 
 if TYPE_CHECKING:
-    from swarmgame_chain.backends import RpcChain
     from swarmgame_chain.messages import Domain
     from swarmgame_chain.reader import Coordinator
+    from swarmgame_chain.rpc import HttpRpcClient
 
 RPC_VARIABLE = "SWARMGAME_CHAIN_RPC_FILE"
-app = typer.Typer(name="chain", help="A coordinator contract on a chain of yours.", no_args_is_help=True)
+app = typer.Typer(name="chain", help="A coordinator contract on your own chain.", no_args_is_help=True)
 
 Rpc = Annotated[
     str,
@@ -51,9 +51,9 @@ def deploy(
     key_file: KeyFile = None,
     keystore: Keystore = None,
     passphrase_file: Passphrase = None,
-    owner: Annotated[str, typer.Option(help="Who gets all roles; the key's own account by default.")] = "",
-    round_seconds: Annotated[int, typer.Option(min=1, help="After this long anyone may end a round.")] = 600,
-    min_round_seconds: Annotated[int, typer.Option(min=0, help="Before this nobody may.")] = 5,
+    owner: Annotated[str, typer.Option(help="The account that gets all roles; the key's own by default.")] = "",
+    round_seconds: Annotated[int, typer.Option(min=1, help="After this time anyone may end a round.")] = 600,
+    min_round_seconds: Annotated[int, typer.Option(min=0, help="A round lasts at least this long.")] = 5,
     max_reward: Annotated[int, typer.Option(min=1, help="Bound of one round's reward, in millionths.")] = 1_000_000_000,
     sealed: Annotated[
         bool, typer.Option("--sealed", help="Reports are committed first, and opened a round later.")
@@ -61,12 +61,12 @@ def deploy(
     proven_only: Annotated[bool, typer.Option("--proven-only", help="Ids cannot be claimed without proof.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a coordinator contract; prints its address."""
+    """Deploy a coordinator contract and print its address."""
     from swarmgame_chain.deploy import deploy as make
     from swarmgame_chain.keys import load_wallet
     from swarmgame_chain.reader import SwarmConfig
 
-    async def work(chain: RpcChain) -> None:
+    async def work(chain: HttpRpcClient) -> None:
         wallet = load_wallet(key_file, keystore, passphrase_file)
         config = SwarmConfig(round_seconds, min_round_seconds, max_reward, sealed, proven_only)
         domain, receipt = await make(chain, wallet, config, owner)
@@ -85,7 +85,7 @@ def deploy(
 
 @app.command()
 def status(contract: Contract, chain_id: ChainId, rpc: Rpc = "", as_json: AsJson = False) -> None:
-    """Show the round, its deadline, the bootnodes and how the contract was made."""
+    """Show the round, its deadline, the bootnodes and the contract's configuration."""
 
     async def work(coordinator: Coordinator) -> None:
         config, clock = await coordinator.config(), await coordinator.clock()
@@ -113,7 +113,7 @@ def peers(
     contract: Contract,
     chain_id: ChainId,
     rpc: Rpc = "",
-    since: Annotated[int, typer.Option(min=0, help="The first block to look at.")] = 0,
+    since: Annotated[int, typer.Option(min=0, help="The first block to read.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """List the peers that registered, with owner, proof and wins."""
@@ -140,10 +140,10 @@ def rewards(
     contract: Contract,
     chain_id: ChainId,
     rpc: Rpc = "",
-    since: Annotated[int, typer.Option(min=0, help="The first block to look at.")] = 0,
+    since: Annotated[int, typer.Option(min=0, help="The first block to read.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """List what each peer has reported in all, highest first."""
+    """List the sum of each peer's reported rewards, highest first."""
 
     async def work(coordinator: Coordinator) -> None:
         names = await _registered(coordinator, since)
@@ -189,24 +189,24 @@ def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8546,
     confirmations: Annotated[int, typer.Option(min=1, max=256, help="Blocks after which a transaction is final.")] = 2,
     quorum: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Share of those who take part that ends a round.")
+        float, typer.Option(min=0.01, max=1.0, help="Share of the live peers whose reports end a round.")
     ] = 0.67,
     ticks: Annotated[bool, typer.Option("--ticks/--no-ticks", help="Whether it ends rounds.")] = True,
-    interval: Annotated[float, typer.Option(min=0.01, max=60.0, help="Seconds between looks at the chain.")] = 0.25,
+    interval: Annotated[float, typer.Option(min=0.01, max=60.0, help="Seconds between reads of the chain.")] = 0.25,
 ) -> None:
     """Carry signed messages to the contract; the only process with a funded key."""
     from swarmgame_chain.gateway import Gateway, GatewayConfig
-    from swarmgame_chain.gateway.serve import serve
+    from swarmgame_chain.gateway.server import serve
     from swarmgame_chain.keys import load_wallet
 
-    async def work(chain: RpcChain) -> None:
+    async def work(chain: HttpRpcClient) -> None:
         wallet = load_wallet(key_file, keystore, passphrase_file)
         config = GatewayConfig(confirmations=confirmations, quorum=quorum, ticks=ticks, interval=interval)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         gateway = Gateway(chain, _domain(chain_id, contract), wallet, config)
-        await serve(gateway, host, port, stop, said=lambda line: print(line, flush=True))
+        await serve(gateway, host, port, stop, announce=lambda line: print(line, flush=True))
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     _with_chain(rpc, work)
@@ -215,19 +215,19 @@ def gateway(
 def _with_coordinator(rpc: str, contract: str, chain_id: int, work: Callable[[Coordinator], Awaitable[None]]) -> None:
     from swarmgame_chain.reader import Coordinator
 
-    async def checked(chain: RpcChain) -> None:
+    async def check_and_work(chain: HttpRpcClient) -> None:
         coordinator = Coordinator(chain, _domain(chain_id, contract))
         await coordinator.check()
         await work(coordinator)
 
-    _with_chain(rpc, checked)
+    _with_chain(rpc, check_and_work)
 
 
-def _with_chain(rpc: str, work: Callable[[RpcChain], Coroutine[Any, Any, None]]) -> None:
+def _with_chain(rpc: str, work: Callable[[HttpRpcClient], Coroutine[Any, Any, None]]) -> None:
     async def open_and_work() -> None:
-        from swarmgame_chain.backends import RpcChain
+        from swarmgame_chain.rpc import HttpRpcClient
 
-        async with RpcChain(_endpoint(rpc)) as chain:
+        async with HttpRpcClient(_endpoint(rpc)) as chain:
             await work(chain)
 
     try:

@@ -1,7 +1,7 @@
-"""One transaction at a time, for people and for a chain of our own: deploying a coordinator, and calls of its managers.
+"""Send one transaction at a time and wait for it: deploy a coordinator, and call its management functions.
 
-The gateway does not use this: it has many in flight. Here one is sent and waited for. Invariant: a transaction that
-reverted is an error with the contract's own word for it, never a success.
+Used by the commands and by mode Dev; the gateway, which has many transactions in flight, has its own sender. A
+transaction that reverts is an error with the contract's own name for it.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from swarmgame_chain.abi import creation_code, encode_call, error_name
-from swarmgame_chain.backends import Chain
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable, RpcError
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import SwarmConfig
+from swarmgame_chain.rpc import RpcClient
 
 WAIT = 180.0
-"""Seconds that a transaction may take to be mined."""
+"""Longest wait for a transaction to be mined, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A mined transaction: its hash, the gas it used, its block, and the address of the contract that it made, if it
-    did.
-    """
+    """A mined transaction: its hash, its gas, its block, and the address of the contract that it created, if any."""
 
     transaction: str
     gas: int
@@ -33,25 +31,25 @@ class Receipt:
     contract: str
 
 
-async def deploy(chain: Chain, wallet: Wallet, config: SwarmConfig, owner: str = "") -> tuple[Domain, Receipt]:
-    """Makes a coordinator. `owner` (the wallet by default) has all roles.
+async def deploy(chain: RpcClient, wallet: Wallet, config: SwarmConfig, owner: str = "") -> tuple[Domain, Receipt]:
+    """Deploy a coordinator. `owner` (the wallet by default) gets all roles.
 
     Raises:
         ChainRefused: the wallet is empty, or the contract refuses the configuration.
         ChainUnreachable: the node does not answer, or does not mine.
     """
-    chain_id = int(await chain.ask("eth_chainId"), 16)
+    chain_id = int(await chain.request("eth_chainId"), 16)
     receipt = await send(chain, wallet, "", creation_code(owner or wallet.address, config.values()))
     return Domain(chain_id, receipt.contract), receipt
 
 
-async def manage(chain: Chain, wallet: Wallet, contract: str, name: str, *arguments: Any) -> Receipt:
-    """Calls a function of the contract and waits for it; as `send` raises."""
+async def manage(chain: RpcClient, wallet: Wallet, contract: str, name: str, *arguments: Any) -> Receipt:
+    """Call a function of the contract and wait for it; raises as `send`."""
     return await send(chain, wallet, contract, encode_call(name, *arguments))
 
 
-async def send(chain: Chain, wallet: Wallet, to: str, data: bytes) -> Receipt:
-    """Sends one transaction and waits until it is mined.
+async def send(chain: RpcClient, wallet: Wallet, to: str, data: bytes) -> Receipt:
+    """Send one transaction and wait until it is mined.
 
     Raises:
         ChainRefused: it would revert, it did, or the wallet cannot pay for it.
@@ -59,12 +57,12 @@ async def send(chain: Chain, wallet: Wallet, to: str, data: bytes) -> Receipt:
     """
     call = {"from": wallet.address, "data": "0x" + data.hex()} | ({"to": to} if to else {})
     try:
-        gas = int(await chain.ask("eth_estimateGas", call), 16)
-        nonce = int(await chain.ask("eth_getTransactionCount", wallet.address, "latest"), 16)
+        gas = int(await chain.request("eth_estimateGas", call), 16)
+        nonce = int(await chain.request("eth_getTransactionCount", wallet.address, "latest"), 16)
         fee, tip = await fees(chain)
         transaction: dict[str, object] = {
             "type": 2,
-            "chainId": int(await chain.ask("eth_chainId"), 16),
+            "chainId": int(await chain.request("eth_chainId"), 16),
             "nonce": nonce,
             "gas": gas + gas // 8,
             "maxFeePerGas": fee,
@@ -73,11 +71,11 @@ async def send(chain: Chain, wallet: Wallet, to: str, data: bytes) -> Receipt:
             "data": data,
         } | ({"to": to} if to else {})
         raw, name = wallet.sign(transaction)
-        await chain.ask("eth_sendRawTransaction", "0x" + raw.hex())
+        await chain.request("eth_sendRawTransaction", "0x" + raw.hex())
     except RpcError as error:
         raise ChainRefused(_reason(error, wallet)) from error
     for step in range(int(WAIT / 0.2)):
-        receipt = await chain.ask("eth_getTransactionReceipt", name)
+        receipt = await chain.request("eth_getTransactionReceipt", name)
         if receipt is not None:
             if int(receipt["status"], 16) != 1:
                 raise ChainRefused(f"transaction {name} reverted")
@@ -88,12 +86,12 @@ async def send(chain: Chain, wallet: Wallet, to: str, data: bytes) -> Receipt:
     raise ChainUnreachable(f"transaction {name} was not mined within {WAIT:.0f} seconds")
 
 
-async def fees(chain: Chain) -> tuple[int, int]:
-    """What to offer for gas now, in wei: the most in all (twice the base fee and the tip), and the tip."""
-    block = await chain.ask("eth_getBlockByNumber", "latest", False)
+async def fees(chain: RpcClient) -> tuple[int, int]:
+    """Return the fees to offer now, in wei per gas: the maximum (twice the base fee plus the tip), and the tip."""
+    block = await chain.request("eth_getBlockByNumber", "latest", False)
     base = int(block.get("baseFeePerGas") or "0x0", 16)
     try:
-        tip = int(await chain.ask("eth_maxPriorityFeePerGas"), 16)
+        tip = int(await chain.request("eth_maxPriorityFeePerGas"), 16)
     except RpcError:
         tip = 1_000_000_000
     return 2 * base + tip, tip

@@ -1,9 +1,8 @@
-"""Mode Dev: a chain of one's own, brought up, deployed to and funded without a question; and a gateway to it as a
-process of its own.
+"""Mode Dev: an anvil with a deployed contract and a funded wallet, and a gateway to it in a process of its own.
 
-What was made is kept in a folder (the chain's state, the contract's address, the gateway's key, readable by its owner
-only), so that a run that is resumed finds its chain again. The money is play money. Invariant: both processes end with
-the `with` block, or (on Linux) with ours; a folder is either a whole Dev chain or is made one.
+The chain's state, the contract's address and the gateway's key (readable by its owner only) are kept in a folder, so a
+resumed run finds its chain again. The money is play money. Both processes end with the `with` block, and on Linux with
+this process.
 """
 
 from __future__ import annotations
@@ -21,28 +20,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from swarmgame_chain.anvil import ETHER, Anvil, die_with_parent, end
-from swarmgame_chain.backends import RpcChain
+from swarmgame_chain.anvil import ETHER, Anvil, set_parent_death_signal, terminate
 from swarmgame_chain.deploy import deploy, manage
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
 from swarmgame_chain.keys import Wallet, load_wallet, new_wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, SwarmConfig
+from swarmgame_chain.rpc import HttpRpcClient
 
 log = logging.getLogger(__name__)
-PATIENCE = 60.0
-LOOK_SECONDS = 0.5
-LONGEST_PAUSE = 30.0
-"""Between two starts of a gateway that dies at once."""
+START_TIMEOUT = 60.0
+POLL_SECONDS = 0.5
+MAX_RESTART_DELAY = 30.0
+"""Seconds between two starts of a gateway that keeps dying."""
 
 
 class DevChain:
     """Anvil, a coordinator, and a gateway.
 
     Args:
-        folder: where state, address and key are kept; made if need be.
-        config: how the contract is made, when it is made.
-        bootnodes: what the contract is to name; replaced when they differ.
+        folder: where state, address and key are kept; created if it does not exist.
+        config: the contract's configuration, when it is deployed.
+        bootnodes: the bootnodes on chain; replaced when they differ.
 
     Attributes (inside the `with` block):
         rpc, gateway: addresses, `http://127.0.0.1:port`.
@@ -58,18 +57,18 @@ class DevChain:
         self._quorum = quorum
         self._anvil: Anvil | None = None
         self._process: subprocess.Popen[str] | None = None
-        self._over = threading.Event()
+        self._stopping = threading.Event()
         self._keeper: threading.Thread | None = None
         self.rpc = ""
         self.gateway = ""
         self.domain = Domain(31337, "0x" + "00" * 20)
 
     def start(self) -> Self:
-        """Brings everything up.
+        """Start everything.
 
         Raises:
             BadChainUsage: anvil is not installed.
-            ChainUnreachable: a process did not come up.
+            ChainUnreachable: a process did not start.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         key = self._folder / "gateway.key"
@@ -80,13 +79,15 @@ class DevChain:
             ).start()
             self.rpc = self._anvil.url
             self.domain = asyncio.run(self._prepare(wallet))
-            # In the thread that starts it, which lives as long as it may: the kernel ends a child with the thread that
-            # started it.
-            up: queue.Queue[Exception | None] = queue.Queue()
-            self._over.clear()
-            self._keeper = threading.Thread(target=self._keep_gateway, args=(key, up), name="dev-gateway", daemon=True)
+            # The gateway is started in a thread that lives as long as it may, since the kernel ends the child with the
+            # thread that started it.
+            started: queue.Queue[Exception | None] = queue.Queue()
+            self._stopping.clear()
+            self._keeper = threading.Thread(
+                target=self._keep_gateway, args=(key, started), name="dev-gateway", daemon=True
+            )
             self._keeper.start()
-            failed = up.get()
+            failed = started.get()
             if failed is not None:
                 raise failed
         except BaseException:
@@ -95,8 +96,8 @@ class DevChain:
         return self
 
     def stop(self) -> None:
-        """Ends both processes; the chain writes its state."""
-        self._over.set()
+        """Stop both processes; the chain writes its state."""
+        self._stopping.set()
         if self._keeper is not None:
             self._keeper.join()
             self._keeper = None
@@ -114,8 +115,8 @@ class DevChain:
 
     async def _prepare(self, wallet: Wallet) -> Domain:
         record = self._folder / "chain.json"
-        async with RpcChain(self.rpc) as chain:
-            await chain.ask("anvil_setBalance", wallet.address, hex(1_000 * ETHER))
+        async with HttpRpcClient(self.rpc) as chain:
+            await chain.request("anvil_setBalance", wallet.address, hex(1_000 * ETHER))
             domain = await self._recorded(chain, record)
             if domain is None:
                 domain, _ = await deploy(chain, wallet, self._config)
@@ -124,29 +125,29 @@ class DevChain:
                 await manage(chain, wallet, domain.contract, "setBootnodes", list(self._bootnodes))
             return domain
 
-    async def _recorded(self, chain: RpcChain, record: Path) -> Domain | None:
+    async def _recorded(self, chain: HttpRpcClient, record: Path) -> Domain | None:
         try:
             kept = json.loads(record.read_text())
             domain = Domain(int(kept["chainId"]), str(kept["contract"]))
             await Coordinator(chain, domain).check()
         except (OSError, ValueError, KeyError, ChainRefused):
-            # Killed before the chain wrote its state: what was there is gone, and a new contract is made.
+            # Killed before the chain wrote its state, so the contract is gone; a new one is deployed.
             return None
         return domain
 
-    def _keep_gateway(self, key: Path, up: queue.Queue[Exception | None]) -> None:
-        """Starts the gateway, says how that went, and starts it again whenever it dies."""
+    def _keep_gateway(self, key: Path, started: queue.Queue[Exception | None]) -> None:
+        """Start the gateway, report the result in `started`, and restart the gateway whenever it dies."""
         try:
             self._start_gateway(key, port=0)
         except (ChainUnreachable, OSError) as error:
             self._end_gateway()
-            up.put(error)
+            started.put(error)
             return
-        up.put(None)
-        port, pause = int(self.gateway.rpartition(":")[2]), LOOK_SECONDS
-        while not self._over.wait(pause):
+        started.put(None)
+        port, delay = int(self.gateway.rpartition(":")[2]), POLL_SECONDS
+        while not self._stopping.wait(delay):
             if self._process is not None and self._process.poll() is None:
-                pause = LOOK_SECONDS
+                delay = POLL_SECONDS
                 continue
             log.warning("the gateway of the Dev chain has died; it is started again")
             self._end_gateway()
@@ -154,12 +155,12 @@ class DevChain:
                 self._start_gateway(key, port)
             except (ChainUnreachable, OSError) as error:
                 log.error("%s", error)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                delay = min(2 * delay, MAX_RESTART_DELAY)
         self._end_gateway()
 
     def _end_gateway(self) -> None:
         if self._process is not None:
-            end(self._process)
+            terminate(self._process)
             if self._process.stdout is not None:
                 self._process.stdout.close()
             self._process = None
@@ -175,23 +176,25 @@ class DevChain:
             "--quorum": str(self._quorum),
             "--interval": "0.1",
         }
-        words = [word for pair in options.items() for word in pair]
+        arguments = [text for pair in options.items() for text in pair]
         with (self._folder / "gateway.log").open("a") as record:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "swarmgame_chain.cli", "gateway", *words],
+                [sys.executable, "-m", "swarmgame_chain.cli", "gateway", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=record,
                 text=True,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=set_parent_death_signal,
             )
         found: list[str] = []
-        reader = threading.Thread(target=lambda: found.append(self._process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
+        output = self._process.stdout
+        assert output is not None
+        reader = threading.Thread(target=lambda: found.append(output.readline()), daemon=True)
         reader.start()
-        reader.join(PATIENCE)
+        reader.join(START_TIMEOUT)
         if not found or "http://" not in found[0]:
-            raise ChainUnreachable(f"the gateway did not come up; {self._folder / 'gateway.log'} says why")
+            raise ChainUnreachable(f"the gateway did not start; see {self._folder / 'gateway.log'}")
         self.gateway = found[0].split()[-1]
 
 

@@ -1,7 +1,7 @@
-"""Errors of the chain, by who can mend them; the exit codes are those of every `swarmgame` command.
+"""Errors of the chain package, by what can be done about them; the exit codes are those of every `swarmgame` command.
 
-A refusal says what was expected and what was found: a wrong chain id, no code at the address and another contract are
-three different mistakes. Invariant: no message contains a key.
+A message names what was expected and what was found: a wrong chain id, no code at the address, and another contract are
+three different mistakes. No message contains a key.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ class ChainError(Exception):
 
 
 class BadChainUsage(ChainError):
-    """An option or a file that makes no sense: no such key file, a wrong passphrase."""
+    """An invalid option or file: a missing key file, a wrong passphrase."""
 
     exit_code = 64
 
 
 class BadMessage(ChainError):
-    """A message that is malformed, out of bounds or not signed by whom it names."""
+    """A message that is malformed, out of bounds, or not signed by the key that it names."""
 
     exit_code = 65
 
 
 class ChainUnreachable(ChainError):
-    """The RPC endpoint does not answer. It may pass by itself."""
+    """The node does not answer; it may recover by itself."""
 
     exit_code = 75
 
 
 class ChainRefused(ChainError):
-    """The chain or the contract is not the one that was asked for, or the contract says no."""
+    """The chain or the contract is not the expected one, or the contract refuses."""
 
     exit_code = 77
 
 
 class RpcError(ChainError):
-    """The node answered with an error.
+    """The node returned an error.
 
     Args:
-        code: JSON-RPC's.
-        message: the node's words.
-        data: what a reverted call returned, if anything.
+        code: JSON-RPC's code.
+        message: the node's text.
+        data: the return data of a reverted call.
     """
 
     def __init__(self, code: int, message: str, data: bytes = b"") -> None:

@@ -1,8 +1,7 @@
-"""Where a funded key comes from: a file, or an encrypted keystore and the file of its passphrase. Never a command line,
-never a manifest.
+"""The funded key of a gateway: read from a file, or from an encrypted keystore and the file of its passphrase.
 
-An environment variable may name a file, and never holds the key itself. Invariant: no error and no repr shows any part
-of a key.
+It never comes from a command line or a manifest; an environment variable may name the file, but not hold the key. No
+error and no repr shows any part of a key.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Wallet:
         return address_of(self.secret)
 
     def sign(self, transaction: dict[str, object]) -> tuple[bytes, str]:
-        """A transaction's bytes and its hash."""
+        """Return a signed transaction's bytes and its hash."""
         signed = Account.sign_transaction(transaction, self.secret)
         return bytes(signed.raw_transaction), "0x" + bytes(signed.hash).hex()
 
@@ -45,7 +44,7 @@ class Wallet:
 def load_wallet(
     key_file: Path | None = None, keystore: Path | None = None, passphrase_file: Path | None = None
 ) -> Wallet:
-    """The key from the one place that was named; from the file that SWARMGAME_CHAIN_KEY_FILE names when none was.
+    """Read the key from the one given place; by default from the file that SWARMGAME_CHAIN_KEY_FILE names.
 
     Args:
         key_file: 64 hexadecimal digits, with or without 0x.
@@ -53,7 +52,7 @@ def load_wallet(
         passphrase_file: the keystore's passphrase, in the first line.
 
     Raises:
-        BadChainUsage: no place or two, no such file, or no key in it; says which.
+        BadChainUsage: no place or two, no such file, or no key in it; the message names it.
     """
     if key_file is not None and keystore is not None:
         raise BadChainUsage("a key file and a keystore were given; expected one of them")
@@ -72,10 +71,10 @@ def load_wallet(
 
 
 def new_wallet(path: Path) -> Wallet:
-    """Makes a key, in a new file that only its owner reads.
+    """Create a key in a new file that only its owner can read.
 
     Raises:
-        FileExistsError: there is a file already; it is left alone.
+        FileExistsError: the file exists; it is not changed.
     """
     secret = PrivateKey().secret
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -1,9 +1,8 @@
-"""Reading a coordinator: who is in, which round it is, what happened.
+"""Read a coordinator contract: its peers, its round, its events.
 
-Reads only; needs no key, and any process may have one. `check` is what everybody does first: the chain's id, code at
-the address, and the contract's own domain must be what was asked for. Invariant: events come out of a cursor once,
-whatever the chain reorganises: one that is gone comes back as `removed`, one that moved to another block does not come
-twice.
+Needs no key. A process calls `check` first: the chain's id, code at the address, and the contract's own domain must be
+the expected ones. An `EventCursor` yields each event once, whatever the chain reorganises: an event that is gone comes
+back as removed, one that moved to another block is not repeated.
 """
 
 from __future__ import annotations
@@ -12,21 +11,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarmgame_chain.abi import Event, decode_log, decode_result, encode_call, error_name, topic
-from swarmgame_chain.backends import Call, Chain, successes
+from swarmgame_chain.abi import ContractEvent, decode_log, decode_result, encode_call, topic
 from swarmgame_chain.errors import ChainRefused, RpcError
 from swarmgame_chain.messages import Domain
+from swarmgame_chain.rpc import Call, RpcClient, successes
 
 REWIND = 12
-"""Blocks before its cursor that a reader asks for again."""
+"""Blocks before the cursor that are read again."""
 SPAN = 2_000
-"""Blocks asked for at once; public endpoints refuse more."""
+"""Blocks in one search; public endpoints refuse more."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerState:
-    """What the contract knows of a peer. `next_round` is the first round that it may still report; `sealed_round` one
-    more than its last seal's.
+    """What the contract knows of a peer.
+
+    Args:
+        next_round: the first round that the peer may still report.
+        sealed_round: the round of its last seal, plus one.
     """
 
     owner: str
@@ -47,8 +49,8 @@ class PeerState:
 
 @dataclass(frozen=True, slots=True)
 class SwarmConfig:
-    """How the contract was made: seconds, the bound of a round's reward, and whether reports are sealed and peers must
-    be proven.
+    """The contract's configuration: seconds, the bound of a round's reward, and whether reports are sealed and peers
+    must be proven.
     """
 
     round_duration: int = 600
@@ -62,8 +64,8 @@ class SwarmConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
-    """The contract's round, when anyone may end it, the time of the last block, unix seconds, and its number."""
+class RoundClock:
+    """The contract's round, its deadline, and the last block's time and number. Times are unix seconds."""
 
     round: int
     deadline: int
@@ -76,24 +78,24 @@ class Coordinator:
 
     Args:
         chain: the node.
-        domain: which chain it must be, and at which address the contract is.
+        domain: the expected chain, and the contract's address.
     """
 
-    def __init__(self, chain: Chain, domain: Domain) -> None:
+    def __init__(self, chain: RpcClient, domain: Domain) -> None:
         self.chain = chain
         self.domain = domain
 
     async def check(self) -> None:
-        """Whether this is what was asked for.
+        """Check that the chain and the contract are the expected ones.
 
         Raises:
-            ChainRefused: another chain, no code, or another contract; says which.
+            ChainRefused: another chain, no code, or another contract; the message names it.
             ChainUnreachable: the node does not answer.
         """
-        found = int(await self.chain.ask("eth_chainId"), 16)
+        found = int(await self.chain.request("eth_chainId"), 16)
         if found != self.domain.chain_id:
             raise ChainRefused(f"the node is of chain {found}; expected chain {self.domain.chain_id}")
-        code = await self.chain.ask("eth_getCode", self.domain.contract, "latest")
+        code = await self.chain.request("eth_getCode", self.domain.contract, "latest")
         if len(code) <= 2:
             raise ChainRefused(
                 f"there is no contract at {self.domain.contract} on chain {found}; expected a SwarmCoordinator"
@@ -110,95 +112,115 @@ class Coordinator:
             )
 
     async def call(self, name: str, *arguments: Any) -> Any:
-        """A function's result, as of the last block.
+        """Return a function's result, as of the last block.
 
         Raises:
-            ChainUnreachable, RpcError: as the node does.
-            ChainRefused: the answer is none of a coordinator's.
+            ChainUnreachable, RpcError: as `RpcClient.request`.
+            ChainRefused: the answer is not a coordinator's.
         """
         method, parameters = _call(self.domain.contract, name, arguments)
-        return decode_result(name, _bytes(await self.chain.ask(method, *parameters)))
+        return decode_result(name, _bytes(await self.chain.request(method, *parameters)))
 
     async def call_all(self, name: str, arguments: Iterable[Sequence[Any]]) -> list[Any]:
         """One function for many arguments, in few requests."""
-        answers = successes(await self.chain.ask_all([_call(self.domain.contract, name, each) for each in arguments]))
+        answers = successes(
+            await self.chain.request_all([_call(self.domain.contract, name, each) for each in arguments])
+        )
         return [decode_result(name, _bytes(answer)) for answer in answers]
 
     async def config(self) -> SwarmConfig:
-        """How the contract was made."""
+        """Return the contract's configuration."""
         names = ("roundDuration", "minRoundTime", "maxReward", "sealedReports", "provenOnly")
         values = [await self.call(name) for name in names]
         return SwarmConfig(*values)
 
-    async def clock(self) -> Clock:
-        """The round, its deadline, and the chain's time."""
+    async def clock(self) -> RoundClock:
+        """Return the round, its deadline, and the chain's time."""
         names = ("currentRound", "deadline")
         calls = [_call(self.domain.contract, name, ()) for name in names]
-        answers = successes(await self.chain.ask_all([*calls, ("eth_getBlockByNumber", ("latest", False))]))
+        answers = successes(await self.chain.request_all([*calls, ("eth_getBlockByNumber", ("latest", False))]))
         values = [decode_result(name, _bytes(answer)) for name, answer in zip(names, answers, strict=False)]
-        return Clock(values[0], values[1], int(answers[2]["timestamp"], 16), int(answers[2]["number"], 16))
+        return RoundClock(values[0], values[1], int(answers[2]["timestamp"], 16), int(answers[2]["number"], 16))
 
     async def round(self) -> int:
-        """The current round."""
+        """Return the current round."""
         return int(await self.call("currentRound"))
 
     async def bootnodes(self) -> tuple[str, ...]:
-        """Where a newcomer knocks first: multiaddresses."""
+        """Return the multiaddresses that new peers connect to first."""
         return tuple(await self.call("getBootnodes"))
 
     async def peer(self, peer: str) -> PeerState:
-        """What is known of one peer; `known` is False where it is nothing."""
+        """Return what is known of one peer; `known` is False for an unknown one."""
         return (await self.peers([peer]))[0]
 
     async def peers(self, peers: Sequence[str]) -> list[PeerState]:
-        """What is known of many peers, in order."""
-        answers = successes(await self.chain.ask_all([_call(self.domain.contract, "peer", (peer,)) for peer in peers]))
+        """Return what is known of many peers, in order."""
+        answers = successes(
+            await self.chain.request_all([_call(self.domain.contract, "peer", (peer,)) for peer in peers])
+        )
         return [peer_state(_bytes(answer)) for answer in answers]
 
     async def proven(self, peers: Sequence[str]) -> frozenset[str]:
-        """Which of these peers have proven their id: whom admission `Registered` lets in."""
+        """Return which of these peers have proven their id; admission `Registered` lets only these in."""
         return frozenset(peer for peer, state in zip(peers, await self.peers(peers), strict=True) if state.proven)
 
-    def why(self, error: RpcError) -> str:
-        """The contract's own word for a call that it reverted, or the node's."""
-        return error_name(error.data) if len(error.data) >= 4 else error.message
+    async def newest_and_settled(
+        self, peers: Sequence[str], confirmations: int
+    ) -> tuple[list[PeerState], list[PeerState]]:
+        """Return what is known of peers in the newest block, and in the last one that counts as final."""
+        newest = await self.peers(peers)
+        if confirmations == 1:
+            return newest, newest
+        # Most messages are new to the chain; the older state matters only for peers that the contract knows.
+        known = [index for index, state in enumerate(newest) if state.known]
+        settled = list(newest)
+        if known:
+            head = int(await self.chain.request("eth_blockNumber"), 16)
+            block = hex(max(0, head - confirmations + 1))
+            calls = [_call(self.domain.contract, "peer", (peers[index],), block) for index in known]
+            for index, answer in zip(known, await self.chain.request_all(calls), strict=True):
+                # A node that has no such state, or a contract that did not exist yet: nothing is settled.
+                settled[index] = (
+                    _UNKNOWN_PEER if isinstance(answer, RpcError) or len(answer) <= 2 else peer_state(_bytes(answer))
+                )
+        return newest, settled
 
 
 @dataclass
 class EventCursor:
-    """The contract's events, once each.
+    """Yields each of the contract's events once.
 
     Args:
-        coordinator: whose.
         block: the first block to read.
-        names: which events; all of them by default.
+        names: the events to read; all of them by default.
     """
 
     coordinator: Coordinator
     block: int = 0
     names: tuple[str, ...] = ()
-    _recent: dict[tuple[str, int], Event] = field(default_factory=dict)
+    _recent: dict[tuple[str, int], ContractEvent] = field(default_factory=dict)
 
-    async def poll(self) -> tuple[list[Event], list[Event]]:
-        """What is new since the last call, in the chain's order, and what a reorganisation has removed.
+    async def poll(self) -> tuple[list[ContractEvent], list[ContractEvent]]:
+        """Return the events that are new since the last call, in the chain's order, and those that were removed.
 
         Raises:
             ChainUnreachable, RpcError: nothing was read; the next call starts where this one did.
         """
-        head = int(await self.coordinator.chain.ask("eth_blockNumber"), 16)
+        head = int(await self.coordinator.chain.request("eth_blockNumber"), 16)
         # A chain that is shorter than it was has been reorganised, so that the cursor may lie beyond its head.
         first = max(0, min(self.block, head + 1) - REWIND)
-        found: dict[tuple[str, int], Event] = {}
+        found: dict[tuple[str, int], ContractEvent] = {}
         for start in range(first, head + 1, SPAN):
             found |= await self._read(start, min(start + SPAN - 1, head))
-        # What was read before the window begins stays as it is; reorganisations deeper than the window are not seen.
+        # Events before the blocks that are read again stay; deeper reorganisations are not noticed.
         removed = [event for key, event in self._recent.items() if event.block >= first and key not in found]
         new = [event for key, event in found.items() if key not in self._recent]
         self._recent = {key: event for key, event in found.items() if event.block > head - 2 * REWIND}
         self.block = head + 1
         return new, removed
 
-    async def _read(self, first: int, last: int) -> dict[tuple[str, int], Event]:
+    async def _read(self, first: int, last: int) -> dict[tuple[str, int], ContractEvent]:
         query: dict[str, Any] = {
             "fromBlock": hex(first),
             "toBlock": hex(last),
@@ -207,8 +229,8 @@ class EventCursor:
         if self.names:
             query["topics"] = [[topic(name) for name in self.names]]
         positions: dict[str, int] = {}
-        found: dict[tuple[str, int], Event] = {}
-        for log in await self.coordinator.chain.ask("eth_getLogs", query):
+        found: dict[tuple[str, int], ContractEvent] = {}
+        for log in await self.coordinator.chain.request("eth_getLogs", query):
             transaction = log["transactionHash"]
             position = positions.get(transaction, 0)
             positions[transaction] = position + 1
@@ -220,10 +242,10 @@ class EventCursor:
 
 
 def peer_state(data: bytes) -> PeerState:
-    """What `peer()` answered. Taken apart by hand, ten words, since a gateway does it for every message.
+    """Decode the result of `peer()`, ten 32-byte values; by hand, since a gateway does it for every message.
 
     Raises:
-        ChainRefused: it is no such answer.
+        ChainRefused: it is not such a result.
     """
     if len(data) != 320:
         raise ChainRefused(f"peer() at this address answered {len(data)} bytes that are none of a SwarmCoordinator's")
@@ -244,8 +266,11 @@ def peer_state(data: bytes) -> PeerState:
     )
 
 
-def _call(contract: str, name: str, arguments: Sequence[Any]) -> Call:
-    return ("eth_call", ({"to": contract, "data": "0x" + encode_call(name, *arguments).hex()}, "latest"))
+def _call(contract: str, name: str, arguments: Sequence[Any], block: str = "latest") -> Call:
+    return ("eth_call", ({"to": contract, "data": "0x" + encode_call(name, *arguments).hex()}, block))
+
+
+_UNKNOWN_PEER = PeerState("0x" + "00" * 20, "0x" + "00" * 20, 0, False, 0, 0, 0, bytes(32), 0, 0)
 
 
 def _bytes(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The API-server layer itself: that what it says can be believed."""
+"""The API server of the tests behaves as a production one: validation, RBAC, field managers, admission, controllers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from polling import until
 CONFIG = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}, "data": {"a": "1"}}
 
 
-def test_an_object_is_stored_and_a_wrong_one_refused_with_its_path(api_server: ApiServer, api_namespace: str) -> None:
+def test_an_object_is_stored_and_an_invalid_one_is_refused_with_its_path(
+    api_server: ApiServer, api_namespace: str
+) -> None:
     with api_server.client() as connection:
         core = client.CoreV1Api(connection)
         assert core.create_namespaced_config_map(api_namespace, CONFIG).metadata.uid
@@ -23,7 +25,7 @@ def test_an_object_is_stored_and_a_wrong_one_refused_with_its_path(api_server: A
     assert "spec.ports[0].port" in str(refused.value.body)
 
 
-def test_rbac_binds_everybody_but_the_administrator(api_server: ApiServer, api_namespace: str) -> None:
+def test_rbac_limits_every_user_but_the_administrator(api_server: ApiServer, api_namespace: str) -> None:
     account = f"system:serviceaccount:{api_namespace}:reader"
     role = {
         "metadata": {"name": "reader"},
@@ -49,7 +51,7 @@ def test_rbac_binds_everybody_but_the_administrator(api_server: ApiServer, api_n
     assert (before.value.status, write.value.status) == (403, 403)
 
 
-def test_two_field_managers_who_disagree_are_told_so(api_server: ApiServer, api_namespace: str) -> None:
+def test_two_field_managers_that_disagree_get_a_conflict(api_server: ApiServer, api_namespace: str) -> None:
     with api_server.client() as connection:
         core = client.CoreV1Api(connection)
 
@@ -66,13 +68,13 @@ def test_two_field_managers_who_disagree_are_told_so(api_server: ApiServer, api_
     assert "first" in str(conflict.value.body)
 
 
-async def test_the_asynchronous_client_is_the_same_person(api_server: ApiServer, api_namespace: str) -> None:
+async def test_the_asynchronous_client_authenticates_as_the_user(api_server: ApiServer, api_namespace: str) -> None:
     from kubernetes.aio import client as aio
 
-    async with await api_server.aio_client("somebody") as connection:
+    async with await api_server.aio_client("another-user") as connection:
         with pytest.raises(aio.ApiException) as forbidden:
             await aio.CoreV1Api(connection).list_namespaced_config_map(api_namespace)
-    assert "somebody" in str(forbidden.value.body)
+    assert "another-user" in str(forbidden.value.body)
 
 
 def test_a_restricted_namespace_refuses_a_pod_that_may_become_root(api_server: ApiServer, api_namespace: str) -> None:
@@ -88,13 +90,15 @@ def test_a_restricted_namespace_refuses_a_pod_that_may_become_root(api_server: A
     assert "restricted" in str(refused.value.body)
 
 
-def test_keys_and_kubeconfigs_are_for_their_owner_alone(api_server: ApiServer) -> None:
+def test_only_the_owner_can_read_keys_and_kubeconfigs(api_server: ApiServer) -> None:
     secret = [*api_server.plane.directory.glob("*.key"), *api_server.plane.directory.glob("kubeconfig*")]
     assert len(secret) >= 5
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
 
 
-def test_with_controllers_a_job_makes_its_pods_and_takes_them_along(api_server_with_controllers: ApiServer) -> None:
+def test_with_controllers_a_job_creates_its_pods_and_deletes_them_with_itself(
+    api_server_with_controllers: ApiServer,
+) -> None:
     with api_server_with_controllers.client() as connection:
         core, batch = client.CoreV1Api(connection), client.BatchV1Api(connection)
         core.create_namespace({"metadata": {"name": "jobs"}})

@@ -1,4 +1,4 @@
-"""Time limits: on coming up, on playing, and on staying around afterwards."""
+"""Deadlines before and during a run, and the time to live afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polling import until
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_a_game_that_does_not_come_up_in_time_fails(game: Callable[..., Game]) -> None:
+def test_a_game_that_does_not_start_in_time_fails(game: Callable[..., Game]) -> None:
     playing = game(
         preRunningDeadlineSeconds=5, peers={"resources": {"limits": {"nvidia.com/gpu": "1", "memory": "3Gi"}}}
     )
@@ -20,7 +20,7 @@ def test_a_game_that_does_not_come_up_in_time_fails(game: Callable[..., Game]) -
     until(lambda: not playing.pods(), 60)
 
 
-def test_a_game_that_plays_too_long_fails_and_goes_when_its_time_to_live_is_over(
+def test_a_game_that_runs_too_long_fails_and_is_deleted_after_its_time_to_live(
     game: Callable[..., Game], namespace: Namespace
 ) -> None:
     playing = game(activeDeadlineSeconds=60, ttlSecondsAfterFinished=10)

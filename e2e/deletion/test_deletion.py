@@ -1,4 +1,4 @@
-"""A game that is deleted takes all with it but what it was told to keep; games beside each other do not see each other."""
+"""Deletion removes all of a game but what its retention policies keep; games do not affect each other."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def test_two_games_in_one_namespace_and_one_in_another_are_three_swarms(
 
         namespace.kubectl("delete", PLURAL, one.name, two.name, "--timeout=90s")
         until(
-            lambda: _left(namespace) == KEPT,
+            lambda: _objects(namespace) == KEPT,
             90,
-            seen=lambda: _left(namespace),
+            seen=lambda: _objects(namespace),
         )
         reached = far.round
         far.wait_for_round(reached + 1)
 
-        again = game("kept", **keep, peers={"replicas": 1})  # what was kept is taken up again
+        again = game("kept", **keep, peers={"replicas": 1})  # it uses what was kept
         until(lambda: again.identities().get(0) == members[0][0], 150, every=0.5, seen=namespace.describe)
         until(lambda: again.of_peer(0)["checkpoint"] is not None, 60, every=0.5, seen=lambda: again.of_peer(0))
     finally:
         remove_namespace(elsewhere)
 
 
-def _left(namespace: Namespace) -> set[str]:
+def _objects(namespace: Namespace) -> set[str]:
     listed = namespace.get(EVERYTHING, "-l", "app.kubernetes.io/part-of=swarmgame")["items"]
     return {f"{each['kind']}/{each['metadata']['name']}" for each in listed}

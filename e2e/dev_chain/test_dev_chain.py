@@ -1,4 +1,4 @@
-"""A chain of the game's own, in the cluster: peers are proven, their reports are on it, and the status says so."""
+"""A game with its own chain in the cluster: peers are registered, reports are final, and the status shows both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polling import until
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_peers_are_registered_and_the_chains_round_is_the_swarms(
+def test_peers_are_registered_and_the_chain_follows_the_rounds_of_the_swarm(
     game: Callable[..., Game], namespace: Namespace
 ) -> None:
     playing = game()
@@ -30,7 +30,7 @@ def test_peers_are_registered_and_the_chains_round_is_the_swarms(
 
 
 def _final_reports(playing: Game) -> int:
-    """How many reports the gateway has seen settled on the chain."""
+    """Return the number of reports that the gateway counts as final."""
     (gateway,) = playing.pods("gateway")
     path = f"/api/v1/namespaces/{playing.namespace}/pods/{gateway['metadata']['name']}:8645/proxy/metrics"
     lines = playing.namespace.cluster.kubectl("get", "--raw", path).splitlines()

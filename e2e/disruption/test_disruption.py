@@ -1,4 +1,4 @@
-"""Pods go, processes are killed: the same peer comes back, where it was, and nothing is counted that was not its fault."""
+"""Evicted, deleted and killed peers return with their identity and progress; only their own failures are counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polling import until
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_peers_and_bootnode_are_lost_one_after_another_and_the_swarm_goes_on(
+def test_the_swarm_continues_while_peers_and_the_bootnode_are_lost_one_after_another(
     game: Callable[..., Game], namespace: Namespace
 ) -> None:
     playing = game()
@@ -21,7 +21,7 @@ def test_peers_and_bootnode_are_lost_one_after_another_and_the_swarm_goes_on(
     playing.wait_for_round(3)
     known = until(lambda: playing.identities() if len(playing.identities()) == 2 else {}, 60)
 
-    # Evicted: a disruption, which is not counted.
+    # Evicted: a disruption, not counted as a failure.
     lost = playing.peers()[1]["metadata"]["name"]
     reached = playing.of_peer(1)["rounds_finished"]
     _evict(namespace, lost)
@@ -36,16 +36,19 @@ def test_peers_and_bootnode_are_lost_one_after_another_and_the_swarm_goes_on(
     assert _returned(playing, namespace, 1, lost)["peer"] == known[1]
     assert playing.condition("Failed").get("status") != "True"
 
-    # Killed inside: a failure of its own, which is counted against the peer, and made good.
+    # Killed inside the pod: counted as the peer's failure, and restarted.
     lost, reached = playing.peers()[0]["metadata"]["name"], playing.of_peer(0)["rounds_finished"]
-    kill = "import os, signal; [os.kill(int(p), signal.SIGKILL) for p in os.listdir('/proc') if p.isdigit() and int(p) not in (1, os.getpid())]"
+    kill = (
+        "import os, signal; [os.kill(int(p), signal.SIGKILL) for p in os.listdir('/proc') "
+        "if p.isdigit() and int(p) not in (1, os.getpid())]"
+    )
     namespace.kubectl("exec", lost, "-c", "peer", "--", "python3", "-c", kill, check=False)
     back = _returned(playing, namespace, 0, lost)
     assert back["peer"] == known[0]
     assert back["rounds_finished"] >= reached - 1
     assert _failures(namespace, playing)[0] == 1
 
-    # The bootnode: nobody needs it to go on, and it is what it was.
+    # The bootnode: peers continue without it, and it returns with the same address.
     address = playing.status["bootnode"]["address"]
     namespace.kubectl(
         "delete", "pod", "-l", f"swarmgame.dev/game={playing.name},swarmgame.dev/role=bootnode", "--wait=false"
@@ -57,9 +60,9 @@ def test_peers_and_bootnode_are_lost_one_after_another_and_the_swarm_goes_on(
 
 
 def _returned(playing: Game, namespace: Namespace, index: int, lost: str) -> dict[str, Any]:
-    """What the peer says that took the place of one that is lost, once it plays."""
+    """Return the status of the pod that replaced a lost one, once it is running."""
 
-    def said() -> dict[str, Any]:
+    def running() -> dict[str, Any]:
         pod = playing.peers().get(index)
         if pod is None or pod["metadata"]["name"] == lost:
             return {}
@@ -69,11 +72,11 @@ def _returned(playing: Game, namespace: Namespace, index: int, lost: str) -> dic
             return {}
         return status if status["phase"] == "running" else {}
 
-    return until(said, 180, every=0.5, seen=namespace.describe)
+    return until(running, 180, every=0.5, seen=namespace.describe)
 
 
 def _failures(namespace: Namespace, playing: Game) -> dict[int, int]:
-    """Failures that the Job counts, by index."""
+    """Return the failures that the Job counts, by index."""
     found = {}
     for index, pod in playing.peers().items():
         count = int(pod["metadata"]["annotations"].get("batch.kubernetes.io/job-index-failure-count", "0"))

@@ -1,4 +1,4 @@
-"""A game grows and shrinks while it runs, and every peer keeps who it is."""
+"""A game is scaled while it runs, and every peer keeps its identity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polling import until
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_two_peers_become_four_then_one_then_none_and_each_is_who_it_was(
+def test_two_peers_become_four_then_one_then_none_and_keep_their_identities(
     game: Callable[..., Game], namespace: Namespace
 ) -> None:
     playing = game()
@@ -45,7 +45,7 @@ def test_two_peers_become_four_then_one_then_none_and_each_is_who_it_was(
 
 
 def _known(playing: Game, count: int) -> dict[int, str]:
-    """Peer ids by index, once so many peers say theirs."""
+    """Return the peer ids by index, once this many peers answer."""
 
     def known() -> dict[int, str]:
         found = {index: peer for index, peer in playing.identities().items() if peer}

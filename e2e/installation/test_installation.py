@@ -1,4 +1,4 @@
-"""The chart is changed while a game runs: the game does not notice."""
+"""An upgrade of the chart does not affect a running game."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polling import until
 pytestmark = pytest.mark.timeout(500)
 
 
-def test_an_upgrade_of_the_chart_leaves_a_running_game_alone(
+def test_an_upgrade_of_the_chart_does_not_restart_a_running_game(
     game: Callable[..., Game], operator: Installation, namespace: Namespace
 ) -> None:
     playing = game()
@@ -21,7 +21,7 @@ def test_an_upgrade_of_the_chart_leaves_a_running_game_alone(
     pods = {pod["metadata"]["uid"] for pod in playing.pods()}
     before = {pod["metadata"]["uid"] for pod in operator.operator_pods()}
     try:
-        # Another operator, and another default image for peers: neither is a reason to restart what learns.
+        # Another operator, and another default image for peers: neither restarts running peers.
         operator.upgrade("--set", "operator.logLevel=DEBUG", "--set", "games.workerImage.tag=another")
         until(lambda: not before & {pod["metadata"]["uid"] for pod in operator.operator_pods()}, 60)
         played = playing.round

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
-# Removes the kind cluster; docker's images stay.
+# Remove the kind cluster. Docker's images stay.
 set -euo pipefail
-kind delete cluster --name "${1:-swarmgame-e2e}"
+source "$(dirname "$0")/common.sh"
+kind delete cluster --name "$name"

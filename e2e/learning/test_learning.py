@@ -1,4 +1,4 @@
-"""The main job, as the README has it: install, apply, wait; the reward rises, and the game is complete."""
+"""The main job, as in the README: install, apply, wait; the reward rises, and the game completes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_quickstart_is_applied_learns_and_completes(operator: Installation, 
 
 
 def _rounds(game: Game, index: int) -> list[dict[str, float]]:
-    """What a peer has written of its rounds that were scored."""
+    """Return a peer's records of scored rounds."""
     pod = game.peers()[index]["metadata"]["name"]
     written = game.namespace.kubectl(
         "exec", pod, "-c", "peer", "--", "sh", "-c", "cat /checkpoints/peer/metrics.jsonl"

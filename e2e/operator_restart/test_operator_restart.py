@@ -1,6 +1,4 @@
-"""The operator is killed in the middle of everything: nothing changes that was right, and what was changed by hand
-meanwhile is repaired.
-"""
+"""A killed operator changes no correct object when it returns, and repairs objects that were changed by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def test_nothing_changes_when_the_operator_is_killed_and_comes_back(
         "--grace-period=0",
         "--force",
     )
-    playing.wait("Ready", seconds=240)  # it was killed while the game was being made
+    playing.wait("Ready", seconds=240)  # the operator was killed while it created the game's objects
     playing.wait_for_round(2)
     made = _generations(playing)
     pods = {pod["metadata"]["uid"] for pod in playing.pods()}
@@ -54,7 +52,9 @@ def test_nothing_changes_when_the_operator_is_killed_and_comes_back(
     assert {pod["metadata"]["uid"] for pod in playing.pods()} == pods
 
 
-def test_what_somebody_changes_or_deletes_by_hand_is_repaired(game: Callable[..., Game], namespace: Namespace) -> None:
+def test_objects_that_are_changed_or_deleted_by_hand_are_repaired(
+    game: Callable[..., Game], namespace: Namespace
+) -> None:
     playing = game()
     until(lambda: len(playing.pods()) >= 2, 60)
     service = namespace.get("service", f"{playing.name}-peers")
@@ -70,7 +70,7 @@ def test_what_somebody_changes_or_deletes_by_hand_is_repaired(game: Callable[...
 
 
 def _generations(playing: Game) -> dict[str, Any]:
-    """Every child, and how often its spec was changed."""
+    """Return every child with its uid and generation."""
     listed = playing.namespace.get(CHILDREN, "-l", f"swarmgame.dev/game={playing.name}")["items"]
     return {
         f"{each['kind']}/{each['metadata']['name']}": (each["metadata"]["uid"], each["metadata"].get("generation"))

@@ -1,4 +1,4 @@
-"""Somebody outside the cluster joins through the bootnode's NodePort, takes part, and leaves."""
+"""A peer outside the cluster joins through the bootnode's NodePort, takes part, and leaves."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_peer_outside_the_cluster_joins_through_the_node_port(
     ]
     with (
         (tmp_path / "log").open("w") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}) as guest,
+        subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}) as outsider,
     ):
         try:
             until(
@@ -52,19 +52,19 @@ def test_a_peer_outside_the_cluster_joins_through_the_node_port(
             )
             metrics = tmp_path / "joined"
             until(
-                lambda: _foreign_rounds(metrics) >= 2,
+                lambda: _shared_rounds(metrics) >= 2,
                 120,
                 every=0.5,
                 seen=lambda: (tmp_path / "log").read_text()[-3000:],
             )
         finally:
-            guest.terminate()
-            guest.wait(60)
+            outsider.terminate()
+            outsider.wait(60)
     until(lambda: len(playing.of_peer(0)["members"]) == 2, 120, every=0.5)
 
 
-def _foreign_rounds(directory: Path) -> int:
-    """Rounds in which the guest heard others."""
+def _shared_rounds(directory: Path) -> int:
+    """Return the number of rounds in which the outsider had other members."""
     lines = [
         json.loads(line)
         for file in directory.rglob("metrics.jsonl")

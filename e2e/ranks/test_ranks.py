@@ -1,4 +1,4 @@
-"""Two processes a peer: one identity, one policy, one pod."""
+"""A peer with two processes has one identity, one policy and one pod."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ for process in filter(str.isdigit, os.listdir("/proc")):
         ranks += b"LOCAL_RANK=" in file.read()
 print(ranks)
 """
-"""How many processes of a pod are ranks."""
+"""Prints the number of a pod's processes that are ranks."""
 
 
 def test_a_peer_of_two_ranks_plays_to_the_end(game: Callable[..., Game], namespace: Namespace) -> None:

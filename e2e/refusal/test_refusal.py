@@ -1,6 +1,4 @@
-"""What is wrong with a game is said where its author looks: by the API server at once, or in a condition within half a
-minute.
-"""
+"""Errors of a game are reported by the API server at once, or in a condition within half a minute."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ pytestmark = pytest.mark.timeout(300)
 SOON = 30.0
 
 
-def test_a_bad_manifest_is_refused_by_the_api_server_with_a_sentence(
+def test_an_invalid_manifest_is_refused_by_the_api_server_with_a_sentence(
     operator: Installation, namespace: Namespace
 ) -> None:
     body = manifest(Path(__file__).parent / "game.yaml", peers={"replicas": 9, "maxReplicas": 4})
@@ -31,7 +29,7 @@ def test_a_bad_manifest_is_refused_by_the_api_server_with_a_sentence(
     assert 'unknown field "spec.peers.replica"' in done.stderr
 
 
-def test_a_secret_that_is_missing_is_named_and_the_game_begins_when_it_is_there(
+def test_a_missing_secret_is_named_and_the_game_starts_when_it_exists(
     game: Callable[..., Game], namespace: Namespace
 ) -> None:
     playing = game(model={"uri": "builtin://tiny", "secretRef": {"name": "hub-token"}})
@@ -42,43 +40,43 @@ def test_a_secret_that_is_missing_is_named_and_the_game_begins_when_it_is_there(
     playing.wait("Accepted", "True", "Valid", SOON)
 
 
-def test_a_module_that_is_missing_is_named(game: Callable[..., Game]) -> None:
+def test_a_missing_module_is_named(game: Callable[..., Game]) -> None:
     module = {"name": "mine", "configMapRef": {"name": "my-game"}, "mountPath": "/modules/mine"}
     playing = game(game={"modules": [module]})
     found = playing.wait("Accepted", "False", "ModuleNotFound", SOON)
     assert "my-game" in found["message"]
 
 
-def test_a_pod_template_that_no_pod_can_have_is_refused_with_the_api_servers_word(game: Callable[..., Game]) -> None:
+def test_an_invalid_pod_template_is_refused_with_the_message_of_the_api_server(game: Callable[..., Game]) -> None:
     playing = game(peers={"podTemplate": {"spec": {"restartPolicy": "Sometimes"}}})
     found = playing.wait("Accepted", "False", "InvalidPodTemplate", SOON)
     assert "Sometimes" in found["message"]
 
 
-def test_an_image_that_cannot_be_pulled_shows_as_degraded(game: Callable[..., Game]) -> None:
-    playing = game(peers={"image": "localhost/there-is-none:1"})
+def test_an_image_that_cannot_be_pulled_makes_the_game_degraded(game: Callable[..., Game]) -> None:
+    playing = game(peers={"image": "localhost/missing-image:1"})
     found = playing.wait("Degraded", "True", "ImagePullFailed", SOON)
-    assert "there-is-none" in found["message"]
+    assert "missing-image" in found["message"]
 
 
-def test_peers_that_fit_on_no_node_show_as_unschedulable(game: Callable[..., Game]) -> None:
+def test_peers_that_fit_on_no_node_are_unschedulable(game: Callable[..., Game]) -> None:
     playing = game(peers={"resources": {"limits": {"nvidia.com/gpu": "1", "memory": "3Gi"}}})
     found = playing.wait("Ready", "False", "Unschedulable", SOON)
     assert "nvidia.com/gpu" in found["message"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("changes", "part"),
     [
         ({"data": {"use": "images", "with": {"source": "sklearn://letters"}}}, "letters"),
         ({"trainer": {"use": "policy-gradient", "with": {"actions": 0}}}, "actions"),
         ({"rewards": {"use": "no_such_module:Rewards"}}, "no_such_module"),
     ],
 )
-def test_a_game_that_the_worker_does_not_understand_fails_with_its_words(
-    game: Callable[..., Game], changes: dict[str, Any], word: str
+def test_a_game_that_the_worker_refuses_fails_with_its_message(
+    game: Callable[..., Game], changes: dict[str, Any], part: str
 ) -> None:
     playing = game(game=changes)
     found = playing.wait("Accepted", "False", "InvalidGame", 90)
-    assert word in found["message"]
+    assert part in found["message"]
     assert playing.wait("Failed", seconds=30)["reason"] == "FatalExitCode"

@@ -1,4 +1,4 @@
-"""The cluster itself: that pods, names, Services, logs, exec and claims work, before anything is said about games."""
+"""The cluster itself works: pods, names, Services, logs, exec, claims, and the project's images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pod(name: str, image: str, *command: str, **spec: Any) -> Mapping[str, Any]:
 
 
 def finished(namespace: Namespace, name: str) -> str:
-    """Waits for a pod to end well, and returns its log."""
+    """Wait until a pod succeeds, and return its log."""
     phase = until(lambda: {"Succeeded", "Failed"} & {namespace.get("pod", name)["status"]["phase"]}, 60.0).pop()
     log = namespace.kubectl("logs", name)
     assert phase == "Succeeded", log
@@ -54,7 +54,7 @@ def finished(namespace: Namespace, name: str) -> str:
 
 FETCH = """
 import time, urllib.request
-for attempt in range(40):  # a pod is ready before every node knows that its Service leads there
+for attempt in range(40):  # a pod is ready before every node routes its Service to it
     try:
         print(urllib.request.urlopen("http://web/hostname", timeout=10).read().decode())
         break
@@ -87,18 +87,19 @@ def test_a_service_is_found_by_name_and_reached_from_a_pod_and_from_the_host(
 
 
 def test_the_api_server_is_reached_from_a_pod_by_its_service(cluster: Cluster, namespace: Namespace) -> None:
-    ask = """
+    fetch = """
 import ssl, urllib.request
 account = "/var/run/secrets/kubernetes.io/serviceaccount/"
 bearer = {"Authorization": "Bearer " + open(account + "token").read()}
 request = urllib.request.Request("https://kubernetes.default.svc/version", headers=bearer)
-print(urllib.request.urlopen(request, context=ssl.create_default_context(cafile=account + "ca.crt"), timeout=10).read().decode())
+context = ssl.create_default_context(cafile=account + "ca.crt")
+print(urllib.request.urlopen(request, context=context, timeout=10).read().decode())
 """
-    namespace.apply(pod("client", cluster.images["operator"], "python3", "-c", ask))
+    namespace.apply(pod("client", cluster.images["operator"], "python3", "-c", fetch))
     assert json.loads(finished(namespace, "client"))["major"] == "1"
 
 
-def test_a_claim_is_a_folder_that_the_pods_group_may_write(cluster: Cluster, namespace: Namespace) -> None:
+def test_a_claim_is_a_folder_that_the_pods_group_can_write(cluster: Cluster, namespace: Namespace) -> None:
     claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
     mounts = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
@@ -119,33 +120,36 @@ def test_a_claim_is_a_folder_that_the_pods_group_may_write(cluster: Cluster, nam
     assert finished(namespace, "reader").strip() == "kept"
 
 
-def test_a_pod_that_wants_to_be_root_is_refused(cluster: Cluster, namespace: Namespace) -> None:
-    wanted = dict(pod("root", cluster.images["operator"], "true"))
-    wanted["spec"] = {**wanted["spec"], "securityContext": {"runAsUser": 0}}
-    done = cluster.try_kubectl("--namespace", namespace.name, "apply", "-f", "-", stdin=json.dumps(wanted))
+def test_a_pod_that_runs_as_root_is_refused(cluster: Cluster, namespace: Namespace) -> None:
+    body = dict(pod("root", cluster.images["operator"], "true"))
+    body["spec"] = {**body["spec"], "securityContext": {"runAsUser": 0}}
+    done = cluster.try_kubectl("--namespace", namespace.name, "apply", "-f", "-", stdin=json.dumps(body))
     assert done.returncode != 0
     assert "violates PodSecurity" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "said"), [("worker", ["--help"], "peer"), ("chain", ["--version"], "anvil")]
+    ("name", "arguments", "printed"), [("worker", ["--help"], "peer"), ("chain", ["--version"], "anvil")]
 )
-def test_an_image_starts_as_nobody_on_a_root_it_cannot_write(
-    cluster: Cluster, namespace: Namespace, name: str, arguments: list[str], said: str
+def test_an_image_starts_without_root_on_a_read_only_file_system(
+    cluster: Cluster, namespace: Namespace, name: str, arguments: list[str], printed: str
 ) -> None:
-    wanted = dict(pod("once", cluster.images[name]))
+    body = dict(pod("once", cluster.images[name]))
     container = {
-        **wanted["spec"]["containers"][0],
+        **body["spec"]["containers"][0],
         "args": arguments,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }
     del container["command"]
-    wanted["spec"] = {**wanted["spec"], "containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}]}
-    namespace.apply(wanted)
-    assert said in finished(namespace, "once")
+    body["spec"] = {**body["spec"], "containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}]}
+    namespace.apply(body)
+    assert printed in finished(namespace, "once")
 
 
-def test_the_operators_image_holds_operator_and_gateway_and_no_torch(cluster: Cluster, namespace: Namespace) -> None:
-    look = "import importlib.util as u, shutil, swarmgame_operator.main; print(bool(u.find_spec('torch')), shutil.which('swarmgame-gateway'))"
-    namespace.apply(pod("look", cluster.images["operator"], "python3", "-c", look))
-    assert finished(namespace, "look").split() == ["False", "/opt/swarmgame/bin/swarmgame-gateway"]
+def test_the_operators_image_has_operator_and_gateway_but_no_torch(cluster: Cluster, namespace: Namespace) -> None:
+    inspect = (
+        "import importlib.util as u, shutil, swarmgame_operator.main; "
+        "print(bool(u.find_spec('torch')), shutil.which('swarmgame-gateway'))"
+    )
+    namespace.apply(pod("inspect", cluster.images["operator"], "python3", "-c", inspect))
+    assert finished(namespace, "inspect").split() == ["False", "/opt/swarmgame/bin/swarmgame-gateway"]

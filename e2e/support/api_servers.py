@@ -1,8 +1,6 @@
-"""Fixtures with a real API server and nothing below it: schemas, CEL, server-side apply, RBAC, watches, as in
-production.
+"""Fixtures with a real API server and no node: schemas, CEL, server-side apply, RBAC and watches as in production.
 
-No kubelet, so no pod ever runs. Invariant: without the binaries a test is skipped by name, and in CI (CI=true) it fails
-instead.
+There is no kubelet, so no pod runs. Without the binaries a test is skipped with a reason; in CI (CI=true) it fails.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ class ApiServer:
     """A running API server.
 
     Args:
-        kubeconfig: of an administrator, whom nothing is forbidden.
-        startup_seconds: from nothing to ready.
+        plane: its processes and files.
+        startup_seconds: from the first process to ready.
     """
 
     plane: control_plane.ControlPlane
@@ -41,19 +39,20 @@ class ApiServer:
         return self.plane.kubeconfig
 
     def kubeconfig_of(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """Of somebody whom RBAC binds, e.g. system:serviceaccount:<namespace>:<name>; really authenticated, by
-        certificate.
+        """Return a kubeconfig of a user that RBAC limits, such as system:serviceaccount:<namespace>:<name>.
+
+        The user is authenticated by a certificate.
         """
         return self.plane.kubeconfig_of(user, groups)
 
     def client(self, user: str | None = None, groups: Sequence[str] = ()) -> client.ApiClient:
-        """A client of the official package, as the administrator or as somebody else."""
+        """Return a client of the official package, as the administrator or another user."""
         from kubernetes import config
 
         return config.new_client_from_config(config_file=str(self._as(user, groups)))
 
     async def aio_client(self, user: str | None = None, groups: Sequence[str] = ()) -> aio_client.ApiClient:
-        """The same for asyncio; close it, or use it with `async with await …`."""
+        """Return the same for asyncio; close it, or use it with `async with await …`."""
         from kubernetes.aio import config
 
         return await config.new_client_from_config(config_file=str(self._as(user, groups)))
@@ -64,37 +63,35 @@ class ApiServer:
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """etcd and kube-apiserver. Objects stay as they are written: nobody collects garbage, and a namespace that is
-    deleted never goes.
-    """
+    """Start etcd and kube-apiserver. Without controllers no garbage is collected, and no namespace finishes deletion."""
     yield from _serve(tmp_path_factory.mktemp("api-server"), controllers=False)
 
 
 @pytest.fixture(scope="session")
 def api_server_with_controllers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """The same and the controller manager: Jobs make pods (which nobody runs), owners take their children along."""
+    """Start the controller manager too: Jobs make pods (which never run), and children are deleted with their owner."""
     yield from _serve(tmp_path_factory.mktemp("api-server"), controllers=True)
 
 
 @pytest.fixture
 def api_namespace(api_server: ApiServer) -> str:
-    """A new namespace of `api_server`."""
+    """Create a namespace in `api_server`."""
     return _new_namespace(api_server)
 
 
 @pytest.fixture
 def new_api_namespace(api_server: ApiServer) -> Callable[[], str]:
-    """Makes new namespaces of `api_server`."""
+    """Return a function that creates namespaces in `api_server`."""
     return lambda: _new_namespace(api_server)
 
 
 def require(names: Sequence[str]) -> None:
-    """Skips the test when tools are missing; in CI it fails."""
+    """Skip the test when tools are missing; fail it in CI."""
     absent = tools.missing(names)
     if absent:
         reason = f"{', '.join(absent)} not built: run `make cluster-tools`"
         if os.environ.get("CI") == "true":
-            pytest.fail(f"{reason} (in CI nothing is skipped)")
+            pytest.fail(f"{reason} (CI skips no test)")
         pytest.skip(reason)
 
 

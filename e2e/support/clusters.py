@@ -1,9 +1,8 @@
-"""Fixtures with a whole cluster: `cluster` (one a session) and `namespace` (one a test, where restricted pod security
-is enforced).
+"""Fixtures with a cluster: `cluster` (one per session) and `namespace` (one per test, with restricted pod security).
 
-`--cluster` says which: kind, current (the kubeconfig that kubectl would use), native (Kubernetes' own programs on this
-host), or auto: kind when its node image is there, else native when its programs and root are. Without any, tests are
-skipped by name, and in CI (CI=true) they fail.
+`--cluster` chooses: kind, current (the kubeconfig that kubectl would use), native (Kubernetes' programs on this host),
+or auto, which `hack/e2e-cluster.sh` decides. Without a cluster tests are skipped with a reason; in CI (CI=true) they
+fail.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ if TYPE_CHECKING:  # these take a second to import, which every run of pytest wo
 
 KIND_NAME = "swarmgame-e2e"
 KIND_SCRIPTS = Path(__file__).resolve().parents[1] / "kind"
+CHOOSE = Path(__file__).resolve().parents[2] / "hack" / "e2e-cluster.sh"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 
 
@@ -38,9 +38,9 @@ class Cluster:
 
     Args:
         kind: kind, current or native.
-        kubeconfig: of an administrator.
-        images: of the project, by name (operator, worker, chain), which the nodes have.
-        address: of a node, where NodePorts are reached from this host.
+        kubeconfig: an administrator's.
+        images: the project's images on the nodes, by name (operator, worker, chain).
+        address: a node's address, where this host reaches NodePorts.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Cluster:
     address: str
 
     def client(self, user: str | None = None, group: str | None = None) -> client.ApiClient:
-        """A client of the official package, as the administrator or impersonating somebody."""
+        """Return a client of the official package, as the administrator or impersonating a user."""
         from kubernetes import config
 
         made = config.new_client_from_config(config_file=str(self.kubeconfig))
@@ -58,31 +58,31 @@ class Cluster:
                 made.set_default_header(header, value)
         return made
 
-    def kubectl(self, *words: str, stdin: str | None = None, check: bool = True, seconds: float = 120.0) -> str:
-        """What kubectl prints.
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True, seconds: float = 120.0) -> str:
+        """Run kubectl and return its output.
 
         Raises:
-            AssertionError: it failed; with what it said.
+            AssertionError: it failed; with its error output.
         """
-        done = self.try_kubectl(*words, stdin=stdin, seconds=seconds)
-        assert done.returncode == 0 or not check, f"kubectl {' '.join(words)}: {done.stderr.strip()}"
+        done = self.try_kubectl(*arguments, stdin=stdin, seconds=seconds)
+        assert done.returncode == 0 or not check, f"kubectl {' '.join(arguments)}: {done.stderr.strip()}"
         return done.stdout
 
     def try_kubectl(
-        self, *words: str, stdin: str | None = None, seconds: float = 120.0
+        self, *arguments: str, stdin: str | None = None, seconds: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
-        """The same, whatever comes of it."""
-        command = [_kubectl(), "--kubeconfig", str(self.kubeconfig), *words]
+        """Run kubectl and return the finished process, whatever its exit code."""
+        command = [_kubectl(), "--kubeconfig", str(self.kubeconfig), *arguments]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds, check=False)
 
-    def get(self, *words: str) -> dict[str, Any]:
-        """An object, or a list of objects, as the API server gives it."""
-        return dict(json.loads(self.kubectl("get", *words, "-o", "json")))
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """Return an object, or a list of objects, as the API server stores it."""
+        return dict(json.loads(self.kubectl("get", *arguments, "-o", "json")))
 
 
 @dataclass(frozen=True)
 class Namespace:
-    """A namespace of a test's own."""
+    """A namespace of one test."""
 
     cluster: Cluster
     name: str = field(default_factory=lambda: f"e2e-{uuid.uuid4().hex[:8]}")
@@ -90,18 +90,18 @@ class Namespace:
     def __str__(self) -> str:
         return self.name
 
-    def kubectl(self, *words: str, stdin: str | None = None, check: bool = True, seconds: float = 120.0) -> str:
-        return self.cluster.kubectl("--namespace", self.name, *words, stdin=stdin, check=check, seconds=seconds)
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True, seconds: float = 120.0) -> str:
+        return self.cluster.kubectl("--namespace", self.name, *arguments, stdin=stdin, check=check, seconds=seconds)
 
-    def get(self, *words: str) -> dict[str, Any]:
-        return self.cluster.get("--namespace", self.name, *words)
+    def get(self, *arguments: str) -> dict[str, Any]:
+        return self.cluster.get("--namespace", self.name, *arguments)
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
-        """Creates or changes objects."""
+        """Create or change objects."""
         self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
 
     def describe(self) -> str:
-        """What a person would look at first when something is wrong here."""
+        """Return the state of the namespace for a failure message: objects, events and logs."""
         parts = [self.kubectl("get", "sg,jobs,deployments,statefulsets,pods,services,pvc", "-o", "wide", check=False)]
         parts.append(self.kubectl("get", "events", "--sort-by=.lastTimestamp", check=False))
         for pod in self.get("pods")["items"]:
@@ -113,12 +113,12 @@ class Namespace:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     choices = ("auto", "kind", "current", "native")
-    parser.addoption("--cluster", choices=choices, default="auto", help="where tests of the cluster layer run")
+    parser.addoption("--cluster", choices=choices, default="auto", help="the cluster of the cluster layer")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
-    """A failed test shows what was in its namespace."""
+    """Add the state of the namespace to the report of a failed test."""
     report = yield
     namespace = getattr(item, "funcargs", {}).get("namespace")
     if report.when == "call" and report.failed and isinstance(namespace, Namespace):
@@ -128,9 +128,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The cluster that --cluster names. One that is started here is ended here; one that runs already stays."""
-    wanted = str(request.config.getoption("--cluster"))
-    chosen = _choose() if wanted == "auto" else wanted
+    """Return the cluster that --cluster names. A cluster that is started here is stopped here."""
+    option = str(request.config.getoption("--cluster"))
+    chosen = _choose() if option == "auto" else option
     if chosen == "native":
         yield from _native()
     elif chosen == "kind":
@@ -141,7 +141,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def removed(cluster: Cluster) -> Iterator[list[Namespace]]:
-    """Namespaces that tests have left; the session ends when all are gone, and fails if one stays."""
+    """Collect the namespaces of finished tests. The session ends when all are deleted, and fails if one stays."""
     left: list[Namespace] = []
     yield left
     for each in left:
@@ -150,12 +150,12 @@ def removed(cluster: Cluster) -> Iterator[list[Namespace]]:
 
 @pytest.fixture
 def namespace(cluster: Cluster, removed: list[Namespace]) -> Iterator[Namespace]:
-    """A new namespace in which pods must be restricted. When the test is over its games and pods end, while there is
-    still an operator that could say good-bye to them; the rest goes in the background."""
+    """Create a namespace with restricted pod security. After the test its games and pods are deleted, while the
+    operator runs that removes their finalizers; the rest is deleted in the background."""
     made = new_namespace(cluster)
     yield made
     removed.append(made)
-    # Games first: a namespace deletes pods first of all, and looks again only after their grace period.
+    # Games first: a namespace deletes pods before other objects, and checks again only after their grace period.
     made.kubectl("delete", "sg", "--all", "--wait=false", check=False)
     left = ("get", "pods,sg", "-l", "swarmgame.dev/game", "-o", "name")
     until(
@@ -168,7 +168,7 @@ def namespace(cluster: Cluster, removed: list[Namespace]) -> Iterator[Namespace]
 
 
 def new_namespace(cluster: Cluster) -> Namespace:
-    """Makes one more, for tests that need two; remove it with `remove_namespace`."""
+    """Create another namespace; remove it with `remove_namespace`."""
     made = Namespace(cluster)
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": made.name, "labels": RESTRICTED}}
     cluster.kubectl("create", "-f", "-", stdin=json.dumps(body))
@@ -177,23 +177,22 @@ def new_namespace(cluster: Cluster) -> Namespace:
 
 
 def remove_namespace(namespace: Namespace) -> None:
-    """Deletes it and waits until it is gone."""
+    """Delete a namespace and wait until it is gone."""
     namespace.cluster.kubectl(
         "delete", "namespace", namespace.name, "--ignore-not-found", "--timeout=180s", seconds=200.0
     )
 
 
 def _choose() -> str:
-    if shutil.which("docker") and shutil.which("kind") and _kind_node_image():
-        return "kind"
-    absent = tools.missing([*tools.API_SERVER, *tools.NODE])
-    if os.geteuid() == 0 and not absent:
-        return "native"
-    reason = "there is no cluster: no kind node image, and " + (
-        f"{', '.join(absent)} not built (make cluster-tools)" if absent else "no root"
-    )
+    done = subprocess.run([CHOOSE], capture_output=True, text=True, check=True)
+    chosen, why = done.stdout.strip(), done.stderr.strip()
+    absent = tools.missing([*tools.API_SERVER, *tools.NODE]) if chosen == "native" else []
+    if chosen == "kind" or (os.geteuid() == 0 and not absent):
+        return chosen
+    lacks = f"{', '.join(absent)} not built (make cluster-tools)" if absent else "it needs root"
+    reason = f"there is no cluster. {why}; {lacks}"
     if os.environ.get("CI") == "true":
-        pytest.fail(f"{reason} (in CI nothing is skipped)")
+        pytest.fail(f"{reason} (CI skips no test)")
     pytest.skip(reason)
 
 
@@ -226,11 +225,6 @@ def _current() -> Cluster:
         name: os.environ.get(f"SWARMGAME_E2E_{name.upper()}_IMAGE", image) for name, image in docker.IMAGES.items()
     }
     return Cluster("current", kubeconfig, images, _node_address(kubeconfig))
-
-
-def _kind_node_image() -> bool:
-    done = subprocess.run(["docker", "images", "--quiet", "kindest/node"], capture_output=True, text=True, check=False)
-    return done.returncode == 0 and done.stdout.strip() != ""
 
 
 def _node_address(kubeconfig: Path) -> str:

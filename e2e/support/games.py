@@ -1,7 +1,7 @@
-"""Games on a cluster, and the operator that plays them: what tests of behaviour say in a line.
+"""Games on a cluster, and the operator that runs them: the vocabulary of the tests in `e2e`.
 
-`operator` installs both charts with helm, as the README does, into a namespace of its own, once a session. Invariant:
-when the session is over, `helm uninstall` has left nothing that carries the chart's label.
+`operator` installs both charts with helm, as the README does, into a namespace of its own, once per session. At the end
+of the session `helm uninstall` must leave no object with the chart's label.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Game:
     name: str
 
     def read(self) -> dict[str, Any]:
-        """The object as the API server has it."""
+        """Return the object as the API server stores it."""
         return self.namespace.get(PLURAL, self.name)
 
     @property
@@ -46,20 +46,22 @@ class Game:
         return int(self.status.get("progress", {}).get("round", 0))
 
     def condition(self, kind: str) -> dict[str, str]:
-        """One condition; empty while it is not there."""
+        """Return a condition; empty while it does not exist."""
         return next((each for each in self.status.get("conditions", ()) if each["type"] == kind), {})
 
     def wait(self, kind: str, status: str = "True", reason: str = "", seconds: float = 180.0) -> dict[str, str]:
-        """Waits until a condition has this status, and this reason where one is named; returns it."""
+        """Wait until a condition has this status and, if given, this reason; return it."""
 
-        def so() -> dict[str, str]:
+        def reached() -> dict[str, str]:
             found = self.condition(kind)
             return found if found.get("status") == status and reason in ("", found.get("reason")) else {}
 
-        return until(so, seconds, every=0.3, seen=lambda: (self.status.get("conditions"), self.namespace.describe()))
+        return until(
+            reached, seconds, every=0.3, seen=lambda: (self.status.get("conditions"), self.namespace.describe())
+        )
 
     def wait_for_round(self, round: int, seconds: float = 180.0) -> int:
-        """Waits until so many rounds are played; returns how many are."""
+        """Wait until this many rounds are finished; return the number."""
         return until(
             lambda: self.round if self.round >= round else 0,
             seconds,
@@ -68,7 +70,7 @@ class Game:
         )
 
     def pods(self, role: str = "peer") -> list[dict[str, Any]]:
-        """Its pods of a role that are not on their way out."""
+        """Return its pods of a role that run or will run."""
         listed = self.namespace.get("pods", "-l", f"swarmgame.dev/game={self.name},swarmgame.dev/role={role}")["items"]
         return [
             pod
@@ -77,31 +79,27 @@ class Game:
         ]
 
     def peers(self) -> dict[int, dict[str, Any]]:
-        """Its peers' pods by index."""
+        """Return its peers' pods by index."""
         return {int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"]): pod for pod in self.pods()}
 
     def patch(self, spec: Mapping[str, Any]) -> None:
-        """Changes the spec, as `kubectl patch` does."""
+        """Change the spec, as `kubectl patch` does."""
         self.namespace.kubectl("patch", PLURAL, self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     def of_peer(self, index: int, path: str = "status") -> Any:
-        """What a peer's own endpoint says, through the API server's proxy."""
+        """Return the answer of a peer's HTTP endpoint, through the API server's proxy."""
         pod = self.peers()[index]["metadata"]["name"]
-        said = self.namespace.cluster.kubectl(
+        answer = self.namespace.cluster.kubectl(
             "get", "--raw", f"/api/v1/namespaces/{self.namespace}/pods/{pod}:8080/proxy/{path}"
         )
-        return json.loads(said)
+        return json.loads(answer)
 
     def identities(self) -> dict[int, str]:
-        """Peer ids by index, of those that answer."""
-        found = {}
-        for index in self.peers():
-            done = self._asked(index)
-            if done:
-                found[index] = str(done["peer"])
-        return found
+        """Return the peer ids by index of the peers that answer."""
+        statuses = {index: self._status_of_peer(index) for index in self.peers()}
+        return {index: str(status["peer"]) for index, status in statuses.items() if status}
 
-    def _asked(self, index: int) -> dict[str, Any]:
+    def _status_of_peer(self, index: int) -> dict[str, Any]:
         try:
             return dict(self.of_peer(index))
         except (AssertionError, KeyError):
@@ -109,14 +107,14 @@ class Game:
 
 
 def manifest(path: Path, **changes: Any) -> dict[str, Any]:
-    """A manifest of a file, with fields of its spec merged in: {"peers": {"replicas": 2}}."""
+    """Read a manifest and merge fields into its spec, such as {"peers": {"replicas": 2}}."""
     body: dict[str, Any] = yaml.safe_load(path.read_text())
     _merge(body["spec"], changes)
     return body
 
 
 def play(namespace: Namespace, path: Path, name: str = "", **changes: Any) -> Game:
-    """Applies the manifest of a file, changed, and returns the game."""
+    """Apply the changed manifest of a file, and return the game."""
     body = manifest(path, **changes)
     body["metadata"]["name"] = name or body["metadata"]["name"]
     namespace.apply(body)
@@ -125,15 +123,15 @@ def play(namespace: Namespace, path: Path, name: str = "", **changes: Any) -> Ga
 
 @dataclass(frozen=True)
 class Installation:
-    """The charts, installed."""
+    """The installed charts."""
 
     cluster: Cluster
 
-    def helm(self, *words: str) -> str:
-        """What helm prints.
+    def helm(self, *arguments: str) -> str:
+        """Run helm and return its output.
 
         Raises:
-            AssertionError: it failed; with what it said.
+            AssertionError: it failed; with its error output.
         """
         environment = os.environ | {
             "KUBECONFIG": str(self.cluster.kubeconfig),
@@ -141,17 +139,22 @@ class Installation:
             "HELM_CONFIG_HOME": "/tmp/helm",
         }
         done = subprocess.run(
-            [str(tools.tool("helm")), *words], env=environment, capture_output=True, text=True, timeout=300, check=False
+            [str(tools.tool("helm")), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
-        assert done.returncode == 0, f"helm {' '.join(words)}: {done.stderr}"
+        assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
-    def upgrade(self, *words: str) -> None:
-        """Installs both charts, or changes what is installed, and waits until the operator is ready."""
+    def upgrade(self, *arguments: str) -> None:
+        """Install or upgrade both charts, and wait until the operator is ready."""
         images = []
         for value, image in (("image", "operator"), ("games.workerImage", "worker"), ("games.chainImage", "chain")):
             if self.cluster.images[image] == docker.IMAGES[image]:
-                continue  # as the chart has it, and the README's `helm install`
+                continue  # the chart's default, as in the README's `helm install`
             repository, tag = self.cluster.images[image].rsplit(":", 1)
             images += ["--set", f"{value}.repository={repository}", "--set", f"{value}.tag={tag}"]
         self.helm("upgrade", "--install", "swarmgame-crds", str(CHARTS / "swarmgame-crds"), "--namespace", SYSTEM)
@@ -165,9 +168,9 @@ class Installation:
             "--wait",
             "--timeout",
             "3m",
-            "--reset-values",  # without it, an upgrade that sets nothing keeps what the one before had set
+            "--reset-values",  # without it, an upgrade without values keeps those of the upgrade before
             *images,
-            *words,
+            *arguments,
         )
 
     def operator_pods(self) -> list[dict[str, Any]]:
@@ -179,8 +182,8 @@ class Installation:
             "logs", "--namespace", SYSTEM, "-l", "app.kubernetes.io/component=operator", "--tail=-1", check=False
         )
 
-    def left(self) -> str:
-        """What carries the chart's label, anywhere."""
+    def objects(self) -> str:
+        """Return the names of all objects with the chart's label."""
         kinds = "deployments,services,configmaps,secrets,serviceaccounts,networkpolicies,pods"
         rights = "roles,rolebindings,clusterroles,clusterrolebindings"
         labels = "app.kubernetes.io/managed-by=Helm,app.kubernetes.io/part-of=swarmgame"
@@ -189,7 +192,7 @@ class Installation:
 
 @pytest.fixture(scope="session")
 def operator(cluster: Cluster) -> Iterator[Installation]:
-    """The operator, installed with helm; uninstalled when the session is over, and then nothing of it may be left."""
+    """Install the operator with helm; uninstall it after the session, and check that no object is left."""
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": RESTRICTED}}
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
     made = Installation(cluster)
@@ -197,13 +200,13 @@ def operator(cluster: Cluster) -> Iterator[Installation]:
     yield made
     for release in ("swarmgame", "swarmgame-crds"):
         made.helm("uninstall", release, "--namespace", SYSTEM, "--wait", "--timeout", "2m")
-    until(lambda: not made.left(), 60.0, seen=made.left)
+    until(lambda: not made.objects(), 60.0, seen=made.objects)
     cluster.kubectl("delete", "namespace", SYSTEM, "--timeout=120s", seconds=150.0)
 
 
 @pytest.fixture
 def game(operator: Installation, namespace: Namespace, request: pytest.FixtureRequest) -> Callable[..., Game]:
-    """Plays the manifest beside the test, `game.yaml`, changed as asked."""
+    """Return a function that applies `game.yaml` of the test's folder, with changes."""
     beside = Path(str(request.path)).parent / "game.yaml"
     return lambda name="", **changes: play(namespace, beside, name, **changes)
 

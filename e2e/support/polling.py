@@ -1,4 +1,4 @@
-"""Waiting for a cluster: ask again until it is so, for a bounded time, and say what was seen last."""
+"""Poll a condition for a bounded time, and report the last state on failure."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ T = TypeVar("T")
 def until(
     condition: Callable[[], T], seconds: float = 30.0, *, every: float = 0.1, seen: Callable[[], object] | None = None
 ) -> T:
-    """The first true value of a condition.
+    """Return the first true value of a condition.
 
     Args:
-        condition: asked again and again.
-        seconds: to give it.
-        every: seconds between two questions.
-        seen: what to show when the time is up; without it, the last value.
+        condition: called again and again.
+        seconds: how long.
+        every: seconds between two calls.
+        seen: returns the state for the failure message; without it, the last value is shown.
 
     Raises:
-        AssertionError: it never was true.
+        AssertionError: the condition was never true.
     """
     end = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > end:
-            raise AssertionError(f"not so after {seconds:.0f} s; seen last: {seen() if seen else value!r}")
+            raise AssertionError(f"not reached after {seconds:.0f} s; last state: {seen() if seen else value!r}")
         time.sleep(every)
     return value

@@ -1,4 +1,4 @@
-"""A game that is suspended holds nothing that costs, and goes on at the next round."""
+"""A suspended game has no pods, and resumes at the next round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polling import until
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_suspended_game_goes_on_at_the_next_round_with_its_weights(
+def test_a_suspended_game_resumes_at_the_next_round_with_its_weights(
     game: Callable[..., Game], namespace: Namespace
 ) -> None:
     playing = game()
@@ -24,18 +24,18 @@ def test_a_suspended_game_goes_on_at_the_next_round_with_its_weights(
     assert namespace.get("pvc", f"{playing.name}-checkpoints")["status"]["phase"] == "Bound"
     played = playing.round
 
-    playing.patch({"game": {"maxRounds": 90_000}, "suspend": True})  # what is played may be changed only now
+    playing.patch({"game": {"maxRounds": 90_000}, "suspend": True})  # spec.game may change only now
     playing.patch({"suspend": False})
     assert playing.wait("Suspended", "False", seconds=60)["reason"] == "Resumed"
     playing.wait("Ready", seconds=150)
     resumed = playing.of_peer(0)
-    assert resumed["rounds_finished"] >= played - 1, "a peer began again"
+    assert resumed["rounds_finished"] >= played - 1, "a peer restarted from round 0"
     assert resumed["max_rounds"] == 90_000
     playing.wait_for_round(played + 2)
     assert namespace.get("secret", f"{playing.name}-peer-keys")["data"] == kept
 
 
-def test_what_is_played_cannot_be_changed_while_it_runs(game: Callable[..., Game], namespace: Namespace) -> None:
+def test_spec_game_cannot_change_while_the_game_runs(game: Callable[..., Game], namespace: Namespace) -> None:
     playing = game(suspend=False)
     done = namespace.cluster.try_kubectl(
         "--namespace",

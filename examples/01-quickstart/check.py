@@ -1,5 +1,6 @@
-"""Whether a run learnt: `python check.py runs/demo [--control]`. Exit code 0 when it did (or, for the control, when it
-did not).
+"""Check the rise of the reward in a run: `python check.py runs/demo [--control]`.
+
+Exit code 0 when the reward rose; with `--control`, when it did not.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ def main() -> int:
     summary = json.loads((options.run / "summary.json").read_text())
     rise = summary["rise"]
     good = rise < LEAST_RISE if options.control else rise >= LEAST_RISE
-    print(
-        f"{options.run}: {summary['first10']:.3f} → {summary['last10']:.3f}, {rise:+.3f}: {'good' if good else 'NOT good'}"
-    )
+    verdict = "as expected" if good else "NOT as expected"
+    print(f"{options.run}: {summary['first10']:.3f} → {summary['last10']:.3f}, {rise:+.3f}: {verdict}")
     return 0 if good else 1
 
 

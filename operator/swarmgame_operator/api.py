@@ -1,7 +1,7 @@
-"""The API server, as far as the operator speaks to it: a few verbs on plain JSON, over one session of `kubernetes.aio`.
+"""A minimal REST client of the API server: a few verbs on plain JSON, over one session of `kubernetes.aio`.
 
-It is not a client of everything: no models, no discovery. Invariant: every request is counted, has a timeout, and ends
-as data or as one of our errors.
+It has no models and no discovery. Every request is counted, has a timeout, and ends with data or with an
+`OperatorError`.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from kubernetes.aio import config as kubernetes_config
 from swarmgame_operator.errors import AlreadyExists, Gone, Invalid, NotFound, OperatorError, Retry
 
 MANAGER = "swarmgame-operator"
-"""Our name as a field manager."""
+"""The operator's name as a field manager."""
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 TIMEOUT_SECONDS = 30
-LARGEST_ERROR = 64 * 1024
+MAX_ERROR_BYTES = 64 * 1024
 Object = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of object, and where the API server keeps it."""
+class ResourceKind:
+    """A kind of object, and its path on the API server."""
 
     name: str
     api: str
     plural: str
 
     def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
-        """The path of an object, or of all, in a namespace, or (None) in all namespaces."""
+        """Return the path of an object, or of all objects, in a namespace or (None) in all namespaces."""
         root = f"/api/{self.api}" if "/" not in self.api else f"/apis/{self.api}"
         inside = f"/namespaces/{namespace}" if namespace else ""
         return "/".join(part for part in (f"{root}{inside}/{self.plural}", name, subresource) if part)
 
 
-GAME = Kind("SwarmGame", "swarmgame.dev/v1alpha1", "swarmgames")
-POD = Kind("Pod", "v1", "pods")
-JOB = Kind("Job", "batch/v1", "jobs")
-SECRET = Kind("Secret", "v1", "secrets")
-CONFIG_MAP = Kind("ConfigMap", "v1", "configmaps")
-CLAIM = Kind("PersistentVolumeClaim", "v1", "persistentvolumeclaims")
-SERVICE = Kind("Service", "v1", "services")
-DEPLOYMENT = Kind("Deployment", "apps/v1", "deployments")
-STATEFUL_SET = Kind("StatefulSet", "apps/v1", "statefulsets")
-NETWORK_POLICY = Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
-LEASE = Kind("Lease", "coordination.k8s.io/v1", "leases")
-EVENT = Kind("Event", "events.k8s.io/v1", "events")
-KINDS: Mapping[str, Kind] = {
+GAME = ResourceKind("SwarmGame", "swarmgame.dev/v1alpha1", "swarmgames")
+POD = ResourceKind("Pod", "v1", "pods")
+JOB = ResourceKind("Job", "batch/v1", "jobs")
+SECRET = ResourceKind("Secret", "v1", "secrets")
+CONFIG_MAP = ResourceKind("ConfigMap", "v1", "configmaps")
+CLAIM = ResourceKind("PersistentVolumeClaim", "v1", "persistentvolumeclaims")
+SERVICE = ResourceKind("Service", "v1", "services")
+DEPLOYMENT = ResourceKind("Deployment", "apps/v1", "deployments")
+STATEFUL_SET = ResourceKind("StatefulSet", "apps/v1", "statefulsets")
+NETWORK_POLICY = ResourceKind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
+LEASE = ResourceKind("Lease", "coordination.k8s.io/v1", "leases")
+EVENT = ResourceKind("Event", "events.k8s.io/v1", "events")
+KINDS: Mapping[str, ResourceKind] = {
     kind.name: kind
     for kind in (GAME, POD, JOB, SECRET, CONFIG_MAP, CLAIM, SERVICE, DEPLOYMENT, STATEFUL_SET, NETWORK_POLICY)
 }
@@ -69,8 +69,8 @@ class Api:
     """Requests to one API server.
 
     Args:
-        client: holds the address, the credentials and the session.
-        count: told the verb and the status code of every request, or the error's name.
+        client: has the address, the credentials and the session.
+        count: called with the verb and the status code of every request, or the error's name.
     """
 
     def __init__(self, client: Any, count: Callable[[str, str], None] = lambda verb, code: None) -> None:
@@ -80,8 +80,8 @@ class Api:
     async def close(self) -> None:
         await self._client.close()
 
-    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
-        """The object, or None where there is none."""
+    async def get(self, kind: ResourceKind, namespace: str | None, name: str) -> Object | None:
+        """Return the object, or None if it does not exist."""
         try:
             return await self._call("get", "GET", kind.path(namespace, name))
         except NotFound:
@@ -89,7 +89,7 @@ class Api:
 
     async def list_page(
         self,
-        kind: Kind,
+        kind: ResourceKind,
         namespace: str | None,
         *,
         selector: str = "",
@@ -97,7 +97,7 @@ class Api:
         token: str = "",
         metadata: bool = False,
     ) -> Object:
-        """One page of a list; `metadata.continue` of the answer is the next one's token.
+        """Return one page of a list; `metadata.continue` of the answer is the token of the next.
 
         Raises:
             Gone: the token is too old.
@@ -106,32 +106,34 @@ class Api:
         accept = METADATA_LIST if metadata else "application/json"
         return await self._call("list", "GET", kind.path(namespace), query=query, accept=accept)
 
-    async def create(self, kind: Kind, namespace: str | None, body: Object, *, dry_run: bool = False) -> Object:
-        """Makes an object. A dry run goes through admission and validation, and writes nothing."""
+    async def create(self, kind: ResourceKind, namespace: str | None, body: Object, *, dry_run: bool = False) -> Object:
+        """Create an object. A dry run goes through admission and validation, and writes nothing."""
         query = {"fieldManager": MANAGER, "dryRun": "All" if dry_run else ""}
         verb = "create_dry_run" if dry_run else "create"
         return await self._call(verb, "POST", kind.path(namespace), query=query, body=body)
 
-    async def apply(self, kind: Kind, namespace: str | None, body: Object) -> Object:
-        """Server-side apply, by force: what the body names is ours."""
+    async def apply(self, kind: ResourceKind, namespace: str | None, body: Object) -> Object:
+        """Apply server-side with force: the operator owns the body's fields afterwards."""
         path = kind.path(namespace, body["metadata"]["name"])
         return await self._call(
             "apply", "PATCH", path, query={"fieldManager": MANAGER, "force": "true"}, body=body, content=APPLY
         )
 
     async def merge(
-        self, kind: Kind, namespace: str | None, name: str, patch: Object, *, subresource: str = ""
+        self, kind: ResourceKind, namespace: str | None, name: str, patch: Object, *, subresource: str = ""
     ) -> Object:
-        """A merge patch."""
+        """Apply a merge patch."""
         path = kind.path(namespace, name, subresource)
         return await self._call("patch", "PATCH", path, query={"fieldManager": MANAGER}, body=patch, content=MERGE)
 
-    async def replace(self, kind: Kind, namespace: str | None, body: Object) -> Object:
-        """Writes the whole object; a conflict if its resourceVersion is not the present one."""
+    async def replace(self, kind: ResourceKind, namespace: str | None, body: Object) -> Object:
+        """Replace an object; a conflict if its resourceVersion is not the current one."""
         return await self._call("update", "PUT", kind.path(namespace, body["metadata"]["name"]), body=body)
 
-    async def delete(self, kind: Kind, namespace: str | None, name: str, *, propagation: str, uid: str = "") -> None:
-        """Deletes an object; nothing happens if there is none."""
+    async def delete(
+        self, kind: ResourceKind, namespace: str | None, name: str, *, propagation: str, uid: str = ""
+    ) -> None:
+        """Delete an object; one that does not exist is no error."""
         body: Object = {"propagationPolicy": propagation}
         if uid:
             body["preconditions"] = {"uid": uid}
@@ -141,14 +143,14 @@ class Api:
             return
 
     async def version(self) -> tuple[int, int]:
-        """Major and minor version of the cluster."""
+        """Return major and minor version of the cluster."""
         found = await self._call("get", "GET", "/version")
         return int(found["major"]), int("".join(filter(str.isdigit, found["minor"])))
 
     async def text(
         self, path: str, *, query: Mapping[str, Any] | None = None, largest: int = 4 << 20, seconds: float = 30
     ) -> str:
-        """The answer as text, up to a number of bytes: logs, or what a pod says through the API server's proxy."""
+        """Return the answer as text, cut to a number of bytes: logs, or a pod's answer through the API server's proxy."""
         async with self._request("get", "GET", path, query=query, seconds=seconds) as response:
             return (await response.content.read(largest)).decode("utf-8", "replace")
 
@@ -156,7 +158,7 @@ class Api:
     async def lines(
         self, path: str, query: Mapping[str, Any], *, accept: str = "application/json"
     ) -> AsyncIterator[aiohttp.StreamReader]:
-        """An answer that goes on: a watch, or a log that is followed. The caller bounds its silence."""
+        """Open a streaming answer: a watch, or a log that is followed. The caller sets timeouts for its messages."""
         async with self._request("watch", "GET", path, query=query, accept=accept, seconds=None) as response:
             yield response.content
 
@@ -192,8 +194,8 @@ class Api:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Accept": accept, "Content-Type": content}
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        asked = urlencode({key: value for key, value in (query or {}).items() if value != ""})
-        url = f"{self._client.configuration.host}{path}{f'?{asked}' if asked else ''}"
+        parameters = urlencode({key: value for key, value in (query or {}).items() if value != ""})
+        url = f"{self._client.configuration.host}{path}{f'?{parameters}' if parameters else ''}"
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
         code, response = "broken", None
         try:
@@ -214,11 +216,11 @@ class Api:
         finally:
             self._count(verb, code)
             if response is not None:
-                response.release()  # closes the connection where the answer was not read to its end
+                response.release()  # closes the connection if the answer was not read to its end
 
 
 async def _error_of(response: aiohttp.ClientResponse, request: str) -> OperatorError:
-    raw = await response.content.read(LARGEST_ERROR)
+    raw = await response.content.read(MAX_ERROR_BYTES)
     try:
         status = json.loads(raw)
         reason, message = str(status.get("reason") or ""), str(status.get("message") or "")
@@ -228,7 +230,7 @@ async def _error_of(response: aiohttp.ClientResponse, request: str) -> OperatorE
 
 
 def error_of(code: int, reason: str, message: str, retry_after: str = "") -> OperatorError:
-    """What an answer of the API server means for us."""
+    """Return the error for an answer of the API server."""
     wait = float(retry_after) if retry_after.isdigit() else None
     if code == 409 and reason == "AlreadyExists":
         return AlreadyExists(None, reason, message, status=code)
@@ -237,7 +239,7 @@ def error_of(code: int, reason: str, message: str, retry_after: str = "") -> Ope
     if code in (404, 405):
         return NotFound(reason or "NotFound", message, status=code)
     if code in (401, 403, 408, 409, 425, 429) or code >= 500:
-        # 401 and 403 pass when a token is renewed or a role is bound; a human will see the metric meanwhile.
+        # 401 and 403 pass when a token is renewed or a role is bound; meanwhile the metric shows them.
         return Retry(wait, reason or f"HTTP{code}", message, status=code)
     return Invalid(reason or f"HTTP{code}", message, status=code)
 
@@ -245,7 +247,7 @@ def error_of(code: int, reason: str, message: str, retry_after: str = "") -> Ope
 async def connect(
     count: Callable[[str, str], None] = lambda verb, code: None, *, config_file: str = "", context: str = ""
 ) -> Api:
-    """The API server that KUBECONFIG names, or the one of the cluster that we run in. Needs a running loop."""
+    """Connect to the API server of KUBECONFIG, or of the cluster that the operator runs in. Needs a running loop."""
     configuration = kubernetes_client.Configuration()
     config_file = config_file or os.environ.get("KUBECONFIG", "")  # the package reads the variable when it is imported
     if config_file:
@@ -259,13 +261,12 @@ async def connect(
             await kubernetes_config.load_kube_config(context=context or None, client_configuration=configuration)
     configuration.connection_pool_maxsize = 128
     configuration.proxy = configuration.proxy or proxy_of(configuration.host)
-    configuration.client_session_kwargs = {
-        "trust_env": False
-    }  # else every request asks two threads: for ~/.netrc, and for a proxy
+    # With trust_env, every request would use two threads: for ~/.netrc, and for a proxy.
+    configuration.client_session_kwargs = {"trust_env": False}
     return Api(kubernetes_client.ApiClient(configuration=configuration), count)
 
 
 def proxy_of(address: str) -> str | None:
-    """The proxy that the environment names for an address (HTTPS_PROXY, NO_PROXY), or None."""
+    """Return the environment's proxy for an address (HTTPS_PROXY, NO_PROXY), or None."""
     scheme, _, rest = address.partition("://")
     return None if proxy_bypass(rest) else getproxies().get(scheme)

@@ -1,8 +1,6 @@
-"""Applying: carries out what a plan says of objects and of the status, one request each, and nothing where nothing
-differs.
+"""The applier: writes the objects and the status of a plan, one request each, and nothing if nothing differs.
 
-The answers go into the cache at once, so that the next plan sees what was just written and not what a watch will say a
-moment later. Invariant: no request is made for an object that the plan does not name.
+Answers go into the cache at once, so the next plan sees them before the watch delivers them.
 """
 
 from __future__ import annotations
@@ -13,66 +11,66 @@ from typing import Any
 from swarmgame_api.resource import GameResource, status_document
 from swarmgame_api.status import SwarmGameStatus
 from swarmgame_operator.api import CONFIG_MAP, GAME, KINDS, Api
+from swarmgame_operator.cache import ClusterCache, Key
 from swarmgame_operator.errors import AlreadyExists, Invalid, NotFound, Retry
 from swarmgame_operator.logs import log
-from swarmgame_operator.observe import Cache, Key
-from swarmgame_operator.observed import DryRunFacts
-from swarmgame_operator.plan import Child, DryRun, Reference
+from swarmgame_operator.plan import Child, Deletion, DryRun
+from swarmgame_operator.snapshot import DryRunFacts
 
 
 class Applier:
-    """Writes to one API server, on behalf of one cache."""
+    """Writes to one API server, and stores the answers in one cache."""
 
-    def __init__(self, api: Api, cache: Cache) -> None:
+    def __init__(self, api: Api, cache: ClusterCache) -> None:
         self._api, self._cache = api, cache
 
     async def child(self, key: Key, child: Child) -> None:
-        """Makes or mends an object.
+        """Create or update an object.
 
         Raises:
-            AlreadyExists: one of that name is there that we have not seen; the next look will tell.
+            AlreadyExists: the cache has not received the object yet; a retry finds it.
         """
         kind = KINDS[child.kind]
-        if child.creation is not None:
-            body = await self._api.create(kind, key[0], child.creation)
+        if child.create_manifest is not None:
+            body = await self._api.create(kind, key[0], child.create_manifest)
         else:
-            body = await self._api.apply(kind, key[0], child.manifest)
-        self._cache.put(kind, body, ours=True)
-        missing = self._cache.check(key, child.manifest)
+            body = await self._api.apply(kind, key[0], child.apply_manifest)
+        self._cache.put(kind, body, own_write=True)
+        missing = self._cache.detect_drift(key, child.apply_manifest)
         if missing:
             log.warning("not owned after writing", key=key, kind=child.kind, name=child.name, fields=missing[:5])
-            self._cache.trust(key, {(child.kind, child.name)})  # writing again would change nothing
-        log.info("written", key=key, kind=child.kind, name=child.name, created=child.creation is not None)
+            self._cache.mark_in_sync(key, {(child.kind, child.name)})  # writing again would change nothing
+        log.info("written", key=key, kind=child.kind, name=child.name, created=child.create_manifest is not None)
 
-    async def delete(self, key: Key, reference: Reference) -> None:
-        """Deletes an object; one that is gone already is no error."""
+    async def delete(self, key: Key, reference: Deletion) -> None:
+        """Delete an object; one that does not exist is no error."""
         await self._api.delete(KINDS[reference.kind], key[0], reference.name, propagation=reference.propagation)
         log.info("deleted", key=key, kind=reference.kind, name=reference.name)
 
     async def delete_game(self, game: GameResource) -> None:
-        """Deletes the game, if it is still the one that was looked at."""
+        """Delete the game, if it still has the same uid."""
         await self._api.delete(GAME, game.namespace, game.name, propagation="Background", uid=game.uid)
         log.info("deleted", key=game.key, kind=GAME.name, name=game.name)
 
-    async def ask(self, key: Key, question: DryRun) -> DryRunFacts:
-        """What the API server would say to the peers' Job."""
+    async def dry_run(self, key: Key, request: DryRun) -> DryRunFacts:
+        """Return the API server's answer to a dry run of the peers' Job."""
         try:
-            await self._api.create(KINDS[str(question.manifest["kind"])], key[0], question.manifest, dry_run=True)
+            await self._api.create(KINDS[str(request.manifest["kind"])], key[0], request.manifest, dry_run=True)
         except AlreadyExists:
-            return DryRunFacts(question.hash)
+            return DryRunFacts(request.hash)
         except Invalid as error:
-            return DryRunFacts(question.hash, error.message.split(": ", 1)[-1] or error.reason)
-        return DryRunFacts(question.hash)
+            return DryRunFacts(request.hash, error.message.split(": ", 1)[-1] or error.reason)
+        return DryRunFacts(request.hash)
 
-    async def namespace_ends(self, namespace: str) -> bool:
-        """Whether the namespace is on its way out. Asked by a dry run, which needs no right to namespaces."""
-        question = {
+    async def namespace_is_terminating(self, namespace: str) -> bool:
+        """Return whether the namespace is terminating. Found by a dry run, which needs no rights to namespaces."""
+        probe = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"generateName": "swarmgame-", "namespace": namespace},
         }
         try:
-            await self._api.create(CONFIG_MAP, namespace, question, dry_run=True)
+            await self._api.create(CONFIG_MAP, namespace, probe, dry_run=True)
         except Retry as error:
             if error.status == 403 and "is being terminated" in error.message:
                 return True
@@ -80,7 +78,7 @@ class Applier:
         return False
 
     async def status(self, game: GameResource, before: Mapping[str, Any], after: SwarmGameStatus) -> bool:
-        """Writes the status where it differs from what is there. Returns whether it did."""
+        """Write the status if it differs. Return whether it did."""
         patch = difference(before, status_document(after))
         if not patch:
             return False
@@ -89,15 +87,13 @@ class Applier:
                 GAME, game.namespace, game.name, {"metadata": {"uid": game.uid}, "status": patch}, subresource="status"
             )
         except NotFound:
-            return False  # the game went away meanwhile
-        self._cache.put(GAME, body, ours=True)
+            return False  # the game was deleted meanwhile
+        self._cache.put(GAME, body, own_write=True)
         return True
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The merge patch from one document to the other: what is new or other, and null for what went away. Lists are
-    replaced as a whole.
-    """
+    """Return the merge patch from one document to the other; lists are replaced as a whole."""
     patch: dict[str, Any] = {key: None for key in before if key not in after and before[key] is not None}
     for key, value in after.items():
         old = before.get(key)

@@ -1,8 +1,7 @@
-"""What an installation of the operator gives to every game that does not say otherwise: images, and how they are
-pulled.
+"""The installation's defaults for games: images, and how they are pulled.
 
-Filled from the operator's settings; the plan reads nothing else of them. Invariant: a change here never disturbs peers
-that run: a Job keeps the template that it was made with.
+Filled from the operator's settings; plans read nothing else of them. A change does not affect running peers, because a
+Job keeps its template.
 """
 
 from __future__ import annotations
@@ -14,17 +13,16 @@ from swarmgame_api.sampler import DEFAULT_IMAGE
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """An installation's choices.
+    """The defaults of an installation.
 
     Args:
-        worker_image: of peers, bootnode and initializer, where `peers.image` is empty.
+        worker_image: of peers, bootnode and initializer, if `peers.image` is empty.
         gateway_image: holds `swarmgame-gateway`: the operator's own image.
         chain_image: anvil, for coordination in mode Dev.
-        sampler_image: vLLM, for a game that generates with it and names no image.
-        image_pull_policy: empty: Kubernetes' own choice by the image's tag.
+        sampler_image: vLLM, for a game that generates with it without naming an image.
+        image_pull_policy: empty: Kubernetes' default for the image's tag.
         image_pull_secrets: names of Secrets, expected in the games' namespaces.
-        cluster_domain: what follows `<service>.<namespace>.svc` in names that outsiders of a namespace resolve; empty:
-            none is added.
+        cluster_domain: suffix of `<service>.<namespace>.svc` in host names; empty: none.
     """
 
     worker_image: str = "ghcr.io/swarmgame/worker:latest"

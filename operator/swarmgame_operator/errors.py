@@ -1,6 +1,6 @@
-"""Errors of the operator, by what becomes of them: tried again, told to the user, or the end of the process.
+"""Errors of the operator, by their consequence: retried, reported to the user, or the end of the process.
 
-Invariant: nothing is tried again without a delay, and every `Retry` and `Invalid` is counted by its reason.
+Every retry has a delay, and every `Retry` and `Invalid` is counted by its reason.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ class OperatorError(Exception):
 
     Args:
         reason: one word in CamelCase.
-        message: what, where, what to do.
-        status: of the API server's answer; 0 where there was none.
+        message: what failed, where, and what to do.
+        status: of the API server's answer; 0 without an answer.
     """
 
     def __init__(self, reason: str, message: str = "", *, status: int = 0) -> None:
@@ -23,10 +23,10 @@ class OperatorError(Exception):
 
 
 class Retry(OperatorError):
-    """It may pass by itself: a conflict, an overloaded server, a broken connection.
+    """A problem that may pass: a conflict, an overloaded server, a broken connection.
 
     Args:
-        after: seconds; None: as long as the key's back-off says.
+        after: seconds to wait; None: the key's back-off.
     """
 
     def __init__(self, after: float | None, reason: str, message: str = "", *, status: int = 0) -> None:
@@ -35,20 +35,20 @@ class Retry(OperatorError):
 
 
 class AlreadyExists(Retry):
-    """An object of that name is there, though our view of the cluster has none: the view will catch up."""
+    """An object of that name exists, but the cache has not received it yet."""
 
 
 class Gone(Retry):
-    """A watch or a page of a list is too old to go on; begin again."""
+    """A watch or a page of a list is too old to continue; start again."""
 
 
 class Invalid(OperatorError):
-    """Asked for something that the API server refuses, and would refuse again."""
+    """The API server refuses the request, and would refuse it again."""
 
 
 class NotFound(Invalid):
-    """There is no such object, or no such kind."""
+    """The object or its kind does not exist."""
 
 
-class Lost(Exception):
-    """Leadership went to somebody else: nothing may be written any more, and the process ends."""
+class LeadershipLost(Exception):
+    """Another operator leads, or may: nothing may be written any more, and the process ends."""

@@ -1,8 +1,7 @@
-"""Events: tells what changed about a game where `kubectl describe` shows it. Once, and never at the cost of anything
-else.
+"""Events about games, which `kubectl describe` shows.
 
-Invariant: an event that cannot be written is counted and dropped; the same news about the same game is not told twice
-within ten minutes.
+An event that cannot be written is logged and dropped. The same event about the same game is not repeated within ten
+minutes.
 """
 
 from __future__ import annotations
@@ -18,40 +17,40 @@ from swarmgame_api.resource import GameResource
 from swarmgame_operator.api import EVENT, GAME, MANAGER, Api
 from swarmgame_operator.errors import OperatorError
 from swarmgame_operator.logs import log
-from swarmgame_operator.plan import Event
+from swarmgame_operator.plan import GameEvent
 
-LONGEST_NOTE = 950
+MAX_NOTE_BYTES = 950
 """Of the 1,024 bytes that the API allows."""
-REMEMBERED = 20_000
-QUIET_SECONDS = 600.0
+MAX_REMEMBERED = 20_000
+REPEAT_SECONDS = 600.0
 
 
 class Events:
-    """Writes events about games."""
+    """Publishes events about games."""
 
     def __init__(self, api: Api, *, clock: Callable[[], float] = time.monotonic, instance: str = "") -> None:
         self._api, self._clock = api, clock
         self._instance = (instance or os.environ.get("HOSTNAME") or MANAGER)[:128]
-        self._told: OrderedDict[tuple[str, str, str, str], float] = OrderedDict()
+        self._published: OrderedDict[tuple[str, str, str, str], float] = OrderedDict()
 
-    async def tell(self, game: GameResource, event: Event) -> bool:
-        """Writes the event, unless it was written a short while ago. Returns whether it was written."""
-        news = (game.uid, event.type, event.reason, event.message)
-        told = self._told.get(news)
-        if told is not None and self._clock() - told < QUIET_SECONDS:
+    async def publish(self, game: GameResource, event: GameEvent) -> bool:
+        """Write the event, unless it was written recently. Return whether it was written."""
+        identity = (game.uid, event.type, event.reason, event.message)
+        last = self._published.get(identity)
+        if last is not None and self._clock() - last < REPEAT_SECONDS:
             return False
         try:
             await self._api.create(EVENT, game.namespace, self._body(game, event))
         except OperatorError as error:
-            log.warning("event lost", key=game.key, reason=event.reason, error=error.reason)
+            log.warning("event dropped", key=game.key, reason=event.reason, error=error.reason)
             return False
-        self._told[news] = self._clock()
-        self._told.move_to_end(news)
-        while len(self._told) > REMEMBERED:
-            self._told.popitem(last=False)
+        self._published[identity] = self._clock()
+        self._published.move_to_end(identity)
+        while len(self._published) > MAX_REMEMBERED:
+            self._published.popitem(last=False)
         return True
 
-    def _body(self, game: GameResource, event: Event) -> dict[str, object]:
+    def _body(self, game: GameResource, event: GameEvent) -> dict[str, object]:
         return {
             "apiVersion": EVENT.api,
             "kind": EVENT.name,
@@ -62,7 +61,7 @@ class Events:
             "action": "Reconcile",
             "reason": event.reason[:128],
             "type": event.type,
-            "note": shorten(event.message, LONGEST_NOTE),
+            "note": shorten(event.message, MAX_NOTE_BYTES),
             "regarding": {
                 "apiVersion": GAME.api,
                 "kind": GAME.name,
@@ -74,6 +73,6 @@ class Events:
 
 
 def shorten(text: str, most: int) -> str:
-    """The text in at most so many bytes, cut between letters."""
+    """Return the text cut to a number of bytes, between characters."""
     raw = text.encode()
     return text if len(raw) <= most else raw[: most - 3].decode("utf-8", "ignore") + "…"

@@ -1,10 +1,9 @@
-"""An informer: keeps a store equal to what the API server has of one kind, for ever.
+"""An informer: keeps a store equal to the API server's objects of one kind.
 
-It lists in pages, then watches, and lists again when the watch is too old. It knows nothing of what the objects mean.
-Invariant: after every list, what the list does not have is taken from the store, so that nothing that was deleted while
-we were deaf stays in it.
+It lists in pages, then watches, and lists again when the watch is too old. After every list, objects that it does not
+contain are removed from the store, so nothing stays that was deleted while no watch was open.
 
-Why not kopf's indices: see docs/LOG.md. Source of the procedure: k8s.io/client-go/tools/cache, Reflector.
+Why not kopf's indices: see docs/decisions/0020-informer-instead-of-kopf.md. Source: k8s.io/client-go/tools/cache, Reflector.
 """
 
 from __future__ import annotations
@@ -16,49 +15,49 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from swarmgame_operator.api import METADATA, Api, Kind
+from swarmgame_operator.api import METADATA, Api, ResourceKind
 from swarmgame_operator.errors import Gone, OperatorError, Retry
 from swarmgame_operator.logs import log
 
 SERVER_SECONDS = 300
 """How long the API server keeps a watch open."""
 SILENCE_SECONDS = 75.0
-"""A watch that says nothing for this long is dead: bookmarks come every minute."""
+"""A watch without a message for this long is broken: bookmarks come every minute."""
 LONGEST_DELAY = 30.0
 RECONNECT_SECONDS = 0.1
 
 
-class Store(Protocol):
-    """What an informer feeds."""
+class InformerStore(Protocol):
+    """A store that an informer fills."""
 
-    def put(self, kind: Kind, body: dict[str, Any]) -> None:
-        """There is this object, in this state."""
+    def put(self, kind: ResourceKind, body: dict[str, Any]) -> None:
+        """Store an object's state."""
         ...
 
-    def remove(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
-        """This object is gone; another of the same name may be there already."""
+    def remove(self, kind: ResourceKind, namespace: str, name: str, uid: str) -> None:
+        """Remove an object; another of the same name may exist already."""
         ...
 
-    def keep_only(self, kind: Kind, namespace: str | None, names: set[tuple[str, str]]) -> None:
-        """These (namespace, name) are all there are of the kind, in a namespace or (None) everywhere."""
+    def keep_only(self, kind: ResourceKind, namespace: str | None, names: set[tuple[str, str]]) -> None:
+        """Remove all objects of the kind but these (namespace, name), in a namespace or (None) in all."""
         ...
 
 
 class Informer:
-    """Feeds a store with one kind.
+    """Fills a store with the objects of one kind.
 
     Args:
         namespace: None for all.
-        selector: of labels; objects that do not match do not exist for us.
-        metadata: ask for metadata alone; nothing else of the objects ever reaches this process.
-        page: objects a request; bounds what is in memory while a list is read.
+        selector: of labels; other objects are ignored.
+        metadata: request only the objects' metadata.
+        page: objects per request; limits the memory while a list is read.
     """
 
     def __init__(
         self,
         api: Api,
-        kind: Kind,
-        store: Store,
+        kind: ResourceKind,
+        store: InformerStore,
         *,
         namespace: str | None = None,
         selector: str = "",
@@ -71,12 +70,12 @@ class Informer:
         self._clock = clock
         self._failures = 0
         self.synced = asyncio.Event()
-        self.heard = 0.0
-        """When the API server last said anything, in Unix seconds."""
+        self.last_message = 0.0
+        """Unix time of the API server's last message."""
         self.lists = 0
 
     async def run(self) -> None:
-        """Never returns."""
+        """List and watch forever."""
         version = ""
         while True:
             try:
@@ -101,7 +100,7 @@ class Informer:
                 await asyncio.sleep(delay)
 
     async def list(self) -> str:
-        """Brings the store up to date; returns the version to watch from."""
+        """Bring the store up to date. Return the version to watch from."""
         names: set[tuple[str, str]] = set()
         token = ""
         while True:
@@ -116,7 +115,7 @@ class Informer:
             for body in page.get("items") or ():
                 self._store.put(self.kind, body)
                 names.add((body["metadata"].get("namespace", ""), body["metadata"]["name"]))
-            self.heard = self._clock()
+            self.last_message = self._clock()
             version, token = str(page["metadata"]["resourceVersion"]), page["metadata"].get("continue") or ""
             del page
             if not token:
@@ -128,10 +127,10 @@ class Informer:
         return version
 
     async def watch(self, version: str) -> str:
-        """Follows changes until the API server ends the watch; returns the version to go on from.
+        """Follow changes until the API server ends the watch. Return the version to continue from.
 
         Raises:
-            Gone: list again.
+            Gone: a new list is needed.
         """
         query = {
             "watch": "true",
@@ -149,18 +148,18 @@ class Informer:
                         line = await content.readline()
                     if not line:
                         return progress.version
-                    self.heard = self._clock()
+                    self.last_message = self._clock()
                     self._failures = 0
-                    self._take(json.loads(line), progress)
+                    self._store_event(json.loads(line), progress)
         except Gone:
             raise
         except Retry as error:
             if progress.version == version:
-                raise  # nothing came of it: count it as a failure
+                raise  # no message arrived: a failure, with back-off
             log.info("watch interrupted", kind=self.kind.name, reason=error.reason)
             return progress.version
 
-    def _take(self, event: dict[str, Any], progress: _Version) -> None:
+    def _store_event(self, event: dict[str, Any], progress: _Version) -> None:
         kind, body = event["type"], event["object"]
         if kind == "ERROR":
             if body.get("code") == 410:

@@ -1,8 +1,8 @@
-"""Leadership: of several operators one writes, the one that holds the Lease.
+"""Leader election: of several operators, only the holder of the Lease writes.
 
-`kubernetes.aio.leaderelection` ends on the first broken connection and never lets go of its lock, so a restart would
-wait for the whole lease; hence this. Clocks of others are never read: a holder is gone when its Lease has not changed
-for as long as it said. Invariant: a leader stops (`Lost`) before anybody else may take over.
+`kubernetes.aio.leaderelection` ends on the first broken connection and never releases its lock, so a restart would wait
+for the full lease duration; hence this. Clocks of other operators are not read: a holder is gone when its Lease has not
+changed for its own duration. Invariant: a leader stops (`LeadershipLost`) before another may take over.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from swarmgame_operator.api import LEASE, Api
-from swarmgame_operator.errors import Lost, OperatorError
+from swarmgame_operator.errors import LeadershipLost, OperatorError
 from swarmgame_operator.logs import log
 
 RENEWALS = 5
-"""Attempts to renew in the time of one lease."""
+"""Renewals per lease duration."""
 
 
 class Leader:
     """One candidate.
 
     Args:
-        identity: tells it from all others, and from itself before a restart.
-        seconds: how long the others wait for a sign of life.
+        identity: unique, also among earlier processes of the same pod.
+        seconds: duration of the lease.
     """
 
     def __init__(self, api: Api, *, namespace: str, name: str, identity: str, seconds: int) -> None:
@@ -35,17 +35,17 @@ class Leader:
         self.leads = False
 
     async def acquire(self) -> None:
-        """Waits until this candidate is the leader."""
+        """Wait until this candidate leads."""
         while not await self._try():
             await asyncio.sleep(self._seconds / RENEWALS * (1 + random.random() / 5))
         self.leads = True
         log.info("leading", identity=self._identity)
 
     async def hold(self) -> None:
-        """Renews for as long as it can.
+        """Renew the lease for as long as possible.
 
         Raises:
-            Lost: somebody else leads, or nobody could be told in time that this one still does.
+            Lost: another operator leads, or the lease could not be renewed in time.
         """
         loop = asyncio.get_running_loop()
         renewed = loop.time()
@@ -61,10 +61,10 @@ class Leader:
                 log.warning("lease not renewed", error="the API server did not answer in time")
             if loop.time() - renewed >= self._seconds * 2 / 3:
                 self.leads = False
-                raise Lost(f"the Lease {self._namespace}/{self._name} could not be renewed in time")
+                raise LeadershipLost(f"the Lease {self._namespace}/{self._name} could not be renewed in time")
 
     async def release(self) -> None:
-        """Lets go, so that another can take over at once."""
+        """Release the lease, so another operator can take over at once."""
         if not self.leads:
             return
         self.leads = False
@@ -89,7 +89,7 @@ class Leader:
             changes = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
             await self._api.replace(LEASE, self._namespace, self._body(lease, changes))
             return True
-        except OperatorError as error:  # a conflict says that another was faster; anything else may pass
+        except OperatorError as error:  # a conflict means that another was faster; other errors may pass
             log.info("lease not taken", reason=error.reason, message=error.message)
             return False
 

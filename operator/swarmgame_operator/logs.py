@@ -1,6 +1,6 @@
-"""Logs: one JSON object a line, or text for a terminal; the library's own loggers write the same way.
+"""Logs: one JSON object a line, or text for a terminal; the loggers of libraries use the same format.
 
-Invariant: no secret's value and no manifest is ever given to a logger; only names, reasons and counts are.
+Invariant: only names, reasons and counts are logged, never a secret's value or a manifest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("swarmgame_opera
 
 
 def configure(form: Literal["json", "text"], level: str = "INFO") -> None:
-    """Sends all logs to standard error in the given form."""
+    """Send all logs to standard error in the given format."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

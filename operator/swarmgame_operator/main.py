@@ -1,7 +1,7 @@
-"""`swarmgame-operator`: reads the settings, finds the API server, runs, and turns how it ended into an exit code.
+"""`swarmgame-operator`: reads the settings, connects to the API server, and runs.
 
-Invariant: only here does an error become an exit code. 0: told to stop. 75: leadership was lost, start again. 78: the
-settings or the kubeconfig make no sense. 1: our fault, with a traceback.
+Only this module turns errors into exit codes. 0: stopped by a signal. 75: leadership was lost; start again. 78: invalid
+settings or kubeconfig. 1: a bug, with a traceback.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import sys
 from kubernetes.aio.config import ConfigException
 
 from swarmgame_operator.api import connect
-from swarmgame_operator.errors import Lost
+from swarmgame_operator.errors import LeadershipLost
 from swarmgame_operator.logs import configure, log
-from swarmgame_operator.metrics import Metrics
-from swarmgame_operator.running import Operator, package_version
-from swarmgame_operator.settings import InvalidSettings, Settings, read_settings
+from swarmgame_operator.metrics import OperatorMetrics
+from swarmgame_operator.operator import Operator, package_version
+from swarmgame_operator.settings import InvalidSettings, OperatorSettings, read_settings
 
 DONE, LOST, BAD_CONFIG = 0, 75, 78
 
 
-async def operate(settings: Settings) -> None:
-    """Runs an operator until SIGTERM or SIGINT."""
+async def operate(settings: OperatorSettings) -> None:
+    """Run an operator until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    metrics = Metrics(package_version())
+    metrics = OperatorMetrics(package_version())
     api = await connect(metrics.requested)
     try:
         await Operator(settings, api, metrics).run(stop)
@@ -37,7 +37,7 @@ async def operate(settings: Settings) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     try:
         settings = read_settings(os.environ)
     except InvalidSettings as error:
@@ -51,9 +51,9 @@ def main() -> None:
         print(f"no API server: {error}; run inside a cluster, or set KUBECONFIG", file=sys.stderr)
         sys.exit(BAD_CONFIG)
     except BaseExceptionGroup as group:
-        if group.subgroup(Lost) is None:
+        if group.subgroup(LeadershipLost) is None:
             raise
-        log.error("leadership lost", error=str(group.subgroup(Lost)))
+        log.error("leadership lost", error=str(group.subgroup(LeadershipLost)))
         sys.exit(LOST)
     sys.exit(DONE)
 

@@ -1,9 +1,7 @@
-"""Metrics: of games, made from the cache when they are asked for; and of the operator's own work, counted as it
-happens.
+"""Metrics: of games, computed from the cache at every scrape; and of the operator's own work, counted as it happens.
 
-A game that is gone leaves no series behind, because nothing of games is kept here. `python -m
-swarmgame_operator.metrics [FILE]` writes docs/reference/operator-metrics.md. Invariant: every metric is in the
-catalogue, with what it means.
+A deleted game leaves no series behind, because nothing of games is kept here. `OPERATOR_METRICS` defines every metric;
+`python -m swarmgame_operator.metrics [FILE]` writes docs/reference/operator-metrics.md from it.
 """
 
 from __future__ import annotations
@@ -19,132 +17,134 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from swarmgame_operator.facts import time_of
-from swarmgame_operator.observe import GameRecord, Key
+from swarmgame_operator.cache import GameRecord, Key
+from swarmgame_operator.snapshot_builder import time_of
 
 
-class Entry(NamedTuple):
-    """A metric: its name, kind, labels, what it is, and what it tells."""
+class OperatorMetric(NamedTuple):
+    """The definition of a metric: what it is, and what its value means."""
 
     name: str
     kind: str
     labels: tuple[str, ...]
-    what: str
-    tells: str
+    description: str
+    meaning: str
 
 
 _GAME = ("namespace", "name")
-CATALOGUE = (
-    Entry(
+OPERATOR_METRICS = (
+    OperatorMetric(
         "swarmgame_info",
         "gauge",
         (*_GAME, "model", "coordination", "queue"),
         "1 for every game",
-        "joins what a game is to its other series",
+        "joins a game's properties to its other series",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_condition",
         "gauge",
         (*_GAME, "type", "status"),
-        "1 for the present status of each condition",
-        "`Ready` other than True, or `Degraded` True, for long: look at the condition's reason",
+        "1 for the current status of each condition",
+        "`Ready` not True, or `Degraded` True, for long: see the condition's reason",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_peers",
         "gauge",
         (*_GAME, "state"),
         "Peers by state: desired, active, ready, registered, succeeded, failed, terminating",
-        "ready below desired for long: pods that cannot start",
+        "ready below desired for long: pods cannot start",
     ),
-    Entry("swarmgame_round", "gauge", _GAME, "Rounds played", "flat while Ready: the swarm is stalled"),
-    Entry("swarmgame_max_rounds", "gauge", _GAME, "Rounds to play", "with swarmgame_round, how far a game is"),
-    Entry(
+    OperatorMetric("swarmgame_round", "gauge", _GAME, "Rounds played", "flat while Ready: the swarm is stalled"),
+    OperatorMetric(
+        "swarmgame_max_rounds", "gauge", _GAME, "Rounds to play", "with swarmgame_round, the progress of a game"
+    ),
+    OperatorMetric(
         "swarmgame_time_to_ready_seconds",
         "gauge",
         _GAME,
         "From the game's creation to its last becoming Ready; absent while it is not",
         "high: slow images, model loading, or a queue",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_reconcile",
         "counter",
         ("result",),
-        "Looks at games, by how they ended: done, retry, failed",
-        "retry or failed that keep growing: see the next, and the log",
+        "Reconciliations by result: done, retry, failed",
+        "retry or failed keep growing: see the next metric, and the log",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_reconcile_errors",
         "counter",
         ("reason",),
-        "Looks that must be repeated, by reason",
-        "Forbidden: the operator's role lacks something; Conflict in passing is normal",
+        "Failed reconciliations by reason",
+        "Forbidden: the operator's role lacks a rule; an occasional Conflict is normal",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_reconcile_duration_seconds",
         "histogram",
         (),
-        "How long a look takes",
+        "Duration of a reconciliation",
         "high: a slow API server",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_queue_depth",
         "gauge",
         (),
-        "Games that wait for a look",
+        "Games that wait to be reconciled",
         "high for long: more workers, or a slow API server",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_queue_oldest_seconds",
         "gauge",
         (),
-        "Age of the oldest work",
+        "Age of the oldest game in the queue",
         "above the stale limit: the operator is restarted",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_queue_latency_seconds",
         "histogram",
         (),
-        "From when a look is due until it begins",
+        "Wait of a game from when it is due until its reconciliation begins",
         "high: as for the depth",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_k8s_requests",
         "counter",
         ("verb", "code"),
         "Requests to the API server",
         "create, apply, patch, update, delete are writes: none in a steady state; 429: the API server is overloaded",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_watch_last_event_timestamp_seconds",
         "gauge",
         ("kind",),
-        "When the API server last said anything about a kind, bookmarks included",
-        "minutes ago: the operator is deaf",
+        "Time of the API server's last message about a kind, bookmarks included",
+        "minutes ago: the watch has stalled",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_watch_lists",
         "gauge",
         ("kind",),
-        "Times that a kind was listed as a whole",
-        "growing: watches break and cannot go on where they were",
+        "Lists of a kind",
+        "growing: watches break and cannot be resumed",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_leader",
         "gauge",
         (),
         "1 for the operator that writes",
-        "sum over replicas other than 1: nobody works, or the Lease is not set",
+        "sum over replicas other than 1: no operator works, or the Lease is not set",
     ),
-    Entry(
+    OperatorMetric(
         "swarmgame_operator_build_info", "gauge", ("version",), "1; the operator's version", "absent: no operator runs"
     ),
 )
-_BY_NAME = {entry.name: entry for entry in CATALOGUE}
+_BY_NAME = {entry.name: entry for entry in OPERATOR_METRICS}
 WRITES = frozenset({"create", "apply", "patch", "update", "delete"})
 
 
-class Metrics:
-    """The operator's own figures."""
+class OperatorMetrics:
+    """The metrics of the operator's own work."""
 
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
@@ -160,19 +160,19 @@ class Metrics:
 
     @property
     def writes(self) -> int:
-        """Requests so far that may have written something."""
+        """The number of requests that may have written something."""
         samples = [
             sample for metric in self.requests.collect() for sample in metric.samples if sample.name.endswith("_total")
         ]
         return int(sum(sample.value for sample in samples if sample.labels["verb"] in WRITES))
 
 
-class Games(Collector):
-    """The series of games, and of what only the running parts know.
+class GameCollector(Collector):
+    """Collects the series of games, and gauges of the operator's components.
 
     Args:
-        games: all there are.
-        gauges: present values by metric, each with its labels' values.
+        games: returns all games.
+        gauges: returns metrics with their labels' values and their value.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class Games(Collector):
         def add(name: str, labels: tuple[str, ...], value: float) -> None:
             if name not in families:
                 entry = _BY_NAME[name]
-                families[name] = GaugeMetricFamily(entry.name, entry.what, labels=entry.labels)
+                families[name] = GaugeMetricFamily(entry.name, entry.description, labels=entry.labels)
             families[name].add_metric(labels, value)
 
         for name, labels, value in self._gauges():
@@ -203,7 +203,7 @@ class Games(Collector):
 
 
 def game_series(body: dict[str, Any]) -> Iterator[tuple[str, tuple[str, ...], float]]:
-    """The series of one game: name, labels after namespace and name, value. Whatever is not there is left out."""
+    """Return the series of one game: name, labels after namespace and name, value. Missing values are left out."""
     spec, status, labels = body.get("spec") or {}, body.get("status") or {}, body["metadata"].get("labels") or {}
     model, mode = (spec.get("model") or {}).get("uri", ""), (spec.get("coordination") or {}).get("mode", "None")
     yield "swarmgame_info", (str(model)[:253], str(mode), str(labels.get("kueue.x-k8s.io/queue-name", ""))), 1.0
@@ -226,24 +226,24 @@ def game_series(body: dict[str, Any]) -> Iterator[tuple[str, tuple[str, ...], fl
 
 def _named(name: str) -> tuple[str, str, tuple[str, ...]]:
     entry = _BY_NAME[name]
-    return entry.name, entry.what, entry.labels
+    return entry.name, entry.description, entry.labels
 
 
 def reference() -> str:
-    """The page of all metrics, as Markdown."""
+    """Return the page of all metrics, as Markdown."""
     rows = []
-    for entry in CATALOGUE:
+    for entry in OPERATOR_METRICS:
         shown = f"{entry.name}_total" if entry.kind == "counter" else entry.name
         rows.append(
-            f"| `{shown}` | {entry.kind} | {', '.join(f'`{label}`' for label in entry.labels)} | {entry.what}. | {entry.tells}. |"
+            f"| `{shown}` | {entry.kind} | {', '.join(f'`{label}`' for label in entry.labels)} | {entry.description}. | {entry.meaning}. |"
         )
     return "\n".join(
         [
             "# Metrics of the operator",
             "",
-            "On `/metrics` of the metrics port. Made by `python -m swarmgame_operator.metrics`. Peers and the gateway serve their own.",
+            "On `/metrics` of the metrics port. Generated by `python -m swarmgame_operator.metrics`. Peers and the gateway serve their own.",
             "",
-            "| metric | kind | labels | what it is | what it tells |",
+            "| metric | kind | labels | what it is | what it means |",
             "|---|---|---|---|---|",
             *rows,
             "",

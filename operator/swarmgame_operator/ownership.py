@@ -1,10 +1,9 @@
-"""Ownership: whether the fields that we applied to an object are still ours; how drift is found.
+"""Drift: which applied fields of an object the operator no longer owns.
 
-Server-side apply writes down which fields a manager has set. When anybody changes or removes one of them, by hand or by
-program, the API server takes it from our entry. So an object has drifted exactly when our manifest has a field that our
-entry lacks. That needs no copy of the object, no table of defaults, and no knowledge of how a server writes `0.5` of a
-CPU; and fields that others may write, which our manifest leaves out, never count. Pure. Invariant: an object just
-applied has not drifted from what was applied.
+Server-side apply records the fields that each manager has set. If another manager changes or removes a field, the API
+server removes it from the operator's entry. So an object has drifted exactly if its manifest has a field that the
+entry lacks. This needs no copy of the object and no knowledge of defaults or of number formats (`0.5` of a CPU), and
+fields that others may write, which the manifest leaves out, never count. Pure.
 
 Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/, structured-merge-diff's fieldpath (f: a
 field, k: an item by its keys, v: an item of a set, i: an item by its place; an atomic value is a leaf).
@@ -16,6 +15,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from swarmgame_operator.snapshot import ChildFacts
+
 _NOT_COMPARED = {
     ("apiVersion",),
     ("kind",),
@@ -23,28 +24,37 @@ _NOT_COMPARED = {
     ("metadata", "namespace"),
     ("metadata", "ownerReferences"),
 }
-"""Never managed, or (owners) looked at by themselves: their entries hold the game's uid, and texts could not be shared."""
+"""Never managed, or (owners) compared separately: their entries contain the game's uid, so texts could not be shared."""
 
 
 def owned_fields(body: Mapping[str, Any], manager: str) -> str:
-    """All that a manager owns of an object, as JSON text; the same text for objects of the same make, so that it can be
-    shared.
-    """
+    """Return the fields that a manager owns, as JSON text. Objects from the same kind of manifest have the same text."""
     merged: dict[str, Any] = {}
     for entry in body.get("metadata", {}).get("managedFields") or ():
         if entry.get("manager") == manager and not entry.get("subresource"):
             _merge(merged, entry.get("fieldsV1") or {})
     metadata = merged.setdefault("f:metadata", {})
     metadata.pop("f:ownerReferences", None)
-    metadata["."] = {}  # never a leaf, even where nothing of it is ours
+    metadata["."] = {}  # never a leaf, even if none of its fields is owned
     return json.dumps(merged, separators=(",", ":"), sort_keys=True)
 
 
-def lost(manifest: Mapping[str, Any], fields: str) -> tuple[str, ...]:
-    """Fields of the manifest that are not owned any more, as paths; none: no drift."""
+def missing_fields(manifest: Mapping[str, Any], fields: str) -> tuple[str, ...]:
+    """Return the fields of the manifest that are not owned any more, as paths."""
     found: list[str] = []
     _compare(manifest, json.loads(fields), (), found)
     return tuple(found)
+
+
+def detect_drift(manifest: Mapping[str, Any], facts: ChildFacts) -> tuple[str, ...]:
+    """Return the fields of the manifest that the operator does not own any more, owner references included. A child
+    that has not changed since the last comparison is not compared again.
+    """
+    if not facts.drift_unknown:
+        return ()
+    missing = missing_fields(manifest, facts.owned_fields)
+    owners = {str(owner["uid"]) for owner in manifest["metadata"].get("ownerReferences") or ()}
+    return (*missing, "metadata.ownerReferences") if owners - set(facts.owners) else missing
 
 
 def _merge(into: dict[str, Any], tree: Mapping[str, Any]) -> None:
@@ -54,7 +64,7 @@ def _merge(into: dict[str, Any], tree: Mapping[str, Any]) -> None:
 
 def _compare(value: Any, tree: Mapping[str, Any], path: tuple[str, ...], found: list[str]) -> None:
     if not tree and path:
-        return  # a leaf: a scalar, or a value that is owned as a whole
+        return  # a leaf: a scalar, or a value that is owned as one
     if isinstance(value, Mapping):
         for key, below in value.items():
             place = (*path, key)
@@ -77,9 +87,8 @@ def _entry(item: Any, number: int, tree: Mapping[str, Any]) -> str | None:
     for key in tree:
         if key.startswith("k:") and isinstance(item, Mapping):
             keys = json.loads(key[2:])
-            if all(
-                item.get(name, value) == value for name, value in keys.items()
-            ):  # a key that was left out has its default
+            # A key that the manifest leaves out has its default.
+            if all(item.get(name, value) == value for name, value in keys.items()):
                 return key
         elif (key.startswith("v:") and json.loads(key[2:]) == item) or key == f"i:{number}":
             return key

@@ -1,10 +1,10 @@
-"""The work queue: which games need a look, each at most once, one worker a game at a time.
+"""The work queue of keys to reconcile, as in client-go.
 
-It knows keys and time, nothing of games. What client-go's work queue does: a key that is added twice before a worker
-takes it is worked on once; one that is added while a worker has it is worked on again afterwards; failures back off.
-Invariant: an added key is always handed out after the addition, and never to two workers at once.
+A key that is added twice before a worker takes it is processed once; one that is added while a worker processes it is
+processed again afterwards; failures back off. So an added key is processed at least once after the addition, and never
+by two workers at once.
 
-Source: k8s.io/client-go/util/workqueue. Delays use the running loop's clock, so a loop with virtual time tests them.
+Source: k8s.io/client-go/util/workqueue. Delays use the running loop's clock, so tests use a loop with virtual time.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from swarmgame_operator.errors import Lost, Retry
+from swarmgame_operator.errors import LeadershipLost, Retry
 from swarmgame_operator.logs import log
 
 Key = TypeVar("Key", bound=Hashable)
 Work = Callable[[Key], Awaitable[float | None]]
-"""Works on a key; returns seconds after which it wants it again, or None."""
+"""Processes a key. Returns the seconds until the key is due again, or None."""
 
 
 class WorkQueue(Generic[Key]):
-    """Keys that need work.
+    """Keys to process.
 
     Args:
         first_delay, longest_delay: seconds of back-off after the first failure in a row, and at most; it doubles in
             between.
-        jitter: a number in [0, 1); a delay is stretched by up to half of itself, so that failures do not march in step.
-        waited: told how long a key waited from when it was due until a worker took it.
+        jitter: a number in [0, 1); it lengthens a delay by up to half, so that failures do not repeat in lockstep.
+        waited: called with the seconds that a key was due before a worker took it.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class WorkQueue(Generic[Key]):
 
     @property
     def depth(self) -> int:
-        """Keys that are due and that no worker has."""
+        """Keys that are due and not taken."""
         return len(self._ready)
 
     @property
@@ -63,14 +63,12 @@ class WorkQueue(Generic[Key]):
 
     @property
     def oldest(self) -> float:
-        """Seconds since the oldest key that is due, or is being worked on, was due; 0 when there is none. Any thread
-        may ask.
-        """
+        """Seconds since the oldest key that is due or being processed was due; 0 if there is none. Thread-safe."""
         since = [when for times in (self._due, self._working) for when in list(times.values())[:1]]
         return max(0.0, self._loop.time() - min(since)) if since and self._loop is not None else 0.0
 
     def add(self, key: Key) -> None:
-        """The key needs work, now."""
+        """Make the key due now."""
         if (timer := self._later.pop(key, None)) is not None:
             timer.cancel()
         if key in self._working:
@@ -82,7 +80,7 @@ class WorkQueue(Generic[Key]):
             self._wake()
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """The key needs work in a while; an earlier time that is set already stays."""
+        """Make the key due later, unless it is due earlier already."""
         if seconds <= 0:
             self.add(key)
             return
@@ -97,17 +95,17 @@ class WorkQueue(Generic[Key]):
         self._later[key] = loop.call_at(when, self._now, key)
 
     def forget(self, key: Key) -> None:
-        """What failed before counts no more; nothing that is due is dropped."""
+        """Reset the key's failures. A key that is due stays due."""
         self._failures.pop(key, None)
 
     def backoff(self, key: Key) -> float:
-        """Counts a failure; the seconds to wait for it."""
+        """Count a failure. Return the seconds to wait."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         delay = min(self._longest, self._first * 2.0 ** min(failures - 1, 32))
         return delay * (1 + self._jitter() / 2)
 
     async def take(self) -> Key:
-        """The next key that is due; it is the caller's until `done`."""
+        """Wait for the next key that is due. It is taken until `done`."""
         while not self._ready:
             taker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._takers.append(taker)
@@ -115,7 +113,7 @@ class WorkQueue(Generic[Key]):
                 await taker
             except asyncio.CancelledError:
                 if taker.done() and not taker.cancelled():
-                    self._wake()  # this taker was chosen, and will not take: another must
+                    self._wake()  # this taker was woken and will not take the key: wake another
                 raise
         key = self._ready.popleft()
         now = asyncio.get_running_loop().time()
@@ -124,17 +122,17 @@ class WorkQueue(Generic[Key]):
         return key
 
     def done(self, key: Key) -> None:
-        """The worker has finished with the key."""
+        """Release a key that was taken."""
         del self._working[key]
         if key in self._again:
             self._again.discard(key)
             self.add(key)
 
     async def work(self, work: Work[Key], failed: Callable[[str], None] = lambda reason: None) -> None:
-        """Takes keys and works on them, for ever. Many of these may run at once.
+        """Take and process keys forever. Several of these may run at once.
 
         Args:
-            failed: told the reason of every failure.
+            failed: called with the reason of every failure.
         """
         while True:
             key = await self.take()
@@ -143,7 +141,7 @@ class WorkQueue(Generic[Key]):
                 self.forget(key)
                 if again is not None:
                     self.add_after(key, again)
-            except Lost:
+            except LeadershipLost:
                 raise
             except Retry as error:
                 failed(error.reason)
@@ -151,7 +149,7 @@ class WorkQueue(Generic[Key]):
                 delay = delay if error.after is None else max(error.after, 0.01)
                 log.info("retry", key=key, reason=error.reason, message=error.message, seconds=round(delay, 2))
                 self.add_after(key, delay)
-            except Exception as error:  # noqa: BLE001 — whatever it is, one game must not stop the others
+            except Exception as error:  # noqa: BLE001 — an error of one game must not stop the others
                 failed(getattr(error, "reason", type(error).__name__))
                 delay = self.backoff(key)
                 log.error("failed", key=key, seconds=round(delay, 2), exc_info=error)

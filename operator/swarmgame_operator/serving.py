@@ -1,7 +1,6 @@
-"""Serving: /metrics on one port, /healthz and /readyz on another, over aiohttp, in the operator's own loop.
+"""HTTP servers: /metrics on one port, /healthz and /readyz on another, in the operator's own event loop.
 
-So a loop that hangs fails its probe. Invariant: nothing here changes anything, and no answer names more than counts and
-ages.
+So a loop that hangs fails its probe.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from swarmgame_operator.logs import log
 
 Probe = Callable[[], str]
-"""Says what is wrong, as a sentence; nothing when all is well."""
+"""Returns a problem as a sentence; empty if there is none."""
 
 
 @asynccontextmanager
 async def serve(
     registry: CollectorRegistry, *, metrics_port: int, probe_port: int, alive: Probe, ready: Probe, host: str = ""
 ) -> Any:
-    """Serves while the block runs; gives the two ports."""
+    """Serve while the block runs; yields the two ports."""
 
     async def metrics(request: web.Request) -> web.Response:
         text = await asyncio.to_thread(generate_latest, registry)

@@ -1,9 +1,9 @@
-"""Errors, by who can mend them, and the exit code that each becomes.
+"""Errors and their exit codes.
 
-Three families: what the user can mend (`BadUsage`, `InvalidManifest`, `BadData`), what may pass by itself
-(`Temporary`), and what somebody else refused (`Refused`). Anything else that escapes is our fault, and keeps its
-traceback. Only `swarmgame.cli.main` turns one into an exit code. Invariant: the codes are an interface (a Job's
-podFailurePolicy reads them) and never change meaning.
+Three families: errors that the user can correct (`BadUsage`, `InvalidManifest`, `BadData`), errors that may pass
+(`Temporary`), and refusals by the swarm or the chain (`Refused`). Any other exception is a bug, and keeps its
+traceback. Only `swarmgame.cli.main` turns errors into exit codes. Invariant: an exit code never changes its meaning,
+since a Job's podFailurePolicy reads it.
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ class ExitCode(IntEnum):
 
 
 class SwarmGameError(Exception):
-    """An error with a message for a person: what was wrong, where, what to do."""
+    """An error with a message for the user: what is wrong, where, and what to do."""
 
     exit_code = ExitCode.INTERNAL
 
 
 class BadUsage(SwarmGameError):
-    """The command line makes no sense."""
+    """The command line is wrong."""
 
     exit_code = ExitCode.BAD_USAGE
 
 
 class BadData(SwarmGameError):
-    """A file that we were given (a checkpoint, a dataset) cannot be used."""
+    """An input file (a checkpoint, a dataset) cannot be used."""
 
     exit_code = ExitCode.BAD_DATA
 
 
 class Temporary(SwarmGameError):
-    """It may work if tried again later: a peer is away, a rank died, a port is taken."""
+    """The same command may work later: a peer is away, a rank died, a port is taken."""
 
     exit_code = ExitCode.TEMPORARY
 
 
 class Refused(SwarmGameError):
-    """The swarm or the chain does not let us in."""
+    """The swarm or the chain refuses this peer."""
 
     exit_code = ExitCode.REFUSED
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """The exit code that stands for an exception."""
+    """Return the exit code of an exception."""
     if isinstance(error, InvalidManifest):
         return ExitCode.BAD_CONFIG
     if isinstance(error, SwarmGameError):

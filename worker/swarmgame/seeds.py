@@ -1,7 +1,7 @@
-"""Seeds by hash: every random stream of a game has a seed of its own, derived from what it is for.
+"""Seeds by hash: every random stream of a game has a seed of its own, derived from its purpose.
 
-Reasoning-gym items use `Random(seed + index)`, so neighbouring seeds share questions; a hash keeps all streams apart.
-Invariant: a seed depends on its parts alone, never on the machine, the process or the order of calls.
+Reasoning-gym uses `Random(seed + index)`, so adjacent seeds share questions; hashed seeds do not. Invariant: a seed
+depends only on its parts, not on the machine, the process or the order of calls.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 
 SEED_BITS = 62
-"""Seeds fit a signed 64-bit integer with room to add an index."""
+"""Seeds fit a signed 64-bit integer, also after an index is added."""
 
 
 def derive_seed(*parts: str | int) -> int:
-    """A seed in [0, 2**62) from an unambiguous encoding of the parts."""
+    """Return a seed in [0, 2**62) from an unambiguous encoding of the parts."""
     digest = hashlib.blake2b(digest_size=8, person=b"swarmgame-seed")
     for part in parts:
         encoded = f"{type(part).__name__}:{part}".encode()

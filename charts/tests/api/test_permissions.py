@@ -10,7 +10,6 @@ import pytest
 import raw
 from api_servers import ApiServer
 from kubernetes import client
-from kubernetes.client.exceptions import ApiException
 from polling import until
 from rendered import NAMESPACE, OPERATOR
 
@@ -129,38 +128,6 @@ def test_the_operator_has_its_lease_in_its_own_namespace_and_no_other(authorizer
     assert {verb for verb in VERBS if may(verb, NAMESPACE)} == {"get", "create", "update"}
     assert {verb for verb in VERBS if may(verb, NAMESPACE, "kube-scheduler")} == {"create"}
     assert not any(may(verb, "kube-system") for verb in VERBS)
-
-
-def test_the_operator_uses_its_rights_and_is_refused_others(installed: ApiServer) -> None:
-    with installed.client() as administrator, installed.client(OPERATOR_ACCOUNT) as connection:
-        core = client.CoreV1Api(connection)
-        client.CoreV1Api(administrator).create_namespace({"metadata": {"name": "acted-in"}})
-        until(lambda: _has_account(administrator, "acted-in"))
-        pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
-        client.CoreV1Api(administrator).create_namespaced_pod("acted-in", pod)
-        made = core.create_namespaced_config_map(
-            "acted-in", {"metadata": {"name": "g-game"}, "data": {"game.yaml": ""}}
-        )
-        assert made.metadata.uid
-        core.delete_namespaced_config_map("g-game", "acted-in")
-        assert [pod.metadata.name for pod in core.list_namespaced_pod("acted-in").items] == ["p"]
-        for forbidden in (
-            lambda: core.delete_namespaced_pod("p", "acted-in"),
-            lambda: core.list_node(),
-            lambda: core.create_namespace({"metadata": {"name": "mine"}}),
-            lambda: core.list_namespaced_service_account("acted-in"),
-            lambda: client.RbacAuthorizationV1Api(connection).list_cluster_role(),
-        ):
-            with pytest.raises(ApiException) as refused:
-                forbidden()
-            assert refused.value.status == 403
-
-
-def _has_account(administrator: client.ApiClient, namespace: str) -> bool:
-    return any(
-        each.metadata.name == "default"
-        for each in client.CoreV1Api(administrator).list_namespaced_service_account(namespace).items
-    )
 
 
 def test_with_watched_namespaces_the_operator_has_the_same_rights_there_and_none_elsewhere(

@@ -9,7 +9,7 @@ import yaml
 from rendered import CHARTS, DEFINITION, EVERYTHING, NAMESPACE, OPERATOR, Rendered, environment, render
 
 from swarmgame_operator.plan.network import WATCHERS
-from swarmgame_operator.settings import PREFIX, Settings, read_settings
+from swarmgame_operator.settings import PREFIX, OperatorSettings, read_settings
 
 pytestmark = pytest.mark.usefixtures("helm")
 
@@ -112,7 +112,7 @@ def test_the_games_images_reach_the_operator() -> None:
     assert variables["SWARMGAME_OPERATOR_IMAGE_PULL_SECRETS"] == "one,two"
 
 
-def settings_of(values: dict[str, Any]) -> Settings:
+def settings_of(values: dict[str, Any]) -> OperatorSettings:
     variables = environment(render(values=values).one("Deployment"))
     return read_settings({name: value for name, value in variables.items() if isinstance(value, str)})
 
@@ -147,11 +147,11 @@ def test_the_operator_reads_the_settings_that_the_chart_writes() -> None:
 def test_every_setting_of_the_operator_is_a_value_of_the_chart() -> None:
     variables = environment(render(values={"replicaCount": 2}).one("Deployment"))
     given = {name.removeprefix(PREFIX).lower() for name in variables if name.startswith(PREFIX)}
-    assert given == set(Settings.model_fields)
+    assert given == set(OperatorSettings.model_fields)
 
 
 def test_the_charts_defaults_are_the_operators_except_for_the_images() -> None:
-    chart, own = settings_of({}).model_dump(), Settings().model_dump()
+    chart, own = settings_of({}).model_dump(), OperatorSettings().model_dump()
     differing = {name for name in own if chart[name] != own[name]}
     assert differing == {"worker_image", "gateway_image", "chain_image", "image_pull_policy"}
 

@@ -15,7 +15,7 @@ from rendered import OPERATOR
 from swarmgame.observability.metric_definitions import METRICS, PREFIX
 from swarmgame_chain.gateway import metrics as gateway
 from swarmgame_common.metrics import MetricType
-from swarmgame_operator.metrics import CATALOGUE
+from swarmgame_operator.metrics import OPERATOR_METRICS
 
 DASHBOARD = json.loads((OPERATOR / "dashboards" / "swarmgame.json").read_text())
 ALERTS = (OPERATOR / "templates" / "prometheusrule.yaml").read_text()
@@ -55,7 +55,7 @@ def gateway_metrics() -> set[str]:
 
 def operator_metrics() -> set[str]:
     endings = {"counter": ("_total",), "histogram": SUFFIXES, "gauge": ("",)}
-    return {entry.name + ending for entry in CATALOGUE for ending in endings[entry.kind]}
+    return {entry.name + ending for entry in OPERATOR_METRICS for ending in endings[entry.kind]}
 
 
 def metrics_in_use() -> set[str]:

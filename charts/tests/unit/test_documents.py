@@ -1,4 +1,4 @@
-"""The guide and the runbooks: valid manifests and links, and an explanation of every alert and every reason."""
+"""The documents: valid manifests, links that lead somewhere, and an explanation of every alert and reason."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ DOCS = CHARTS.parent / "docs"
 GUIDE = DOCS / "guide" / "kubernetes.md"
 RUNBOOKS = DOCS / "runbooks"
 PAGES = [GUIDE, *sorted(RUNBOOKS.glob("*.md")), *sorted(CHARTS.glob("*/README.md"))]
+DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+ALL = [
+    *sorted(DOCS.rglob("*.md")),
+    *sorted(CHARTS.glob("*/README.md")),
+    *(DOCS.parent / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "e2e/README.md")),
+    *(DOCS.parent / name for name in ("benchmarks/README.md", "hack/native-cluster/README.md")),
+]
+LONGEST_LINE = 120
+MOST_LINES_OF_README = 180
 ALERTS = re.findall(r"- alert: (\w+)", (OPERATOR / "templates" / "prometheusrule.yaml").read_text())
 VALUES = yaml.safe_load((OPERATOR / "values.yaml").read_text())
 
@@ -36,14 +45,36 @@ def test_every_manifest_of_the_guide_is_valid(text: str) -> None:
     assert parse_manifest(yaml.safe_load(text)).kind == "SwarmGame"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+@pytest.mark.parametrize("page", ALL, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_every_link_has_a_target(page: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if link.startswith("https://"):
+            continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name}: {link}"
         if anchor:
             assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_the_index_of_decisions_has_every_decision() -> None:
+    index = (DOCS / "decisions" / "README.md").read_text()
+    assert re.findall(r"^\| \[\d{4}\]\(([^)]+)\)", index, re.MULTILINE) == [page.name for page in DECISIONS]
+    for page in DECISIONS:
+        title = re.findall(r"^# (?:\d+\.? )?(.*)$", page.read_text(), re.MULTILINE)[0]
+        assert f"({page.name}) | {title} |" in index, page.name
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_no_line_of_prose_is_too_long(page: Path) -> None:
+    """Tables, commands and output are excepted, and pages that are generated from the code."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    if page.parent.name != "reference" and page.parent.parent != CHARTS:
+        assert [line for line in prose.splitlines() if len(line) > LONGEST_LINE and not line.startswith("|")] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((DOCS.parent / "README.md").read_text().splitlines()) <= MOST_LINES_OF_README
 
 
 @pytest.mark.parametrize("alert", ALERTS)

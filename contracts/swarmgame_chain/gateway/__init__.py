@@ -1,11 +1,12 @@
 """The gateway: it carries signed messages to the contract, and is the only holder of a funded key.
 
-`queue` keeps what was handed in and how it ended · `verdicts` says, from the contract's state alone, what is to be done
-with a message · `batcher` makes transactions of them · `sender` keeps one nonce line and brings transactions to
-finality · `ticker` ends rounds · `service` is the loop · `http` the door. A gateway can delay a message, never forge,
-change or censor it: anyone else may carry it too. Invariant: every message that was accepted ends final exactly once,
-or rejected by name, or dropped and counted; losing all of the gateway's memory loses nothing that its sender still
-holds.
+`server` is the HTTP server · `admission` checks messages · `queue` keeps them and how they ended · `service` is the
+loop that decides on them · `batcher` makes transactions · `sender` sends them under consecutive nonces and follows them
+to finality · `round_advancer` ends rounds · `rpc_proxy` is the read-only view of the contract · `pod` is the process.
+
+A gateway can delay a message, but cannot forge or change it, and anyone else may carry it too. Every accepted message
+ends final exactly once, or rejected with a reason, or dropped and counted. A gateway that loses its memory loses
+nothing that the senders still hold.
 """
 
 from swarmgame_chain.gateway.service import Gateway, GatewayConfig

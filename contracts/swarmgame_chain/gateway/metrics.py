@@ -1,7 +1,7 @@
-"""The gateway's numbers for Prometheus, read from the gateway when they are asked for.
+"""The gateway's Prometheus metrics, read from the gateway at each scrape.
 
-What each means when it is high is in docs/guide/chain.md. Invariant: labels come from closed lists (kinds, states, the
-contract's own words), so that no stranger can make series.
+docs/guide/chain.md explains them. Labels come from closed lists (kinds, states, the contract's errors), so a sender
+cannot create series.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Collector:
             (
                 "wallet_empty",
                 "1 when the wallet could not pay for the last transaction",
-                int(self._gateway.sender.broke),
+                int(self._gateway.sender.out_of_funds),
             ),
             ("round", "The round on chain", status["round"]),
             ("round_age_seconds", "How long the round on chain has lasted", status["roundAge"]),
@@ -63,7 +63,7 @@ class _Collector:
 
 
 def render(gateway: Gateway) -> bytes:
-    """All of it, as text."""
+    """Return all metrics as text."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(gateway))
     return generate_latest(registry)

@@ -1,9 +1,9 @@
-"""`swarmgame-gateway`: the gateway in a pod, configured by its environment; in mode Dev it also makes the contract.
+"""`swarmgame-gateway`: the gateway in a pod, configured by its environment; in mode Dev it also deploys the contract.
 
-It waits for a chain that is away, with its door open, so that whoever asks `/status` hears why. A chain or a contract
-that is another one ends it, with 77 and a line in the termination log. Mode Dev is a chain of play money, begun anew
-whenever its pod loses its state: the account is anvil's public one, and the contract its first transaction, so that its
-address is known beforehand. Invariant: a second start finds what the first one made.
+It waits for a chain that does not answer, with the HTTP server running, so `/status` tells why. The wrong chain or
+contract ends it, with exit code 77 and a line in the termination log. In mode Dev, a chain of play money that starts
+anew whenever its pod loses its state, the account is anvil's public one, and the contract is its first transaction, so
+the contract's address is known beforehand. A second start finds what the first one deployed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pathlib import Path
 
 from eth_utils.crypto import keccak
 
-from swarmgame_chain.backends import Chain, RpcChain
 from swarmgame_chain.deploy import deploy, manage
 from swarmgame_chain.errors import BadChainUsage, ChainError, ChainRefused, ChainUnreachable, RpcError
-from swarmgame_chain.gateway.serve import serve
+from swarmgame_chain.gateway.server import serve
 from swarmgame_chain.gateway.service import Gateway, GatewayConfig
 from swarmgame_chain.keys import Wallet, load_wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, SwarmConfig
+from swarmgame_chain.rpc import HttpRpcClient, RpcClient
 
 log = logging.getLogger(__name__)
 DEV_SECRET = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
-"""The first account of anvil's public mnemonic: no secret, and worth nothing outside a chain of one's own."""
+"""The first account of anvil's public mnemonic: no secret, and worthless outside a private chain."""
 DEV_CONFIG = SwarmConfig(round_duration=3_600, min_round_time=0)
 RETRY_SECONDS = 10.0
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -38,11 +38,12 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 @dataclass(frozen=True, slots=True)
 class PodSettings:
-    """What the environment says. `dev`: whether the contract is ours to make.
+    """The gateway's environment.
 
     Args:
+        dev: whether the gateway deploys the contract.
         rpc: the node's address; never shown, since it may hold a password.
-        bootnodes: what the contract is to name; empty leaves it alone.
+        bootnodes: the bootnodes to put on chain; empty changes nothing.
     """
 
     dev: bool
@@ -55,11 +56,11 @@ class PodSettings:
     bootnodes: tuple[str, ...]
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> PodSettings:
-        """Reads `SWARMGAME_CHAIN_*` and `SWARMGAME_GATEWAY_*`; see docs/guide/chain.md.
+    def from_environment(cls, environment: Mapping[str, str]) -> PodSettings:
+        """Read `SWARMGAME_CHAIN_*` and `SWARMGAME_GATEWAY_*`; see docs/guide/chain.md.
 
         Raises:
-            BadChainUsage: one is missing, or makes no sense; says which.
+            BadChainUsage: one is missing or invalid; the message names it.
         """
         mode = environment.get("SWARMGAME_CHAIN_MODE", "External")
         if mode not in ("Dev", "External"):
@@ -80,16 +81,16 @@ class PodSettings:
         return cls(dev, _rpc(environment), _domain(chain_id, contract), wallet, config, host, port, bootnodes)
 
 
-async def run(settings: PodSettings, stop: asyncio.Event, said: Callable[[str], None]) -> None:
-    """Serves until `stop` is set; as `serve` raises.
+async def run(settings: PodSettings, stop: asyncio.Event, announce: Callable[[str], None]) -> None:
+    """Serve until `stop` is set; raises as `serve`.
 
     Raises:
-        ChainRefused: also where a Dev chain cannot be given its contract.
-        ChainUnreachable: a Dev chain has been begun anew while we served it: start again.
+        ChainRefused: also where the contract cannot be deployed on a Dev chain.
+        ChainUnreachable: a Dev chain has started anew; the gateway must be restarted.
     """
-    async with RpcChain(settings.rpc) as chain:
+    async with HttpRpcClient(settings.rpc) as chain:
 
-        async def before(gateway: Gateway) -> None:
+        async def prepare(gateway: Gateway) -> None:
             while True:
                 try:
                     await make_ready(chain, settings)
@@ -101,72 +102,71 @@ async def run(settings: PodSettings, stop: asyncio.Event, said: Callable[[str], 
 
         gateway = Gateway(chain, settings.domain, settings.wallet, settings.config)
         try:
-            await serve(gateway, settings.host, settings.port, stop, said, before)
+            await serve(gateway, settings.host, settings.port, stop, announce, prepare)
         except ChainRefused as error:
             if settings.dev and gateway.clock is not None:
                 raise ChainUnreachable(f"the chain has been begun anew: {error}") from error
             raise
 
 
-async def make_ready(chain: Chain, settings: PodSettings) -> None:
-    """Gives a Dev chain its contract where it has none, and the contract the bootnodes that it should name. More than
-    once does no harm.
+async def make_ready(chain: RpcClient, settings: PodSettings) -> None:
+    """Deploy the contract on a Dev chain that has none, and put the bootnodes on chain where they differ. Idempotent.
 
     Raises:
-        ChainRefused: it is another chain, or the address that the contract would get is spent.
-        ChainUnreachable, RpcError: the node does not answer; to be tried again.
+        ChainRefused: it is another chain, or the account's first transaction, which the contract needs, is used up.
+        ChainUnreachable, RpcError: the node does not answer; try again.
     """
     domain, coordinator = settings.domain, Coordinator(chain, settings.domain)
     if settings.dev:
-        found = int(await chain.ask("eth_chainId"), 16)
+        found = int(await chain.request("eth_chainId"), 16)
         if found != domain.chain_id:
             raise ChainRefused(f"the node is of chain {found}; expected chain {domain.chain_id}")
-        if len(await chain.ask("eth_getCode", domain.contract, "latest")) <= 2:
+        if len(await chain.request("eth_getCode", domain.contract, "latest")) <= 2:
             await _deploy(chain, settings)
     await coordinator.check()
     if settings.bootnodes and await coordinator.bootnodes() != settings.bootnodes:
         try:
             await manage(chain, settings.wallet, domain.contract, "setBootnodes", list(settings.bootnodes))
         except ChainRefused as error:
-            # Somebody else manages the contract; peers have the addresses from the manifest too.
+            # Another account manages the contract; peers have the addresses from the manifest too.
             log.warning("the bootnodes are not put on chain: %s", error)
 
 
 def first_contract(account: str) -> str:
-    """The address of the contract that an account's first transaction makes."""
+    """Return the address of the contract that an account's first transaction creates."""
     return "0x" + keccak(b"\xd6\x94" + bytes.fromhex(account[2:]) + b"\x80")[12:].hex()
 
 
 def main() -> None:
-    """Runs until SIGTERM; exit codes are those of every command."""
+    """Run until SIGTERM; the exit codes are those of every command."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = PodSettings.of(os.environ)
-        asyncio.run(_work(settings))
+        settings = PodSettings.from_environment(os.environ)
+        asyncio.run(_serve(settings))
     except ChainError as error:
         print(f"swarmgame-gateway: {error}", file=sys.stderr)
-        _say_last(str(error))
+        _write_termination_message(str(error))
         sys.exit(error.exit_code)
     sys.exit(143)
 
 
-async def _work(settings: PodSettings) -> None:
+async def _serve(settings: PodSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await run(settings, stop, lambda line: print(line, flush=True))
 
 
-async def _deploy(chain: Chain, settings: PodSettings) -> None:
+async def _deploy(chain: RpcClient, settings: PodSettings) -> None:
     wallet = settings.wallet
-    sent = int(await chain.ask("eth_getTransactionCount", wallet.address, "latest"), 16)
+    sent = int(await chain.request("eth_getTransactionCount", wallet.address, "latest"), 16)
     if sent or int(settings.domain.contract, 16) != int(first_contract(wallet.address), 16):
         raise ChainRefused(
-            f"there is no contract at {settings.domain.contract}, and it cannot be made there: that is for the first transaction of "
-            f"{wallet.address}, which has sent {sent}; give the chain a new state"
+            f"there is no contract at {settings.domain.contract}, and it cannot be made there: that is for the first "
+            f"transaction of {wallet.address}, which has sent {sent}; give the chain a new state"
         )
     made, _ = await deploy(chain, wallet, DEV_CONFIG)
-    log.info("made the contract %s", made.contract)
+    log.info("deployed the contract %s", made.contract)
 
 
 def _wallet(environment: Mapping[str, str]) -> Wallet:
@@ -224,8 +224,8 @@ def _share(environment: Mapping[str, str], name: str, default: float) -> float:
     return share
 
 
-def _say_last(line: str) -> None:
-    """Where the kubelet looks for the reason of a container's end; nowhere, outside a pod."""
+def _write_termination_message(line: str) -> None:
+    """Write where the kubelet reads the reason of a container's end; do nothing outside a pod."""
     named = os.environ.get("SWARMGAME_TERMINATION_LOG")
     path = Path(named) if named else TERMINATION_LOG
     if named or path.exists():

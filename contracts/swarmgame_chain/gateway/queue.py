@@ -1,9 +1,8 @@
-"""What was handed in, and how it ended.
+"""The gateway's queue: the messages that were submitted, and how each ended.
 
-Bounded: when it is full, the oldest waiting message is dropped and counted, for the newest report is worth more than
-the oldest. A second message for the same thing (a peer's registration, its report or commit of a round) never stands
-beside the first. Pure: no clock, no network. Invariant: an entry is in exactly one state, and `final`, `rejected` and
-`dropped` are for ever.
+It is bounded: when it is full, the oldest waiting message is dropped and counted, since the newest report is worth more
+than the oldest. At most one message per subject (a peer's registration, its report or commit of a round) is on its way.
+A message is in exactly one state; `final`, `rejected` and `dropped` never change. No clock and no network.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from swarmgame_chain.messages import Message, Registration, Report
-from swarmgame_chain.wire import Kind, kind_of
+from swarmgame_chain.messages import KINDS, MessageKind, Registration, SignedMessage
+
+Subject = tuple[MessageKind, str, int]
 
 
-class State(StrEnum):
+class MessageState(StrEnum):
     """How far a message is."""
 
     QUEUED = "queued"
@@ -27,47 +27,46 @@ class State(StrEnum):
     DROPPED = "dropped"
 
 
-OVER = frozenset({State.FINAL, State.REJECTED, State.DROPPED})
+OVER = frozenset({MessageState.FINAL, MessageState.REJECTED, MessageState.DROPPED})
 
 
 @dataclass(eq=False)
-class Entry:
+class QueuedMessage:
     """A message on its way.
 
     Args:
         id: the message's.
-        state: how far it is.
-        reason: the contract's word for a rejection.
-        transaction: the one that carried it, when we did.
-        attempts: how often it went into a transaction, or a rehearsal, that did not take it.
-        waited_in: the chain's last round in which it was found to have to wait.
+        reason: the name of the contract's error, for a rejection.
+        transaction: the hash of the transaction that carried it, if this gateway sent it.
+        attempts: how many transactions or simulations did not take it.
+        waited_in: the last round of the chain in which it had to wait.
     """
 
     id: str
-    message: Message
-    state: State = State.QUEUED
+    message: SignedMessage
+    state: MessageState = MessageState.QUEUED
     reason: str = ""
     transaction: str = ""
     attempts: int = 0
     waited_in: int = -1
 
     @property
-    def kind(self) -> Kind:
-        return kind_of(self.message)
+    def kind(self) -> MessageKind:
+        return type(self.message)
 
     @property
-    def subject(self) -> tuple[str, str, int]:
+    def subject(self) -> Subject:
         """What it is about: two messages with one subject contradict each other."""
-        return (self.kind, self.message.peer, -1 if isinstance(self.message, Registration) else self.message.round)
+        return (self.kind, self.message.peer, self.message.about_round)
 
     def view(self) -> dict[str, str]:
-        """What its sender may know."""
+        """Return the JSON object for its sender."""
         shown = {"id": self.id, "state": str(self.state), "reason": self.reason, "transaction": self.transaction}
         return {key: value for key, value in shown.items() if value}
 
 
-class Queue:
-    """Messages by id, and those that wait, by kind, oldest first.
+class MessageQueue:
+    """Messages by id, and the waiting ones by kind, oldest first.
 
     Args:
         capacity: how many may wait or be on their way.
@@ -77,65 +76,55 @@ class Queue:
     def __init__(self, capacity: int = 10_000, remembered: int = 100_000) -> None:
         self._capacity = capacity
         self._remembered = remembered
-        self._entries: dict[str, Entry] = {}
-        self._subjects: dict[tuple[str, str, int], Entry] = {}
-        self._waiting: dict[Kind, OrderedDict[str, Entry]] = {
-            "registrations": OrderedDict(),
-            "commits": OrderedDict(),
-            "reports": OrderedDict(),
-        }
-        self._over: OrderedDict[str, Entry] = OrderedDict()
-        self.ended: dict[tuple[Kind, State, str], int] = {}
+        self._entries: dict[str, QueuedMessage] = {}
+        self._subjects: dict[Subject, QueuedMessage] = {}
+        self._waiting: dict[MessageKind, OrderedDict[str, QueuedMessage]] = {kind: OrderedDict() for kind in KINDS}
+        self._over: OrderedDict[str, QueuedMessage] = OrderedDict()
+        self.ended: dict[tuple[str, MessageState, str], int] = {}
+        """How messages ended: (the kind's path, state, reason) → count."""
 
-    def get(self, id: str) -> Entry | None:
-        """A message that is known, whatever its state."""
+    def get(self, id: str) -> QueuedMessage | None:
+        """Return a known message, whatever its state."""
         return self._entries.get(id) or self._over.get(id)
 
-    def about(self, subject: tuple[str, str, int]) -> Entry | None:
-        """The message that is on its way for this subject."""
-        return self._subjects.get(subject)
-
     def registration_of(self, peer: str) -> Registration | None:
-        """The registration of a peer that is on its way."""
-        entry = self._subjects.get(("registrations", peer, -1))
+        """Return the registration of a peer that is on its way."""
+        entry = self._subjects.get((Registration, peer, -1))
         return entry.message if entry is not None and isinstance(entry.message, Registration) else None
 
-    def waiting(self, kind: Kind) -> int:
-        """How many messages of a kind wait for a transaction."""
+    def waiting(self, kind: MessageKind) -> int:
+        """Return how many messages of a kind wait for a transaction."""
         return len(self._waiting[kind])
 
     def ahead_of(self, round: int) -> frozenset[str]:
-        """The peers that have a message waiting that is of a later round than this."""
-        said = (entry.message for kind in ("commits", "reports") for entry in self._waiting[kind].values())
-        return frozenset(
-            message.peer for message in said if not isinstance(message, Registration) and message.round > round
-        )
+        """Return the peers that have a waiting message of a later round."""
+        messages = (entry.message for line in self._waiting.values() for entry in line.values())
+        return frozenset(message.peer for message in messages if message.about_round > round)
 
-    def unsent_reports(self) -> dict[str, set[int]]:
-        """The rounds of each peer's reports that no transaction carries yet."""
+    def unsent_rounds(self, kind: MessageKind) -> dict[str, set[int]]:
+        """Return, for each peer, the rounds of its messages of a kind that no transaction carries yet."""
         found: dict[str, set[int]] = {}
         for entry in self._entries.values():
-            if entry.state is State.QUEUED and isinstance(entry.message, Report):
-                found.setdefault(entry.message.peer, set()).add(entry.message.round)
+            if entry.state is MessageState.QUEUED and entry.kind is kind:
+                found.setdefault(entry.message.peer, set()).add(entry.message.about_round)
         return found
 
-    def has_bound_to(self, round: int) -> bool:
-        """Whether a message waits that a sealed swarm takes in this round alone, its commit or the report of the round
-        before, and that nothing but its turn keeps: what was looked at in this round and has to wait for something else
-        does not count."""
-        lines: tuple[tuple[Kind, int], ...] = (("commits", round), ("reports", round - 1))
+    def needs_round(self, round: int) -> bool:
+        """Return whether a message waits that a sealed swarm takes in this round only.
+
+        A message that was examined in this round and has to wait for something else does not count.
+        """
         return any(
-            entry.message.round == said and entry.waited_in != round
-            for kind, said in lines
-            for entry in self._waiting[kind].values()
-            if not isinstance(entry.message, Registration)
+            entry.message.only_round == round and entry.waited_in != round
+            for line in self._waiting.values()
+            for entry in line.values()
         )
 
     def rejections(self) -> dict[str, int]:
-        """How many messages were rejected, by the contract's word for it."""
+        """Return how many messages were rejected, by reason."""
         found: dict[str, int] = {}
         for (_, state, reason), count in self.ended.items():
-            if state is State.REJECTED:
+            if state is MessageState.REJECTED:
                 found[reason] = found.get(reason, 0) + count
         return found
 
@@ -144,23 +133,22 @@ class Queue:
         """How many messages are not over."""
         return len(self._entries)
 
-    def add(self, entry: Entry) -> Entry:
-        """Puts a message in line. The same message twice is one entry.
+    def add(self, entry: QueuedMessage) -> QueuedMessage:
+        """Add a message. The same message twice is one entry.
 
-        A registration with a later deadline replaces one that waits; anything else about a subject that is on its way
-        is rejected.
+        A registration with a later deadline replaces one that waits; any other message about a subject that is on its
+        way is rejected.
         """
         known = self.get(entry.id)
-        if known is not None and known.state is not State.DROPPED:
+        if known is not None and known.state is not MessageState.DROPPED:
             return known
         rival = self._subjects.get(entry.subject)
         if rival is not None:
-            newer = isinstance(entry.message, Registration) and isinstance(rival.message, Registration)
-            if not (newer and rival.state is State.QUEUED and _deadline(entry) > _deadline(rival)):
+            if not (rival.state is MessageState.QUEUED and entry.message.replaces(rival.message)):
                 self._over[entry.id] = entry
-                self._end(entry, State.REJECTED, _REPEATED[entry.kind])
+                self._end(entry, MessageState.REJECTED, entry.kind.repeated)
                 return entry
-            self.finish(rival, State.REJECTED, _REPEATED[entry.kind])
+            self.finish(rival, MessageState.REJECTED, entry.kind.repeated)
         if len(self._entries) >= self._capacity:
             self._drop_oldest()
         self._over.pop(entry.id, None)
@@ -169,23 +157,23 @@ class Queue:
         self._waiting[entry.kind][entry.id] = entry
         return entry
 
-    def take(self, kind: Kind, most: int) -> list[Entry]:
-        """The oldest waiting messages; they wait no longer, and whoever took them finishes them or gives them back."""
+    def take(self, kind: MessageKind, most: int) -> list[QueuedMessage]:
+        """Take the oldest waiting messages out of the line; the caller finishes them or gives them back."""
         line = self._waiting[kind]
         return [line.popitem(last=False)[1] for _ in range(min(most, len(line)))]
 
-    def give_back(self, entries: Iterable[Entry], *, first: bool = True) -> None:
-        """Lets messages wait again: at the head of the line, or at its end."""
+    def give_back(self, entries: Iterable[QueuedMessage], *, first: bool = True) -> None:
+        """Make messages wait again: at the head of the line, or at its end."""
         for entry in reversed(list(entries)) if first else entries:
             if entry.state in OVER:
                 continue
-            entry.state = State.QUEUED
+            entry.state = MessageState.QUEUED
             self._waiting[entry.kind][entry.id] = entry
             if first:
                 self._waiting[entry.kind].move_to_end(entry.id, last=False)
 
-    def finish(self, entry: Entry, state: State, reason: str = "", transaction: str = "") -> None:
-        """Ends a message, once."""
+    def finish(self, entry: QueuedMessage, state: MessageState, reason: str = "", transaction: str = "") -> None:
+        """End a message, once."""
         if entry.state in OVER:
             return
         self._entries.pop(entry.id, None)
@@ -195,28 +183,17 @@ class Queue:
         self._over[entry.id] = entry
         self._end(entry, state, reason, transaction)
 
-    def _end(self, entry: Entry, state: State, reason: str, transaction: str = "") -> None:
+    def _end(self, entry: QueuedMessage, state: MessageState, reason: str, transaction: str = "") -> None:
         entry.state, entry.reason, entry.transaction = state, reason, transaction or entry.transaction
-        key = (entry.kind, state, reason)
+        key = (entry.kind.path, state, reason)
         self.ended[key] = self.ended.get(key, 0) + 1
         while len(self._over) > self._remembered:
             self._over.popitem(last=False)
 
     def _drop_oldest(self) -> None:
         # Reports are many and lose their worth; a registration is dropped only when nothing else waits.
-        for kind in ("reports", "commits", "registrations"):
+        for kind in sorted(KINDS, key=lambda kind: kind.drop_order):
             line = self._waiting[kind]
             if line:
-                self.finish(next(iter(line.values())), State.DROPPED, "QueueFull")
+                self.finish(next(iter(line.values())), MessageState.DROPPED, "QueueFull")
                 return
-
-
-_REPEATED: dict[Kind, str] = {
-    "registrations": "RegistrationSuperseded",
-    "commits": "AlreadySealed",
-    "reports": "RewardAlreadySubmitted",
-}
-
-
-def _deadline(entry: Entry) -> int:
-    return entry.message.deadline if isinstance(entry.message, Registration) else 0

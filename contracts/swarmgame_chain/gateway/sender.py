@@ -1,10 +1,10 @@
-"""One nonce line: transactions go out, are bumped, re-sent and followed until a reorganisation can no longer take them
-back.
+"""Transactions of one wallet under consecutive nonces: sent, replaced at a higher fee, sent again, and followed until a
+reorganisation can no longer undo them.
 
-At most eight are in flight. One that is not mined in time is replaced under the same nonce, an eighth dearer, up to a
-cap; every hash that a nonce ever had is remembered, for any of them may be the one that is mined. A nonce that somebody
-else has used is given up and its messages go back into the line: the contract takes nothing twice. Invariant: a job
-comes out of `step` once, and only when its fate is settled.
+At most eight are in flight. A transaction that is not mined in time is replaced under the same nonce at a fee an eighth
+higher, up to a cap; every hash that a nonce ever had is remembered, since any of them may be mined. When another
+process has used a nonce, its messages go back into the queue; the contract takes nothing twice. `step` returns each
+request once, when its outcome is final.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from swarmgame_chain.backends import Chain
 from swarmgame_chain.deploy import fees
 from swarmgame_chain.errors import RpcError
-from swarmgame_chain.gateway.batcher import Batch
+from swarmgame_chain.gateway.batcher import MessageBatch
 from swarmgame_chain.keys import Wallet
+from swarmgame_chain.rpc import RpcClient
 
 log = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 8
-PATIENCE = 3
-"""Looks at a used nonce without a receipt before it counts as somebody else's: nodes show receipts a little late."""
+MAX_MISSING_RECEIPTS = 3
+"""Steps in which a used nonce may lack a receipt before it counts as lost: nodes show receipts a little late."""
 
 
-class Answer(Enum):
-    """What a node means by refusing a transaction."""
+class SendResult(Enum):
+    """What a node's refusal of a transaction means."""
 
     KNOWN = "known"
     NONCE_USED = "nonce used"
@@ -39,37 +39,52 @@ class Answer(Enum):
     REFUSED = "refused"
 
 
-class Fate(Enum):
-    """How a job ended."""
+class TxOutcome(Enum):
+    """How a request ended."""
 
     MINED = "mined"
     REVERTED = "reverted"
     LOST = "lost"
-    """Another transaction has its nonce."""
+    """Another transaction used its nonce."""
 
 
 @dataclass(eq=False)
-class Job:
-    """What a transaction is to do: calldata, gas, and what it carries (None for the round's end and for filling a gap)."""
+class TxRequest:
+    """A transaction to send.
+
+    Args:
+        batch: the messages that it carries; None where it ends a round or fills a gap.
+        to: the contract by default.
+    """
 
     data: bytes
     gas: int
-    batch: Batch | None = None
+    batch: MessageBatch | None = None
     to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """A job's fate, and the receipt where it was mined."""
+class TxResult:
+    """A request's outcome, and the receipt where it was mined."""
 
-    job: Job
-    fate: Fate
+    request: TxRequest
+    outcome: TxOutcome
     receipt: dict[str, Any] | None = None
 
 
 @dataclass(eq=False)
-class _Flight:
-    job: Job
+class PendingTx:
+    """A transaction in flight.
+
+    Args:
+        raw: the newest signed bytes; `hashes` has the hash of every version.
+        since: when the newest version was signed.
+        offered: when it was last sent to the node.
+        mined: the block of its receipt.
+        missing: in how many steps its nonce was used and no receipt was there.
+    """
+
+    request: TxRequest
     nonce: int
     fee: int = 0
     tip: int = 0
@@ -78,12 +93,12 @@ class _Flight:
     since: float = 0.0
     offered: float = -math.inf
     mined: int | None = None
-    doubts: int = 0
+    missing: int = 0
 
 
 @dataclass
-class Counts:
-    """What happened to transactions, for metrics."""
+class TxCounts:
+    """Counts of transactions, for metrics."""
 
     sent: int = 0
     bumped: int = 0
@@ -93,33 +108,33 @@ class Counts:
     gas: int = 0
 
 
-def classify(error: RpcError) -> Answer:
-    """What a node's refusal means; nodes agree on the words, not on the codes."""
-    words = error.message.lower()
-    if "already known" in words or "already imported" in words or "known transaction" in words:
-        return Answer.KNOWN
-    if "nonce too low" in words or "nonce is too low" in words or "nonce has already been used" in words:
-        return Answer.NONCE_USED
-    if "underpriced" in words or "less than block base fee" in words or "fee too low" in words or "fee cap" in words:
-        return Answer.UNDERPRICED
-    if "insufficient funds" in words or "insufficient balance" in words:
-        return Answer.NO_FUNDS
-    return Answer.REFUSED
+def classify(error: RpcError) -> SendResult:
+    """Return what a node's refusal means. Nodes agree on the text, not on the codes."""
+    text = error.message.lower()
+    if "already known" in text or "already imported" in text or "known transaction" in text:
+        return SendResult.KNOWN
+    if "nonce too low" in text or "nonce is too low" in text or "nonce has already been used" in text:
+        return SendResult.NONCE_USED
+    if "underpriced" in text or "less than block base fee" in text or "fee too low" in text or "fee cap" in text:
+        return SendResult.UNDERPRICED
+    if "insufficient funds" in text or "insufficient balance" in text:
+        return SendResult.NO_FUNDS
+    return SendResult.REFUSED
 
 
-class Sender:
-    """The nonce line of one wallet.
+class TransactionSender:
+    """Sends the transactions of one wallet.
 
     Args:
         confirmations: blocks after which a transaction counts as final, its own included.
-        bump_after: seconds after which an unmined transaction is replaced by a dearer one.
-        max_fee: the most that is offered for a unit of gas, in wei.
-        clock: seconds, growing.
+        bump_after: seconds after which an unmined transaction is replaced by one at a higher fee.
+        max_fee: the highest fee per unit of gas, in wei.
+        clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        chain: Chain,
+        chain: RpcClient,
         wallet: Wallet,
         chain_id: int,
         contract: str,
@@ -139,170 +154,172 @@ class Sender:
         self._clock = clock
         self._next: int | None = None
         self._gap_since: float | None = None
-        self._flights: list[_Flight] = []
-        self.broke = False
+        self._pending: list[PendingTx] = []
+        self.out_of_funds = False
         """Whether the wallet could not pay for the last transaction."""
-        self.counts = Counts()
+        self.counts = TxCounts()
 
     @property
     def room(self) -> int:
-        """How many more may go out now."""
-        return 0 if self.broke else MAX_IN_FLIGHT - len(self._flights)
+        """How many more may be sent now."""
+        return 0 if self.out_of_funds else MAX_IN_FLIGHT - len(self._pending)
 
     @property
     def in_flight(self) -> int:
-        return len(self._flights)
+        return len(self._pending)
 
-    def carries(self, name: str) -> bool:
-        """Whether a call of this data is in flight already."""
-        return any(flight.job.data.startswith(bytes.fromhex(name)) for flight in self._flights)
+    def carries(self, data: bytes) -> bool:
+        """Return whether a transaction whose data begins with this is in flight."""
+        return any(pending.request.data.startswith(data) for pending in self._pending)
 
-    async def send(self, job: Job) -> None:
-        """Sends a job; from here on it comes out of `step`.
+    async def send(self, request: TxRequest) -> None:
+        """Send a transaction; `step` returns its outcome.
 
         Raises:
-            ChainUnreachable: the fee or the nonce could not be read; the job was not taken.
-            RpcError: the node refuses it for good; the job was not taken.
+            ChainUnreachable: the fee or the nonce could not be read; it was not sent.
+            RpcError: the node refuses it; it was not sent.
         """
         if self._next is None:
-            self._next = int(await self._chain.ask("eth_getTransactionCount", self._wallet.address, "pending"), 16)
-        flight = _Flight(job, self._next)
-        flight.fee, flight.tip = await self._price()
-        self._seal(flight)
-        # Before the first word to the node: whether it arrived is unknown if no answer comes, and then the nonce must
-        # count as used.
-        self._flights.append(flight)
+            self._next = int(await self._chain.request("eth_getTransactionCount", self._wallet.address, "pending"), 16)
+        pending = PendingTx(request, self._next)
+        pending.fee, pending.tip = await self._price()
+        self._sign(pending)
+        # Recorded before it is sent: when the node does not answer, the transaction may have arrived, and the nonce
+        # must count as used.
+        self._pending.append(pending)
         self._next += 1
         try:
-            await self._offer(flight)
+            await self._offer(pending)
         except RpcError:
-            self._flights.remove(flight)
+            self._pending.remove(pending)
             self._next -= 1
             raise
         self.counts.sent += 1
 
-    async def step(self) -> list[Settled]:
-        """Looks after what is in flight; returns what is settled.
+    async def step(self) -> list[TxResult]:
+        """Follow the transactions in flight; return those with a final outcome.
 
         Raises:
             ChainUnreachable: nothing changed.
         """
-        if not self._flights:
+        if not self._pending:
             return []
-        questions = [("eth_getTransactionReceipt", (name,)) for flight in self._flights for name in flight.hashes]
-        asked = [("eth_blockNumber", ()), ("eth_getTransactionCount", (self._wallet.address, "latest")), *questions]
-        answers = await self._chain.ask_all(asked)
+        receipts_of = [("eth_getTransactionReceipt", (name,)) for pending in self._pending for name in pending.hashes]
+        calls = [("eth_blockNumber", ()), ("eth_getTransactionCount", (self._wallet.address, "latest")), *receipts_of]
+        answers = await self._chain.request_all(calls)
         if isinstance(answers[0], RpcError) or isinstance(answers[1], RpcError):
             return []
         head, used = int(answers[0], 16), int(answers[1], 16)
         receipts = {answer["transactionHash"]: answer for answer in answers[2:] if isinstance(answer, dict)}
-        settled: list[Settled] = []
-        for flight in list(self._flights):
-            receipt = next((receipts[name] for name in flight.hashes if name in receipts), None)
-            outcome = self._mined(flight, receipt, head) if receipt is not None else await self._unmined(flight, used)
-            if outcome is not None:
-                self._flights.remove(flight)
-                settled.append(outcome)
+        results: list[TxResult] = []
+        for pending in list(self._pending):
+            receipt = next((receipts[name] for name in pending.hashes if name in receipts), None)
+            result = self._mined(pending, receipt, head) if receipt is not None else await self._unmined(pending, used)
+            if result is not None:
+                self._pending.remove(pending)
+                results.append(result)
         await self._fill_gap(used)
-        return settled
+        return results
 
-    def _mined(self, flight: _Flight, receipt: dict[str, Any], head: int) -> Settled | None:
-        flight.mined, flight.doubts, self.broke = int(receipt["blockNumber"], 16), 0, False
-        if head - flight.mined + 1 < self._confirmations:
+    def _mined(self, pending: PendingTx, receipt: dict[str, Any], head: int) -> TxResult | None:
+        pending.mined, pending.missing, self.out_of_funds = int(receipt["blockNumber"], 16), 0, False
+        if head - pending.mined + 1 < self._confirmations:
             return None
         self.counts.gas += int(receipt["gasUsed"], 16)
-        return Settled(flight.job, Fate.MINED if int(receipt["status"], 16) == 1 else Fate.REVERTED, receipt)
+        return TxResult(
+            pending.request, TxOutcome.MINED if int(receipt["status"], 16) == 1 else TxOutcome.REVERTED, receipt
+        )
 
-    async def _unmined(self, flight: _Flight, used: int) -> Settled | None:
-        if flight.mined is not None:
-            log.warning("a reorganisation took a transaction back; the same bytes go out again: nonce %d", flight.nonce)
-            flight.mined, flight.offered, flight.since = None, -math.inf, self._clock()
+    async def _unmined(self, pending: PendingTx, used: int) -> TxResult | None:
+        if pending.mined is not None:
+            log.warning("a reorganisation removed a transaction; it is sent again: nonce %d", pending.nonce)
+            pending.mined, pending.offered, pending.since = None, -math.inf, self._clock()
             self.counts.reorganised += 1
-        if used > flight.nonce:
-            flight.doubts += 1
-            if flight.doubts < PATIENCE:
+        if used > pending.nonce:
+            pending.missing += 1
+            if pending.missing < MAX_MISSING_RECEIPTS:
                 return None
-            log.warning("nonce %d was used by another transaction; its messages go back into the line", flight.nonce)
+            log.warning("nonce %d was used by another transaction; its messages go back into the queue", pending.nonce)
             self.counts.lost += 1
             self._next = max(self._next or 0, used)
-            return Settled(flight.job, Fate.LOST)
-        flight.doubts = 0
-        if self._clock() - flight.since >= self._bump_after:
-            await self._bump(flight)
-        if self._clock() - flight.offered >= min(5.0, self._bump_after):
+            return TxResult(pending.request, TxOutcome.LOST)
+        pending.missing = 0
+        if self._clock() - pending.since >= self._bump_after:
+            await self._bump(pending)
+        if self._clock() - pending.offered >= min(5.0, self._bump_after):
             try:
-                await self._offer(flight)
+                await self._offer(pending)
             except RpcError as error:
-                log.warning("the node refuses a transaction that it took before: %s", error.message)
+                log.warning("the node refuses a transaction that it accepted before: %s", error.message)
         return None
 
-    async def _bump(self, flight: _Flight) -> None:
+    async def _bump(self, pending: PendingTx) -> None:
         fee, tip = await self._price()
-        # An eighth more is what nodes ask of a replacement, rounded up.
-        fee, tip = max(fee, flight.fee + flight.fee // 8 + 1), max(tip, flight.tip + flight.tip // 8 + 1)
-        flight.since = self._clock()
+        # Nodes require a fee an eighth higher of a replacement, rounded up.
+        fee, tip = max(fee, pending.fee + pending.fee // 8 + 1), max(tip, pending.tip + pending.tip // 8 + 1)
+        pending.since = self._clock()
         if fee > self._max_fee:
             log.warning(
-                "a transaction is not mined at the highest fee allowed, %d wei: nonce %d", flight.fee, flight.nonce
+                "a transaction is not mined at the highest fee allowed, %d wei: nonce %d", pending.fee, pending.nonce
             )
             return
-        flight.fee, flight.tip, flight.offered = fee, tip, -math.inf
-        self._seal(flight)
+        pending.fee, pending.tip, pending.offered = fee, tip, -math.inf
+        self._sign(pending)
         self.counts.bumped += 1
 
     async def _fill_gap(self, used: int) -> None:
-        # Nothing of ours has the next nonce, yet later ones wait: another process's transaction is stuck there, or was
-        # reorganised away.
-        waiting = [flight.nonce for flight in self._flights if flight.mined is None]
+        # No transaction of this sender has the next nonce, yet later ones wait: another process's transaction is stuck
+        # there, or a reorganisation removed it.
+        waiting = [pending.nonce for pending in self._pending if pending.mined is None]
         if not waiting or used in waiting or min(waiting) < used:
             self._gap_since = None
             return
         self._gap_since = self._gap_since or self._clock()
         if self._clock() - self._gap_since < self._bump_after:
             return
-        flight = _Flight(Job(b"", 21_000, to=self._wallet.address), used)
-        flight.fee, flight.tip = await self._price()
-        flight.fee, flight.tip = min(2 * flight.fee, self._max_fee), min(2 * flight.tip, self._max_fee)
-        self._seal(flight)
-        self._flights.insert(0, flight)
+        pending = PendingTx(TxRequest(b"", 21_000, to=self._wallet.address), used)
+        pending.fee, pending.tip = await self._price()
+        pending.fee, pending.tip = min(2 * pending.fee, self._max_fee), min(2 * pending.tip, self._max_fee)
+        self._sign(pending)
+        self._pending.insert(0, pending)
         self.counts.filled += 1
         log.warning("nonce %d is free and later ones wait for it; an empty transaction fills it", used)
 
-    async def _offer(self, flight: _Flight) -> None:
-        flight.offered = self._clock()
+    async def _offer(self, pending: PendingTx) -> None:
+        pending.offered = self._clock()
         try:
-            await self._chain.ask("eth_sendRawTransaction", "0x" + flight.raw.hex())
+            await self._chain.request("eth_sendRawTransaction", "0x" + pending.raw.hex())
         except RpcError as error:
-            answer = classify(error)
-            if answer is Answer.REFUSED:
+            result = classify(error)
+            if result is SendResult.REFUSED:
                 raise
-            if answer is Answer.UNDERPRICED:
-                # Ours or another process's transaction has this nonce for more: the next look makes it dearer.
-                flight.since = -math.inf
-            if answer is Answer.NO_FUNDS and not self.broke:
+            if result is SendResult.UNDERPRICED:
+                # A transaction with this nonce has a higher fee: the next step replaces it.
+                pending.since = -math.inf
+            if result is SendResult.NO_FUNDS and not self.out_of_funds:
                 log.error(
                     "the wallet %s cannot pay for its transactions; messages wait until it can", self._wallet.address
                 )
-            self.broke = answer is Answer.NO_FUNDS
+            self.out_of_funds = result is SendResult.NO_FUNDS
             return
-        self.broke = False
+        self.out_of_funds = False
 
     async def _price(self) -> tuple[int, int]:
         fee, tip = await fees(self._chain)
         return min(fee, self._max_fee), min(tip, self._max_fee)
 
-    def _seal(self, flight: _Flight) -> None:
+    def _sign(self, pending: PendingTx) -> None:
         transaction: dict[str, object] = {
             "type": 2,
             "chainId": self._chain_id,
-            "nonce": flight.nonce,
-            "gas": flight.job.gas,
-            "maxFeePerGas": flight.fee,
-            "maxPriorityFeePerGas": min(flight.tip, flight.fee),
+            "nonce": pending.nonce,
+            "gas": pending.request.gas,
+            "maxFeePerGas": pending.fee,
+            "maxPriorityFeePerGas": min(pending.tip, pending.fee),
             "value": 0,
-            "to": flight.job.to or self._contract,
-            "data": flight.job.data,
+            "to": pending.request.to or self._contract,
+            "data": pending.request.data,
         }
-        flight.raw, name = self._wallet.sign(transaction)
-        flight.hashes.append(name)
-        flight.since = self._clock()
+        pending.raw, name = self._wallet.sign(transaction)
+        pending.hashes.append(name)
+        pending.since = self._clock()

@@ -1,8 +1,8 @@
-"""The gateway's loop: take messages in, judge them by the chain, send them, follow them, end rounds.
+"""The gateway's loop: decide on the queued messages by the contract's state, send them, follow them, end rounds.
 
-One task. A node that is away stops nothing but itself: messages wait, and when it answers again, it is first asked
-whether it is still the same chain. Invariant: a message leaves the queue by `finish` alone, and is final only when the
-contract's settled state says so.
+One task does all of it. While the node does not answer, messages wait; when it answers again, it is checked first that
+it is still the same chain. A message leaves the queue through `MessageQueue.finish` only, and is final only when the
+contract's settled state confirms it.
 """
 
 from __future__ import annotations
@@ -11,42 +11,35 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from swarmgame_chain.abi import encode_call
-from swarmgame_chain.backends import Chain
+from swarmgame_chain.abi import encode_call, rejected_entries
 from swarmgame_chain.errors import BadMessage, ChainUnreachable, RpcError
-from swarmgame_chain.gateway.batcher import rehearse
-from swarmgame_chain.gateway.intake import Intake
-from swarmgame_chain.gateway.outcomes import Outcomes
-from swarmgame_chain.gateway.queue import Entry, Queue, State
-from swarmgame_chain.gateway.sender import Fate, Job, Sender, Settled
-from swarmgame_chain.gateway.ticker import HEARD, Ticker
-from swarmgame_chain.gateway.verdicts import Do, Situation, judge
+from swarmgame_chain.gateway.admission import Admission
+from swarmgame_chain.gateway.batcher import simulate
+from swarmgame_chain.gateway.queue import MessageQueue, MessageState, QueuedMessage
+from swarmgame_chain.gateway.round_advancer import EVENTS, RoundAdvancer
+from swarmgame_chain.gateway.sender import TransactionSender, TxOutcome, TxRequest, TxResult
 from swarmgame_chain.keys import Wallet
-from swarmgame_chain.messages import Domain, Message, Report
-from swarmgame_chain.reader import Clock, Coordinator, EventCursor, PeerState, SwarmConfig
-from swarmgame_chain.wire import Kind
+from swarmgame_chain.messages import KINDS, Action, ChainState, Domain, MessageKind, Registration, SignedMessage
+from swarmgame_chain.reader import Coordinator, EventCursor, RoundClock, SwarmConfig
+from swarmgame_chain.rpc import RpcClient
 
 log = logging.getLogger(__name__)
-KINDS: tuple[Kind, ...] = ("registrations", "reports", "commits")
-"""In the order in which they are sent: the contract keeps one seal a peer, so a report is opened before the next one is
-sealed.
-"""
-TICK = "updateStageAndRound"
+ADVANCE = "updateStageAndRound"
 REVERTED = 3
-"""What nodes call a call that reverted."""
-MOST_COUNTED = 100_000
-"""Registered peers that are counted; more are as many."""
-TRIES = 3
-"""Transactions that may fail to take a message, though nothing speaks against it, before it is rejected."""
+"""JSON-RPC's code for a call that reverted."""
+MAX_PROVEN = 100_000
+"""Registered peers that are counted."""
+MAX_ATTEMPTS = 3
+"""Transactions that may fail to take a message, though the contract's state allows it, before it is rejected."""
 
 
-class Trouble(StrEnum):
-    """What is in the way, for `/status`. A chain that is another one is not among them: it ends the process."""
+class GatewayProblem(StrEnum):
+    """Why the gateway is not working, for `/status`. The wrong chain is not among them: it ends the process."""
 
     RPC_UNAVAILABLE = "RPCUnavailable"
     INSUFFICIENT_FUNDS = "InsufficientFunds"
@@ -55,21 +48,19 @@ class Trouble(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """How a gateway works. Seconds, blocks, counts, wei."""
+    """Options of a gateway, in seconds, blocks, counts and wei."""
 
     confirmations: int = 2
     interval: float = 0.25
-    """Between two looks at the chain while something is on its way; messages that come together within it share a
-    transaction.
-    """
+    """Seconds between two steps; messages that arrive within it share a transaction."""
     bump_after: float = 30.0
     max_fee: int = 500 * 10**9
     capacity: int = 10_000
     registrations_per_minute: int = 2_000
-    """Registrations taken in; each costs gas, and anyone can make keys."""
+    """Limit of registrations: each costs gas, and anyone can make keys."""
     quorum: float = 0.67
     ticks: bool = True
-    """Whether it ends rounds; its wallet then needs the stage manager's role to do so before their deadline."""
+    """Whether it ends rounds. To end them before their deadline, its wallet needs the stage manager's role."""
 
 
 class Gateway:
@@ -81,11 +72,11 @@ class Gateway:
         wallet: the funded key.
     """
 
-    def __init__(self, chain: Chain, domain: Domain, wallet: Wallet, config: GatewayConfig | None = None) -> None:
+    def __init__(self, chain: RpcClient, domain: Domain, wallet: Wallet, config: GatewayConfig | None = None) -> None:
         self.config = config or GatewayConfig()
         self.coordinator = Coordinator(chain, domain)
-        self.queue = Queue(self.config.capacity)
-        self.sender = Sender(
+        self.queue = MessageQueue(self.config.capacity)
+        self.sender = TransactionSender(
             chain,
             wallet,
             domain.chain_id,
@@ -95,20 +86,19 @@ class Gateway:
             max_fee=self.config.max_fee,
         )
         self.wallet = wallet
-        self.ticker = Ticker(self.config.quorum)
+        self.round_advancer = RoundAdvancer(self.config.quorum)
         self.swarm: SwarmConfig | None = None
-        self.clock: Clock | None = None
+        self.clock: RoundClock | None = None
         self.problem = "not started"
         """Why it is not ready; empty when it is."""
         self.chain = chain
         self.domain = domain
-        self._trouble = Trouble.RPC_UNAVAILABLE
+        self._problem_kind = GatewayProblem.RPC_UNAVAILABLE
         self._reverted = ""
         self._proven: set[str] = set()
-        self._cursor = EventCursor(self.coordinator, names=HEARD)
-        self._ticked = -math.inf
-        self._intake = Intake(self.coordinator, self.queue, self.config.registrations_per_minute)
-        self._outcomes = Outcomes(self.coordinator)
+        self._cursor = EventCursor(self.coordinator, names=EVENTS)
+        self._last_advance = -math.inf
+        self._admission = Admission(self.coordinator, self.queue, self.config.registrations_per_minute)
         self._awake = asyncio.Event()
 
     @property
@@ -116,7 +106,7 @@ class Gateway:
         return not self.problem
 
     def status(self) -> dict[str, Any]:
-        """What a person, or a metric, wants to know."""
+        """Return the state of the gateway, for `/status` and the metrics."""
         now, swarm = self.clock, self.swarm
         return {
             "ready": self.ready,
@@ -124,14 +114,14 @@ class Gateway:
             "chainId": self.domain.chain_id,
             "contract": self.domain.contract,
             "wallet": self.wallet.address,
-            "walletEmpty": self.sender.broke,
+            "walletEmpty": self.sender.out_of_funds,
             "round": now.round if now else -1,
             "roundAge": now.now - now.deadline + swarm.round_duration if now and swarm else 0,
-            "live": self.ticker.live(now.round) if now else 0,
-            "spoken": self.ticker.spoken(now.round) if now else 0,
+            "live": self.round_advancer.live(now.round) if now else 0,
+            "spoken": self.round_advancer.reported(now.round) if now else 0,
             "lastBlock": now.block if now else 0,
-            "registered": len(self._proven | self._intake.proven),
-            "waiting": {kind: self.queue.waiting(kind) for kind in KINDS},
+            "registered": len(self._proven | self._admission.proven),
+            "waiting": {kind.path: self.queue.waiting(kind) for kind in KINDS},
             "rejected": self.queue.rejections(),
             "reverted": self._reverted,
             "inFlight": self.sender.in_flight,
@@ -139,36 +129,36 @@ class Gateway:
         }
 
     def _error(self) -> dict[str, str] | None:
-        """What is in the way at present, by a word for machines and a sentence for people."""
-        if self.sender.broke:
+        """Return the present problem: a reason for machines and a message for people."""
+        if self.sender.out_of_funds:
             return {
-                "reason": str(Trouble.INSUFFICIENT_FUNDS),
+                "reason": str(GatewayProblem.INSUFFICIENT_FUNDS),
                 "message": f"the wallet {self.wallet.address} cannot pay for gas",
             }
         if self.problem:
-            return {"reason": str(self._trouble), "message": self.problem}
+            return {"reason": str(self._problem_kind), "message": self.problem}
         if self._reverted:
             message = f"the contract does not take a registration: {self._reverted}"
-            return {"reason": str(Trouble.TRANSACTION_REVERTED), "message": message}
+            return {"reason": str(GatewayProblem.TRANSACTION_REVERTED), "message": message}
         return None
 
-    async def take(self, messages: Sequence[Message | BadMessage]) -> list[Entry | BadMessage]:
-        """Takes messages in, each checked: signature, bounds, round, whether it is there already.
+    async def submit(self, messages: Sequence[SignedMessage | BadMessage]) -> list[QueuedMessage | BadMessage]:
+        """Check messages and queue them; return the entry of each, in order.
 
         Raises:
-            ChainUnreachable: the node that must be asked does not answer; nothing was taken.
+            ChainUnreachable: signers had to be read from the chain and the node does not answer; nothing was queued.
         """
         if self.swarm is None or self.clock is None:
             raise ChainUnreachable("the chain has not answered yet")
-        taken = await self._intake.take(messages, self.swarm, self.clock)
+        entries = await self._admission.submit(messages, self.swarm, self.clock)
         self._awake.set()
-        return taken
+        return entries
 
     async def run(self) -> None:
-        """Works until cancelled.
+        """Run until cancelled.
 
         Raises:
-            ChainRefused: the chain or the contract is not the one that was asked for.
+            ChainRefused: the chain or the contract is not the expected one.
         """
         waits = self.config.interval
         while True:
@@ -181,41 +171,41 @@ class Gateway:
                 if str(error) != self.problem:
                     log.warning("the chain is away; messages wait: %s", error)
                 reverted = isinstance(error, RpcError) and error.code == REVERTED
-                self.problem, self._trouble = (
+                self.problem, self._problem_kind = (
                     str(error),
-                    Trouble.TRANSACTION_REVERTED if reverted else Trouble.RPC_UNAVAILABLE,
+                    GatewayProblem.TRANSACTION_REVERTED if reverted else GatewayProblem.RPC_UNAVAILABLE,
                 )
                 waits = min(2 * waits, 30.0)
             await self._rest(waits)
 
     async def start(self) -> None:
-        """Asks the chain whether it is the right one; ready afterwards.
+        """Check that the chain is the right one; the gateway is ready afterwards.
 
         Raises:
-            ChainRefused, ChainUnreachable, RpcError: it is not, or does not say.
+            ChainRefused, ChainUnreachable, RpcError: it is not, or the node does not answer.
         """
         await self.coordinator.check()
         self.swarm = self.swarm or await self.coordinator.config()
         self.clock = await self.coordinator.clock()
         if self._cursor.block == 0:
-            # Who takes part is known from recent events; what is older only matters to those who index.
-            head = int(await self.chain.ask("eth_blockNumber"), 16)
+            # Live peers have recent events; older ones are not needed.
+            head = int(await self.chain.request("eth_blockNumber"), 16)
             self._cursor.block = max(0, head - 5_000)
         self.problem = ""
 
     async def step(self) -> None:
-        """One look at the chain, and what follows from it.
+        """Settle what was sent, send what is ready, and end the round if it is over.
 
         Raises:
-            ChainUnreachable, RpcError: what was not done is done the next time.
+            ChainUnreachable, RpcError: the next step does what is left.
         """
-        for settled in await self.sender.step():
-            await self._settle(settled)
+        for result in await self.sender.step():
+            await self._settle(result)
         self.clock = await self.coordinator.clock()
         for kind in KINDS:
             await self._send(kind)
         if self.config.ticks:
-            await self._tick()
+            await self._advance_round()
 
     async def _rest(self, waits: float) -> None:
         try:
@@ -225,16 +215,16 @@ class Gateway:
         except TimeoutError:
             return
         self._awake.clear()
-        # Those who report together should share a transaction.
+        # Peers that report at the same time should share a transaction.
         await asyncio.sleep(min(waits, self.config.interval) / 5)
 
-    async def _send(self, kind: Kind) -> None:
+    async def _send(self, kind: MessageKind) -> None:
         rounds = 2 * self.sender.room
         while self.sender.room and self.queue.waiting(kind) and rounds:
             rounds -= 1
             entries = self.queue.take(kind, 256)
             try:
-                ready, waiting = await self._judge(entries)
+                ready, waiting = await self._decide(kind, entries)
             except BaseException:
                 self.queue.give_back(entries)
                 raise
@@ -247,111 +237,103 @@ class Gateway:
             if waiting:
                 return
 
-    async def _judge(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-        """Ends what is over; returns what is to be sent, and what has to wait."""
+    async def _decide(
+        self, kind: MessageKind, entries: Sequence[QueuedMessage]
+    ) -> tuple[list[QueuedMessage], list[QueuedMessage]]:
+        """Finish the messages that are over; return those to send, and those that have to wait."""
         assert self.swarm is not None
         assert self.clock is not None
         peers = [entry.message.peer for entry in entries]
-        newest, settled = await self._outcomes.states(peers, self.config.confirmations)
-        ready: list[Entry] = []
-        waiting: list[Entry] = []
-        # The contract takes no report that is older than the peer's last: each waits for those before it, whatever
-        # order the line has come to.
-        unsent = self.queue.unsent_reports() if any(isinstance(entry.message, Report) for entry in entries) else {}
+        newest, settled = await self.coordinator.newest_and_settled(peers, self.config.confirmations)
+        ready: list[QueuedMessage] = []
+        waiting: list[QueuedMessage] = []
+        # The contract takes no report that is older than the peer's last one, so each waits for those before it,
+        # whatever order they arrived in.
+        unsent = self.queue.unsent_rounds(kind) if kind.in_order else {}
         for entry, now, then in zip(entries, newest, settled, strict=True):
-            awaits = self.queue.registration_of(entry.message.peer) is not None
-            verdict = judge(
-                entry.message, now, then, Situation(self.domain, self.swarm, self.clock.round, self.clock.now, awaits)
-            )
-            if verdict.do is Do.COMPARE:
-                same = await self._outcomes.is_reported(entry.message, now, self.swarm)
-                self._finish(entry, State.FINAL if same else State.REJECTED, "" if same else "RewardAlreadySubmitted")
-            elif verdict.do is Do.DONE:
-                self._finish(entry, State.FINAL)
-            elif verdict.do is Do.REJECT:
-                self._finish(entry, State.REJECTED, verdict.reason)
-            elif verdict.do is Do.WAIT or _comes_after(entry.message, now, unsent):
+            message = entry.message
+            pending = self.queue.registration_of(message.peer) is not None
+            state = ChainState(self.domain, self.swarm, self.clock.round, self.clock.now, pending)
+            decision = message.decide(now, then, state)
+            if decision.action is Action.COMPARE:
+                decision = await message.outcome(self.coordinator, now, self.swarm)
+            if decision.action is Action.DONE:
+                self._finish(entry, MessageState.FINAL)
+            elif decision.action is Action.REJECT:
+                self._finish(entry, MessageState.REJECTED, decision.reason)
+            elif decision.action is Action.WAIT or message.follows(unsent.get(message.peer, set()), now):
                 entry.waited_in = self.clock.round
                 waiting.append(entry)
                 continue
             else:
                 ready.append(entry)
-            if isinstance(entry.message, Report):
-                unsent[entry.message.peer].discard(entry.message.round)
+            unsent.get(message.peer, set()).discard(message.about_round)
         return ready, waiting
 
-    async def _dispatch(self, ready: Sequence[Entry]) -> list[Entry]:
-        """Sends one transaction's worth; returns the rest."""
-        rehearsed = await rehearse(self.chain, self.wallet.address, self.domain.contract, ready)
-        for entry, reason in rehearsed.refused:
+    async def _dispatch(self, ready: Sequence[QueuedMessage]) -> list[QueuedMessage]:
+        """Send one transaction; return the messages that did not fit."""
+        simulation = await simulate(self.chain, self.wallet.address, self.domain.contract, ready)
+        for entry, reason in simulation.refused:
             self._refused(entry, reason)
-        left = list(rehearsed.left)
-        if rehearsed.reverted:
-            raise RpcError(REVERTED, f"the contract takes nothing: {rehearsed.reverted}")
-        if rehearsed.batch is not None:
-            await self.sender.send(Job(rehearsed.batch.data, rehearsed.batch.gas, rehearsed.batch))
-            for entry in rehearsed.batch.entries:
-                entry.state = State.SENT
-        return left
+        if simulation.reverted:
+            raise RpcError(REVERTED, f"the contract takes nothing: {simulation.reverted}")
+        if simulation.batch is not None:
+            await self.sender.send(TxRequest(simulation.batch.data, simulation.batch.gas, simulation.batch))
+            for entry in simulation.batch.entries:
+                entry.state = MessageState.SENT
+        return list(simulation.left)
 
-    async def _settle(self, settled: Settled) -> None:
-        batch = settled.job.batch
+    async def _settle(self, result: TxResult) -> None:
+        batch = result.request.batch
         if batch is None:
             return
-        if settled.fate is not Fate.MINED or settled.receipt is None:
-            if settled.fate is Fate.REVERTED:
+        if result.outcome is not TxOutcome.MINED or result.receipt is None:
+            if result.outcome is TxOutcome.REVERTED:
                 for entry in batch.entries:
                     entry.attempts += 1
             self.queue.give_back(batch.entries)
             return
-        rejected = self._outcomes.rejected(settled.receipt)
+        rejected = rejected_entries(result.receipt)
         for index, entry in enumerate(batch.entries):
             if index in rejected:
-                # Somebody else may have carried it: the next judgement, by the chain's state, knows.
+                # Another gateway may have carried it; the next decision, by the contract's state, knows.
                 self._refused(entry, rejected[index])
                 continue
-            self._finish(entry, State.FINAL, transaction=settled.receipt["transactionHash"])
+            self._finish(entry, MessageState.FINAL, transaction=result.receipt["transactionHash"])
 
-    def _refused(self, entry: Entry, reason: str) -> None:
+    def _refused(self, entry: QueuedMessage, reason: str) -> None:
         entry.attempts += 1
-        if entry.attempts >= TRIES:
-            self._finish(entry, State.REJECTED, reason)
+        if entry.attempts >= MAX_ATTEMPTS:
+            self._finish(entry, MessageState.REJECTED, reason)
         else:
             self.queue.give_back([entry], first=False)
 
-    def _finish(self, entry: Entry, state: State, reason: str = "", transaction: str = "") -> None:
-        if entry.kind == "registrations":
+    def _finish(self, entry: QueuedMessage, state: MessageState, reason: str = "", transaction: str = "") -> None:
+        if entry.kind is Registration:
             self._reverted = reason
-            if state is State.FINAL and len(self._proven) < MOST_COUNTED:
+            if state is MessageState.FINAL and len(self._proven) < MAX_PROVEN:
                 self._proven.add(entry.message.peer)
         self.queue.finish(entry, state, reason, transaction)
 
-    async def _tick(self) -> None:
+    async def _advance_round(self) -> None:
         assert self.swarm is not None
         assert self.clock is not None
-        if time.monotonic() - self._ticked < 4 * self.config.interval:
+        if time.monotonic() - self._last_advance < 4 * self.config.interval:
             return
-        self._ticked = time.monotonic()
+        self._last_advance = time.monotonic()
         new, removed = await self._cursor.poll()
-        self.ticker.read(new, removed, self.clock.round)
-        if len(self._proven) < MOST_COUNTED:
+        self.round_advancer.read(new, removed, self.clock.round)
+        if len(self._proven) < MAX_PROVEN:
             self._proven |= {event.values["peerId"] for event in new if event.name == "PeerProven"}
-        data = encode_call(TICK)
-        if self.sender.carries(data.hex()) or not self.sender.room:
+        data = encode_call(ADVANCE)
+        if self.sender.carries(data) or not self.sender.room:
             return
         round = self.clock.round
-        bound = self.swarm.sealed_reports and self.queue.has_bound_to(round)
-        if not self.ticker.is_over(self.clock, self.swarm, ahead=self.queue.ahead_of(round), bound=bound):
+        needed = self.swarm.sealed_reports and self.queue.needs_round(round)
+        if not self.round_advancer.is_over(self.clock, self.swarm, ahead=self.queue.ahead_of(round), needed=needed):
             return
         call = {"from": self.wallet.address, "to": self.domain.contract, "data": "0x" + data.hex()}
-        answers = await self.chain.ask_all([("eth_estimateGas", (call,))])
-        # A revert means that it is not ours to end yet: no role, or too early; the deadline will come.
+        answers = await self.chain.request_all([("eth_estimateGas", (call,))])
+        # A revert means that this wallet may not end the round yet: it has no role, or it is too early.
         if not isinstance(answers[0], RpcError):
-            await self.sender.send(Job(data, int(answers[0], 16) * 5 // 4))
-
-
-def _comes_after(message: Message, of_peer: PeerState, unsent: Mapping[str, Set[int]]) -> bool:
-    """Whether a report has to wait for an older one of its peer that the contract would still take."""
-    return isinstance(message, Report) and any(
-        of_peer.next_round <= round < message.round for round in unsent[message.peer]
-    )
+            await self.sender.send(TxRequest(data, int(answers[0], 16) * 5 // 4))

@@ -1,4 +1,4 @@
-"""Faults on a real node: what is lost is counted, and it is nothing."""
+"""Faults on a real node: nothing is lost."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ import pytest
 from chain_crowd import CARRIER, ETHER, Ground, make_ground, peer, running, secret, states, until
 
 from swarmgame_chain.anvil import Anvil
-from swarmgame_chain.backends import RpcChain
-from swarmgame_chain.client import PeerOnChain
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
-from swarmgame_chain.gateway.queue import State
+from swarmgame_chain.gateway.queue import MessageState, QueuedMessage
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import Domain
+from swarmgame_chain.reporter import ChainReporter
+from swarmgame_chain.rpc import HttpRpcClient
 
 
-class Wire(RpcChain):
-    """A node whose line can be cut, and which can refuse."""
+class CuttableClient(HttpRpcClient):
+    """A client whose connection can be cut."""
 
     cut = False
 
-    async def ask(self, method: str, *parameters: Any) -> Any:
+    async def request(self, method: str, *parameters: Any) -> Any:
         if self.cut:
-            raise ChainUnreachable("the line is cut")
-        return await super().ask(method, *parameters)
+            raise ChainUnreachable("the connection is cut")
+        return await super().request(method, *parameters)
 
-    async def ask_all(self, calls: Sequence[Any]) -> list[Any]:
+    async def request_all(self, calls: Sequence[Any]) -> list[Any]:
         if self.cut:
-            raise ChainUnreachable("the line is cut")
-        return await super().ask_all(calls)
+            raise ChainUnreachable("the connection is cut")
+        return await super().request_all(calls)
 
 
 @pytest.fixture
 async def ground() -> AsyncIterator[Ground]:
     with Anvil() as anvil:
-        async with Wire(anvil.url) as chain:
-            await chain.ask("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
+        async with CuttableClient(anvil.url) as chain:
+            await chain.request("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
             yield await make_ground(chain)
 
 
@@ -55,20 +55,20 @@ async def reports_on_chain(ground: Ground, count: int) -> int:
 async def registered(ground: Ground, count: int) -> None:
     gateway = ground.gateway()
     async with running(gateway):
-        await gateway.take([ground.registration(n) for n in range(count)])
+        await gateway.submit([ground.registration(n) for n in range(count)])
         await until(lambda: gateway.queue.on_their_way == 0)
 
 
-async def test_transactions_that_are_not_mined_are_made_dearer_and_end_final_once(ground: Ground) -> None:
+async def test_unmined_transactions_are_replaced_at_higher_fees_and_end_final_once(ground: Ground) -> None:
     await registered(ground, 40)
-    await ground.chain.ask("evm_setAutomine", False)
+    await ground.chain.request("evm_setAutomine", False)
     gateway = ground.gateway(bump_after=0.2)
     async with running(gateway):
-        entries = await gateway.take([ground.report(n, 0, 1) for n in range(40)])
+        entries = await gateway.submit([ground.report(n, 0, 1) for n in range(40)])
         await until(lambda: gateway.sender.counts.bumped >= 3)
-        assert {entry.state for entry in entries} == {State.SENT}
-        await ground.chain.ask("evm_setAutomine", True)
-        await ground.chain.ask("evm_mine")
+        assert {entry.state for entry in entries} == {MessageState.SENT}
+        await ground.chain.request("evm_setAutomine", True)
+        await ground.chain.request("evm_mine")
         await until(lambda: gateway.queue.on_their_way == 0)
     assert set(states(entries)) == {"final"}
     assert await reports_on_chain(ground, 40) == 40
@@ -77,23 +77,23 @@ async def test_transactions_that_are_not_mined_are_made_dearer_and_end_final_onc
 async def test_a_reorganisation_of_five_blocks_takes_nothing_away(ground: Ground) -> None:
     await registered(ground, 60)
     for _ in range(6):
-        await ground.chain.ask("evm_mine")
+        await ground.chain.request("evm_mine")
     gateway = ground.gateway(confirmations=8, bump_after=1.0)
     async with running(gateway):
-        entries = await gateway.take([ground.report(n, 0, 1) for n in range(60)])
-        await until(lambda: all(entry.state is State.SENT for entry in entries))
+        entries = await gateway.submit([ground.report(n, 0, 1) for n in range(60)])
+        await until(lambda: all(entry.state is MessageState.SENT for entry in entries))
         for _ in range(3):
-            await ground.chain.ask("evm_mine")
+            await ground.chain.request("evm_mine")
         await asyncio.sleep(0.2)
-        assert {entry.state for entry in entries} == {State.SENT}
-        await ground.chain.ask("evm_setAutomine", False)  # or what goes out again might be mined before we have looked
-        await ground.chain.ask("anvil_reorg", 5, [])
+        assert {entry.state for entry in entries} == {MessageState.SENT}
+        await ground.chain.request("evm_setAutomine", False)  # otherwise the transactions might be mined again at once
+        await ground.chain.request("anvil_reorg", 5, [])
         assert await reports_on_chain(ground, 60) == 0
-        await ground.chain.ask("evm_setAutomine", True)
+        await ground.chain.request("evm_setAutomine", True)
         await until(lambda: gateway.sender.counts.reorganised >= 1)
         async with asyncio.timeout(60):
             while gateway.queue.on_their_way:
-                await ground.chain.ask("evm_mine")
+                await ground.chain.request("evm_mine")
                 await asyncio.sleep(0.05)
     assert set(states(entries)) == {"final"}
     assert await reports_on_chain(ground, 60) == 60
@@ -101,70 +101,70 @@ async def test_a_reorganisation_of_five_blocks_takes_nothing_away(ground: Ground
 
 async def test_the_node_goes_away_in_the_middle_and_comes_back(ground: Ground) -> None:
     await registered(ground, 30)
-    wire = ground.chain
-    assert isinstance(wire, Wire)
+    client = ground.chain
+    assert isinstance(client, CuttableClient)
     gateway = ground.gateway()
     async with running(gateway):
-        await wire.ask("evm_setAutomine", False)
-        first = await gateway.take([ground.report(n, 0, 1) for n in range(20)])
-        await until(lambda: all(entry.state is State.SENT for entry in first))
-        wire.cut = True
+        await client.request("evm_setAutomine", False)
+        first = await gateway.submit([ground.report(n, 0, 1) for n in range(20)])
+        await until(lambda: all(entry.state is MessageState.SENT for entry in first))
+        client.cut = True
         await until(lambda: not gateway.ready)
-        # Signers that were never looked up cannot be checked now: said so, and nothing is taken.
+        # Unknown signers cannot be checked now: it is an error, and nothing is queued.
         with pytest.raises(ChainUnreachable):
-            await gateway.take([ground.report(n, 0, 1) for n in range(20, 30)])
-        wire.cut = False
-        await wire.ask("evm_setAutomine", True)
-        await wire.ask("evm_mine")
+            await gateway.submit([ground.report(n, 0, 1) for n in range(20, 30)])
+        client.cut = False
+        await client.request("evm_setAutomine", True)
+        await client.request("evm_mine")
         await until(lambda: gateway.ready)
-        second = await gateway.take([ground.report(n, 0, 1) for n in range(20, 30)])
+        second = await gateway.submit([ground.report(n, 0, 1) for n in range(20, 30)])
         await until(lambda: gateway.queue.on_their_way == 0)
     assert set(states([*first, *second])) == {"final"}  # type: ignore[list-item]
     assert await reports_on_chain(ground, 30) == 30
 
 
 async def test_a_node_that_is_away_at_the_start_is_waited_for(ground: Ground) -> None:
-    wire = ground.chain
-    assert isinstance(wire, Wire)
-    wire.cut = True
+    client = ground.chain
+    assert isinstance(client, CuttableClient)
+    client.cut = True
     gateway = ground.gateway()
     task = asyncio.create_task(gateway.run())
-    await until(lambda: gateway.problem == "the line is cut")
+    await until(lambda: gateway.problem == "the connection is cut")
     with pytest.raises(ChainUnreachable, match="has not answered"):
-        await gateway.take([ground.registration(1)])
-    wire.cut = False
+        await gateway.submit([ground.registration(1)])
+    client.cut = False
     await until(lambda: gateway.ready)
-    await gateway.take([ground.registration(1)])
+    await gateway.submit([ground.registration(1)])
     await until(lambda: gateway.queue.on_their_way == 0)
     task.cancel()
     assert (await ground.coordinator.peer(peer(1))).proven
 
 
-async def test_another_chain_no_code_and_another_contract_are_told_apart(ground: Ground) -> None:
-    foreign, mute = "0x" + "78" * 20, "0x" + "79" * 20
-    await ground.chain.ask("anvil_setCode", foreign, "0x600160005260206000f3")
-    await ground.chain.ask("anvil_setCode", mute, "0x60006000fd")
-    for domain, words in (
+async def test_another_chain_no_code_and_another_contract_are_different_errors(ground: Ground) -> None:
+    other, silent = "0x" + "78" * 20, "0x" + "79" * 20
+    await ground.chain.request("anvil_setCode", other, "0x600160005260206000f3")
+    await ground.chain.request("anvil_setCode", silent, "0x60006000fd")
+    for domain, message in (
         (Domain(1, ground.domain.contract), "the node is of chain 31337; expected chain 1"),
         (Domain(31337, "0x" + "99" * 20), "there is no contract at"),
-        (Domain(31337, foreign), "is another one"),
-        (Domain(31337, mute), "is no SwarmCoordinator"),
+        (Domain(31337, other), "is another one"),
+        (Domain(31337, silent), "is no SwarmCoordinator"),
     ):
-        with pytest.raises(ChainRefused, match=words):
+        with pytest.raises(ChainRefused, match=message):
             await Ground(ground.chain, domain).gateway().run()
 
 
-async def test_two_gateways_with_one_wallet_harm_nobody(ground: Ground) -> None:
+async def test_two_gateways_with_one_wallet_lose_no_message(ground: Ground) -> None:
     await registered(ground, 80)
     one, two = ground.gateway(bump_after=0.3), ground.gateway(bump_after=0.3)
     async with running(one, two):
-        await ground.chain.ask("evm_setAutomine", False)
+        await ground.chain.request("evm_setAutomine", False)
         reports = [ground.report(n, 0, 1) for n in range(80)]
         # Half of the messages go to both.
-        entries = [*await one.take(reports[:60]), *await two.take(reports[20:])]
+        entries = [*await one.submit(reports[:60]), *await two.submit(reports[20:])]
         await until(lambda: one.sender.in_flight > 0 and two.sender.in_flight > 0)
-        await ground.chain.ask("evm_setAutomine", True)
-        await ground.chain.ask("evm_mine")
+        await ground.chain.request("evm_setAutomine", True)
+        await ground.chain.request("evm_mine")
         await until(lambda: not one.queue.on_their_way and not two.queue.on_their_way)
     assert set(states(entries)) == {"final"}  # type: ignore[arg-type]
     assert await reports_on_chain(ground, 80) == 80
@@ -174,27 +174,28 @@ async def test_an_empty_wallet_keeps_messages_until_it_is_filled(ground: Ground)
     poor = Wallet(secret(9_999))
     gateway = ground.gateway(poor, bump_after=0.2)
     async with running(gateway):
-        entries = await gateway.take([ground.registration(n) for n in range(5)])
-        await until(lambda: gateway.sender.broke or bool(gateway.problem))
-        assert all(entry.state in (State.QUEUED, State.SENT) for entry in entries)  # type: ignore[union-attr]
-        await ground.chain.ask("anvil_setBalance", poor.address, hex(ETHER))
+        entries = await gateway.submit([ground.registration(n) for n in range(5)])
+        await until(lambda: gateway.sender.out_of_funds or bool(gateway.problem))
+        now = {entry.state for entry in entries if isinstance(entry, QueuedMessage)}
+        assert now <= {MessageState.QUEUED, MessageState.SENT}
+        await ground.chain.request("anvil_setBalance", poor.address, hex(ETHER))
         await until(lambda: gateway.queue.on_their_way == 0)
     assert set(states(entries)) == {"final"}  # type: ignore[arg-type]
 
 
-async def test_somebody_else_uses_the_next_nonce(ground: Ground) -> None:
+async def test_another_process_uses_the_next_nonce(ground: Ground) -> None:
     await registered(ground, 10)
     gateway = ground.gateway()
     async with running(gateway):
-        await gateway.take([ground.report(0, 0, 1)])
+        await gateway.submit([ground.report(0, 0, 1)])
         await until(lambda: gateway.queue.on_their_way == 0)
         # Another process of the same wallet: the gateway's own count is now one behind.
         await registered(Ground(ground.chain, ground.domain), 0)
         rival = ground.gateway()
         async with running(rival):
-            await rival.take([ground.report(1, 0, 1)])
+            await rival.submit([ground.report(1, 0, 1)])
             await until(lambda: rival.queue.on_their_way == 0)
-        entries = await gateway.take([ground.report(n, 0, 1) for n in range(2, 10)])
+        entries = await gateway.submit([ground.report(n, 0, 1) for n in range(2, 10)])
         await until(lambda: gateway.queue.on_their_way == 0)
         assert gateway.sender.counts.lost == 1
     assert set(states(entries)) == {"final"}  # type: ignore[arg-type]
@@ -238,42 +239,40 @@ async def test_killed_with_a_full_queue_stuck_and_reorganised_every_message_is_f
         port = listener.getsockname()[1]
     count = 50
     with Anvil() as anvil:
-        async with RpcChain(anvil.url) as chain:
-            await chain.ask("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
+        async with HttpRpcClient(anvil.url) as chain:
+            await chain.request("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
             ground = await make_ground(chain)
             for _ in range(6):
-                await chain.ask("evm_mine")
+                await chain.request("evm_mine")
             gateway = _start_gateway(anvil.url, ground, key, port, tmp_path / "log")
-            crowd = [
-                PeerOnChain(ground.domain, secret(n), f"http://127.0.0.1:{port}", interval=0.1) for n in range(count)
-            ]
-            tasks = [asyncio.create_task(each.run()) for each in crowd]
+            url = f"http://127.0.0.1:{port}"
+            crowd = [ChainReporter(anvil.url, ground.domain, secret(n), url) for n in range(count)]
             try:
                 await until(lambda: _answers(port))
-                await chain.ask("evm_setAutomine", False)
+                await chain.request("evm_setAutomine", False)
                 for each in crowd:
-                    each.register()
+                    await asyncio.to_thread(each.start)
                     each.report(0, 0.000001)
-                sent = sum(each.waiting for each in crowd)
-                await until(lambda: all(s.state in ("queued", "sent") for each in crowd for s in each.unfinished))
+                sent = sum(len(each.pending()) for each in crowd)
+                await until(lambda: all(s.state in ("queued", "sent") for each in crowd for s in each.pending()))
                 gateway.kill()
                 gateway.wait()
                 gateway = _start_gateway(anvil.url, ground, key, port, tmp_path / "log")
                 await until(lambda: _answers(port))
-                await chain.ask("evm_mine")
-                await chain.ask("evm_mine")
-                await chain.ask("anvil_reorg", 5, [])
+                await chain.request("evm_mine")
+                await chain.request("evm_mine")
+                await chain.request("anvil_reorg", 5, [])
                 async with asyncio.timeout(120):
-                    while sum(each.waiting for each in crowd):
-                        await chain.ask("evm_mine")
+                    while any(each.pending() for each in crowd):
+                        await chain.request("evm_mine")
                         await asyncio.sleep(0.1)
             finally:
-                for task in tasks:
-                    task.cancel()
+                for each in crowd:
+                    await asyncio.to_thread(each.stop)
                 gateway.kill()
                 gateway.wait()
-            ended = sum((each.ended for each in crowd), start=type(crowd[0].ended)())
+            statuses = [each.status() for each in crowd]
             assert sent == 2 * count
-            assert dict(ended) == {("final", ""): 2 * count}
+            assert [(s.final, s.rejected_count, s.dropped, s.waiting) for s in statuses] == [(2, 0, 0, 0)] * count
             assert await reports_on_chain(ground, count) == count
             assert len(await ground.coordinator.proven([peer(n) for n in range(count)])) == count

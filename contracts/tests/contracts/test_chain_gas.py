@@ -10,9 +10,9 @@ from chain_crowd import CARRIER, ETHER, FAR, Ground, make_ground, secret, states
 
 from swarmgame_chain.abi import artifact
 from swarmgame_chain.anvil import Anvil
-from swarmgame_chain.backends import RpcChain
 from swarmgame_chain.deploy import Receipt, manage
 from swarmgame_chain.messages import Registration, sign_commit
+from swarmgame_chain.rpc import HttpRpcClient
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def url() -> Iterator[str]:
 
 
 async def fresh(url: str, **config: object) -> Ground:
-    chain = RpcChain(url)
-    await chain.ask("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
+    chain = HttpRpcClient(url)
+    await chain.request("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
     return await make_ground(chain, **config)
 
 
@@ -31,15 +31,15 @@ async def call(ground: Ground, name: str, *arguments: object) -> Receipt:
     return await manage(ground.chain, CARRIER, ground.domain.contract, name, *arguments)
 
 
-async def test_gas_is_no_worse_than_what_the_design_asks(url: str) -> None:
+async def test_gas_is_within_the_limits_of_the_design(url: str) -> None:
     """Figures of the design chapter, with its 2 %; the second round is the usual one."""
     ground = await fresh(url)
-    registrations = await call(ground, "registerPeers", [ground.registration(n).entry() for n in range(50)])
-    await call(ground, "submitReports", [ground.report(n, 0).entry() for n in range(50)])
+    registrations = await call(ground, "registerPeers", [ground.registration(n).encode() for n in range(50)])
+    await call(ground, "submitReports", [ground.report(n, 0).encode() for n in range(50)])
     advance = await call(ground, "updateStageAndRound")
-    reports = await call(ground, "submitReports", [ground.report(n, 1).entry() for n in range(50)])
+    reports = await call(ground, "submitReports", [ground.report(n, 1).encode() for n in range(50)])
     await call(ground, "updateStageAndRound")
-    voting = await call(ground, "submitReports", [ground.report(n, 2, 5, range(40, 48)).entry() for n in range(20)])
+    voting = await call(ground, "submitReports", [ground.report(n, 2, 5, range(40, 48)).encode() for n in range(20)])
     measured = [registrations.gas / 50, reports.gas / 50, voting.gas / 20, advance.gas]
     await ground.chain.close()
     assert all(gas <= limit * 1.02 for gas, limit in zip(measured, (172_000, 31_000, 82_000, 36_000), strict=True)), (
@@ -50,18 +50,19 @@ async def test_gas_is_no_worse_than_what_the_design_asks(url: str) -> None:
 
 async def test_gas_of_sealed_reports_and_of_the_deployment(url: str) -> None:
     ground = await fresh(url, sealed_reports=True)
-    await call(ground, "registerPeers", [ground.registration(n).entry() for n in range(50)])
+    await call(ground, "registerPeers", [ground.registration(n).encode() for n in range(50)])
     gas = []
     for round in range(3):
-        said = [ground.report(n, round) for n in range(50)]
+        reports = [ground.report(n, round) for n in range(50)]
         commit = await call(
-            ground, "commitReports", [sign_commit(ground.domain, secret(n), said[n]).entry() for n in range(50)]
+            ground, "commitReports", [sign_commit(ground.domain, secret(n), reports[n]).encode() for n in range(50)]
         )
         await call(ground, "updateStageAndRound")
-        reveal = await call(ground, "submitReports", [each.entry() for each in said])
+        reveal = await call(ground, "submitReports", [each.encode() for each in reports])
         gas = [commit.gas / 50, reveal.gas / 50]
-    deployed = await ground.chain.ask(
-        "eth_getTransactionReceipt", (await ground.chain.ask("eth_getBlockByNumber", "0x1", False))["transactions"][0]
+    deployed = await ground.chain.request(
+        "eth_getTransactionReceipt",
+        (await ground.chain.request("eth_getBlockByNumber", "0x1", False))["transactions"][0],
     )
     await ground.chain.close()
     assert gas[0] <= 24_000 * 1.02, gas

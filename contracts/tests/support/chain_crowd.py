@@ -1,4 +1,4 @@
-"""A crowd of peers with keys, a contract for them on any node, and a gateway that is stepped or runs."""
+"""Peers with keys, a contract for them on any node, and a gateway that is stepped or runs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
-from swarmgame_chain.backends import Chain
 from swarmgame_chain.deploy import deploy
 from swarmgame_chain.gateway import Gateway, GatewayConfig
-from swarmgame_chain.gateway.queue import Entry
+from swarmgame_chain.gateway.queue import QueuedMessage
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import (
     Domain,
-    Message,
     Registration,
     Report,
+    SignedMessage,
     peer_id,
     public_key,
     sign_registration,
     sign_report,
 )
 from swarmgame_chain.reader import Coordinator, SwarmConfig
+from swarmgame_chain.rpc import RpcClient, TesterRpcClient
 
 CARRIER = Wallet(sha256(b"the carrier").digest())
 FAR = 4_000_000_000
@@ -42,7 +42,7 @@ def peer(number: int) -> str:
 class Ground:
     """A contract on a node."""
 
-    chain: Chain
+    chain: RpcClient
     domain: Domain
 
     @property
@@ -56,22 +56,37 @@ class Ground:
         named = tuple(peer(winner) for winner in winners)
         return sign_report(self.domain, secret(number), peer=peer(number), round=round, reward=reward, winners=named)
 
-    def gateway(self, wallet: Wallet = CARRIER, chain: Chain | None = None, **options: object) -> Gateway:
+    def gateway(self, wallet: Wallet = CARRIER, chain: RpcClient | None = None, **options: object) -> Gateway:
         defaults: dict[str, object] = {"confirmations": 1, "interval": 0.02, "ticks": False}
-        return Gateway(chain or self.chain, self.domain, wallet, GatewayConfig(**(defaults | options)))  # type: ignore[arg-type]
+        config = GatewayConfig(**(defaults | options))  # type: ignore[arg-type]
+        return Gateway(chain or self.chain, self.domain, wallet, config)
 
 
-async def make_ground(chain: Chain, **config: object) -> Ground:
+async def make_ground(chain: RpcClient, **config: object) -> Ground:
     defaults: dict[str, object] = {"min_round_time": 0}
     domain, _ = await deploy(chain, CARRIER, SwarmConfig(**(defaults | config)))  # type: ignore[arg-type]
     return Ground(chain, domain)
 
 
-async def stepped(gateway: Gateway, messages: Sequence[Message] = (), most: int = 12) -> list[Entry]:
-    """Hands messages in and steps until all are over."""
+async def tester_chain(*addresses: str) -> TesterRpcClient:
+    """Return a chain in this process on which these accounts have funds."""
+    chain = TesterRpcClient()
+    for address in addresses or (CARRIER.address,):
+        funds = {"from": chain.tester.get_accounts()[0], "to": address, "value": 1_000 * ETHER, "gas": 21_000}
+        chain.tester.send_transaction(funds)
+    return chain
+
+
+async def tester_ground(**config: object) -> Ground:
+    """Return a contract on a new chain in this process."""
+    return await make_ground(await tester_chain(), **config)
+
+
+async def stepped(gateway: Gateway, messages: Sequence[SignedMessage] = (), most: int = 12) -> list[QueuedMessage]:
+    """Submit messages and step until all are over."""
     if not gateway.ready:
         await gateway.start()
-    entries = [entry for entry in await gateway.take(list(messages)) if isinstance(entry, Entry)]
+    entries = [entry for entry in await gateway.submit(list(messages)) if isinstance(entry, QueuedMessage)]
     for _ in range(most):
         if not gateway.queue.on_their_way:
             break
@@ -92,7 +107,7 @@ async def running(*gateways: Gateway) -> AsyncIterator[None]:
 
 
 async def until(holds: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
-    """Waits until something holds; fails loudly when it never does."""
+    """Wait until something holds; fail when it does not in time."""
     async with asyncio.timeout(seconds):
         while True:
             answer = holds()
@@ -101,5 +116,5 @@ async def until(holds: Callable[[], bool] | Callable[[], Awaitable[bool]], secon
             await asyncio.sleep(0.01)
 
 
-def states(entries: Sequence[Entry]) -> list[str]:
+def states(entries: Sequence[QueuedMessage]) -> list[str]:
     return [f"{entry.state} {entry.reason}".strip() for entry in entries]

@@ -5,38 +5,30 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from chain_crowd import CARRIER, ETHER, FAR, Ground, make_ground, peer, secret, states, stepped
+from chain_crowd import CARRIER, FAR, Ground, peer, secret, states, stepped, tester_ground
 from eth_abi.abi import encode
 
-from swarmgame_chain.backends import TesterChain
 from swarmgame_chain.deploy import Receipt, manage
 from swarmgame_chain.errors import ChainRefused, RpcError
-from swarmgame_chain.gateway.batcher import BYTES_TARGET, GAS_TARGET, cut, rehearse
-from swarmgame_chain.gateway.queue import Entry
-from swarmgame_chain.messages import Domain, Message, address_of, sign_commit, sign_registration, sign_report
+from swarmgame_chain.gateway.batcher import BYTES_TARGET, GAS_TARGET, cut, simulate
+from swarmgame_chain.gateway.queue import QueuedMessage
+from swarmgame_chain.messages import Domain, SignedMessage, address_of, sign_commit, sign_registration, sign_report
 from swarmgame_chain.reader import EventCursor
-
-
-async def fresh(**config: object) -> Ground:
-    chain = TesterChain()
-    rich = chain.tester.get_accounts()[0]
-    chain.tester.send_transaction({"from": rich, "to": CARRIER.address, "value": 1_000 * ETHER, "gas": 21_000})
-    return await make_ground(chain, **config)
 
 
 async def call(ground: Ground, name: str, *arguments: object) -> Receipt:
     return await manage(ground.chain, CARRIER, ground.domain.contract, name, *arguments)
 
 
-async def test_bad_messages_are_named_and_their_neighbours_stand() -> None:
-    ground = await fresh(max_reward=1_000)
+async def test_bad_messages_are_rejected_with_a_reason_and_the_others_are_final() -> None:
+    ground = await tester_ground(max_reward=1_000)
     gateway = ground.gateway()
     late = sign_registration(ground.domain, secret(20), deadline=1)
     forged = dataclasses.replace(ground.registration(21), owner=address_of(secret(99)))
     abroad = sign_registration(Domain(1, ground.domain.contract), secret(22), deadline=FAR)
     elsewhere = sign_registration(Domain(ground.domain.chain_id, "0x" + "55" * 20), secret(23), deadline=FAR)
     good = [ground.registration(n) for n in range(3)]
-    entries = await gateway_take(gateway, [good[0], late, forged, good[1], abroad, elsewhere, good[2], good[0]])
+    entries = await stepped(gateway, [good[0], late, forged, good[1], abroad, elsewhere, good[2], good[0]])
     assert states(entries) == [
         "final",
         "rejected RegistrationExpired",
@@ -47,7 +39,7 @@ async def test_bad_messages_are_named_and_their_neighbours_stand() -> None:
         "final",
         "final",
     ]
-    said: list[Message] = [
+    reports: list[SignedMessage] = [
         ground.report(0, 0, 2**255 - 1, [0, 1]),
         ground.report(1, 0, -(2**255)),
         ground.report(50, 0),
@@ -56,7 +48,7 @@ async def test_bad_messages_are_named_and_their_neighbours_stand() -> None:
         ground.report(2, 1_000),
         ground.report(2, 0, 4, [77]),
     ]
-    entries = await gateway_take(gateway, said)
+    entries = await stepped(gateway, reports)
     assert states(entries) == [
         "final",
         "final",
@@ -72,18 +64,14 @@ async def test_bad_messages_are_named_and_their_neighbours_stand() -> None:
     assert [state.total_wins for state in peers] == [0, 1, 0]
 
 
-async def gateway_take(gateway: object, messages: list[Message]) -> list[Entry]:
-    return await stepped(gateway, messages)  # type: ignore[arg-type]
-
-
-async def test_a_gateway_that_remembers_nothing_knows_what_was_done() -> None:
-    ground = await fresh()
-    first: list[Message] = [ground.registration(1), ground.registration(2)]
+async def test_a_restarted_gateway_reads_from_the_chain_what_was_done() -> None:
+    ground = await tester_ground()
+    first: list[SignedMessage] = [ground.registration(1), ground.registration(2)]
     await stepped(ground.gateway(), first)
-    said: list[Message] = [ground.report(1, 0, 5), ground.report(2, 0, 5)]
-    await stepped(ground.gateway(), said)
+    reports: list[SignedMessage] = [ground.report(1, 0, 5), ground.report(2, 0, 5)]
+    await stepped(ground.gateway(), reports)
     sent = ground.gateway()
-    assert states(await stepped(sent, [*first, *said, ground.report(1, 0, 6)])) == [
+    assert states(await stepped(sent, [*first, *reports, ground.report(1, 0, 6)])) == [
         "final",
         "final",
         "final",
@@ -93,21 +81,21 @@ async def test_a_gateway_that_remembers_nothing_knows_what_was_done() -> None:
     assert sent.sender.counts.sent == 0
 
 
-async def test_a_message_that_a_stranger_carried_first_is_final_too() -> None:
-    ground = await fresh()
+async def test_a_message_that_another_account_carried_first_is_final_too() -> None:
+    ground = await tester_ground()
     gateway = ground.gateway()
     await gateway.start()
     registration = ground.registration(1)
-    (entry,) = await gateway.take([registration])
-    await call(ground, "registerPeers", [registration.entry()])
+    (entry,) = await gateway.submit([registration])
+    await call(ground, "registerPeers", [registration.encode()])
     await stepped(gateway)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, QueuedMessage)
     assert states([entry]) == ["final"]
     assert gateway.sender.counts.sent == 0
 
 
-async def test_a_squatter_is_displaced_and_a_later_registration_rotates() -> None:
-    ground = await fresh()
+async def test_a_proof_displaces_a_squatter_and_a_later_registration_changes_the_signer() -> None:
+    ground = await tester_ground()
     await call(ground, "registerPeer", peer(1))
     await call(ground, "submitReward", 0, 0, 500, peer(1))
     assert (await ground.coordinator.peer(peer(1))).total_reward == 500
@@ -124,7 +112,7 @@ async def test_a_squatter_is_displaced_and_a_later_registration_rotates() -> Non
 
 
 async def test_a_sealed_swarm_commits_then_opens() -> None:
-    ground = await fresh(sealed_reports=True)
+    ground = await tester_ground(sealed_reports=True)
     gateway = ground.gateway(ticks=True, interval=0.0, quorum=1.0)
     await stepped(gateway, [ground.registration(n) for n in range(3)])
     reports = [ground.report(n, 0, n + 1) for n in range(3)]
@@ -139,10 +127,10 @@ async def test_a_sealed_swarm_commits_then_opens() -> None:
 
 
 async def test_a_sealed_swarm_that_has_run_ahead_of_its_chain_loses_no_report() -> None:
-    """All that three peers said of five rounds is handed in at once: each round stays open until what it alone takes
-    has been taken.
+    """Three peers submit all messages of five rounds at once: each round stays open until the messages that only this
+    round takes have been taken.
     """
-    ground, rounds = await fresh(sealed_reports=True), 5
+    ground, rounds = await tester_ground(sealed_reports=True), 5
     gateway = ground.gateway(ticks=True, interval=0.0, quorum=0.6)
     await stepped(gateway, [ground.registration(n) for n in range(3)])
     reports = [ground.report(n, round, n + round) for round in range(rounds) for n in range(3)]
@@ -155,8 +143,8 @@ async def test_a_sealed_swarm_that_has_run_ahead_of_its_chain_loses_no_report() 
     assert [state.total_reward for state in await ground.coordinator.peers([peer(n) for n in range(3)])] == [10, 15, 20]
 
 
-async def test_reports_of_a_peer_are_carried_in_the_order_of_their_rounds_however_they_came() -> None:
-    ground = await fresh()
+async def test_reports_of_a_peer_are_sent_in_the_order_of_their_rounds_whatever_order_they_arrive_in() -> None:
+    ground = await tester_ground()
     for _ in range(3):
         await call(ground, "updateStageAndRound")
     gateway = ground.gateway()
@@ -167,8 +155,8 @@ async def test_reports_of_a_peer_are_carried_in_the_order_of_their_rounds_howeve
     assert [state.total_reward for state in await ground.coordinator.peers([peer(0), peer(1)])] == [10, 10]
 
 
-async def test_the_round_ends_by_quorum_and_waits_for_a_swarm_that_rests() -> None:
-    ground = await fresh()
+async def test_the_round_ends_by_quorum_and_stays_open_while_the_swarm_is_idle() -> None:
+    ground = await tester_ground()
     gateway = ground.gateway(ticks=True, interval=0.0, quorum=0.6)
     await stepped(gateway, [ground.registration(n) for n in range(4)])
     for _ in range(3):
@@ -184,22 +172,22 @@ async def test_the_round_ends_by_quorum_and_waits_for_a_swarm_that_rests() -> No
 
 
 async def test_a_paused_contract_keeps_messages_waiting() -> None:
-    ground = await fresh()
+    ground = await tester_ground()
     gateway = ground.gateway()
     await gateway.start()
     await call(ground, "pause")
-    (entry,) = await gateway.take([ground.registration(1)])
+    (entry,) = await gateway.submit([ground.registration(1)])
     with pytest.raises(Exception, match="EnforcedPause"):
         await gateway.step()
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, QueuedMessage)
     assert states([entry]) == ["queued"]
     await call(ground, "unpause")
     assert states(await stepped(gateway, [ground.registration(2)])) == ["final"]
     assert states([entry]) == ["final"]
 
 
-async def test_events_come_out_of_a_cursor_once() -> None:
-    ground = await fresh()
+async def test_a_cursor_yields_each_event_once() -> None:
+    ground = await tester_ground()
     cursor = EventCursor(ground.coordinator, names=("PeerProven", "RoundAdvanced"))
     await stepped(ground.gateway(), [ground.registration(n) for n in range(3)])
     new, removed = await cursor.poll()
@@ -213,7 +201,7 @@ async def test_events_come_out_of_a_cursor_once() -> None:
 
 
 async def test_bootnodes_are_read_from_the_chain() -> None:
-    ground = await fresh()
+    ground = await tester_ground()
     nodes = ["/ip4/10.0.0.1/tcp/31000/p2p/" + peer(1)]
     await call(ground, "setBootnodes", nodes)
     assert await ground.coordinator.bootnodes() == tuple(nodes)
@@ -222,41 +210,41 @@ async def test_bootnodes_are_read_from_the_chain() -> None:
 
 
 async def test_a_transaction_is_cut_by_gas_bytes_and_count() -> None:
-    ground = await fresh()
-    entries = [Entry(str(n), ground.registration(n % 4)) for n in range(300)]
+    ground = await tester_ground()
+    entries = [QueuedMessage(str(n), ground.registration(n % 4)) for n in range(300)]
     chosen, left = cut(entries)
     assert (len(chosen) + len(left), len(chosen) <= 120) == (300, True)
     assert len(chosen) * 119_600 < GAS_TARGET
-    voting = [Entry(str(n), ground.report(1, 0, 1, range(2, 10))) for n in range(300)]
+    voting = [QueuedMessage(str(n), ground.report(1, 0, 1, range(2, 10))) for n in range(300)]
     chosen, _ = cut(voting)
     assert len(chosen) * (480 + 8 * 128) <= BYTES_TARGET
 
 
-class Dear:
+class ExpensiveNode:
     """A node on which a call needs more gas than any that was measured."""
 
     def __init__(self, needed: int) -> None:
         self.needed = needed
-        self.asked: list[int] = []
+        self.limits: list[int] = []
 
-    async def ask_all(self, calls: list[tuple[str, tuple[dict[str, str], str]]]) -> list[object]:
+    async def request_all(self, calls: list[tuple[str, tuple[dict[str, str], str]]]) -> list[object]:
         call = calls[0][1][0]
-        self.asked.append(int(call["gas"], 16))
-        if self.asked[-1] < self.needed:
+        self.limits.append(int(call["gas"], 16))
+        if self.limits[-1] < self.needed:
             return [RpcError(-32000, "out of gas: gas required exceeds allowance")]
         entries = (len(call["data"]) - 2) // 2 // 416
         return ["0x" + (encode(["bytes4[]"], [[bytes(4)] * entries])).hex()]
 
 
 @pytest.mark.parametrize(("needed", "outcome"), [(1_000_000, "sent"), (20_000_000, "OutOfGas")])
-async def test_a_message_that_is_too_dear_does_not_stop_the_line(needed: int, outcome: str) -> None:
-    ground = await fresh()
-    entries = [Entry(str(n), ground.registration(n)) for n in range(2)]
-    node = Dear(needed)
-    rehearsed = await rehearse(node, CARRIER.address, ground.domain.contract, entries)  # type: ignore[arg-type]
+async def test_a_message_that_is_too_expensive_does_not_block_the_others(needed: int, outcome: str) -> None:
+    ground = await tester_ground()
+    entries = [QueuedMessage(str(n), ground.registration(n)) for n in range(2)]
+    node = ExpensiveNode(needed)
+    simulation = await simulate(node, CARRIER.address, ground.domain.contract, entries)  # type: ignore[arg-type]
     if outcome == "sent":
-        assert rehearsed.batch is not None
-        assert (rehearsed.batch.entries, rehearsed.left) == ((entries[0],), (entries[1],))
+        assert simulation.batch is not None
+        assert (simulation.batch.entries, simulation.left) == ((entries[0],), (entries[1],))
     else:
-        assert (rehearsed.refused, rehearsed.left) == (((entries[0], "OutOfGas"),), (entries[1],))
-    assert node.asked[-1] == 16_777_216
+        assert (simulation.refused, simulation.left) == (((entries[0], "OutOfGas"),), (entries[1],))
+    assert node.limits[-1] == 16_777_216

@@ -1,6 +1,4 @@
-"""The gateway as a pod runs it: what its environment says, the contract that it makes, the window, and what it tells of
-itself.
-"""
+"""The gateway as a pod runs it: its environment, the contract that it deploys, the RPC proxy, and its status."""
 
 from __future__ import annotations
 
@@ -12,30 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_crowd import CARRIER, ETHER, Ground, make_ground, peer, stepped
+from chain_crowd import CARRIER, Ground, peer, stepped, tester_chain, tester_ground
 
 from swarmgame_chain.abi import encode_call
-from swarmgame_chain.backends import TesterChain
 from swarmgame_chain.errors import BadChainUsage, BadMessage, ChainRefused, ChainUnreachable
 from swarmgame_chain.gateway.pod import DEV_SECRET, PodSettings, first_contract, make_ready
-from swarmgame_chain.gateway.window import AT_ONCE, NOT_ALLOWED, Window
+from swarmgame_chain.gateway.rpc_proxy import MAX_CONCURRENT, NOT_ALLOWED, ReadOnlyRpcProxy
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.reader import Coordinator
+from swarmgame_chain.rpc import TesterRpcClient
 
 DEV = {"SWARMGAME_CHAIN_MODE": "Dev", "SWARMGAME_CHAIN_RPC": "http://chain:8545"}
 ELSEWHERE = "0x" + "11" * 20
 
 
-async def rich(*addresses: str) -> TesterChain:
-    chain = TesterChain()
-    for address in addresses:
-        money = {"from": chain.tester.get_accounts()[0], "to": address, "value": 1_000 * ETHER, "gas": 21_000}
-        chain.tester.send_transaction(money)
-    return chain
-
-
 def test_a_dev_gateway_needs_no_more_than_a_node() -> None:
-    settings = PodSettings.of(DEV)
+    settings = PodSettings.from_environment(DEV)
     assert settings.domain.contract == "0x5FbDB2315678afecb367f032d93F642f64180aa3"
     assert settings.wallet.address.lower() == "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266"
     assert (settings.domain.chain_id, settings.config.confirmations, settings.port, settings.host) == (
@@ -59,7 +49,7 @@ def test_an_external_gateway_reads_secrets_from_files_and_shows_none(tmp_path: P
         "SWARMGAME_GATEWAY_QUORUM": "0.5",
         "SWARMGAME_GATEWAY_CONFIRMATIONS": "12",
     }
-    settings = PodSettings.of(environment)
+    settings = PodSettings.from_environment(environment)
     assert settings.wallet == CARRIER
     assert (settings.config.quorum, settings.config.confirmations, len(settings.bootnodes)) == (0.5, 12, 2)
     assert "password" not in repr(settings)
@@ -67,7 +57,7 @@ def test_an_external_gateway_reads_secrets_from_files_and_shows_none(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"SWARMGAME_CHAIN_MODE": "None"}, "expected Dev or External"),
         ({"SWARMGAME_CHAIN_RPC": ""}, "no node"),
@@ -79,22 +69,22 @@ def test_an_external_gateway_reads_secrets_from_files_and_shows_none(tmp_path: P
         ({"SWARMGAME_CHAIN_MODE": "External"}, "no key"),
     ],
 )
-def test_what_makes_no_sense_is_named(change: Mapping[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_variable_is_named(change: Mapping[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SWARMGAME_CHAIN_KEY_FILE", raising=False)
-    with pytest.raises(BadChainUsage, match=words):
-        PodSettings.of(DEV | change)
+    with pytest.raises(BadChainUsage, match=message):
+        PodSettings.from_environment(DEV | change)
 
 
 async def test_a_dev_chain_gets_its_contract_once_and_its_bootnodes_whenever_they_differ() -> None:
-    chain = await rich(Wallet(DEV_SECRET).address)
-    chain_id = int(await chain.ask("eth_chainId"), 16)
+    chain = await tester_chain(Wallet(DEV_SECRET).address)
+    chain_id = int(await chain.request("eth_chainId"), 16)
     environment = DEV | {"SWARMGAME_CHAIN_ID": str(chain_id), "SWARMGAME_GATEWAY_BOOTNODES": "/dns4/a/tcp/1/p2p/x"}
-    settings = PodSettings.of(environment)
+    settings = PodSettings.from_environment(environment)
     coordinator = Coordinator(chain, settings.domain)
     for _ in range(2):
         await make_ready(chain, settings)
         assert await coordinator.bootnodes() == ("/dns4/a/tcp/1/p2p/x",)
-    sent = await chain.ask("eth_getTransactionCount", settings.wallet.address, "latest")
+    sent = await chain.request("eth_getTransactionCount", settings.wallet.address, "latest")
     assert int(sent, 16) == 2, "one for the contract, one for the bootnodes"
     moved = dataclasses.replace(settings, bootnodes=("/dns4/b/tcp/1/p2p/x",))
     await make_ready(chain, moved)
@@ -103,62 +93,66 @@ async def test_a_dev_chain_gets_its_contract_once_and_its_bootnodes_whenever_the
 
 async def test_a_dev_chain_whose_first_transaction_is_spent_is_refused_with_what_to_do() -> None:
     wallet = Wallet(DEV_SECRET)
-    chain = await rich(wallet.address)
-    chain_id = int(await chain.ask("eth_chainId"), 16)
+    chain = await tester_chain(wallet.address)
+    chain_id = int(await chain.request("eth_chainId"), 16)
     other = dataclasses.replace(
-        PodSettings.of(DEV | {"SWARMGAME_CHAIN_ID": str(chain_id), "SWARMGAME_CHAIN_CONTRACT": ELSEWHERE})
+        PodSettings.from_environment(DEV | {"SWARMGAME_CHAIN_ID": str(chain_id), "SWARMGAME_CHAIN_CONTRACT": ELSEWHERE})
     )
     with pytest.raises(ChainRefused, match=f"there is no contract at {ELSEWHERE}.*give the chain a new state"):
         await make_ready(chain, other)
     with pytest.raises(ChainRefused, match=f"the node is of chain {chain_id}; expected chain 31337"):
-        await make_ready(chain, PodSettings.of(DEV))
+        await make_ready(chain, PodSettings.from_environment(DEV))
 
 
-async def test_who_may_not_name_bootnodes_goes_on_without() -> None:
-    ground = await make_ground(await rich(CARRIER.address))
-    stranger = Wallet(DEV_SECRET)
+async def test_a_gateway_that_may_not_set_bootnodes_runs_without() -> None:
+    ground = await tester_ground()
+    other = Wallet(DEV_SECRET)
     settings = dataclasses.replace(
-        PodSettings.of(DEV), dev=False, domain=ground.domain, wallet=stranger, bootnodes=("/dns4/a/tcp/1/p2p/x",)
+        PodSettings.from_environment(DEV),
+        dev=False,
+        domain=ground.domain,
+        wallet=other,
+        bootnodes=("/dns4/a/tcp/1/p2p/x",),
     )
     await make_ready(ground.chain, settings)
     assert await ground.coordinator.bootnodes() == ()
 
 
-def test_the_first_contract_of_an_account_is_known_beforehand() -> None:
+def test_the_address_of_an_accounts_first_contract_is_known_beforehand() -> None:
     assert first_contract("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266") == "0x5fbdb2315678afecb367f032d93f642f64180aa3"
 
 
-# ── the window
+# ── the proxy
 
 
-async def asked(window: Window, *requests: object) -> Any:
-    return await window.answer(json.dumps(requests[0] if len(requests) == 1 else requests).encode())
+async def send_to(proxy: ReadOnlyRpcProxy, *requests: object) -> Any:
+    return await proxy.answer(json.dumps(requests[0] if len(requests) == 1 else requests).encode())
 
 
 def request(method: str, *parameters: object, id: int = 1) -> dict[str, object]:
     return {"jsonrpc": "2.0", "id": id, "method": method, "params": list(parameters)}
 
 
-class Through:
-    """A node as a peer sees it: through the window, with JSON in between."""
+class ProxyClient:
+    """A node as a peer reaches it: through the proxy, with JSON in between."""
 
-    def __init__(self, window: Window) -> None:
-        self.window = window
+    def __init__(self, proxy: ReadOnlyRpcProxy) -> None:
+        self.proxy = proxy
 
-    async def ask(self, method: str, *parameters: Any) -> Any:
-        return (await asked(self.window, request(method, *parameters)))["result"]
+    async def request(self, method: str, *parameters: Any) -> Any:
+        return (await send_to(self.proxy, request(method, *parameters)))["result"]
 
-    async def ask_all(self, calls: Any) -> list[Any]:
-        return [await self.ask(method, *parameters) for method, parameters in calls]
+    async def request_all(self, calls: Any) -> list[Any]:
+        return [await self.request(method, *parameters) for method, parameters in calls]
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
 
-async def test_whatever_a_peer_reads_it_reads_through_the_window() -> None:
-    ground = await make_ground(await rich(CARRIER.address))
+async def test_a_peer_reads_everything_it_needs_through_the_proxy() -> None:
+    ground = await tester_ground()
     await stepped(ground.gateway(), [ground.registration(n) for n in range(3)])
-    through = Coordinator(Through(Window(ground.chain, ground.domain.contract)), ground.domain)
+    through = Coordinator(ProxyClient(ReadOnlyRpcProxy(ground.chain, ground.domain.contract)), ground.domain)
     await through.check()
     assert await through.config() == await ground.coordinator.config()
     assert await through.clock() == await ground.coordinator.clock()
@@ -192,54 +186,56 @@ async def test_whatever_a_peer_reads_it_reads_through_the_window() -> None:
     ],
     ids=lambda each: str(each.get("method")),
 )
-async def test_nothing_else_passes_and_its_neighbours_do(refused: dict[str, object]) -> None:
-    ground = await make_ground(await rich(CARRIER.address))
+async def test_other_requests_are_refused_and_the_rest_of_the_batch_passes(refused: dict[str, object]) -> None:
+    ground = await tester_ground()
     sent = json.loads(json.dumps(refused).replace("OURS", ground.domain.contract))
-    first, second = await asked(Window(ground.chain, ground.domain.contract), sent, request("eth_chainId", id=2))
+    first, second = await send_to(
+        ReadOnlyRpcProxy(ground.chain, ground.domain.contract), sent, request("eth_chainId", id=2)
+    )
     assert first["error"]["code"] in (NOT_ALLOWED, -32600)
     assert "result" not in first
     assert (second["id"], int(second["result"], 16)) == (2, ground.domain.chain_id)
 
 
-async def test_a_revert_comes_through_with_the_contracts_word() -> None:
-    ground = await make_ground(await rich(CARRIER.address))
+async def test_a_revert_passes_with_the_contracts_error() -> None:
+    ground = await tester_ground()
     data = "0x" + encode_call("submitReward", 0, 0, 1, peer(0)).hex()
-    answer = await asked(
-        Window(ground.chain, ground.domain.contract),
+    answer = await send_to(
+        ReadOnlyRpcProxy(ground.chain, ground.domain.contract),
         request("eth_call", {"to": ground.domain.contract, "data": data}, "latest"),
     )
     assert answer["error"]["data"].startswith("0x")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b"[1]", b"[" * 100_000, json.dumps([{}] * 257).encode()])
-async def test_what_is_no_request_is_refused_whole(body: bytes) -> None:
+async def test_a_body_that_is_not_a_request_is_refused(body: bytes) -> None:
     with pytest.raises(BadMessage):
-        await Window(TesterChain(), ELSEWHERE).answer(body)
+        await ReadOnlyRpcProxy(TesterRpcClient(), ELSEWHERE).answer(body)
 
 
-async def test_a_crowd_is_asked_to_come_again() -> None:
+async def test_too_many_requests_at_once_are_refused() -> None:
     class Slow:
         release = asyncio.Event()
 
-        async def ask_all(self, calls: Any) -> list[Any]:
+        async def request_all(self, calls: Any) -> list[Any]:
             await self.release.wait()
             return ["0x1" for _ in calls]
 
-    window = Window(Slow(), ELSEWHERE)  # type: ignore[arg-type]
-    waiting = [asyncio.ensure_future(asked(window, request("eth_chainId"))) for _ in range(AT_ONCE)]
+    proxy = ReadOnlyRpcProxy(Slow(), ELSEWHERE)  # type: ignore[arg-type]
+    waiting = [asyncio.ensure_future(send_to(proxy, request("eth_chainId"))) for _ in range(MAX_CONCURRENT)]
     await asyncio.sleep(0)
     with pytest.raises(ChainUnreachable):
-        await asked(window, request("eth_chainId"))
+        await send_to(proxy, request("eth_chainId"))
     Slow.release.set()
     assert {answer["result"] for answer in await asyncio.gather(*waiting)} == {"0x1"}
-    assert (await asked(window, request("eth_chainId")))["result"] == "0x1"
+    assert (await send_to(proxy, request("eth_chainId")))["result"] == "0x1"
 
 
-# ── what it tells of itself
+# ── status
 
 
-async def test_status_says_who_is_registered_and_what_was_rejected_also_after_a_restart() -> None:
-    ground = await make_ground(await rich(CARRIER.address))
+async def test_status_counts_registered_peers_and_rejections_also_after_a_restart() -> None:
+    ground = await tester_ground()
     first = ground.gateway()
     assert first.status()["error"]["reason"] == "RPCUnavailable"
     await stepped(first, [ground.registration(n) for n in range(3)])
@@ -257,24 +253,24 @@ async def test_status_says_who_is_registered_and_what_was_rejected_also_after_a_
 async def test_status_names_an_empty_wallet_and_a_paused_contract() -> None:
     from swarmgame_chain.deploy import manage
 
-    ground: Ground = await make_ground(await rich(CARRIER.address))
+    ground: Ground = await tester_ground()
     await manage(ground.chain, CARRIER, ground.domain.contract, "pause")
     gateway = ground.gateway()
     await gateway.start()
-    await gateway.take([ground.registration(0)])
+    await gateway.submit([ground.registration(0)])
     work = asyncio.ensure_future(gateway.run())
     async with asyncio.timeout(30):
         while (gateway.status()["error"] or {}).get("reason") != "TransactionReverted":
             await asyncio.sleep(0.01)
     assert "EnforcedPause" in gateway.status()["error"]["message"]
     work.cancel()
-    gateway.sender.broke = True
+    gateway.sender.out_of_funds = True
     assert gateway.status()["error"]["reason"] == "InsufficientFunds"
 
 
 async def test_a_second_report_with_the_same_reward_and_other_winners_is_not_the_first() -> None:
     """A gateway that was restarted knows the first from the chain alone."""
-    ground = await make_ground(await rich(CARRIER.address))
+    ground = await tester_ground()
     await stepped(ground.gateway(), [ground.registration(n) for n in range(4)])
     sent = ground.report(0, 0, 5, [1, 77])  # the second winner is unknown to the contract, and does not count
     assert [entry.state for entry in await stepped(ground.gateway(), [sent])] == ["final"]

@@ -1,4 +1,4 @@
-"""Keys never on a command line, never in an error; and a queue that loses nothing without counting it."""
+"""Keys are never in an error; the queue loses nothing without counting it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from chain_crowd import FAR, peer, secret
 from eth_account import Account
 
 from swarmgame_chain.errors import BadChainUsage
-from swarmgame_chain.gateway.queue import Entry, Queue, State
+from swarmgame_chain.gateway.queue import MessageQueue, MessageState, QueuedMessage
 from swarmgame_chain.keys import KEY_FILE_VARIABLE, Wallet, load_wallet, new_wallet
-from swarmgame_chain.messages import Domain, sign_registration, sign_report
+from swarmgame_chain.messages import Domain, Registration, Report, sign_registration, sign_report
 
 DOMAIN = Domain(31337, "0x" + "11" * 20)
 
 
-def entry(number: int, round: int = 0, reward: int = 1) -> Entry:
+def entry(number: int, round: int = 0, reward: int = 1) -> QueuedMessage:
     message = sign_report(DOMAIN, secret(number), peer=peer(number), round=round, reward=reward)
-    return Entry(f"{number}/{round}/{reward}", message)
+    return QueuedMessage(f"{number}/{round}/{reward}", message)
 
 
 def test_a_key_comes_from_a_file_a_keystore_or_the_file_that_a_variable_names(
@@ -32,15 +32,15 @@ def test_a_key_comes_from_a_file_a_keystore_or_the_file_that_a_variable_names(
     assert load_wallet() == wallet
     store = Account.encrypt(wallet.secret, "open sesame", kdf="pbkdf2", iterations=2)
     (tmp_path / "store.json").write_text(json.dumps(store))
-    (tmp_path / "words").write_text("open sesame\n")
-    assert load_wallet(keystore=tmp_path / "store.json", passphrase_file=tmp_path / "words") == wallet
+    (tmp_path / "passphrase").write_text("open sesame\n")
+    assert load_wallet(keystore=tmp_path / "store.json", passphrase_file=tmp_path / "passphrase") == wallet
     with pytest.raises(FileExistsError):
         new_wallet(tmp_path / "key")
 
 
-def test_what_is_no_key_is_said_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key_is_an_error_that_never_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_FILE_VARIABLE, raising=False)
-    bad, wrong = tmp_path / "bad", tmp_path / "words"
+    bad, wrong = tmp_path / "bad", tmp_path / "passphrase"
     bad.write_text("f" * 63 + "g")
     wrong.write_text("other")
     (tmp_path / "zero").write_text("0" * 64)
@@ -55,46 +55,53 @@ def test_what_is_no_key_is_said_and_never_shown(tmp_path: Path, monkeypatch: pyt
         ({"keystore": tmp_path / "store", "passphrase_file": wrong}, "the passphrase is another one"),
         ({"keystore": bad, "passphrase_file": wrong}, "it is no keystore"),
     ]
-    for options, words in cases:
-        with pytest.raises(BadChainUsage, match=words) as caught:
+    for options, message in cases:
+        with pytest.raises(BadChainUsage, match=message) as caught:
             load_wallet(**options)
         assert "fff" not in str(caught.value)
     assert secret(1).hex() not in repr(Wallet(secret(1)))
 
 
 def test_a_full_queue_drops_the_oldest_report_and_counts_it() -> None:
-    queue = Queue(capacity=3)
-    registration = Entry("r", sign_registration(DOMAIN, secret(9), deadline=FAR))
+    queue = MessageQueue(capacity=3)
+    registration = QueuedMessage("r", sign_registration(DOMAIN, secret(9), deadline=FAR))
     entries = [queue.add(each) for each in (registration, entry(1), entry(2), entry(3))]
-    assert [each.state for each in entries] == [State.QUEUED, State.DROPPED, State.QUEUED, State.QUEUED]
-    assert queue.ended == {("reports", State.DROPPED, "QueueFull"): 1}
-    # Handed in again, it stands in line like any other.
-    assert queue.add(entry(1)).state is State.QUEUED
+    assert [each.state for each in entries] == [
+        MessageState.QUEUED,
+        MessageState.DROPPED,
+        MessageState.QUEUED,
+        MessageState.QUEUED,
+    ]
+    assert queue.ended == {("reports", MessageState.DROPPED, "QueueFull"): 1}
+    # Submitted again, it waits like any other.
+    assert queue.add(entry(1)).state is MessageState.QUEUED
 
 
 def test_the_same_message_is_one_entry_and_another_about_the_same_is_rejected() -> None:
-    queue = Queue()
+    queue = MessageQueue()
     first = queue.add(entry(1))
     assert queue.add(entry(1)) is first
     assert queue.add(entry(1, reward=2)).reason == "RewardAlreadySubmitted"
-    assert queue.waiting("reports") == 1
+    assert queue.waiting(Report) == 1
 
 
 def test_a_later_registration_replaces_one_that_waits_but_not_one_that_is_sent() -> None:
-    queue = Queue()
-    early, late, last = (Entry(str(n), sign_registration(DOMAIN, secret(1), deadline=FAR + n)) for n in range(3))
+    queue = MessageQueue()
+    early, late, last = (
+        QueuedMessage(str(n), sign_registration(DOMAIN, secret(1), deadline=FAR + n)) for n in range(3)
+    )
     queue.add(early)
     queue.add(late)
-    assert (early.state, early.reason) == (State.REJECTED, "RegistrationSuperseded")
-    (taken,) = queue.take("registrations", 9)
-    taken.state = State.SENT
-    assert queue.add(last).state is State.REJECTED
+    assert (early.state, early.reason) == (MessageState.REJECTED, "RegistrationSuperseded")
+    (taken,) = queue.take(Registration, 9)
+    taken.state = MessageState.SENT
+    assert queue.add(last).state is MessageState.REJECTED
 
 
 def test_what_is_over_stays_over() -> None:
-    queue = Queue()
+    queue = MessageQueue()
     first = queue.add(entry(1))
-    queue.finish(first, State.FINAL)
-    queue.finish(first, State.REJECTED, "UnknownPeer")
+    queue.finish(first, MessageState.FINAL)
+    queue.finish(first, MessageState.REJECTED, "UnknownPeer")
     queue.give_back([first])
-    assert (first.state, first.reason, queue.on_their_way, queue.waiting("reports")) == (State.FINAL, "", 0, 0)
+    assert (first.state, first.reason, queue.on_their_way, queue.waiting(Report)) == (MessageState.FINAL, "", 0, 0)

@@ -10,8 +10,8 @@ from typing import Any
 
 from chain_crowd import CARRIER, ETHER, make_ground
 
-from swarmgame_chain.backends import TesterChain
 from swarmgame_chain.deploy import manage
+from swarmgame_chain.rpc import TesterRpcClient
 
 
 def function(name: str, inputs: str, outputs: str = "", mutability: str = "nonpayable") -> dict[str, object]:
@@ -104,7 +104,7 @@ async def test_a_client_of_0_4_2_takes_part() -> None:
     from eth_account import Account
     from web3.logs import DISCARD
 
-    chain = TesterChain()
+    chain = TesterRpcClient()
     web3 = chain._web3
     rich = chain.tester.get_accounts()[0]
     people = [Account.create() for _ in range(2)]
@@ -118,7 +118,7 @@ async def test_a_client_of_0_4_2_takes_part() -> None:
     assert one.read("getBootnodesCount") == 1
     assert [client.send("registerPeer", client.peer)["status"] for client in (one, two)] == [1, 1]
     assert one.send("registerPeer", two.peer)["status"] == 0
-    assert one.read("getEoa", [one.peer, two.peer, "QmNobody"]) == [
+    assert one.read("getEoa", [one.peer, two.peer, "QmMissing"]) == [
         people[0].address,
         people[1].address,
         "0x" + "00" * 20,
@@ -141,7 +141,7 @@ async def test_a_client_of_0_4_2_takes_part() -> None:
     assert vote["args"]["winners"] == [two.peer]
     # An empty vote, which 0.4.2 took any number of times, is no vote: nothing happens.
     assert [len(two.send("submitWinners", 0, [], two.peer)["logs"]) for _ in range(3)] == [0, 0, 0]
-    # With nothing to say, that client votes for itself; it may, and it does not count.
+    # Without a winner to name, that client votes for itself, which does not count.
     assert two.send("submitWinners", 0, [two.peer], two.peer)["status"] == 1
     assert one.read("getTotalRewards", [one.peer, two.peer]) == [42, 0]
     assert (one.read("getTotalWins", one.peer), one.read("getTotalWins", two.peer)) == (0, 1)

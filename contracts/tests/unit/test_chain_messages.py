@@ -1,4 +1,4 @@
-"""What is signed: against eth-account's EIP-712, p2p identities, and garbage."""
+"""Signed messages, compared with eth-account's EIP-712 and with libp2p identities, and tried with garbage."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from hypothesis import strategies as st
 from swarmgame.swarm.identity import Identity
 from swarmgame_chain.errors import BadMessage
 from swarmgame_chain.messages import (
+    KINDS,
     Domain,
-    Message,
+    MessageKind,
     Registration,
     Report,
+    SignedMessage,
     address_of,
-    message_id,
     proves,
     recover,
     sign_commit,
     sign_registration,
     sign_report,
 )
-from swarmgame_chain.wire import MAX_BODY, Kind, dump, kind_of, parse
+from swarmgame_chain.wire import MAX_BODY, dump, parse
 
 DOMAIN = Domain(31337, "0x" + "11" * 20)
 FULL = {
@@ -64,11 +65,11 @@ def test_signatures_are_those_of_eth_account() -> None:
     registration = sign_registration(DOMAIN, secret(1), deadline=99, owner=address_of(secret(2)))
     values = {"owner": registration.owner, "signer": registration.signer, "deadline": 99}
     assert registration.signature == oracle("RegisterPeer", values, secret(1))
-    said = report()
-    spoken = {"peerId": peer(1), "round": 7, "stage": 0, "reward": -5, "winners": said.votes}
-    assert said.signature == oracle("Report", spoken, secret(1))
-    commit = sign_commit(DOMAIN, secret(1), said)
-    assert commit.signature == oracle("Commit", {"peerId": peer(1), "round": 7, "seal": said.seal}, secret(1))
+    signed = report()
+    reported = {"peerId": peer(1), "round": 7, "stage": 0, "reward": -5, "winners": signed.votes}
+    assert signed.signature == oracle("Report", reported, secret(1))
+    commit = sign_commit(DOMAIN, secret(1), signed)
+    assert commit.signature == oracle("Commit", {"peerId": peer(1), "round": 7, "seal": signed.seal}, secret(1))
 
 
 @given(st.integers(min_value=1, max_value=2**255))
@@ -117,12 +118,12 @@ def test_recovering_from_garbage_never_raises(signature: bytes, digest: bytes) -
 
 
 def test_the_other_s_of_a_signature_is_refused_as_the_contract_refuses_it() -> None:
-    said = report()
+    signed = report()
     order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-    s = order - int.from_bytes(said.signature[32:64])
-    twin = said.signature[:32] + s.to_bytes(32) + bytes([55 - said.signature[64]])
-    assert recover(said.digest(DOMAIN), said.signature) == address_of(secret(1))
-    assert recover(said.digest(DOMAIN), twin) is None
+    s = order - int.from_bytes(signed.signature[32:64])
+    twin = signed.signature[:32] + s.to_bytes(32) + bytes([55 - signed.signature[64]])
+    assert recover(signed.digest(DOMAIN), signed.signature) == address_of(secret(1))
+    assert recover(signed.digest(DOMAIN), twin) is None
 
 
 def test_a_report_names_at_most_eight_winners_each_once() -> None:
@@ -136,19 +137,19 @@ def test_two_messages_never_share_an_id() -> None:
     first, second = report(), report(reward=-4)
     commit = sign_commit(DOMAIN, secret(1), first)
     twin = sign_registration(DOMAIN, secret(2), deadline=9, owner=address_of(secret(1)), signer=address_of(secret(1)))
-    messages: list[Message] = [first, second, commit, twin, sign_registration(DOMAIN, secret(1), deadline=9)]
-    assert len({message_id(message, DOMAIN) for message in messages}) == 5
+    messages: list[SignedMessage] = [first, second, commit, twin, sign_registration(DOMAIN, secret(1), deadline=9)]
+    assert len({message.id(DOMAIN) for message in messages}) == 5
 
 
 @pytest.mark.parametrize("reward", [0, 2**255 - 1, -(2**255)])
-def test_messages_come_through_json_whole(reward: int) -> None:
-    said = report(reward=reward)
+def test_messages_survive_json(reward: int) -> None:
+    signed = report(reward=reward)
     for message in (
-        said,
-        sign_commit(DOMAIN, secret(1), said),
+        signed,
+        sign_commit(DOMAIN, secret(1), signed),
         sign_registration(DOMAIN, secret(1), deadline=2**64 - 1),
     ):
-        assert list(parse(kind_of(message), json.dumps([dump(message)]).encode())) == [message]
+        assert list(parse(type(message), json.dumps([dump(message)]).encode())) == [message]
 
 
 @pytest.mark.parametrize(
@@ -168,22 +169,22 @@ def test_messages_come_through_json_whole(reward: int) -> None:
         ({"more": 1}, "more"),
     ],
 )
-def test_what_is_no_message_is_named(change: dict[str, object], where: str) -> None:
-    (parsed,) = parse("reports", json.dumps(dump(report()) | change).encode())
+def test_an_invalid_field_is_named(change: dict[str, object], where: str) -> None:
+    (parsed,) = parse(Report, json.dumps(dump(report()) | change).encode())
     assert isinstance(parsed, BadMessage)
     assert str(parsed).startswith(where)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"[" * 100_000, b" " * (MAX_BODY + 1), b"[" + b"1," * 300 + b"1]"])
-def test_a_body_that_is_none_is_refused_whole(body: bytes) -> None:
+def test_an_invalid_body_is_refused(body: bytes) -> None:
     with pytest.raises(BadMessage):
-        parse("reports", body)
+        parse(Report, body)
 
 
 @given(
-    st.sampled_from(["registrations", "commits", "reports"]),
+    st.sampled_from(KINDS),
     st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=20),
 )
-def test_any_json_is_a_message_or_a_bad_one(kind: Kind, value: object) -> None:
+def test_any_json_is_a_message_or_a_bad_one(kind: MessageKind, value: object) -> None:
     body = json.dumps([value]).encode()
     assert all(isinstance(parsed, BadMessage) for parsed in parse(kind, body))

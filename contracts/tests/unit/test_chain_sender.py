@@ -1,4 +1,4 @@
-"""The nonce line against a node that does what nodes do; time is the test's own."""
+"""The sender against a simulated node; the test sets the time."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from chain_crowd import CARRIER
 
-from swarmgame_chain.backends import Call
 from swarmgame_chain.errors import RpcError
-from swarmgame_chain.gateway.sender import Answer, Fate, Job, Sender, Settled, classify
+from swarmgame_chain.gateway.sender import SendResult, TransactionSender, TxOutcome, TxRequest, TxResult, classify
+from swarmgame_chain.rpc import Call
 
 CONTRACT = "0x" + "11" * 20
 
 
 class Node:
-    """A mempool with one account: transactions by nonce, the dearest wins, mined when the test says so."""
+    """A mempool with one account: transactions by nonce, the highest fee wins, mined when the test decides."""
 
     def __init__(self) -> None:
         self.head, self.used, self.refusal = 10, 0, ""
@@ -24,13 +24,13 @@ class Node:
         self.receipts: dict[str, dict[str, str]] = {}
         self.base = 100
 
-    async def ask(self, method: str, *parameters: Any) -> Any:
-        (answer,) = await self.ask_all([(method, parameters)])
+    async def request(self, method: str, *parameters: Any) -> Any:
+        (answer,) = await self.request_all([(method, parameters)])
         if isinstance(answer, RpcError):
             raise answer
         return answer
 
-    async def ask_all(self, calls: Sequence[Call]) -> list[Any]:
+    async def request_all(self, calls: Sequence[Call]) -> list[Any]:
         return [self._answer(method, parameters) for method, parameters in calls]
 
     async def close(self) -> None:
@@ -88,24 +88,24 @@ class Time:
         return self.now
 
 
-def line(node: Node, **options: Any) -> tuple[Sender, Time]:
+def line(node: Node, **options: Any) -> tuple[TransactionSender, Time]:
     time = Time()
-    return Sender(
+    return TransactionSender(
         node, CARRIER, 31337, CONTRACT, clock=time, **({"confirmations": 2, "bump_after": 30.0} | options)
     ), time
 
 
-async def looked(sender: Sender, times: int) -> list[Settled]:
-    settled: list[Settled] = []
+async def step_times(sender: TransactionSender, times: int) -> list[TxResult]:
+    settled: list[TxResult] = []
     for _ in range(times):
         settled += await sender.step()
     return settled
 
 
-async def test_a_stuck_transaction_gets_an_eighth_dearer_and_any_of_its_hashes_counts() -> None:
+async def test_a_stuck_transaction_gets_a_fee_an_eighth_higher_and_any_of_its_hashes_counts() -> None:
     node = Node()
     sender, time = line(node)
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     first = dict(node.pool[0])
     time.now = 31
     await sender.step()
@@ -114,46 +114,46 @@ async def test_a_stuck_transaction_gets_an_eighth_dearer_and_any_of_its_hashes_c
     node.mine(0)
     assert await sender.step() == []
     node.mine()
-    assert [settled.fate for settled in await sender.step()] == [Fate.MINED]
+    assert [result.outcome for result in await sender.step()] == [TxOutcome.MINED]
     assert sender.counts.bumped == 1
 
 
 async def test_the_fee_stops_at_its_cap() -> None:
     node = Node()
     sender, time = line(node, max_fee=240)
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     for _ in range(5):
         time.now += 31
         await sender.step()
     assert node.pool[0]["fee"] <= 240
 
 
-async def test_underpriced_by_somebodys_transaction_it_is_made_dearer_until_it_is_taken() -> None:
+async def test_an_underpriced_transaction_is_replaced_until_the_node_takes_it() -> None:
     node = Node()
     node.pool[0] = {"fee": 400, "hash": "0xother"}
     sender, time = line(node)
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     for _ in range(12):
         time.now += 1
         await sender.step()
     assert node.pool[0]["hash"] != "0xother"
 
 
-async def test_a_nonce_that_somebody_else_used_gives_the_job_back() -> None:
+async def test_a_nonce_that_another_process_used_gives_the_request_back() -> None:
     node = Node()
     sender, _ = line(node)
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     node.pool[0] = {"fee": 999, "hash": "0xother"}
     node.mine(0)
-    assert [settled.fate for settled in await looked(sender, 3)] == [Fate.LOST]
-    await sender.send(Job(b"b", 21_000))
+    assert [result.outcome for result in await step_times(sender, 3)] == [TxOutcome.LOST]
+    await sender.send(TxRequest(b"b", 21_000))
     assert list(node.pool) == [1]
 
 
-async def test_a_receipt_that_is_gone_is_a_reorganisation_and_the_same_bytes_go_out() -> None:
+async def test_a_receipt_that_is_gone_is_a_reorganisation_and_the_same_bytes_are_sent_again() -> None:
     node = Node()
     sender, _ = line(node, confirmations=5)
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     name = node.pool[0]["hash"]
     node.mine(0)
     await sender.step()
@@ -168,7 +168,7 @@ async def test_a_gap_below_what_waits_is_filled() -> None:
     node = Node()
     sender, time = line(node)
     node.used = 1
-    await sender.send(Job(b"a", 21_000))
+    await sender.send(TxRequest(b"a", 21_000))
     node.used = 0
     for _ in range(3):
         time.now += 31
@@ -177,40 +177,40 @@ async def test_a_gap_below_what_waits_is_filled() -> None:
     assert sender.counts.filled == 1
 
 
-async def test_an_empty_wallet_stops_the_line_until_it_can_pay() -> None:
+async def test_an_empty_wallet_stops_sending_until_it_can_pay() -> None:
     node = Node()
     node.refusal = "insufficient funds for gas * price + value"
     sender, time = line(node)
-    await sender.send(Job(b"a", 21_000))
-    assert (sender.broke, sender.room) == (True, 0)
+    await sender.send(TxRequest(b"a", 21_000))
+    assert (sender.out_of_funds, sender.room) == (True, 0)
     node.refusal = ""
     time.now = 6
     await sender.step()
-    assert (sender.broke, list(node.pool)) == (False, [0])
+    assert (sender.out_of_funds, list(node.pool)) == (False, [0])
 
 
-async def test_what_a_node_refuses_for_good_takes_no_nonce() -> None:
+async def test_a_refused_transaction_uses_no_nonce() -> None:
     node = Node()
     node.refusal = "intrinsic gas too high"
     sender, _ = line(node)
     with pytest.raises(RpcError):
-        await sender.send(Job(b"a", 21_000))
+        await sender.send(TxRequest(b"a", 21_000))
     node.refusal = ""
-    await sender.send(Job(b"b", 21_000))
+    await sender.send(TxRequest(b"b", 21_000))
     assert list(node.pool) == [0]
 
 
 @pytest.mark.parametrize(
-    ("words", "answer"),
+    ("text", "result"),
     [
-        ("already known", Answer.KNOWN),
-        ("transaction already imported", Answer.KNOWN),
-        ("Nonce too low: next nonce 5", Answer.NONCE_USED),
-        ("replacement transaction underpriced", Answer.UNDERPRICED),
-        ("max fee per gas less than block base fee", Answer.UNDERPRICED),
-        ("insufficient funds for gas * price + value", Answer.NO_FUNDS),
-        ("exceeds block gas limit", Answer.REFUSED),
+        ("already known", SendResult.KNOWN),
+        ("transaction already imported", SendResult.KNOWN),
+        ("Nonce too low: next nonce 5", SendResult.NONCE_USED),
+        ("replacement transaction underpriced", SendResult.UNDERPRICED),
+        ("max fee per gas less than block base fee", SendResult.UNDERPRICED),
+        ("insufficient funds for gas * price + value", SendResult.NO_FUNDS),
+        ("exceeds block gas limit", SendResult.REFUSED),
     ],
 )
-def test_refusals_are_told_apart_by_their_words(words: str, answer: Answer) -> None:
-    assert classify(RpcError(-32000, words)) is answer
+def test_a_refusal_is_classified_by_its_text(text: str, result: SendResult) -> None:
+    assert classify(RpcError(-32000, text)) is result

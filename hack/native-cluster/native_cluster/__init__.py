@@ -1,1 +1,1 @@
-"""A real Kubernetes cluster on this host, from binaries that Go builds: for tests, on machines that can pull nothing."""
+"""A Kubernetes cluster on this host from binaries built by Go, for tests where no image registry can be reached."""

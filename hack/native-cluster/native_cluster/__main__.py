@@ -1,4 +1,4 @@
-"""`python -m native_cluster tools|images|load|up|down`: the cluster's commands, which the Makefile calls."""
+"""Commands of the native cluster, which the Makefile calls: `python -m native_cluster tools|images|load|up|down`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from native_cluster import cluster, daemons, docker, network, tools
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="native_cluster", description="A real Kubernetes cluster on this host.")
+    parser = argparse.ArgumentParser(prog="native_cluster", description="A Kubernetes cluster on this host.")
     commands = parser.add_subparsers(dest="command", required=True)
-    building = commands.add_parser("tools", help="build what is missing, into the cache")
+    building = commands.add_parser("tools", help="build missing tools into the cache")
     building.add_argument("names", nargs="*", help=f"of: {' '.join(tools.TOOLS)}; or api, node, charts; default: all")
-    commands.add_parser("up", help="bring the cluster up, unless it is; prints a line for the shell that leads to it")
-    commands.add_parser("down", help="end it, whatever state it is in")
-    building = commands.add_parser("images", help="build the project's images, without giving them to the cluster")
+    commands.add_parser("up", help="start the cluster unless it runs; prints a line for the shell that selects it")
+    commands.add_parser("down", help="stop it, whatever its state")
+    building = commands.add_parser("images", help="build the project's images")
     building.add_argument("names", nargs="*", choices=[*docker.IMAGES, []], help="default: all")
-    loading = commands.add_parser("load", help="build the project's images and give them to the cluster")
+    loading = commands.add_parser("load", help="build the project's images and load them into the cluster")
     loading.add_argument("names", nargs="*", choices=[*docker.IMAGES, []], help="default: all")
     arguments = parser.parse_args()
     try:
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _environment(kubeconfig: Path) -> str:
-    """A line for the shell: this cluster, and the programs that go with it."""
+    """Return a line for the shell that selects this cluster and its programs."""
     built = [name for name in ("kubectl", "helm") if not tools.missing([name])]
     folders = ":".join(dict.fromkeys(str(tools.tool(name).parent) for name in built))
     return f'export KUBECONFIG="{kubeconfig}" PATH="{folders}:$PATH"'
@@ -54,13 +54,14 @@ def _environment(kubeconfig: Path) -> str:
 
 def _tools(names: list[str]) -> None:
     groups = {"api": tools.API_SERVER, "node": tools.NODE, "charts": tools.CHARTS}
-    wanted = [each for name in names for each in groups.get(name, (name,))] or list(tools.TOOLS)
-    unknown = sorted(set(wanted) - set(tools.TOOLS))
+    chosen = [each for name in names for each in groups.get(name, (name,))] or list(tools.TOOLS)
+    unknown = sorted(set(chosen) - set(tools.TOOLS))
     if unknown:
         raise tools.NotBuilt(
-            f"there is no tool named {', '.join(unknown)}; known are {', '.join(tools.TOOLS)}, and the groups {', '.join(groups)}"
+            f"there is no tool named {', '.join(unknown)}; "
+            f"known are {', '.join(tools.TOOLS)}, and the groups {', '.join(groups)}"
         )
-    tools.build(wanted)
+    tools.build(chosen)
 
 
 if __name__ == "__main__":

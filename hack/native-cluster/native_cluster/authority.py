@@ -1,7 +1,7 @@
-"""A certificate authority of the cluster's own, and the kubeconfigs of those it vouches for.
+"""The cluster's certificate authority, and kubeconfigs of the users that it certifies.
 
-Kubernetes takes a certificate's common name for the user and its organisations for the groups, so a certificate is also
-how a test becomes somebody else. Invariant: private keys are written for the owner alone.
+Kubernetes reads the user from a certificate's common name and the groups from its organisations, so a test acts as
+another user by a certificate. Invariant: only the owner can read a written private key.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Identity:
     key: bytes
 
     def write(self, directory: Path, name: str) -> tuple[Path, Path]:
-        """Writes both; returns (certificate, key)."""
+        """Write both; return the paths (certificate, key)."""
         certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
         certificate.write_bytes(self.certificate)
         write_private(key, self.key)
@@ -39,7 +39,7 @@ class Identity:
 
 
 class Authority:
-    """Signs certificates. Made new for every cluster; its own key never leaves memory unless it is written."""
+    """Signs certificates. Each cluster has a new one, whose key stays in memory unless it is written."""
 
     def __init__(self, name: str = "swarmgame-e2e") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -57,7 +57,7 @@ class Authority:
         return Identity(_pem(self._certificate), _pem_key(self._key))
 
     def issue(self, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> Identity:
-        """A certificate for a user in groups; with hosts it may also serve."""
+        """Issue a certificate for a user in groups; with hosts it is also a server certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         organisations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
         subject = x509.Name([*organisations, x509.NameAttribute(NameOID.COMMON_NAME, user)])
@@ -75,7 +75,7 @@ class Authority:
         return Identity(_pem(builder.sign(self._key, hashes.SHA256())), _pem_key(key))
 
     def kubeconfig(self, path: Path, server: str, user: str, groups: Sequence[str] = ()) -> Path:
-        """Writes a kubeconfig, complete in one file, with which one is that user."""
+        """Write a user's kubeconfig, with certificate and key inside."""
         identity = self.issue(user, groups)
         content = {
             "apiVersion": "v1",
@@ -102,7 +102,7 @@ class Authority:
 
 
 def signing_key() -> bytes:
-    """An RSA key, PEM, for service account tokens."""
+    """Return an RSA key, PEM, for service account tokens."""
     key = rsa.generate_private_key(65537, 2048)
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -110,7 +110,7 @@ def signing_key() -> bytes:
 
 
 def write_private(path: Path, content: bytes) -> Path:
-    """Writes a file that only its owner may read."""
+    """Write a file that only its owner can read."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

@@ -1,8 +1,7 @@
-"""The whole cluster on this host: up, down, and the images that it runs.
+"""Start and stop the cluster on this host, and load the images that it runs.
 
-`up` and `down` may be called in any state, and again. Invariants: a cluster that is said to be up has a Ready node and
-answers names; after `down` no process, mount, interface, table or control group of it is left, and the images stay for
-the next one.
+`up` and `down` can be called in any state, and repeatedly. Invariants: after `up` the node is Ready and names resolve;
+after `down` no process, mount, interface, table or control group of the cluster exists, and the images stay.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from native_cluster.tools import cache_directory, tool
 
 
 class ClusterFailed(Exception):
-    """The cluster cannot be brought up here. Says why, and what to do."""
+    """The cluster cannot be started here. The message has the reason and the remedy."""
 
 
 def directory() -> Path:
-    """Certificates, logs, process files."""
+    """Return the folder of certificates, logs and process files."""
     return cache_directory() / "cluster"
 
 
 def kubeconfig() -> Path:
-    """An administrator's."""
+    """Return the path of an administrator's kubeconfig."""
     return directory() / "kubeconfig"
 
 
 def is_up() -> bool:
-    """Whether all its daemons run and the API server answers."""
+    """Return whether all its daemons run and the API server answers."""
     return set(daemons.running(directory())) >= _DAEMONS and _kubectl("get", "--raw", "/readyz") == "ok"
 
 
@@ -55,13 +54,13 @@ _DAEMONS = {
 
 
 def up() -> Path:
-    """Brings the cluster up, unless it is; returns the kubeconfig.
+    """Start the cluster unless it runs; return the kubeconfig.
 
     Raises:
-        ClusterFailed, NotBuilt, DaemonFailed, NetworkFailed: what is missing; nothing is left running.
+        ClusterFailed, NotBuilt, DaemonFailed, NetworkFailed: what is missing; no process is left running.
     """
     _require()
-    with _alone():
+    with _locked():
         if is_up():
             return kubeconfig()
         _down()
@@ -81,10 +80,10 @@ def up() -> Path:
 
 
 def down() -> None:
-    """Ends the cluster, whatever state it is in."""
+    """Stop the cluster, whatever its state."""
     if os.geteuid() != 0:
         raise ClusterFailed("the native cluster needs root")
-    with _alone():
+    with _locked():
         _down()
 
 
@@ -105,42 +104,42 @@ def _down() -> None:
     if "containerd" in found:
         node.sweep_containers()
         found["containerd"].stop()
-    for stray in daemons.strays(directory()):
-        stray.stop()
+    for daemon in daemons.without_file(directory()):
+        daemon.stop()
     network.tear_down(directory())
     node.sweep()
     shutil.rmtree(directory(), ignore_errors=True)
 
 
 def load(names: Sequence[str]) -> None:
-    """Builds images and imports those that containerd does not have yet; works with the cluster up or down."""
+    """Build images and import those that containerd does not have; the cluster may run or not."""
     _require()
     with docker.engine() as environment:
         built = docker.build(names, environment)
-        with _alone(), containerd():
+        with _locked(), containerd():
             _load(built, environment)
 
 
 def _load(built: Mapping[str, str], environment: dict[str, str]) -> None:
     for name, identity in built.items():
         if _loaded(name) == identity:
-            print(f"{docker.IMAGES[name]} is there already", flush=True)
+            print(f"{docker.IMAGES[name]} is present", flush=True)
             continue
         print(f"importing {docker.IMAGES[name]}", flush=True)
         if not _import_new_layers(docker.IMAGES[name], environment):
             _import(docker.IMAGES[name], environment)
         _record(name).write_text(identity)
-        _forget_old()
+        _remove_unnamed()
 
 
 def has_image(name: str) -> bool:
-    """Whether the cluster, which is up, has an image of the project."""
+    """Return whether the running cluster has an image of the project."""
     return docker.IMAGES[name] in (node.ctr("images", "list", "--quiet") or "").split()
 
 
 @contextlib.contextmanager
 def containerd() -> Iterator[None]:
-    """containerd, for as long as it is needed: the cluster's if it is up."""
+    """Run containerd for the block; a running cluster's containerd is used and kept."""
     if "containerd" in daemons.running(directory()):
         yield
         return
@@ -153,8 +152,8 @@ def containerd() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """One at a time changes the cluster of this host; another waits."""
+def _locked() -> Iterator[None]:
+    """Hold the lock of this host's cluster; a second process waits."""
     cache_directory().mkdir(parents=True, exist_ok=True)
     with (cache_directory() / "cluster.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -164,7 +163,7 @@ def _alone() -> Iterator[None]:
 def _require() -> None:
     if sys.platform != "linux" or os.geteuid() != 0:
         raise ClusterFailed(
-            "the native cluster needs Linux and root; with Docker at hand, use kind: e2e/kind/up.sh, then pytest --cluster=kind"
+            "the native cluster needs Linux and root; with Docker, use kind: e2e/kind/up.sh, then pytest --cluster=kind"
         )
     absent = [each for each in ("ip", "nft") if shutil.which(each) is None]
     if absent:
@@ -178,9 +177,9 @@ def _bring_up(where: Path) -> None:
     where.mkdir(parents=True)
     network.set_up(where)
     runtime = node.start_containerd(where)
-    node.sweep_containers()  # of a cluster that was not ended but killed
+    node.sweep_containers()  # containers of a cluster that was killed
     if node.ctr("images", "import", str(pause.write_archive(node.STATE / "pause.tar"))) is None:
-        raise ClusterFailed(f"the image {node.PAUSE} could not be imported\n{runtime.last_words()}")
+        raise ClusterFailed(f"the image {node.PAUSE} could not be imported\n{runtime.log_tail()}")
     plane = control_plane.start(where, controllers=True, scheduler=True, address=network.ADDRESS)
     node.start(plane, runtime)
     _apply([*dns.objects(), *storage.objects()])
@@ -216,9 +215,9 @@ def _apply(objects: Sequence[dict[str, object]]) -> None:
         raise ClusterFailed(f"the cluster's own objects were refused: {done.stderr.strip()}")
 
 
-def _kubectl(*words: str) -> str:
+def _kubectl(*arguments: str) -> str:
     done = subprocess.run(
-        [tool("kubectl"), "--kubeconfig", kubeconfig(), *words], capture_output=True, text=True, check=False
+        [tool("kubectl"), "--kubeconfig", kubeconfig(), *arguments], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -251,7 +250,7 @@ def _import(image: str, environment: dict[str, str]) -> None:
 
 
 def _import_new_layers(image: str, environment: dict[str, str]) -> bool:
-    """The short way: only what containerd lacks. False when it cannot be taken."""
+    """Import only the layers that containerd lacks. False when the archive cannot be made."""
     inspected = docker.inspect(image, environment)
     kept = (
         cache_directory()
@@ -275,13 +274,13 @@ def _import_new_layers(image: str, environment: dict[str, str]) -> bool:
         archive.unlink(missing_ok=True)
 
 
-def _forget_old() -> None:
-    """Images that no name points to any more: containerd keeps them under their own hash."""
+def _remove_unnamed() -> None:
+    """Remove images without a name: containerd keeps them under their hash."""
     listed = [line.split() for line in (node.ctr("images", "list") or "").splitlines()[1:]]
-    named = {words[2] for words in listed if not words[0].startswith("sha256:")}
-    for words in listed:
-        if words[0].startswith("sha256:") and words[2] not in named:
-            node.ctr("images", "remove", words[0])
+    named = {fields[2] for fields in listed if not fields[0].startswith("sha256:")}
+    for fields in listed:
+        if fields[0].startswith("sha256:") and fields[2] not in named:
+            node.ctr("images", "remove", fields[0])
 
 
 def _record(name: str) -> Path:
@@ -289,5 +288,5 @@ def _record(name: str) -> Path:
 
 
 def _loaded(name: str) -> str:
-    """The id of the image that containerd has; empty when it has none."""
+    """Return the id of the image in containerd; empty when it has none."""
     return _record(name).read_text() if has_image(name) and _record(name).exists() else ""

@@ -1,9 +1,7 @@
-"""The control plane: etcd, the API server, and if asked for the controller manager and the scheduler, as processes on
-this host.
+"""The control plane as processes on this host: etcd, the API server, and on request controller manager and scheduler.
 
-Alone it is the API-server test layer: everything that an object goes through but pods never run. It knows nothing of
-nodes. Invariants: it listens on free ports, keeps all it writes in one directory, and hands out a kubeconfig only once
-the API server says that it is ready.
+Without a node it serves the tests on an API server, where pods never run. It listens on free ports and writes into one
+directory; `start` returns when the API server is ready.
 """
 
 from __future__ import annotations
@@ -32,10 +30,10 @@ class ControlPlane:
 
     Args:
         url: of the API server.
-        kubeconfig: of an administrator (group system:masters, whom no rule of RBAC binds).
+        kubeconfig: an administrator's (group system:masters, which RBAC does not limit).
         authority: issues further kubeconfigs.
         directory: of its files.
-        daemons: in the order in which they were started.
+        daemons: in the order of their start.
     """
 
     url: str
@@ -45,7 +43,7 @@ class ControlPlane:
     daemons: tuple[daemons.Daemon, ...]
 
     def kubeconfig_of(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """Of any user, who is then bound by RBAC. A service account is system:serviceaccount:<namespace>:<name>."""
+        """Return a user's kubeconfig, limited by RBAC. A service account is system:serviceaccount:<namespace>:<name>."""
         name = "".join(letter if letter.isalnum() else "-" for letter in "-".join([user, *groups]))
         return self.authority.kubeconfig(self.directory / f"kubeconfig-{name}", self.url, user, groups)
 
@@ -63,19 +61,19 @@ def start(
     with_parent: bool = False,
     api_server_options: Sequence[str] = (),
 ) -> ControlPlane:
-    """Brings a control plane up.
+    """Start a control plane.
 
     Args:
-        directory: for data, certificates, logs; made, and expected to be empty.
-        controllers: run the controller manager too: garbage collection, Jobs, Deployments, namespaces that go away.
+        directory: for data, certificates and logs; created, and expected to be empty.
+        controllers: run the controller manager too: garbage collection, Jobs, Deployments, deletion of namespaces.
         scheduler: run the scheduler too.
         address: to listen on; pods can reach the API server only if it is not loopback.
-        with_parent: everything dies with this process.
+        with_parent: all processes die with this one.
         api_server_options: further flags of kube-apiserver.
 
     Raises:
         NotBuilt: a binary is missing.
-        DaemonFailed: one of them did not come up; says its last words.
+        DaemonFailed: a process did not start; the message has the end of its log.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (etcd_port, peer_port, api_port, manager_port, scheduler_port) = free_ports(5)
@@ -113,7 +111,7 @@ def start(
 
 
 def write_certificates(authority: Authority, directory: Path, address: str) -> None:
-    """What the daemons read: the authority, the API server's certificate, the key that signs service account tokens."""
+    """Write the authority, the API server's certificate, and the key that signs service account tokens."""
     authority.identity.write(directory, "ca")
     names = (
         "kubernetes",
@@ -129,7 +127,7 @@ def write_certificates(authority: Authority, directory: Path, address: str) -> N
 
 
 def etcd_arguments(directory: Path, port: int, peer_port: int) -> list[str]:
-    """A store that forgets to sync: a crash of the machine may lose it, a test may not care."""
+    """Return etcd's flags. It does not sync to disk: a crash of the machine may lose the data of a test."""
     return [
         f"--data-dir={directory / 'etcd'}",
         f"--listen-client-urls=http://127.0.0.1:{port}",
@@ -143,8 +141,9 @@ def etcd_arguments(directory: Path, port: int, peer_port: int) -> list[str]:
 
 
 def api_server_arguments(directory: Path, address: str, port: int, etcd_port: int, *, controllers: bool) -> list[str]:
-    """Authorisation as in production: Node and RBAC. Without controllers nobody makes service accounts, so pods may do
-    without.
+    """Return the API server's flags, with Node and RBAC authorisation as in production.
+
+    Without controllers no service accounts are made, so the admission plugin that requires them is off.
     """
     return [
         f"--etcd-servers=http://127.0.0.1:{etcd_port}",
@@ -178,7 +177,7 @@ def api_server_arguments(directory: Path, address: str, port: int, etcd_port: in
 
 
 def manager_arguments(directory: Path, port: int) -> list[str]:
-    """Every controller, each with its own service account's rights."""
+    """Return the controller manager's flags: every controller, each with the rights of its service account."""
     kubeconfig = directory / "kubeconfig-manager"
     return [
         *(f"--{each}={kubeconfig}" for each in ("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig")),
@@ -196,7 +195,7 @@ def manager_arguments(directory: Path, port: int) -> list[str]:
 
 
 def scheduler_arguments(directory: Path, port: int) -> list[str]:
-    """The default scheduler, alone."""
+    """Return the scheduler's flags."""
     kubeconfig = directory / "kubeconfig-scheduler"
     return [
         *(f"--{each}={kubeconfig}" for each in ("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig")),
@@ -208,7 +207,7 @@ def scheduler_arguments(directory: Path, port: int) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this host that nobody holds now."""
+    """Return ports of this host that are free now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -220,8 +219,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def answers(url: str, authority: Path | None = None) -> Callable[[], bool]:
-    """A question: whether a health address says 200. A component that signs its own certificate is believed: it is on
-    this host.
+    """Return a function that checks whether a health address answers 200.
+
+    Without an authority the certificate is not verified: the component signs its own, and runs on this host.
     """
     context = ssl.create_default_context(cafile=str(authority)) if authority else ssl._create_unverified_context()
 

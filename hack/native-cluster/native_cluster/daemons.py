@@ -1,8 +1,7 @@
-"""Daemons: programs that run until they are told to stop, each with a log and a file that says which process it is.
+"""Daemons: programs in the background, each with a log and a file with its process id and start time.
 
-No restarts here: a control plane that dies during a test is a finding. Invariants: a process is only ever signalled if
-it is the one that was started (its start time is kept beside its id), and a daemon that dies while it is waited for is
-reported with its last words at once.
+Daemons are not restarted: a control plane that dies during a test is an error. Invariants: a process is signalled only
+if its start time is that of the file, and a daemon that dies during `wait` is reported at once with the end of its log.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _POLL_SECONDS = 0.05
 
 
 class DaemonFailed(Exception):
-    """A daemon died, or was not ready in time. Holds its last words."""
+    """A daemon died, or was not ready in time. The message has the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Daemon:
 
     Args:
         name: for messages and file names.
-        pid: of the process, which leads a group of its own.
-        started: its start time in the kernel's ticks, which tells it from a later process with the same id.
-        directory: where its log and its file lie.
+        pid: the process, which leads its own group.
+        started: its start time in the kernel's ticks, which distinguishes it from a later process with the same id.
+        directory: of its log and its file.
     """
 
     name: str
@@ -52,37 +51,37 @@ class Daemon:
     def log(self) -> Path:
         return self.directory / f"{self.name}.log"
 
-    def last_words(self, lines: int = 15) -> str:
+    def log_tail(self, lines: int = 15) -> str:
         with contextlib.suppress(FileNotFoundError):
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-        return "(it wrote nothing)"
+        return "(no log)"
 
     def wait(self, ready: Callable[[], bool], seconds: float = 30.0) -> None:
-        """Returns when it is ready.
+        """Wait until the daemon is ready.
 
         Raises:
-            DaemonFailed: it ended, or the time is up.
+            DaemonFailed: it ended, or was not ready in time.
         """
         end = time.monotonic() + seconds
         while not ready():
             if not self.alive:
-                raise DaemonFailed(f"{self.name} ended before it was ready; its log is {self.log}\n{self.last_words()}")
+                raise DaemonFailed(f"{self.name} ended before it was ready; its log is {self.log}\n{self.log_tail()}")
             if time.monotonic() > end:
                 raise DaemonFailed(
-                    f"{self.name} was not ready after {seconds:.0f} s; its log is {self.log}\n{self.last_words()}"
+                    f"{self.name} was not ready after {seconds:.0f} s; its log is {self.log}\n{self.log_tail()}"
                 )
             time.sleep(_POLL_SECONDS)
 
     def stop(self, grace_seconds: float = 10.0) -> None:
-        """Asks it and its group to end, and kills what has not: returns when none of them runs."""
-        left = self.alive
-        for number, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
-            if not left:
+        """Send SIGTERM to its process group, SIGKILL after the grace period; return when no process of it runs."""
+        runs = self.alive
+        for number, limit in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
+            if not runs:
                 break
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
-            end = time.monotonic() + patience
-            while (left := self.alive or _group_runs(self.pid)) and time.monotonic() < end:
+            end = time.monotonic() + limit
+            while (runs := self.alive or _group_runs(self.pid)) and time.monotonic() < end:
                 time.sleep(_POLL_SECONDS)
         _file(self.directory, self.name).unlink(missing_ok=True)
 
@@ -95,14 +94,14 @@ def start(
     environment: Mapping[str, str] | None = None,
     with_parent: bool = False,
 ) -> Daemon:
-    """Starts a program in the background.
+    """Start a program in the background.
 
     Args:
-        name: of the daemon; one of a name runs in a directory.
+        name: of the daemon, unique in its directory.
         command: program and arguments.
         directory: for its log and its file.
-        environment: beyond our own.
-        with_parent: the kernel kills it when we die; otherwise it outlives us, and `running` finds it again.
+        environment: added to this process's environment.
+        with_parent: the kernel kills it when this process dies; otherwise it continues, and `running` finds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / f"{name}.log").open("wb") as log:
@@ -114,18 +113,16 @@ def start(
             cwd=directory,
             env=os.environ | dict(environment or {}) | {_MARK: str(directory)},
             start_new_session=True,
-            preexec_fn=_die_with_parent if with_parent else None,
+            preexec_fn=_set_parent_death_signal if with_parent else None,
         )
     daemon = Daemon(name, process.pid, _start_time(process.pid) or 0, directory)
-    process.returncode = 0  # it is looked after by its id from here on, like one that another process started
+    process.returncode = 0  # silences Popen's warning: the process is managed by its id from here on
     _file(directory, name).write_text(json.dumps({"pid": daemon.pid, "started": daemon.started}))
     return daemon
 
 
 def running(directory: Path) -> dict[str, Daemon]:
-    """Those of a directory that still run, by name, in the order in which they were started; files of dead ones are
-    removed.
-    """
+    """Return the running daemons of a directory by name, in the order of their start; remove files of dead ones."""
     found: dict[str, Daemon] = {}
     for file in sorted(directory.glob("*.pid"), key=lambda path: path.stat().st_mtime_ns):
         record = json.loads(file.read_text())
@@ -137,8 +134,8 @@ def running(directory: Path) -> dict[str, Daemon]:
     return found
 
 
-def strays(directory: Path) -> list[Daemon]:
-    """Daemons of a directory whose files are lost: each carries in its environment where it belongs."""
+def without_file(directory: Path) -> list[Daemon]:
+    """Return the daemons of a directory whose files are lost: each has the directory in its environment."""
     found, mark = [], f"{_MARK}={directory}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -158,19 +155,19 @@ def _file(directory: Path, name: str) -> Path:
 
 
 def _start_time(pid: int) -> int | None:
-    """Field 22 of /proc/<pid>/stat; None when there is no such process or it is a zombie."""
+    """Return field 22 of /proc/<pid>/stat; None when there is no such process or it is a zombie."""
     fields = _stat(Path(f"/proc/{pid}"))
     return int(fields[19]) if fields else None
 
 
 def _group_runs(group: int) -> bool:
-    """Whether any process of a group runs; a dead one counts until the kernel has let go of it."""
+    """Return whether any process of a group runs; one that is being killed counts until it is a zombie."""
     stats = (_stat(process) for process in Path("/proc").glob("[0-9]*"))
     return any(fields is not None and int(fields[2]) == group for fields in stats)
 
 
 def _stat(process: Path) -> list[str] | None:
-    """Fields of /proc/<pid>/stat from the third, the state, on; None when there is no such process or it is a zombie."""
+    """Return the fields of /proc/<pid>/stat from the third (state); None for a zombie or a missing process."""
     try:
         fields = (process / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -179,12 +176,12 @@ def _stat(process: Path) -> list[str] | None:
 
 
 def _reap(pid: int) -> bool:
-    """Collects our own dead child, which would stay a zombie; true unless it has ended."""
+    """Reap a dead child, which would stay a zombie; return whether it still runs."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == 0
     except ChildProcessError:
-        return True  # not our child: started by an earlier process
+        return True  # started by an earlier process, so not a child
 
 
-def _die_with_parent() -> None:
+def _set_parent_death_signal() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Names inside the cluster: CoreDNS as a process of this host, behind the Service where pods look for it.
+"""Names inside the cluster: CoreDNS as a process of this host, behind the Service that pods use.
 
-It knows the cluster's names and nothing else: a pod that asks for a name outside is told at once that there is none.
+It answers only the cluster's names: a name outside does not exist, and the answer comes at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _USER = "system:coredns"
 
 
 def start(plane: control_plane.ControlPlane) -> daemons.Daemon:
-    """Starts it; the objects of `objects` must have been applied."""
+    """Start CoreDNS; the objects of `objects` must exist."""
     directory = plane.directory
     kubeconfig = plane.authority.kubeconfig(directory / "kubeconfig-coredns", plane.url, _USER)
     (health,) = control_plane.free_ports(1)
@@ -38,7 +38,7 @@ def start(plane: control_plane.ControlPlane) -> daemons.Daemon:
 
 
 def objects() -> list[dict[str, object]]:
-    """The Service with its endpoint, and what CoreDNS may read."""
+    """Return the Service with its endpoint, and CoreDNS' rights."""
     metadata = {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}
     ports = [
         {"name": name, "port": 53, "protocol": protocol} for name, protocol in (("dns", "UDP"), ("dns-tcp", "TCP"))

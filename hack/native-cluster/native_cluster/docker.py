@@ -1,8 +1,8 @@
-"""Docker, and the images of the project: the one that runs, or one that is started by hand for as long as it is needed.
+"""Build the project's images with the running Docker engine, or with one that is started for the build.
 
-Images are built from docker/*.Dockerfile as everywhere else. Where no registry can be pulled from, the base image is
-made by debootstrap from the host's own Debian mirror. Invariants: the mirror, the package index and the certificates of
-this host are read at run time and end in no image.
+Images are built from docker/*.Dockerfile. Where no registry can be reached, the base image is made by debootstrap from
+the host's Debian mirror. Invariant: the mirror, package index and certificates of this host are read at run time, and
+no image contains them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[3]
 RUNTIME = Path("/run/swarmgame-docker")
 _VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 IMAGES = {name: f"ghcr.io/swarmgame/{name}:{_VERSION}" for name in ("operator", "worker", "chain")}
-"""The names that the chart has by default, so that where these are loaded `helm install` needs no values."""
+"""The chart's default names, so that `helm install` needs no values where these are loaded."""
 _ANVIL = ROOT / "contracts/node_modules/@foundry-rs/anvil-linux-amd64"
 _SUITE = "bookworm"
 _BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "tini")
@@ -36,20 +36,20 @@ _BUILD_PACKAGES = (*_BASE_PACKAGES, "gcc", "libc6-dev", "python3-dev")
 
 
 class ImageFailed(Exception):
-    """An image could not be made; what the tool said was printed."""
+    """An image could not be made; the tool's output was printed."""
 
 
 @contextlib.contextmanager
 def engine() -> Iterator[dict[str, str]]:
-    """The environment in which `docker` works. Starts a dockerd without network rules of its own if none runs, and ends
-    it afterwards.
+    """Yield the environment in which `docker` works. Without a running daemon, start one without network rules, and
+    stop it afterwards.
     """
     if _works({}):
         yield {}
         return
     cache_directory().mkdir(parents=True, exist_ok=True)
     with (cache_directory() / "docker.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two of them may not share a folder; the second waits for the first
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two daemons may not share a folder; the second process waits
         yield from _own_engine()
 
 
@@ -87,10 +87,10 @@ def _own_engine() -> Iterator[dict[str, str]]:
 
 
 def build(names: Sequence[str], environment: dict[str, str]) -> dict[str, str]:
-    """Builds images of the project; what is unchanged comes from docker's cache.
+    """Build images of the project; unchanged layers come from Docker's cache.
 
     Returns:
-        The id of each, which tells whether it changed.
+        The id of each image, which differs when the image changed.
     """
     bases = _bases(environment)
     for name in names:
@@ -115,7 +115,7 @@ def build(names: Sequence[str], environment: dict[str, str]) -> dict[str, str]:
 
 
 def image_id(image: str, environment: dict[str, str]) -> str:
-    """Empty when there is no such image."""
+    """Return an image's id; empty when there is no such image."""
     command = [client(), "image", "inspect", "--format", "{{.Id}}", image]
     return subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True, check=False
@@ -123,7 +123,7 @@ def image_id(image: str, environment: dict[str, str]) -> str:
 
 
 def inspect(image: str, environment: dict[str, str]) -> dict[str, Any]:
-    """What the engine knows of an image that is there."""
+    """Return the output of `docker image inspect`."""
     done = subprocess.run(
         [client(), "image", "inspect", image], env=os.environ | environment, capture_output=True, text=True, check=True
     )
@@ -131,14 +131,12 @@ def inspect(image: str, environment: dict[str, str]) -> dict[str, Any]:
 
 
 def import_archive(archive: Path, image: str, environment: dict[str, str]) -> None:
-    """An image of one layer, from a tar of its file system."""
+    """Make an image of one layer from a tar of its file system."""
     _run([client(), "import", archive, image], environment)
 
 
 def _bases(environment: dict[str, str]) -> dict[str, str]:
-    """Build arguments and images: none where the public base images, the Dockerfiles' own defaults, are to be had; else
-    ours.
-    """
+    """Return the base images as build arguments; empty where the Dockerfiles' defaults can be pulled."""
     if os.environ.get("SWARMGAME_E2E_PUBLIC_BASE") == "true":
         return {}
     made = {
@@ -152,17 +150,18 @@ def _bases(environment: dict[str, str]) -> dict[str, str]:
 
 
 def _base_arguments(name: str, bases: Mapping[str, str]) -> list[str]:
-    """Arguments of `docker build` for one image. The worker's has a C compiler, which ours installs beforehand: a build
-    reaches no Debian mirror.
+    """Return arguments of `docker build` for one image. The worker's image needs a C compiler, which the build image
+    has: a build reaches no Debian mirror.
     """
     chosen = {**bases, "BASE_IMAGE": bases["BUILD_IMAGE"]} if bases and name == "worker" else bases
-    return [word for argument, image in chosen.items() for word in ("--build-arg", f"{argument}={image}")]
+    return [part for argument, image in chosen.items() for part in ("--build-arg", f"{argument}={image}")]
 
 
 def _bootstrap(image: str, packages: Sequence[str], environment: dict[str, str]) -> None:
     if shutil.which("debootstrap") is None or os.geteuid() != 0:
         raise ImageFailed(
-            f"{image} is made by debootstrap, as root: apt-get install debootstrap; or set SWARMGAME_E2E_PUBLIC_BASE=true to pull"
+            f"{image} is made by debootstrap, as root: apt-get install debootstrap; "
+            "or set SWARMGAME_E2E_PUBLIC_BASE=true to pull it"
         )
     downloads = cache_directory() / "debs"
     downloads.mkdir(parents=True, exist_ok=True)
@@ -187,10 +186,10 @@ def _bootstrap(image: str, packages: Sequence[str], environment: dict[str, str])
 
 
 def _mirror() -> str:
-    """The Debian mirror that this host's apt uses.
+    """Return the Debian mirror that this host's apt uses.
 
     Raises:
-        ImageFailed: it uses none of this release.
+        ImageFailed: apt has no mirror of this release.
     """
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
     for line in subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
@@ -198,23 +197,23 @@ def _mirror() -> str:
         if release == _SUITE and component == "main":
             return address
     raise ImageFailed(
-        f"apt on this host knows no mirror of Debian {_SUITE}, from which the base images would be made: run `apt-get update`, "
+        f"apt on this host has no mirror of Debian {_SUITE}, from which the base images are made: run `apt-get update`, "
         "or set SWARMGAME_E2E_PUBLIC_BASE=true to pull them"
     )
 
 
 def _secrets() -> list[str]:
-    """This host's settings for package indices, visible during a build step and in no layer."""
+    """Return this host's settings for package indices, visible during a build step and in no layer."""
     files = {
         "pip": Path(os.environ.get("PIP_CONFIG_FILE", "/etc/pip.conf")),
         "ca": Path("/etc/ssl/certs/ca-certificates.crt"),
     }
-    return [word for name, path in files.items() if path.exists() for word in ("--secret", f"id={name},src={path}")]
+    return [part for name, path in files.items() if path.exists() for part in ("--secret", f"id={name},src={path}")]
 
 
 @functools.cache
 def client() -> str:
-    """A docker command that can use BuildKit: its own before version 23, by the plugin buildx since."""
+    """Return a docker command that can use BuildKit: built in before version 23, by the plugin buildx since."""
     for folder in os.environ["PATH"].split(os.pathsep):
         path = shutil.which("docker", path=folder)
         if path is None:
@@ -226,7 +225,8 @@ def client() -> str:
         ).returncode == 0:
             return path
     raise ImageFailed(
-        "there is no docker that can use BuildKit: install docker-buildx, or on Debian 12: apt-get install docker.io debootstrap"
+        "there is no docker that can use BuildKit: install docker-buildx, "
+        "or on Debian 12: apt-get install docker.io debootstrap"
     )
 
 
@@ -238,12 +238,11 @@ def _works(environment: dict[str, str]) -> bool:
 
 
 def _run(command: Sequence[str | Path], environment: dict[str, str], *, quiet: bool = False) -> None:
-    words = [str(each) for each in command]
-    done = subprocess.run(words, env=os.environ | environment, capture_output=quiet, text=True, check=False)
+    arguments = [str(each) for each in command]
+    done = subprocess.run(arguments, env=os.environ | environment, capture_output=quiet, text=True, check=False)
     if done.returncode != 0:
-        raise ImageFailed(
-            f"`{' '.join(words[:3])} …` failed with {done.returncode}\n{(done.stdout + done.stderr)[-2000:] if quiet else ''}"
-        )
+        output = (done.stdout + done.stderr)[-2000:] if quiet else ""
+        raise ImageFailed(f"`{' '.join(arguments[:3])} …` failed with {done.returncode}\n{output}")
 
 
 def _remove(path: Path) -> None:

@@ -1,10 +1,10 @@
-"""An image for containerd that brings only the layers which containerd does not have.
+"""Write an image archive for containerd with only the layers that containerd does not have.
 
-`docker save` writes six gigabytes for a worker of which one megabyte has changed. What Docker imports once, containerd
-keeps as uncompressed layers named by the hash that Docker calls a diff id; so a later image of the same base is its own
-top layers, a configuration and a manifest. The top layers are written anew from the engine's folders, so their hashes
-differ from Docker's, and so does the image's. Their content does not. Only for an engine of our own, whose folders we
-may read. Invariant: what is written is a valid OCI archive together with what containerd has.
+`docker save` writes six gigabytes for a worker of which one megabyte has changed. containerd keeps imported layers
+uncompressed, under the hash that Docker calls a diff id, so an image on a known base needs only its top layers, a
+configuration and a manifest. The top layers are read from the engine's folders, which needs an engine of this module's
+own; their hashes differ from Docker's, their content does not. Invariant: the archive is a valid OCI archive together
+with containerd's layers.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _CONFIG = "application/vnd.oci.image.config.v1+json"
 def write_archive(
     path: Path, image: str, inspected: Mapping[str, Any], configuration: bytes, size_of: Callable[[str], int | None]
 ) -> bool:
-    """Writes an OCI archive of an image.
+    """Write an OCI archive of an image.
 
     Args:
         path: to write.
         image: its name.
-        inspected: what `docker image inspect` says of it.
-        configuration: its configuration, as Docker keeps it.
-        size_of: the bytes of a layer that containerd has, by digest; None when it does not.
+        inspected: the output of `docker image inspect`.
+        configuration: its configuration, as Docker stores it.
+        size_of: returns the bytes of a layer in containerd by digest, None when it is missing.
 
     Returns:
-        False if not even the lowest layer is there, or the engine keeps layers in another way: nothing is written then.
+        False if the lowest layer is missing or the engine stores layers in another way; nothing is written then.
     """
     digests: list[str] = inspected["RootFS"]["Layers"]
     folders = _folders(inspected["GraphDriver"])
@@ -67,7 +67,7 @@ def write_archive(
 
 
 def _folders(driver: Mapping[str, Any]) -> list[Path]:
-    """Of overlay2, lowest layer first."""
+    """Return the layers' folders of overlay2, lowest layer first; empty for another driver."""
     if driver["Name"] != "overlay2":
         return []
     lower = [Path(each) for each in driver["Data"].get("LowerDir", "").split(":") if each]
@@ -75,7 +75,7 @@ def _folders(driver: Mapping[str, Any]) -> list[Path]:
 
 
 def _write_layer(path: Path, folder: Path) -> None:
-    """A folder of overlay2 as a layer: what overlay marks as deleted becomes the format's own marks."""
+    """Write a folder of overlay2 as a layer, with overlay's marks of deleted files in the layer's format."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as layer:
         for root, names, files in os.walk(folder):
             names.sort()

@@ -1,7 +1,7 @@
-"""The node's network: one bridge for all pods, and what the kernel must do for it.
+"""The node's network: one bridge for all pods, and the kernel's settings for it.
 
-Pods reach each other, the host and Services; nothing outside, as nothing is masqueraded. Invariant: `tear_down` gives
-the host back as it was: no bridge, no tables, no names of network namespaces, kernel settings as `set_up` found them.
+Pods reach each other, the host and Services, but no address outside, because nothing is masqueraded. Invariant:
+`tear_down` removes the bridge, tables and network namespaces, and restores the settings that `set_up` found.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ ADDRESS = "10.244.0.1"
 PODS = "10.244.0.0/24"
 _NETWORK = "swarmgame"
 _NAMESPACES = "/run/swarmgame-cluster/"
-"""Where the network namespaces of our pods are, as the plugins note with each result."""
+"""Folder of the pods' network namespaces, which the plugins write into each result."""
 _SETTINGS = ("net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables")
 _TABLES = (("ip", "kube-proxy"), ("ip6", "kube-proxy"))
 
 
 class NetworkFailed(Exception):
-    """The host does not let us make the network. Says which command failed."""
+    """The network could not be made. The message has the command that failed."""
 
 
 def set_up(directory: Path) -> None:
-    """Makes the bridge, and remembers the kernel's settings in a file of the directory."""
+    """Create the bridge, and save the kernel's settings in a file of the directory."""
     found = {
         name: (Path("/proc/sys") / name).read_text().strip()
         for name in _SETTINGS
@@ -34,7 +34,8 @@ def set_up(directory: Path) -> None:
     }
     if _SETTINGS[1] not in found:
         raise NetworkFailed(
-            "the kernel has no br_netfilter, without which pods cannot use Services on their own bridge: modprobe br_netfilter"
+            "the kernel has no br_netfilter, without which pods cannot use Services on their bridge: "
+            "modprobe br_netfilter"
         )
     (directory / "sysctl.json").write_text(json.dumps(found))
     for name in _SETTINGS:
@@ -45,7 +46,7 @@ def set_up(directory: Path) -> None:
 
 
 def tear_down(directory: Path) -> None:
-    """Undoes `set_up`, and removes what kube-proxy and the CNI plugins left. Nothing happens if nothing is there."""
+    """Undo `set_up`, and remove what kube-proxy and the CNI plugins left. Can be called without a network."""
     if (Path("/sys/class/net") / BRIDGE).exists():
         _ip("link", "delete", BRIDGE)
     for family, table in _TABLES:
@@ -62,7 +63,7 @@ def tear_down(directory: Path) -> None:
 
 
 def cni_configuration(state: Path) -> Mapping[str, object]:
-    """What containerd hands to the plugins for each pod."""
+    """Return the configuration that containerd passes to the plugins for each pod."""
     addresses = {
         "type": "host-local",
         "ranges": [[{"subnet": PODS, "gateway": ADDRESS}]],
@@ -73,7 +74,7 @@ def cni_configuration(state: Path) -> Mapping[str, object]:
     return {"cniVersion": "1.0.0", "name": _NETWORK, "plugins": [bridge]}
 
 
-def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise NetworkFailed(f"`ip {' '.join(words)}` failed: {done.stderr.strip()}")
+        raise NetworkFailed(f"`ip {' '.join(arguments)}` failed: {done.stderr.strip()}")

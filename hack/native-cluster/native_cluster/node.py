@@ -1,8 +1,7 @@
-"""The node: containerd, kubelet and kube-proxy on this host, and the end of everything that they start.
+"""The node: containerd, kubelet and kube-proxy on this host, and the removal of everything that they start.
 
 It needs root, and a control plane that listens on the bridge's address. Invariant: after `sweep` no container, shim,
-mount, control group or socket of this node is left, whatever state it was in; only containerd's store of images stays,
-outside of all that.
+mount, control group or socket of this node exists, whatever its state was; only containerd's image store stays.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ RUNTIME = Path("/run/swarmgame-cluster")
 """Sockets and mounts."""
 SOCKET = RUNTIME / "containerd.sock"
 STATE = Path("/var/lib/swarmgame-cluster")
-"""What kubelet and the plugins write; gone with the cluster."""
+"""Files of kubelet and the plugins, removed with the cluster."""
 PAUSE = "localhost/swarmgame-pause:e2e"
 DNS_SERVICE = "10.96.0.10"
 _CGROUPS = ("kubepods", "k8s.io")
@@ -41,12 +40,12 @@ _FIXED = (
     "/var/lib/cni/results",
     "/var/log/containers",
 )
-"""Folders that the programs make wherever we tell them to write; removed, with their parents, once they are empty."""
+"""Folders that the programs create whatever their settings; removed, with their parents, once they are empty."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A running node's daemons."""
+    """The daemons of a running node."""
 
     containerd: daemons.Daemon
     kubelet: daemons.Daemon
@@ -54,12 +53,12 @@ class Node:
 
 
 def image_store() -> Path:
-    """Where containerd keeps images between clusters."""
+    """Return the folder where containerd keeps images between clusters."""
     return cache_directory() / "containerd"
 
 
 def start_containerd(directory: Path) -> daemons.Daemon:
-    """Starts containerd alone, which is enough to import images."""
+    """Start only containerd, which is enough to import images."""
     for folder in (RUNTIME, STATE, image_store()):
         folder.mkdir(parents=True, exist_ok=True)
     plugins = RUNTIME / "cni"
@@ -81,9 +80,7 @@ def start_containerd(directory: Path) -> daemons.Daemon:
 
 
 def start(plane: control_plane.ControlPlane, containerd: daemons.Daemon) -> Node:
-    """Joins this host to a control plane as its only node; returns when the daemons answer, which is before the node is
-    Ready.
-    """
+    """Join this host to a control plane as its only node; return when the daemons answer, before the node is Ready."""
     directory = plane.directory
     plane.authority.kubeconfig(STATE / "kubelet.kubeconfig", plane.url, f"system:node:{NAME}", ["system:nodes"])
     plane.authority.kubeconfig(STATE / "proxy.kubeconfig", plane.url, "system:kube-proxy")
@@ -112,22 +109,22 @@ def start(plane: control_plane.ControlPlane, containerd: daemons.Daemon) -> Node
     return Node(containerd, kubelet, proxy)
 
 
-def ctr(*words: str) -> str | None:
-    """What containerd's own client says; None when it failed."""
-    command = [str(tool("ctr")), "--address", str(SOCKET), "--namespace", "k8s.io", *words]
+def ctr(*arguments: str) -> str | None:
+    """Return the output of containerd's client; None when it failed."""
+    command = [str(tool("ctr")), "--address", str(SOCKET), "--namespace", "k8s.io", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout if done.returncode == 0 else None
 
 
 def sweep_containers() -> None:
-    """Kills and removes every container. Kubelet must have stopped, containerd must run."""
+    """Kill and remove every container. Kubelet must be stopped, and containerd running."""
     for container in (ctr("containers", "list", "--quiet") or "").split():
         ctr("tasks", "delete", "--force", container)
         ctr("containers", "delete", container)
 
 
 def sweep() -> None:
-    """Removes what daemons that are gone have left."""
+    """Remove what stopped daemons have left."""
     for pid in (*_shims(), *_contained()):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -150,8 +147,9 @@ def sweep() -> None:
 
 
 def containerd_configuration(plugins: Path, settings: Path) -> str:
-    """Version 3. `restrict_oom_score_adj` lets it run where not even root may lower a process's score: without it every
-    sandbox dies.
+    """Return containerd's configuration, version 3.
+
+    `restrict_oom_score_adj` lets it run where root may not lower a process's score: without it every sandbox dies.
     """
     return f"""version = 3
 root = "{image_store()}"
@@ -180,7 +178,7 @@ Root = "{RUNTIME / "runc"}"
 
 
 def kubelet_configuration(directory: Path, port: int, health_port: int) -> dict[str, object]:
-    """A kubelet that bears an old cgroup hierarchy, swap and a full disk, and evicts nothing."""
+    """Return the configuration of a kubelet that accepts cgroup v1, swap and a full disk, and evicts no pod."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -213,7 +211,7 @@ def kubelet_configuration(directory: Path, port: int, health_port: int) -> dict[
 
 
 def proxy_configuration(health_port: int, metrics_port: int) -> dict[str, object]:
-    """Services by nftables; limits of the kernel's connection tracking are left as they are."""
+    """Return kube-proxy's configuration: nftables, and unchanged limits of the kernel's connection tracking."""
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -228,30 +226,30 @@ def proxy_configuration(health_port: int, metrics_port: int) -> dict[str, object
 
 
 def _shims() -> Iterator[int]:
-    """Processes of containerd-shim-runc-v2 that serve our socket."""
+    """Yield the processes of containerd-shim-runc-v2 that serve this node's socket."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            if words[0].endswith(b"containerd-shim-runc-v2") and any(
-                word.startswith(str(SOCKET).encode()) for word in words
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            if arguments[0].endswith(b"containerd-shim-runc-v2") and any(
+                each.startswith(str(SOCKET).encode()) for each in arguments
             ):
                 yield int(folder.name)
 
 
 def _listens(address: Path) -> bool:
-    """Whether somebody still answers a socket; that of a shim which was killed is a dead name."""
+    """Return whether a process listens on a socket; a killed shim leaves its socket file."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(str(address))
         except ConnectionRefusedError:
             return False
         except OSError:
-            return True  # full, or not ours to ask: not dead
+            return True  # full, or no permission: a process holds it
     return True
 
 
 def _contained() -> Iterator[int]:
-    """Processes in the control groups of pods: they outlive a runtime that was killed."""
+    """Yield the processes in the control groups of pods: they outlive a killed runtime."""
     for name in _CGROUPS:
         for root in _cgroups(name):
             for file in root.rglob("cgroup.procs"):
@@ -260,12 +258,12 @@ def _contained() -> Iterator[int]:
 
 
 def _cgroups(name: str) -> list[Path]:
-    """A top control group, in each hierarchy that has it."""
+    """Return a top control group in each hierarchy that has it."""
     return [*Path("/sys/fs/cgroup").glob(f"*/{name}"), *Path("/sys/fs/cgroup").glob(name)]
 
 
 def _mounts_below(*folders: Path) -> list[str]:
-    """Mount points, deepest first."""
+    """Return the mount points below folders, deepest first."""
     mounts = [
         line.split()[1].encode().decode("unicode_escape") for line in Path("/proc/self/mounts").read_text().splitlines()
     ]
@@ -273,7 +271,7 @@ def _mounts_below(*folders: Path) -> list[str]:
 
 
 def _remove_empty(folder: Path) -> None:
-    """A folder and those above it, as far as they are empty and not the system's own."""
+    """Remove a folder and its parents as long as they are empty and not the system's."""
     for each in (folder, *folder.parents):
         if str(each) in {"/run", "/var/lib", "/var/log"}:
             break
@@ -286,7 +284,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _remove_cgroup(root: Path) -> None:
-    """A control group and those below it; they are busy until the kernel has buried their last process."""
+    """Remove a control group and those below it; they are busy until the kernel has removed their last process."""
     end = time.monotonic() + 5.0
     for folder in sorted(
         (path for path in [root, *root.rglob("*")] if path.is_dir()), key=lambda path: -len(path.parts)

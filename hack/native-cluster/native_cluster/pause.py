@@ -1,6 +1,6 @@
-"""The image of a pod's first process, made from a static program and a tar, without Docker.
+"""Make the image of a pod's first process from a static program, without Docker.
 
-The format is what `docker save` writes, which containerd imports.
+The format is that of `docker save`, which containerd imports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from native_cluster.tools import tool
 
 
 def write_archive(path: Path) -> Path:
-    """Writes the image, the same bytes every time."""
+    """Write the image; the bytes are the same every time."""
     layer = _tar({"pause": (tool("pause").read_bytes(), 0o755)})
     configuration = json.dumps(
         {

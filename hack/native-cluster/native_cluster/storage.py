@@ -1,9 +1,7 @@
-"""Claims: a folder of this host for each PersistentVolumeClaim, as the default storage class of a small cluster would
-give.
+"""Provision a folder of this host for each PersistentVolumeClaim, as the default storage class of a small cluster.
 
-A process of its own (`python -m native_cluster.storage KUBECONFIG`), level-triggered: it looks at all claims twice a
-second, which is cheap for one node. Invariant: a volume that is released under the policy Delete is gone, with its
-folder.
+Runs as a process (`python -m native_cluster.storage KUBECONFIG`) that reconciles all claims twice a second, which is
+cheap for one node. Invariant: a volume that is released under the policy Delete is removed with its folder.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ _SECONDS = 0.5
 
 
 def objects() -> list[dict[str, object]]:
-    """The storage class."""
+    """Return the storage class."""
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
     return [
         {
@@ -40,7 +38,7 @@ def objects() -> list[dict[str, object]]:
 
 
 def volume(claim: client.V1PersistentVolumeClaim) -> dict[str, object]:
-    """The volume for a claim: of the type `local`, whose files get the pod's fsGroup."""
+    """Return the volume of a claim, of the type `local`, whose files get the pod's fsGroup."""
     name = f"pvc-{claim.metadata.uid}"
     affinity = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NAME]}
     return {
@@ -57,8 +55,8 @@ def volume(claim: client.V1PersistentVolumeClaim) -> dict[str, object]:
     }
 
 
-def look(core: client.CoreV1Api) -> None:
-    """Once over all claims and volumes."""
+def reconcile(core: client.CoreV1Api) -> None:
+    """Create volumes for pending claims, and remove released ones."""
     volumes = {each.metadata.name: each for each in core.list_persistent_volume().items}
     for claim in core.list_persistent_volume_claim_for_all_namespaces().items:
         if (
@@ -80,9 +78,9 @@ def main() -> None:
     core = client.CoreV1Api(config.new_client_from_config(config_file=sys.argv[1]))
     while True:
         try:
-            look(core)
+            reconcile(core)
         except (client.ApiException, HTTPError) as error:
-            print(f"will look again: {error}", flush=True)
+            print(f"will retry: {error}", flush=True)
         time.sleep(_SECONDS)
 
 

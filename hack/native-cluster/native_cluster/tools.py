@@ -1,9 +1,7 @@
-"""The tools: Kubernetes and what a node needs, each built once by Go and found again by the hash of what it is made
-from.
+"""The tools: Kubernetes and what a node needs, each built once by Go and cached by the hash of its sources.
 
-A module under hack/native-cluster/tools names its binaries and pins its dependencies; this is no package manager and follows no
-tags. Invariant: a path that is returned exists and was built from exactly the committed go.mod and go.sum; a build that
-was interrupted leaves nothing behind.
+A module under hack/native-cluster/tools pins a tool's dependencies. Invariant: a returned path exists and was built
+from exactly the committed go.mod and go.sum; an interrupted build leaves no file.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ _KUBERNETES = "v1.36.3"
 
 
 class NotBuilt(Exception):
-    """A tool is not in the cache. Says how to build it."""
+    """A tool is not in the cache. The message has the command that builds it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ class Tool:
 
 
 def _kubernetes(name: str) -> Tool:
-    version = f"-X {_COMPONENT}.gitVersion={_KUBERNETES} -X {_COMPONENT}.gitMajor=1 -X {_COMPONENT}.gitMinor=36 -X {_COMPONENT}.gitTreeState=clean"
+    fields = {"gitVersion": _KUBERNETES, "gitMajor": "1", "gitMinor": "36", "gitTreeState": "clean"}
+    version = " ".join(f"-X {_COMPONENT}.{field}={value}" for field, value in fields.items())
     return Tool("kubernetes", f"k8s.io/kubernetes/cmd/{name}", ldflags=version)
 
 
@@ -73,7 +72,7 @@ TOOLS: Mapping[str, Tool] = {
     "kind": Tool("kind", "sigs.k8s.io/kind"),
 }
 API_SERVER = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
-"""What the API-server layer needs."""
+"""For tests on an API server."""
 NODE = (
     "kube-scheduler",
     "kubelet",
@@ -89,13 +88,13 @@ NODE = (
     "pause",
     "coredns",
 )
-"""What a whole cluster needs beyond that."""
+"""For a cluster with a node, besides."""
 CHARTS = ("helm", "kubeconform", "promtool")
-"""What the chart's tests need."""
+"""For the charts' tests."""
 
 
 def cache_directory() -> Path:
-    """Everything that is kept between runs: outside the clone, so that a fresh clone finds it."""
+    """Return the folder that is kept between runs, outside the clone so that a new clone finds it."""
     return Path(
         os.environ.get("SWARMGAME_TEST_CACHE")
         or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swarmgame"
@@ -103,34 +102,35 @@ def cache_directory() -> Path:
 
 
 def tool(name: str) -> Path:
-    """The path of a tool that is built.
+    """Return the path of a built tool.
 
     Raises:
-        NotBuilt: it is not there; nothing is built behind the caller's back, a build takes minutes.
+        NotBuilt: the tool is missing; it is not built here, because a build takes minutes.
     """
     path = _path(name)
     if not path.exists():
         raise NotBuilt(
-            f"{name} is not built ({path} does not exist): run `make cluster-tools`; it needs Go, and about 20 minutes the first time"
+            f"{name} is not built ({path} does not exist): run `make cluster-tools`; "
+            "it needs Go, and about 20 minutes the first time"
         )
     return path
 
 
 def missing(names: Sequence[str]) -> list[str]:
-    """Those that are not built."""
+    """Return the tools that are not built."""
     return [name for name in names if not _path(name).exists()]
 
 
 def build(names: Sequence[str]) -> None:
-    """Builds what is missing, one tool after the other; what was built before an interruption stays built.
+    """Build missing tools, one after the other; tools that were built before an interruption stay.
 
     Raises:
-        NotBuilt: there is no Go, or a build failed; its last words were printed.
+        NotBuilt: there is no Go, or a build failed; Go's output was printed.
     """
-    wanted = missing(names)
-    if wanted and shutil.which("go") is None:
-        raise NotBuilt(f"there is no `go` on the PATH to build {', '.join(wanted)} with: install Go 1.26 or newer")
-    for name in wanted:
+    absent = missing(names)
+    if absent and shutil.which("go") is None:
+        raise NotBuilt(f"there is no `go` on the PATH to build {', '.join(absent)} with: install Go 1.26 or newer")
+    for name in absent:
         print(f"building {name}", flush=True)
         _build(name)
 

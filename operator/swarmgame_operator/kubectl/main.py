@@ -1,7 +1,7 @@
 """The commands of `kubectl swarmgame`.
 
-Only reads: objects through the API server, logs likewise, and what a peer says of itself through the API server's proxy
-to its pod. Invariant: every failure is one line that says what was asked and what to do, and an exit code.
+They only read: objects and logs from the API server, and a peer's status through the API server's proxy to its pod.
+Every failure is one line with what to do, and an exit code.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from kubernetes.aio.config import ConfigException, list_kube_config_contexts
 from rich.console import Console
 from rich.live import Live
 
-from swarmgame_operator.api import GAME, POD, Api, Kind, connect
+from swarmgame_operator.api import GAME, POD, Api, ResourceKind, connect
 from swarmgame_operator.errors import NotFound, OperatorError
-from swarmgame_operator.facts import pod as pod_facts
 from swarmgame_operator.kubectl import view
+from swarmgame_operator.snapshot_builder import pod_facts
 
 NOT_FOUND, UNAVAILABLE, BAD_CONFIG = 66, 69, 78
 HTTP_PORT = 8080
@@ -33,7 +33,7 @@ application = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="How a swarm is doing.\n\nFirst: kubectl swarmgame status\nThen: kubectl swarmgame status GAME --watch",
+    help="Show the state of swarms.\n\nFirst: kubectl swarmgame status\nThen: kubectl swarmgame status GAME --watch",
 )
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The game's namespace. Default: the context's.")]
 Context = Annotated[str, typer.Option("--context", help="A context of the kubeconfig. Default: the current one.")]
@@ -50,9 +50,9 @@ def status(
         bool, typer.Option("--all-namespaces", "-A", help="List the games of all namespaces.")
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep the table up to date until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks with --watch.")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two updates with --watch.")] = 2.0,
 ) -> None:
-    """Games and how far they are; or one game in full.
+    """List games and their progress; or show one game in full.
 
     \b
     kubectl swarmgame status                 the games of this namespace
@@ -61,27 +61,29 @@ def status(
     kubectl swarmgame status sums --watch    the same, live
     """
 
-    async def look(api: Api, place: str) -> Any:
+    async def table(api: Api, namespace: str) -> Any:
         if name:
-            return view.game(await _game(api, place, name), await _pods(api, place, name, "peer"), datetime.now(UTC))
-        return view.games(await _all(api, GAME, None if all_namespaces else place), datetime.now(UTC))
+            return view.game(
+                await _game(api, namespace, name), await _pods(api, namespace, name, "peer"), datetime.now(UTC)
+            )
+        return view.games(await _all(api, GAME, None if all_namespaces else namespace), datetime.now(UTC))
 
     async def show(api: Api, place: str) -> None:
         console = Console()
         if not watch:
-            console.print(await look(api, place))
+            console.print(await table(api, place))
             return
-        with Live(await look(api, place), console=console, auto_refresh=False) as live:
+        with Live(await table(api, place), console=console, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(every)
-                live.update(await look(api, place), refresh=True)
+                live.update(await table(api, place), refresh=True)
 
     _run(show, namespace, context)
 
 
 @application.command()
 def peers(name: Game, namespace: Namespace = "", context: Context = "") -> None:
-    """A game's peers: where they run, and why one is not well.
+    """List a game's peers: where they run, and why one is unhealthy.
 
     \b
     kubectl swarmgame peers sums
@@ -99,17 +101,19 @@ def logs(
     name: Game,
     peer: Peer = 0,
     role: Annotated[str, typer.Option(help="peer, bootnode, initializer, gateway or chain.")] = "peer",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the pod ends.")] = False,
-    previous: Annotated[bool, typer.Option("--previous", help="Of the container before its last restart.")] = False,
-    tail: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many of the last lines.")] = 200,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until the pod ends.")] = False,
+    previous: Annotated[
+        bool, typer.Option("--previous", help="Show the log before the container's last restart.")
+    ] = False,
+    tail: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of last lines.")] = 200,
     namespace: Namespace = "",
     context: Context = "",
 ) -> None:
-    """What a peer, or another part of a game, printed.
+    """Print the log of a peer, or of another pod of a game.
 
     \b
     kubectl swarmgame logs sums                   of peer 0
-    kubectl swarmgame logs sums --peer 3 -f       of peer 3, and what it says from now on
+    kubectl swarmgame logs sums --peer 3 -f       of peer 3, followed
     kubectl swarmgame logs sums --role bootnode
     """
 
@@ -137,12 +141,12 @@ def report(
     name: Game,
     peer: Peer = 0,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A folder for what is fetched; made if it is not there.")
+        Path, typer.Option("--output", "-o", help="A folder for the files; created if it does not exist.")
     ] = Path("."),
     namespace: Namespace = "",
     context: Context = "",
 ) -> None:
-    """Fetches what is needed to look into a game later: the object, a peer's status, its metrics and its log.
+    """Save a game for a later analysis: the object, and a peer's status, metrics and log.
 
     \b
     kubectl swarmgame report sums -o sums-report
@@ -204,7 +208,7 @@ async def _pods(api: Api, namespace: str, name: str, role: str) -> list[dict[str
     return await _all(api, POD, namespace, f"swarmgame.dev/game={name},swarmgame.dev/role={role}")
 
 
-async def _all(api: Api, kind: Kind, namespace: str | None, selector: str = "") -> list[dict[str, Any]]:
+async def _all(api: Api, kind: ResourceKind, namespace: str | None, selector: str = "") -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     token = ""
     while True:
@@ -216,7 +220,7 @@ async def _all(api: Api, kind: Kind, namespace: str | None, selector: str = "") 
 
 
 async def _pod(api: Api, namespace: str, name: str, role: str, index: int) -> dict[str, Any]:
-    """The newest pod of a peer, or of another role."""
+    """Return the newest pod of a peer, or of another role."""
     pods = [
         each
         for each in await _pods(api, namespace, name, role)
@@ -271,7 +275,7 @@ def _fail(code: int, message: str) -> NoReturn:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     application()
 
 

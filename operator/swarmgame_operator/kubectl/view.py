@@ -1,6 +1,6 @@
-"""What a person is shown of games and peers: tables, from plain objects. Pure.
+"""Tables of games and peers, from plain objects. Pure.
 
-Invariant: whatever an object lacks is shown as a dash; nothing that a pod or a user wrote is taken as markup.
+Missing values are shown as a dash. Invariant: text from pods and users is never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from swarmgame_operator import facts
+from swarmgame_operator import snapshot_builder
 
 COLORS = {"True": "green", "False": "yellow", "Unknown": "dim"}
 Object = Mapping[str, Any]
 
 
 def games(found: Iterable[Object], now: datetime) -> Table:
-    """One line a game."""
+    """Return a table with a line per game."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("NAMESPACE", "NAME", "READY", "REASON", "PEERS", "ROUND", "REWARD", "AGE"):
         table.add_column(column, justify="right" if column in ("PEERS", "ROUND", "REWARD", "AGE") else "left")
@@ -43,7 +43,7 @@ def games(found: Iterable[Object], now: datetime) -> Table:
 
 
 def game(found: Object, pods: Iterable[Object], now: datetime) -> RenderableType:
-    """One game in full: progress, conditions, peers."""
+    """Return one game in full: progress, conditions, peers."""
     metadata, status = found["metadata"], found.get("status") or {}
     progress = status.get("progress") or {}
     head = Text.assemble(
@@ -71,15 +71,17 @@ def game(found: Object, pods: Iterable[Object], now: datetime) -> RenderableType
 
 
 def peers(pods: Iterable[Object], status: Object, now: datetime) -> Table:
-    """One line a peer's pod, with why it is not well."""
+    """Return a table with a line per peer's pod, with its problem."""
     unhealthy = {each["index"]: each for each in status.get("unhealthyPeers") or ()}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("PEER", "POD", "PHASE", "READY", "RESTARTS", "IP", "AGE", "TROUBLE"):
+    for column in ("PEER", "POD", "PHASE", "READY", "RESTARTS", "IP", "AGE", "PROBLEM"):
         table.add_column(column, overflow="fold")
-    for body in sorted(pods, key=lambda each: (facts.pod(each).facts.index or 0, each["metadata"]["name"])):
-        found = facts.pod(body)
-        trouble = unhealthy.get(found.facts.index, {})
-        words = f"{trouble['reason']}: {trouble.get('message', '')}" if trouble else ""
+    for body in sorted(
+        pods, key=lambda each: (snapshot_builder.pod_facts(each).facts.index or 0, each["metadata"]["name"])
+    ):
+        found = snapshot_builder.pod_facts(body)
+        problem = unhealthy.get(found.facts.index, {})
+        message = f"{problem['reason']}: {problem.get('message', '')}" if problem else ""
         table.add_row(
             Text("-" if found.facts.index is None else str(found.facts.index)),
             Text(found.facts.name),
@@ -88,23 +90,23 @@ def peers(pods: Iterable[Object], status: Object, now: datetime) -> Table:
             Text(str(sum(each.restarts for each in found.facts.containers))),
             Text(found.ip or "-"),
             Text(age(body["metadata"].get("creationTimestamp"), now)),
-            Text(words),
+            Text(message),
         )
     return table
 
 
 def age(since: object, now: datetime) -> str:
-    """As kubectl writes it: 42s, 5m, 3h, 12d."""
-    when = facts.time_of(since)
+    """Return the age in kubectl's format: 42s, 5m, 3h, 12d."""
+    when = snapshot_builder.time_of(since)
     return "-" if when is None else duration((now - when).total_seconds())
 
 
 def duration(seconds: float) -> str:
-    whole = max(0, int(seconds))
+    total = max(0, int(seconds))
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if whole >= 2 * size:
-            return f"{whole // size}{unit}"
-    return f"{whole}s"
+        if total >= 2 * size:
+            return f"{total // size}{unit}"
+    return f"{total}s"
 
 
 def _condition(status: Object, kind: str) -> Object:

@@ -1,16 +1,15 @@
-"""The chain's side of a game: the gateway, which alone holds the wallet and alone reaches the RPC; in mode Dev, a chain
-too.
+"""The gateway to the chain, and in mode Dev the chain itself.
 
-Both stay until the game is deleted, suspended or over as it may be: reports may still be on their way, and what was
-reported can be read. Invariant: the wallet and the RPC's address are mounted in the gateway, and nowhere else.
+Both stay while the game is suspended and after its end, until it is deleted: reports may still be in transit, and what
+was reported stays readable. Invariant: only the gateway mounts the wallet and the RPC's address.
 """
 
 from __future__ import annotations
 
-from swarmgame_operator.plan.outcome import Child, Manifest
+from swarmgame_operator.plan.game_context import CHAIN_PORT, GATEWAY_PORT, GameContext
+from swarmgame_operator.plan.plan_types import Child, Manifest
 from swarmgame_operator.plan.pod import container, http_port, http_probe, mount, pod_spec, scratch, small, value, volume
 from swarmgame_operator.plan.services import DEV_CHAIN_ID, bootnode_address, chain_rpc, contract
-from swarmgame_operator.plan.setting import CHAIN_PORT, GATEWAY_PORT, Setting
 from swarmgame_operator.plan.storage import READ_BY_GROUP
 
 GATEWAY = "gateway"
@@ -20,30 +19,30 @@ RPC = "/etc/swarmgame/rpc"
 STATE = "/state"
 
 
-def chain(setting: Setting) -> tuple[Child, ...]:
-    """What the game's coordination asks for."""
-    if not setting.has_chain:
+def chain(game: GameContext) -> tuple[Child, ...]:
+    """Return the children that the game's coordination mode needs."""
+    if not game.has_chain:
         return ()
-    return (*([_dev_chain(setting)] if setting.spec.coordination.mode == "Dev" else []), _gateway(setting))
+    return (*([_dev_chain(game)] if game.spec.coordination.mode == "Dev" else []), _gateway(game))
 
 
-def _gateway(setting: Setting) -> Child:
-    coordination = setting.spec.coordination
+def _gateway(game: GameContext) -> Child:
+    coordination = game.spec.coordination
     environment = [
         value("HOME", "/tmp"),
         value("SWARMGAME_GATEWAY_HOST", "0.0.0.0"),
         value("SWARMGAME_GATEWAY_PORT", str(GATEWAY_PORT)),
-        value("SWARMGAME_GATEWAY_QUORUM", f"{setting.spec.game.progression.quorum_fraction:g}"),
-        value("SWARMGAME_GATEWAY_BOOTNODES", bootnode_address(setting)),
+        value("SWARMGAME_GATEWAY_QUORUM", f"{game.spec.game.progression.quorum_fraction:g}"),
+        value("SWARMGAME_GATEWAY_BOOTNODES", bootnode_address(game)),
         value("SWARMGAME_CHAIN_MODE", coordination.mode),
-        value("SWARMGAME_CHAIN_CONTRACT", contract(setting)),
+        value("SWARMGAME_CHAIN_CONTRACT", contract(game)),
     ]
     volumes, mounts = [scratch()], [mount("tmp", "/tmp")]
     if coordination.mode == "Dev":
-        # A block of its own for every transaction, and none without one: a second confirmation would never come.
+        # Every transaction has its own block, and there are no others: a second confirmation would never come.
         environment += [
             value("SWARMGAME_CHAIN_ID", str(DEV_CHAIN_ID)),
-            value("SWARMGAME_CHAIN_RPC", chain_rpc(setting)),
+            value("SWARMGAME_CHAIN_RPC", chain_rpc(game)),
             value("SWARMGAME_GATEWAY_CONFIRMATIONS", "1"),
         ]
     else:
@@ -64,9 +63,9 @@ def _gateway(setting: Setting) -> Child:
                 )
                 mounts.append(mount(name, path, readOnly=True))
     pod = container(
-        setting,
+        game,
         GATEWAY,
-        setting.defaults.gateway_image,
+        game.defaults.gateway_image,
         command=["swarmgame-gateway"],
         env=environment,
         ports=[http_port(GATEWAY_PORT)],
@@ -78,24 +77,24 @@ def _gateway(setting: Setting) -> Child:
     )
     spec: Manifest = {
         "replicas": 1,
-        "strategy": {"type": "Recreate"},  # two of them would race for the wallet's nonces
-        "selector": {"matchLabels": setting.selector("gateway")},
+        "strategy": {"type": "Recreate"},  # two gateways would race for the wallet's nonces
+        "selector": {"matchLabels": game.selector("gateway")},
         "template": {
-            "metadata": {"labels": setting.labels("gateway")},
-            "spec": pod_spec(setting, containers=[pod], volumes=volumes),
+            "metadata": {"labels": game.labels("gateway")},
+            "spec": pod_spec(game, containers=[pod], volumes=volumes),
         },
     }
     return Child(
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": setting.metadata(GATEWAY, "gateway"), "spec": spec}
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": game.metadata(GATEWAY, "gateway"), "spec": spec}
     )
 
 
-def _dev_chain(setting: Setting) -> Child:
+def _dev_chain(game: GameContext) -> Child:
     probe = {"tcpSocket": {"port": "rpc"}}
     pod = container(
-        setting,
+        game,
         CHAIN,
-        setting.defaults.chain_image,
+        game.defaults.chain_image,
         args=[
             *("--host", "0.0.0.0", "--port", str(CHAIN_PORT), "--chain-id", str(DEV_CHAIN_ID)),
             *("--state", f"{STATE}/anvil.json", "--state-interval", "5"),
@@ -109,13 +108,13 @@ def _dev_chain(setting: Setting) -> Child:
     )
     spec: Manifest = {
         "replicas": 1,
-        "serviceName": setting.name(CHAIN),
-        "selector": {"matchLabels": setting.selector("chain")},
+        "serviceName": game.name(CHAIN),
+        "selector": {"matchLabels": game.selector("chain")},
         "template": {
-            "metadata": {"labels": setting.labels("chain")},
-            "spec": pod_spec(setting, containers=[pod], volumes=[scratch(), volume("state", emptyDir={})]),
+            "metadata": {"labels": game.labels("chain")},
+            "spec": pod_spec(game, containers=[pod], volumes=[scratch(), volume("state", emptyDir={})]),
         },
     }
     return Child(
-        {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": setting.metadata(CHAIN, "chain"), "spec": spec}
+        {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": game.metadata(CHAIN, "chain"), "spec": spec}
     )

@@ -1,8 +1,7 @@
-"""The initializer: it fills the cache with the model, once for the game, or once a pod where the cache goes with its
-pod.
+"""The initializer: fills the cache with the model, once per game, or once per pod if the cache is the pod's own.
 
-Whoever initializes has the hub's token and reaches the hub; peers have neither, and run offline. Invariant: filling a
-cache that is full changes nothing, so that it may be done again.
+It has the hub's token and network access to the hub; peers have neither, and run offline. Filling a full cache changes
+nothing, so it may run again.
 """
 
 from __future__ import annotations
@@ -10,32 +9,30 @@ from __future__ import annotations
 from typing import Any
 
 from swarmgame_operator.plan import storage
+from swarmgame_operator.plan.game_context import TEMPLATE_HASH, GameContext, digest
 from swarmgame_operator.plan.merge import merge
-from swarmgame_operator.plan.outcome import Child, Manifest
+from swarmgame_operator.plan.plan_types import Child, Manifest
 from swarmgame_operator.plan.pod import container, gpu_toleration, mount, pod_spec, threads, with_memory_requested
-from swarmgame_operator.plan.setting import TEMPLATE_HASH, Setting, digest
 
 JOB = CONTAINER = "initializer"
 RETRIES = 6
 PLACEMENT = ("nodeSelector", "tolerations", "affinity", "imagePullSecrets", "priorityClassName", "schedulerName")
-"""Fields of the peers' podTemplate that the initializer shares: it must run where their cache is, from the same
-registry.
-"""
+"""Fields of the peers' podTemplate that the initializer shares: it runs where their cache is, with the same registry."""
 
 
-def in_the_pod(setting: Setting) -> bool:
-    """Whether every peer's pod initializes its own cache."""
-    return setting.must_be_initialized and not setting.cache_outlives_a_pod
+def in_the_pod(game: GameContext) -> bool:
+    """Return whether every peer's pod initializes its own cache."""
+    return game.must_be_initialized and not game.cache_outlives_a_pod
 
 
-def is_a_job(setting: Setting) -> bool:
-    """Whether a Job does it for all."""
-    return setting.must_be_initialized and setting.cache_outlives_a_pod
+def is_a_job(game: GameContext) -> bool:
+    """Return whether one Job does it for all peers."""
+    return game.must_be_initialized and game.cache_outlives_a_pod
 
 
-def initializer_hash(setting: Setting) -> str:
-    """Tells what the cache is filled for; a Job made for another game or model is made anew."""
-    data = setting.spec_data
+def initializer_hash(game: GameContext) -> str:
+    """Return the hash of what the cache is filled for. A Job with another hash is replaced."""
+    data = game.spec_data
     peers = data.get("peers", {})
     return digest(
         [
@@ -48,16 +45,16 @@ def initializer_hash(setting: Setting) -> str:
     )
 
 
-def initializer_job(setting: Setting) -> Child:
-    metadata = setting.metadata(JOB, "initializer")
+def initializer_job(game: GameContext) -> Child:
+    metadata = game.metadata(JOB, "initializer")
     identity = {"apiVersion": "batch/v1", "kind": "Job"}
-    patch = {key: entry for key, entry in setting.spec.peers.pod_template.spec.items() if key in PLACEMENT}
+    patch = {key: entry for key, entry in game.spec.peers.pod_template.spec.items() if key in PLACEMENT}
     pod = pod_spec(
-        setting,
+        game,
         restartPolicy="Never",
-        containers=[initializer_container(setting)],
-        volumes=[*storage.game_volumes(setting), *storage.token_volumes(setting)],
-        **gpu_toleration(setting),
+        containers=[initializer_container(game)],
+        volumes=[*storage.game_volumes(game), *storage.token_volumes(game)],
+        **gpu_toleration(game),
     )
     fatal = {"containerName": CONTAINER, "operator": "In", "values": [64, 77, 78]}
     spec = {
@@ -69,26 +66,26 @@ def initializer_job(setting: Setting) -> Child:
                 {"action": "FailJob", "onExitCodes": fatal},
             ]
         },
-        "template": {"metadata": {"labels": setting.labels("initializer")}, "spec": merge(pod, patch)},
+        "template": {"metadata": {"labels": game.labels("initializer")}, "spec": merge(pod, patch)},
     }
-    created = {**metadata, "annotations": {TEMPLATE_HASH: initializer_hash(setting)}}
+    created = {**metadata, "annotations": {TEMPLATE_HASH: initializer_hash(game)}}
     return Child({**identity, "metadata": metadata}, {**identity, "metadata": created, "spec": spec})
 
 
-def initializer_container(setting: Setting) -> Manifest:
-    """The container; it has the peers' memory and CPU, as it loads what they load, and none of their GPUs."""
-    peers = setting.spec.peers
+def initializer_container(game: GameContext) -> Manifest:
+    """Return the container. It has the peers' memory and CPU, because it loads the same model, but no GPU."""
+    peers = game.spec.peers
     variables = [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in peers.env]
     fields: dict[str, Any] = {
         "args": ["pod", "initialize"],
         "env": merge(
-            [*storage.game_environment(setting), *storage.token_environment(setting), threads(setting, CONTAINER)],
+            [*storage.game_environment(game), *storage.token_environment(game), threads(game, CONTAINER)],
             variables,
             "env",
         ),
-        "volumeMounts": [*storage.game_mounts(setting), *storage.token_mounts(setting)],
+        "volumeMounts": [*storage.game_mounts(game), *storage.token_mounts(game)],
     }
-    if in_the_pod(setting):
+    if in_the_pod(game):
         fields["volumeMounts"].append(mount("shm", "/dev/shm"))
     limits, requests = (
         {name: amount for name, amount in each.items() if "/" not in name}
@@ -96,4 +93,4 @@ def initializer_container(setting: Setting) -> Manifest:
     )
     if resources := with_memory_requested(limits, requests):
         fields["resources"] = resources
-    return container(setting, CONTAINER, setting.worker_image, **fields)
+    return container(game, CONTAINER, game.worker_image, **fields)

@@ -1,7 +1,7 @@
-"""Merging a `podTemplate` into a pod: mappings key by key, lists of named things by name, other lists as a whole.
+"""Merge a `podTemplate` into a pod: mappings by key, lists of named entries by name, other lists as a whole.
 
-That is the part of Kubernetes' strategic merge that people rely on, without its `$patch` directives. Invariant: what
-the patch does not name stays as it is, and neither argument is changed.
+This is Kubernetes' strategic merge without its `$patch` directives. What the patch does not name stays as it is, and
+neither argument is modified.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _KEYS = {
     "hostAliases": "ip",
     "topologySpreadConstraints": "topologyKey",
 }
-"""By which field the entries of a list are told apart; as Kubernetes' own types say (`patchMergeKey`)."""
+"""The field that identifies the entries of a list, as in Kubernetes' own types (`patchMergeKey`)."""
 
 _UNIONS = {"volumes": ("name",), "env": ("name",)}
-"""Entries that hold one of several things: a patch that names another one replaces the entry, as two would be refused."""
+"""Entries that hold one of several kinds of value: a patch with another kind replaces the entry, as two are refused."""
 
 
 def merge(base: Any, patch: Any, field: str = "") -> Any:
-    """`base` with `patch` laid over it. A null in the patch removes what it stands for."""
+    """Return `base` with `patch` merged into it. A null in the patch removes the value."""
     if isinstance(base, Mapping) and isinstance(patch, Mapping):
         merged = dict(base)
         for key, value in patch.items():
@@ -58,7 +58,7 @@ def _merge_entries(base: Sequence[Any], patch: Sequence[Any], key: str, field: s
 
 
 def _place_of(entry: Any, base: Sequence[Any], key: str) -> int | None:
-    """Where the base has an entry of the same name; compared, not hashed, as an author may write anything for a name."""
+    """Return the position of the base's entry with the same name. Compared, not hashed: a name may be any JSON value."""
     name = entry.get(key) if isinstance(entry, Mapping) else None
     if name is None:
         return None

@@ -1,20 +1,17 @@
-"""Network policies: who may talk to whom. Made with `networkPolicy.mode: Isolated`, where the cluster's network
-enforces them.
+"""Network policies: which pods may reach which. Created with `networkPolicy.mode: Isolated`; the cluster's network must
+enforce them.
 
-| who | is reached by | reaches |
+| pod | ingress from | egress to |
 |---|---|---|
-| peers, bootnode | one another on p2p; the operator and Prometheus on http | DNS, one another, the gateway; in mode Dev
-the chain; a vLLM server |
-| whoever initializes | nobody | DNS, and port 443 anywhere, for a model of the hub |
-| gateway | peers, the operator, Prometheus | DNS; in mode Dev the chain, in mode External any address: where the RPC is
-stands in a Secret |
-| chain (Dev) | gateway, peers | nothing |
+| peers, bootnode | each other on p2p; operator and Prometheus on http | DNS, each other, gateway, Dev chain, vLLM server |
+| initializer | none | DNS, and port 443 of any address if the model is on the hub |
+| gateway | peers, operator, Prometheus | DNS; the Dev chain, or any address in mode External (a Secret holds the RPC's) |
+| chain (Dev) | gateway, peers | none |
 
-The peers of a closed world (TorchDistributed) reach one another on any port: gloo listens where the kernel lets it.
-A game that is exposed, or that joins a swarm elsewhere, has members that may live anywhere: its peers and bootnode are
-reached by anyone on the p2p port, and reach any address over TCP. Where a vLLM server is named by its url, its port is
-reached at any address: a policy knows no names. Invariant: policies only add up, so an author can allow more with one
-of their own.
+The peers of a closed swarm (TorchDistributed) reach each other on any port: gloo listens on ports of the kernel's
+choice. A game that is exposed, or that joins a remote swarm, has remote members: its peers and bootnode accept anyone on
+the p2p port, and reach any address over TCP. A vLLM server that is named by its url is reached on its port at any
+address, because a policy contains no host names. Policies only add up, so an author can allow more with another one.
 """
 
 from __future__ import annotations
@@ -22,8 +19,8 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from swarmgame_operator.plan import initializer
-from swarmgame_operator.plan.outcome import Child, Manifest
-from swarmgame_operator.plan.setting import CHAIN_PORT, GATEWAY_PORT, HTTP_PORT, ROLE_LABEL, Setting
+from swarmgame_operator.plan.game_context import CHAIN_PORT, GATEWAY_PORT, HTTP_PORT, ROLE_LABEL, GameContext
+from swarmgame_operator.plan.plan_types import Child, Manifest
 
 DNS: Manifest = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
 ANY_TCP: list[Manifest] = [{"protocol": "TCP", "port": 1, "endPort": 65_535}]
@@ -39,66 +36,66 @@ WATCHERS: list[Manifest] = [
 ]
 
 
-def network_policies(setting: Setting) -> tuple[Child, ...]:
-    if setting.spec.network_policy.mode == "None":
+def network_policies(game: GameContext) -> tuple[Child, ...]:
+    if game.spec.network_policy.mode == "None":
         return ()
-    found = [_peers(setting)]
-    if _fetches(setting):
-        found.append(_hub(setting))
-    if setting.has_chain:
-        found.append(_gateway(setting))
-    if setting.spec.coordination.mode == "Dev":
-        found.append(_chain(setting))
+    found = [_peers(game)]
+    if _uses_hub(game):
+        found.append(_hub(game))
+    if game.has_chain:
+        found.append(_gateway(game))
+    if game.spec.coordination.mode == "Dev":
+        found.append(_chain(game))
     return tuple(found)
 
 
-def _peers(setting: Setting) -> Child:
+def _peers(game: GameContext) -> Child:
     swarm, p2p = (
-        _pods(setting, "bootnode", "peer"),
-        ANY_TCP if setting.closed else _tcp(setting.spec.communication.port),
+        _pods(game, "bootnode", "peer"),
+        ANY_TCP if game.closed else _tcp(game.spec.communication.port),
     )
     ingress = [
-        {"ports": p2p} if setting.exposed else {"from": swarm, "ports": p2p},
+        {"ports": p2p} if game.exposed else {"from": swarm, "ports": p2p},
         {"from": WATCHERS, "ports": _tcp(HTTP_PORT)},
     ]
     egress = [DNS, {"to": swarm, "ports": p2p}]
-    if setting.has_chain:
-        egress.append({"to": _pods(setting, "gateway"), "ports": _tcp(GATEWAY_PORT)})
-    if setting.spec.coordination.mode == "Dev":
-        egress.append({"to": _pods(setting, "chain"), "ports": _tcp(CHAIN_PORT)})
-    if setting.vllm is not None and setting.vllm.url:
-        egress.append({"ports": _tcp(_port_of(setting.vllm.url))})
-    if setting.exposed:
+    if game.has_chain:
+        egress.append({"to": _pods(game, "gateway"), "ports": _tcp(GATEWAY_PORT)})
+    if game.spec.coordination.mode == "Dev":
+        egress.append({"to": _pods(game, "chain"), "ports": _tcp(CHAIN_PORT)})
+    if game.vllm is not None and game.vllm.url:
+        egress.append({"ports": _tcp(_port_of(game.vllm.url))})
+    if game.exposed:
         egress.append(ANYWHERE_TCP)
-    return _policy(setting, "peers", "peer", ("bootnode", "initializer", "peer"), ingress, egress)
+    return _policy(game, "peers", "peer", ("bootnode", "initializer", "peer"), ingress, egress)
 
 
-def _hub(setting: Setting) -> Child:
-    roles = ("peer",) if initializer.in_the_pod(setting) else ("initializer",)
-    return _policy(setting, "hub", "initializer", roles, None, [{"ports": _tcp(443)}])
+def _hub(game: GameContext) -> Child:
+    roles = ("peer",) if initializer.in_the_pod(game) else ("initializer",)
+    return _policy(game, "hub", "initializer", roles, None, [{"ports": _tcp(443)}])
 
 
-def _gateway(setting: Setting) -> Child:
-    ingress = [{"from": [*_pods(setting, "peer"), *WATCHERS], "ports": _tcp(GATEWAY_PORT)}]
+def _gateway(game: GameContext) -> Child:
+    ingress = [{"from": [*_pods(game, "peer"), *WATCHERS], "ports": _tcp(GATEWAY_PORT)}]
     node = (
-        {"to": _pods(setting, "chain"), "ports": _tcp(CHAIN_PORT)}
-        if setting.spec.coordination.mode == "Dev"
+        {"to": _pods(game, "chain"), "ports": _tcp(CHAIN_PORT)}
+        if game.spec.coordination.mode == "Dev"
         else ANYWHERE_TCP
     )
-    return _policy(setting, "gateway", "gateway", ("gateway",), ingress, [DNS, node])
+    return _policy(game, "gateway", "gateway", ("gateway",), ingress, [DNS, node])
 
 
-def _chain(setting: Setting) -> Child:
-    ingress = [{"from": _pods(setting, "gateway", "peer"), "ports": _tcp(CHAIN_PORT)}]
-    return _policy(setting, "chain", "chain", ("chain",), ingress, [])
+def _chain(game: GameContext) -> Child:
+    ingress = [{"from": _pods(game, "gateway", "peer"), "ports": _tcp(CHAIN_PORT)}]
+    return _policy(game, "chain", "chain", ("chain",), ingress, [])
 
 
-def _fetches(setting: Setting) -> bool:
-    return setting.spec.model is not None and setting.spec.model.uri.startswith("hf://")
+def _uses_hub(game: GameContext) -> bool:
+    return game.spec.model is not None and game.spec.model.uri.startswith("hf://")
 
 
-def _pods(setting: Setting, *roles: str) -> list[Manifest]:
-    return [{"podSelector": {"matchLabels": setting.selector(role)}} for role in roles]
+def _pods(game: GameContext, *roles: str) -> list[Manifest]:
+    return [{"podSelector": {"matchLabels": game.selector(role)}} for role in roles]
 
 
 def _port_of(url: str) -> int:
@@ -111,14 +108,14 @@ def _tcp(port: int) -> list[Manifest]:
 
 
 def _policy(
-    setting: Setting,
-    ending: str,
+    game: GameContext,
+    suffix: str,
     role: str,
     roles: tuple[str, ...],
     ingress: list[Manifest] | None,
     egress: list[Manifest],
 ) -> Child:
-    selector = setting.selector(role)
+    selector = game.selector(role)
     selector.pop(ROLE_LABEL)
     spec: Manifest = {
         "podSelector": {
@@ -130,5 +127,5 @@ def _policy(
     }
     if ingress is not None:
         spec["ingress"] = ingress
-    metadata = setting.metadata(ending, role)
+    metadata = game.metadata(suffix, role)
     return Child({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec})

@@ -1,48 +1,48 @@
-"""Peers' health: which peers are not well, and why, by index.
+"""The health of peers: which are unhealthy, and why, by index.
 
-Of a peer's pods the living one speaks; a dead one only while its successor is not ready. Invariant: what Kubernetes or
-a queue took away on purpose is not called unwell.
+A peer's running pod decides; a failed one counts only until its successor is ready. A pod that Kubernetes or a queue
+removed on purpose does not make its peer unhealthy.
 """
 
 from __future__ import annotations
 
 from swarmgame_api.status import PeerCounts, UnhealthyPeer
-from swarmgame_operator.observed import ContainerFacts, PodFacts
 from swarmgame_operator.plan import sampler
-from swarmgame_operator.plan.scene import ENDED, ORDINARY_WAITS, Scene, last_words
+from swarmgame_operator.plan.reconcile_context import ENDED, ORDINARY_WAITS, ReconcileContext, termination_summary
+from swarmgame_operator.snapshot import ContainerFacts, PodFacts
 
 SHOWN = 16
 MESSAGE = 1_000
 
 
-def unhealthy_peers(scene: Scene) -> tuple[UnhealthyPeer, ...]:
-    """All that are not well, by index; the status shows the first sixteen."""
+def unhealthy_peers(context: ReconcileContext) -> tuple[UnhealthyPeer, ...]:
+    """Return all unhealthy peers, by index; the status shows the first sixteen."""
     found = []
-    for index in range(scene.desired):
-        pods = [pod for pod in scene.peer_pods if pod.index == index]
-        trouble = _for_good(scene, index, pods) or _trouble(scene, index, pods)
-        if trouble is not None:
-            reason, message = trouble
+    for index in range(context.desired):
+        pods = [pod for pod in context.peer_pods if pod.index == index]
+        problem = _failed_for_good(context, index, pods) or _pod_problem(context, index, pods)
+        if problem is not None:
+            reason, message = problem
             found.append(UnhealthyPeer(index=index, reason=reason, message=" ".join(message.split())[:MESSAGE]))
     return tuple(found)
 
 
-def peer_counts(scene: Scene) -> PeerCounts:
-    chain = scene.observed.chain
+def peer_counts(context: ReconcileContext) -> PeerCounts:
+    chain = context.observed.chain
     return PeerCounts(
-        desired=scene.desired,
-        active=len(scene.active_pods),
-        ready=len(scene.ready_indexes),
-        registered=chain.registered if chain is not None and scene.setting.has_chain else 0,
-        succeeded=len(scene.completed_indexes),
-        failed=len(scene.failed_indexes),
-        terminating=len(scene.leaving_pods),
+        desired=context.desired,
+        active=len(context.active_pods),
+        ready=len(context.ready_indexes),
+        registered=chain.registered if chain is not None and context.game.has_chain else 0,
+        succeeded=len(context.completed_indexes),
+        failed=len(context.failed_indexes),
+        terminating=len(context.leaving_pods),
     )
 
 
 def failed_container(pod: PodFacts) -> ContainerFacts | None:
-    """The container for which a pod failed; none where the pod was taken away. A server beside the peer ends with it,
-    and is not why.
+    """Return the container that made a pod fail; None if the pod was removed. A server beside the peer ends with it,
+    and is not the cause.
     """
     if pod.phase != "Failed" or pod.disrupted or pod.terminating:
         return None
@@ -50,17 +50,16 @@ def failed_container(pod: PodFacts) -> ContainerFacts | None:
     return next((container for container in ended if container.name != sampler.CONTAINER), next(iter(ended), None))
 
 
-def _for_good(scene: Scene, index: int, pods: list[PodFacts]) -> tuple[str, str] | None:
-    if index not in scene.failed_indexes:
+def _failed_for_good(context: ReconcileContext, index: int, pods: list[PodFacts]) -> tuple[str, str] | None:
+    if index not in context.failed_indexes:
         return None
-    words = next(
-        (last_words(container) for pod in pods if (container := failed_container(pod)) is not None), "its pod is gone"
-    )
-    return "FailedForGood", words
+    containers = (failed_container(pod) for pod in pods)
+    summaries = (termination_summary(container) for container in containers if container is not None)
+    return "FailedForGood", next(summaries, "its pod is gone")
 
 
-def _trouble(scene: Scene, index: int, pods: list[PodFacts]) -> tuple[str, str] | None:
-    if index in scene.ready_indexes or index in scene.completed_indexes:
+def _pod_problem(context: ReconcileContext, index: int, pods: list[PodFacts]) -> tuple[str, str] | None:
+    if index in context.ready_indexes or index in context.completed_indexes:
         return None
     for pod in pods:
         if pod.phase in ENDED or pod.terminating:
@@ -74,5 +73,5 @@ def _trouble(scene: Scene, index: int, pods: list[PodFacts]) -> tuple[str, str] 
         container_that_failed = failed_container(pod)
         if container_that_failed is not None:
             reason = container_that_failed.exit_reason or "Error"
-            return reason, last_words(container_that_failed)
+            return reason, termination_summary(container_that_failed)
     return None

@@ -1,8 +1,7 @@
-"""What every pod of ours has in common: it passes Pod Security admission at level restricted, it has no token, and it
-keeps its root read-only.
+"""What all pods of a game have in common: Pod Security level restricted, no API token, a read-only root.
 
-Pieces only; `peer_job`, `bootnode`, `initializer`, `gateway` and `chain` put them together. Invariant: nothing here
-asks for a privilege.
+Building blocks for `peer_job`, `bootnode`, `initializer`, `sampler` and `chain`. Invariant: nothing here requests a
+privilege.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from swarmgame_operator.plan.outcome import Manifest
-from swarmgame_operator.plan.setting import HTTP_PORT, Setting
+from swarmgame_operator.plan.game_context import HTTP_PORT, GameContext
+from swarmgame_operator.plan.plan_types import Manifest
 
 USER = 65532
 TERMINATION_LOG = "/dev/termination-log"
@@ -34,8 +33,8 @@ def container_security() -> Manifest:
     return {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
 
-def pod_spec(setting: Setting, **fields: Any) -> Manifest:
-    """A pod's spec with what all of ours share.
+def pod_spec(game: GameContext, **fields: Any) -> Manifest:
+    """Return a pod's spec with the fields that all pods share.
 
     `enableServiceLinks` is off because a Service named `swarmgame` would otherwise put SWARMGAME_PORT into every pod of
     its namespace.
@@ -46,13 +45,13 @@ def pod_spec(setting: Setting, **fields: Any) -> Manifest:
         "securityContext": pod_security(),
         **fields,
     }
-    if setting.defaults.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in setting.defaults.image_pull_secrets]
+    if game.defaults.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in game.defaults.image_pull_secrets]
     return spec
 
 
-def container(setting: Setting, name: str, image: str, **fields: Any) -> Manifest:
-    """A container; its last words go to the termination log, which the game's conditions quote."""
+def container(game: GameContext, name: str, image: str, **fields: Any) -> Manifest:
+    """Return a container. Its termination message is quoted in the game's conditions."""
     found: Manifest = {
         "name": name,
         "image": image,
@@ -61,18 +60,18 @@ def container(setting: Setting, name: str, image: str, **fields: Any) -> Manifes
         "terminationMessagePolicy": "FallbackToLogsOnError",
         **fields,
     }
-    if setting.defaults.image_pull_policy:
-        found["imagePullPolicy"] = setting.defaults.image_pull_policy
+    if game.defaults.image_pull_policy:
+        found["imagePullPolicy"] = game.defaults.image_pull_policy
     return found
 
 
 def value(name: str, text: str) -> Manifest:
-    """A variable."""
+    """Return an environment variable."""
     return {"name": name, "value": text}
 
 
 def from_field(name: str, path: str) -> Manifest:
-    """A variable from the pod itself."""
+    """Return an environment variable with a field of the pod."""
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
@@ -80,9 +79,9 @@ def http_probe(path: str, **fields: int) -> Manifest:
     return {"httpGet": {"path": path, "port": "http"}, **fields}
 
 
-def patient_probes() -> Manifest:
-    """Probes of what may take an hour to load a model: nothing is restarted for being slow, only for not answering once
-    it did.
+def slow_start_probes() -> Manifest:
+    """Return probes that allow an hour for loading a model: a container is restarted only if it stops answering after
+    it has answered once.
     """
     return {
         "startupProbe": http_probe(
@@ -97,8 +96,8 @@ def http_port(number: int = HTTP_PORT) -> Manifest:
     return {"name": "http", "containerPort": number, "protocol": "TCP"}
 
 
-def p2p_port(setting: Setting) -> Manifest:
-    return {"name": "p2p", "containerPort": setting.spec.communication.port, "protocol": "TCP"}
+def p2p_port(game: GameContext) -> Manifest:
+    return {"name": "p2p", "containerPort": game.spec.communication.port, "protocol": "TCP"}
 
 
 def volume(name: str, **source: Any) -> Manifest:
@@ -110,19 +109,20 @@ def mount(name: str, path: str, **fields: Any) -> Manifest:
 
 
 def scratch() -> Manifest:
-    """/tmp, which is also HOME: the only place where a process may write that keeps nothing."""
+    """Return the volume of /tmp, which is also HOME: the only temporary folder that a process may write to."""
     return volume("tmp", emptyDir={})
 
 
 def small(memory: str, cpu: str) -> Manifest:
-    """Resources of a helper: memory is requested as limited, CPU is not limited."""
+    """Return the resources of an auxiliary pod: memory is requested as limited, CPU is not limited."""
     return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory}}
 
 
-def threads(setting: Setting, name: str) -> Manifest:
-    """OMP_NUM_THREADS of a container: as many as it asks CPUs for; one where it asks for none, as several peers may
-    share the node, and threads that spin for each other's CPUs are slower than one."""
-    resources = setting.spec.peers.resources
+def threads(game: GameContext, name: str) -> Manifest:
+    """Return OMP_NUM_THREADS: the container's requested CPUs; 1 if it requests none, because several peers may share
+    the node, and threads that spin for each other's CPUs are slower than one.
+    """
+    resources = game.spec.peers.resources
     if "cpu" not in {**resources.limits, **resources.requests}:
         return value("OMP_NUM_THREADS", "1")
     kind = "requests.cpu" if "cpu" in resources.requests else "limits.cpu"
@@ -133,36 +133,34 @@ def threads(setting: Setting, name: str) -> Manifest:
 
 
 def with_memory_requested(limits: Mapping[str, str], requests: Mapping[str, str]) -> Manifest:
-    """Resources as the author gave them, memory requested as limited: a pod that may use more than it asked for is
-    killed when others do.
+    """Return the author's resources with memory requested as limited: under memory pressure, pods that use more than
+    they requested are killed first.
     """
-    asked, allowed = dict(requests), dict(limits)
-    memory = allowed.get("memory") or asked.get("memory")
+    requested, limited = dict(requests), dict(limits)
+    memory = limited.get("memory") or requested.get("memory")
     if memory is not None:
-        asked["memory"] = allowed["memory"] = memory
+        requested["memory"] = limited["memory"] = memory
     found: Manifest = {}
-    if allowed:
-        found["limits"] = allowed
-    if asked:
-        found["requests"] = asked
+    if limited:
+        found["limits"] = limited
+    if requested:
+        found["requests"] = requested
     return found
 
 
-def gpus(setting: Setting) -> int:
-    """GPUs of a peer's own container, as far as its limits say."""
-    resources = setting.spec.peers.resources
-    asked = {**resources.requests, **resources.limits}
-    return sum(int(amount) for name, amount in asked.items() if name.endswith("/gpu") and amount.isdigit())
+def gpus(game: GameContext) -> int:
+    """Return the GPUs of a peer's own container, by its resources."""
+    resources = game.spec.peers.resources
+    amounts = {**resources.requests, **resources.limits}
+    return sum(int(amount) for name, amount in amounts.items() if name.endswith("/gpu") and amount.isdigit())
 
 
-def gpu_toleration(setting: Setting) -> Manifest:
-    """Nodes with GPUs are often tainted, so that only those who need them come; where the peers may run, their
-    initializer may too.
-    """
-    server = setting.vllm_sidecar
+def gpu_toleration(game: GameContext) -> Manifest:
+    """Return the toleration of the taint that nodes with GPUs often have, for peers with GPUs and their initializer."""
+    server = game.vllm_sidecar
     served = server is not None and any(name.endswith("/gpu") for name in server.resources.limits)
     return (
         {"tolerations": [{"key": GPU_TAINT, "operator": "Exists", "effect": "NoSchedule"}]}
-        if gpus(setting) or served
+        if gpus(game) or served
         else {}
     )

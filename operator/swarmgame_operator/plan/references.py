@@ -1,7 +1,5 @@
-"""What a game refers to and does not make: Secrets, ConfigMaps and claims. The runtime looks up exactly these, and no
-others.
-
-Invariant: a Secret is only ever looked up for the names of its keys.
+"""The Secrets, ConfigMaps and claims that a game refers to. The runtime reads exactly these, and of a Secret only the
+names of its keys.
 """
 
 from __future__ import annotations
@@ -14,12 +12,11 @@ from swarmgame_api.manifest import SwarmGame
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """What must exist, by name.
+    """The objects that must exist, by name.
 
     Args:
-        secrets: and the keys that each must have.
-        config_maps: and the keys that each must have; none for a module, whose keys are its files.
-        claims: by name.
+        secrets: with the keys that each must have.
+        config_maps: with the keys that each must have; none for a module, whose keys are its files.
     """
 
     secrets: dict[str, frozenset[str]]
@@ -28,7 +25,7 @@ class References:
 
 
 def references(game: SwarmGame) -> References:
-    """What the manifest refers to. Optional references (`optional: true`) are left out."""
+    """Return what the manifest refers to, without optional references (`optional: true`)."""
     spec = game.spec
     secrets: dict[str, set[str]] = {}
     maps: dict[str, set[str]] = {}

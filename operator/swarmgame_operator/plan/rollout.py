@@ -1,129 +1,130 @@
-"""What becomes of the two Jobs: made, left alone, scaled, made anew, or ended.
+"""The two Jobs: when they are created, scaled, replaced, left alone and deleted.
 
-The peers' Job waits for what it needs (keys, the bootnode's id, a full cache), and is asked about beforehand where its
-author wrote into the pod. Deleting is in the foreground: a Job that is gone has no pods, so that no two pods hold one
-key. Invariant: a Job of peers that run is ended only by its author (suspend, or other pods), or because the game is
-over.
+The peers' Job waits for its keys, the bootnode's id and a full cache. If its author wrote into the pod, the API server
+is asked first, by a dry run. A Job is deleted in the foreground: when it is gone its pods are gone, so no two pods use
+one key. A Job whose peers run is only deleted if its author suspends or changes the game, or the game is over.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swarmgame_operator.observed import JobFacts
 from swarmgame_operator.plan import initializer
-from swarmgame_operator.plan.children import differing
-from swarmgame_operator.plan.identity import missing_peer_keys
-from swarmgame_operator.plan.outcome import Child, DryRun, Reference
+from swarmgame_operator.plan.children import needs_update
+from swarmgame_operator.plan.game_context import digest
+from swarmgame_operator.plan.key_secrets import missing_peer_keys
 from swarmgame_operator.plan.peer_job import peer_job, template_hash
-from swarmgame_operator.plan.scene import Scene, job_says
-from swarmgame_operator.plan.setting import digest
+from swarmgame_operator.plan.plan_types import Child, Deletion, DryRun
+from swarmgame_operator.plan.reconcile_context import ReconcileContext, job_condition_reason
+from swarmgame_operator.snapshot import JobFacts
 
 ENDS = ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What to do about a Job.
-
-    Args:
-        rolling: it is being replaced by one with other pods.
-    """
+class RolloutStep:
+    """What to do about a Job."""
 
     children: tuple[Child, ...] = ()
-    deletions: tuple[Reference, ...] = ()
+    deletions: tuple[Deletion, ...] = ()
     dry_run: DryRun | None = None
-    rolling: bool = False
 
 
 def dry_run_of(child: Child) -> DryRun:
-    """The question whether the API server would make such a Job. Its name is generated: one of its own name may be
-    there.
-    """
-    creation = child.creation or child.manifest
+    """Return the dry run of a Job. Its name is generated, because a Job of its own name may exist."""
+    manifest = child.create_manifest or child.apply_manifest
     numbers = ("parallelism", "completions", "maxFailedIndexes")
-    spec = {key: entry for key, entry in creation["spec"].items() if key not in numbers}
-    metadata = {key: entry for key, entry in creation["metadata"].items() if key != "name"}
-    manifest = {**creation, "metadata": {**metadata, "generateName": f"{child.name}-"}}
-    return DryRun(digest([creation["metadata"]["labels"], spec]), manifest)
+    spec = {key: entry for key, entry in manifest["spec"].items() if key not in numbers}
+    metadata = {key: entry for key, entry in manifest["metadata"].items() if key != "name"}
+    return DryRun(
+        digest([manifest["metadata"]["labels"], spec]),
+        {**manifest, "metadata": {**metadata, "generateName": f"{child.name}-"}},
+    )
 
 
-def peers_step(scene: Scene, *, accepted: bool, playing: bool, over: bool) -> Step:
-    """The peers' Job.
+def is_rolling_out(context: ReconcileContext) -> bool:
+    """Return whether the peers' Job is being replaced by one with other pods."""
+    job = context.job
+    if job is None or not context.playing or not _outdated(context, job):
+        return False
+    return job.deleting or (context.accepted and not _finished(job))
 
-    Args:
-        accepted: whether the game may get anything new.
-        playing: whether there should be a Job: neither suspended by its author nor over.
-    """
-    job = scene.job
+
+def peers_step(context: ReconcileContext) -> RolloutStep:
+    """Return the step for the peers' Job."""
+    job = context.job
     if job is not None and job.deleting:
-        return Step(rolling=playing and _outdated(scene, job))
-    if not playing:
-        return Step(deletions=(_ended(job),) if job is not None and not (over and _finished(job)) else ())
-    child = peer_job(scene.setting)
+        return RolloutStep()
+    if not context.playing:
+        if job is None or (context.over and _finished(job)):
+            return RolloutStep()
+        return RolloutStep(deletions=(_delete(job),))
+    child = peer_job(context.game)
     if job is None:
-        return _create(scene, child) if accepted else Step()
-    if _finished(job) or not accepted:
-        return Step()
-    if _outdated(scene, job):
-        asked = _question(scene, child)
-        return Step(dry_run=asked, rolling=True) if asked is not None else Step(deletions=(_ended(job),), rolling=True)
-    if missing_peer_keys(scene.setting, scene.observed.secrets):
-        return Step()
-    return Step(children=differing((child,), scene.observed.children))
+        return _create(context, child) if context.accepted else RolloutStep()
+    if _finished(job) or not context.accepted:
+        return RolloutStep()
+    if _outdated(context, job):
+        dry_run = _open_dry_run(context, child)
+        return RolloutStep(dry_run=dry_run) if dry_run is not None else RolloutStep(deletions=(_delete(job),))
+    if missing_peer_keys(context.game, context.observed.secrets):
+        return RolloutStep()
+    return RolloutStep(children=needs_update((child,), context.observed.children))
 
 
-def initializer_step(scene: Scene, *, accepted: bool, playing: bool) -> Step:
-    """The Job that fills the cache, where a Job does."""
-    job = scene.observed.initializer
-    needed = initializer.is_a_job(scene.setting)
+def initializer_step(context: ReconcileContext) -> RolloutStep:
+    """Return the step for the Job that fills the cache, if the game has one."""
+    job = context.observed.initializer
+    needed = initializer.is_a_job(context.game)
     if job is None:
-        make = needed and playing and accepted and scene.job is None
-        return Step(
-            children=differing((initializer.initializer_job(scene.setting),), scene.observed.children) if make else ()
-        )
+        if not needed or not context.playing or not context.accepted or context.job is not None:
+            return RolloutStep()
+        child = initializer.initializer_job(context.game)
+        return RolloutStep(children=needs_update((child,), context.observed.children))
     if job.deleting:
-        return Step()
-    outdated = scene.job is None and job.template_hash != initializer.initializer_hash(scene.setting)
-    if not needed or (playing and outdated) or (not playing and not _finished(job)):
-        return Step(deletions=(_ended(job),))
-    return Step()
+        return RolloutStep()
+    outdated = context.job is None and job.template_hash != initializer.initializer_hash(context.game)
+    if not needed or (context.playing and outdated) or (not context.playing and not _finished(job)):
+        return RolloutStep(deletions=(_delete(job),))
+    return RolloutStep()
 
 
-def cache_is_ready(scene: Scene) -> bool:
-    """Whether peers may start: the cache is full, or fills itself in their pods."""
-    if not initializer.is_a_job(scene.setting):
+def cache_is_ready(context: ReconcileContext) -> bool:
+    """Return whether peers may start: the cache is full, or every pod fills its own."""
+    if not initializer.is_a_job(context.game):
         return True
-    job = scene.observed.initializer
-    right = job is not None and job.template_hash == initializer.initializer_hash(scene.setting)
-    return right and job_says(job, "Complete", "SuccessCriteriaMet") is not None
+    job = context.observed.initializer
+    current = job is not None and job.template_hash == initializer.initializer_hash(context.game)
+    return current and job_condition_reason(job, "Complete", "SuccessCriteriaMet") is not None
 
 
-def _create(scene: Scene, child: Child) -> Step:
-    setting = scene.setting
-    waits = missing_peer_keys(setting, scene.observed.secrets) or (setting.has_bootnode and not setting.bootnode_peer)
-    if waits or not cache_is_ready(scene):
-        return Step()
-    asked = _question(scene, child)
-    return Step(dry_run=asked) if asked is not None else Step(children=differing((child,), scene.observed.children))
+def _create(context: ReconcileContext, child: Child) -> RolloutStep:
+    game = context.game
+    waits = missing_peer_keys(game, context.observed.secrets) or (game.has_bootnode and not game.bootnode_peer)
+    if waits or not cache_is_ready(context):
+        return RolloutStep()
+    dry_run = _open_dry_run(context, child)
+    if dry_run is not None:
+        return RolloutStep(dry_run=dry_run)
+    return RolloutStep(children=needs_update((child,), context.observed.children))
 
 
-def _question(scene: Scene, child: Child) -> DryRun | None:
-    """What still has to be asked; None where the answer is known, or nothing of the pods is the author's own."""
-    peers = scene.spec.peers
-    free = bool(peers.pod_template.spec) or any(variable.value_from for variable in peers.env)
-    asked = dry_run_of(child)
-    answered = scene.observed.dry_run is not None and scene.observed.dry_run.hash == asked.hash
-    return asked if free and not answered else None
+def _open_dry_run(context: ReconcileContext, child: Child) -> DryRun | None:
+    """Return the dry run to do first; None if its answer is known, or if the author wrote nothing into the pod."""
+    peers = context.spec.peers
+    own_pod = bool(peers.pod_template.spec) or any(variable.value_from for variable in peers.env)
+    dry_run = dry_run_of(child)
+    answered = context.observed.dry_run is not None and context.observed.dry_run.hash == dry_run.hash
+    return dry_run if own_pod and not answered else None
 
 
-def _outdated(scene: Scene, job: JobFacts) -> bool:
-    return bool(job.template_hash) and job.template_hash != template_hash(scene.setting)
+def _outdated(context: ReconcileContext, job: JobFacts) -> bool:
+    return bool(job.template_hash) and job.template_hash != template_hash(context.game)
 
 
 def _finished(job: JobFacts) -> bool:
-    return job_says(job, *ENDS) is not None
+    return job_condition_reason(job, *ENDS) is not None
 
 
-def _ended(job: JobFacts) -> Reference:
-    return Reference("Job", job.name, "Foreground")
+def _delete(job: JobFacts) -> Deletion:
+    return Deletion("Job", job.name, "Foreground")

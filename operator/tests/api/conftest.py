@@ -13,12 +13,12 @@ import yaml
 from api_servers import ApiServer
 from operators import eventually
 
-from swarmgame_operator.api import Api, Kind, connect
+from swarmgame_operator.api import Api, ResourceKind, connect
 
 CRD = Path(__file__).parents[3] / "crds" / "swarmgame.yaml"
-DEFINITION = Kind("CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions")
-NAMESPACE = Kind("Namespace", "v1", "namespaces")
-ACCOUNT = Kind("ServiceAccount", "v1", "serviceaccounts")
+DEFINITION = ResourceKind("CustomResourceDefinition", "apiextensions.k8s.io/v1", "customresourcedefinitions")
+NAMESPACE = ResourceKind("Namespace", "v1", "namespaces")
+ACCOUNT = ResourceKind("ServiceAccount", "v1", "serviceaccounts")
 
 
 @pytest.fixture(scope="session")

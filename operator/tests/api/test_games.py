@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from operators import eventually, look_again, manifest, names, operator, settled
 
-from swarmgame_operator.api import CONFIG_MAP, DEPLOYMENT, GAME, JOB, KINDS, POD, SECRET, SERVICE, Api, Kind
+from swarmgame_operator.api import CONFIG_MAP, DEPLOYMENT, GAME, JOB, KINDS, POD, SECRET, SERVICE, Api, ResourceKind
 
-EVENT_KIND = Kind("Event", "events.k8s.io/v1", "events")
+EVENT_KIND = ResourceKind("Event", "events.k8s.io/v1", "events")
 
 
 async def condition(api: Api, namespace: str, name: str, kind: str) -> dict[str, Any]:
@@ -272,7 +272,7 @@ async def test_a_missing_secret_is_told_and_found_once_it_is_there(
         await eventually(valid)
 
 
-async def merge_as_somebody(api: Api, kind: Kind, namespace: str, name: str, patch: dict[str, Any]) -> None:
+async def merge_as_somebody(api: Api, kind: ResourceKind, namespace: str, name: str, patch: dict[str, Any]) -> None:
     """What `kubectl edit` does: a patch under another manager's name."""
     await api._call(
         "patch",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from operators import eventually, manifest, operator, settled
 
-from swarmgame_operator.api import GAME, POD, Api, Kind
+from swarmgame_operator.api import GAME, POD, Api, ResourceKind
 
-NAMESPACE = Kind("Namespace", "v1", "namespaces")
+NAMESPACE = ResourceKind("Namespace", "v1", "namespaces")
 
 
 async def test_a_failed_peer_does_not_keep_its_namespace(api: Api, cluster_config: Path, namespace: str) -> None:

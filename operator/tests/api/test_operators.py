@@ -16,9 +16,9 @@ from aiohttp import web
 from operators import eventually, look_again, manifest, names, operator, settled
 
 from swarmgame_operator.api import GAME, JOB, LEASE, SECRET, SERVICE, Api
-from swarmgame_operator.metrics import Metrics
-from swarmgame_operator.running import Operator
-from swarmgame_operator.settings import Settings
+from swarmgame_operator.metrics import OperatorMetrics
+from swarmgame_operator.operator import Operator
+from swarmgame_operator.settings import OperatorSettings
 
 GAMES = 12
 
@@ -105,7 +105,7 @@ async def test_of_two_operators_one_writes_and_the_other_takes_over(
     async with operator(cluster_config, namespace, **lease) as first:
         await asyncio.wait_for(first.working.wait(), 30)
         async with operator(cluster_config, namespace, **lease) as second:
-            await eventually(lambda: not second.not_ready())
+            await eventually(lambda: not second.readiness_problem())
             await api.create(GAME, namespace, manifest("g0"))
             await eventually(lambda: complete(api, namespace, 1))
             await settled(first)
@@ -181,9 +181,9 @@ async def test_with_a_bad_connection_everything_still_comes_about_and_everything
 
     tls = api._client.rest_client.ssl_context
     async with unreliable(api._client.configuration.host, tls, random.Random(7)) as (address, done):
-        metrics = Metrics("test")
+        metrics = OperatorMetrics("test")
         faulty = Api(client.ApiClient(configuration=client.Configuration(host=address)), metrics.requested)
-        settings = Settings(
+        settings = OperatorSettings(
             watch_namespaces=(namespace,), metrics_port=0, probe_port=0, debounce_seconds=0.02, progress_seconds=0
         )
         running, stop = Operator(settings, faulty, metrics), asyncio.Event()

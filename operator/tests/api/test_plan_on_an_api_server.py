@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from api_servers import ApiServer
-from worlds import setting, valid_game
+from plan_fixtures import game_context, valid_game
 
 from swarmgame_operator.plan.peer_job import peer_job
 
@@ -96,15 +96,15 @@ def test_a_pod_that_asks_for_more_is_refused_so_the_test_above_can_fail(server: 
 
 def test_a_scale_leaves_the_queue_its_fields_and_the_template_as_it_is(server: Server) -> None:
     labels = {"kueue.x-k8s.io/queue-name": "research"}
-    first = peer_job(setting(valid_game(labels=labels)))
-    assert first.creation is not None
-    made = server.ask("POST", first.creation, query="&fieldManager=swarmgame-operator-creation")
+    first = peer_job(game_context(valid_game(labels=labels)))
+    assert first.create_manifest is not None
+    made = server.ask("POST", first.create_manifest, query="&fieldManager=swarmgame-operator-creation")
     assert made["spec"]["suspend"] is True
     for size in (6, 1):
-        child = peer_job(setting(valid_game({"peers": {"replicas": size}}, labels=labels)))
+        child = peer_job(game_context(valid_game({"peers": {"replicas": size}}, labels=labels)))
         applied = server.ask(
             "PATCH",
-            child.manifest,
+            child.apply_manifest,
             query="&fieldManager=swarmgame-operator&force=true",
             content="application/apply-patch+yaml",
             name=child.name,

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from swarmgame_operator.api import GAME, Api, Kind, connect
-from swarmgame_operator.metrics import Metrics
-from swarmgame_operator.running import Operator
-from swarmgame_operator.settings import Settings
+from swarmgame_operator.api import GAME, Api, ResourceKind, connect
+from swarmgame_operator.metrics import OperatorMetrics
+from swarmgame_operator.operator import Operator
+from swarmgame_operator.settings import OperatorSettings
 
 SPEC: dict[str, Any] = {
     "game": {
@@ -34,10 +34,10 @@ def manifest(name: str = "sums", **spec: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def operator(kubeconfig: Path, namespace: str = "", **settings: Any) -> AsyncIterator[Operator]:
     """A running operator of one namespace, or (empty) of all; stopped as SIGTERM would when the block ends."""
-    metrics = Metrics("test")
+    metrics = OperatorMetrics("test")
     api = await connect(metrics.requested, config_file=str(kubeconfig))
     quick: dict[str, Any] = {"metrics_port": 0, "probe_port": 0, "debounce_seconds": 0.02, "progress_seconds": 0}
-    chosen = Settings(watch_namespaces=(namespace,) if namespace else (), **{**quick, **settings})
+    chosen = OperatorSettings(watch_namespaces=(namespace,) if namespace else (), **{**quick, **settings})
     stop = asyncio.Event()
     running = Operator(chosen, api, metrics)
     task = asyncio.create_task(running.run(stop))
@@ -95,7 +95,7 @@ async def look_again(running: Operator) -> int:
     return len(keys)
 
 
-async def names(api: Api, kind: Kind, namespace: str) -> set[str]:
+async def names(api: Api, kind: ResourceKind, namespace: str) -> set[str]:
     """The names of all objects of a kind."""
     page = await api.list_page(kind, namespace)
     return {each["metadata"]["name"] for each in page["items"]}

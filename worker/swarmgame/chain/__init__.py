@@ -1,1 +1,1 @@
-"""On-chain coordination: registration and reports of a peer. It runs beside the loop and never blocks it."""
+"""On-chain coordination: a peer's registration and reports. It runs beside the game loop and never blocks it."""

@@ -1,7 +1,7 @@
-"""Where a swarm's chain is: its node, its gateway, its contract. Only that; nothing here asks anybody.
+"""Where a game's chain is: its node, its gateway, its contract. Nothing here connects to any of them.
 
-A node's address may hold a password, so it comes from the environment or from a file that the environment names.
-Invariant: importing this loads nothing of the chain's packages.
+A node's address may hold a password, so it comes from the environment, or from a file that the environment names.
+Importing this loads none of the chain's packages but its errors.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ RPC, RPC_FILE, GATEWAY, CHAIN_ID, CONTRACT = (
 
 
 @dataclass(frozen=True, slots=True)
-class ChainPlace:
-    """What a process was told of its swarm's chain.
+class ChainEndpoint:
+    """The addresses of a swarm's chain; an unknown one is empty.
 
     Args:
         rpc: the node's address; never shown, since it may hold a password.
         gateway: the gateway's address.
-        chain_id: 0 where it was not told.
+        chain_id: 0 where it is not known.
         contract: the coordinator's address.
     """
 
@@ -38,11 +38,11 @@ class ChainPlace:
     contract: str = ""
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str]) -> ChainPlace:
-        """What `SWARMGAME_CHAIN_*` says.
+    def from_environment(cls, environment: Mapping[str, str]) -> ChainEndpoint:
+        """Read `SWARMGAME_CHAIN_*`.
 
         Raises:
-            BadUsage: a value is none, or the file cannot be read.
+            BadUsage: a value is invalid, or the file cannot be read.
         """
         rpc, file = environment.get(RPC, ""), environment.get(RPC_FILE, "")
         if not rpc and file:
@@ -56,42 +56,43 @@ class ChainPlace:
         return cls(rpc, environment.get(GATEWAY, ""), int(number), environment.get(CONTRACT, ""))
 
     def environment(self) -> dict[str, str]:
-        """The same, for a process that is started."""
+        """Return the environment variables that give a child process the same endpoint."""
         return {RPC: self.rpc, GATEWAY: self.gateway, CHAIN_ID: str(self.chain_id), CONTRACT: self.contract}
 
 
-def place_of(manifest: SwarmGame, told: ChainPlace | None = None) -> ChainPlace | None:
-    """Where the chain of a game is; None where the game has none.
+def resolve_endpoint(manifest: SwarmGame, given: ChainEndpoint | None = None) -> ChainEndpoint | None:
+    """Return where the chain of a game is; None where the game has none.
 
     Args:
-        told: what the command line said; what it left open comes from the environment, and of an External chain from
-            the manifest.
+        given: the command line's values; what is missing comes from the environment, and for an External chain from the
+            manifest.
 
     Raises:
-        BadUsage: the game has a chain, and it was not said where; or it was said differently in two places.
+        BadUsage: the game has a chain and a value is missing, or differs from the manifest's.
     """
     coordination = manifest.spec.coordination
     if coordination.mode == "None":
         return None
-    told, around = told or ChainPlace(), ChainPlace.of_environment(os.environ)
-    found = ChainPlace(
-        told.rpc or around.rpc,
-        (told.gateway or around.gateway).rstrip("/"),
-        told.chain_id or around.chain_id or coordination.chain_id or 0,
-        told.contract or around.contract or coordination.contract_address or "",
+    given, environment = given or ChainEndpoint(), ChainEndpoint.from_environment(os.environ)
+    found = ChainEndpoint(
+        given.rpc or environment.rpc,
+        (given.gateway or environment.gateway).rstrip("/"),
+        given.chain_id or environment.chain_id or coordination.chain_id or 0,
+        given.contract or environment.contract or coordination.contract_address or "",
     )
-    for what, said, expected in (
+    for name, found_value, expected in (
         ("the chain's id", found.chain_id, coordination.chain_id),
         ("the contract", found.contract.lower(), (coordination.contract_address or "").lower()),
     ):
-        if expected and said != expected:
-            raise BadUsage(f"{what} was given as {said}; the manifest's spec.coordination says {expected}")
+        if expected and found_value != expected:
+            raise BadUsage(f"{name} was given as {found_value}; the manifest's spec.coordination says {expected}")
     values = {RPC: found.rpc, GATEWAY: found.gateway, CHAIN_ID: found.chain_id, CONTRACT: found.contract}
     missing = [name for name, value in values.items() if not value]
     if missing:
         raise BadUsage(
-            f"spec.coordination.mode is {coordination.mode}, but it was not said where the chain is: set {', '.join(missing)} "
-            "(`swarmgame run --coordination dev` brings a chain of its own; --set coordination.mode=None plays without)"
+            f"spec.coordination.mode is {coordination.mode}, but the chain's address is not known: set "
+            f"{', '.join(missing)} (`swarmgame run --coordination dev` brings a chain of its own; "
+            "--set coordination.mode=None plays without)"
         )
     for name in (RPC, GATEWAY):
         if not str(values[name]).startswith(("http://", "https://")):
@@ -103,18 +104,18 @@ def place_of(manifest: SwarmGame, told: ChainPlace | None = None) -> ChainPlace 
 
 @contextmanager
 def chain_errors(mode: str) -> Iterator[None]:
-    """The chain's errors as ours, with the same exit codes; packages that are missing as one sentence."""
+    """Translate the chain's errors, keeping exit codes, and name a package that is missing in one sentence."""
     try:
         yield
     except ChainError as error:
-        raise ours(error) from error
+        raise to_worker_error(error) from error
     except ModuleNotFoundError as error:
         advice = f"None here, or the chain's packages: pip install 'swarmgame[chain]' ({error.name} is missing)"
         raise InvalidManifest("spec.coordination.mode", mode, advice) from error
 
 
-def ours(error: ChainError) -> SwarmGameError:
-    """An error of the chain in the taxonomy of `swarmgame.errors`."""
+def to_worker_error(error: ChainError) -> SwarmGameError:
+    """Return the error of `swarmgame.errors` for one of the chain."""
     kind = {ExitCode.BAD_USAGE: BadUsage, ExitCode.REFUSED: Refused}.get(ExitCode(error.exit_code), Temporary)
     return kind(str(error))
 

@@ -124,7 +124,7 @@ def peer(
     with recording_exit(files) as record:
         with found_in(game):
             manifest = load_game(game, set_ or ())
-            from swarmgame.chain.endpoint import ChainPlace
+            from swarmgame.chain.endpoint import ChainEndpoint
             from swarmgame.runtime.options import PeerOptions, checked_addresses
             from swarmgame.runtime.peer import run_peer
             from swarmgame.swarm.network_options import NetworkOptions
@@ -145,7 +145,7 @@ def peer(
                 min_replicas=min_replicas,
                 pre_running_deadline_seconds=pre_running_deadline_seconds,
                 threads=threads or len(os.sched_getaffinity(0)),
-                chain=ChainPlace(chain_rpc, chain_gateway, chain_id, chain_contract),
+                chain=ChainEndpoint(chain_rpc, chain_gateway, chain_id, chain_contract),
             )
             code = run_peer(manifest, game.parent, options)
         record(code)

@@ -68,7 +68,7 @@ class RunResult(StrEnum):
 
     FINISHED = "finished"
     STOPPED = "stopped"
-    ISOLATED = "alone"
+    ISOLATED = "isolated"
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 A backend moves bytes and decides nothing about training. Invariants: contributions that `collect` returns were checked
 (limits, schema, signature, hash, age) and are sorted by (round, peer), so they do not depend on the order of arrival.
-A peer that is alone gets `closed_by` ISOLATED, and every refused message is counted in `outcomes` under its reason.
+Without any other live peer, `closed_by` is ISOLATED; every refused message is counted in `outcomes` under its reason.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class CollectPolicy:
 
     @property
     def max_lag(self) -> int:
-        """How many rounds a peer may lag and still take part. At least one: peers that were killed together resume up
-        to one round apart."""
+        """How many rounds a peer may be behind and still take part: one at least, because peers that were killed
+        together resume that far apart."""
         return max(1, self.max_staleness)
 
 

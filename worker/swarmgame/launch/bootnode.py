@@ -22,11 +22,11 @@ from swarmgame.game.state import PeerId
 from swarmgame.observability.http import Endpoints
 from swarmgame.observability.metric_definitions import BOOTNODE, BOOTNODE_PREFIX
 from swarmgame.observability.status import PeerStatus, Phase
-from swarmgame.swarm.discovery import GREETING
+from swarmgame.swarm.discovery import HELLO
 from swarmgame.swarm.identity import Identity
 from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Traffic
-from swarmgame.swarm.transports.torch_import_stubs import spare_torch
+from swarmgame.swarm.transports.torch_import_stubs import stub_torch_imports
 from swarmgame_common.metrics import make_collectors
 
 logger = logging.getLogger(__name__)
@@ -83,33 +83,33 @@ async def serve(
     except OSError as error:
         raise Temporary(f"the bootnode's key {key} cannot be read: {error.strerror}") from error
     # Before the transport is imported, since hivemind imports torch.
-    spare_torch()
-    from swarmgame.swarm.transports.libp2p import Network, P2PTransport
+    stub_torch_imports()
+    from swarmgame.swarm.transports.libp2p import Libp2pOptions, Libp2pTransport
 
-    network = Network(
+    network = Libp2pOptions(
         options.network.port, options.network.initial_peers, options.network.announce, options.network.host
     )
-    transport = P2PTransport(options.run, identity.peer, key, network)
+    transport = Libp2pTransport(options.run, identity.peer, key, network)
     status = PeerStatus(version=swarmgame.__version__)
     status.change(peer=identity.peer)
     metrics = BootnodeMetrics(transport.traffic)
-    endpoints = Endpoints(status, metrics, options.http_host, options.http_port, dead=lambda: transport.dead)
+    endpoints = Endpoints(status, metrics, options.http_host, options.http_port, dead=lambda: transport.failure)
 
     heartbeat_list = peer_list(())
 
     def answer(sender: PeerId, message: bytes) -> bytes:
-        return heartbeat_list if message[:1] == GREETING else b""
+        return heartbeat_list if message[:1] == HELLO else b""
 
     endpoints.start()
     try:
         await transport.start(Handlers(call=answer, body=lambda name: None))
-        await transport.bootstrap()
+        await transport.connect_initial_peers()
         addresses = tuple(f"{address}/p2p/{identity.peer}" for address in transport.addresses())
         status.change(phase=Phase.RUNNING, addresses=addresses)
         notify(f"bootnode of {options.run} listens on {' '.join(addresses)}")
         while not await _set_within(stop, POLL_SECONDS):
-            if transport.dead:
-                raise Temporary(transport.dead)
+            if transport.failure:
+                raise Temporary(transport.failure)
             heartbeats = await transport.discover()
             metrics.members(len(heartbeats))
             heartbeat_list = peer_list(heartbeats)

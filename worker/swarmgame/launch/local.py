@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from swarmgame.chain.endpoint import chain_errors, place_of
+from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest
 from swarmgame.inference.vllm_process import find_program
 from swarmgame.launch.display import RunDisplay
@@ -32,7 +32,7 @@ from swarmgame_api.manifest import SwarmGame
 from swarmgame_common.parent_death import VARIABLE
 
 if TYPE_CHECKING:
-    from swarmgame.chain.local import ChainWatch
+    from swarmgame.chain.local import ChainMonitor
 
 HOST = "127.0.0.1"
 GRACE_SECONDS = 30.0
@@ -217,7 +217,7 @@ def _supervise(
     directory: RunDirectory,
     network: LocalNetwork,
     chain_environment: Mapping[str, str],
-    watch: ChainWatch | None,
+    watch: ChainMonitor | None,
 ) -> RunOutcome:
     spec = manifest.spec
     peers, processes = spec.peers.replicas, processes_of(manifest)
@@ -279,7 +279,7 @@ def _check_chain(manifest: SwarmGame) -> None:
 
             require_anvil()
     elif mode == "External":
-        place_of(manifest)
+        resolve_endpoint(manifest)
 
 
 def _check_sampler(manifest: SwarmGame) -> None:
@@ -292,20 +292,22 @@ def _check_sampler(manifest: SwarmGame) -> None:
 @contextmanager
 def _chain(
     manifest: SwarmGame, directory: RunDirectory, network: LocalNetwork
-) -> Iterator[tuple[Mapping[str, str], ChainWatch | None]]:
+) -> Iterator[tuple[Mapping[str, str], ChainMonitor | None]]:
     """Yield the peers' environment about the chain, and its watcher; neither where the game has no chain."""
     mode = manifest.spec.coordination.mode
     if mode == "None":
         yield {}, None
         return
     with chain_errors(mode):
-        from swarmgame.chain.local import ChainWatch, dev_chain
+        from swarmgame.chain.local import ChainMonitor, dev_chain
     with ExitStack() as stack:
         place = (
-            stack.enter_context(dev_chain(directory.chain, network.addresses)) if mode == "Dev" else place_of(manifest)
+            stack.enter_context(dev_chain(directory.chain, network.addresses))
+            if mode == "Dev"
+            else resolve_endpoint(manifest)
         )
         assert place is not None
-        watch = ChainWatch(place, network.ids, directory.chain_standing, whole=mode == "Dev")
+        watch = ChainMonitor(place, network.ids, directory.chain_standing, from_genesis=mode == "Dev")
         watch.start()
         yield place.environment(), watch
 

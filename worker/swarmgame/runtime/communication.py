@@ -19,7 +19,7 @@ from swarmgame.game.ranks import Ranks
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.runtime.options import PeerOptions, run_id
 from swarmgame.swarm import codec
-from swarmgame.swarm.settings import Settings
+from swarmgame.swarm.settings import SwarmSettings
 from swarmgame_api.manifest import SwarmGame
 
 T = TypeVar("T")
@@ -50,25 +50,19 @@ def make_backend(
         BadUsage: with TorchDistributed: no rendezvous, or an index beyond the number of peers.
     """
     network = options.network
-    settings = Settings(admission=admission, keep_rounds=kept_rounds(manifest))
+    settings = SwarmSettings(admission=admission, keep_rounds=kept_rounds(manifest))
     if manifest.spec.communication.backend == "TorchDistributed":
+        from swarmgame.swarm.transports.rank_group import RankAddress
         from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication
-        from swarmgame.swarm.transports.world import Place
 
-        place = Place(options.index, manifest.spec.peers.replicas, *_host_and_port(network.rendezvous))
-        if place.index >= place.size:
+        address = RankAddress(options.index, manifest.spec.peers.replicas, *_host_and_port(network.rendezvous))
+        if address.rank >= address.size:
             raise BadUsage(
-                f"peer {place.index} has no place: with TorchDistributed there are spec.peers.replicas of them, "
-                f"{place.size}"
+                f"--index is {address.rank}; expected less than spec.peers.replicas, {address.size}, "
+                "with TorchDistributed"
             )
-        return TorchDistributedCommunication(
-            run_id(manifest),
-            network.identity,
-            place,
-            settings=settings,
-            meet_seconds=options.deadline_of(manifest),
-        )
-    from swarmgame.swarm.hivemind_backend import HivemindCommunication
+        return TorchDistributedCommunication(run_id(manifest), network.identity, address, settings=settings)
+    from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
     return HivemindCommunication(
         run=run_id(manifest),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from swarmgame.chain.endpoint import ChainPlace
+from swarmgame.chain.endpoint import ChainEndpoint
 from swarmgame.errors import BadUsage
 from swarmgame.swarm.identity import split_address
 from swarmgame.swarm.network_options import NetworkOptions
@@ -41,7 +41,7 @@ class PeerOptions:
     min_replicas: int | None = None
     pre_running_deadline_seconds: float | None = None
     threads: int = 1
-    chain: ChainPlace = field(default_factory=ChainPlace)
+    chain: ChainEndpoint = field(default_factory=ChainEndpoint)
 
     def min_replicas_of(self, manifest: SwarmGame) -> int:
         """Return the number of members to wait for."""

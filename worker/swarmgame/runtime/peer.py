@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import swarmgame
-from swarmgame.chain.endpoint import chain_errors, place_of
+from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
 from swarmgame.errors import BadData, ExitCode
 from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.manager import GameManager, RunResult
@@ -56,8 +56,7 @@ from swarmgame_api.manifest import SwarmGame
 from swarmgame_common import logs
 
 if TYPE_CHECKING:
-    from swarmgame.chain.reporter import ChainLink
-    from swarmgame_chain.voice import Standing
+    from swarmgame_chain.reporter import ChainReporter, ReporterStatus
 
 logger = logging.getLogger(__name__)
 CHAIN_SECONDS = 30.0
@@ -86,7 +85,7 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
     """
     torch.set_num_threads(options.threads)
     # The libp2p daemon's too: many daemons on few cores, each with a scheduler for every core, take them from each
-    # other (docs/decisions, 2026-11-26).
+    # other (docs/decisions/0012-daemon-threads.md).
     os.environ.setdefault("GOMAXPROCS", str(options.threads))
     with _stop_signals() as stop, local_modules(folder), ExitStack() as cleanup:  # no signal interrupts the clean-up
         ranks = ranks_from_environment()
@@ -129,15 +128,17 @@ def _play(
     saved = store.load_latest()
 
     # 2. the connections: the chain first, since it names the bootnodes and the peers that are admitted
-    link = _chain_link(manifest, options, peer, status, metrics) if ranks.rank == 0 else None
+    reporter = _chain_reporter(manifest, options, peer, status, metrics) if ranks.rank == 0 else None
     bootnodes: tuple[str, ...] = ()
-    if link is not None:
-        cleanup.callback(link.stop)
-        bootnodes = link.start()
+    if reporter is not None:
+        cleanup.callback(reporter.stop)
+        from swarmgame.chain.reporter import start_reporter
+
+        bootnodes = start_reporter(reporter)
     registered_only = spec.communication.admission == "Registered"
     backend: Backend | None = None
     if ranks.rank == 0:
-        admission = link.admits if link is not None and registered_only else lambda peer: True
+        admission = reporter.admits if reporter is not None and registered_only else lambda peer: True
         backend = make_backend(manifest, options, bootnodes=bootnodes, admission=admission)
     communication = PeerCommunication(
         backend,
@@ -168,18 +169,18 @@ def _play(
             }
 
         observers = _observers(manifest, options, store, saved, state, status, metrics)
-    if link is not None:
+    if reporter is not None:
         from swarmgame.chain.reporter import ChainObserver
 
-        observers.append(ChainObserver(link))
+        observers.append(ChainObserver(reporter))
 
     # 4. the swarm
     deadline_seconds = options.deadline_of(manifest)
     status.change(phase=Phase.JOINING)
-    if link is not None and registered_only and not link.wait_until_registered(deadline_seconds, stop.is_set):
+    if reporter is not None and registered_only and not reporter.wait_until_registered(deadline_seconds, stop.is_set):
         logger.warning(
             "the registration of this peer is not final yet, so other peers do not admit it: %s",
-            link.snapshot().problem,
+            reporter.status().problem,
         )
     communication.join(
         expect=tuple(saved.state["members"]) if saved is not None else (),
@@ -212,11 +213,11 @@ def _play(
     if result is RunResult.FINISHED:
         deadline = time.monotonic() + spec.game.progression.stage_deadline_seconds
         _linger(communication, manifest, agreed(lambda: stop.is_set() or time.monotonic() >= deadline, ranks))
-        if link is not None:
-            link.finish(CHAIN_SECONDS, stop.is_set)
+        if reporter is not None:
+            reporter.finish(CHAIN_SECONDS, stop.is_set)
         status.change(phase=Phase.FINISHED)
-    elif link is not None:
-        link.finish(CHAIN_SECONDS_STOPPED, lambda: False)
+    elif reporter is not None:
+        reporter.finish(CHAIN_SECONDS_STOPPED, lambda: False)
     return EXIT_CODES[result]
 
 
@@ -240,26 +241,24 @@ def _components(manifest: SwarmGame, resolved: ResolvedGame, ranks: Ranks, peer:
     return assemble(resolved, context, rewards=RankedRewards(None, ranks))
 
 
-def _chain_link(
+def _chain_reporter(
     manifest: SwarmGame, options: PeerOptions, peer: PeerId, status: PeerStatus, metrics: PeerMetrics
-) -> ChainLink | None:
-    """Return the link to the game's chain; None where it has none."""
-    place = place_of(manifest, options.chain)
-    if place is None:
+) -> ChainReporter | None:
+    """Return the reporter to the game's chain; None where it has none."""
+    endpoint = resolve_endpoint(manifest, options.chain)
+    if endpoint is None:
         return None
     if manifest.spec.communication.admission == "Registered":
         status.change(registered=False)
 
-    def changed(standing: Standing) -> None:
-        metrics.chain(
-            waiting=standing.waiting, final=standing.final, rejected=standing.rejected_count, dropped=standing.dropped
-        )
-        status.change(chain=asdict(standing), **({"registered": True} if standing.registered else {}))
+    def changed(state: ReporterStatus) -> None:
+        metrics.chain(waiting=state.waiting, final=state.final, rejected=state.rejected_count, dropped=state.dropped)
+        status.change(chain=asdict(state), **({"registered": True} if state.registered else {}))
 
     with chain_errors(manifest.spec.coordination.mode):
-        from swarmgame.chain.reporter import ChainLink
+        from swarmgame.chain.reporter import make_reporter
 
-        return ChainLink(place, Identity.load(options.network.identity).secret, peer, changed=changed)
+        return make_reporter(endpoint, Identity.load(options.network.identity).secret, changed)
 
 
 def _restore(

@@ -1,7 +1,7 @@
-"""The bridge: an ordinary thread's way to an agent that lives on an asyncio loop in a thread of its own.
+"""The blocking facade: ordinary threads call a node that runs on an asyncio loop in a thread of its own.
 
-Every call has a time after which it fails, so that the caller never hangs on the loop. Invariant: no coroutine runs on
-the caller's thread, no caller's code on the loop.
+Every call has a time after which it fails, so that the caller never hangs on the loop. No coroutine runs on the
+caller's thread; of the caller's code only `stopped` runs on the loop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from swarmgame.errors import Temporary
@@ -26,8 +26,7 @@ T = TypeVar("T")
 _CALL_SECONDS = 60.0
 """The loop answers in milliseconds; a machine that swaps may take longer."""
 _LEAVE_SECONDS = 15.0
-_GLANCE = 0.1
-_LEFT = "we have left the swarm"
+_LEFT = "this peer has left the swarm"
 
 
 class EventLoopThread:
@@ -40,7 +39,7 @@ class EventLoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.set_exception_handler(_quietly)
+        self.loop.set_exception_handler(_ignore_closed_connections)
         self.loop.run_forever()
         pending = asyncio.all_tasks(self.loop)
         for task in pending:
@@ -50,12 +49,8 @@ class EventLoopThread:
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
 
-    @property
-    def closed(self) -> bool:
-        return not self._thread.is_alive()
-
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Starts work on the loop.
+        """Start work on the loop.
 
         Raises:
             Temporary: the loop is closed.
@@ -67,27 +62,35 @@ class EventLoopThread:
             raise Temporary(_LEFT) from error
 
     def run(self, work: Coroutine[Any, Any, T], seconds: float = _CALL_SECONDS) -> T:
-        """Runs work on the loop and waits for its result.
+        """Run work on the loop and return its result. If the caller is interrupted, the work is cancelled.
 
         Raises:
-            Temporary: it took longer than that, or the loop is closed.
+            Temporary: it took longer than `seconds`, or the loop is closed.
         """
-        future = self.submit(work)
+        return self.result(self.submit(work), seconds)
+
+    def result(self, future: Future[T], seconds: float) -> T:
+        """Return the result of submitted work; see `run`."""
         try:
             return future.result(seconds)
+        except CancelledError as error:
+            raise Temporary(_LEFT) from error
         except TimeoutError as error:
-            future.cancel()
+            if future.done():
+                raise
             raise Temporary(f"the exchange did not answer within {seconds:g} s") from error
+        finally:
+            future.cancel()
 
     def close(self) -> None:
-        """Stops the loop and waits for its thread; may be called twice."""
-        if not self.closed and not self.loop.is_closed():
+        """Stop the loop and wait for its thread; may be called twice."""
+        if self._thread.is_alive() and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(_LEAVE_SECONDS)
 
 
-def _quietly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A connection that a peer's daemon closes while hivemind reads from it is no news; all else is."""
+def _ignore_closed_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log at debug level when a peer's daemon closes a connection that hivemind reads from; handle the rest as usual."""
     if isinstance(context.get("exception"), EOFError | ConnectionError):
         logger.debug("a connection was closed: %s", context.get("message"))
     else:
@@ -95,33 +98,33 @@ def _quietly(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 class BlockingCommunication:
-    """A `CommunicationManager` over an agent and its loop.
+    """A `CommunicationManager` over a node and its loop.
 
     Args:
         own_loop: whether leaving closes the loop too.
     """
 
-    def __init__(self, agent: SwarmNode, thread: EventLoopThread, *, own_loop: bool) -> None:
-        self._agent = agent
-        self._collector = StageBarrier(agent)
+    def __init__(self, node: SwarmNode, thread: EventLoopThread, *, own_loop: bool) -> None:
+        self._node = node
+        self._barrier = StageBarrier(node)
         self._thread = thread
         self._own_loop = own_loop
         self._left = False
 
     @property
     def peer(self) -> PeerId:
-        return self._agent.peer
+        return self._node.peer
 
     @property
     def run(self) -> str:
         """The name of the run."""
-        return self._agent.run
+        return self._node.run
 
     def join(self, *, expect: Sequence[PeerId] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
-        """See `CommunicationManager.join`. A join that fails has closed everything."""
+        """See `CommunicationManager.join`. A join that fails closes everything."""
         try:
             self._thread.run(
-                self._agent.join(tuple(expect), at_least, timeout_seconds), timeout_seconds + 2 * _CALL_SECONDS
+                self._node.join(tuple(expect), at_least, timeout_seconds), timeout_seconds + 2 * _CALL_SECONDS
             )
         except BaseException:
             self.leave()
@@ -130,26 +133,26 @@ class BlockingCommunication:
     def membership(self) -> tuple[Member, ...]:
         """See `CommunicationManager.membership`."""
 
-        async def look() -> tuple[Member, ...]:
-            return self._agent.members.members(self._agent.clock.now())
+        async def members() -> tuple[Member, ...]:
+            return self._node.members.members(self._node.clock.now())
 
-        return self._run(look())
+        return self._run(members())
 
     def announce_progress(self, round: int, stage: int) -> None:
         """See `CommunicationManager.announce_progress`."""
 
-        async def note() -> None:
-            self._agent.progress(round, stage)
+        async def progress() -> None:
+            self._node.progress(round, stage)
 
-        self._run(note())
+        self._run(progress())
 
     def publish(self, contribution: Contribution, claims: Sequence[Claim] = ()) -> None:
         """See `CommunicationManager.publish`.
 
         Raises:
-            ValueError: it is not ours, something else was said in that stage already, or its parts do not agree.
+            ValueError: it is another peer's, its parts do not agree, or another one was published in that stage.
         """
-        self._run(self._agent.say(self._agent.prepare(contribution, claims)))
+        self._run(self._node.publish(self._node.prepare(contribution, claims)))
 
     def collect(
         self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
@@ -157,27 +160,9 @@ class BlockingCommunication:
         """See `CommunicationManager.collect`."""
         if self._left:
             raise Temporary(_LEFT)
-        stop = asyncio.Event()
-        future = self._thread.submit(self._collector.collect(round, stage, policy, stop))
-        self._collecting()
-
-        def halt() -> None:
-            stop.set()
-            self._agent.changed.set()
-
-        try:
-            while True:
-                try:
-                    return future.result(_GLANCE)
-                except TimeoutError:
-                    if future.done():
-                        raise
-                if self._thread.closed:
-                    raise Temporary(_LEFT)
-                if stopped() and not stop.is_set():
-                    self._thread.loop.call_soon_threadsafe(halt)
-        finally:
-            future.cancel()
+        future = self._thread.submit(self._barrier.collect(round, stage, policy, stopped))
+        self._on_collect_started()
+        return self._thread.result(future, 2 * policy.deadline_seconds + _CALL_SECONDS)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._left:
@@ -185,8 +170,8 @@ class BlockingCommunication:
             raise Temporary(_LEFT)
         return self._thread.run(work)
 
-    def _collecting(self) -> None:
-        """A collect is under way."""
+    def _on_collect_started(self) -> None:
+        """Called when a collect has begun; a hook for tests."""
 
     def leave(self) -> None:
         """See `CommunicationManager.leave`."""
@@ -194,7 +179,7 @@ class BlockingCommunication:
             return
         self._left = True
         try:
-            self._thread.run(self._agent.leave(), _LEAVE_SECONDS)
+            self._thread.run(self._node.leave(), _LEAVE_SECONDS)
         finally:
             if self._own_loop:
                 self._thread.close()

@@ -1,9 +1,8 @@
-"""Bodies over streams: asks for a body by its hash, and serves those that others ask for.
+"""Bodies over streams: request a body by its hash, and serve the requests of other peers.
 
-A request is the hash, 32 bytes; an answer is a head (there or not, and the size), then the body; a stream carries one
-of each. Both ends are strangers to each other. Invariants: memory is taken for what has arrived, never for what was
-promised; whoever asks for nothing, does not take what it asked for, or opens more streams than it could use, is cut
-off.
+A request is the hash, 32 bytes. A response is a head (found or not, and the size), then the body. A stream carries one
+of each. Neither end trusts the other: memory is allocated for what has arrived, not for the size in the head, and a
+stream is cut off if its peer sends no request, does not read the response, or opens more streams than it can use.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from collections.abc import Callable
 from swarmgame.game.state import PeerId
 from swarmgame.swarm.transports.base import Oversized, Traffic, body_seconds
 
-STREAMS_A_PEER = 8
-"""Twice what a fetcher has at work at once."""
-ASK_SECONDS = 5.0
-"""Within these a stream must have asked."""
+STREAMS_PER_PEER = 8
+"""Twice as many as a fetcher uses at once."""
+REQUEST_SECONDS = 5.0
+"""A stream must send its request within this time."""
 _NAME_BYTES = 32
 _HEAD = struct.Struct(">BQ")
-_HAVE, _HAVE_NOT = 1, 0
+_FOUND, _NOT_FOUND = 1, 0
 _GONE = (OSError, EOFError, TimeoutError)
 
 
-async def ask(
+async def request_body(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: bytes, limit: int, traffic: Traffic
 ) -> bytes | None:
-    """A body of at most `limit` bytes, over a stream that is closed afterwards; None when it is not there.
+    """Request a body of at most `limit` bytes over a stream, and close the stream. Return None if it is not there.
 
     Raises:
         Oversized: it is longer.
@@ -40,8 +39,8 @@ async def ask(
         writer.write(name)
         await writer.drain()
         traffic.sent(len(name))
-        have, size = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-        if have != _HAVE:
+        found, size = _HEAD.unpack(await reader.readexactly(_HEAD.size))
+        if found != _FOUND:
             return None
         if size > limit:
             raise Oversized(f"{size} bytes, {limit} allowed")
@@ -54,7 +53,7 @@ class BodyServer:
     """Serves bodies.
 
     Args:
-        body: SHA-256 → the body, or None when we do not have it.
+        body: SHA-256 → the body, or None if we do not have it.
         traffic: where bytes are counted.
     """
 
@@ -64,31 +63,31 @@ class BodyServer:
         self._held: Counter[PeerId] = Counter()
 
     async def serve(self, sender: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers the one question of a stream; however that ends, the stream is closed and nothing is raised."""
-        if self._held[sender] >= STREAMS_A_PEER:
+        """Answer the request of a stream, then close the stream. Never raises."""
+        if self._held[sender] >= STREAMS_PER_PEER:
             writer.close()
             return
         self._held[sender] += 1
-        # An answer is over when all of it has left: `abort` has no rest to lose, nor a peer that never reads one to
-        # keep here.
+        # With an empty write buffer `drain` returns when the whole response has been sent, so `abort` loses nothing
+        # and does not wait for a peer that does not read.
         writer.transport.set_write_buffer_limits(high=0)
         try:
             with contextlib.suppress(*_GONE):
-                await self._answer(reader, writer)
+                await self._respond(reader, writer)
         finally:
             writer.transport.abort()
             self._held[sender] -= 1
             if not self._held[sender]:
                 del self._held[sender]
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with asyncio.timeout(ASK_SECONDS):
+    async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(REQUEST_SECONDS):
             name = await reader.readexactly(_NAME_BYTES)
         body = self._body(name)
         self._traffic.received(len(name))
         size = len(body or b"")
         async with asyncio.timeout(body_seconds(size)):
-            writer.write(_HEAD.pack(_HAVE_NOT if body is None else _HAVE, size))
+            writer.write(_HEAD.pack(_NOT_FOUND if body is None else _FOUND, size))
             if body:
                 writer.write(body)
             await writer.drain()

@@ -1,8 +1,8 @@
-"""Clocks: the time that an agent lives by, real or moved by a test.
+"""Clocks: real time, or virtual time that a test advances.
 
-Both run inside an asyncio loop. Invariant of the virtual clock: `advance` fires timers one after another in the order
-of their times, and lets everything that a timer wakes run to its next wait before the next one fires, so that a test of
-minutes takes milliseconds and always goes the same way.
+Both run inside an asyncio loop. `VirtualClock.advance` fires timers one after another in the order of their times, and
+lets everything that a timer wakes run to its next wait before the next one fires. A test of minutes takes milliseconds
+and always runs the same way.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ T = TypeVar("T")
 
 
 class Clock(Protocol):
-    """What an agent needs of time."""
+    """The time functions that a node needs."""
 
     def now(self) -> float:
-        """Unix time, seconds."""
+        """Return Unix time in seconds."""
         ...
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Returns when the event is set or the time is over."""
+        """Return when the event is set or the time is over."""
         ...
 
     async def offload(self, work: Callable[[], T]) -> T:
-        """Runs work that would keep the loop busy."""
+        """Run work that would block the loop."""
         ...
 
 
 class RealClock:
-    """The machine's time."""
+    """The machine's clock."""
 
     def now(self) -> float:
         return time.time()
@@ -43,7 +43,7 @@ class RealClock:
         if event.is_set() or seconds <= 0:
             return
         try:
-            # Unlike `wait_for`, this takes no task, and a stage wakes at every word that comes.
+            # Unlike `wait_for`, this creates no task, and a stage wakes at every message.
             async with asyncio.timeout(seconds):
                 await event.wait()
         except TimeoutError:
@@ -54,7 +54,7 @@ class RealClock:
 
 
 class VirtualClock:
-    """Time that stands still until a test moves it."""
+    """Time that stands still until a test advances it."""
 
     def __init__(self, start: float = 1_000_000.0) -> None:
         self._now = start
@@ -80,7 +80,7 @@ class VirtualClock:
         return work()
 
     async def advance(self, seconds: float) -> None:
-        """Moves time. Call it on the loop of those who wait."""
+        """Advance time. Must run on the loop of the waiting tasks."""
         target = self._now + seconds
         await _settle()
         while self._timers and self._timers[0][0] <= target:
@@ -95,6 +95,6 @@ class VirtualClock:
 
 
 async def _settle() -> None:
-    """Lets every task run until it waits for time or for a message that nobody has sent."""
+    """Let every task run until it waits for time or for a message."""
     for _ in range(64):
         await asyncio.sleep(0)

@@ -1,13 +1,12 @@
 """The rollout codec: a contribution as shards of bytes, and back.
 
-A shard holds whole groups, about 1 MiB of them: one byte that says how it is packed, then (zstd, or plain) a magic, the
-length of a msgpack header, the header, and columns as little-endian buffers: prompt ids u32, completion ids u32,
-log-probabilities f16, all texts as one UTF-8 blob. Its name is its SHA-256. `Prompt.payload` and `Question` never travel;
-log-probabilities lose accuracy to f16, nothing else is lost.
+A shard holds complete groups, about 1 MiB of them: one byte for the compression, then (zstd, or plain) a magic number,
+the length of a msgpack header, the header, and columns as little-endian buffers: prompt ids u32, completion ids u32,
+log-probabilities f16, all texts as one UTF-8 blob. Its name is its SHA-256. `Prompt.payload` and `Question` are not
+sent; log-probabilities are rounded to f16, nothing else is lost.
 
-Everything here is pure, and a decoder's input is a stranger's. Invariants: every size is checked against `Limits`
-before memory is taken for it; `decode_shard` returns a shard whose parts agree, or raises `Malformed` with a reason,
-and nothing else.
+Pure; the input of the decoder is untrusted. Every size is checked against `Limits` before memory is allocated for it,
+and `decode_shard` returns a consistent shard or raises `Malformed`, and nothing else.
 """
 
 from __future__ import annotations
@@ -34,13 +33,11 @@ _FINISH = (FinishReason.STOP, FinishReason.LENGTH)
 _LOWEST = -65504.0
 """Least finite f16: a log-probability below is sent as this."""
 _MINUS_ZERO, _MINUS_INFINITY = 0x8000, 0xFC00
-"""As bits of an f16: what lies from the one to just before the other is finite and not above zero, as is 0."""
+"""Bits of an f16: values from the first to just below the second are finite and not above zero, as is 0."""
 
 
 class Malformed(Exception):
-    """A shard that cannot be used. `reason` is its label: `too-large`, `malformed` or `bad-hash`; `detail` is for the
-    log.
-    """
+    """A shard that cannot be used. `reason` is its label: `too-large`, `malformed` or `bad-hash`; `detail` is logged."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -50,13 +47,13 @@ class Malformed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that a shard may hold. Defaults fit 64 × 16 rollouts of 4,096 tokens.
+    """Most that a shard may hold. Defaults fit 64 × 16 rollouts of 4,096 tokens.
 
     Args:
-        shard_bytes: as it travels.
+        shard_bytes: as sent.
         expanded_bytes: decompressed.
-        expansion: decompressed over compressed, where the decompressed size is above `expansion_floor`.
-        expansion_floor: small shards may expand as they like.
+        expansion: decompressed over compressed size, if the decompressed size is above `expansion_floor`.
+        expansion_floor: smaller shards may expand by any factor.
         header_bytes: of the msgpack header, prompts' messages included.
         groups, rollouts, tokens: in a shard; tokens are prompt and completion ids together.
         text_bytes: of all completions together.
@@ -79,7 +76,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Some whole groups of a contribution, ready to be served.
+    """Some complete groups of a contribution, ready to be served.
 
     Args:
         name: SHA-256 of `data`.
@@ -95,7 +92,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class DecodedShard:
-    """What a shard says: the run it belongs to, and its part of a contribution."""
+    """A decoded shard: the run that it belongs to, and its part of a contribution."""
 
     run: str
     contribution: Contribution
@@ -105,21 +102,17 @@ class DecodedShard:
 def encode(
     contribution: Contribution, run: str, *, shard_bytes: int = SHARD_BYTES, limits: Limits | None = None
 ) -> tuple[Shard, ...]:
-    """A contribution as shards of about `shard_bytes` before compression; one with no groups is one empty shard.
+    """Encode a contribution as shards of about `shard_bytes` before compression; without groups it is one empty shard.
 
     Raises:
-        ValueError: a reference is filed under another id than its own, or a log-probability is NaN or infinite.
+        ValueError: a reference has another key than its own id, or a log-probability is NaN or infinite.
     """
     limits = limits or Limits()
     for question_id, reference in contribution.references.items():
         if question_id != reference.id:
             raise ValueError(f"reference of question {question_id!r} is of question {reference.id!r}")
-    spoken = {group.question_id for group in contribution.groups}
-    spare = {
-        question_id: reference
-        for question_id, reference in contribution.references.items()
-        if question_id not in spoken
-    }
+    used = {group.question_id for group in contribution.groups}
+    unused = {key: reference for key, reference in contribution.references.items() if key not in used}
     shards: list[Shard] = []
     start = 0
     while start < len(contribution.groups) or not shards:
@@ -131,7 +124,7 @@ def encode(
             stop += 1
         part = contribution.groups[start:stop]
         references = {group.question_id: contribution.references[group.question_id] for group in part} | (
-            {} if shards else spare
+            {} if shards else unused
         )
         data = _packed(_plain(replace(contribution, groups=part, references=references), run), limits)
         tokens = sum(len(rollout.token_ids) for group in part for rollout in group.rollouts)
@@ -141,9 +134,9 @@ def encode(
 
 
 def _group_bytes(group: Group) -> int:
-    words = sum(len(message.content) + len(message.role) + 8 for message in group.prompt.messages)
+    prompt = sum(len(message.content) + len(message.role) + 8 for message in group.prompt.messages)
     rollouts = sum(6 * len(rollout.token_ids) + len(rollout.text) + 12 for rollout in group.rollouts)
-    return words + 4 * len(group.prompt.token_ids) + rollouts + 100
+    return prompt + 4 * len(group.prompt.token_ids) + rollouts + 100
 
 
 def _plain(part: Contribution, run: str) -> bytes:
@@ -178,7 +171,7 @@ def _plain(part: Contribution, run: str) -> bytes:
     columns = (
         *(struct.pack(f"<{len(group.prompt.token_ids)}I", *group.prompt.token_ids) for group in part.groups),
         *(struct.pack(f"<{len(rollout.token_ids)}I", *rollout.token_ids) for rollout in rollouts),
-        # Rounding may leave a log-probability a hair above zero; a receiver refuses that.
+        # Rounding may leave a log-probability slightly above zero, which a receiver refuses.
         np.clip(logprobs, _LOWEST, 0.0).astype("<f2").tobytes(),
         *texts,
     )
@@ -186,17 +179,15 @@ def _plain(part: Contribution, run: str) -> bytes:
 
 
 def _packed(plain: bytes, limits: Limits) -> bytes:
-    """Compressed, unless that would look like a bomb to a receiver: a policy that repeats itself compresses a
-    thousandfold.
-    """
-    squeezed = zstandard.ZstdCompressor(level=3).compress(plain)
-    honest = len(plain) <= max(limits.expansion_floor, limits.expansion * len(squeezed))
-    return _ZSTD + squeezed if honest and len(squeezed) < len(plain) else _PLAIN + plain
+    """Compress, unless a receiver would take it for a zip bomb: repetitive text compresses a thousandfold."""
+    compressed = zstandard.ZstdCompressor(level=3).compress(plain)
+    accepted = len(plain) <= max(limits.expansion_floor, limits.expansion * len(compressed))
+    return _ZSTD + compressed if accepted and len(compressed) < len(plain) else _PLAIN + plain
 
 
 # ── decoding
 def decode(shards: Sequence[bytes], limits: Limits | None = None) -> Contribution:
-    """The contribution that shards make, in the order given.
+    """Decode the shards of a contribution, in the order given.
 
     Raises:
         Malformed: one of them cannot be used, or they are not of one contribution.
@@ -205,7 +196,7 @@ def decode(shards: Sequence[bytes], limits: Limits | None = None) -> Contributio
 
 
 def merge(parts: Sequence[Contribution]) -> Contribution:
-    """Parts of one contribution as one, in the order given.
+    """Merge parts of one contribution, in the order given.
 
     Raises:
         Malformed: they differ in more than their groups, or an item is in two of them.
@@ -226,7 +217,7 @@ def merge(parts: Sequence[Contribution]) -> Contribution:
 
 
 def decode_shard(data: bytes, limits: Limits | None = None) -> DecodedShard:
-    """What a stranger's shard says.
+    """Decode an untrusted shard.
 
     Raises:
         Malformed: it breaks a limit or its parts do not agree.
@@ -255,7 +246,7 @@ def _unpacked(data: bytes, limits: Limits) -> bytes:
     try:
         frame = zstandard.get_frame_parameters(body)
         size = frame.content_size
-        # A frame that does not say its size, or that wants a window larger than its content could need, is not ours.
+        # Our encoder writes the size into every frame, and no window larger than the content needs.
         if size in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR) or frame.dict_id:
             _refuse("zstd frame without a size")
         allowed = min(limits.expanded_bytes, max(limits.expansion_floor, limits.expansion * len(body)))
@@ -265,7 +256,7 @@ def _unpacked(data: bytes, limits: Limits) -> bytes:
     except (zstandard.ZstdError, ValueError) as error:
         raise Malformed("malformed", f"zstd: {error}") from error
     if len(plain) != size:
-        _refuse("zstd frame lies about its size")
+        _refuse("zstd frame of another size than it declares")
     return bytes(plain)
 
 
@@ -311,17 +302,17 @@ class _Header:
         self.prompts = self._prompts()
 
     def contribution(self, columns: memoryview) -> Contribution:
-        """The columns cut into groups."""
-        asked, sampled, written = sum(prompt[1] for prompt in self.prompts), sum(self.lengths), sum(self.texts)
-        if asked + sampled > self.limits.tokens or written > self.limits.text_bytes:
-            raise Malformed("too-large", f"{asked + sampled} tokens, {written} bytes of text")
-        if len(columns) != 4 * asked + 6 * sampled + written:
-            _refuse(f"{len(columns)} bytes of columns, the header says {4 * asked + 6 * sampled + written}")
-        halves = np.frombuffer(columns[4 * (asked + sampled) : 4 * asked + 6 * sampled], dtype="<u2")
+        """Return the columns, split into groups."""
+        prompted, sampled, written = sum(prompt[1] for prompt in self.prompts), sum(self.lengths), sum(self.texts)
+        if prompted + sampled > self.limits.tokens or written > self.limits.text_bytes:
+            raise Malformed("too-large", f"{prompted + sampled} tokens, {written} bytes of text")
+        if len(columns) != 4 * prompted + 6 * sampled + written:
+            _refuse(f"{len(columns)} bytes of columns, the header declares {4 * prompted + 6 * sampled + written}")
+        halves = np.frombuffer(columns[4 * (prompted + sampled) : 4 * prompted + 6 * sampled], dtype="<u2")
         if not bool((((halves >= _MINUS_ZERO) & (halves < _MINUS_INFINITY)) | (halves == 0)).all()):
             _refuse("a log-probability is not finite or above zero")
-        ids, logprobs = np.frombuffer(columns[4 * asked : 4 * (asked + sampled)], dtype="<u4"), halves.view("<f2")
-        blob = columns[4 * asked + 6 * sampled :]
+        ids, logprobs = np.frombuffer(columns[4 * prompted : 4 * (prompted + sampled)], dtype="<u4"), halves.view("<f2")
+        blob = columns[4 * prompted + 6 * sampled :]
         groups, prompt_at, at, text_at, rollout = [], 0, 0, 0, 0
         try:
             for question_id, prompt_length, count, messages in self.prompts:
@@ -354,7 +345,7 @@ class _Header:
                 policy_version=self.policy,
             )
         except ValueError as error:
-            # Text that is no UTF-8, an item twice, an item without a reference.
+            # Text that is not UTF-8, a duplicate item, an item without a reference.
             raise Malformed("malformed", str(error)[:200]) from error
 
     def _string(self, value: Any, longest: int) -> str:

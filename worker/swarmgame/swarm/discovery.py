@@ -1,8 +1,8 @@
-"""Presence: our own heartbeats, those of others, and the calls that find out who answers.
+"""Discovery: our heartbeats, those of other peers, and the calls that show which peers answer.
 
-Heartbeats lie in the transport's directory; a newcomer also shows its heartbeat to every peer it learns of, and each
-answers with the heartbeats it knows, so that a swarm is acquainted without waiting for the directory. Invariant:
-nothing a stranger sends raises here; it is used, or counted under the reason why it was not.
+Heartbeats are stored in the transport's directory. A new peer also sends its heartbeat (a hello) to every peer that it
+learns of, and each answers with the heartbeats that it knows, so that peers find each other without waiting for the
+directory. Nothing that a remote peer sends raises here; it is used, or counted under the reason why it was not.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ import msgpack
 from swarmgame.errors import Temporary
 from swarmgame.game.state import PeerId
 from swarmgame.swarm.clock import Clock
-from swarmgame.swarm.membership import LONGEST, Backoff, Membership
-from swarmgame.swarm.messages import Heartbeat, Rejected, Sign, Verify, beat, parse_heartbeat
-from swarmgame.swarm.settings import Settings
+from swarmgame.swarm.membership import MAX_LIFETIMES, Backoff, Membership
+from swarmgame.swarm.messages import Heartbeat, Rejected, Sign, Verify, make_heartbeat, parse_heartbeat
+from swarmgame.swarm.settings import SwarmSettings
 from swarmgame.swarm.transports.base import Oversized, Transport, Unreachable
 
-GREETING = b"H"
-_ROSTER = 128
-"""Heartbeats in the answer to a greeting: at most so many, which always fit a small message."""
-_MOST_GREETED = 32
-_MOST_KNOWN = 4096
-_PARTING_SECONDS = 1.0
-_LARGE, _HUGE = 6, 24
+HELLO = b"H"
+PEER_LIST = 128
+"""Most heartbeats in the answer to a hello; so many always fit a small message."""
+_MAX_HELLOS = 32
+_MAX_KNOWN = 4096
+_LEAVE_SECONDS = 1.0
+_LARGE, _VERY_LARGE = 6, 24
 _THOROUGH = 4
-"""Every so many beats all copies of the directory are read, not only the nearest."""
+"""Every so many heartbeats all copies of the directory are read, not only the nearest."""
 
 
 class Discovery:
-    """One peer's view of who is there.
+    """One peer's view of the members.
 
     Args:
         outcomes: where faults are counted.
@@ -51,7 +51,7 @@ class Discovery:
         verify: Verify,
         transport: Transport,
         clock: Clock,
-        settings: Settings,
+        settings: SwarmSettings,
         outcomes: Counter[str],
         changed: asyncio.Event,
     ) -> None:
@@ -65,35 +65,35 @@ class Discovery:
         self._reached: set[PeerId] = set()
         self._known: dict[bytes, Heartbeat] = {}
         self._random = random.Random(peer)
-        self._calm = 1.0
+        self._slowdown = 1.0
 
-    # ── coming and going
-    async def enter(self, expect: Sequence[PeerId], at_least: int, timeout_seconds: float) -> None:
-        """Waits until `at_least` members, ourselves included, have really been heard, or the time is over.
+    # ── joining and leaving
+    async def join(self, expect: Sequence[PeerId], at_least: int, timeout_seconds: float) -> None:
+        """Wait until heartbeats of `at_least` members, ourselves included, have been received, or the time is over.
 
         Raises:
-            Temporary: more than one is needed and nobody answered at all.
+            Temporary: more than one is needed and no peer answered at all.
         """
         deadline = self.clock.now() + timeout_seconds
         self.members.expect(expect, self.clock.now())
         reached: set[PeerId] = set()
-        greeted: set[PeerId] = set()
+        contacted: set[PeerId] = set()
         pause = 0.1
         await self.advertise()
         while True:
             if not reached:
-                reached.update(await self.transport.bootstrap())
+                reached.update(await self.transport.connect_initial_peers())
             await self.discover(thorough=True)
-            strangers = {*reached, *self.members.others(self.clock.now())} - greeted - {self.peer}
-            met = await asyncio.gather(*(self.greet(peer) for peer in sorted(strangers)[:_MOST_GREETED]))
-            greeted.update(peer for peer in met if peer is not None)
-            heard = self.members.heard(self.clock.now())
-            # Those whom a greeting has just told us of want to know us too.
-            settled = len(greeted) >= _MOST_GREETED or not set(heard) - greeted - strangers
-            if len(heard) + 1 >= at_least and settled:
+            unknown = {*reached, *self.members.others(self.clock.now())} - contacted - {self.peer}
+            answered = await asyncio.gather(*(self.hello(peer) for peer in sorted(unknown)[:_MAX_HELLOS]))
+            contacted.update(peer for peer in answered if peer is not None)
+            confirmed = self.members.confirmed(self.clock.now())
+            # Peers that a hello has just named are sent one too.
+            settled = len(contacted) >= _MAX_HELLOS or not set(confirmed) - contacted - unknown
+            if len(confirmed) + 1 >= at_least and settled:
                 return
             if self.clock.now() >= deadline:
-                if at_least > 1 and not heard and not reached:
+                if at_least > 1 and not confirmed and not reached:
                     raise Temporary(
                         f"no peer of run {self.run!r} answered within {timeout_seconds:g} s; is an initial peer running?"
                     )
@@ -102,62 +102,60 @@ class Discovery:
             await self.clock.wait(self.changed, min(pause, deadline - self.clock.now()))
             pause = min(2.0, pause * 1.5)
 
-    async def remain(self) -> None:
-        """Sends heartbeats and reads those of others, until cancelled."""
+    async def run_heartbeats(self) -> None:
+        """Send heartbeats and read those of others, until cancelled."""
         never = asyncio.Event()
-        pause = self._calm
-        touching: asyncio.Future[None] = asyncio.ensure_future(asyncio.sleep(0))
+        pause = self._slowdown
+        pinging: asyncio.Future[None] = asyncio.ensure_future(asyncio.sleep(0))
         for beats in count(1):
             await self.clock.wait(never, self.settings.heartbeat_seconds * pause * self._random.uniform(0.9, 1.1))
-            if touching.done():  # beside everything else: a dead address must not make our heartbeats late
-                touching = asyncio.ensure_future(self.transport.touch(self.members.heard(self.clock.now())))
-            # We slow down one beat later than our heartbeats say, and others may still beat as in a small swarm.
-            pause, self._calm = self._calm, min(self._rest(), 2 * self._calm)
+            if pinging.done():  # in the background: a dead address must not delay our heartbeats
+                confirmed = self.members.confirmed(self.clock.now())
+                pinging = asyncio.ensure_future(self.transport.ping_initial_peer(confirmed))
+            # Slow down one heartbeat later than the heartbeats announce: other peers may not have slowed down yet.
+            pause, self._slowdown = self._slowdown, min(self._target_slowdown(), 2 * self._slowdown)
             await self.advertise()
             await self.discover(thorough=beats % _THOROUGH == 0)
             now = self.clock.now()
             self.forget(now)
-            if not self.members.heard(now):
-                for peer in await self.transport.bootstrap():
-                    await self.greet(peer)
+            if not self.members.confirmed(now):
+                for peer in await self.transport.connect_initial_peers():
+                    await self.hello(peer)
 
     def forget(self, now: float) -> None:
-        """Drop what is known of members that are gone, and heartbeats that have expired, so that memory does not grow
-        with churn.
-        """
+        """Drop what is known of members that are gone, and expired heartbeats, so that memory does not grow."""
         self.members.forget(now)
         self.backoff.forget(now)
         self._reached.intersection_update(self.members.others(now))
         self._known = {message: heartbeat for message, heartbeat in self._known.items() if heartbeat.expires > now}
 
-    async def part(self) -> None:
-        """Says goodbye to as many as time allows."""
-        goodbye = self.heartbeat(goodbye=True)
+    async def leave(self) -> None:
+        """Announce that we leave, to as many peers as time allows."""
+        last = self.heartbeat(leaving=True)
         live = self.members.others(self.clock.now())
-        listeners = self._random.sample(live, min(len(live), _MOST_GREETED))
-        words = [self.call(peer, GREETING + goodbye.message) for peer in listeners]
-        partings = [
-            asyncio.ensure_future(word) for word in (*words, self.transport.advertise(goodbye.message, goodbye.expires))
-        ]
-        await asyncio.wait(partings, timeout=_PARTING_SECONDS)
-        for parting in partings:
-            parting.cancel()
-        await asyncio.gather(*partings, return_exceptions=True)
+        receivers = self._random.sample(live, min(len(live), _MAX_HELLOS))
+        calls = [self.call(peer, HELLO + last.message) for peer in receivers]
+        tasks = [asyncio.ensure_future(task) for task in (*calls, self.transport.advertise(last.message, last.expires))]
+        await asyncio.wait(tasks, timeout=_LEAVE_SECONDS)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # ── heartbeats
-    def heartbeat(self, *, goodbye: bool = False) -> Heartbeat:
-        """Our own, signed now."""
-        # A goodbye outlasts the heartbeats before it: directories keep what expires last.
-        expires = self.clock.now() + self.lifetime * self._calm + (self.settings.heartbeat_seconds if goodbye else 0.0)
-        where = self.members.round, self.members.stage
-        return beat(
-            self.run, self.peer, *where, expires, self.sign, addresses=self.transport.addresses(), goodbye=goodbye
+    def heartbeat(self, *, leaving: bool = False) -> Heartbeat:
+        """Return our heartbeat, signed now."""
+        # The last heartbeat outlives the ones before it: a directory keeps the one that expires last.
+        expires = self.clock.now() + self.lifetime * self._slowdown
+        expires += self.settings.heartbeat_seconds if leaving else 0.0
+        position = self.members.round, self.members.stage
+        return make_heartbeat(
+            self.run, self.peer, *position, expires, self.sign, addresses=self.transport.addresses(), leaving=leaving
         )
 
     def peer_list(self) -> bytes:
-        """Our heartbeat and those of the live members we know: the answer to a greeting."""
-        known = [self.members.heartbeat(peer) for peer in self.members.heard(self.clock.now())]
-        beats = [self.heartbeat().message, *(heartbeat.message for heartbeat in known[: _ROSTER - 1] if heartbeat)]
+        """Return our heartbeat and those of the live members that we know: the answer to a hello."""
+        known = [self.members.heartbeat(peer) for peer in self.members.confirmed(self.clock.now())]
+        beats = [self.heartbeat().message, *(heartbeat.message for heartbeat in known[: PEER_LIST - 1] if heartbeat)]
         packed: bytes = msgpack.packb(beats)
         return packed
 
@@ -167,31 +165,31 @@ class Discovery:
 
     async def discover(self, *, thorough: bool) -> None:
         for message in await self.transport.discover(thorough=thorough):
-            self.hear(message)
+            self.on_heartbeat(message)
 
-    def _rest(self) -> float:
-        """Larger swarms beat less often, and each beat lasts longer in proportion: every beat is read by everyone."""
+    def _target_slowdown(self) -> float:
+        """Large swarms send fewer, longer-lived heartbeats: every heartbeat is read by every peer."""
         others = len(self.members.others(self.clock.now()))
-        return 1.0 if others < _LARGE else 2.0 if others < _HUGE else LONGEST
+        return 1.0 if others < _LARGE else 2.0 if others < _VERY_LARGE else MAX_LIFETIMES
 
-    async def greet(self, peer: PeerId) -> PeerId | None:
-        """Shows ourselves to a peer, and hears whom it knows. Returns it when it answered."""
-        answer = await self.call(peer, GREETING + self.heartbeat().message)
+    async def hello(self, peer: PeerId) -> PeerId | None:
+        """Send our heartbeat to a peer and read the ones that it answers with. Return the peer if it answered."""
+        answer = await self.call(peer, HELLO + self.heartbeat().message)
         if answer is None:
             return None
         try:
-            peer_list = msgpack.unpackb(answer, max_map_len=0, max_ext_len=0, max_array_len=_ROSTER)
+            heartbeats = msgpack.unpackb(answer, max_map_len=0, max_ext_len=0, max_array_len=PEER_LIST)
         except (ValueError, TypeError, RecursionError, OverflowError, msgpack.UnpackException):
-            peer_list = None
-        if isinstance(peer_list, list):
-            for message in peer_list:
-                self.hear(message)
+            heartbeats = None
+        if isinstance(heartbeats, list):
+            for message in heartbeats:
+                self.on_heartbeat(message)
         else:
             self.outcomes["malformed"] += 1
         return peer
 
-    def hear(self, message: Any) -> None:
-        """Takes in a heartbeat that somebody showed us."""
+    def on_heartbeat(self, message: Any) -> None:
+        """Process a heartbeat, whichever way it came."""
         heartbeat = self._known.get(message) if isinstance(message, bytes) else None
         if heartbeat is None:
             try:
@@ -201,26 +199,26 @@ class Discovery:
             except Rejected as error:
                 self.outcomes[error.reason] += 1
                 return
-            if len(self._known) >= _MOST_KNOWN:
+            if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[message] = heartbeat
-        result = self.members.hear(heartbeat, self.clock.now())
+        result = self.members.update(heartbeat, self.clock.now())
         if result == "accepted":
             self.backoff.answered(heartbeat.peer)
             self.changed.set()
         elif result == "not-admitted":
             self.outcomes[result] += 1
 
-    def spoke(self, peer: PeerId, round: int, stage: int) -> None:
-        """A peer has just said something to us itself."""
-        self.members.spoke(peer, round, stage, self.clock.now())
+    def on_contact(self, peer: PeerId, round: int, stage: int) -> None:
+        """Record that a peer has just sent us a message itself."""
+        self.members.touch(peer, round, stage, self.clock.now())
         self.backoff.answered(peer)
 
     # ── calls
     async def call(self, peer: PeerId, message: bytes) -> bytes | None:
-        """The answer to a small message, or None (counted) when there is none."""
+        """Send a small message. Return the answer, or None (counted) if there is none."""
         now = self.clock.now()
-        if self.backoff.leave_alone(peer, now):
+        if self.backoff.is_backing_off(peer, now):
             return None
         try:
             heartbeat = self.members.heartbeat(peer)

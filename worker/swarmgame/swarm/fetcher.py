@@ -1,9 +1,8 @@
-"""The fetcher: gets bodies by their hash, from the author or from whoever has them, checks them, decodes them.
+"""The fetcher: gets bodies by their hash, from the author or another holder, checks them and decodes them.
 
-Four bodies at once, whatever their number. A body is read no further than the size that its author signed, its hash is
-checked before it is decoded, and its header must say what the announcement said. Invariant: a fault is counted under
-its reason and never raised: a letter that cannot be used is marked `failed`, one whose author is away may be tried
-again.
+At most four bodies are fetched at once. A body is read no further than the size that its author signed, its hash is
+checked before it is decoded, and its header must agree with the announcement. A fault is counted under its reason and
+never raised. An entry that cannot be used is marked `failed`; one whose author is offline may be tried again.
 """
 
 from __future__ import annotations
@@ -15,21 +14,19 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from swarmgame.game.state import PeerId
+from swarmgame.swarm.body_store import BodyStore
 from swarmgame.swarm.clock import Clock
 from swarmgame.swarm.codec import DecodedShard, Limits, Malformed, decode_shard
 from swarmgame.swarm.inbox import InboxEntry
 from swarmgame.swarm.membership import Backoff
-from swarmgame.swarm.messages import Rejected, parse_index
-from swarmgame.swarm.store import Store
+from swarmgame.swarm.messages import Rejected, check_shard, parse_index
 from swarmgame.swarm.transports.base import Oversized, Transport, Unreachable, body_seconds
 
 logger = logging.getLogger(__name__)
 
 STREAMS = 4
-CONTRIBUTION_BYTES = 256 << 20
-"""The most that one peer may say in one stage."""
 _OFFLOAD_BYTES = 512 << 10
-"""Below, a decode takes less than the handing over of the interpreter's lock would."""
+"""Decoding a smaller body takes less time than handing over the interpreter's lock."""
 
 
 class Fetcher:
@@ -44,7 +41,7 @@ class Fetcher:
         self,
         run: str,
         transport: Transport,
-        store: Store,
+        store: BodyStore,
         backoff: Backoff,
         clock: Clock,
         limits: Limits,
@@ -59,85 +56,78 @@ class Fetcher:
         self.outcomes = outcomes
         self._streams = asyncio.Semaphore(STREAMS)
 
-    async def index(self, letter: InboxEntry, others: Sequence[PeerId] = ()) -> bool:
-        """Makes `letter.entries` known. False when that is impossible, now (author away) or ever (`letter.failed`)."""
-        if letter.entries is None and not letter.failed:
-            announcement = letter.announcement
-            packed = announcement.index or await self._body(letter, announcement.root, announcement.index_bytes, others)
+    async def fetch_index(self, entry: InboxEntry, others: Sequence[PeerId] = ()) -> bool:
+        """Set `entry.shards`. Return False if that is impossible, for now (author offline) or ever (`entry.failed`)."""
+        if entry.shards is None and not entry.failed:
+            announcement = entry.announcement
+            packed = announcement.index or await self._body(entry, announcement.root, announcement.index_bytes, others)
             if packed is not None:
-                self.take_index(letter, packed)
-        return letter.entries is not None and not letter.failed
+                self.set_index(entry, packed)
+        return entry.shards is not None and not entry.failed
 
-    def take_index(self, letter: InboxEntry, packed: bytes) -> None:
-        """Reads an index that is here already; one that cannot be used makes the letter `failed`."""
+    def set_index(self, entry: InboxEntry, packed: bytes) -> None:
+        """Read an index; one that cannot be used makes the entry `failed`."""
         try:
-            entries = parse_index(packed)
+            entry.shards = parse_index(packed, self.limits)
         except Rejected as error:
-            self._fail(letter, error.reason)
-            return
-        sizes = [entry.size for entry in entries]
-        if max(sizes, default=0) > self.limits.shard_bytes or sum(sizes) > CONTRIBUTION_BYTES:
-            self._fail(letter, "too-large")
-        else:
-            letter.entries = entries
+            self._fail(entry, error.reason)
 
-    async def whole(self, letter: InboxEntry, others: Sequence[PeerId] = ()) -> bool:
-        """Fetches everything that a letter names."""
-        if not await self.index(letter, others):
+    async def fetch_all(self, entry: InboxEntry, others: Sequence[PeerId] = ()) -> bool:
+        """Fetch everything that an entry names."""
+        if not await self.fetch_index(entry, others):
             return False
-        assert letter.entries is not None
+        assert entry.shards is not None
         fetched = await asyncio.gather(
-            *(self.part(letter, position, others) for position in range(len(letter.entries)))
+            *(self.fetch_shard(entry, position, others) for position in range(len(entry.shards)))
         )
         return all(fetched)
 
-    async def part(self, letter: InboxEntry, position: int, others: Sequence[PeerId] = ()) -> bool:
-        """Fetches one shard of a letter whose entries are known, into `letter.parts`."""
-        assert letter.entries is not None
-        entry = letter.entries[position]
-        if position in letter.parts:
+    async def fetch_shard(self, entry: InboxEntry, position: int, others: Sequence[PeerId] = ()) -> bool:
+        """Fetch one shard of an entry whose index is known, into `entry.parts`."""
+        assert entry.shards is not None
+        shard = entry.shards[position]
+        if position in entry.parts:
             return True
-        if letter.failed:
+        if entry.failed:
             return False
-        body = await self._body(letter, entry.name, entry.size, others)
+        body = await self._body(entry, shard.name, shard.size, others)
         if body is None:
             return False
         try:
             decoded = await self._decoded(body)
         except Malformed as error:
-            return self._refused(letter, error)
-        return self._keep(letter, position, decoded)
+            return self._reject(entry, error)
+        return self._keep(entry, position, decoded)
 
-    def whole_at_hand(self, letter: InboxEntry) -> bool:
-        """Reads a letter whose bodies, all small, have come with it. False when something is left to fetch, or went
+    def decode_stored(self, entry: InboxEntry) -> bool:
+        """Decode an entry whose bodies, all small, came with it. Return False if something is left to fetch or is
         wrong.
         """
-        if letter.entries is None or letter.failed or sum(entry.size for entry in letter.entries) >= _OFFLOAD_BYTES:
+        if entry.shards is None or entry.failed or sum(shard.size for shard in entry.shards) >= _OFFLOAD_BYTES:
             return False
-        for position, entry in enumerate(letter.entries):
-            body = self.store.get(entry.name)
+        for position, shard in enumerate(entry.shards):
+            body = self.store.get(shard.name)
             if body is None:
                 return False
             try:
                 decoded = decode_shard(body, self.limits)
             except Malformed as error:
-                return self._refused(letter, error)
-            if not self._keep(letter, position, decoded):
+                return self._reject(entry, error)
+            if not self._keep(entry, position, decoded):
                 return False
         return True
 
-    def _keep(self, letter: InboxEntry, position: int, decoded: DecodedShard) -> bool:
-        assert letter.entries is not None
-        part, said = decoded.contribution, letter.announcement
-        where = (decoded.run, part.peer, part.round, part.stage, len(part.groups))
-        if where != (self.run, said.peer, said.round, said.stage, letter.entries[position].groups):
-            return self._refused(letter, Malformed("malformed", "the body is not what was announced"))
-        letter.parts[position] = part
+    def _keep(self, entry: InboxEntry, position: int, decoded: DecodedShard) -> bool:
+        assert entry.shards is not None
+        try:
+            entry.parts[position] = check_shard(decoded, self.run, entry.announcement, entry.shards[position])
+        except Malformed as error:
+            return self._reject(entry, error)
         return True
 
-    def _refused(self, letter: InboxEntry, error: Malformed) -> bool:
-        logger.info("a body of %s is refused: %s", letter.announcement.peer, error)
-        self._fail(letter, error.reason)
+    def _reject(self, entry: InboxEntry, error: Malformed) -> bool:
+        logger.info("refused a body of %s: %s", entry.announcement.peer, error)
+        self._fail(entry, error.reason)
         return False
 
     async def _decoded(self, body: bytes) -> DecodedShard:
@@ -145,15 +135,15 @@ class Fetcher:
             return decode_shard(body, self.limits)
         return await self.clock.offload(lambda: decode_shard(body, self.limits))
 
-    async def _body(self, letter: InboxEntry, name: bytes, size: int, others: Sequence[PeerId]) -> bytes | None:
-        """A body whose hash is right, or None."""
-        known = self.store.get(name)
-        if known is not None:
-            return known
-        author = letter.announcement.peer
+    async def _body(self, entry: InboxEntry, name: bytes, size: int, others: Sequence[PeerId]) -> bytes | None:
+        """Return a body whose hash is right, or None."""
+        stored = self.store.get(name)
+        if stored is not None:
+            return stored
+        author = entry.announcement.peer
         async with self._streams:
             for holder in (author, *(other for other in others if other != author)):
-                if self.backoff.leave_alone(holder, self.clock.now()):
+                if self.backoff.is_backing_off(holder, self.clock.now()):
                     continue
                 try:
                     body = await self.transport.fetch(holder, name, size, body_seconds(size))
@@ -163,7 +153,7 @@ class Fetcher:
                     continue
                 except Oversized:
                     if holder == author:
-                        self._fail(letter, "too-large")
+                        self._fail(entry, "too-large")
                         return None
                     self.outcomes["too-large"] += 1
                     continue
@@ -173,14 +163,14 @@ class Fetcher:
                     continue
                 if sha256(body).digest() != name:
                     if holder == author:
-                        self._fail(letter, "bad-hash")
+                        self._fail(entry, "bad-hash")
                         return None
                     self.outcomes["bad-hash"] += 1
                     continue
-                self.store.cache(letter.announcement.round, name, body)
+                self.store.cache(entry.announcement.round, name, body)
                 return body
         return None
 
-    def _fail(self, letter: InboxEntry, reason: str) -> None:
-        letter.failed = reason
+    def _fail(self, entry: InboxEntry, reason: str) -> None:
+        entry.failed = reason
         self.outcomes[reason] += 1

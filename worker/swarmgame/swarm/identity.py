@@ -1,9 +1,9 @@
-"""Identity: one secp256k1 key per peer, which is its libp2p identity and signs all it says.
+"""Identity: one secp256k1 key per peer, which is its libp2p identity and signs all its messages.
 
 The key file is libp2p's own format (a protobuf: type 2, then 32 bytes), so that the p2p daemon reads the same file. The
 peer id is the base58 of the identity multihash of the public key's protobuf, that is, it contains the public key: a
-signature is checked with the peer id alone, and needs no directory. Signatures are deterministic (RFC 6979) recoverable
-ECDSA over SHA-256, 65 bytes. Invariant: a key file is complete or absent, and readable by its owner only.
+signature is checked with the peer id alone, without a directory. Signatures are deterministic (RFC 6979) recoverable
+ECDSA over SHA-256, 65 bytes. A key file is complete or absent, and readable by its owner only.
 
 Source: https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md
 """
@@ -28,18 +28,18 @@ _PRIVATE_HEAD = bytes.fromhex("08021220")
 _PUBLIC_HEAD = bytes.fromhex("08021221")
 _MULTIHASH_HEAD = bytes.fromhex("0025")
 _PEER_ID_LENGTH = 64
-"""Longest text worth decoding; a secp256k1 peer id has 53 characters."""
+"""Longest text that is decoded; a secp256k1 peer id has 53 characters."""
 
 
 def peer_id_of(public_key: bytes) -> PeerId:
-    """The libp2p peer id of a compressed secp256k1 public key (33 bytes)."""
+    """Return the libp2p peer id of a compressed secp256k1 public key (33 bytes)."""
     encoded: bytes = base58.b58encode(_MULTIHASH_HEAD + _PUBLIC_HEAD + public_key)
     return encoded.decode()
 
 
 @lru_cache(maxsize=4096)
 def public_key_of(peer: PeerId) -> bytes | None:
-    """The compressed public key inside a peer id, or None when the id is not one of a secp256k1 key."""
+    """Return the compressed public key inside a peer id, or None if the id is not one of a secp256k1 key."""
     if len(peer) > _PEER_ID_LENGTH:
         return None
     try:
@@ -73,7 +73,7 @@ class Identity:
     """A peer's key.
 
     Args:
-        secret: 32 bytes, a valid secp256k1 scalar; never shown.
+        secret: 32 bytes, a valid secp256k1 scalar; never printed.
     """
 
     secret: bytes = field(repr=False)
@@ -97,12 +97,12 @@ class Identity:
 
     @classmethod
     def named(cls, name: str) -> Identity:
-        """The key of a test peer: a function of its name, and so no secret at all."""
+        """Return the key of a test peer: a function of its name, and so not secret."""
         return cls(sha256(b"swarmgame-test-identity" + name.encode()).digest())
 
     @classmethod
     def load(cls, path: Path) -> Identity:
-        """Reads a key file.
+        """Read a key file.
 
         Raises:
             BadData: the file is not a secp256k1 libp2p key.
@@ -111,7 +111,8 @@ class Identity:
         data = path.read_bytes()
         if len(data) != len(_PRIVATE_HEAD) + 32 or not data.startswith(_PRIVATE_HEAD):
             raise BadData(
-                f"{path} is not a secp256k1 libp2p key (36 bytes that begin with 08021220); move it away to have one made"
+                f"{path} is not a secp256k1 libp2p key (36 bytes that begin with 08021220); "
+                "remove it, and a new one is created"
             )
         try:
             return cls(data[len(_PRIVATE_HEAD) :])
@@ -120,14 +121,14 @@ class Identity:
 
     @classmethod
     def load_or_create(cls, path: Path) -> Identity:
-        """Reads a key file, or makes one with a new key when there is none. Two callers at once get the same key."""
+        """Read a key file, or create one if there is none. Two callers at once get the same key."""
         try:
             return cls.load(path)
         except FileNotFoundError:
             pass
         path.parent.mkdir(parents=True, exist_ok=True)
         identity = cls.generate()
-        # mkstemp gives mode 0600; link, unlike rename, never replaces a key that somebody else has just made.
+        # mkstemp gives mode 0600; link, unlike rename, never replaces a key that another process has just created.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -143,25 +144,25 @@ class Identity:
         return identity
 
     def sign(self, message: bytes) -> bytes:
-        """65 bytes: r, s, recovery id. The same message always gives the same signature."""
+        """Return 65 bytes: r, s, recovery id. The same message always gives the same signature."""
         signature: bytes = self._key.sign_recoverable(message)
         return signature
 
 
 def listen_address(port: int, host: str = "0.0.0.0") -> str:
-    """The multiaddr to listen on."""
+    """Return the multiaddr to listen on."""
     return f"/ip4/{host}/tcp/{port}"
 
 
 def dial_address(peer: PeerId, port: int, host: str = "127.0.0.1") -> str:
-    """The multiaddr under which others reach a peer: an IPv4 address or a DNS name, a port and the peer id."""
+    """Return the multiaddr at which others reach a peer: an IPv4 address or a DNS name, a port and the peer id."""
     parts = host.split(".")
     kind = "ip4" if len(parts) == 4 and all(part.isdigit() for part in parts) else "dns4"
     return f"/{kind}/{host}/tcp/{port}/p2p/{peer}"
 
 
 def split_address(address: str) -> tuple[str, PeerId]:
-    """A dial address as (transport part, peer id).
+    """Split a dial address into its transport part and the peer id.
 
     Raises:
         ValueError: it does not end in `/p2p/<peer id>`.

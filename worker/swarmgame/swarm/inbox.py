@@ -1,8 +1,8 @@
-"""The mailbox: every announcement heard, and what has been fetched of it.
+"""The inbox: every announcement received, and what has been fetched of it.
 
-Pure state. It decides what a message is worth before anything is fetched for it: admitted, in the window of rounds,
-said before, said otherwise. Invariants: the first announcement of a peer for a stage stands, whatever it signs later; a
-contribution is handed out once; memory is bounded by members times rounds in the window.
+Pure state. It decides whether an announcement is accepted before anything is fetched for it: admission, the window of
+rounds, duplicates, equivocation. The first announcement of a peer for a stage stands, whatever the peer signs later. A
+contribution is handed out once. Memory is bounded by members times rounds in the window.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from dataclasses import dataclass, field
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.messages import Announcement, ShardEntry
 
-AHEAD = 2
-"""How many rounds ahead of us a peer may be and still be heard; what is further ahead is asked for when we get there."""
-MOST_PER_PEER = 256
+MAX_AHEAD = 2
+"""Announcements more rounds ahead than this are dropped; they are requested again when we reach their round."""
+MAX_PER_PEER = 256
 
 
 @dataclass(slots=True)
 class InboxEntry:
-    """What one peer said in one stage, as far as we have it.
+    """One peer's contribution to one stage, as far as it has arrived.
 
     Args:
-        entries: its shards, once the index is here.
+        shards: named by the index; None until the index is here.
         parts: decoded shards by position.
-        failed: why it cannot be used; empty while it can.
-        taken: handed out, or passed over in a stage that has closed.
-        opening: somebody is fetching it.
+        failed: the reason why it cannot be used; empty if there is none.
+        consumed: handed out, or skipped because it became too old.
+        fetching: a fetch is in progress.
     """
 
     announcement: Announcement
-    entries: tuple[ShardEntry, ...] | None = None
+    shards: tuple[ShardEntry, ...] | None = None
     parts: dict[int, Contribution] = field(default_factory=dict)
     failed: str = ""
-    taken: bool = False
-    opening: bool = False
+    consumed: bool = False
+    fetching: bool = False
 
     @property
-    def whole(self) -> bool:
-        return self.entries is not None and len(self.parts) == len(self.entries)
+    def complete(self) -> bool:
+        return self.shards is not None and len(self.parts) == len(self.shards)
 
 
 class Inbox:
-    """Letters by round, stage and peer.
+    """Entries by round, stage and peer.
 
     Args:
         peer: ourselves.
         admission: whether a peer may take part.
-        keep_rounds: how many rounds back a letter may be.
+        keep_rounds: how many rounds back an announcement may be.
     """
 
     def __init__(self, peer: PeerId, admission: Callable[[PeerId], bool], keep_rounds: int) -> None:
@@ -62,11 +62,11 @@ class Inbox:
         self._closed: set[tuple[int, int]] = set()
         self._count: Counter[PeerId] = Counter()
 
-    def hear(self, announcement: Announcement, now: float) -> tuple[InboxEntry, bool] | None:
-        """Takes an announcement in.
+    def add(self, announcement: Announcement, now: float) -> tuple[InboxEntry, bool] | None:
+        """Add an announcement.
 
         Returns:
-            The letter, and whether it is new; None when the announcement is refused (and counted).
+            The entry, and whether it is new; None if the announcement is refused (and counted).
         """
         peer, stage = announcement.peer, (announcement.round, announcement.stage)
         if peer == self.peer:
@@ -88,41 +88,41 @@ class Inbox:
             if announcement.round < self.round - self.keep_rounds:
                 self.outcomes["stale"] += 1
                 return None
-            if announcement.round > self.round + AHEAD:
+            if announcement.round > self.round + MAX_AHEAD:
                 self.outcomes["ahead"] += 1
                 return None
-        if self._count[peer] >= MOST_PER_PEER:
+        if self._count[peer] >= MAX_PER_PEER:
             self.outcomes["too-many"] += 1
             return None
         self.outcomes["late" if stage in self._closed or announcement.round < (self.round or 0) else "accepted"] += 1
         self._count[peer] += 1
-        letter = self._stages.setdefault(stage, {})[peer] = InboxEntry(announcement)
-        return letter, True
+        entry = self._stages.setdefault(stage, {})[peer] = InboxEntry(announcement)
+        return entry, True
 
     def stage(self, round: int, stage: int) -> dict[PeerId, InboxEntry]:
-        """The letters of a stage, by peer."""
+        """Return the entries of a stage, by peer."""
         return self._stages.get((round, stage), {})
 
     def earlier(self, round: int, max_staleness: int) -> Iterator[InboxEntry]:
-        """Letters of earlier rounds not handed out yet; those too old are counted and passed over."""
-        for (then, _), letters in self._stages.items():
+        """Yield entries of earlier rounds that were not handed out yet; skip and count those that are too old."""
+        for (then, _), entries in self._stages.items():
             if then >= round:
                 continue
-            for letter in letters.values():
-                if letter.taken:
+            for entry in entries.values():
+                if entry.consumed:
                     continue
                 if then < round - max_staleness:
-                    letter.taken = True
+                    entry.consumed = True
                     self.outcomes["stale"] += 1
                 else:
-                    yield letter
+                    yield entry
 
     def close(self, round: int, stage: int) -> None:
-        """A stage is over: what is said about it from now on is late."""
+        """Close a stage: announcements for it are late from now on."""
         self._closed.add((round, stage))
 
     def move_to(self, round: int) -> None:
-        """We are in this round: forgets what is too old."""
+        """Set the current round, and drop what has become too old."""
         self.round = round
         oldest = round - self.keep_rounds
         for key in [key for key in self._stages if key[0] < oldest]:
@@ -133,7 +133,7 @@ class Inbox:
         self._closed = {key for key in self._closed if key[0] >= oldest}
 
     def take_outcomes(self) -> dict[str, int]:
-        """Counts since the last call."""
+        """Return the counts since the last call."""
         counted = dict(self.outcomes)
         self.outcomes.clear()
         return counted

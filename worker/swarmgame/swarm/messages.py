@@ -1,12 +1,12 @@
-"""Announcements and heartbeats: the small signed messages by which peers learn what there is and who is there.
+"""Announcements and heartbeats: the small signed messages of the exchange.
 
-An announcement says "in this round and stage I said this": the hash of an index of shards (the root), and the index
-itself where it fits into 512 bytes; a longer index is fetched by its hash like any body. A heartbeat says where a peer
-is in the game, how to reach it, and until when to believe it. Both are signed over a domain-separated text, so that
-neither can stand for the other or for another run.
+An announcement names a peer's contribution to a stage: the hash (root) of an index of shards, and the index itself if
+the message stays within 512 bytes; a longer index is fetched by its hash like any body. A heartbeat gives a peer's
+position in the game, its addresses and an expiry time. Both are signed over a domain-separated text, so that neither
+can stand for the other or for another run.
 
-Pure, and the input of `parse` is a stranger's. Invariant: a parsed message is well-formed and signed by the peer that
-it names; whether it is fresh, wanted and admitted is the mailbox's business.
+Pure; the input of the `parse` functions is untrusted. A parsed message is well-formed and signed by the peer that it
+names; the inbox decides whether it is fresh, wanted and admitted.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ import msgpack
 
 from swarmgame.game.protocol import Claim
 from swarmgame.game.state import Contribution, PeerId
-from swarmgame.swarm.codec import Shard
+from swarmgame.swarm.codec import SHARD_BYTES, DecodedShard, Limits, Malformed, Shard, encode
 
 ANNOUNCEMENT_BYTES = 512
 HEARTBEAT_BYTES = 512
 INDEX_BYTES = 1 << 20
-"""The longest index of shards that is fetched: about twenty thousand shards."""
+"""Longest index of shards that is fetched: about twenty thousand shards."""
+CONTRIBUTION_BYTES = 256 << 20
+"""Most that one peer may contribute to one stage."""
+ANNOUNCEMENT_SECONDS = 7 * 86_400
+"""Rounds decide what is fresh; the expiry keeps announcements of an old run of the same name from being replayed."""
 _NAME_LENGTH = 64
 _ADDRESSES = 4
 _ADDRESS_LENGTH = 96
@@ -37,7 +41,7 @@ Sign = Callable[[bytes], bytes]
 
 
 class Rejected(Exception):
-    """A small message that cannot be used; `reason` is its label: `too-large`, `malformed` or `bad-signature`."""
+    """A message that cannot be used; `reason` is its label: `too-large`, `malformed` or `bad-signature`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -46,13 +50,13 @@ class Rejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """What an author says of one shard.
+    """An author's description of one shard.
 
     Args:
         name: SHA-256 of its bytes.
-        size: bytes, as it travels.
+        size: bytes as sent.
         groups: how many groups it holds.
-        spread: how many of them claim a spread of rewards.
+        spread: how many of them claim a nonzero advantage.
         mean: mean claimed reward; NaN when not known.
         tokens: completion ids.
     """
@@ -67,15 +71,14 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What one peer said in one stage, by hash.
+    """The contribution of one peer to one stage, by hash.
 
     Args:
-        peer, round, stage: who, when.
-        expires: Unix time, seconds; a hint for caches, freshness is a matter of rounds.
+        expires: Unix time, seconds; a hint for caches, since rounds decide what is fresh.
         root: SHA-256 of the index.
         index_bytes: length of the index.
-        index: the index itself, or empty where it is too long to be inlined.
-        message: the announcement as it travels, to be passed on unchanged.
+        index: the index itself; empty if it is too long to be inlined.
+        message: the announcement as sent, to be forwarded unchanged.
     """
 
     peer: PeerId
@@ -89,14 +92,23 @@ class Announcement:
 
 
 @dataclass(frozen=True, slots=True)
+class OutboundContribution:
+    """A contribution encoded and signed, ready to be published."""
+
+    announcement: Announcement
+    index: bytes
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Where a peer is.
+    """A peer's position and addresses.
 
     Args:
         expires: Unix time, seconds; after it the peer counts as gone.
         addresses: multiaddrs without the peer id; may be empty.
-        goodbye: the peer has left.
-        message: the heartbeat as it travels.
+        leaving: the peer has left.
+        message: the heartbeat as sent.
     """
 
     peer: PeerId
@@ -104,19 +116,19 @@ class Heartbeat:
     stage: int
     expires: float
     addresses: tuple[str, ...]
-    goodbye: bool
+    leaving: bool
     message: bytes
 
 
 # ── the index of shards
 def make_index(contribution: Contribution, shards: Sequence[Shard], claims: Sequence[Claim] = ()) -> bytes:
-    """The index of a contribution's shards.
+    """Return the index of a contribution's shards.
 
     Args:
-        claims: one a group, or none.
+        claims: one for each group, or none.
 
     Raises:
-        ValueError: another number of claims than of groups.
+        ValueError: a different number of claims than of groups.
     """
     if claims and len(claims) != len(contribution.groups):
         raise ValueError(f"{len(claims)} claims for {len(contribution.groups)} groups; give one a group, or none")
@@ -139,12 +151,13 @@ def make_index(contribution: Contribution, shards: Sequence[Shard], claims: Sequ
     return packed
 
 
-def parse_index(packed: bytes) -> tuple[ShardEntry, ...]:
-    """The shards that an index names.
+def parse_index(packed: bytes, limits: Limits | None = None) -> tuple[ShardEntry, ...]:
+    """Return the shards that an index names.
 
     Raises:
-        Rejected: it is malformed.
+        Rejected: it is malformed, or a shard or all of them together are larger than allowed.
     """
+    limits = limits or Limits()
     rows = _list(_unpack(packed, INDEX_BYTES), 2)[1]
     entries = []
     for row in _list(rows):
@@ -154,19 +167,37 @@ def parse_index(packed: bytes) -> tuple[ShardEntry, ...]:
         entries.append(
             ShardEntry(
                 name,
-                _whole(size, 1 << 40),
-                _whole(groups, 1 << 32),
-                min(_whole(spread, 1 << 32), groups),
+                _count(size, 1 << 40),
+                _count(groups, 1 << 32),
+                min(_count(spread, 1 << 32), groups),
                 math.nan if mean is None else mean,
-                _whole(tokens, 1 << 40),
+                _count(tokens, 1 << 40),
             )
         )
+    sizes = [entry.size for entry in entries]
+    if max(sizes, default=0) > limits.shard_bytes or sum(sizes) > CONTRIBUTION_BYTES:
+        raise Rejected("too-large")
     return tuple(entries)
 
 
+def check_shard(decoded: DecodedShard, run: str, announcement: Announcement, entry: ShardEntry) -> Contribution:
+    """Return the contents of a shard.
+
+    Raises:
+        Malformed: they are not what the author announced.
+    """
+    part = decoded.contribution
+    found = (decoded.run, part.peer, part.round, part.stage, len(part.groups))
+    if found != (run, announcement.peer, announcement.round, announcement.stage, entry.groups):
+        raise Malformed("malformed", "the body is not what was announced")
+    return part
+
+
 # ── announcements
-def announce(run: str, peer: PeerId, round: int, stage: int, index: bytes, expires: int, sign: Sign) -> Announcement:
-    """A signed announcement of an index; at most 512 bytes on the wire."""
+def make_announcement(
+    run: str, peer: PeerId, round: int, stage: int, index: bytes, expires: int, sign: Sign
+) -> Announcement:
+    """Return a signed announcement of an index; at most 512 bytes."""
     root = sha256(index).digest()
     signature = sign(_rollout_text(run, round, stage, root, expires))
     fixed = [1, peer, round, stage, expires]
@@ -180,13 +211,13 @@ def announce(run: str, peer: PeerId, round: int, stage: int, index: bytes, expir
 
 
 def parse_announcement(message: bytes, run: str, verify: Verify) -> Announcement:
-    """A stranger's announcement, its signature checked.
+    """Parse a remote peer's announcement and check its signature.
 
     Raises:
         Rejected: too large, malformed, or not signed by the peer that it names for this run.
     """
     fields = _list(_unpack(message, ANNOUNCEMENT_BYTES), 8)
-    peer, (round, stage, expires, index_length) = _head(fields[:2]), (_whole(value, 1 << 40) for value in fields[2:6])
+    peer, (round, stage, expires, index_length) = _peer(fields[:2]), (_count(value, 1 << 40) for value in fields[2:6])
     body, signature = fields[6:]
     if not isinstance(body, bytes) or not isinstance(signature, bytes) or index_length > INDEX_BYTES:
         _malformed()
@@ -203,8 +234,32 @@ def _rollout_text(run: str, round: int, stage: int, root: bytes, expires: int) -
     return _text("swarmgame-rollout/1", run, round, stage, root, expires)
 
 
+def make_outbound(
+    contribution: Contribution,
+    claims: Sequence[Claim],
+    *,
+    run: str,
+    sign: Sign,
+    now: float,
+    shard_bytes: int = SHARD_BYTES,
+    limits: Limits | None = None,
+) -> OutboundContribution:
+    """Encode a contribution and sign its announcement.
+
+    Raises:
+        ValueError: its parts do not agree.
+    """
+    shards = encode(contribution, run, shard_bytes=shard_bytes, limits=limits)
+    index = make_index(contribution, shards, claims)
+    expires = int(now + ANNOUNCEMENT_SECONDS)
+    announcement = make_announcement(
+        run, contribution.peer, contribution.round, contribution.stage, index, expires, sign
+    )
+    return OutboundContribution(announcement, index, shards)
+
+
 # ── heartbeats
-def beat(
+def make_heartbeat(
     run: str,
     peer: PeerId,
     round: int,
@@ -213,20 +268,20 @@ def beat(
     sign: Sign,
     *,
     addresses: Sequence[str] = (),
-    goodbye: bool = False,
+    leaving: bool = False,
 ) -> Heartbeat:
-    """A signed heartbeat; addresses that do not fit are left out."""
+    """Return a signed heartbeat; addresses that do not fit are left out."""
     fitting = [address for address in addresses if len(address) <= _ADDRESS_LENGTH][:_ADDRESSES]
-    fields = [1, peer, round, stage, float(expires), fitting, goodbye]
+    fields = [1, peer, round, stage, float(expires), fitting, leaving]
     packed: bytes = msgpack.packb(fields)
     message: bytes = msgpack.packb([packed, sign(_text("swarmgame-heartbeat/1", run, packed))])
     if len(message) > HEARTBEAT_BYTES:
-        return beat(run, peer, round, stage, expires, sign, addresses=fitting[:-1], goodbye=goodbye)
-    return Heartbeat(peer, round, stage, float(expires), tuple(fitting), goodbye, message)
+        return make_heartbeat(run, peer, round, stage, expires, sign, addresses=fitting[:-1], leaving=leaving)
+    return Heartbeat(peer, round, stage, float(expires), tuple(fitting), leaving, message)
 
 
 def parse_heartbeat(message: bytes, run: str, verify: Verify) -> Heartbeat:
-    """A stranger's heartbeat, its signature checked.
+    """Parse a remote peer's heartbeat and check its signature.
 
     Raises:
         Rejected: too large, malformed, or not signed by the peer that it names for this run.
@@ -235,9 +290,9 @@ def parse_heartbeat(message: bytes, run: str, verify: Verify) -> Heartbeat:
     if not isinstance(packed, bytes) or not isinstance(signature, bytes):
         _malformed()
     fields = _list(_unpack(packed, HEARTBEAT_BYTES), 7)
-    peer, round, stage = _head(fields[:2]), _whole(fields[2], 1 << 40), _whole(fields[3], 1 << 40)
-    expires, addresses, goodbye = fields[4:]
-    if not isinstance(expires, float) or not math.isfinite(expires) or not isinstance(goodbye, bool):
+    peer, round, stage = _peer(fields[:2]), _count(fields[2], 1 << 40), _count(fields[3], 1 << 40)
+    expires, addresses, leaving = fields[4:]
+    if not isinstance(expires, float) or not math.isfinite(expires) or not isinstance(leaving, bool):
         _malformed()
     if (
         any(not isinstance(address, str) or len(address) > _ADDRESS_LENGTH for address in _list(addresses))
@@ -246,12 +301,12 @@ def parse_heartbeat(message: bytes, run: str, verify: Verify) -> Heartbeat:
         _malformed()
     if not verify(peer, _text("swarmgame-heartbeat/1", run, packed), signature):
         raise Rejected("bad-signature")
-    return Heartbeat(peer, round, stage, expires, tuple(addresses), goodbye, message)
+    return Heartbeat(peer, round, stage, expires, tuple(addresses), leaving, message)
 
 
 # ── parts of both
 def _text(domain: str, run: str, *parts: int | bytes) -> bytes:
-    """What is signed: every part after its length, so that no two lists of parts give one text."""
+    """Return the text to be signed: every part after its length, so that different parts never give the same text."""
     encoded = [
         domain.encode(),
         run.encode(),
@@ -269,7 +324,7 @@ def _unpack(message: bytes, most: int) -> Any:
         raise Rejected("malformed") from error
 
 
-def _head(fields: list[Any]) -> PeerId:
+def _peer(fields: list[Any]) -> PeerId:
     version, peer = fields
     if type(version) is not int or version != 1 or not isinstance(peer, str) or not 0 < len(peer) <= _NAME_LENGTH:
         _malformed()
@@ -282,7 +337,7 @@ def _list(value: Any, length: int | None = None) -> list[Any]:
     return value
 
 
-def _whole(value: Any, most: int) -> int:
+def _count(value: Any, most: int) -> int:
     if type(value) is not int or not 0 <= value < most:
         _malformed()
     return value

@@ -1,4 +1,4 @@
-"""How a peer behaves in the exchange, whatever the transport."""
+"""Settings of a peer's part in the exchange, whatever the transport."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from swarmgame.swarm.codec import SHARD_BYTES, Limits
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How an agent behaves.
+class SwarmSettings:
+    """How a node behaves.
 
     Args:
         admission: whether a peer may take part.
-        heartbeat_seconds: between heartbeats; a peer silent for `lifetimes` of them is gone.
-        keep_rounds: how many rounds our own words are served, and how many rounds back others are heard.
-        inline_bytes: bodies up to this size travel with the announcement where everybody's words are gathered.
-        call_seconds: longest wait for an answer to a small message.
+        heartbeat_seconds: time between heartbeats; a peer without one for `lifetimes` of them counts as gone.
+        keep_rounds: how many rounds back our contributions are served and those of others are accepted.
+        inline_bytes: in GATHER mode, bodies up to this size travel with the announcement.
+        call_seconds: longest wait for the answer to a small message.
         shard_bytes: size of shards before compression.
-        limits: of what others send.
+        limits: of what other peers send.
     """
 
     admission: Callable[[PeerId], bool] = lambda peer: True

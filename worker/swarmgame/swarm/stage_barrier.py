@@ -1,16 +1,15 @@
-"""The collector: waits until a stage closes, then hands out what others said.
+"""The stage barrier: wait until a stage closes, then return the contributions of the other peers.
 
-Quorum is counted over live members, ourselves included (in a large pulling swarm over those who tell us, which is a
-fresh sample of the members in every stage). While it waits it asks, ever more rarely, those who are still missing.
-Invariants: a contribution is handed out once; the result is sorted by (round, peer); a swarm of one is called ISOLATED and
-nothing else.
+The quorum is counted over live members, ourselves included; in a large PULL swarm over our predecessors in the ring,
+which are new in every stage. While it waits it requests missing announcements, with growing pauses. A contribution is
+returned once, the result is sorted by (round, peer), and a swarm of one is always reported as ISOLATED.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median_low
 
 from swarmgame.game.protocol import ClosedBy, Collected, CollectPolicy, Exchange
@@ -20,53 +19,58 @@ from swarmgame.swarm.inbox import InboxEntry
 from swarmgame.swarm.node import SwarmNode
 from swarmgame.swarm.topology import Offer, choose, quorum_of
 
-_FIRST_ASK, _ASK_GROWTH, _MOST_ASK = 1.0, 1.5, 10.0
-_ASKED_AT_ONCE = 8
-_GLANCE = 1.0
-"""Membership changes by silence too, which sets no event."""
+_FIRST_REQUEST_SECONDS, _REQUEST_GROWTH, _MAX_REQUEST_SECONDS = 1.0, 1.5, 10.0
+_REQUESTS_AT_ONCE = 8
+POLL_SECONDS = 0.25
+"""Neither an expired heartbeat nor the caller's stop sets an event."""
 _GRACE = 0.25
-"""Pull: share of the deadline, added to it, in which what was chosen may still be fetched."""
-_MOST_GRACE = 10.0
+"""PULL: share of the deadline that is added to it for fetching the chosen shards."""
+_MAX_GRACE_SECONDS = 10.0
+
+
+Stopped = Callable[[], bool]
 
 
 class StageBarrier:
-    """Waits and chooses, for one agent."""
+    """Waits for stages and chooses contributions, for one node."""
 
-    def __init__(self, agent: SwarmNode) -> None:
-        self.agent = agent
-        self._asked_before = False
+    def __init__(self, node: SwarmNode) -> None:
+        self.node = node
+        self._requested_before = False
         self._bytes = (0, 0)
-        self._random = random.Random(agent.peer)
+        self._random = random.Random(node.peer)
 
-    async def collect(self, round: int, stage: int, policy: CollectPolicy, stop: asyncio.Event) -> Collected:
-        """See `CommunicationManager.collect`; `stop` ends the wait."""
-        agent = self.agent
-        started = agent.clock.now()
-        agent.policy = policy
-        agent.progress(round, stage)
-        closed_by = await self._wait(round, stage, policy, stop, started)
-        now = agent.clock.now()
-        expected = agent.expected(round, stage)
-        agent.mailbox.close(round, stage)
+    async def collect(self, round: int, stage: int, policy: CollectPolicy, stopped: Stopped) -> Collected:
+        """See `CommunicationManager.collect`; `stopped` is called on the loop."""
+        node = self.node
+        started = node.clock.now()
+        node.policy = policy
+        node.progress(round, stage)
+        closed_by = await self._wait(round, stage, policy, stopped, started)
+        now = node.clock.now()
+        expected = node.expected(round, stage)
+        node.inbox.close(round, stage)
         if policy.exchange is Exchange.GATHER:
-            letters = [
-                letter for letter in self._candidates(round, stage, policy) if letter.whole and not letter.failed
-            ]
-            parts = [(letter, sorted(letter.parts)) for letter in letters]
+            entries = [entry for entry in self._candidates(round, stage, policy) if entry.complete and not entry.failed]
+            fetched = [(entry, sorted(entry.parts)) for entry in entries]
         else:
-            grace = min(_MOST_GRACE, _GRACE * policy.deadline_seconds)
-            parts = await self._pull(round, stage, policy, stop, max(started + policy.deadline_seconds, now) + grace)
-        spoken = {peer for peer, letter in agent.mailbox.stage(round, stage).items() if self._ready(letter, policy)}
-        contributions = [said for letter, positions in parts if (said := self._merged(letter, positions)) is not None]
-        traffic = agent.transport.traffic
+            grace = min(_MAX_GRACE_SECONDS, _GRACE * policy.deadline_seconds)
+            fetched = await self._pull(
+                round, stage, policy, stopped, max(started + policy.deadline_seconds, now) + grace
+            )
+        ready = {peer for peer, entry in node.inbox.stage(round, stage).items() if self._ready(entry, policy)}
+        contributions = [
+            contribution for entry, positions in fetched if (contribution := self._merged(entry, positions)) is not None
+        ]
+        traffic = node.transport.traffic
         sent, received = traffic.bytes_sent, traffic.bytes_received
         result = Collected(
-            contributions=tuple(sorted(contributions, key=lambda said: (said.round, said.peer, said.stage))),
-            members=tuple(sorted([*agent.members.others(now), agent.peer])),
-            missing=tuple(peer for peer in expected if peer not in spoken),
+            contributions=tuple(sorted(contributions, key=lambda each: (each.round, each.peer, each.stage))),
+            members=tuple(sorted([*node.members.others(now), node.peer])),
+            missing=tuple(peer for peer in expected if peer not in ready),
             closed_by=closed_by,
-            outcomes=agent.mailbox.take_outcomes(),
-            seconds=agent.clock.now() - started,
+            outcomes=node.inbox.take_outcomes(),
+            seconds=node.clock.now() - started,
             bytes_sent=sent - self._bytes[0],
             bytes_received=received - self._bytes[1],
         )
@@ -74,120 +78,121 @@ class StageBarrier:
         return result
 
     # ── waiting
-    async def _wait(
-        self, round: int, stage: int, policy: CollectPolicy, stop: asyncio.Event, started: float
-    ) -> ClosedBy:
-        agent = self.agent
+    async def _wait(self, round: int, stage: int, policy: CollectPolicy, stopped: Stopped, started: float) -> ClosedBy:
+        node = self.node
         deadline = started + policy.deadline_seconds
-        # Pushes sent before we were known have missed us, so the first wait begins with a question.
-        pause = _FIRST_ASK
-        next_ask = started + (pause if self._asked_before else 0.0)
+        # The first wait requests at once: announcements sent before others knew us did not reach us.
+        pause = _FIRST_REQUEST_SECONDS
+        next_request = started + (pause if self._requested_before else 0.0)
         while True:
-            agent.changed.clear()
-            now = agent.clock.now()
-            expected = agent.expected(round, stage)
-            letters = agent.mailbox.stage(round, stage)
-            missing = [peer for peer in expected if peer not in letters or not self._ready(letters[peer], policy)]
+            node.changed.clear()
+            now = node.clock.now()
+            expected = node.expected(round, stage)
+            entries = node.inbox.stage(round, stage)
+            missing = [peer for peer in expected if peer not in entries or not self._ready(entries[peer], policy)]
             if not expected:
                 return ClosedBy.ISOLATED
             if 1 + len(expected) - len(missing) >= quorum_of(policy, 1 + len(expected)):
-                self._asked_before = True
+                self._requested_before = True
                 return ClosedBy.QUORUM
-            if self._left_behind(round, policy, now):
-                self._asked_before = True
+            if self._is_lagging(round, policy, now):
+                self._requested_before = True
                 return ClosedBy.LAGGING
-            if now >= deadline or stop.is_set():
-                self._asked_before = True
+            if now >= deadline or stopped():
+                self._requested_before = True
                 return ClosedBy.DEADLINE
-            if now >= next_ask:
-                self._ask(missing, letters, round, stage)
-                if self._asked_before:
-                    pause = min(_MOST_ASK, pause * _ASK_GROWTH)
-                self._asked_before = True
-                next_ask = now + pause
-            await agent.clock.wait(agent.changed, min(deadline - now, next_ask - now, _GLANCE))
+            if now >= next_request:
+                self._request_missing(missing, entries, round, stage)
+                if self._requested_before:
+                    pause = min(_MAX_REQUEST_SECONDS, pause * _REQUEST_GROWTH)
+                self._requested_before = True
+                next_request = now + pause
+            await node.clock.wait(node.changed, min(deadline - now, next_request - now, POLL_SECONDS))
 
-    def _left_behind(self, round: int, policy: CollectPolicy, now: float) -> bool:
-        """Whether most others are past the point where they would take in, or still serve, words of this round."""
-        rounds = [member.round for member in self.agent.members.members(now) if member.peer != self.agent.peer]
+    def _is_lagging(self, round: int, policy: CollectPolicy, now: float) -> bool:
+        """Whether most others are so far ahead that they neither accept nor serve contributions of this round."""
+        rounds = [member.round for member in self.node.members.members(now) if member.peer != self.node.peer]
         return bool(rounds) and median_low(rounds) > round + policy.max_lag
 
-    def _ask(self, missing: Sequence[PeerId], letters: dict[PeerId, InboxEntry], round: int, stage: int) -> None:
-        agent = self.agent
-        chosen = missing if len(missing) <= _ASKED_AT_ONCE else self._random.sample(list(missing), _ASKED_AT_ONCE)
+    def _request_missing(
+        self, missing: Sequence[PeerId], entries: dict[PeerId, InboxEntry], round: int, stage: int
+    ) -> None:
+        node = self.node
+        chosen = missing if len(missing) <= _REQUESTS_AT_ONCE else self._random.sample(list(missing), _REQUESTS_AT_ONCE)
         for peer in chosen:
-            if peer not in letters:
-                agent.ask(peer, round, stage)
-            elif not letters[peer].failed:
-                agent.spawn(agent.open(letters[peer]))
+            if peer not in entries:
+                node.request_announcement(peer, round, stage)
+            elif not entries[peer].failed:
+                node.spawn(node.fetch_entry(entries[peer]))
 
     @staticmethod
-    def _ready(letter: InboxEntry, policy: CollectPolicy) -> bool:
-        if letter.failed or letter.taken:
-            return not letter.failed
-        return letter.whole if policy.exchange is Exchange.GATHER else letter.entries is not None
+    def _ready(entry: InboxEntry, policy: CollectPolicy) -> bool:
+        if entry.failed or entry.consumed:
+            return not entry.failed
+        return entry.complete if policy.exchange is Exchange.GATHER else entry.shards is not None
 
     # ── choosing
     def _candidates(self, round: int, stage: int, policy: CollectPolicy) -> list[InboxEntry]:
-        mailbox = self.agent.mailbox
-        now = [letter for letter in mailbox.stage(round, stage).values() if not letter.taken]
-        late = mailbox.earlier(round, policy.max_staleness)
-        new = [
-            letter
-            for letter in late
-            if (letter.announcement.round, letter.announcement.stage, letter.announcement.peer) not in policy.collected
+        inbox = self.node.inbox
+        current = [entry for entry in inbox.stage(round, stage).values() if not entry.consumed]
+        late = [
+            entry
+            for entry in inbox.earlier(round, policy.max_staleness)
+            if (entry.announcement.round, entry.announcement.stage, entry.announcement.peer) not in policy.collected
         ]
-        return [*now, *new]
+        return [*current, *late]
 
     async def _pull(
-        self, round: int, stage: int, policy: CollectPolicy, stop: asyncio.Event, until: float
+        self, round: int, stage: int, policy: CollectPolicy, stopped: Stopped, until: float
     ) -> list[tuple[InboxEntry, list[int]]]:
-        """Fetches what is chosen; where that fails, the next best, until enough is here or the time is over."""
-        agent = self.agent
-        letters = {}
+        """Fetch the chosen shards; if that fails the next best, until there are enough or the time is over."""
+        node = self.node
+        entries = {}
         offers = []
-        for letter in self._candidates(round, stage, policy):
-            if letter.entries is not None and not letter.failed:
-                said = letter.announcement
-                letter.taken = True
-                letters[said.peer, said.round, said.stage] = letter
+        for entry in self._candidates(round, stage, policy):
+            if entry.shards is not None and not entry.failed:
+                origin = entry.announcement
+                entry.consumed = True
+                entries[origin.peer, origin.round, origin.stage] = entry
                 offers += [
-                    Offer(said.peer, said.round, said.stage, at, entry) for at, entry in enumerate(letter.entries)
+                    Offer(origin.peer, origin.round, origin.stage, at, shard) for at, shard in enumerate(entry.shards)
                 ]
-        taken: list[Offer] = []
+        fetched: list[Offer] = []
         tried: set[Offer] = set()
-        while chosen := choose([offer for offer in offers if offer not in tried], policy, taken):
+        while chosen := choose([offer for offer in offers if offer not in tried], policy, fetched):
             tried.update(chosen)
             fetches = {
-                asyncio.ensure_future(agent.fetch(letters[offer.peer, offer.round, offer.stage], offer.position)): offer
+                asyncio.ensure_future(
+                    node.fetch_shard(entries[offer.peer, offer.round, offer.stage], offer.position)
+                ): offer
                 for offer in chosen
             }
             pending = set(fetches)
-            while pending and not stop.is_set() and agent.clock.now() < until:
-                agent.changed.clear()
+            while pending and not stopped() and node.clock.now() < until:
+                node.changed.clear()
                 for fetch in pending:
-                    fetch.add_done_callback(lambda _: agent.changed.set())
-                await agent.clock.wait(agent.changed, until - agent.clock.now())
+                    fetch.add_done_callback(lambda _: node.changed.set())
+                await node.clock.wait(node.changed, min(POLL_SECONDS, until - node.clock.now()))
                 pending = {fetch for fetch in pending if not fetch.done()}
             for fetch in pending:
                 fetch.cancel()
             await asyncio.gather(*fetches, return_exceptions=True)
-            taken += [offer for fetch, offer in fetches.items() if not fetch.cancelled() and fetch.result()]
+            fetched += [offer for fetch, offer in fetches.items() if not fetch.cancelled() and fetch.result()]
             if pending:
                 break
         positions: dict[tuple[PeerId, int, int], list[int]] = {}
-        for offer in taken:
+        for offer in fetched:
             positions.setdefault((offer.peer, offer.round, offer.stage), []).append(offer.position)
-        return [(letters[key], sorted(found)) for key, found in positions.items()]
+        return [(entries[key], sorted(found)) for key, found in positions.items()]
 
-    def _merged(self, letter: InboxEntry, positions: Sequence[int]) -> Contribution | None:
-        """The fetched parts of a letter as one contribution; the letter is handed out by this."""
-        letter.taken = True
+    def _merged(self, entry: InboxEntry, positions: Sequence[int]) -> Contribution | None:
+        """Return the fetched parts of an entry as one contribution, and mark the entry as consumed."""
+        entry.consumed = True
         try:
-            merged = merge([letter.parts[position] for position in positions])
+            merged = merge([entry.parts[position] for position in positions])
         except Malformed as error:
-            self.agent.outcomes[error.reason] += 1
-            letter.failed = error.reason
+            self.node.outcomes[error.reason] += 1
+            entry.failed = error.reason
             return None
-        letter.parts.clear()
+        entry.parts.clear()
         return merged

@@ -1,8 +1,7 @@
-"""Who hears whom, and what is worth fetching: the two choices that keep the cost of a peer independent of the size of
-the swarm.
+"""Topology: which peers send announcements to which, and which shards are fetched.
 
-Pure functions. Invariant: the same members give the same circle on every peer, and the same announcements and seed give
-the same choice, whatever the order in which they arrived.
+Both choices keep the cost of a peer independent of the size of the swarm. Pure functions: the same members give the
+same ring on every peer, and the same announcements and seed give the same choice, whatever the order of arrival.
 """
 
 from __future__ import annotations
@@ -18,40 +17,45 @@ from swarmgame.game.state import PeerId
 from swarmgame.seeds import derive_seed
 from swarmgame.swarm.messages import ShardEntry
 
-NEIGHBOURS = 5
-"""To how many an announcement goes when not to all."""
-EVERYONE = 32
-"""Gather: up to this many members, announcements go straight to all; above, neighbours pass them on."""
+FANOUT = 5
+"""Number of peers that an announcement is sent to in a swarm without a full mesh."""
+FULL_MESH_MEMBERS = 32
+"""GATHER: up to this many members, announcements go directly to all; in a larger swarm they are gossiped."""
 
 
-def breadth(policy: CollectPolicy | None) -> int:
-    """Pull: how many peers each must hear to find its groups: enough to fill `external` under the cap, and some to
-    spare.
-    """
+def fanout(policy: CollectPolicy | None) -> int:
+    """Return how many peers each peer sends to. PULL: enough to fill `external` under the cap, and two more."""
     if policy is None or not policy.external_groups or not policy.max_per_peer:
-        return NEIGHBOURS
-    return max(NEIGHBOURS, math.ceil(policy.external_groups / policy.max_per_peer) + 2)
+        return FANOUT
+    return max(FANOUT, math.ceil(policy.external_groups / policy.max_per_peer) + 2)
 
 
-def circle(run: str, round: int, stage: int, members: Iterable[PeerId]) -> list[PeerId]:
-    """The members in an order that is new in every stage and the same on every peer."""
-    return list(_circle(run, round, stage, frozenset(members)))
+def is_full_mesh(policy: CollectPolicy | None, members: int) -> bool:
+    """Whether announcements go directly to every member."""
+    if policy is None or policy.exchange is Exchange.GATHER:
+        return members <= FULL_MESH_MEMBERS
+    return members <= fanout(policy) + 1
+
+
+def ring(run: str, round: int, stage: int, members: Iterable[PeerId]) -> list[PeerId]:
+    """Return the members in the order of this stage's ring, which is the same on every peer."""
+    return list(_ring(run, round, stage, frozenset(members)))
 
 
 @lru_cache(maxsize=64)
-def _circle(run: str, round: int, stage: int, members: frozenset[PeerId]) -> tuple[PeerId, ...]:
-    # Asked for at every event of a stage, and the same until somebody comes or goes.
+def _ring(run: str, round: int, stage: int, members: frozenset[PeerId]) -> tuple[PeerId, ...]:
+    # Cached: needed at every event of a stage, and it changes only with the members.
     salt = f"{run}\0{round}\0{stage}\0".encode()
     return tuple(sorted(members, key=lambda peer: blake2b(salt + peer.encode(), digest_size=16).digest()))
 
 
-def listeners(ring: Sequence[PeerId], peer: PeerId, count: int) -> list[PeerId]:
-    """Pull: the next `count` after a peer in the circle: those whom it tells."""
+def successors(ring: Sequence[PeerId], peer: PeerId, count: int) -> list[PeerId]:
+    """PULL: return the next `count` peers of the ring, to which `peer` sends its announcement."""
     return _around(ring, peer, range(1, count + 1))
 
 
-def speakers(ring: Sequence[PeerId], peer: PeerId, count: int) -> list[PeerId]:
-    """Pull: the `count` before a peer in the circle: those who tell it, and for whom it waits."""
+def predecessors(ring: Sequence[PeerId], peer: PeerId, count: int) -> list[PeerId]:
+    """PULL: return the previous `count` peers of the ring, whose announcements `peer` waits for."""
     return _around(ring, peer, range(-1, -count - 1, -1))
 
 
@@ -70,42 +74,42 @@ class Offer:
     round: int
     stage: int
     position: int
-    entry: ShardEntry
+    shard: ShardEntry
 
 
 def choose(offers: Iterable[Offer], policy: CollectPolicy, taken: Iterable[Offer] = ()) -> list[Offer]:
-    """Pull: which shards to fetch, so that `external` groups come and no peer counts for more than its share.
+    """PULL: choose the shards to fetch, so that `external` groups come and no peer exceeds its share.
 
     Args:
         taken: shards fetched already; they count.
 
     Returns:
-        The shards still to fetch, in the order of preference; shards that claim a spread first when the policy prefers
-        them.
+        The shards still to fetch, in order of preference. Shards that claim a nonzero advantage come first if the
+        policy prefers them.
     """
     cap = policy.max_per_peer or policy.external_groups
-    room: dict[PeerId, int] = {}
-    wanted = policy.external_groups
+    remaining: dict[PeerId, int] = {}
+    missing = policy.external_groups
 
     def take(offer: Offer) -> bool:
-        nonlocal wanted
-        left = room.setdefault(offer.peer, cap)
-        worth = offer.entry.spread if policy.prefer_nonzero_advantage and offer.entry.spread else offer.entry.groups
-        gain = min(worth, left, wanted)
-        room[offer.peer] = left - gain
-        wanted -= gain
+        nonlocal missing
+        left = remaining.setdefault(offer.peer, cap)
+        worth = offer.shard.spread if policy.prefer_nonzero_advantage and offer.shard.spread else offer.shard.groups
+        gain = min(worth, left, missing)
+        remaining[offer.peer] = left - gain
+        missing -= gain
         return gain > 0
 
     for offer in taken:
         take(offer)
 
     def preference(offer: Offer) -> tuple[bool, int, bytes]:
-        flat = policy.prefer_nonzero_advantage and offer.entry.spread == 0
-        return flat, derive_seed("pull", policy.seed, offer.entry.name.hex()), offer.entry.name
+        flat = policy.prefer_nonzero_advantage and offer.shard.spread == 0
+        return flat, derive_seed("pull", policy.seed, offer.shard.name.hex()), offer.shard.name
 
     chosen = []
     for offer in sorted(offers, key=preference):
-        if wanted <= 0:
+        if missing <= 0:
             break
         if take(offer):
             chosen.append(offer)
@@ -113,16 +117,9 @@ def choose(offers: Iterable[Offer], policy: CollectPolicy, taken: Iterable[Offer
 
 
 def quorum_of(policy: CollectPolicy, members: int) -> int:
-    """How many must have spoken, ourselves included.
+    """Return how many members must have published, ourselves included.
 
     A whole percentage stands for the fraction that it rounds: 67 % of three is two, 33 % of three is one, 100 % of any
     number is all.
     """
     return max(1, math.ceil(policy.quorum * members - min(0.005 * members, 0.05)))
-
-
-def to_all(policy: CollectPolicy | None, members: int) -> bool:
-    """Whether announcements go straight to every member."""
-    if policy is None or policy.exchange is Exchange.GATHER:
-        return members <= EVERYONE
-    return members <= breadth(policy) + 1

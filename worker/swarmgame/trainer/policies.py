@@ -1,6 +1,6 @@
 """Small policies by name: networks from an observation to one logit an action, for games without a language model.
 
-Anything else that has the same shape (`observations [B, …] → logits [B, A]`) may be named as `package.module:factory`.
+Any other module from observations [B, …] to logits [B, A] can be named as `package.module:factory`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ BUILTIN: Mapping[str, Callable[..., nn.Module]] = {"mlp": Mlp, "cnn": Cnn}
 
 
 def build_policy(module: str, actions: int, options: Mapping[str, Any], seed: int) -> nn.Module:
-    """Makes a network by name, with weights that depend on the seed alone. Leaves torch's random state as it was.
+    """Make a network by name, with weights that depend only on the seed. Torch's random state does not change.
 
     Raises:
         InvalidManifest: there is no such factory, or it does not take these options.

@@ -36,7 +36,7 @@ class PolicyGradientConfig(Config):
     """The `with:` block of `use: policy-gradient`."""
 
     actions: Annotated[int, Field(ge=2, le=65_536)]
-    """How many actions there are; an action is an index below this."""
+    """Number of actions; an action is an index below it."""
     module: str = "mlp"
     """The policy: `mlp`, `cnn`, or `package.module:factory`. Called with `actions` and the options; returns a torch
     module from observations [B, …] to logits [B, actions]."""
@@ -47,7 +47,7 @@ class PolicyGradientConfig(Config):
     evaluation_generations: Annotated[int, Field(ge=1)] = 1
     """Actions a held-out prompt."""
     evaluation_greedy: bool = True
-    """Take the likeliest action on held-out prompts, instead of drawing one."""
+    """Take the likeliest action on held-out prompts instead of sampling one."""
     baseline: Literal["group", "update", "none"] = "group"
     """What a reward is compared with: the mean of its group, of the update, or nothing."""
     scale: bool = False
@@ -59,9 +59,9 @@ class PolicyGradientConfig(Config):
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Longer gradients are scaled down to this norm; null: never."""
     entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the policy's entropy: keeps it from settling too early."""
+    """Weight of the policy's entropy in the loss: it delays convergence."""
     importance_cap: Annotated[float, Field(gt=0)] = 2.0
-    """Most that an action of another peer may weigh."""
+    """Largest importance weight of an action of another peer."""
     update: Literal["per-round", "per-stage", "none"] = "per-round"
     """One optimizer step over all stages of a round, one a stage, or none."""
 
@@ -105,7 +105,7 @@ class PolicyGradientTrainer(Trainer):
         description = json.dumps({"discrete": self.config.actions})
         return hashlib.blake2b(description.encode(), digest_size=8, person=b"swarmgame-act").hexdigest()
 
-    # ── acting
+    # ── sampling
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
         if not prompts:
             return []
@@ -116,7 +116,7 @@ class PolicyGradientTrainer(Trainer):
         if round.evaluation and self.config.evaluation_greedy:
             actions_PN = logprobs_PA.argmax(dim=1, keepdim=True).expand(-1, count)
         else:
-            # Every rank draws the same: acting is cheap, and nothing needs to be gathered.
+            # Every rank samples the same actions: it is cheap, and nothing needs to be gathered.
             purpose = "evaluate" if round.evaluation else "generate"
             generator = torch.Generator().manual_seed(derive_seed(round.peer_seed, purpose, round.number, round.stage))
             actions_PN = torch.multinomial(logprobs_PA.double().exp(), count, replacement=True, generator=generator)
@@ -142,7 +142,7 @@ class PolicyGradientTrainer(Trainer):
             return None
         return str(token_ids[0])
 
-    # ── learning
+    # ── training
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
         keys = [*(key for key, _ in state.own_groups()), *state.external]
         if self.config.update == "per-round":
@@ -156,7 +156,7 @@ class PolicyGradientTrainer(Trainer):
         norms: list[float] = []
         for part in parts:
             actions = self._actions(state, part, rewards, counts)
-            # Without an entropy bonus, equal rewards teach nothing, and stepping on old momentum would be noise.
+            # Without an entropy bonus, equal rewards give no gradient, and a step on old momentum would be noise.
             if not actions or (self.config.entropy_bonus == 0 and all(action.advantage == 0 for action in actions)):
                 continue
             norm = self._step(actions, sums)
@@ -194,7 +194,7 @@ class PolicyGradientTrainer(Trainer):
     def _actions(
         self, state: GameState, keys: Sequence[GroupKey], rewards: Rewards, counts: Counter[str]
     ) -> list[_Action]:
-        """Usable actions of the given groups with their advantages; what is not usable is counted and left out."""
+        """Return the usable actions of the given groups with their advantages; others are counted and left out."""
         found: list[tuple[Tensor, int, float, float | None, int]] = []
         for number, key in enumerate(keys):
             own = key.peer == state.peer and key.round == state.round.number
@@ -226,7 +226,7 @@ class PolicyGradientTrainer(Trainer):
         ]
 
     def _advantages(self, scored: Sequence[tuple[int, float]]) -> list[float]:
-        """Rewards compared with the baseline. A group of equal rewards gets exactly zero."""
+        """Return rewards minus the baseline. A group of equal rewards gets exactly zero."""
         if not scored:
             return []
         by_group: dict[int, list[float]] = {}
@@ -267,7 +267,7 @@ class PolicyGradientTrainer(Trainer):
             },
         }
 
-    # ── keeping
+    # ── state
     def state_dict(self) -> Mapping[str, Any]:
         buffers = {name: buffer.detach().cpu().clone() for name, buffer in self.module.named_buffers()}
         return {"policy_version": self._version, "optimization": self._optimization.state_dict(), "buffers": buffers}
@@ -279,7 +279,7 @@ class PolicyGradientTrainer(Trainer):
         self._version = int(state["policy_version"])
 
     def export(self, folder: Path) -> None:
-        """`policy.safetensors`, and `policy.json` with what makes the module again."""
+        """Write `policy.safetensors`, and `policy.json` with the arguments that make the module."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -290,7 +290,7 @@ class PolicyGradientTrainer(Trainer):
 
 
 def _observation(payload: Any) -> Tensor:
-    """What the policy sees; a single 1 where there is nothing to see."""
+    """Return the observation; a single 1 where the prompt has none."""
     if payload is None:
         return torch.ones(1)
     if isinstance(payload, Tensor):

@@ -1,4 +1,4 @@
-"""What needs a CUDA device: `make test-gpu`. Elsewhere each test says that it was skipped."""
+"""Tests that need a CUDA device: `make test-gpu`. Elsewhere each test is skipped."""
 
 from __future__ import annotations
 

@@ -20,13 +20,13 @@ def test_gradients_are_added_up_on_the_device_and_bytes_travel_beside_them(
     parameter.grad = torch.tensor([1.0, 2.0, 3.0], device=device)
     with DistributedRanks(0, 1, on_gpu=True, timeout_seconds=30) as ranks:
         ranks.sum_gradients([parameter])
-        assert ranks.gather(b"words") == [b"words"]
+        assert ranks.gather(b"bytes") == [b"bytes"]
         assert ranks.broadcast(b"more") == b"more"
     assert parameter.grad.tolist() == [1.0, 2.0, 3.0]
     assert parameter.grad.device.type == "cuda"
 
 
-def test_a_process_without_a_device_of_its_own_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_a_device_of_its_own_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     count = torch.cuda.device_count()
     for name, value in (("WORLD_SIZE", count + 1), ("RANK", count), ("LOCAL_RANK", count)):
         monkeypatch.setenv(name, str(value))

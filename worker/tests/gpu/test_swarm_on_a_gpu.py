@@ -1,4 +1,4 @@
-"""A whole swarm whose peers share a CUDA device: processes, hivemind, the sandbox, checkpoints."""
+"""A complete swarm whose peers share a CUDA device: processes, hivemind, the sandbox, checkpoints."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Three ways to have a swarm in a test: in memory with virtual time, over libp2p, over gloo. The contract suite runs on
-all of them.
-"""
+"""Swarms for tests: in memory with virtual time, over libp2p, over torch.distributed. The contract suite runs on all."""
 
 from __future__ import annotations
 
@@ -9,27 +7,27 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgpack
 
-from swarmgame.game.protocol import Collected, CollectPolicy
+from swarmgame.game.protocol import Collected, CollectPolicy, CommunicationManager
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.codec import encode
 from swarmgame.swarm.identity import Identity
-from swarmgame.swarm.messages import announce, make_index
-from swarmgame.swarm.settings import Settings
+from swarmgame.swarm.messages import make_announcement, make_index
+from swarmgame.swarm.settings import SwarmSettings
 from swarmgame.swarm.transports.base import Handlers, Transport
 from swarmgame.swarm.transports.memory import MemoryHub
-from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication, TorchDistributedTransport
-from swarmgame.swarm.transports.world import LOST_SECONDS, Place
+from swarmgame.swarm.transports.rank_group import RankAddress
+from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication
 
 RUN = "contract"
 
 
-class Rogue:
-    """A peer that says and serves whatever a test wants, over a transport of its own."""
+class RoguePeer:
+    """A peer that sends and serves whatever a test needs, over a transport of its own."""
 
     def __init__(self, identity: Identity, peer: PeerId, transport: Transport, thread: EventLoopThread) -> None:
         self.identity, self.peer, self.transport, self.thread = identity, peer, transport, thread
@@ -39,36 +37,36 @@ class Rogue:
             return b""
 
         self.thread.run(self.transport.start(Handlers(call=silent, body=self.bodies.get)))
-        self.thread.run(self.transport.bootstrap())  # type: ignore[arg-type]
+        self.thread.run(self.transport.connect_initial_peers())  # type: ignore[arg-type]
 
     def send(self, peer: PeerId, message: bytes) -> bytes:
         return self.thread.run(self.transport.call(peer, message, 5.0))
 
-    def tell(self, peer: PeerId, announcement: bytes, bodies: Sequence[bytes] = ()) -> None:
+    def send_announcement(self, peer: PeerId, announcement: bytes, bodies: Sequence[bytes] = ()) -> None:
         self.send(peer, b"A" + msgpack.packb([announcement, list(bodies)]))
 
     def announcement(
         self, contribution: Contribution, *, run: str = RUN, signer: Identity | None = None, serve: bool = True
     ) -> bytes:
-        """A valid announcement unless told otherwise; its bodies are served."""
+        """Return a valid announcement, unless another run or signer is given; its bodies are served."""
         shards = encode(contribution, run)
         index = make_index(contribution, shards)
         if serve:
             self.bodies.update({shard.name: shard.data for shard in shards})
         sign = (signer or self.identity).sign
-        return announce(
+        return make_announcement(
             run, contribution.peer, contribution.round, contribution.stage, index, 2_000_000_000, sign
         ).message
 
     def announcement_of(
         self, contribution: Contribution, body: bytes, *, name: bytes | None = None, size: int | None = None
     ) -> bytes:
-        """An announcement of one shard that holds these bytes."""
+        """Return an announcement of one shard that holds these bytes."""
         name = name or sha256(body).digest()
         self.bodies[name] = body
         row = [name, len(body) if size is None else size, len(contribution.groups), 0, None, 1]
         index = msgpack.packb([0, [row]])
-        return announce(
+        return make_announcement(
             RUN, contribution.peer, contribution.round, contribution.stage, index, 2_000_000_000, self.identity.sign
         ).message
 
@@ -76,48 +74,66 @@ class Rogue:
         self.thread.run(self.transport.close())
 
 
-class Swarm(Protocol):
-    """What a contract test needs."""
+class FixedSwarm(Protocol):
+    """A swarm whose peers are known before they join."""
 
     deadline: float
-    """Seconds that a stage may take where the test wants the deadline to pass."""
+    """Stage deadline in seconds, for tests that let it pass."""
 
-    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication: ...
-    def rogue(self, name: str) -> Rogue: ...
-    def begin(self, peer: BlockingCommunication, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
-        """Starts a collect in another thread."""
+    def group(self, *names: str, **settings: object) -> Sequence[Any]:
+        """Return peers that have joined and know each other."""
+        ...
+
+    def begin(self, peer: CommunicationManager, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+        """Start a collect in another thread."""
         ...
 
     def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
-        """Lets time pass until something is so."""
+        """Let time pass until a condition is met."""
         ...
 
     def pass_time(self, seconds: float) -> None: ...
     def close(self) -> None: ...
 
 
-class MemorySwarm:
+class Swarm(FixedSwarm, Protocol):
+    """A swarm that peers join one after another, and where a peer may break the protocol."""
+
+    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication: ...
+    def rogue(self, name: str) -> RoguePeer: ...
+
+
+class OpenSwarm:
+    """Peers that join one after another."""
+
+    def group(self: Swarm, *names: str, **settings: object) -> Sequence[BlockingCommunication]:
+        peers = [self.peer(name, at_least=count, **settings) for count, name in enumerate(names, 1)]
+        self.until(lambda: all(len(peer.membership()) == len(names) for peer in peers))
+        return peers
+
+
+class MemorySwarm(OpenSwarm):
     deadline = 10.0
 
     def __init__(self) -> None:
         self.hub = MemoryHub(RUN, virtual=True)
         self.pool = ThreadPoolExecutor(8)
-        self.peers: list[BlockingCommunication] = []
+        self.peers: list[Any] = []
 
     def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
-        made = self.hub.communication(name, Settings(heartbeat_seconds=5.0, **settings))  # type: ignore[arg-type]
+        made = self.hub.communication(name, SwarmSettings(heartbeat_seconds=5.0, **settings))  # type: ignore[arg-type]
         self.peers.append(made)
         if join:
             made.join(at_least=at_least)
         return made
 
-    def rogue(self, name: str) -> Rogue:
-        return Rogue(self.hub.identity(name), name, self.hub.transport(name), self.hub.thread)
+    def rogue(self, name: str) -> RoguePeer:
+        return RoguePeer(self.hub.identity(name), name, self.hub.transport(name), self.hub.thread)
 
-    def begin(self, peer: BlockingCommunication, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+    def begin(self, peer: CommunicationManager, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
         before = self.hub.collects
         future = self.pool.submit(peer.collect, round, stage, policy)
-        self.hub.until_collects(before + 1)
+        self.hub.wait_for_collects(before + 1)
         return future
 
     def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -125,7 +141,7 @@ class MemorySwarm:
             if condition():
                 return
             self.hub.advance(0.5)
-        raise AssertionError("it never came about")
+        raise AssertionError("the condition was not met in time")
 
     def pass_time(self, seconds: float) -> None:
         self.hub.advance(seconds)
@@ -138,17 +154,21 @@ class MemorySwarm:
 
 
 class RealTimeSwarm:
-    """What swarms with real sockets have in common."""
+    """A swarm with real sockets."""
 
     deadline = 1.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pool = ThreadPoolExecutor(8)
-        self.peers: list[BlockingCommunication] = []
-        self.rogues: list[Rogue] = []
+        self.reopen()
+        self.rogues: list[RoguePeer] = []
 
-    def begin(self, peer: BlockingCommunication, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
+    def reopen(self) -> None:
+        """Begin with new peers, also after `close`."""
+        self.pool = ThreadPoolExecutor(8)
+        self.peers: list[Any] = []
+
+    def begin(self, peer: CommunicationManager, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
         return self.pool.submit(peer.collect, round, stage, policy)
 
     def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -157,7 +177,7 @@ class RealTimeSwarm:
 
         deadline, pause = time.monotonic() + seconds, threading.Event()
         while not condition():
-            assert time.monotonic() < deadline, "it never came about"
+            assert time.monotonic() < deadline, "the condition was not met in time"
             pause.wait(0.05)
 
     def pass_time(self, seconds: float) -> None:
@@ -172,15 +192,15 @@ class RealTimeSwarm:
         self.pool.shutdown()
 
 
-class Libp2pSwarm(RealTimeSwarm):
+class Libp2pSwarm(OpenSwarm, RealTimeSwarm):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.known: tuple[str, ...] = ()
 
     def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
-        from swarmgame.swarm.hivemind_backend import HivemindCommunication
+        from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
-        how = Settings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
+        how = SwarmSettings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
         made = HivemindCommunication(RUN, self.folder / f"{name}.key", 0, self.known, host="127.0.0.1", settings=how)
         self.peers.append(made)
         if join:
@@ -188,49 +208,48 @@ class Libp2pSwarm(RealTimeSwarm):
             self.known = (*self.known, *made.addresses[:1])
         return made
 
-    def rogue(self, name: str) -> Rogue:
-        from swarmgame.swarm.transports.libp2p import Network, P2PTransport
+    def rogue(self, name: str) -> RoguePeer:
+        from swarmgame.swarm.transports.libp2p import Libp2pOptions, Libp2pTransport
 
         path = self.folder / f"{name}.key"
         identity = Identity.load_or_create(path)
-        network = Network(host="127.0.0.1", initial_peers=self.known)
-        made = Rogue(identity, identity.peer, P2PTransport(RUN, identity.peer, path, network), EventLoopThread(name))
+        network = Libp2pOptions(host="127.0.0.1", initial_peers=self.known)
+        made = RoguePeer(
+            identity, identity.peer, Libp2pTransport(RUN, identity.peer, path, network), EventLoopThread(name)
+        )
         self.rogues.append(made)
         return made
 
 
-class GlooSwarm(RealTimeSwarm):
-    """A closed world of four seats, given in the order of asking; the first one hosts the store. A rogue has a seat
-    too: there are no strangers, only members that do not keep to the rules."""
-
-    size = 4
+class RankGroupSwarm(RealTimeSwarm):
+    """Peers over torch.distributed. Their number is fixed, so that all of them join at once."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.port = free_port()
-        self.seats: dict[str, int] = {}
 
-    def place(self, name: str) -> Place:
-        return Place(self.seats.setdefault(name, len(self.seats)), self.size, "127.0.0.1", self.port)
-
-    def peer(
-        self, name: str, *, at_least: int = 1, join: bool = True, lost_seconds: float = LOST_SECONDS, **settings: object
-    ) -> TorchDistributedCommunication:
-        how = Settings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
-        key = self.folder / f"{name}.key"
-        made = TorchDistributedCommunication(RUN, key, self.place(name), settings=how, lost_seconds=lost_seconds)
+    def communication(self, name: str, rank: int, size: int, **settings: object) -> TorchDistributedCommunication:
+        """Return a peer that has not joined yet."""
+        address = RankAddress(rank, size, "127.0.0.1", self.port)
+        how = SwarmSettings(**settings)  # type: ignore[arg-type]
+        made = TorchDistributedCommunication(RUN, self.folder / f"{name}.key", address, settings=how)
         self.peers.append(made)
-        if join:
-            made.join(at_least=at_least, timeout_seconds=20.0)
         return made
 
-    def rogue(self, name: str) -> Rogue:
-        identity = Identity.load_or_create(self.folder / f"{name}.key")
-        made = Rogue(
-            identity, identity.peer, TorchDistributedTransport(RUN, identity, self.place(name)), EventLoopThread(name)
-        )
-        self.rogues.append(made)
-        return made
+    def group(self, *names: str, **settings: object) -> list[TorchDistributedCommunication]:
+        peers = [self.communication(name, rank, len(names), **settings) for rank, name in enumerate(names)]
+        self.join(peers)
+        return peers
+
+    def join(self, peers: Sequence[TorchDistributedCommunication]) -> None:
+        for joining in [self.pool.submit(peer.join, timeout_seconds=30.0) for peer in peers]:
+            joining.result(60)
+
+    def close(self) -> None:
+        leaving = [self.pool.submit(peer.leave) for peer in self.peers]
+        self.pool.shutdown()
+        for each in leaving:
+            each.result()
 
 
 def free_port() -> int:

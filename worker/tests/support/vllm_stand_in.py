@@ -33,7 +33,7 @@ Fault = Callable[[str, dict[str, Any]], Any]
 
 
 class Refused(Exception):
-    """An error as vLLM words it."""
+    """An error in vLLM's format."""
 
     def __init__(self, status: int, message: str, kind: str = "BadRequestError") -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class Refused(Exception):
 
 
 class Engine:
-    """The model, its adapters, and what is asked of them. One request at a time."""
+    """The model and its adapters. One request at a time."""
 
     def __init__(
         self,

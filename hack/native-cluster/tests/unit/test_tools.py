@@ -1,4 +1,4 @@
-"""Tools: when one counts as built, and what is said when it is not."""
+"""Tools: when a tool counts as built, and the message when it is not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pretend(name: str) -> Path:
     return path
 
 
-def test_one_that_is_not_built_is_named_with_the_command_that_builds_it(modules: Path) -> None:
+def test_a_missing_tool_is_named_with_the_command_that_builds_it(modules: Path) -> None:
     with pytest.raises(tools.NotBuilt, match=r"etcd is not built(.|\n)*make cluster-tools"):
         tools.tool("etcd")
     assert tools.missing(["etcd", "helm"]) == ["etcd", "helm"]
@@ -40,9 +40,7 @@ def test_a_changed_sum_makes_its_module_stale_and_no_other(modules: Path) -> Non
     assert tools.missing(["etcd", "helm"]) == ["etcd"]
 
 
-def test_without_go_the_message_says_so_and_what_is_built_is_left_alone(
-    modules: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_go_the_message_says_so_and_built_tools_stay(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     pretend("etcd")
     tools.build(["etcd"])
@@ -50,9 +48,7 @@ def test_without_go_the_message_says_so_and_what_is_built_is_left_alone(
         tools.build(["etcd", "helm"])
 
 
-def test_a_build_that_fails_leaves_nothing_that_could_be_taken_for_a_tool(
-    modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_build_leaves_no_file(modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = tmp_path / "bin" / "go"
     go.parent.mkdir()
     go.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho half > "$2"\nexit 1\n')

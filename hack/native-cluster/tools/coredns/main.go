@@ -1,4 +1,4 @@
-// CoreDNS with the plugins that a cluster needs. The full set holds three clouds' clients and takes minutes longer to build.
+// CoreDNS with the plugins that a cluster needs. The full set has clients of three clouds and builds minutes longer.
 package main
 
 import (

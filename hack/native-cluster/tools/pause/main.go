@@ -1,4 +1,4 @@
-// The first process of a pod: it holds the pod's namespaces, collects orphans, and ends when it is told to.
+// The first process of a pod: it holds the pod's namespaces, reaps orphans, and ends on SIGINT or SIGTERM.
 package main
 
 import (

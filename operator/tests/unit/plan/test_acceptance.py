@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worlds import DEFAULTS, EMPTY, condition, game, running, said, settled, valid_game, waiting_pod
+from plan_fixtures import DEFAULTS, EMPTY, condition, game, reported, running, settled, valid_game, waiting_pod
 
-from swarmgame_operator.observed import DryRunFacts, Observed
-from swarmgame_operator.plan import Plan, plan, references
+from swarmgame_operator.plan import Plan, build_plan, references
+from swarmgame_operator.snapshot import DryRunFacts, Observed
 
 EXTERNAL: dict[str, Any] = {
     "coordination": {
@@ -32,8 +32,8 @@ GAME = {"maxRounds": 1, "data": {"use": "a"}, "rewards": {"use": "a"}, "trainer"
 MODULE = {"game": {**GAME, "modules": [{"name": "m", "image": {"reference": "example.dev/m:1"}, "mountPath": "/m"}]}}
 
 
-def verdict(spec: dict[str, Any], seen: Observed = EMPTY) -> tuple[str, str]:
-    accepted = condition(plan(game(spec), seen, DEFAULTS), "Accepted")
+def update(spec: dict[str, Any], seen: Observed = EMPTY) -> tuple[str, str]:
+    accepted = condition(build_plan(game(spec), seen, DEFAULTS), "Accepted")
     assert accepted is not None
     return accepted.reason, accepted.message
 
@@ -72,7 +72,7 @@ TABLE: list[tuple[dict[str, Any], Observed, str, str]] = [
     (OUTSIDERS, EMPTY, "InvalidGame", 'spec.bootnode.expose is "NodePort"; expected ClusterIP'),
     (MODULE, having(cluster_version=(1, 34)), "UnsupportedCluster", "1.35"),
     (MODULE, having(cluster_version=(1, 35)), "Valid", ""),
-    ({}, having(cluster_version=(1, 32)), "UnsupportedCluster", "1.33"),
+    ({}, having(cluster_version=(1, 33)), "UnsupportedCluster", "expected at least 1.34"),
     ({}, having(cluster_version=(2, 0)), "Valid", ""),
     ({"game": {"maxRounds": 0}}, EMPTY, "InvalidGame", "spec.game.maxRounds is 0"),
 ]
@@ -82,7 +82,7 @@ TABLE: list[tuple[dict[str, Any], Observed, str, str]] = [
 def test_a_game_is_accepted_when_all_that_it_names_is_there(
     spec: dict[str, Any], seen: Observed, reason: str, words: str
 ) -> None:
-    found, message = verdict(spec, seen)
+    found, message = update(spec, seen)
     assert found == reason
     assert words in message
 
@@ -95,14 +95,14 @@ def test_a_game_that_cannot_be_read_shows_the_first_problems_and_how_many_more()
         "identity": 1,
         "model": 1,
     }
-    _, message = verdict(bad)
+    _, message = update(bad)
     assert message.count("; expected") == 5
     assert "and 2 more" in message
 
 
 @pytest.mark.parametrize("spec", [HUB, {"game": {"maxRounds": 0}}, OUTSIDERS], ids=str)
 def test_nothing_is_made_for_a_game_that_is_not_accepted(spec: dict[str, Any]) -> None:
-    found = plan(game(spec), EMPTY, DEFAULTS)
+    found = build_plan(game(spec), EMPTY, DEFAULTS)
     assert (found.keys, found.children, found.deletions, found.dry_run) == ((), (), (), None)
     assert found.status.start_time is None
 
@@ -110,20 +110,20 @@ def test_nothing_is_made_for_a_game_that_is_not_accepted(spec: dict[str, Any]) -
 def changed(spec: dict[str, Any], seen: dict[str, Any] | None = None) -> Plan:
     """A running game that has become this."""
     resource, observed = running(valid_game())
-    return plan(game(spec, status=resource.status, generation=2), replace(observed, **(seen or {})), DEFAULTS)
+    return build_plan(game(spec, status=resource.status, generation=2), replace(observed, **(seen or {})), DEFAULTS)
 
 
 @pytest.mark.parametrize("spec", [HUB, {"game": {"maxRounds": 0}}], ids=str)
 def test_peers_that_run_are_left_alone_when_their_game_becomes_invalid(spec: dict[str, Any]) -> None:
     found = changed(spec)
-    assert said(found)["Accepted"][0] == "False"
+    assert reported(found)["Accepted"][0] == "False"
     assert (found.children, found.deletions) == ((), ())
 
 
 def test_a_spec_that_cannot_be_read_leaves_what_was_said_of_the_rest() -> None:
     resource, _ = running(valid_game())
     found = changed({"game": {"maxRounds": 0}})
-    assert said(found) == {**said(resource.status), "Accepted": ("False", "InvalidGame")}
+    assert reported(found) == {**reported(resource.status), "Accepted": ("False", "InvalidGame")}
     assert found.status.observed_generation == 2
 
 
@@ -131,12 +131,12 @@ def test_a_pod_template_is_asked_about_before_the_job_is_made_and_only_where_the
     spec = {"peers": {"podTemplate": {"spec": {"priorityClassName": "high"}}}}
     resource, observed = settled(valid_game(spec))
     assert observed.job is None
-    found = plan(resource, observed, DEFAULTS)
+    found = build_plan(resource, observed, DEFAULTS)
     assert found.dry_run is not None
     assert found.dry_run.manifest["metadata"]["generateName"] == "sums-peers-"
     assert "name" not in found.dry_run.manifest["metadata"]
     assert found.requeue_after == 0.0
-    answered = plan(resource, replace(observed, dry_run=DryRunFacts(found.dry_run.hash)), DEFAULTS)
+    answered = build_plan(resource, replace(observed, dry_run=DryRunFacts(found.dry_run.hash)), DEFAULTS)
     assert [child.name for child in answered.children] == ["sums-peers"]
     assert answered.dry_run is None
     assert settled(valid_game())[1].job is not None
@@ -145,10 +145,10 @@ def test_a_pod_template_is_asked_about_before_the_job_is_made_and_only_where_the
 def test_a_refused_template_is_not_asked_about_again_and_again() -> None:
     spec = {"peers": {"podTemplate": {"spec": {"priorityClassName": "high"}}}}
     resource, observed = settled(valid_game(spec))
-    asked = plan(resource, observed, DEFAULTS).dry_run
+    asked = build_plan(resource, observed, DEFAULTS).dry_run
     assert asked is not None
-    found = plan(resource, replace(observed, dry_run=DryRunFacts(asked.hash, "no PriorityClass")), DEFAULTS)
-    assert said(found)["Accepted"] == ("False", "InvalidPodTemplate")
+    found = build_plan(resource, replace(observed, dry_run=DryRunFacts(asked.hash, "no PriorityClass")), DEFAULTS)
+    assert reported(found)["Accepted"] == ("False", "InvalidPodTemplate")
     assert (found.dry_run, found.children) == (None, ())
 
 
@@ -157,7 +157,7 @@ def test_a_number_of_peers_is_no_new_question() -> None:
     questions = []
     for size in (2, 4):
         spec["peers"]["replicas"] = size  # type: ignore[index]
-        asked = plan(*settled(valid_game(spec)), DEFAULTS).dry_run
+        asked = build_plan(*settled(valid_game(spec)), DEFAULTS).dry_run
         assert asked is not None
         questions.append(asked.hash)
     assert questions[0] == questions[1]
@@ -166,8 +166,8 @@ def test_a_number_of_peers_is_no_new_question() -> None:
 def test_a_module_whose_image_cannot_be_pulled_is_a_module_that_is_missing() -> None:
     resource, observed = running(valid_game(MODULE))
     pod = waiting_pod(0, "ImagePullBackOff", 'Back-off pulling image "example.dev/m:1": not found')
-    found = plan(resource, replace(observed, pods=(pod,)), DEFAULTS)
-    assert said(found)["Accepted"] == ("False", "ModuleNotFound")
+    found = build_plan(resource, replace(observed, pods=(pod,)), DEFAULTS)
+    assert reported(found)["Accepted"] == ("False", "ModuleNotFound")
 
 
 def test_only_what_a_game_names_is_looked_up() -> None:

@@ -6,17 +6,28 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worlds import DEFAULTS, condition, job_with, later, ready_pod, running, said, settled, valid_game, with_status
+from plan_fixtures import (
+    DEFAULTS,
+    condition,
+    job_with,
+    later,
+    ready_pod,
+    reported,
+    running,
+    settled,
+    valid_game,
+    with_status,
+)
 
 from swarmgame_api.resource import GameResource
-from swarmgame_operator.observed import Observed
-from swarmgame_operator.plan import Plan, Reference, plan
+from swarmgame_operator.plan import Deletion, Plan, build_plan
+from swarmgame_operator.snapshot import Observed
 
 QUEUE = {"kueue.x-k8s.io/queue-name": "research"}
 
 
 def at(resource: GameResource, observed: Observed, seconds: float) -> Plan:
-    return plan(resource, later(observed, seconds), DEFAULTS)
+    return build_plan(resource, later(observed, seconds), DEFAULTS)
 
 
 def failed(found: Plan) -> str:
@@ -48,7 +59,7 @@ def test_time_in_a_queue_does_not_count() -> None:
     assert failed(waited) == ""
     assert observed.job is not None
     admitted = replace(later(observed, 100_000), job=replace(observed.job, suspended=False))
-    resource = with_status(resource, plan(with_status(resource, waited.status), admitted, DEFAULTS).status)
+    resource = with_status(resource, build_plan(with_status(resource, waited.status), admitted, DEFAULTS).status)
     assert failed(at(resource, admitted, 29)) == ""
     assert failed(at(resource, admitted, 31)) == "PreRunningDeadlineExceeded"
 
@@ -61,12 +72,14 @@ def test_time_without_a_secret_that_was_promised_does_not_count() -> None:
 
 def test_a_game_that_was_suspended_gets_its_whole_time_again() -> None:
     resource, observed = running(valid_game({"activeDeadlineSeconds": 60}))
-    stopped = plan(
+    stopped = build_plan(
         valid_game({"activeDeadlineSeconds": 60, "suspend": True}, status=resource.status),
         later(observed, 50),
         DEFAULTS,
     )
-    resumed = plan(valid_game({"activeDeadlineSeconds": 60}, status=stopped.status), later(observed, 1_000), DEFAULTS)
+    resumed = build_plan(
+        valid_game({"activeDeadlineSeconds": 60}, status=stopped.status), later(observed, 1_000), DEFAULTS
+    )
     resource = with_status(resource, resumed.status)
     assert failed(at(resource, observed, 1_050)) == ""
     assert failed(at(resource, observed, 1_061)) == "DeadlineExceeded"
@@ -81,17 +94,17 @@ def test_a_deadline_survives_a_restart_of_the_operator() -> None:
 def test_a_failed_game_stops_its_peers_and_its_bootnode_and_keeps_its_end() -> None:
     resource, observed = running(valid_game({"activeDeadlineSeconds": 60}))
     found = at(resource, observed, 61)
-    assert Reference("Job", "sums-peers", "Foreground") in found.deletions
-    assert [child.manifest["spec"]["replicas"] for child in found.children if child.kind == "Deployment"] == [0]
+    assert Deletion("Job", "sums-peers", "Foreground") in found.deletions
+    assert [child.apply_manifest["spec"]["replicas"] for child in found.children if child.kind == "Deployment"] == [0]
     assert found.status.completion_time == "2026-01-31T12:01:01Z"
     again = at(with_status(resource, found.status), replace(observed, job=None, pods=()), 500)
     assert again.status.completion_time == found.status.completion_time
-    assert said(again)["Progressing"] == ("False", "Finished")
+    assert reported(again)["Progressing"] == ("False", "Finished")
 
 
 def test_a_job_that_ended_by_itself_is_kept_for_its_logs() -> None:
     resource, observed = running(valid_game())
-    assert not plan(resource, job_with(observed, ("Complete", "")), DEFAULTS).deletions
+    assert not build_plan(resource, job_with(observed, ("Complete", "")), DEFAULTS).deletions
 
 
 @pytest.mark.parametrize(
@@ -99,7 +112,7 @@ def test_a_job_that_ended_by_itself_is_kept_for_its_logs() -> None:
 )
 def test_a_game_that_is_over_is_deleted_when_its_time_has_come(ttl: int | None, seconds: float, expected: bool) -> None:
     resource, observed = running(valid_game({"ttlSecondsAfterFinished": ttl}))
-    ended = plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
+    ended = build_plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
     found = at(with_status(resource, ended.status), job_with(observed, ("Complete", "")), seconds)
     assert found.delete_game is expected
 
@@ -124,15 +137,15 @@ def test_the_next_look_is_just_behind_the_next_deadline(spec: dict[str, Any], af
 
 def test_the_next_look_at_a_game_that_is_over_is_its_last() -> None:
     resource, observed = running(valid_game({"ttlSecondsAfterFinished": 60}))
-    ended = plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
+    ended = build_plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
     assert ended.requeue_after == pytest.approx(60)
     forever, observed = running(valid_game())
-    assert plan(forever, job_with(observed, ("Complete", "")), DEFAULTS).requeue_after is None
+    assert build_plan(forever, job_with(observed, ("Complete", "")), DEFAULTS).requeue_after is None
 
 
 def test_a_look_at_the_time_that_was_asked_for_finds_the_deadline_passed() -> None:
     resource, observed = settled(valid_game({"preRunningDeadlineSeconds": 30}))
-    wait = plan(resource, observed, DEFAULTS).requeue_after
+    wait = build_plan(resource, observed, DEFAULTS).requeue_after
     assert wait is not None
     assert failed(at(resource, observed, wait)) == "PreRunningDeadlineExceeded"
 

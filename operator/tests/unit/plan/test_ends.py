@@ -6,10 +6,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worlds import DEFAULTS, condition, failed_pod, job_with, ready_pod, running, said, settled, valid_game, with_status
+from plan_fixtures import (
+    DEFAULTS,
+    condition,
+    failed_pod,
+    job_with,
+    ready_pod,
+    reported,
+    running,
+    settled,
+    valid_game,
+    with_status,
+)
 
-from swarmgame_operator.observed import ChainFacts, ContainerFacts, JobCondition, Observed, PodFacts
-from swarmgame_operator.plan import Plan, plan
+from swarmgame_operator.plan import Plan, build_plan
+from swarmgame_operator.snapshot import ChainFacts, ContainerFacts, JobCondition, Observed, PodFacts
 
 ALL = {"completion": {"policy": "AllPeers"}}
 COORDINATOR: dict[str, Any] = {"completion": {"policy": "Coordinator"}, "coordination": {"mode": "Dev"}}
@@ -22,7 +33,7 @@ def end(found: Plan) -> tuple[str, str]:
 
 def ended(spec: dict[str, Any], *conditions: tuple[str, str], chain: ChainFacts | None = None, **job: Any) -> Plan:
     resource, observed = running(valid_game(spec))
-    return plan(resource, replace(job_with(observed, *conditions, **job), chain=chain), DEFAULTS)
+    return build_plan(resource, replace(job_with(observed, *conditions, **job), chain=chain), DEFAULTS)
 
 
 TABLE: list[tuple[dict[str, Any], list[tuple[str, str]], dict[str, Any], tuple[str, str]]] = [
@@ -84,7 +95,7 @@ def test_a_game_that_the_chain_ended_stops_its_peers() -> None:
 
 def test_the_chain_and_its_gateway_stay_to_be_read_after_the_end() -> None:
     resource, observed = running(valid_game(COORDINATOR))
-    found = plan(resource, replace(observed, chain=ChainFacts(registered=4, round=100)), DEFAULTS)
+    found = build_plan(resource, replace(observed, chain=ChainFacts(registered=4, round=100)), DEFAULTS)
     touched = {child.name for child in found.children} | {each.name for each in found.deletions}
     assert not {"sums-gateway", "sums-chain"} & touched
 
@@ -100,8 +111,8 @@ def test_the_words_of_the_container_that_could_not_use_the_game_are_quoted_in_bo
     observed = replace(
         job_with(observed, ("FailureTarget", "PodFailurePolicy")), pods=(ready_pod(1), failed_pod(0, 78, words))
     )
-    found = plan(resource, observed, DEFAULTS)
-    assert said(found)["Accepted"] == ("False", "InvalidGame")
+    found = build_plan(resource, observed, DEFAULTS)
+    assert reported(found)["Accepted"] == ("False", "InvalidGame")
     for type in ("Accepted", "Failed"):
         each = condition(found, type)
         assert each is not None
@@ -113,8 +124,8 @@ def test_a_model_that_cannot_be_used_is_told_apart_from_a_game_that_cannot() -> 
     pod = failed_pod(
         0, 78, 'game.yaml: spec.model.uri is "hf://a/b"; expected a model that the hub has', container="initializer"
     )
-    found = plan(resource, replace(job_with(observed, ("Failed", "PodFailurePolicy")), pods=(pod,)), DEFAULTS)
-    assert said(found)["Accepted"] == ("False", "ModelNotFound")
+    found = build_plan(resource, replace(job_with(observed, ("Failed", "PodFailurePolicy")), pods=(pod,)), DEFAULTS)
+    assert reported(found)["Accepted"] == ("False", "ModelNotFound")
     assert end(found) == ("Failed", "FatalExitCode")
 
 
@@ -127,9 +138,9 @@ def test_an_initializer_that_cannot_use_the_game_ends_it_before_a_peer_was_made(
     )
     pod = PodFacts("sums-initializer-x", "initializer", phase="Failed", containers=(ended,))
     job = replace(observed.initializer, conditions=(JobCondition("Failed", "PodFailurePolicy"),))
-    found = plan(resource, replace(observed, initializer=job, pods=(pod,)), DEFAULTS)
+    found = build_plan(resource, replace(observed, initializer=job, pods=(pod,)), DEFAULTS)
     assert end(found) == ("Failed", "FatalExitCode")
-    assert said(found)["Accepted"] == ("False", "InvalidGame")
+    assert reported(found)["Accepted"] == ("False", "InvalidGame")
 
 
 def test_a_gated_model_is_no_fatal_exit_and_can_be_mended_while_the_game_waits() -> None:
@@ -141,7 +152,7 @@ def test_a_gated_model_is_no_fatal_exit_and_can_be_mended_while_the_game_waits()
     )
     pod = PodFacts("sums-initializer-x", "initializer", phase="Failed", containers=(refused,))
     job = replace(observed.initializer, conditions=(JobCondition("Failed", "PodFailurePolicy"),))
-    found = plan(resource, replace(observed, initializer=job, pods=(pod,)), DEFAULTS)
+    found = build_plan(resource, replace(observed, initializer=job, pods=(pod,)), DEFAULTS)
     assert end(found) == ("", "")
     accepted = condition(found, "Accepted")
     assert accepted is not None
@@ -155,7 +166,7 @@ FIRST = [("Complete", "RoundsReached"), ("Failed", "TooManyFailedPeers")]
 def test_an_end_stays_whatever_becomes_of_the_job(first: tuple[str, str]) -> None:
     resource, observed = running(valid_game())
     job = ("Complete", "") if first[0] == "Complete" else ("Failed", "MaxFailedIndexesExceeded")
-    found = plan(resource, job_with(observed, job), DEFAULTS)
+    found = build_plan(resource, job_with(observed, job), DEFAULTS)
     assert end(found) == first
     later: list[Observed] = [
         replace(observed, job=None, pods=()),
@@ -164,7 +175,7 @@ def test_an_end_stays_whatever_becomes_of_the_job(first: tuple[str, str]) -> Non
         job_with(observed, ("Complete", "")),
     ]
     for seen in later:
-        again = plan(with_status(resource, found.status), seen, DEFAULTS)
+        again = build_plan(with_status(resource, found.status), seen, DEFAULTS)
         assert end(again) == first
         assert condition(again, first[0]) == condition(found, first[0])
         assert not [child for child in again.children if child.kind == "Job"]
@@ -175,5 +186,5 @@ def test_a_finished_game_gives_back_its_checkpoints_where_its_policy_says_so() -
     for policy, expected in (("Delete", [("PersistentVolumeClaim", "sums-checkpoints")]), ("Retain", [])):
         storage = {"checkpoints": {**claim, "retentionPolicy": {"whenFinished": policy}}}
         resource, observed = running(valid_game({"storage": storage}))
-        found = plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
+        found = build_plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
         assert [(each.kind, each.name) for each in found.deletions] == expected

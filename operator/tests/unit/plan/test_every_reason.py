@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worlds import (
+from plan_fixtures import (
     DEFAULTS,
     EMPTY,
     condition,
@@ -28,7 +28,10 @@ from worlds import (
 
 from swarmgame_api.resource import GameResource
 from swarmgame_api.status import REASONS
-from swarmgame_operator.observed import (
+from swarmgame_operator.plan import Plan, build_plan
+from swarmgame_operator.plan.peer_job import peer_job
+from swarmgame_operator.plan.rollout import dry_run_of
+from swarmgame_operator.snapshot import (
     ChainFacts,
     ContainerFacts,
     DryRunFacts,
@@ -38,9 +41,6 @@ from swarmgame_operator.observed import (
     PodFacts,
     ProgressFacts,
 )
-from swarmgame_operator.plan import Plan, plan
-from swarmgame_operator.plan.peer_job import peer_job
-from swarmgame_operator.plan.rollout import dry_run_of
 
 QUEUE = {"kueue.x-k8s.io/queue-name": "research"}
 CHAIN: dict[str, Any] = {"coordination": {"mode": "Dev"}}
@@ -50,7 +50,7 @@ CLAIMS: dict[str, Any] = {
 
 
 def planned(resource: GameResource, observed: Observed) -> Plan:
-    return plan(resource, observed, DEFAULTS)
+    return build_plan(resource, observed, DEFAULTS)
 
 
 def fresh(spec: dict[str, Any] | None = None, observed: Observed = EMPTY, **rest: Any) -> Plan:
@@ -173,9 +173,9 @@ SCENES: dict[tuple[str, str], tuple[Callable[[], Plan], str, str]] = {
     ("Accepted", "ModuleNotFound"): (module_missing, "False", "spec.game.modules[0].configMapRef.name is mine"),
     ("Accepted", "ModelNotFound"): (model_missing, "False", "the hub was not reached"),
     ("Accepted", "UnsupportedCluster"): (
-        lambda: fresh(None, replace(EMPTY, cluster_version=(1, 32))),
+        lambda: fresh(None, replace(EMPTY, cluster_version=(1, 33))),
         "False",
-        "Kubernetes 1.32",
+        "Kubernetes 1.33",
     ),
     ("Accepted", "ManagedExternally"): (
         lambda: fresh({"managedBy": "example.dev/other"}),
@@ -282,8 +282,8 @@ SCENES: dict[tuple[str, str], tuple[Callable[[], Plan], str, str]] = {
 
 @pytest.mark.parametrize(("type", "reason"), SCENES)
 def test_a_reason_is_said_of_a_game_to_which_it_applies(type: str, reason: str) -> None:
-    scene, status, words = SCENES[type, reason]
-    found = condition(scene(), type)
+    context, status, words = SCENES[type, reason]
+    found = condition(context(), type)
     assert found is not None
     assert (found.reason, found.status) == (reason, status), found.message
     assert words in found.message
@@ -294,8 +294,8 @@ def test_every_reason_of_the_reference_has_its_scene() -> None:
 
 
 def test_a_message_is_one_line_and_ends_as_a_sentence_does() -> None:
-    for scene, _, _ in SCENES.values():
-        for each in scene().status.conditions:
+    for context, _, _ in SCENES.values():
+        for each in context().status.conditions:
             assert "\n" not in each.message
             assert each.message
 
@@ -311,9 +311,9 @@ def test_the_answer_to_another_question_is_not_taken_for_this_one() -> None:
 
 
 def peer_job_of(resource: GameResource) -> Any:
-    from worlds import setting
+    from plan_fixtures import game_context
 
-    return peer_job(setting(resource))
+    return peer_job(game_context(resource))
 
 
 def test_a_job_that_nobody_can_explain_is_told_apart_from_a_disruption() -> None:

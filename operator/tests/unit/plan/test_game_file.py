@@ -6,7 +6,7 @@ import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import setting, valid_game
+from plan_fixtures import game_context, valid_game
 
 from swarmgame_api.load import loads_manifest
 from swarmgame_operator.plan.game_file import file_text, game_file
@@ -30,7 +30,7 @@ def test_whatever_an_author_wrote_is_read_back_by_a_peer(block: dict[str, object
 
 def test_it_is_the_whole_manifest_with_its_defaults() -> None:
     resource = valid_game()
-    data = json.loads(game_file(setting(resource)).manifest["data"]["game.yaml"])
+    data = json.loads(game_file(game_context(resource)).apply_manifest["data"]["game.yaml"])
     assert data["kind"] == "SwarmGame"
     assert data["metadata"]["name"] == "sums"
     assert data["spec"]["communication"]["port"] == 31000

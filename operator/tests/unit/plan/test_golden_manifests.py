@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
-from worlds import DEFAULTS, EMPTY, carried_out, valid_game, with_status
+from plan_fixtures import DEFAULTS, EMPTY, apply_plan, valid_game, with_status
 
 from swarmgame_api.resource import GameResource
-from swarmgame_operator.observed import DryRunFacts, JobCondition, Observed
-from swarmgame_operator.plan import plan
+from swarmgame_operator.plan import build_plan
+from swarmgame_operator.snapshot import DryRunFacts, JobCondition, Observed
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 ROOT = Path(__file__).parents[4]
@@ -159,7 +159,7 @@ def everything_written(resource: GameResource) -> list[dict[str, Any]]:
     """
     observed, written = AROUND, []
     for _ in range(10):
-        found = plan(resource, observed, DEFAULTS)
+        found = build_plan(resource, observed, DEFAULTS)
         if found.dry_run is not None:
             observed = replace(observed, dry_run=DryRunFacts(found.dry_run.hash))
             continue
@@ -167,8 +167,8 @@ def everything_written(resource: GameResource) -> list[dict[str, Any]]:
             return written
         assert not found.deletions
         written += [{**each.secret, "stringData": dict.fromkeys(each.missing, "made at random")} for each in found.keys]
-        written += [child.creation or child.manifest for child in found.children]
-        observed = carried_out(observed, found, resource.name)
+        written += [child.create_manifest or child.apply_manifest for child in found.children]
+        observed = apply_plan(observed, found, resource.name)
         if observed.initializer is not None:
             done = replace(observed.initializer, conditions=(JobCondition("Complete"),))
             observed = replace(observed, initializer=done)

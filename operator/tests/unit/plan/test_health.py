@@ -6,22 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worlds import (
+from plan_fixtures import (
     DEFAULTS,
     condition,
     failed_pod,
     peer_pod,
     ready_pod,
+    reported,
     running,
-    said,
     settled,
     starting_pod,
     valid_game,
     waiting_pod,
 )
 
-from swarmgame_operator.observed import ChainFacts, ContainerFacts, PodFacts
-from swarmgame_operator.plan import Plan, plan
+from swarmgame_operator.plan import Plan, build_plan
+from swarmgame_operator.snapshot import ChainFacts, ContainerFacts, PodFacts
 
 STUCK = PodFacts("sums-peers-0-a", "peer", 0, unschedulable="0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
 INITIALIZING = peer_pod(
@@ -37,7 +37,9 @@ def seen(*pods: PodFacts, spec: dict[str, Any] | None = None, bootnode: int = 1,
     resource, observed = running(valid_game(spec))
     assert observed.job is not None
     workloads = tuple(replace(each, ready=bootnode) for each in observed.workloads)
-    return plan(resource, replace(observed, pods=pods, workloads=workloads, job=replace(observed.job, **job)), DEFAULTS)
+    return build_plan(
+        resource, replace(observed, pods=pods, workloads=workloads, job=replace(observed.job, **job)), DEFAULTS
+    )
 
 
 TWO = {"peers": {"replicas": 3, "minReplicas": 2}}
@@ -62,19 +64,19 @@ READY: list[tuple[tuple[PodFacts, ...], int, tuple[str, str]]] = [
 def test_a_swarm_is_ready_when_enough_are_in_it_and_else_the_first_obstacle_is_named(
     pods: tuple[PodFacts, ...], bootnode: int, expected: tuple[str, str]
 ) -> None:
-    assert said(seen(*pods, spec=TWO, bootnode=bootnode))["Ready"] == expected
+    assert reported(seen(*pods, spec=TWO, bootnode=bootnode))["Ready"] == expected
 
 
 def test_a_swarm_without_a_bootnode_does_not_wait_for_one() -> None:
-    assert said(seen(ready_pod(0), spec={"bootnode": {"enabled": False}}))["Ready"] == ("True", "PeersReady")
+    assert reported(seen(ready_pod(0), spec={"bootnode": {"enabled": False}}))["Ready"] == ("True", "PeersReady")
 
 
 def test_a_swarm_of_registered_peers_is_ready_only_when_they_are_registered() -> None:
     spec = {"coordination": {"mode": "Dev"}, "communication": {"admission": "Registered"}}
     resource, observed = running(valid_game(spec))
     for registered, expected in ((0, "False"), (4, "True")):
-        found = plan(resource, replace(observed, chain=ChainFacts(registered=registered)), DEFAULTS)
-        assert said(found)["Ready"][0] == expected
+        found = build_plan(resource, replace(observed, chain=ChainFacts(registered=registered)), DEFAULTS)
+        assert reported(found)["Ready"][0] == expected
 
 
 DEGRADED: list[tuple[tuple[PodFacts, ...], str]] = [
@@ -102,12 +104,12 @@ DEGRADED: list[tuple[tuple[PodFacts, ...], str]] = [
 
 @pytest.mark.parametrize(("pods", "expected"), DEGRADED)
 def test_a_game_is_degraded_by_what_fails_until_it_is_well_again(pods: tuple[PodFacts, ...], expected: str) -> None:
-    assert said(seen(*pods, spec={"peers": {"replicas": 2}}))["Degraded"][1] == expected
+    assert reported(seen(*pods, spec={"peers": {"replicas": 2}}))["Degraded"][1] == expected
 
 
 def test_a_peer_that_failed_for_good_degrades_the_game_for_good() -> None:
     found = seen(ready_pod(0), ready_pod(2), ready_pod(3), failed_indexes="1")
-    assert said(found)["Degraded"] == ("True", "PeersFailing")
+    assert reported(found)["Degraded"] == ("True", "PeersFailing")
     (peer,) = found.status.unhealthy_peers
     assert (peer.index, peer.reason) == (1, "FailedForGood")
 
@@ -156,7 +158,7 @@ def chain(facts: ChainFacts | None, *, begun: bool, round: int = 0) -> dict[str,
     resource, observed = running(valid_game(spec)) if begun else settled(valid_game(spec))
     progress = resource.status.progress.model_copy(update={"round": round})
     resource = replace(resource, status=resource.status.model_copy(update={"progress": progress}))
-    return said(plan(resource, replace(observed, chain=facts), DEFAULTS))
+    return reported(build_plan(resource, replace(observed, chain=facts), DEFAULTS))
 
 
 REGISTERED: list[tuple[ChainFacts | None, tuple[str, str]]] = [
@@ -205,7 +207,7 @@ def test_a_chain_that_has_not_answered_yet_does_not_degrade_a_game_that_has_not_
 
 def test_the_status_names_the_chain_and_keeps_what_it_knew() -> None:
     resource, observed = running(valid_game({"coordination": {"mode": "Dev"}}))
-    found = plan(resource, replace(observed, chain=ChainFacts(registered=4, round=7, last_block=123)), DEFAULTS)
+    found = build_plan(resource, replace(observed, chain=ChainFacts(registered=4, round=7, last_block=123)), DEFAULTS)
     told = found.status.coordination
     assert told is not None
     assert (told.chain_id, told.contract_address, told.round, told.last_observed_block) == (
@@ -214,5 +216,5 @@ def test_the_status_names_the_chain_and_keeps_what_it_knew() -> None:
         7,
         123,
     )
-    again = plan(replace(resource, status=found.status), observed, DEFAULTS)
+    again = build_plan(replace(resource, status=found.status), observed, DEFAULTS)
     assert again.status.coordination == told

@@ -5,27 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from worlds import DEFAULTS, setting, valid_game
+from plan_fixtures import DEFAULTS, game_context, valid_game
 
 from swarmgame_operator.defaults import Defaults
-from swarmgame_operator.plan.outcome import Child
 from swarmgame_operator.plan.peer_job import peer_job, template_hash
+from swarmgame_operator.plan.plan_types import Child
 
 HUB: dict[str, Any] = {"model": {"uri": "hf://a/b", "secretRef": {"name": "hub"}}}
 
 
 def job(spec: dict[str, Any] | None = None, defaults: Defaults = DEFAULTS, **rest: Any) -> Child:
-    return peer_job(setting(valid_game(spec, **rest), defaults))
+    return peer_job(game_context(valid_game(spec, **rest), defaults))
 
 
-def whole(spec: dict[str, Any] | None = None, defaults: Defaults = DEFAULTS, **rest: Any) -> dict[str, Any]:
-    created = job(spec, defaults, **rest).creation
+def created_job(spec: dict[str, Any] | None = None, defaults: Defaults = DEFAULTS, **rest: Any) -> dict[str, Any]:
+    created = job(spec, defaults, **rest).create_manifest
     assert created is not None
     return created
 
 
 def pod(spec: dict[str, Any] | None = None, defaults: Defaults = DEFAULTS, **rest: Any) -> dict[str, Any]:
-    found: dict[str, Any] = whole(spec, defaults, **rest)["spec"]["template"]["spec"]
+    found: dict[str, Any] = created_job(spec, defaults, **rest)["spec"]["template"]["spec"]
     return found
 
 
@@ -45,12 +45,12 @@ def test_a_job_of_no_peers_is_never_made() -> None:
 
 @pytest.mark.parametrize(("replicas", "allowed", "expected"), [(4, 2, 2), (4, 4, 4), (2, 5, 2), (1, 0, 0)])
 def test_no_more_peers_may_fail_than_there_are(replicas: int, allowed: int, expected: int) -> None:
-    found = whole({"peers": {"replicas": replicas}, "failurePolicy": {"maxFailedPeers": allowed}})["spec"]
+    found = created_job({"peers": {"replicas": replicas}, "failurePolicy": {"maxFailedPeers": allowed}})["spec"]
     assert (found["parallelism"], found["completions"], found["maxFailedIndexes"]) == (replicas, replicas, expected)
 
 
 def test_a_disruption_is_looked_at_before_any_exit_code() -> None:
-    rules = whole({"model": None})["spec"]["podFailurePolicy"]["rules"]
+    rules = created_job({"model": None})["spec"]["podFailurePolicy"]["rules"]
     assert [rule["action"] for rule in rules] == ["Ignore", "FailJob", "FailIndex"]
     assert rules[0]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert rules[1]["onExitCodes"] == {"containerName": "peer", "operator": "In", "values": [64, 78]}
@@ -58,7 +58,7 @@ def test_a_disruption_is_looked_at_before_any_exit_code() -> None:
 
 
 def test_an_init_container_that_cannot_use_the_game_fails_the_job_too() -> None:
-    rules = whole()["spec"]["podFailurePolicy"]["rules"]
+    rules = created_job()["spec"]["podFailurePolicy"]["rules"]
     assert {rule["onExitCodes"]["containerName"] for rule in rules if rule["action"] == "FailJob"} == {
         "peer",
         "initializer",
@@ -67,7 +67,7 @@ def test_an_init_container_that_cannot_use_the_game_fails_the_job_too() -> None:
 
 def test_a_rule_names_only_containers_that_the_pod_has() -> None:
     for spec in ({"model": None}, {"storage": {"cache": {"claimName": "c"}}}, {}):
-        found = whole(spec)["spec"]
+        found = created_job(spec)["spec"]
         names = {
             each["name"]
             for kind in ("containers", "initContainers")
@@ -80,7 +80,7 @@ def test_a_rule_names_only_containers_that_the_pod_has() -> None:
 
 
 def test_per_index_backoff_has_what_it_requires() -> None:
-    found = whole({"failurePolicy": {"backoffLimitPerPeer": 7}})["spec"]
+    found = created_job({"failurePolicy": {"backoffLimitPerPeer": 7}})["spec"]
     assert (found["backoffLimitPerIndex"], found["completionMode"], found["podReplacementPolicy"]) == (
         7,
         "Indexed",
@@ -91,32 +91,32 @@ def test_per_index_backoff_has_what_it_requires() -> None:
 
 @pytest.mark.parametrize(("policy", "expected"), [("AnyPeer", {"rules": [{"succeededCount": 1}]}), ("AllPeers", None)])
 def test_only_a_game_that_any_peer_may_end_ends_with_the_first(policy: str, expected: object) -> None:
-    assert whole({"completion": {"policy": policy}})["spec"].get("successPolicy") == expected
+    assert created_job({"completion": {"policy": policy}})["spec"].get("successPolicy") == expected
 
 
 def test_a_job_for_a_queue_is_made_suspended_and_has_all_that_kueue_reads() -> None:
     labels = {"kueue.x-k8s.io/queue-name": "research", "kueue.x-k8s.io/priority-class": "high", "other": "not copied"}
     annotations = {"kueue.x-k8s.io/elastic-job": "true", "other": "not copied"}
-    found = whole(labels=labels, annotations=annotations)
+    found = created_job(labels=labels, annotations=annotations)
     assert found["spec"]["suspend"] is True
     assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
     assert found["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
     assert found["metadata"]["annotations"]["kueue.x-k8s.io/elastic-job"] == "true"
     assert "other" not in found["metadata"]["labels"]
-    assert "suspend" not in whole()["spec"]
+    assert "suspend" not in created_job()["spec"]
 
 
 def test_what_is_applied_later_is_the_number_of_peers_and_nothing_that_others_write() -> None:
-    found = job(labels={"kueue.x-k8s.io/queue-name": "research"}).manifest
+    found = job(labels={"kueue.x-k8s.io/queue-name": "research"}).apply_manifest
     assert set(found["spec"]) == {"parallelism", "completions", "maxFailedIndexes"}
     assert "kueue.x-k8s.io/queue-name" not in found["metadata"]["labels"]
 
 
 def test_the_number_of_peers_is_the_queues_where_it_may_admit_fewer() -> None:
     found = job(annotations={"kueue.x-k8s.io/job-min-parallelism": "2"})
-    assert "spec" not in found.manifest
-    assert found.creation is not None
-    assert found.creation["spec"]["parallelism"] == 4
+    assert "spec" not in found.apply_manifest
+    assert found.create_manifest is not None
+    assert found.create_manifest["spec"]["parallelism"] == 4
 
 
 SAME: list[dict[str, Any]] = [
@@ -150,23 +150,23 @@ OTHER: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("spec", SAME, ids=str)
 def test_a_change_that_pods_do_not_see_leaves_them_running(spec: dict[str, Any]) -> None:
-    assert template_hash(setting(valid_game(spec))) == template_hash(setting(valid_game()))
+    assert template_hash(game_context(valid_game(spec))) == template_hash(game_context(valid_game()))
 
 
 @pytest.mark.parametrize("spec", OTHER, ids=str)
 def test_a_change_of_what_pods_are_made_from_has_another_hash(spec: dict[str, Any]) -> None:
-    assert template_hash(setting(valid_game(spec))) != template_hash(setting(valid_game()))
+    assert template_hash(game_context(valid_game(spec))) != template_hash(game_context(valid_game()))
 
 
 def test_the_operators_own_defaults_are_no_part_of_the_hash() -> None:
     newer = Defaults(worker_image="example.dev/worker:2", image_pull_policy="Always", image_pull_secrets=("registry",))
-    assert template_hash(setting(valid_game(), newer)) == template_hash(setting(valid_game()))
-    assert whole(defaults=newer)["spec"] != whole()["spec"]
+    assert template_hash(game_context(valid_game(), newer)) == template_hash(game_context(valid_game()))
+    assert created_job(defaults=newer)["spec"] != created_job()["spec"]
 
 
 def test_a_default_written_out_is_no_change() -> None:
-    assert template_hash(setting(valid_game({"terminationGracePeriodSeconds": 120}))) == template_hash(
-        setting(valid_game())
+    assert template_hash(game_context(valid_game({"terminationGracePeriodSeconds": 120}))) == template_hash(
+        game_context(valid_game())
     )
 
 
@@ -286,7 +286,10 @@ def test_modules_are_mounted_read_only_and_put_on_the_path_in_their_order() -> N
 def test_peers_spread_over_hosts_where_they_can() -> None:
     (spread,) = pod()["topologySpreadConstraints"]
     assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
-    assert spread["labelSelector"]["matchLabels"].items() <= whole()["spec"]["template"]["metadata"]["labels"].items()
+    assert (
+        spread["labelSelector"]["matchLabels"].items()
+        <= created_job()["spec"]["template"]["metadata"]["labels"].items()
+    )
 
 
 def test_peers_with_gpus_and_their_initializer_tolerate_the_taint_of_gpus() -> None:
@@ -304,7 +307,7 @@ def test_a_pod_template_is_laid_over_and_cannot_take_our_labels_away() -> None:
             "containers": [{"name": "peer", "workingDir": "/x"}, {"name": "sidecar", "image": "s"}],
         },
     }
-    found = whole({"peers": {"podTemplate": template}})["spec"]["template"]
+    found = created_job({"peers": {"podTemplate": template}})["spec"]["template"]
     assert found["metadata"]["labels"]["swarmgame.dev/role"] == "peer"
     assert found["metadata"]["labels"]["team"] == "a"
     assert found["metadata"]["annotations"] == {"x": "y"}

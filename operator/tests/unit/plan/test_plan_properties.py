@@ -9,11 +9,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worlds import DEFAULTS, EMPTY, NOW, carried_out, failed_pod, ready_pod, valid_game, waiting_pod, with_status
+from plan_fixtures import DEFAULTS, EMPTY, NOW, apply_plan, failed_pod, ready_pod, valid_game, waiting_pod, with_status
 
 from swarmgame_api.resource import GameResource, read_status, status_document
 from swarmgame_api.status import REASONS
-from swarmgame_operator.observed import (
+from swarmgame_operator.plan import Plan, build_plan
+from swarmgame_operator.plan.reconcile_context import TERMINAL
+from swarmgame_operator.snapshot import (
     ChainFacts,
     DryRunFacts,
     JobCondition,
@@ -23,8 +25,6 @@ from swarmgame_operator.observed import (
     ProgressFacts,
     WorkloadFacts,
 )
-from swarmgame_operator.plan import Plan, plan
-from swarmgame_operator.plan.conditions import TERMINAL
 
 CLAIM = {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}
 SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -157,13 +157,13 @@ def rest(resource: GameResource, observed: Observed) -> tuple[GameResource, Obse
     """Plans and carries out until nothing is left to do; what was asked is answered with yes."""
     done = []
     for _ in range(12):
-        found = plan(resource, observed, DEFAULTS)
+        found = build_plan(resource, observed, DEFAULTS)
         done.append(found)
         if found.dry_run is not None:
             observed = replace(observed, dry_run=DryRunFacts(found.dry_run.hash))
         elif not (found.keys or found.children or found.deletions):
             return with_status(resource, found.status), observed, done
-        observed = carried_out(observed, found, resource.name)
+        observed = apply_plan(observed, found, resource.name)
         resource = with_status(resource, found.status)
         if observed.initializer is not None:
             observed = replace(
@@ -175,14 +175,14 @@ def rest(resource: GameResource, observed: Observed) -> tuple[GameResource, Obse
 @SETTINGS
 @given(games(), surroundings())
 def test_a_plan_is_a_function_of_what_it_is_given(resource: GameResource, observed: Observed) -> None:
-    assert plan(resource, observed, DEFAULTS) == plan(resource, observed, DEFAULTS)
+    assert build_plan(resource, observed, DEFAULTS) == build_plan(resource, observed, DEFAULTS)
 
 
 @SETTINGS
 @given(games())
 def test_a_plan_that_was_carried_out_is_followed_by_one_with_nothing_to_do(resource: GameResource) -> None:
     resource, observed, _ = rest(resource, SURROUNDINGS)
-    again = plan(resource, observed, DEFAULTS)
+    again = build_plan(resource, observed, DEFAULTS)
     assert (again.keys, again.children, again.deletions, again.dry_run, again.events) == ((), (), (), None, ())
     assert again.status == resource.status
 
@@ -211,7 +211,7 @@ def test_the_objects_of_a_game_obey_the_rules_of_names_owners_and_jobs(resource:
         manifest
         for each in done
         for child in each.children
-        for manifest in (child.manifest, child.creation)
+        for manifest in (child.apply_manifest, child.create_manifest)
         if manifest is not None
     ]
     written += [keys.secret for each in done for keys in each.keys]
@@ -235,8 +235,8 @@ def test_what_belongs_to_others_is_written_only_when_a_job_is_made(resource: Gam
     for each in done:
         for child in each.children:
             if child.kind == "Job":
-                assert "template" not in child.manifest.get("spec", {})
-                assert "suspend" not in child.manifest.get("spec", {})
+                assert "template" not in child.apply_manifest.get("spec", {})
+                assert "suspend" not in child.apply_manifest.get("spec", {})
 
 
 @SETTINGS
@@ -247,7 +247,7 @@ def test_no_manifest_holds_what_could_be_a_secret(resource: GameResource) -> Non
         for keys in each.keys:
             assert not {"data", "stringData"} & set(keys.secret)
         for child in each.children:
-            text = json.dumps([child.manifest, child.creation])
+            text = json.dumps([child.apply_manifest, child.create_manifest])
             assert '"stringData"' not in text
             assert child.kind != "Secret"
 
@@ -259,7 +259,7 @@ def test_whatever_is_seen_the_status_can_be_stored_and_is_read_back(
 ) -> None:
     if own:
         resource = replace(resource, name="sums")
-    found = plan(resource, observed, DEFAULTS)
+    found = build_plan(resource, observed, DEFAULTS)
     assert read_status(json.loads(json.dumps(status_document(found.status)))) == found.status
     for condition in found.status.conditions:
         assert condition.reason in REASONS[condition.type]
@@ -267,27 +267,27 @@ def test_whatever_is_seen_the_status_can_be_stored_and_is_read_back(
 
 @SETTINGS
 @given(games(), st.lists(surroundings(), min_size=2, max_size=5))
-def test_an_end_is_for_good_whatever_is_seen_later(resource: GameResource, scenes: list[Observed]) -> None:
+def test_an_end_is_for_good_whatever_is_seen_later(resource: GameResource, observations: list[Observed]) -> None:
     resource = replace(resource, name="sums")
     ended = None
-    for observed in scenes:
-        found = plan(resource, observed, DEFAULTS)
+    for observed in observations:
+        found = build_plan(resource, observed, DEFAULTS)
         ends = [each for each in found.status.conditions if each.type in TERMINAL]
         assert len(ends) <= 1
         assert ended is None or ends == ended
         ended = ends or None
         if ended:
-            assert not any(child.creation is not None and child.kind == "Job" for child in found.children)
+            assert not any(child.create_manifest is not None and child.kind == "Job" for child in found.children)
         resource = with_status(resource, found.status)
 
 
 @SETTINGS
 @given(games(), st.lists(surroundings(), min_size=2, max_size=4))
-def test_a_transition_time_moves_only_with_the_status(resource: GameResource, scenes: list[Observed]) -> None:
+def test_a_transition_time_moves_only_with_the_status(resource: GameResource, observations: list[Observed]) -> None:
     resource = replace(resource, name="sums")
-    for observed in scenes:
+    for observed in observations:
         old = {each.type: each for each in resource.status.conditions}
-        found = plan(resource, observed, DEFAULTS)
+        found = build_plan(resource, observed, DEFAULTS)
         for condition in found.status.conditions:
             before = old.get(condition.type)
             if before is not None:

@@ -7,11 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from worlds import DEFAULTS, NOW, later, peer_pod, ready_pod, running, said, settled, valid_game, with_status
+from plan_fixtures import DEFAULTS, NOW, later, peer_pod, ready_pod, reported, running, settled, valid_game, with_status
 
 from swarmgame_api.resource import GameResource
-from swarmgame_operator.observed import Observed, ProgressFacts
-from swarmgame_operator.plan import Plan, plan
+from swarmgame_operator.plan import Plan, build_plan
+from swarmgame_operator.snapshot import Observed, ProgressFacts
 
 
 def heard(observed: Observed, rounds: int, seconds: float, **fields: Any) -> Observed:
@@ -23,17 +23,17 @@ def heard(observed: Observed, rounds: int, seconds: float, **fields: Any) -> Obs
 
 def play(resource: GameResource, observed: Observed, *steps: tuple[int, float]) -> tuple[GameResource, Plan]:
     """Plans at each (rounds, seconds)."""
-    found = plan(resource, observed, DEFAULTS)
+    found = build_plan(resource, observed, DEFAULTS)
     for rounds, seconds in steps:
         resource = with_status(resource, found.status)
-        found = plan(resource, heard(observed, rounds, seconds), DEFAULTS)
+        found = build_plan(resource, heard(observed, rounds, seconds), DEFAULTS)
     return with_status(resource, found.status), found
 
 
 def test_progress_is_what_a_peer_says() -> None:
     resource, observed = running(valid_game())
     seen = heard(observed, 41, 10, stage=2, metrics={"reward": 0.421875, "entropy": float("nan"), "kl": 12345678.0})
-    progress = plan(resource, seen, DEFAULTS).status.progress
+    progress = build_plan(resource, seen, DEFAULTS).status.progress
     assert (progress.round, progress.stage, progress.max_rounds, progress.percentage) == (41, 2, 100, 41)
     assert [(each.name, each.value) for each in progress.metrics] == [("kl", "1.23457e+07"), ("reward", "0.421875")]
     assert progress.last_updated_time == "2026-01-31T12:00:10Z"
@@ -59,16 +59,16 @@ def test_an_estimate_survives_looks_at_which_nothing_has_moved() -> None:
     resource, found = play(*running(valid_game()), (10, 100.0), (20, 200.0))
     _, observed = running(valid_game())
     quiet = replace(heard(observed, 20, 200.0), now=NOW + timedelta(seconds=205))
-    again = plan(resource, quiet, DEFAULTS)
+    again = build_plan(resource, quiet, DEFAULTS)
     assert again.status.progress == found.status.progress
 
 
 def test_time_that_a_game_was_suspended_is_not_taken_for_a_slow_round() -> None:
     resource, observed = running(valid_game())
     resource, _ = play(resource, observed, (10, 100.0), (20, 200.0))
-    stopped = plan(valid_game({"suspend": True}, status=resource.status), later(observed, 210), DEFAULTS)
-    resumed = plan(valid_game(status=stopped.status), later(observed, 90_000), DEFAULTS)
-    found = plan(with_status(resource, resumed.status), heard(observed, 21, 90_010), DEFAULTS)
+    stopped = build_plan(valid_game({"suspend": True}, status=resource.status), later(observed, 210), DEFAULTS)
+    resumed = build_plan(valid_game(status=stopped.status), later(observed, 90_000), DEFAULTS)
+    found = build_plan(with_status(resource, resumed.status), heard(observed, 21, 90_010), DEFAULTS)
     assert found.status.progress.estimated_remaining_seconds == 790
 
 
@@ -93,13 +93,13 @@ def test_a_peer_whose_clock_is_ahead_does_not_put_the_status_into_the_future() -
     seen = heard(observed, 5, 10)
     assert seen.progress is not None
     seen = replace(seen, progress=replace(seen.progress, round_finished=NOW + timedelta(days=1)))
-    assert plan(resource, seen, DEFAULTS).status.progress.last_updated_time == "2026-01-31T12:00:10Z"
+    assert build_plan(resource, seen, DEFAULTS).status.progress.last_updated_time == "2026-01-31T12:00:10Z"
 
 
 def test_a_checkpoint_is_dated_by_when_it_was_first_heard_of() -> None:
     resource, observed = running(valid_game())
-    resource = with_status(resource, plan(resource, heard(observed, 10, 50, checkpoint=10), DEFAULTS).status)
-    found = plan(resource, heard(observed, 12, 70, checkpoint=10), DEFAULTS).status.checkpoint
+    resource = with_status(resource, build_plan(resource, heard(observed, 10, 50, checkpoint=10), DEFAULTS).status)
+    found = build_plan(resource, heard(observed, 12, 70, checkpoint=10), DEFAULTS).status.checkpoint
     assert found is not None
     assert (found.round, found.time) == (10, "2026-01-31T12:00:50Z")
 
@@ -121,36 +121,39 @@ def test_a_game_stalls_when_no_round_ends_for_longer_than_rounds_may_take(
     data = game.spec.game.model_dump(mode="json", by_alias=True, exclude_none=True)
     data["progression"]["stageDeadlineSeconds"] = spec.get("game", {}).get("stageDeadlineSeconds", 120)
     resource, observed = running(valid_game({"game": data}))
-    found = plan(resource, later(observed, quiet), DEFAULTS)
-    assert (said(found)["Progressing"] == ("False", "Stalled")) is expected
+    found = build_plan(resource, later(observed, quiet), DEFAULTS)
+    assert (reported(found)["Progressing"] == ("False", "Stalled")) is expected
 
 
 def test_rounds_that_have_always_been_slow_are_no_stall() -> None:
     resource, observed = running(valid_game())
     resource, _ = play(resource, observed, (10, 1_000.0), (20, 2_000.0))
-    assert said(plan(resource, later(observed, 2_999), DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
-    assert said(plan(resource, later(observed, 3_001), DEFAULTS))["Progressing"] == ("False", "Stalled")
+    assert reported(build_plan(resource, later(observed, 2_999), DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
+    assert reported(build_plan(resource, later(observed, 3_001), DEFAULTS))["Progressing"] == ("False", "Stalled")
 
 
 def test_a_look_is_asked_for_when_the_game_would_stall() -> None:
     resource, observed = running(valid_game())
-    wait = plan(resource, observed, DEFAULTS).requeue_after
+    wait = build_plan(resource, observed, DEFAULTS).requeue_after
     assert wait is not None
-    assert said(plan(resource, later(observed, wait), DEFAULTS))["Progressing"] == ("False", "Stalled")
+    assert reported(build_plan(resource, later(observed, wait), DEFAULTS))["Progressing"] == ("False", "Stalled")
 
 
 def test_a_round_that_ends_after_a_stall_ends_the_stall() -> None:
     resource, observed = running(valid_game())
-    resource = with_status(resource, plan(resource, later(observed, 1_000), DEFAULTS).status)
-    assert said(resource.status)["Progressing"] == ("False", "Stalled")
-    assert said(plan(resource, heard(observed, 1, 1_001), DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
+    resource = with_status(resource, build_plan(resource, later(observed, 1_000), DEFAULTS).status)
+    assert reported(resource.status)["Progressing"] == ("False", "Stalled")
+    assert reported(build_plan(resource, heard(observed, 1, 1_001), DEFAULTS))["Progressing"] == (
+        "True",
+        "RoundAdvancing",
+    )
 
 
 def test_peers_that_leave_because_fewer_are_wanted_are_scaling_down_until_they_are_gone() -> None:
     resource, observed = running(valid_game({"peers": {"replicas": 2}}))
     leaving = replace(observed, pods=(*observed.pods, peer_pod(2, phase="Running", terminating=True)))
-    assert said(plan(resource, leaving, DEFAULTS))["Progressing"] == ("True", "ScalingDown")
-    assert said(plan(resource, observed, DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
+    assert reported(build_plan(resource, leaving, DEFAULTS))["Progressing"] == ("True", "ScalingDown")
+    assert reported(build_plan(resource, observed, DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
 
 
 def test_a_peer_that_is_replaced_is_not_scaling_down() -> None:
@@ -158,15 +161,15 @@ def test_a_peer_that_is_replaced_is_not_scaling_down() -> None:
     replaced = replace(
         observed, pods=(ready_pod(0), ready_pod(1), peer_pod(1, attempt=1, phase="Running", terminating=True))
     )
-    assert said(plan(resource, replaced, DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
+    assert reported(build_plan(resource, replaced, DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
 
 
 def test_peers_that_are_done_are_not_missed() -> None:
     resource, observed = running(valid_game({"completion": {"policy": "AllPeers"}}))
     assert observed.job is not None
     done = replace(observed, pods=observed.pods[:2], job=replace(observed.job, completed_indexes="2,3"))
-    assert said(plan(resource, done, DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
+    assert reported(build_plan(resource, done, DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
 
 
 def test_a_new_game_is_scaling_up_until_a_round_has_begun() -> None:
-    assert said(plan(*settled(valid_game()), DEFAULTS))["Progressing"] == ("True", "ScalingUp")
+    assert reported(build_plan(*settled(valid_game()), DEFAULTS))["Progressing"] == ("True", "ScalingUp")

@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worlds import (
+from plan_fixtures import (
     BOOTNODE_PEER,
     DEFAULTS,
     EMPTY,
-    carried_out,
+    apply_plan,
     job_with,
+    reported,
     running,
-    said,
     settled,
     valid_game,
     with_status,
@@ -21,8 +21,8 @@ from worlds import (
 
 from swarmgame_api.resource import GameResource
 from swarmgame_operator.defaults import Defaults
-from swarmgame_operator.observed import ChildFacts, JobCondition, Observed
-from swarmgame_operator.plan import Plan, Reference, plan
+from swarmgame_operator.plan import Deletion, Plan, build_plan
+from swarmgame_operator.snapshot import ChildFacts, JobCondition, Observed
 
 CLAIM = {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}
 CACHED = {"storage": {"cache": CLAIM}}
@@ -38,17 +38,17 @@ def changed(spec: dict[str, Any], before: dict[str, Any] | None = None) -> tuple
 
 
 def test_keys_come_first_and_everything_else_when_they_are_there() -> None:
-    first = plan(valid_game(), EMPTY, DEFAULTS)
+    first = build_plan(valid_game(), EMPTY, DEFAULTS)
     assert [each.name for each in first.keys] == ["sums-peer-keys", "sums-bootnode-key"]
     assert first.keys[0].missing == ("peer-0.key", "peer-1.key", "peer-2.key", "peer-3.key")
     assert (first.children, first.requeue_after) == ((), 0.0)
-    second = plan(with_status(valid_game(), first.status), carried_out(EMPTY, first), DEFAULTS)
+    second = build_plan(with_status(valid_game(), first.status), apply_plan(EMPTY, first), DEFAULTS)
     assert second.keys == ()
     assert jobs(second) == ["sums-peers"], "the peers come with the second look, and wait for nothing else"
 
 
 def test_the_file_and_the_services_stand_before_the_job() -> None:
-    found = plan(valid_game(), carried_out(EMPTY, plan(valid_game(), EMPTY, DEFAULTS)), DEFAULTS)
+    found = build_plan(valid_game(), apply_plan(EMPTY, build_plan(valid_game(), EMPTY, DEFAULTS)), DEFAULTS)
     kinds = [child.kind for child in found.children]
     assert kinds[0] == "ConfigMap"
     assert kinds[-1] == "Job"
@@ -56,9 +56,9 @@ def test_the_file_and_the_services_stand_before_the_job() -> None:
 
 
 def test_peers_wait_for_the_bootnodes_id() -> None:
-    observed = carried_out(EMPTY, plan(valid_game(), EMPTY, DEFAULTS))
+    observed = apply_plan(EMPTY, build_plan(valid_game(), EMPTY, DEFAULTS))
     assert observed.bootnode_peer == BOOTNODE_PEER
-    assert plan(valid_game(), replace(observed, bootnode_peer=""), DEFAULTS).children == ()
+    assert build_plan(valid_game(), replace(observed, bootnode_peer=""), DEFAULTS).children == ()
 
 
 def test_peers_wait_until_the_cache_is_full() -> None:
@@ -66,7 +66,7 @@ def test_peers_wait_until_the_cache_is_full() -> None:
     assert observed.job is None
     assert observed.initializer is not None
     done = replace(observed.initializer, conditions=(JobCondition("Complete"),))
-    assert jobs(plan(resource, replace(observed, initializer=done), DEFAULTS)) == ["sums-peers"]
+    assert jobs(build_plan(resource, replace(observed, initializer=done), DEFAULTS)) == ["sums-peers"]
 
 
 def test_a_cache_that_was_filled_for_another_model_is_filled_again() -> None:
@@ -74,10 +74,12 @@ def test_a_cache_that_was_filled_for_another_model_is_filled_again() -> None:
     assert observed.initializer is not None
     observed = replace(observed, initializer=replace(observed.initializer, conditions=(JobCondition("Complete"),)))
     other = valid_game({**CACHED, "model": {"uri": "hf://a/b"}}, status=resource.status, generation=2)
-    found = plan(other, observed, DEFAULTS)
+    found = build_plan(other, observed, DEFAULTS)
     assert jobs(found) == []
-    assert Reference("Job", "sums-initializer", "Foreground") in found.deletions
-    assert jobs(plan(with_status(other, found.status), carried_out(observed, found), DEFAULTS)) == ["sums-initializer"]
+    assert Deletion("Job", "sums-initializer", "Foreground") in found.deletions
+    assert jobs(build_plan(with_status(other, found.status), apply_plan(observed, found), DEFAULTS)) == [
+        "sums-initializer"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -101,60 +103,60 @@ def test_an_initializer_is_stopped_with_its_game_and_one_that_is_done_is_kept() 
     _, observed = settled(valid_game(CACHED))
     assert observed.initializer is not None
     stopped = valid_game({**CACHED, "suspend": True})
-    assert Reference("Job", "sums-initializer", "Foreground") in plan(stopped, observed, DEFAULTS).deletions
+    assert Deletion("Job", "sums-initializer", "Foreground") in build_plan(stopped, observed, DEFAULTS).deletions
     done = replace(observed, initializer=replace(observed.initializer, conditions=(JobCondition("Complete"),)))
-    assert not plan(stopped, done, DEFAULTS).deletions
+    assert not build_plan(stopped, done, DEFAULTS).deletions
 
 
 @pytest.mark.parametrize("size", [1, 2, 6, 9])
 def test_a_scale_changes_the_numbers_together_and_nothing_else(size: int) -> None:
     resource, observed = changed({"peers": {"replicas": size}})
-    found = plan(resource, observed, DEFAULTS)
+    found = build_plan(resource, observed, DEFAULTS)
     if found.keys:
         assert [each.missing for each in found.keys] == [tuple(f"peer-{index}.key" for index in range(4, size))]
-        found = plan(resource, carried_out(observed, found), DEFAULTS)
+        found = build_plan(resource, apply_plan(observed, found), DEFAULTS)
     assert not found.deletions
     (job,) = [child for child in found.children if child.kind == "Job"]
-    assert job.creation is None
-    assert job.manifest["spec"] == {"parallelism": size, "completions": size, "maxFailedIndexes": min(2, size)}
+    assert job.create_manifest is None
+    assert job.apply_manifest["spec"] == {"parallelism": size, "completions": size, "maxFailedIndexes": min(2, size)}
 
 
 def test_keys_of_peers_that_left_are_kept_for_when_they_come_back() -> None:
     resource, observed = changed({"peers": {"replicas": 1}})
-    observed = carried_out(observed, plan(resource, observed, DEFAULTS))
+    observed = apply_plan(observed, build_plan(resource, observed, DEFAULTS))
     assert len(observed.secrets["sums-peer-keys"]) == 4
     again = valid_game(status=resource.status, generation=3)
-    assert not plan(again, observed, DEFAULTS).keys
+    assert not build_plan(again, observed, DEFAULTS).keys
 
 
 def test_a_change_of_the_pods_replaces_the_job_once_its_pods_are_gone() -> None:
     resource, observed = changed({"peers": {"image": "example.dev/other:2"}})
-    found = plan(resource, observed, DEFAULTS)
-    assert found.deletions == (Reference("Job", "sums-peers", "Foreground"),)
+    found = build_plan(resource, observed, DEFAULTS)
+    assert found.deletions == (Deletion("Job", "sums-peers", "Foreground"),)
     assert observed.job is not None
     leaving = replace(observed, job=replace(observed.job, deleting=True))
     resource = with_status(resource, found.status)
-    between = plan(resource, leaving, DEFAULTS)
-    assert (between.deletions, jobs(between), said(between)["Progressing"]) == ((), [], ("True", "RollingOut"))
-    made = plan(resource, replace(carried_out(observed, found), pods=()), DEFAULTS)
+    between = build_plan(resource, leaving, DEFAULTS)
+    assert (between.deletions, jobs(between), reported(between)["Progressing"]) == ((), [], ("True", "RollingOut"))
+    made = build_plan(resource, replace(apply_plan(observed, found), pods=()), DEFAULTS)
     (job,) = [child for child in made.children if child.kind == "Job"]
-    assert job.creation is not None
-    assert job.creation["spec"]["template"]["spec"]["containers"][0]["image"] == "example.dev/other:2"
+    assert job.create_manifest is not None
+    assert job.create_manifest["spec"]["template"]["spec"]["containers"][0]["image"] == "example.dev/other:2"
 
 
 def test_new_pods_that_the_server_would_refuse_do_not_cost_the_old_ones() -> None:
     resource, observed = changed({"peers": {"podTemplate": {"spec": {"priorityClassName": "nope"}}}})
-    found = plan(resource, observed, DEFAULTS)
+    found = build_plan(resource, observed, DEFAULTS)
     assert found.dry_run is not None
     assert not found.deletions
-    from swarmgame_operator.observed import DryRunFacts
+    from swarmgame_operator.snapshot import DryRunFacts
 
-    refused = plan(
+    refused = build_plan(
         resource, replace(observed, dry_run=DryRunFacts(found.dry_run.hash, "no PriorityClass nope")), DEFAULTS
     )
-    assert (refused.deletions, said(refused)["Accepted"]) == ((), ("False", "InvalidPodTemplate"))
-    granted = plan(resource, replace(observed, dry_run=DryRunFacts(found.dry_run.hash)), DEFAULTS)
-    assert granted.deletions == (Reference("Job", "sums-peers", "Foreground"),)
+    assert (refused.deletions, reported(refused)["Accepted"]) == ((), ("False", "InvalidPodTemplate"))
+    granted = build_plan(resource, replace(observed, dry_run=DryRunFacts(found.dry_run.hash)), DEFAULTS)
+    assert granted.deletions == (Deletion("Job", "sums-peers", "Foreground"),)
 
 
 def test_a_newer_operator_leaves_running_peers_alone() -> None:
@@ -162,7 +164,7 @@ def test_a_newer_operator_leaves_running_peers_alone() -> None:
     newer = Defaults(
         worker_image="example.dev/worker:2", image_pull_policy="Always", chain_image="x", gateway_image="y"
     )
-    found = plan(resource, observed, newer)
+    found = build_plan(resource, observed, newer)
     assert jobs(found) == []
     assert not found.deletions
 
@@ -170,23 +172,23 @@ def test_a_newer_operator_leaves_running_peers_alone() -> None:
 def test_a_job_that_somebody_deleted_is_made_again() -> None:
     resource, observed = running(valid_game())
     children = {key: facts for key, facts in observed.children.items() if key[0] != "Job"}
-    found = plan(resource, replace(observed, job=None, pods=(), children=children), DEFAULTS)
+    found = build_plan(resource, replace(observed, job=None, pods=(), children=children), DEFAULTS)
     assert jobs(found) == ["sums-peers"]
 
 
 def test_a_child_that_somebody_changed_or_deleted_is_put_right() -> None:
     resource, observed = running(valid_game())
     key = ("Service", "sums-bootnode")
-    drifted = {**observed.children, key: replace(observed.children[key], drifted=True)}
-    assert [child.name for child in plan(resource, replace(observed, children=drifted), DEFAULTS).children] == [
+    drifted = {**observed.children, key: replace(observed.children[key], drift_unknown=True)}
+    assert [child.name for child in build_plan(resource, replace(observed, children=drifted), DEFAULTS).children] == [
         "sums-bootnode"
     ]
     missing = {each: facts for each, facts in observed.children.items() if each != key}
-    assert [child.name for child in plan(resource, replace(observed, children=missing), DEFAULTS).children] == [
+    assert [child.name for child in build_plan(resource, replace(observed, children=missing), DEFAULTS).children] == [
         "sums-bootnode"
     ]
     deleting = {**observed.children, key: ChildFacts(deleting=True)}
-    assert not plan(resource, replace(observed, children=deleting), DEFAULTS).children
+    assert not build_plan(resource, replace(observed, children=deleting), DEFAULTS).children
 
 
 def test_what_the_game_no_longer_asks_for_is_deleted_and_a_strangers_kind_never() -> None:
@@ -198,7 +200,7 @@ def test_what_the_game_no_longer_asks_for_is_deleted_and_a_strangers_kind_never(
         ("PersistentVolumeClaim", "sums-cache"): ChildFacts(),
         ("Secret", "sums-old"): ChildFacts(),
     }
-    found = plan(resource, replace(observed, children=extra), DEFAULTS)
+    found = build_plan(resource, replace(observed, children=extra), DEFAULTS)
     assert {(each.kind, each.name) for each in found.deletions} == {
         ("NetworkPolicy", "sums-peers"),
         ("Service", "sums-bootnode-external"),
@@ -207,7 +209,7 @@ def test_what_the_game_no_longer_asks_for_is_deleted_and_a_strangers_kind_never(
 
 def test_a_finished_job_is_neither_scaled_nor_replaced() -> None:
     resource, observed = changed({"peers": {"replicas": 2, "image": "example.dev/other:2"}})
-    found = plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
+    found = build_plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
     assert jobs(found) == []
     assert not [each for each in found.deletions if each.kind == "Job"]
 
@@ -215,4 +217,4 @@ def test_a_finished_job_is_neither_scaled_nor_replaced() -> None:
 def test_a_game_that_is_being_deleted_is_left_to_its_owner_references() -> None:
     resource, observed = running(valid_game())
     dying = valid_game(status=resource.status, deletionTimestamp="2026-01-31T13:00:00Z")
-    assert plan(dying, observed, DEFAULTS) == Plan(resource.status)
+    assert build_plan(dying, observed, DEFAULTS) == Plan(resource.status)

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worlds import DEFAULTS, EMPTY, condition, game, setting, valid_game
+from plan_fixtures import DEFAULTS, EMPTY, condition, game, game_context, valid_game
 
-from swarmgame_operator.observed import ContainerFacts, PodFacts
-from swarmgame_operator.plan import plan
+from swarmgame_operator.plan import build_plan
 from swarmgame_operator.plan.network import network_policies
 from swarmgame_operator.plan.peer_health import failed_container
 from swarmgame_operator.plan.peer_job import peer_job
+from swarmgame_operator.snapshot import ContainerFacts, PodFacts
 
 
 def spec(sampler: object = None, *, uri: str = "hf://org/model", **rest: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def spec(sampler: object = None, *, uri: str = "hf://org/model", **rest: Any) ->
 
 
 def pod(given: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = peer_job(setting(valid_game(given))).creation["spec"]["template"]["spec"]  # type: ignore[index]
+    found: dict[str, Any] = peer_job(game_context(valid_game(given))).create_manifest["spec"]["template"]["spec"]  # type: ignore[index]
     return found
 
 
@@ -106,7 +106,7 @@ def test_its_image_is_the_games_or_else_the_installations() -> None:
 
 def test_a_change_of_its_options_makes_the_pods_anew_and_another_default_image_does_not() -> None:
     def hash_of(given: dict[str, Any], image: str = "a") -> str:
-        made = peer_job(setting(valid_game(given), replace(DEFAULTS, sampler_image=image))).creation
+        made = peer_job(game_context(valid_game(given), replace(DEFAULTS, sampler_image=image))).create_manifest
         assert made is not None
         return str(made["metadata"]["annotations"]["swarmgame.dev/template-hash"])
 
@@ -123,7 +123,7 @@ def test_a_change_of_its_options_makes_the_pods_anew_and_another_default_image_d
     ],
 )
 def test_a_mistake_is_refused_with_its_path(sampler: object, place: str) -> None:
-    found = condition(plan(game(spec(sampler)), EMPTY, DEFAULTS), "Accepted")
+    found = condition(build_plan(game(spec(sampler)), EMPTY, DEFAULTS), "Accepted")
     assert found is not None
     assert (found.status, found.reason) == ("False", "InvalidGame")
     assert place in found.message
@@ -134,12 +134,12 @@ def test_a_mistake_is_refused_with_its_path(sampler: object, place: str) -> None
     [({"uri": "builtin://tiny"}, "spec.model.uri is builtin://tiny"), (None, "spec.model is missing")],
 )
 def test_a_model_that_the_server_cannot_load_by_itself_is_refused(model: object, words: str) -> None:
-    found = condition(plan(valid_game(spec() | {"model": model}), EMPTY, DEFAULTS), "Accepted")
+    found = condition(build_plan(valid_game(spec() | {"model": model}), EMPTY, DEFAULTS), "Accepted")
     assert found is not None
     assert (found.status, found.reason) == ("False", "InvalidGame")
     assert words in found.message
     url = spec({"engine": "vllm", "url": "http://vllm.lab:8000"}) | {"model": model}
-    other = condition(plan(valid_game(url), EMPTY, DEFAULTS), "Accepted")
+    other = condition(build_plan(valid_game(url), EMPTY, DEFAULTS), "Accepted")
     assert other is not None
     assert other.reason != "InvalidGame"
 
@@ -149,15 +149,17 @@ def test_a_model_that_the_server_cannot_load_by_itself_is_refused(model: object,
 )
 def test_isolated_peers_reach_the_port_of_a_server_that_is_named(url: str, port: int) -> None:
     def ports(sampler: object) -> list[int]:
-        [policy, *_] = network_policies(setting(valid_game(spec(sampler))))
-        return [rule["ports"][0]["port"] for rule in policy.manifest["spec"]["egress"] if "to" not in rule]
+        [policy, *_] = network_policies(game_context(valid_game(spec(sampler))))
+        return [rule["ports"][0]["port"] for rule in policy.apply_manifest["spec"]["egress"] if "to" not in rule]
 
     assert ports({"engine": "vllm", "url": url}) == [53, port]
     assert ports({"engine": "vllm"}) == [53]
 
 
 def test_a_url_with_an_impossible_port_is_refused() -> None:
-    found = condition(plan(game(spec({"engine": "vllm", "url": "http://vllm.lab:99999"})), EMPTY, DEFAULTS), "Accepted")
+    found = condition(
+        build_plan(game(spec({"engine": "vllm", "url": "http://vllm.lab:99999"})), EMPTY, DEFAULTS), "Accepted"
+    )
     assert found is not None
     assert "spec.game.trainer.with.sampler.url" in found.message
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worlds import BOOTNODE_PEER, DEFAULTS, EMPTY, plan, setting, valid_game
+from plan_fixtures import BOOTNODE_PEER, DEFAULTS, EMPTY, build_plan, game_context, valid_game
 
-from swarmgame_operator.observed import ChildFacts, Observed, PodFacts, ServiceFacts
 from swarmgame_operator.plan import Child
-from swarmgame_operator.plan.children import wanted
-from swarmgame_operator.plan.identity import keys
+from swarmgame_operator.plan.children import desired_children
+from swarmgame_operator.plan.key_secrets import key_secrets
 from swarmgame_operator.plan.network import network_policies
 from swarmgame_operator.plan.services import public_address, rendezvous, services
 from swarmgame_operator.plan.storage import claims
+from swarmgame_operator.snapshot import ChildFacts, Observed, PodFacts, ServiceFacts
 
 CLAIM = {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}
 EXTERNAL: dict[str, Any] = {
@@ -31,7 +31,7 @@ HUB: dict[str, Any] = {"model": {"uri": "hf://a/b"}}
 
 
 def policies(spec: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
-    return {each.name: each.manifest["spec"] for each in network_policies(setting(valid_game(spec)))}
+    return {each.name: each.apply_manifest["spec"] for each in network_policies(game_context(valid_game(spec)))}
 
 
 def roles(policy: dict[str, Any]) -> list[str]:
@@ -124,7 +124,7 @@ def test_no_policy_is_made_where_none_is_wanted() -> None:
 
 
 def owned(child: Child) -> bool:
-    return bool(child.manifest["metadata"].get("ownerReferences"))
+    return bool(child.apply_manifest["metadata"].get("ownerReferences"))
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("Retain", False), ("Delete", True)])
@@ -132,7 +132,7 @@ def test_checkpoints_outlive_their_game_unless_told_otherwise_and_a_cache_never_
     policy: str, expected: bool
 ) -> None:
     spec = {"storage": {"cache": CLAIM, "checkpoints": {**CLAIM, "retentionPolicy": {"whenDeleted": policy}}}}
-    cache, checkpoints = claims(setting(valid_game(spec)), over=False)
+    cache, checkpoints = claims(game_context(valid_game(spec)), over=False)
     assert (cache.name, owned(cache)) == ("sums-cache", True)
     assert (checkpoints.name, owned(checkpoints)) == ("sums-checkpoints", expected)
 
@@ -146,13 +146,13 @@ def test_a_claim_is_made_as_its_template_says_and_later_only_its_owner_changes()
             "resources": {"requests": {"storage": "5Gi"}},
         },
     }
-    (claim,) = claims(setting(valid_game({"storage": {"cache": {"claimTemplate": template}}})), over=False)
-    assert claim.creation is not None
-    assert claim.creation["spec"] == template["spec"]
-    assert "spec" not in claim.manifest
-    assert claim.manifest["metadata"]["labels"]["team"] == "a"
-    assert claim.manifest["metadata"]["labels"]["swarmgame.dev/game"] == "sums"
-    assert claim.manifest["metadata"]["annotations"] == {"x": "y"}
+    (claim,) = claims(game_context(valid_game({"storage": {"cache": {"claimTemplate": template}}})), over=False)
+    assert claim.create_manifest is not None
+    assert claim.create_manifest["spec"] == template["spec"]
+    assert "spec" not in claim.apply_manifest
+    assert claim.apply_manifest["metadata"]["labels"]["team"] == "a"
+    assert claim.apply_manifest["metadata"]["labels"]["swarmgame.dev/game"] == "sums"
+    assert claim.apply_manifest["metadata"]["annotations"] == {"x": "y"}
 
 
 def test_a_claim_that_was_only_named_is_nobodys_to_make_or_delete() -> None:
@@ -161,12 +161,12 @@ def test_a_claim_that_was_only_named_is_nobodys_to_make_or_delete() -> None:
             "checkpoints": {"claimName": "mine", "retentionPolicy": {"whenFinished": "Delete", "whenDeleted": "Delete"}}
         }
     }
-    assert claims(setting(valid_game(spec)), over=True) == ()
+    assert claims(game_context(valid_game(spec)), over=True) == ()
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("Retain", False), ("Delete", True)])
 def test_keys_outlive_their_game_unless_told_otherwise(policy: str, expected: bool) -> None:
-    for each in keys(setting(valid_game({"identity": {"retentionPolicy": policy}})), {}, {}):
+    for each in key_secrets(game_context(valid_game({"identity": {"retentionPolicy": policy}})), {}, {}):
         assert bool(each.secret["metadata"].get("ownerReferences")) is expected
         assert each.secret["type"] == "Opaque"
 
@@ -177,24 +177,24 @@ def test_a_change_of_the_keys_policy_is_applied_without_a_new_key() -> None:
         "sums-bootnode-key": frozenset({"bootnode.key"}),
     }
     facts = {("Secret", name): ChildFacts("another") for name in there}
-    assert [each.missing for each in keys(setting(valid_game()), there, facts)] == [(), ()]
+    assert [each.missing for each in key_secrets(game_context(valid_game()), there, facts)] == [(), ()]
 
 
 def test_keys_that_the_author_brings_are_used_and_never_made() -> None:
-    found = keys(setting(valid_game({"identity": {"secretName": "mine"}})), {}, {})
+    found = key_secrets(game_context(valid_game({"identity": {"secretName": "mine"}})), {}, {})
     assert [each.name for each in found] == ["sums-bootnode-key"]
 
 
 def test_a_key_that_was_lost_is_the_only_one_made() -> None:
     there = {"sums-peer-keys": frozenset({"peer-0.key", "peer-3.key", "somebody-elses"})}
-    found = keys(setting(valid_game()), there, {})
+    found = key_secrets(game_context(valid_game()), there, {})
     assert found[0].missing == ("peer-1.key", "peer-2.key")
 
 
 def test_peers_are_found_before_they_are_ready() -> None:
     found = {
-        each.name: each.manifest["spec"]
-        for each in services(setting(valid_game({**DEV, "bootnode": {"expose": "NodePort"}})))
+        each.name: each.apply_manifest["spec"]
+        for each in services(game_context(valid_game({**DEV, "bootnode": {"expose": "NodePort"}})))
     }
     assert set(found) == {"sums-peers", "sums-bootnode", "sums-bootnode-external", "sums-gateway", "sums-chain"}
     for name in ("sums-peers", "sums-bootnode"):
@@ -207,10 +207,10 @@ def test_peers_are_found_before_they_are_ready() -> None:
 
 
 def test_a_closed_world_has_neither_bootnode_nor_its_key_and_is_ready_without() -> None:
-    closed = setting(valid_game({"communication": {"backend": "TorchDistributed"}}))
+    closed = game_context(valid_game({"communication": {"backend": "TorchDistributed"}}))
     assert [each.name for each in services(closed)] == ["sums-peers"]
-    assert "sums-bootnode" not in {each.name for each in wanted(closed, running=True, over=False)}
-    assert [each.name for each in keys(closed, {}, {})] == ["sums-peer-keys"]
+    assert "sums-bootnode" not in {each.name for each in desired_children(closed, running=True, over=False)}
+    assert [each.name for each in key_secrets(closed, {}, {})] == ["sums-peer-keys"]
     assert rendezvous(closed) == "sums-peers-0.sums-peers.lab.svc:31000"
 
 
@@ -243,29 +243,31 @@ ADDRESSES: list[tuple[Observed, str]] = [
 def test_the_address_in_the_status_is_the_one_that_an_outsider_can_use_once_there_is_one(
     observed: Observed, expected: str
 ) -> None:
-    assert public_address(setting(valid_game({"bootnode": {"expose": "NodePort"}})), observed) == expected
+    assert public_address(game_context(valid_game({"bootnode": {"expose": "NodePort"}})), observed) == expected
 
 
 def test_the_games_file_is_the_manifest_with_its_defaults() -> None:
     from swarmgame_api.load import loads_manifest
 
     resource = valid_game(HUB)
-    (file,) = [each for each in wanted(setting(resource), running=True, over=False) if each.kind == "ConfigMap"]
-    assert loads_manifest(file.manifest["data"]["game.yaml"]) == resource.game
+    (file,) = [
+        each for each in desired_children(game_context(resource), running=True, over=False) if each.kind == "ConfigMap"
+    ]
+    assert loads_manifest(file.apply_manifest["data"]["game.yaml"]) == resource.game
 
 
 def test_the_wallet_and_the_rpc_are_mounted_in_the_gateway_and_nowhere_else() -> None:
     resource = valid_game(EXTERNAL)
     secrets = {"rpc": frozenset({"url"}), "wallet": frozenset({"key"})}
-    first = plan(resource, replace(EMPTY, secrets=secrets), DEFAULTS)
+    first = build_plan(resource, replace(EMPTY, secrets=secrets), DEFAULTS)
     assert first.keys
-    from worlds import settled
+    from plan_fixtures import settled
 
     _, observed = settled(resource, replace(EMPTY, secrets=secrets))
-    again = plan(resource, replace(observed, children={}, job=None), DEFAULTS)
+    again = build_plan(resource, replace(observed, children={}, job=None), DEFAULTS)
     holders = {
         child.name
         for child in again.children
-        if "wallet" in str(child.creation or child.manifest) and child.kind != "ConfigMap"
+        if "wallet" in str(child.create_manifest or child.apply_manifest) and child.kind != "ConfigMap"
     }
     assert holders == {"sums-gateway"}

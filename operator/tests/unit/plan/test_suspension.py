@@ -6,22 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from worlds import (
+from plan_fixtures import (
     DEFAULTS,
-    carried_out,
+    apply_plan,
     condition,
     later,
     ready_pod,
+    reported,
     running,
-    said,
     settled,
     valid_game,
     with_status,
 )
 
 from swarmgame_api.resource import GameResource
-from swarmgame_operator.observed import Observed
-from swarmgame_operator.plan import Plan, Reference, plan
+from swarmgame_operator.plan import Deletion, Plan, build_plan
+from swarmgame_operator.snapshot import Observed
 
 QUEUE = {"kueue.x-k8s.io/queue-name": "research"}
 PAUSES: list[dict[str, Any]] = [{"suspend": True}, {"peers": {"replicas": 0}}]
@@ -31,13 +31,13 @@ def paused(spec: dict[str, Any]) -> tuple[GameResource, Observed, Plan]:
     """A running game that its author has just stopped."""
     resource, observed = running(valid_game())
     resource = valid_game(spec, status=resource.status, generation=2)
-    return resource, observed, plan(resource, observed, DEFAULTS)
+    return resource, observed, build_plan(resource, observed, DEFAULTS)
 
 
 @pytest.mark.parametrize("spec", PAUSES, ids=str)
 def test_a_stopped_game_loses_its_job_with_all_pods_and_nothing_else(spec: dict[str, Any]) -> None:
     _, _, found = paused(spec)
-    assert found.deletions == (Reference("Job", "sums-peers", "Foreground"),)
+    assert found.deletions == (Deletion("Job", "sums-peers", "Foreground"),)
     assert not found.delete_game
     assert not any(child.kind == "Job" for child in found.children)
 
@@ -45,7 +45,7 @@ def test_a_stopped_game_loses_its_job_with_all_pods_and_nothing_else(spec: dict[
 @pytest.mark.parametrize("spec", PAUSES, ids=str)
 def test_a_stopped_game_keeps_its_keys_its_services_and_its_status(spec: dict[str, Any]) -> None:
     resource, observed, found = paused(spec)
-    after = carried_out(observed, found)
+    after = apply_plan(observed, found)
     assert after.secrets == observed.secrets
     assert ("Service", "sums-bootnode") in after.children
     assert found.status.start_time == resource.status.start_time
@@ -56,19 +56,19 @@ def test_a_stopped_game_keeps_its_keys_its_services_and_its_status(spec: dict[st
 def test_the_bootnode_sleeps_while_the_game_does(spec: dict[str, Any]) -> None:
     _, observed, found = paused(spec)
     (deployment,) = [child for child in found.children if child.kind == "Deployment"]
-    assert deployment.manifest["spec"]["replicas"] == 0
-    assert deployment.creation is None
+    assert deployment.apply_manifest["spec"]["replicas"] == 0
+    assert deployment.create_manifest is None
     assert ("Deployment", "sums-bootnode") in observed.children
 
 
 @pytest.mark.parametrize("spec", PAUSES, ids=str)
 def test_a_stopped_game_is_neither_degraded_nor_stalled(spec: dict[str, Any]) -> None:
     resource, observed, found = paused(spec)
-    after = replace(carried_out(observed, found), pods=())
-    found = plan(with_status(resource, found.status), later(after, 100_000), DEFAULTS)
-    assert said(found)["Degraded"] == ("False", "AsExpected")
-    assert said(found)["Progressing"] == ("False", "ScalingDown")
-    assert said(found)["Ready"][0] == "False"
+    after = replace(apply_plan(observed, found), pods=())
+    found = build_plan(with_status(resource, found.status), later(after, 100_000), DEFAULTS)
+    assert reported(found)["Degraded"] == ("False", "AsExpected")
+    assert reported(found)["Progressing"] == ("False", "ScalingDown")
+    assert reported(found)["Ready"][0] == "False"
     assert found.requeue_after is None
     assert found.status.replicas == 0
 
@@ -78,13 +78,13 @@ def test_a_game_that_goes_on_waits_until_the_old_pods_are_gone_and_then_makes_a_
     assert observed.job is not None
     leaving = replace(observed, job=replace(observed.job, deleting=True))
     resource = valid_game(status=resource.status, generation=3)
-    assert not [child for child in plan(resource, leaving, DEFAULTS).children if child.kind == "Job"]
+    assert not [child for child in build_plan(resource, leaving, DEFAULTS).children if child.kind == "Job"]
     gone = replace(
         leaving, job=None, pods=(), children={key: facts for key, facts in observed.children.items() if key[0] != "Job"}
     )
-    made = [child for child in plan(resource, gone, DEFAULTS).children if child.kind == "Job"]
+    made = [child for child in build_plan(resource, gone, DEFAULTS).children if child.kind == "Job"]
     assert [child.name for child in made] == ["sums-peers"]
-    assert made[0].creation is not None
+    assert made[0].create_manifest is not None
 
 
 def test_a_game_that_begins_suspended_has_everything_but_peers() -> None:
@@ -103,7 +103,7 @@ def test_keys_are_made_for_as_many_peers_as_are_asked_for() -> None:
 def test_a_queues_word_is_no_reason_to_delete_the_job() -> None:
     resource, observed = running(valid_game(labels=QUEUE))
     assert observed.job is not None
-    found = plan(resource, replace(observed, pods=(), job=replace(observed.job, suspended=True)), DEFAULTS)
+    found = build_plan(resource, replace(observed, pods=(), job=replace(observed.job, suspended=True)), DEFAULTS)
     assert not found.deletions
     assert not found.children
 
@@ -111,17 +111,17 @@ def test_a_queues_word_is_no_reason_to_delete_the_job() -> None:
 def test_a_game_goes_from_the_queue_to_play_and_back_with_a_reason_for_each() -> None:
     resource, observed = settled(valid_game(labels=QUEUE))
     assert observed.job is not None
-    assert said(resource.status)["Suspended"] == ("True", "NotAdmitted")
-    assert said(resource.status)["Ready"] == ("False", "WaitingForQueue")
+    assert reported(resource.status)["Suspended"] == ("True", "NotAdmitted")
+    assert reported(resource.status)["Ready"] == ("False", "WaitingForQueue")
     admitted = replace(observed, job=replace(observed.job, suspended=False), pods=(ready_pod(0),))
-    resource = with_status(resource, plan(resource, admitted, DEFAULTS).status)
-    assert said(resource.status)["Suspended"] == ("False", "Resumed")
+    resource = with_status(resource, build_plan(resource, admitted, DEFAULTS).status)
+    assert reported(resource.status)["Suspended"] == ("False", "Resumed")
     for _ in range(2):  # and it stays preempted
         evicted = replace(observed, job=replace(observed.job, suspended=True), pods=())
-        resource = with_status(resource, plan(resource, evicted, DEFAULTS).status)
-        assert said(resource.status)["Suspended"] == ("True", "Preempted")
-    resource = with_status(resource, plan(resource, admitted, DEFAULTS).status)
-    assert said(resource.status)["Suspended"] == ("False", "Resumed")
+        resource = with_status(resource, build_plan(resource, evicted, DEFAULTS).status)
+        assert reported(resource.status)["Suspended"] == ("True", "Preempted")
+    resource = with_status(resource, build_plan(resource, admitted, DEFAULTS).status)
+    assert reported(resource.status)["Suspended"] == ("False", "Resumed")
 
 
 def test_a_new_job_for_a_queue_is_not_called_preempted() -> None:
@@ -132,23 +132,23 @@ def test_a_new_job_for_a_queue_is_not_called_preempted() -> None:
         pods=(),
         children={key: facts for key, facts in observed.children.items() if key[0] != "Job"},
     )
-    found = plan(resource, without, DEFAULTS)
-    assert said(found)["Suspended"] == ("True", "NotAdmitted")
-    again = plan(with_status(resource, found.status), carried_out(without, found), DEFAULTS)
-    assert said(again)["Suspended"] == ("True", "NotAdmitted")
+    found = build_plan(resource, without, DEFAULTS)
+    assert reported(found)["Suspended"] == ("True", "NotAdmitted")
+    again = build_plan(with_status(resource, found.status), apply_plan(without, found), DEFAULTS)
+    assert reported(again)["Suspended"] == ("True", "NotAdmitted")
 
 
 def test_the_authors_word_comes_before_the_queues() -> None:
     resource, observed = running(valid_game(labels=QUEUE))
-    found = plan(valid_game({"suspend": True}, labels=QUEUE, status=resource.status), observed, DEFAULTS)
-    assert said(found)["Suspended"] == ("True", "SuspendedByUser")
+    found = build_plan(valid_game({"suspend": True}, labels=QUEUE, status=resource.status), observed, DEFAULTS)
+    assert reported(found)["Suspended"] == ("True", "SuspendedByUser")
     assert [each.kind for each in found.deletions] == ["Job"]
 
 
 def test_a_game_that_is_over_cannot_be_woken() -> None:
     resource, observed = running(valid_game({"activeDeadlineSeconds": 60}))
-    found = plan(resource, later(observed, 100), DEFAULTS)
+    found = build_plan(resource, later(observed, 100), DEFAULTS)
     assert condition(found, "Failed") is not None
     resource = valid_game({"suspend": False}, status=found.status, generation=9)
-    again = plan(resource, replace(carried_out(observed, found), pods=()), DEFAULTS)
+    again = build_plan(resource, replace(apply_plan(observed, found), pods=()), DEFAULTS)
     assert not [child for child in again.children if child.kind == "Job"]

@@ -9,13 +9,13 @@ import contextlib
 import random
 
 import pytest
-from faulty import FaultyServer, serving
+from faulty_server import FaultyServer, serving
 from operators import eventually
 
 from swarmgame_operator import informer as module
 from swarmgame_operator.api import POD
+from swarmgame_operator.cache import ClusterCache
 from swarmgame_operator.informer import Informer
-from swarmgame_operator.observe import Cache
 
 GAME = ("n", "g")
 
@@ -29,7 +29,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Watching:
     """An informer of pods at work, and what its cache holds."""
 
-    def __init__(self, informer: Informer, cache: Cache) -> None:
+    def __init__(self, informer: Informer, cache: ClusterCache) -> None:
         self.informer, self._cache = informer, cache
 
     @property
@@ -39,7 +39,7 @@ class Watching:
 
 @contextlib.asynccontextmanager
 async def watching(server: FaultyServer, page: int = 3):  # type: ignore[no-untyped-def]
-    cache = Cache(changed=lambda key: None)
+    cache = ClusterCache(changed=lambda key: None)
     async with serving(server) as api:
         informer = Informer(api, POD, cache, page=page)
         task = asyncio.create_task(informer.run())

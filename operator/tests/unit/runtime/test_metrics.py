@@ -8,8 +8,8 @@ from typing import Any
 from prometheus_client.exposition import generate_latest
 
 from swarmgame_operator.api import GAME
-from swarmgame_operator.metrics import CATALOGUE, Games, Metrics, reference
-from swarmgame_operator.observe import Cache
+from swarmgame_operator.cache import ClusterCache
+from swarmgame_operator.metrics import OPERATOR_METRICS, GameCollector, OperatorMetrics, reference
 
 PAGE = Path(__file__).parents[4] / "docs" / "reference" / "operator-metrics.md"
 
@@ -29,14 +29,14 @@ def body(name: str, **status: Any) -> dict[str, Any]:
     }
 
 
-def scrape(cache: Cache) -> str:
-    metrics = Metrics("1.2.3")
-    metrics.registry.register(Games(cache.games, lambda: [("swarmgame_operator_queue_depth", (), 7.0)]))
+def scrape(cache: ClusterCache) -> str:
+    metrics = OperatorMetrics("1.2.3")
+    metrics.registry.register(GameCollector(cache.games, lambda: [("swarmgame_operator_queue_depth", (), 7.0)]))
     return generate_latest(metrics.registry).decode()
 
 
 def test_a_game_has_its_series_for_as_long_as_it_is_there() -> None:
-    cache = Cache(changed=lambda key: None)
+    cache = ClusterCache(changed=lambda key: None)
     conditions = [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:01:30Z"}]
     cache.put(
         GAME,
@@ -60,7 +60,7 @@ def test_a_game_has_its_series_for_as_long_as_it_is_there() -> None:
 
 
 def test_writes_are_counted_apart_from_what_only_asks() -> None:
-    metrics = Metrics("1")
+    metrics = OperatorMetrics("1")
     for verb in ("get", "list", "watch", "create_dry_run", "apply", "patch", "create", "delete", "update"):
         metrics.requested(verb, "200")
     assert metrics.writes == 5
@@ -68,7 +68,7 @@ def test_writes_are_counted_apart_from_what_only_asks() -> None:
 
 def test_the_page_is_what_the_catalogue_says() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), "run `python -m swarmgame_operator.metrics`"
-    assert len({entry.name for entry in CATALOGUE}) == len(CATALOGUE)
+    assert len({entry.name for entry in OPERATOR_METRICS}) == len(OPERATOR_METRICS)
 
 
 def test_every_metric_of_the_operator_that_the_chart_shows_or_watches_exists() -> None:
@@ -78,7 +78,7 @@ def test_every_metric_of_the_operator_that_the_chart_shows_or_watches_exists() -
     text = "\n".join(
         path.read_text(encoding="utf-8") for pattern in ("*.yaml", "*.json") for path in charts.rglob(pattern)
     )
-    known = {entry.name for entry in CATALOGUE}
+    known = {entry.name for entry in OPERATOR_METRICS}
     used = set(re.findall(r"swarmgame_operator_[a-z0-9_]+(?=[\[{(]|\s*[\])}])", text))
     bare = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in used}
     assert bare <= known

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swarmgame_operator.ownership import lost, owned_fields
+from swarmgame_operator.ownership import missing_fields, owned_fields
 
 MANIFEST: dict[str, Any] = {
     "apiVersion": "v1",
@@ -52,7 +52,7 @@ def body(fields: dict[str, Any], manager: str = "us", **extra: Any) -> dict[str,
 
 
 def test_an_object_just_applied_has_not_drifted() -> None:
-    assert lost(MANIFEST, owned_fields(body(FIELDS), "us")) == ()
+    assert missing_fields(MANIFEST, owned_fields(body(FIELDS), "us")) == ()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_an_object_just_applied_has_not_drifted() -> None:
 def test_a_field_that_was_taken_from_us_is_named(path: tuple[str, ...], told: str) -> None:
     fields = copy.deepcopy(FIELDS)
     take(fields, path)
-    assert lost(MANIFEST, owned_fields(body(fields), "us")) == (told,)
+    assert missing_fields(MANIFEST, owned_fields(body(fields), "us")) == (told,)
 
 
 def take(fields: dict[str, Any], path: tuple[str, ...]) -> None:
@@ -85,17 +85,17 @@ def take(fields: dict[str, Any], path: tuple[str, ...]) -> None:
 def test_a_map_of_which_only_the_map_itself_is_left_to_us_has_lost_its_fields() -> None:
     fields = copy.deepcopy(FIELDS)
     fields["f:metadata"]["f:labels"] = {".": {}}
-    assert lost(MANIFEST, owned_fields(body(fields), "us")) == ("metadata.labels.a", "metadata.labels.b")
+    assert missing_fields(MANIFEST, owned_fields(body(fields), "us")) == ("metadata.labels.a", "metadata.labels.b")
 
 
 def test_an_object_that_another_manager_wrote_is_not_ours() -> None:
-    assert lost(MANIFEST, owned_fields(body(FIELDS, manager="kubectl"), "us")) != ()
+    assert missing_fields(MANIFEST, owned_fields(body(FIELDS, manager="kubectl"), "us")) != ()
 
 
 def test_what_a_create_and_an_apply_own_counts_together_and_a_status_does_not() -> None:
     first, second = {"f:spec": FIELDS["f:spec"]}, {"f:metadata": FIELDS["f:metadata"]}
     both = body(first)["metadata"]["managedFields"] + body(second, operation="Update")["metadata"]["managedFields"]
-    assert lost(MANIFEST, owned_fields({"metadata": {"managedFields": both}}, "us")) == ()
+    assert missing_fields(MANIFEST, owned_fields({"metadata": {"managedFields": both}}, "us")) == ()
     assert json.loads(owned_fields(body(FIELDS, subresource="status"), "us")) == {"f:metadata": {".": {}}}
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmgame_operator.errors import Lost, Retry
+from swarmgame_operator.errors import LeadershipLost, Retry
 from swarmgame_operator.queue import WorkQueue
 
 
@@ -140,12 +140,12 @@ def test_losing_leadership_ends_the_worker() -> None:
         queue: WorkQueue[str] = WorkQueue()
 
         async def work(key: str) -> None:
-            raise Lost("gone")
+            raise LeadershipLost("gone")
 
         queue.add("a")
         await queue.work(work)
 
-    with pytest.raises(Lost):
+    with pytest.raises(LeadershipLost):
         virtually(scenario())
 
 

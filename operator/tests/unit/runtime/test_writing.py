@@ -17,11 +17,11 @@ from swarmgame_api.resource import GameResource
 from swarmgame_operator import secrets
 from swarmgame_operator.api import POD, SECRET, Api, error_of, proxy_of
 from swarmgame_operator.apply import difference
+from swarmgame_operator.cache import ClusterCache
 from swarmgame_operator.errors import AlreadyExists, Gone, Invalid, NotFound, OperatorError, Retry
 from swarmgame_operator.events import Events, shorten
-from swarmgame_operator.identity import peer_of
-from swarmgame_operator.observe import Cache
-from swarmgame_operator.plan import Event, Keys
+from swarmgame_operator.libp2p_keys import peer_id_of
+from swarmgame_operator.plan import GameEvent, KeySecret
 from swarmgame_operator.secrets import Secrets
 
 JSON = st.recursive(
@@ -139,15 +139,15 @@ async def test_an_answer_that_is_no_json_is_tried_again(kmock: Any, api: Any) ->
 
 async def test_an_event_is_told_once_and_a_lost_one_is_no_error(kmock: Any, api: Any) -> None:
     kmock["post"] << {"metadata": {}}
-    events, event = Events(api), Event("Warning", "TooManyFailedPeers", "ü" * 2000)
-    assert await events.tell(GAME, event)
-    assert not await events.tell(GAME, event)
+    events, event = Events(api), GameEvent("Warning", "TooManyFailedPeers", "ü" * 2000)
+    assert await events.publish(GAME, event)
+    assert not await events.publish(GAME, event)
     assert len(kmock["post"]) == 1
     sent = kmock["post"][0].data
     assert sent["regarding"]["uid"] == "u"
     assert 900 < len(sent["note"].encode()) <= 953
     broken = Api(client.ApiClient(configuration=client.Configuration(host="http://127.0.0.1:9")))
-    assert not await Events(broken).tell(GAME, event)
+    assert not await Events(broken).publish(GAME, event)
     await broken.close()
 
 
@@ -172,21 +172,21 @@ async def test_keys_that_are_there_are_never_sent_and_missing_ones_are_real_keys
         "metadata": {"name": "sums-peer-keys", "annotations": {}},
         "type": "Opaque",
     }
-    await Secrets(api, Cache(changed=lambda key: None)).ensure(
-        ("n", "sums"), Keys(secret, ("peer-0.key", "peer-1.key"))
+    await Secrets(api, ClusterCache(changed=lambda key: None)).ensure(
+        ("n", "sums"), KeySecret(secret, ("peer-0.key", "peer-1.key"))
     )
     first, second = (request.data for request in kmock["patch"])
     assert first["metadata"]["resourceVersion"] == "5"
     assert set(first["data"]) == {"peer-1.key"}
-    assert peer_of(base64.b64decode(first["data"]["peer-1.key"])).startswith("16Uiu2HA")
+    assert peer_id_of(base64.b64decode(first["data"]["peer-1.key"])).startswith("16Uiu2HA")
     assert "data" not in second
 
 
 async def test_keys_are_made_without_asking_first_whether_they_are_there(kmock: Any, api: Any) -> None:
     kmock["post"] << {"metadata": {"name": "k", "namespace": "n", "uid": "s", "resourceVersion": "6"}}
 
-    await Secrets(api, Cache(changed=lambda key: None)).ensure(
-        ("n", "sums"), Keys({"metadata": {"name": "k"}}, ("peer-0.key",))
+    await Secrets(api, ClusterCache(changed=lambda key: None)).ensure(
+        ("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ("peer-0.key",))
     )
 
     assert [request.method.name for request in kmock] == ["POST"]
@@ -202,12 +202,12 @@ async def test_a_secret_that_went_away_unseen_is_made_again(kmock: Any, api: Any
             "labels": {"swarmgame.dev/game": "sums"},
         }
     }
-    cache = Cache(changed=lambda key: None)
+    cache = ClusterCache(changed=lambda key: None)
     cache.put(SECRET, known)
     kmock["get"] << 404 << {"reason": "NotFound"}
     kmock["post"] << {"metadata": {**known["metadata"], "uid": "t", "resourceVersion": "9"}}
 
-    await Secrets(api, cache).ensure(("n", "sums"), Keys({"metadata": {"name": "k"}}, ("peer-0.key",)))
+    await Secrets(api, cache).ensure(("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ("peer-0.key",)))
 
     assert set(kmock["post"][0].data["data"]) == {"peer-0.key"}
     assert cache.version_of(("n", "sums"), SECRET, "k") == "t/9"
@@ -218,11 +218,11 @@ async def test_no_key_is_ever_logged(kmock: Any, api: Any, monkeypatch: pytest.M
     logger = structlog.wrap_logger(structlog.PrintLogger(written), processors=[structlog.processors.JSONRenderer()])
     monkeypatch.setattr(secrets, "log", logger)
     kmock["post"] << {"metadata": {"name": "k", "namespace": "n", "uid": "s", "resourceVersion": "6"}}
-    await Secrets(api, Cache(changed=lambda key: None)).ensure(
-        ("n", "sums"), Keys({"metadata": {"name": "k"}}, ("peer-0.key",))
+    await Secrets(api, ClusterCache(changed=lambda key: None)).ensure(
+        ("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ("peer-0.key",))
     )
     sent = kmock["post"][0].data["data"]["peer-0.key"]
-    said = written.getvalue()
-    assert "keys made" in said
-    assert sent not in said
-    assert base64.b64decode(sent)[4:].hex() not in said
+    reported = written.getvalue()
+    assert "keys made" in reported
+    assert sent not in reported
+    assert base64.b64decode(sent)[4:].hex() not in reported

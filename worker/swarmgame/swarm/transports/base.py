@@ -1,7 +1,7 @@
-"""What an agent needs of a network: small calls with an answer, bodies by hash, and a directory of heartbeats.
+"""The transport interface: small calls with an answer, bodies by hash, and a directory of heartbeats.
 
-A transport moves bytes between peers that it has authenticated and knows nothing of rollouts. Invariants: it never
-hands over more bytes than the caller allowed, every call ends within its time, and every byte is counted.
+A transport moves bytes between peers that it has authenticated, and does not interpret them. It never returns more
+bytes than the caller allowed, every call ends within its time, and every byte is counted.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Protocol
 from swarmgame.game.state import PeerId
 
 CALL_BYTES = 96 << 10
-"""The longest small message or answer; everything above travels as a body."""
+"""Longest small message or answer; anything longer is sent as a body."""
 
 _BODY_SECONDS, _BODY_RATE = 5.0, 256 << 10
 
 
 def body_seconds(size: int) -> float:
-    """The longest that a body of so many bytes may take: who asks waits no longer, and who serves holds it no longer."""
+    """Return how long the transfer of a body may take, for the receiver and for the sender."""
     return _BODY_SECONDS + size / _BODY_RATE
 
 
@@ -28,12 +28,12 @@ class Unreachable(Exception):
 
 
 class Oversized(Exception):
-    """The peer wanted to send more than it may."""
+    """The peer has more to send than allowed."""
 
 
 @dataclass(slots=True)
 class Traffic:
-    """Running totals of one transport, all its protocols together. A message is a call, an answer, or a body."""
+    """Running totals of one transport, over all its protocols. A message is a call, an answer or a body."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -51,11 +51,11 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Handlers:
-    """Who answers.
+    """The functions that answer other peers.
 
     Args:
-        call: (sender, message) → answer; quick, and never raises.
-        body: SHA-256 → the body, or None when we do not have it.
+        call: (sender, message) → answer; fast, and never raises.
+        body: SHA-256 → the body, or None if we do not have it.
     """
 
     call: Callable[[PeerId, bytes], bytes]
@@ -63,39 +63,39 @@ class Handlers:
 
 
 class Transport(Protocol):
-    """One peer's network. All methods run on one asyncio loop."""
+    """One peer's connection to the network. All methods run on one asyncio loop."""
 
     @property
     def traffic(self) -> Traffic: ...
 
     async def start(self, handlers: Handlers) -> None:
-        """Opens the network.
+        """Open the connection.
 
         Raises:
-            Temporary: it could not be started.
+            Temporary: it cannot be started.
         """
         ...
 
     async def close(self) -> None:
-        """Gives everything back; may be called twice, and after a failed start."""
+        """Release everything; may be called twice, and after a failed start."""
         ...
 
     def addresses(self) -> tuple[str, ...]:
-        """Multiaddrs under which others may reach us, without the peer id."""
+        """Return the multiaddrs at which others may reach us, without the peer id."""
         ...
 
-    async def bootstrap(self) -> Sequence[PeerId]:
-        """Connects to the initial peers; those that answered."""
+    async def connect_initial_peers(self) -> Sequence[PeerId]:
+        """Connect to the initial peers. Return those that answered."""
         ...
 
-    async def touch(self, heard: Collection[PeerId]) -> None:
-        """Greets one initial peer that is none of `heard`: a bootnode says nothing by itself, and one that was
-        restarted knows nobody.
+    async def ping_initial_peer(self, known: Collection[PeerId]) -> None:
+        """Ping one initial peer that is not in `known`. A bootnode sends nothing by itself, and one that was restarted
+        knows no peer until it is called.
         """
         ...
 
     async def connect(self, peer: PeerId, addresses: Sequence[str], seconds: float) -> None:
-        """Makes a peer reachable.
+        """Connect to a peer.
 
         Raises:
             Unreachable: at none of these addresses.
@@ -103,7 +103,7 @@ class Transport(Protocol):
         ...
 
     async def call(self, peer: PeerId, message: bytes, seconds: float) -> bytes:
-        """Sends a small message, returns the answer.
+        """Send a small message and return the answer.
 
         Raises:
             Unreachable, Oversized
@@ -111,7 +111,7 @@ class Transport(Protocol):
         ...
 
     async def fetch(self, peer: PeerId, name: bytes, limit: int, seconds: float) -> bytes | None:
-        """A body of at most `limit` bytes; None when the peer does not have it. The hash is not checked here.
+        """Return a body of at most `limit` bytes, or None if the peer does not have it. The hash is not checked here.
 
         Raises:
             Unreachable, Oversized
@@ -119,9 +119,9 @@ class Transport(Protocol):
         ...
 
     async def advertise(self, heartbeat: bytes, expires: float) -> None:
-        """Puts our heartbeat into the directory; a failure is not an error, the next one may succeed."""
+        """Store our heartbeat in the directory. A failure is not an error: the next one may succeed."""
         ...
 
     async def discover(self, *, thorough: bool = False) -> Sequence[bytes]:
-        """Heartbeats in the directory: those of the first copy found, or, `thorough`, of all copies together."""
+        """Return the heartbeats of the directory: of the first copy found, or with `thorough` of all copies."""
         ...

@@ -1,13 +1,12 @@
-"""The libp2p transport: hivemind's p2p daemon and its DHT node, on our own asyncio loop.
+"""The libp2p backend: hivemind's p2p daemon and its DHT node, on our own asyncio loop.
 
 `hivemind.DHT` is not used: its forked process talks through a pipe that is read without blocking, and hangs above
-16,384 bytes (hivemind 1.1.12). Small messages are unary calls, bodies go over binary streams of our own reading
-(`bodies`; hivemind's reader believes an 8-byte length from the wire, its unary answers hang the caller above 4 MiB),
-the DHT holds heartbeats alone.
+16,384 bytes (hivemind 1.1.12). Small messages are unary calls. Bodies go over binary streams that `bodies` reads:
+hivemind's reader trusts an 8-byte length from the wire, and its unary answers hang the caller above 4 MiB. The DHT
+holds heartbeats only.
 
-The daemon ends when its control connection (`daemon`) does, so that it does not outlive us even after kill -9; only its
-socket file does, and the next start sweeps such files. Invariant: as of `Transport`; what a caller may no longer wait
-for is given up, and harms no other call.
+The daemon ends with its control connection, so it does not outlive us even after kill -9. Its socket file does; the
+next start removes such files. A call that is given up does no harm to other calls.
 """
 
 from __future__ import annotations
@@ -34,10 +33,14 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from swarmgame.errors import Temporary
 from swarmgame.game.state import PeerId
-from swarmgame.swarm.bodies import BodyServer, ask
-from swarmgame.swarm.identity import listen_address, split_address
+from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
+from swarmgame.swarm.bodies import BodyServer, request_body
+from swarmgame.swarm.clock import RealClock
+from swarmgame.swarm.identity import Identity, listen_address, split_address, verify
+from swarmgame.swarm.node import SwarmNode
+from swarmgame.swarm.settings import SwarmSettings
 from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
-from swarmgame.swarm.transports.hivemind_patches import add_quick_handler, meter, spare_hivemind
+from swarmgame.swarm.transports.hivemind_patches import count_traffic, patch_hivemind_ipc
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ T = TypeVar("T")
 _START_ATTEMPTS = 4
 _START_SECONDS = 30.0
 _BUCKET, _REPLICAS = 5, 3
-"""A DHT of heartbeats needs neither wide searches nor many copies, and their cost would grow with the swarm."""
+"""Heartbeats need neither wide searches nor many copies, whose cost would grow with the swarm."""
 _DIRECTORY_SECONDS = 4.0
 _CONNECT_SECONDS = 5.0
 _GONE = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
@@ -54,33 +57,31 @@ _STALE_SOCKET_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Network:
-    """Where a peer listens and whom it knows.
+class Libp2pOptions:
+    """Where a peer listens, and the peers that it tries first.
 
     Args:
         port: TCP port to listen on; 0 takes any.
         initial_peers: dial addresses, `/ip4/HOST/tcp/PORT/p2p/PEER` or `/dns4/…`; our own is ignored.
-        announce: multiaddrs under which others reach us where that is not what we listen on (a Service, a NAT), without
+        announce: multiaddrs at which others reach us if we do not listen there ourselves (a Service, a NAT), without
             the peer id.
         host: IPv4 address to listen on.
-        relay: for peers that cannot be dialled: be reached through the initial peers.
     """
 
     port: int = 0
     initial_peers: tuple[str, ...] = ()
     announce: tuple[str, ...] = ()
     host: str = "0.0.0.0"
-    relay: bool = False
 
 
-class P2PTransport:
+class Libp2pTransport:
     """One p2p daemon; see `Transport`."""
 
-    def __init__(self, run: str, peer: PeerId, identity_path: Path, network: Network) -> None:
+    def __init__(self, run: str, peer: PeerId, identity_path: Path, options: Libp2pOptions) -> None:
         self.peer = peer
         self.identity_path = identity_path
-        self.network = network
-        self._initial = {split_address(address)[1]: split_address(address)[0] for address in network.initial_peers}
+        self.options = options
+        self._initial = {split_address(address)[1]: split_address(address)[0] for address in options.initial_peers}
         self._initial.pop(peer, None)
         self._directory = f"swarmgame/1/{run}/members"
         self._call_name, self._body_name = f"swarmgame/1/{run}/call", f"swarmgame/1/{run}/body"
@@ -89,7 +90,7 @@ class P2PTransport:
         self._node: DHTNode | None = None
         self._handlers: Handlers | None = None
         self._serving: BodyServer | None = None
-        self._addresses: tuple[str, ...] = network.announce
+        self._addresses: tuple[str, ...] = options.announce
 
     @property
     def traffic(self) -> Traffic:
@@ -97,26 +98,26 @@ class P2PTransport:
 
     # ── starting and stopping
     async def start(self, handlers: Handlers) -> None:
-        """See `Transport.start`. The daemon is tried four times, with growing pauses."""
+        """See `Transport.start`. The daemon is started up to four times, with growing pauses."""
         self._handlers = handlers
         _sweep_sockets()
         pause = 0.5
         for attempt in range(1, _START_ATTEMPTS + 1):
             try:
-                _check_port(self.network.host, self.network.port)
+                _check_port(self.options.host, self.options.port)
                 self._p2p = await self._daemon()
                 break
             except (P2PDaemonError, OSError) as error:
                 if attempt == _START_ATTEMPTS:
-                    raise Temporary(f"the p2p daemon does not start on port {self.network.port}: {error}") from error
+                    raise Temporary(f"the p2p daemon does not start on port {self.options.port}: {error}") from error
                 logger.warning("the p2p daemon did not start (attempt %d): %s", attempt, error)
                 await asyncio.sleep(pause)
                 pause *= 2
         assert self._p2p is not None
         if self._p2p.peer_id.to_base58() != self.peer:
-            raise Temporary(f"the p2p daemon calls itself {self._p2p.peer_id.to_base58()}, the key is {self.peer}'s")
-        meter(self._p2p, self._traffic)
-        await add_quick_handler(self._p2p, self._call_name, self._answer, self._traffic)
+            raise Temporary(f"the p2p daemon has the peer id {self._p2p.peer_id.to_base58()}; expected {self.peer}")
+        count_traffic(self._p2p, self._traffic)
+        await self._p2p._client.control.add_unary_handler(self._call_name, self._answer)
         self._serving = BodyServer(handlers.body, self._traffic)
         await self._p2p.add_binary_stream_handler(self._body_name, self._serve)
         self._node = await DHTNode.create(
@@ -134,17 +135,15 @@ class P2PTransport:
             self._addresses = tuple(split_address(str(address))[0] for address in visible)
 
     async def _daemon(self) -> P2P:
-        network = self.network
-        spare_hivemind()
+        options = self.options
+        patch_hivemind_ipc()
         return await P2P.create(
             identity_path=str(self.identity_path),
-            # It would parse the key as RSA.
+            # The check would parse the key as RSA.
             check_if_identity_free=False,
-            host_maddrs=[listen_address(network.port, network.host)],
-            announce_maddrs=list(network.announce) or None,
-            trusted_relays=list(network.initial_peers) if network.relay else None,
-            use_relay=network.relay,
-            use_auto_relay=network.relay,
+            host_maddrs=[listen_address(options.port, options.host)],
+            announce_maddrs=list(options.announce) or None,
+            use_relay=False,
             nat_port_map=False,
             auto_nat=False,
             startup_timeout=_START_SECONDS,
@@ -170,32 +169,34 @@ class P2PTransport:
         return self._addresses
 
     @property
-    def dead(self) -> str:
-        """Why nothing gets through any more, as a sentence; empty while the daemon lives."""
+    def failure(self) -> str:
+        """How the daemon ended, as a sentence; empty while it runs."""
         child = self._p2p._child if self._p2p is not None else None
         if child is None or child.returncode is None:
             return ""
         return f"the p2p daemon ended with exit code {child.returncode}"
 
     # ── calls
-    async def bootstrap(self) -> Sequence[PeerId]:
-        met = await asyncio.gather(*(self._meet(peer, address) for peer, address in self._initial.items()))
-        return [peer for peer in met if peer is not None]
+    async def connect_initial_peers(self) -> Sequence[PeerId]:
+        answered = await asyncio.gather(
+            *(self._connect_initial(peer, address) for peer, address in self._initial.items())
+        )
+        return [peer for peer in answered if peer is not None]
 
-    async def touch(self, heard: Collection[PeerId]) -> None:
-        strangers = [peer for peer in self._initial if peer not in heard]
-        if strangers:
-            peer = random.choice(strangers)
+    async def ping_initial_peer(self, known: Collection[PeerId]) -> None:
+        unknown = [peer for peer in self._initial if peer not in known]
+        if unknown:
+            peer = random.choice(unknown)
             with contextlib.suppress(Unreachable):
-                await self._meet(peer, self._initial[peer])
+                await self._connect_initial(peer, self._initial[peer])
 
-    async def _meet(self, peer: PeerId, address: str) -> PeerId | None:
+    async def _connect_initial(self, peer: PeerId, address: str) -> PeerId | None:
         try:
             await self.connect(peer, [address], _CONNECT_SECONDS)
         except Unreachable:
             return None
         node = self._running(self._node)
-        # A ping puts each into the other's routing table.
+        # A ping adds each to the other's routing table.
         return peer if await node.protocol.call_ping(PeerID.from_base58(peer)) is not None else None
 
     async def connect(self, peer: PeerId, addresses: Sequence[str], seconds: float) -> None:
@@ -217,7 +218,7 @@ class P2PTransport:
             raise Oversized(peer)
         return bytes(answer.value)
 
-    def _answer(self, message: bytes, sender: PeerID) -> bytes:
+    async def _answer(self, message: bytes, sender: PeerID) -> bytes:
         assert self._handlers is not None
         answer = self._handlers.call(sender.to_base58(), BytesValue.FromString(message).value)
         packed: bytes = BytesValue(value=answer).SerializeToString()
@@ -230,7 +231,7 @@ class P2PTransport:
     async def _fetch(self, peer: PeerId, name: bytes, limit: int) -> bytes | None:
         p2p = self._running(self._p2p)
         _, reader, writer = await p2p.call_binary_stream_handler(PeerID.from_base58(peer), self._body_name)
-        return await ask(reader, writer, name, limit, self._traffic)
+        return await request_body(reader, writer, name, limit, self._traffic)
 
     async def _serve(self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._serving is not None
@@ -244,12 +245,14 @@ class P2PTransport:
                 await _in_time(self._store(node, heartbeat, expires), self.peer, _DIRECTORY_SECONDS)
 
     async def _store(self, node: DHTNode, heartbeat: bytes, expires: float) -> None:
-        """What `node.store` does, but who is nearest is asked for the key beside ours, which has the same neighbours
-        and no value: every node that is asked for our own answers with the whole directory, and the cost of a heartbeat
-        would grow with the swarm."""
+        """Store a heartbeat like `node.store`, but search for the nodes near the adjacent key, which has no value.
+
+        A node that is searched for our own key answers with the complete directory, and the cost of a heartbeat would
+        grow with the swarm.
+        """
         key = DHTID.generate(source=self._directory)
-        beside = DHTID(key ^ 1)
-        nearest = list((await node.find_nearest_nodes([beside], k_nearest=_BUCKET))[beside].items())
+        adjacent = DHTID(key ^ 1)
+        nearest = list((await node.find_nearest_nodes([adjacent], k_nearest=_BUCKET))[adjacent].items())
         value = node.protocol.serializer.dumps(heartbeat)
 
         async def put(place: DHTID, holder: PeerID) -> bool:
@@ -267,8 +270,8 @@ class P2PTransport:
         found = None
         if node is not None:
             with contextlib.suppress(Unreachable):
-                # One replica after another: all have the whole directory, and the first that answers ends a search that
-                # is not thorough.
+                # Replica by replica: each has the complete directory, and unless the search is thorough the first
+                # answer ends it.
                 search = node.get(self._directory, latest=thorough, num_workers=_REPLICAS if thorough else 1)
                 found = await _in_time(search, self.peer, _DIRECTORY_SECONDS)
         if found is None or not isinstance(found.value, dict):
@@ -282,8 +285,52 @@ class P2PTransport:
         return part
 
 
+class HivemindCommunication(BlockingCommunication):
+    """One peer over libp2p; see `CommunicationManager`.
+
+    After `leave`, also after a failed `join`, no daemon, thread or socket of ours is left.
+
+    Args:
+        run: name of the run; messages of other runs on the same network are ignored.
+        identity: key file; created if there is none.
+        port, initial_peers, announce, host: see `Libp2pOptions`; initial peers that are offline do no harm.
+        settings: how the node behaves.
+
+    Raises:
+        BadData: the key file is invalid.
+        ValueError: an initial peer is not a dial address.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        identity: Path,
+        port: int = 0,
+        initial_peers: Sequence[str] = (),
+        announce: Sequence[str] = (),
+        *,
+        settings: SwarmSettings | None = None,
+        host: str = "0.0.0.0",
+    ) -> None:
+        key = Identity.load_or_create(identity)
+        options = Libp2pOptions(port, tuple(initial_peers), tuple(announce), host)
+        self._transport = Libp2pTransport(run, key.peer, identity, options)
+        node = SwarmNode(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
+        super().__init__(node, EventLoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes and messages since the start, those of the DHT included."""
+        return self._transport.traffic
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Addresses at which others reach us, with the peer id; known once joined."""
+        return tuple(f"{address}/p2p/{self.peer}" for address in self._transport.addresses())
+
+
 async def _in_time(work: Awaitable[T], peer: PeerId, seconds: float) -> T:
-    """The result of work, or `Unreachable` when it fails as networks do or takes longer."""
+    """Return the result of work; raise `Unreachable` if the network fails or it takes longer."""
     try:
         async with asyncio.timeout(seconds):
             return await work
@@ -292,8 +339,8 @@ async def _in_time(work: Awaitable[T], peer: PeerId, seconds: float) -> T:
 
 
 def _check_port(host: str, port: int) -> None:
-    """Raises OSError when the port is taken: the daemon shares ports silently (SO_REUSEPORT), and both peers would hear
-    half of their calls.
+    """Raise OSError if the port is taken: the daemon shares ports silently (SO_REUSEPORT), and each of two peers would
+    receive half of the calls.
     """
     if port:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -302,7 +349,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _sweep_sockets() -> None:
-    """Removes socket files that daemons which were killed have left behind."""
+    """Remove socket files of daemons that were killed."""
     for path in glob.glob("/tmp/hivemind-p2p*.sock"):
         with contextlib.suppress(OSError):
             status = os.stat(path)

@@ -1,8 +1,8 @@
 """The memory backend: a swarm inside one process, for tests.
 
-Everything but the wire is real: the same codec, announcements, signatures, checks, membership and waiting as over
-libp2p. With a virtual clock nothing waits for time to pass: a test moves it. Peers may have plain names; their keys are
-then functions of these names. Invariant: peers share nothing but bytes.
+Everything but the wire is real: the codec, announcements, signatures, checks, membership and waiting are the same as
+over libp2p. A test may advance a virtual clock. Peers may have plain names; their keys are then functions of these
+names. Peers share nothing but bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.clock import Clock, RealClock, VirtualClock
 from swarmgame.swarm.identity import Identity, public_key_of, verify_with
 from swarmgame.swarm.node import SwarmNode
-from swarmgame.swarm.settings import Settings
+from swarmgame.swarm.settings import SwarmSettings
 from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
 
 
@@ -24,7 +24,7 @@ class MemoryHub:
 
     Args:
         run: name of the run.
-        virtual: whether time stands still until `advance`.
+        virtual: use a clock that stands still until `advance`.
     """
 
     def __init__(self, run: str = "memory", *, virtual: bool = False) -> None:
@@ -32,23 +32,23 @@ class MemoryHub:
         self.clock: Clock = VirtualClock() if virtual else RealClock()
         self.thread = EventLoopThread(f"memory-hub-{run}")
         self.lost: Callable[[PeerId, PeerId, bytes], bool] = lambda sender, receiver, message: False
-        """(sender, receiver, small message) → whether the network loses it."""
+        """(sender, receiver, message) → whether the network loses this small message."""
         self._transports: dict[PeerId, MemoryTransport] = {}
         self._heartbeats: dict[PeerId, tuple[float, bytes]] = {}
         self._keys: dict[PeerId, bytes] = {}
         self._collects = 0
         self._collecting = threading.Condition()
 
-    def communication(self, name: str, settings: Settings | None = None) -> MemoryCommunication:
-        """A peer of that name; one of the same name that was there before is replaced."""
+    def communication(self, name: str, settings: SwarmSettings | None = None) -> MemoryCommunication:
+        """Return a new peer of that name, which replaces an earlier one of the same name."""
         return MemoryCommunication(self, name, settings)
 
     def transport(self, peer: PeerId) -> MemoryTransport:
-        """A bare connection, for peers that do not keep to the rules."""
+        """Return a transport without a node, for peers that break the protocol."""
         return MemoryTransport(self, peer)
 
     def identity(self, name: str) -> Identity:
-        """The key of a named peer, known to all from now on."""
+        """Return the key of a named peer, and let all peers know it."""
         identity = Identity.named(name)
         self._keys[name] = identity.public_key
         return identity
@@ -58,34 +58,34 @@ class MemoryHub:
         return key is not None and verify_with(key, message, signature)
 
     def kill(self, name: PeerId) -> None:
-        """The peer is gone without a word; its last heartbeat stays until it expires."""
+        """Remove a peer without notice; its last heartbeat stays until it expires."""
         self._transports.pop(name, None)
 
     def advance(self, seconds: float) -> None:
-        """Moves a virtual clock; returns when everything that this woke waits again."""
-        assert isinstance(self.clock, VirtualClock), "only a virtual clock can be moved"
+        """Advance the virtual clock, and return when all tasks wait again."""
+        assert isinstance(self.clock, VirtualClock), "only a virtual clock can be advanced"
         self.thread.run(self.clock.advance(seconds))
 
     @property
     def collects(self) -> int:
-        """How often any peer has entered `collect`."""
+        """How many collects have begun, of all peers."""
         with self._collecting:
             return self._collects
 
-    def until_collects(self, count: int, seconds: float = 30.0) -> None:
-        """Waits until `collects` has reached a number, so that time is moved only when somebody waits for it."""
+    def wait_for_collects(self, count: int, seconds: float = 30.0) -> None:
+        """Wait until `collects` has reached a number, so that time is not advanced before a peer waits for it."""
         with self._collecting:
             assert self._collecting.wait_for(lambda: self._collects >= count, seconds), (
                 f"{self._collects} of {count} collects began"
             )
 
-    def began_collecting(self) -> None:
+    def on_collect_started(self) -> None:
         with self._collecting:
             self._collects += 1
             self._collecting.notify_all()
 
     def close(self) -> None:
-        """Ends the loop of the hub, and with it every peer."""
+        """End the loop of the hub, and every peer with it."""
         self.thread.close()
 
 
@@ -113,11 +113,11 @@ class MemoryTransport:
     def addresses(self) -> tuple[str, ...]:
         return ()
 
-    async def bootstrap(self) -> Sequence[PeerId]:
+    async def connect_initial_peers(self) -> Sequence[PeerId]:
         return [peer for peer in self.hub._transports if peer != self.peer]
 
-    async def touch(self, heard: Collection[PeerId]) -> None:
-        """A hub forgets nobody."""
+    async def ping_initial_peer(self, known: Collection[PeerId]) -> None:
+        """Do nothing: a hub forgets no peer."""
 
     async def connect(self, peer: PeerId, addresses: Sequence[str], seconds: float) -> None:
         self._other(peer)
@@ -171,15 +171,15 @@ class MemoryCommunication(BlockingCommunication):
     """A peer in memory; see `CommunicationManager`.
 
     Args:
-        hub: where the others are.
+        hub: the network.
         name: our peer id; any unique name.
     """
 
-    def __init__(self, hub: MemoryHub, name: str, settings: Settings | None = None) -> None:
+    def __init__(self, hub: MemoryHub, name: str, settings: SwarmSettings | None = None) -> None:
         identity = hub.identity(name)
-        agent = SwarmNode(hub.run, name, identity.sign, hub.verify, MemoryTransport(hub, name), hub.clock, settings)
-        super().__init__(agent, hub.thread, own_loop=False)
+        node = SwarmNode(hub.run, name, identity.sign, hub.verify, MemoryTransport(hub, name), hub.clock, settings)
+        super().__init__(node, hub.thread, own_loop=False)
         self._hub = hub
 
-    def _collecting(self) -> None:
-        self._hub.began_collecting()
+    def _on_collect_started(self) -> None:
+        self._hub.on_collect_started()

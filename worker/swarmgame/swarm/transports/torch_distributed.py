@@ -1,270 +1,208 @@
-"""The torch.distributed backend: a closed world of peers over gloo.
+"""The torch.distributed backend: a fixed group of peers, all in step.
 
-Every peer has a seat, the seats are fixed for the run, and they meet at a TCPStore that peer 0 hosts (`world`). Each
-two of them are a process group of their own (`gloo`, `neighbour`), not all of them one: a group with a dead rank is of
-no use to the others, and a pair is made again when one of its two was started anew. Everything above the bytes is the
-same agent as over libp2p: membership, quorum, deadline, signatures.
+Every stage is an exchange in which each peer sends its contribution to all others (`rank_group`). After a restart,
+peers may be a round apart: the lowest (round, stage) is exchanged first, and peers that are ahead send their
+contribution to it again. A peer that is gone, restarted or late ends the others with `Temporary`: all start again and
+resume from their checkpoints.
 
-Only bytes that lie in the host's memory travel here, so that NCCL, which moves tensors between GPUs, has nothing to do;
-ranks of one peer use it (`runtime.ranks`). Neither gloo nor the store encrypts or asks who calls: this is for a network
-whose machines trust one another. Invariants: as of `Transport`; no object is pickled; when peer 0 is gone for good
-every call that waits for others ends with `Temporary`, as a world that is started again resumes exactly; after `leave`
-no thread of ours is left.
+Nothing is encrypted or authenticated on the way; contributions are signed and checked as over libp2p.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import struct
+import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median_low
 
 from swarmgame.errors import Temporary
-from swarmgame.game.protocol import Collected, CollectPolicy, Member
-from swarmgame.game.state import PeerId
-from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
-from swarmgame.swarm.clock import RealClock
+from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, Member
+from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.identity import Identity, verify
-from swarmgame.swarm.node import SwarmNode
-from swarmgame.swarm.settings import Settings
-from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
-from swarmgame.swarm.transports.gloo import Frame, Kind, device_of
-from swarmgame.swarm.transports.neighbour import FETCH_BYTES, NAME_BYTES, Neighbour
-from swarmgame.swarm.transports.world import LOST_SECONDS, Place, World
+from swarmgame.swarm.messages import make_outbound
+from swarmgame.swarm.settings import SwarmSettings
+from swarmgame.swarm.transports.base import Traffic
+from swarmgame.swarm.transports.payload import pack_payload, read_payloads
+from swarmgame.swarm.transports.rank_group import (
+    RESUME,
+    TRANSFER_SECONDS,
+    Exchanged,
+    Position,
+    RankAddress,
+    RankGroup,
+    first_line,
+)
 
-MEET_SECONDS = 60.0
-_CLOSE_SECONDS = 5.0
-_MOMENT = 1.0
-_WANTED = struct.Struct(f">{NAME_BYTES}sQ")
-
-
-class TorchDistributedTransport:
-    """One seat, and its pairs with all others; see `Transport`."""
-
-    def __init__(
-        self,
-        run: str,
-        identity: Identity,
-        place: Place,
-        *,
-        meet_seconds: float = MEET_SECONDS,
-        lost_seconds: float = LOST_SECONDS,
-    ) -> None:
-        self.peer = identity.peer
-        self._meet_seconds = meet_seconds
-        self._identity = identity
-        self._world = World(run, place, identity.peer, calm=self._calm, seen=self._saw, lost_seconds=lost_seconds)
-        self._neighbours: tuple[Neighbour, ...] = ()
-        self._handlers: Handlers | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._seen = asyncio.Event()
-        self._traffic = Traffic()
-
-    @property
-    def traffic(self) -> Traffic:
-        return self._traffic
-
-    @property
-    def lost(self) -> str:
-        """Why nothing can go on here, as a sentence; empty while it can."""
-        return self._world.lost
-
-    async def start(self, handlers: Handlers) -> None:
-        """See `Transport.start`. The others need not be there, but the store must: without it we would be a swarm of
-        one.
-        """
-        self._handlers, self._loop = handlers, asyncio.get_running_loop()
-        place = self._world.place
-        device = device_of(loopback=place.loopback)
-        others = [index for index in range(place.size) if index != place.index]
-        self._neighbours = tuple(
-            Neighbour(index, self._world, self._identity, device, self._answer) for index in others
-        )
-        self._world.open()
-        for neighbour in self._neighbours:
-            neighbour.start()
-        try:
-            async with asyncio.timeout(self._meet_seconds):
-                await self._seen.wait()
-        except TimeoutError as error:
-            where = f"{place.host}:{place.port}"
-            raise Temporary(
-                f"the store at {where}, which peer 0 hosts, did not answer within {self._meet_seconds:g} s"
-            ) from error
-
-    async def close(self) -> None:
-        for neighbour in self._neighbours:
-            neighbour.part()
-        await asyncio.to_thread(self._end, time.monotonic() + _CLOSE_SECONDS)
-        self._neighbours = ()  # and with them gloo's device and its thread, before the process ends
-
-    def _end(self, deadline: float) -> None:
-        self._world.close(deadline)
-        for neighbour in self._neighbours:
-            neighbour.join(deadline - _CLOSE_SECONDS / 2)
-        for neighbour in self._neighbours:
-            neighbour.break_off()
-            neighbour.join(deadline)
-
-    def _calm(self) -> bool:
-        return all(neighbour.peer is not None for neighbour in self._neighbours)
-
-    def _saw(self) -> None:
-        """The store has been read; on the world's thread."""
-        for neighbour in self._neighbours:
-            neighbour.look()
-        assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-            self._loop.call_soon_threadsafe(self._seen.set)
-
-    # ── who is there
-    def addresses(self) -> tuple[str, ...]:
-        """None: whoever has a seat knows the store."""
-        return ()
-
-    async def bootstrap(self) -> Sequence[PeerId]:
-        """See `Transport.bootstrap`: those who have taken their seats, as far as they can be met in a moment."""
-        there = [neighbour for neighbour in self._neighbours if self._world.seats[neighbour.index] is not None]
-        await asyncio.gather(*(neighbour.paired(_MOMENT) for neighbour in there), return_exceptions=True)
-        return [neighbour.peer for neighbour in there if neighbour.peer is not None]
-
-    async def touch(self, heard: Collection[PeerId]) -> None:
-        """All who have a seat are looked for all the time."""
-
-    async def connect(self, peer: PeerId, addresses: Sequence[str], seconds: float) -> None:
-        await self._neighbour(peer).paired(seconds)
-
-    async def advertise(self, heartbeat: bytes, expires: float) -> None:
-        """See `Transport.advertise`. Also told to all with whom we are paired: the store may be away, and is not
-        missed.
-        """
-        self._world.advertise(heartbeat)
-        for neighbour in self._neighbours:
-            with contextlib.suppress(Unreachable):
-                neighbour.say(Kind.HEARTBEAT, 0, heartbeat)
-                self._traffic.sent(len(heartbeat))
-
-    async def discover(self, *, thorough: bool = False) -> Sequence[bytes]:
-        self._world.look()
-        return [
-            *self._world.heartbeats,
-            *(neighbour.heartbeat for neighbour in self._neighbours if neighbour.heartbeat),
-        ]
-
-    def _neighbour(self, peer: PeerId) -> Neighbour:
-        seats = self._world.seats
-        for neighbour in self._neighbours:
-            seat = seats[neighbour.index]
-            if neighbour.peer == peer or (seat is not None and seat.peer == peer):
-                return neighbour
-        raise Unreachable(f"{peer} has no seat in this world")
-
-    # ── calls and bodies
-    async def call(self, peer: PeerId, message: bytes, seconds: float) -> bytes:
-        answer = await self._ask(peer, Kind.CALL, message, CALL_BYTES, seconds)
-        return answer.payload
-
-    async def fetch(self, peer: PeerId, name: bytes, limit: int, seconds: float) -> bytes | None:
-        answer = await self._ask(peer, Kind.FETCH, _WANTED.pack(name, limit), limit, seconds)
-        return answer.payload if answer.kind is Kind.BODY else None
-
-    async def _ask(self, peer: PeerId, kind: Kind, payload: bytes, limit: int, seconds: float) -> Frame:
-        neighbour = self._neighbour(peer)
-        self._traffic.sent(len(payload))
-        answer = await neighbour.ask(kind, payload, limit, seconds)
-        self._traffic.received(answer.size)
-        if answer.oversized or answer.kind is Kind.OVERSIZED:
-            raise Oversized(peer)
-        return answer
-
-    def _answer(self, neighbour: Neighbour, frame: Frame) -> None:
-        """Answers a request, or keeps a heartbeat; on the loop."""
-        if neighbour.peer is None or self._handlers is None:
-            return
-        self._traffic.received(frame.size)
-        if frame.kind is Kind.HEARTBEAT:
-            neighbour.heartbeat = b"" if frame.oversized else frame.payload
-            return
-        kind, payload = Kind.ABSENT, b""
-        if frame.kind is Kind.CALL:
-            kind, payload = Kind.ANSWER, self._handlers.call(neighbour.peer, frame.payload)
-        elif len(frame.payload) == FETCH_BYTES:
-            name, limit = _WANTED.unpack(frame.payload)
-            body = self._handlers.body(name)
-            if body is not None:
-                kind, payload = (Kind.BODY, body) if len(body) <= limit else (Kind.OVERSIZED, b"")
-        self._traffic.sent(len(payload))
-        try:
-            neighbour.say(kind, frame.number, payload)
-        except Unreachable:
-            return  # who does not hear an answer asks again
+logger = logging.getLogger(__name__)
 
 
-class TorchDistributedCommunication(BlockingCommunication):
-    """One peer of a closed world; see `CommunicationManager`.
+class TorchDistributedCommunication:
+    """One peer of a fixed group; see `CommunicationManager`.
 
     Args:
-        run: name of the run; it keeps its keys in the store apart from those of others.
-        identity: key file; made when there is none.
-        place: our seat, and where the world meets.
-        settings: how the agent behaves.
-        meet_seconds: how long peer 0 may take to open the store.
-        lost_seconds: how long it may be away later, before this world is over.
+        run: name of the run.
+        identity: key file; created if there is none.
+        address: our rank, and where the group meets.
+        settings: how the peer behaves; there are no heartbeats.
 
     Raises:
-        BadData: the key file is not one.
+        BadData: the key file is invalid.
     """
 
+    addresses: tuple[str, ...] = ()
+    """Always empty: no peer from outside can join."""
+
     def __init__(
-        self,
-        run: str,
-        identity: Path,
-        place: Place,
-        *,
-        settings: Settings | None = None,
-        meet_seconds: float = MEET_SECONDS,
-        lost_seconds: float = LOST_SECONDS,
+        self, run: str, identity: Path, address: RankAddress, *, settings: SwarmSettings | None = None
     ) -> None:
-        key = Identity.load_or_create(identity)
-        self._transport = TorchDistributedTransport(
-            run, key, place, meet_seconds=meet_seconds, lost_seconds=lost_seconds
-        )
-        agent = SwarmNode(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
-        super().__init__(agent, EventLoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
+        self.run = run
+        self.settings = settings or SwarmSettings()
+        self._key = Identity.load_or_create(identity)
+        self._group = RankGroup(run, address, self._key.peer)
+        self._position: Position = (0, 0)
+        self._roots: dict[Position, bytes] = {}
+        self._payloads: dict[Position, bytes] = {}
+        self._outcomes: Counter[str] = Counter()
+        self._counted = (0, 0)
+        self._deadline_seconds = TRANSFER_SECONDS
+
+    @property
+    def peer(self) -> PeerId:
+        return self._key.peer
 
     @property
     def traffic(self) -> Traffic:
-        """Bytes and messages since the start; the store's not among them."""
-        return self._transport.traffic
+        return self._group.traffic
 
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """None: nobody from outside can join."""
-        return self._transport.addresses()
+    def join(self, *, expect: Sequence[PeerId] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
+        """See `CommunicationManager.join`. Wait for all peers, whatever `at_least` is."""
+        try:
+            self._group.join(timeout_seconds)
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """See `CommunicationManager.leave`."""
+        self._group.leave()
 
     def membership(self) -> tuple[Member, ...]:
-        """See `CommunicationManager.membership`.
+        """See `CommunicationManager.membership`. If a peer that is behind collects, take part in its exchange.
 
         Raises:
-            Temporary: the world is over.
+            Temporary: a peer that is a round behind has left, or this peer has left.
         """
-        self._go_on()
-        return super().membership()
+        group = self._joined()
+        members = [Member(self.peer, *self._position)]
+        try:
+            for rank in group.others:
+                position = group.position(rank)
+                if group.has_left(rank):
+                    if position[0] < self._position[0]:
+                        group.raise_left(rank)
+                elif self.settings.admission(group.peers[rank]):
+                    members.append(Member(group.peers[rank], *position))
+            if group.waits_behind(self._position):
+                self._exchange(lambda: False)
+        except RuntimeError as error:  # the store is gone; `collect` raises if there is more to do
+            logger.debug("the other members are unknown: %s", first_line(error))
+            del members[1:]
+        return tuple(sorted(members, key=lambda member: member.peer))
+
+    def announce_progress(self, round: int, stage: int) -> None:
+        """See `CommunicationManager.announce_progress`."""
+        group = self._joined()
+        if self._position == (round, stage):
+            return
+        self._position = (round, stage)
+        for position in [each for each in self._payloads if each[0] < round - self.settings.keep_rounds]:
+            del self._payloads[position], self._roots[position]
+        with contextlib.suppress(RuntimeError):
+            group.set_position(self._position)
+
+    def publish(self, contribution: Contribution, claims: Sequence[Claim] = ()) -> None:
+        """See `CommunicationManager.publish`.
+
+        Raises:
+            ValueError: it is another peer's, its parts do not agree, or another one was published in that stage.
+        """
+        self._joined()
+        if contribution.peer != self.peer:
+            raise ValueError(f"{self.peer} cannot publish a contribution of {contribution.peer}")
+        outbound = make_outbound(
+            contribution,
+            claims,
+            run=self.run,
+            sign=self._key.sign,
+            now=time.time(),
+            shard_bytes=self.settings.shard_bytes,
+            limits=self.settings.limits,
+        )
+        position, root = (contribution.round, contribution.stage), outbound.announcement.root
+        if self._roots.setdefault(position, root) != root:
+            raise ValueError(f"another contribution was published already in round {position[0]}, stage {position[1]}")
+        self._payloads[position] = pack_payload(outbound)
 
     def collect(
         self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
     ) -> Collected:
-        """See `CommunicationManager.collect`.
+        """See `CommunicationManager.collect`. Wait for all peers, whatever the quorum is.
 
         Raises:
-            Temporary: the world is over.
+            Temporary: a peer has left, was started again, or did not come within the deadline.
         """
-        collected = super().collect(round, stage, policy, stopped=lambda: stopped() or bool(self._transport.lost))
-        self._go_on()
-        return collected
+        began = time.monotonic()
+        group = self._joined()
+        self.announce_progress(round, stage)
+        self._deadline_seconds = policy.deadline_seconds
+        # Peers that are behind come first, each exchange with a deadline of its own.
+        exchanged = self._exchange(stopped)
+        while exchanged is not None and exchanged.position < self._position:
+            exchanged = self._exchange(stopped)
+        admitted = {rank: group.peers[rank] for rank in group.others if self.settings.admission(group.peers[rank])}
+        contributions: dict[PeerId, Contribution | None] = {}
+        lagging = False
+        if exchanged is not None:
+            refused = exchanged.payloads.keys() & set(group.others) - admitted.keys()
+            self._outcomes.update({"not-admitted": len(refused), "too-large": len(exchanged.too_large & set(admitted))})
+            contributions = read_payloads(
+                {peer: exchanged.payloads[rank] for rank, peer in admitted.items() if rank in exchanged.payloads},
+                self._position,
+                policy,
+                run=self.run,
+                verify=verify,
+                limits=self.settings.limits,
+                outcomes=self._outcomes,
+            )
+            rounds = [exchanged.positions[rank][0] for rank in admitted]
+            lagging = bool(rounds) and median_low(rounds) > round + policy.max_lag
+        missing = sorted(set(admitted.values()) - contributions.keys())
+        closed_by = ClosedBy.QUORUM if not missing else ClosedBy.LAGGING if lagging else ClosedBy.DEADLINE
+        outcomes, self._outcomes = self._outcomes, Counter()
+        before, self._counted = self._counted, (self.traffic.bytes_sent, self.traffic.bytes_received)
+        return Collected(
+            contributions=tuple(each for _, each in sorted(contributions.items()) if each is not None),
+            members=tuple(sorted([self.peer, *admitted.values()])),
+            missing=tuple(missing),
+            closed_by=closed_by if admitted else ClosedBy.ISOLATED,
+            outcomes={reason: count for reason, count in outcomes.items() if count},
+            seconds=time.monotonic() - began,
+            bytes_sent=self._counted[0] - before[0],
+            bytes_received=self._counted[1] - before[1],
+        )
 
-    def _go_on(self) -> None:
-        if self._transport.lost:
-            raise Temporary(self._transport.lost)
+    def _exchange(self, stopped: Callable[[], bool]) -> Exchanged | None:
+        try:
+            return self._joined().exchange(self._position, self._payloads, self._deadline_seconds, stopped)
+        except RuntimeError as error:
+            if stopped():  # so are the others, and one of them was first
+                return None
+            raise Temporary(f"an exchange with the other peers failed ({first_line(error)}); {RESUME}") from error
+
+    def _joined(self) -> RankGroup:
+        if not self._group.peers:
+            raise Temporary("this peer has left the swarm")
+        return self._group

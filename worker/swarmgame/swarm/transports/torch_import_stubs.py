@@ -1,9 +1,8 @@
-"""hivemind without its deep learning: for a process that needs its p2p daemon and its DHT node, and no torch.
+"""Import hivemind's p2p daemon and DHT node without torch, for a process that needs nothing else of it.
 
-hivemind's own package imports everything it has, torch among it: 591 MB and three seconds for a node that keeps
-addresses, 38 MB and a fraction of a second without (measured with hivemind 1.1.12). Here the packages stand empty, and
-their modules are found as usual. Not for a peer: whatever needs torch imports hivemind as it is. Invariant: where
-hivemind has been imported already, nothing changes.
+The package `hivemind` imports all its modules, torch among them: 591 MB and three seconds for a bootnode, 38 MB and a
+fraction of a second without (hivemind 1.1.12). Here the packages' own code is not run, and their modules are found as
+usual. Not for a peer: a process that needs torch imports hivemind as it is, and then nothing changes here.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ NAMES = {
     "SerializerBase": "serializer",
     "get_dht_time": "timed_storage",
 }
-"""What the modules that we use take from the package `hivemind.utils`, and where it is."""
+"""Names that the imported modules take from the package `hivemind.utils`, and the modules that define them."""
 
 
-def spare_torch() -> None:
-    """From now on `hivemind.dht.node` and `hivemind.p2p` can be imported, and nothing else of hivemind comes with them."""
+def stub_torch_imports() -> None:
+    """Make `hivemind.dht.node` and `hivemind.p2p` importable without the rest of hivemind."""
     if "hivemind" in sys.modules:
         return
     for name in ("hivemind", "hivemind.utils", "hivemind.dht"):
-        _stand(name)
-    vars(sys.modules["hivemind.utils"])["__getattr__"] = _found
+        _install_stub(name)
+    vars(sys.modules["hivemind.utils"])["__getattr__"] = _resolve
 
 
-def _stand(name: str) -> None:
-    """Puts a package into place whose code is not run."""
+def _install_stub(name: str) -> None:
+    """Put a package into `sys.modules` without running its code."""
     parent, _, child = name.rpartition(".")
     spec = PathFinder.find_spec(name, sys.modules[parent].__path__ if parent else None)
     if spec is None:
@@ -44,7 +43,7 @@ def _stand(name: str) -> None:
         setattr(sys.modules[parent], child, module)
 
 
-def _found(name: str) -> Any:
+def _resolve(name: str) -> Any:
     if name not in NAMES:
-        raise AttributeError(f"hivemind.utils stands empty here and has no {name!r}; see {__name__}")
+        raise AttributeError(f"hivemind.utils is a stub here and has no {name!r}; see {__name__}")
     return getattr(importlib.import_module(f"hivemind.utils.{NAMES[name]}"), name)

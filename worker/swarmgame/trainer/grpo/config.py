@@ -1,7 +1,6 @@
-"""What a game's author may choose about the GRPO trainer: the `with:` block, loss options included.
+"""The settings of the GRPO trainer: its `with:` block, loss options included.
 
-Nothing is computed here. Invariant: what could only fail later (a group of one, a schedule without an end) is an error
-here.
+Settings that would fail later (a group of one, a schedule without an end) are errors here.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from swarmgame_api.sampler import DEFAULT_LORA_RANK, LARGEST_LORA_RANK, VllmOpti
 
 
 class Lora(Config):
-    """Train low-rank adapters (peft) and leave the model's own weights as they are."""
+    """Train low-rank adapters (peft); the model's own weights do not change."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = DEFAULT_LORA_RANK
     """Inner dimension of the adapters."""
@@ -48,15 +47,15 @@ class GRPOConfig(LossOptions):
     max_new_tokens: Annotated[int, Field(ge=1, le=131_072)] = 64
     """Budget of a rollout, EOS included. Longer rollouts of other peers are dropped."""
     min_new_tokens: Annotated[int, Field(ge=0)] = 0
-    """EOS is not drawn before."""
+    """EOS is not sampled before this length."""
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 4096
     """Longer prompts lose their beginning."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Divides the logits, when sampling and when training."""
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Draw among the likeliest only; 0 means all."""
+    """Sample among this many likeliest tokens; 0 means all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draw among the fewest that together have this probability."""
+    """Sample among the fewest tokens that together have this probability."""
     rollouts_per_batch: Annotated[int, Field(ge=1)] = 512
     """At most this many rollouts are sampled at once. Halved, and kept so, when the device runs out of memory."""
     sampler: SamplerChoice = "auto"
@@ -65,20 +64,20 @@ class GRPOConfig(LossOptions):
     CUDA device. `{engine: vllm}`: a vLLM server, with the options below (see docs/guide/vllm.md)."""
     overlap: bool = False
     """Sample the next round's first stage while this round is scored and exchanged, with weights that are one round's
-    update old; training weighs such rollouts like those of another policy (`importanceMode`). Worth it where a peer
-    waits long for others or for its scorers."""
+    update old; training weights such rollouts like those of another policy (`importanceMode`). Useful where a peer
+    waits long for other peers or for its scorers."""
     evaluation_generations: Annotated[int, Field(ge=1, le=4096)] = 1
     """Rollouts a held-out question."""
     evaluation_temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     """For held-out questions; 0 takes the likeliest token."""
 
     scale_rewards: Scale = Scale.GROUP
-    """What centred rewards are divided by: their group's standard deviation, the update's, or nothing."""
+    """The divisor of centred rewards: their group's standard deviation, the update's, or nothing."""
     baseline: Literal["mean", "leave-one-out"] = "mean"
     """What a reward is compared with: its group's mean, or the mean of the others in its group (not scaled)."""
 
     update: Literal["per-round", "per-stage", "none"] = "per-round"
-    """One optimizer step over all stages of a round, one a stage, or none: the policy then only plays."""
+    """One optimizer step over all stages of a round, one a stage, or none: the policy then only samples."""
     iterations: Annotated[int, Field(ge=1, le=64)] = 1
     """Steps over the same rollouts."""
     learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-4
@@ -96,7 +95,7 @@ class GRPOConfig(LossOptions):
     total_rounds: Annotated[int, Field(ge=1)] | None = None
     """Where the schedule ends; needed unless it is constant."""
     tokens_per_micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Prompt and completion tokens in one forward and backward, padding included where there is any. Halved, and kept
+    """Prompt and completion tokens in one forward and backward pass, padding included where there is any. Halved, and kept
     so, when the device runs out of memory. `auto`: 32,768 where rows are packed, 16,384 elsewhere."""
     layout: Literal["auto", "padded", "packed"] = "auto"
     """`packed` trains on one sequence without padding, in which each prompt stands once (Llama, Qwen2 and Qwen3 models

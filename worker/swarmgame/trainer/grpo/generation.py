@@ -1,7 +1,7 @@
-"""Generation by all ranks of a peer: prompts are dealt out, sampled, and gathered again in their order.
+"""Generation by all ranks of a peer: prompts are divided, sampled, and gathered again in their order.
 
-Invariant: what is sampled is a function of seeds, prompts, weights and the number of ranks, never of what the process
-did before, nor of how many rollouts its device had memory for at once.
+Invariant: the samples are a function of seeds, prompts, weights and the number of ranks. They depend neither on earlier
+calls nor on how many rollouts fit into the device's memory at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
-    """The sampler that the manifest names.
+    """Return the sampler that the manifest names.
 
     Raises:
         InvalidManifest: graphs where there is no CUDA device; a server that cannot be started.
@@ -64,7 +64,7 @@ class Generation:
     def __call__(
         self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, *, seed: int
     ) -> list[list[Sampled]]:
-        """`n` completions of each prompt, in the order of the prompts, on every rank.
+        """Return `n` completions of each prompt, in the order of the prompts, on every rank.
 
         Args:
             seed: of this rank; ranks must differ.
@@ -97,11 +97,11 @@ class Generation:
     def _batch(
         self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, seed: int, *, first_row: int
     ) -> list[list[Sampled]]:
-        """Sample as many of the first prompts as there is memory for, in batches of one size where that can be: a
-        sampler keeps what it made for one.
+        """Sample as many of the first prompts as fit into memory, in batches of one size where possible: a sampler
+        keeps what it made for one size.
 
-        Without memory, what the sampler holds is given back first; then fewer rollouts are sampled at once, then fewer
-        prompts in one call.
+        When memory runs out, the sampler first releases what it holds; then fewer rollouts are sampled at once, then
+        fewer prompts in one call.
         """
         most_prompts, has_released = len(prompts), False
         while True:

@@ -1,6 +1,6 @@
-"""What a game's author may choose about the loss. Names and meaning are TRL's; the mathematics is in `loss.py`.
+"""The options of the loss. Names and meaning are TRL's; the formulas are in `loss.py`.
 
-Invariant: a combination that would silently mean something else is an error here, before anything starts.
+A combination of options whose meaning would silently differ is an error here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "gspo", "luspo", 
 
 
 class LossOptions(Config):
-    """What is minimised. Names and meaning are TRL's, but for `importance_*`, which TRL calls
-    `vllm_importance_sampling_*`.
-    """
+    """The loss. Names and meaning are TRL's, except `importance_*`, which TRL calls `vllm_importance_sampling_*`."""
 
     loss_type: LossType = Field("dapo", alias="loss")
     """Which member of the family. `grpo`: mean over rollouts of the mean over tokens. `dapo`, `bnpo`: mean over the
@@ -37,9 +35,9 @@ class LossOptions(Config):
     importance_sampling_level: Literal["token", "sequence"] = "token"
     """One ratio a token, or one a rollout (the geometric mean over its tokens). `gspo` is always `sequence`."""
     top_entropy_quantile: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Learn only from this share of the tokens, those of the highest entropy."""
+    """Train only on this share of the tokens, those of the highest entropy."""
     mask_truncated_completions: bool = False
-    """Do not learn from rollouts that ended because the token budget ran out."""
+    """Do not train on rollouts that ended because the token budget ran out."""
     off_policy_mask_threshold: Annotated[float, Field(gt=0)] | None = None
     """Drop rollouts with a negative advantage whose mean log-ratio to their sampler exceeds this."""
     sapo_temperature_pos: Annotated[float, Field(gt=0)] = 1.0

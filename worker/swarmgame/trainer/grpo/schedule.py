@@ -1,6 +1,6 @@
-"""The learning rate as a pure function of how many rounds this policy has trained in.
+"""The learning rate as a pure function of the number of rounds in which this policy has trained.
 
-A peer that joins late warms up like any other: the count is its own, not the swarm's.
+It is the peer's own count, not the swarm's, so a peer that joins late also warms up.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from swarmgame.trainer.grpo.config import GRPOConfig
 
 
 def learning_rate(config: GRPOConfig, rounds: int) -> float:
-    """The rate for the round after `rounds` others.
+    """Return the rate for the round after `rounds` others.
 
     Linear warm-up to `config.learning_rate`, reached in the last round of the warm-up; then constant, or falling to
     zero at `total_rounds`.

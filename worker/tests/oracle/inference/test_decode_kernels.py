@@ -141,7 +141,7 @@ def test_tokens_are_those_of_the_inverted_distribution(vocabulary, temperature):
     eos = torch.tensor([4, 11], device=DEVICE)
     token, logprob = kernels.sample_tokens(logits, source, uniforms, forbid, eos, temperature)
     expected, expected_logprob = ops.sample_tokens(logits, source, uniforms, forbid, eos, temperature)
-    # fp32 sums against fp64 ones: a number on a boundary may fall to the neighbour.
+    # fp32 sums against fp64 ones: a number on a boundary may fall to the next token.
     assert (token == expected).float().mean() > 0.9
     scaled = (logits / temperature).log_softmax(-1)[source]
     torch.testing.assert_close(logprob, scaled.gather(1, token[:, None])[:, 0], atol=2e-5, rtol=1e-5)
@@ -152,7 +152,7 @@ def test_tokens_are_those_of_the_inverted_distribution(vocabulary, temperature):
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
-def test_a_whole_call_on_kernels_samples_what_the_definitions_sample(architecture):
+def test_a_complete_call_on_kernels_samples_what_the_definitions_sample(architecture):
     """More completions than lanes: they wait, take the lanes of finished ones, and the last go on with fewer lanes."""
     model = tiny(architecture)
     params, budgets = SamplingParams(10, min_new_tokens=2, temperature=1.1), [10, 4, 7, 1]

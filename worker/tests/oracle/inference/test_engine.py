@@ -179,7 +179,7 @@ def test_an_update_of_the_weights_in_place_is_seen_by_the_next_call():
     )
 
 
-def test_what_cannot_be_captured_runs_as_it_is_and_says_so_once(monkeypatch, caplog):
+def test_what_cannot_be_captured_runs_without_and_one_warning_is_logged(monkeypatch, caplog):
     def refused(*_, **__):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 

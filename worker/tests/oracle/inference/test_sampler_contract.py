@@ -165,8 +165,8 @@ def test_eos_is_not_drawn_before_the_minimum_length(make):
     fresh = completions(make(tiny()).sample(PROMPTS, 25, SamplingParams(12, min_new_tokens=7), 4))
     assert min(len(completion.token_ids) for completion in fresh) >= 8
     assert any(completion.stopped for completion in fresh)
-    whole = completions(make(tiny()).sample(PROMPTS, 5, SamplingParams(12, min_new_tokens=12), 4))
-    assert {(len(completion.token_ids), completion.stopped) for completion in whole} == {(12, False)}
+    complete = completions(make(tiny()).sample(PROMPTS, 5, SamplingParams(12, min_new_tokens=12), 4))
+    assert {(len(completion.token_ids), completion.stopped) for completion in complete} == {(12, False)}
 
 
 def test_the_same_seed_gives_the_same_completions_and_another_seed_others(make):
@@ -189,8 +189,10 @@ def test_each_prompt_has_its_own_budget(make):
     sampler, budgets = make(tiny()), [3, 20, 1, 12]
     free = sampler.sample(PROMPTS, 8, SamplingParams(20), 6)
     bounded = sampler.sample(PROMPTS, 8, SamplingParams(20), 6, budgets=budgets)
-    for group, whole, budget in zip(bounded, free, budgets, strict=True):
-        assert [completion.token_ids for completion in group] == [completion.token_ids[:budget] for completion in whole]
+    for group, complete, budget in zip(bounded, free, budgets, strict=True):
+        assert [completion.token_ids for completion in group] == [
+            completion.token_ids[:budget] for completion in complete
+        ]
         assert all(completion.stopped == (completion.token_ids[-1] == EOS) for completion in group)
     with pytest.raises(ValueError, match="one a prompt, each of 1 to 20 tokens"):
         sampler.sample(PROMPTS, 8, SamplingParams(20), 6, budgets=[3, 21, 1, 12])
@@ -232,7 +234,7 @@ def test_impossible_parameters_are_refused(wrong):
 
 
 def test_finished_rows_leave_the_batch_and_the_prompt_is_read_once():
-    """Counts the rows that the model really sees: nobody is carried to the end for others' sake."""
+    """Counts the rows of the model's input: finished rows are not computed to the end."""
     model, seen = tiny(), []
     model.register_forward_pre_hook(
         lambda _, __, arguments: seen.append(arguments["input_ids"].shape[0]), with_kwargs=True

@@ -82,7 +82,7 @@ def test_a_model_with_lora_adapters_gets_gradients_in_them_alone(model):
     assert all("lora_" in name for name in touched)
 
 
-def test_entropy_is_none_when_not_asked_for_and_never_carries_a_gradient(model):
+def test_entropy_is_none_when_not_requested_and_never_carries_a_gradient(model):
     assert completion_logprobs(model, PROMPTS, COMPLETIONS, 1.0, with_entropy=False)[1] is None
     assert not completion_logprobs(model, PROMPTS, COMPLETIONS, 1.0, with_entropy=True)[1].requires_grad
 

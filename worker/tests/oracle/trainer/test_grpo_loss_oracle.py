@@ -25,8 +25,8 @@ ADVANTAGES = [1.2, -0.7, 0.0, -1.5, 0.4, 0.9]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    words = {"<pad>": PAD, "<eos>": EOS} | {f"w{number}": number for number in range(2, VOCABULARY)}
-    plain = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    vocabulary = {"<pad>": PAD, "<eos>": EOS} | {f"w{number}": number for number in range(2, VOCABULARY)}
+    plain = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
     plain.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="<eos>")
 
@@ -242,7 +242,7 @@ def gspo_loss(folder):
         *((loss_type, mode) for loss_type in ("dapo", "grpo", "vespo") for mode in ("token_truncate", "token_mask")),
     ],
 )
-def test_foreign_rollouts_weigh_as_trl_weighs_those_of_vllm(folder, tokenizer, loss_type, mode):
+def test_remote_rollouts_are_weighted_as_trl_weights_those_of_vllm(folder, tokenizer, loss_type, mode):
     options = {"loss_type": loss_type, "importance_mode": mode, "importance_cap": 1.3, "importance_floor": 0.5}
     assert_equal(ours_and_theirs(folder, tokenizer, options, sender_noise=perturbed(3, 0.5)))
 

@@ -119,11 +119,11 @@ for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 1e-5)):
             for one, other in zip(ours, expected, strict=True):
                 torch.testing.assert_close(one, other, atol=5e-5, rtol=1e-5)
             upstream = torch.randn(3, generator=generator)
-            wanted = gradient_rows(logits, target, expected[2], upstream, temperature).to(dtype)
+            reference = gradient_rows(logits, target, expected[2], upstream, temperature).to(dtype)
             found = logits.clone()
             kernels.gradient_(found, target, ours[2], upstream, temperature, block=16)
             atol, rtol = 5e-5 if dtype == torch.float32 else 2e-2, 1e-2 if dtype == torch.bfloat16 else 1e-4
-            torch.testing.assert_close(found, wanted, atol=atol, rtol=rtol)
+            torch.testing.assert_close(found, reference, atol=atol, rtol=rtol)
 print("equal")
 """
 

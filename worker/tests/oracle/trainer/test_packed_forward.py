@@ -155,7 +155,7 @@ def test_one_compiled_layer_serves_all_layers_and_all_lengths(caplog: pytest.Log
     assert "could not be compiled" not in caplog.text
 
 
-def test_a_layer_that_cannot_be_compiled_runs_uncompiled_and_one_warning_says_why(
+def test_a_layer_that_cannot_be_compiled_runs_uncompiled_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:

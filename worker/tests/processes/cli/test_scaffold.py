@@ -1,4 +1,4 @@
-"""`swarmgame new`: what it makes passes its own tests, validates, and never replaces anything."""
+"""`swarmgame new`: a new game passes its own tests and validates, and nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_new_game_passes_the_dry_run(tmp_path: Path, kind: GameKind) -> None:
 
 
 @pytest.mark.parametrize("kind", GameKind)
-def test_a_new_game_is_written_as_the_house_writes(tmp_path: Path, kind: GameKind) -> None:
+def test_a_new_game_passes_the_linter_and_the_formatter(tmp_path: Path, kind: GameKind) -> None:
     folder = scaffold("my-game", kind, tmp_path)
     settings = Path(__file__).parents[4] / "pyproject.toml"
     for check in (["check"], ["format", "--check"]):

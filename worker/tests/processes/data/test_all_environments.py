@@ -37,12 +37,12 @@ def test_every_dataset_is_deterministic_right_by_its_own_answer_and_deaf_to_garb
         name for name, result in found.items() if result.own_answer is None or result.own_answer < 0.99
     } == NOT_SOLVED_BY_OWN_ANSWER
     assert all(found[name].garbage > 0.25 for name in LENIENT)
-    # Those that raise on garbage are known; whoever else does, scores 0 as well, but deserves a look.
+    # The environments that raise on garbage are known; any other that raises also scores 0, but needs an inspection.
     assert {name for name, result in found.items() if result.exceptions} >= {"prime_factorization"}
     assert len(GARBAGE) >= 8
 
 
-def test_a_dataset_that_is_kept_and_seeded_anew_asks_what_a_fresh_one_does(sandbox: Sandbox) -> None:
+def test_a_dataset_that_is_kept_and_reseeded_makes_the_questions_of_a_new_one(sandbox: Sandbox) -> None:
     seeds = [derive_seed("kept", index) for index in range(3)]
     for name in sorted(KEPT - {"codeio"}):
         kept = sandbox.call_untrusted(f"{MODULE}:make", [[name, {}, seed] for seed in seeds], deadline=10)

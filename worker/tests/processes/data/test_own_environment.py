@@ -19,7 +19,7 @@ from swarmgame import Config
 from swarmgame.data.environments import Environment, GeneratedQuestion
 
 class Doubling(Environment):
-    """Asks for twice a number."""
+    """Questions about twice a number."""
 
     class Config(Config):
         largest: int = 9
@@ -55,7 +55,7 @@ def data_of(config: dict[str, object]) -> ReasoningGymData:
     )
 
 
-def test_it_is_asked_resolved_demonstrated_and_scored_like_any_other(installed: Path) -> None:
+def test_it_is_used_resolved_demonstrated_and_scored_like_any_other(installed: Path) -> None:
     data, reader, rewards = data_of({"largest": 50}), data_of({"largest": 50}), ReasoningGymRewards()
     try:
         round = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a",))

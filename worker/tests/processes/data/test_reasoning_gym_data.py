@@ -15,7 +15,7 @@ from swarmgame.sandbox.client import Sandbox
 
 Make = Callable[..., ReasoningGymData]
 SUMS = {"name": "chain_sum"}
-WORDS = {"name": "spell_backward", "config": {"min_word_len": 3, "max_word_len": 4}}
+SPELLING = {"name": "spell_backward", "config": {"min_word_len": 3, "max_word_len": 4}}
 
 
 @pytest.fixture
@@ -47,30 +47,30 @@ def a_round(number: int = 0, peer: str = "a", **rest: Any) -> Round:
 
 
 def test_questions_are_a_function_of_the_round_and_the_peer(make: Make) -> None:
-    one, other = make([SUMS, WORDS]), make([SUMS, WORDS])
+    one, other = make([SUMS, SPELLING]), make([SUMS, SPELLING])
     assert one.round_data(a_round()) == other.round_data(a_round())
     assert one.round_data(a_round(peer="b")) != one.round_data(a_round(peer="a"))
     assert one.round_data(a_round(1)) != one.round_data(a_round(0))
 
 
-def test_questions_that_were_made_ahead_are_not_made_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = make([SUMS, WORDS])
+def test_questions_that_were_made_ahead_are_not_made_twice(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make([SUMS, SPELLING])
     made = data.round_data(a_round())
-    asked: list[int] = []
-    monkeypatch.setattr(data, "_call", lambda levels, seeds, function="make": asked.append(len(levels)) or [])
+    made_again: list[int] = []
+    monkeypatch.setattr(data, "_call", lambda levels, seeds, function="make": made_again.append(len(levels)) or [])
     assert data.round_data(a_round()) == made
-    assert sum(asked) == 0
+    assert sum(made_again) == 0
 
 
 def test_shared_questions_are_the_same_for_all_peers(make: Make) -> None:
-    data = make([SUMS, WORDS], shared=True)
+    data = make([SUMS, SPELLING], shared=True)
     assert data.round_data(a_round(peer="a")) == data.round_data(a_round(peer="b"))
 
 
-def test_another_peer_makes_the_same_item_from_its_reference(make: Make) -> None:
+def test_another_peer_regenerates_the_same_question_from_its_reference(make: Make) -> None:
     mix = [
         SUMS,
-        WORDS,
+        SPELLING,
         {"name": "word_ladder"},
         {"name": "isomorphic_strings"},
         {"name": "polynomial_multiplication"},
@@ -104,7 +104,7 @@ def test_a_reference_to_a_held_out_question_is_refused(make: Make) -> None:
     assert data.resolve(data.evaluation_data(1)[0].reference) is None
 
 
-def test_references_of_other_games_and_nonsense_are_refused(make: Make) -> None:
+def test_invalid_references_and_those_of_other_games_are_refused(make: Make) -> None:
     data = make([SUMS])
     good = data.round_data(a_round())[0].reference
     assert data.resolve(good) is not None
@@ -122,27 +122,27 @@ def test_references_of_other_games_and_nonsense_are_refused(make: Make) -> None:
     assert [data.resolve(reference) for reference in bad] == [None] * len(bad)
 
 
-def test_specialists_ask_only_their_own_environments(make: Make) -> None:
-    data = make([SUMS, WORDS], specialties=[["chain_sum"], ["spell_backward"]], questionsPerRound=16)
+def test_peers_with_specialties_use_only_their_own_environments(make: Make) -> None:
+    data = make([SUMS, SPELLING], specialties=[["chain_sum"], ["spell_backward"]], questionsPerRound=16)
     assert {question.reference.environment for question in data.round_data(a_round(peer="a"))} == {"chain_sum"}
     assert {question.reference.environment for question in data.round_data(a_round(peer="b"))} == {"spell_backward"}
 
 
-def test_weights_decide_how_often_an_environment_is_asked(make: Make) -> None:
-    data = make([{**SUMS, "weight": 3}, WORDS], questionsPerRound=400)
+def test_weights_decide_how_often_an_environment_is_drawn(make: Make) -> None:
+    data = make([{**SUMS, "weight": 3}, SPELLING], questionsPerRound=400)
     share = sum(question.reference.environment == "chain_sum" for question in data.round_data(a_round())) / 400
     assert 0.68 < share < 0.82
 
 
-def test_later_stages_ask_only_our_own_questions(make: Make) -> None:
+def test_later_stages_use_only_our_own_questions(make: Make) -> None:
     data = make([SUMS], questionsPerRound=2)
     round = a_round()
-    own, foreign = data.round_data(round), data.round_data(a_round(peer="b"))
+    own, remote = data.round_data(round), data.round_data(a_round(peer="b"))
     state = GameState.begin(round, own)
     groups = tuple(Group(prompt, (Rollout("7"),)) for prompt in data.stage_inputs(state, 0))
     state = state.with_contribution(
         Contribution("a", 0, 0, groups, {question.id: question.reference for question in own})
-    ).with_questions(foreign)
+    ).with_questions(remote)
     assert len(state.questions) == 4
     assert [prompt.question_id for prompt in data.stage_inputs(state, 1)] == [question.id for question in own]
 
@@ -169,8 +169,8 @@ def test_demonstrations_are_deterministic_and_leave_out_what_has_no_right_answer
 def test_the_fingerprint_tells_games_apart_and_ignores_what_does_not_matter(make: Make) -> None:
     prints = {
         make([SUMS]).fingerprint,
-        make([WORDS]).fingerprint,
-        make([SUMS, WORDS]).fingerprint,
+        make([SPELLING]).fingerprint,
+        make([SUMS, SPELLING]).fingerprint,
         make([{**SUMS, "config": {"max_terms": 3}}]).fingerprint,
         make([SUMS], answerFormat="tagged").fingerprint,
     }
@@ -178,7 +178,7 @@ def test_the_fingerprint_tells_games_apart_and_ignores_what_does_not_matter(make
     assert make([SUMS], questionsPerRound=3).fingerprint == make([SUMS], seed=9).fingerprint
 
 
-def test_a_composite_asks_its_parts_and_any_peer_resolves_them(make: Make) -> None:
+def test_a_composite_draws_from_its_members_and_any_peer_resolves_them(make: Make) -> None:
     parts = [{"name": "gcd"}, {"name": "chain_sum", "weight": 2.0, "config": {"max_terms": 3}}]
     data, reader = (
         make([{"name": "composite", "config": {"datasets": parts}}], questionsPerRound=24) for _ in range(2)

@@ -19,7 +19,7 @@ from swarmgame_api.sampler import SERVER_ENVIRONMENT, VllmOptions
 
 SERVER = textwrap.dedent(
     '''
-    """Answers /health, has a child of its own, and notes both; `--habit=` says what it does wrong."""
+    """Answers /health, starts a child, and writes both process ids to a file; `--habit=` selects a fault."""
     import http.server, os, subprocess, sys, time
     from pathlib import Path
 
@@ -194,7 +194,7 @@ def test_one_that_ends_while_starting_is_temporary_with_its_last_lines(servers: 
     assert gone(servers.pids())
 
 
-def test_one_that_is_not_ready_in_time_is_ended_and_says_what_to_raise(servers: Servers) -> None:
+def test_one_that_is_not_ready_in_time_is_ended_and_the_error_names_the_setting(servers: Servers) -> None:
     process = servers("sleeps", startup_seconds=1)
     with pytest.raises(
         Temporary,

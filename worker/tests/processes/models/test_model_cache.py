@@ -24,7 +24,7 @@ def _make(cache: Path, barrier: object) -> None:
     load_model(source, dtype=torch.float32, device="cpu")
 
 
-def test_four_processes_that_want_the_same_model_at_once_all_get_it_whole(tmp_path: Path) -> None:
+def test_four_processes_that_need_the_same_model_at_once_all_get_it_complete(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(4)
     processes = [context.Process(target=_make, args=(tmp_path, barrier)) for _ in range(4)]

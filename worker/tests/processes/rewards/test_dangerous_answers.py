@@ -42,7 +42,9 @@ def score(sandbox: Sandbox, name: str, *answers: str, seed: int = 5) -> list[Cal
 
 
 @pytest.mark.parametrize("name", DANGEROUS)
-def test_a_program_scores_nothing_leaves_no_file_and_stops_nobody(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+def test_a_program_scores_nothing_leaves_no_file_and_stops_no_other_answer(
+    sandbox: Sandbox, tmp_path: Path, name: str
+) -> None:
     target = tmp_path / "breach"
     programs = [program.format(path=str(target)) for program in PROGRAMS.values()]
     seed = derive_seed(name, 5)
@@ -53,7 +55,7 @@ def test_a_program_scores_nothing_leaves_no_file_and_stops_nobody(sandbox: Sandb
     assert max(outcome.value or 0.0 for outcome in outcomes[:-1]) <= LITTLE
     assert list(tmp_path.iterdir()) == []
     assert outcomes[-1].value == 1.0
-    # The texts do reach `eval`: the guard met them, and said so.
+    # The texts reach `eval`: the guard refused and reported them.
     assert "program" in {outcome.breach for outcome in outcomes[:-1]}
 
 

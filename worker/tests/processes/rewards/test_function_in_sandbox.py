@@ -23,7 +23,7 @@ def score(item, text):
             pass
     if text == "nan":
         return math.nan
-    if text == "words":
+    if text == "text":
         return "good"
     return DOUBLE * float(text == item["answer"])
 """
@@ -57,7 +57,7 @@ def state_of(folder: Path, *texts: str) -> GameState:
 
 
 def test_it_scores_cannot_write_and_its_failures_cost_only_themselves(rewards: FunctionRewards, folder: Path) -> None:
-    scores = rewards.rewards(state_of(folder, "4", "5", "write", "nan", "words", "loop", "4"))
+    scores = rewards.rewards(state_of(folder, "4", "5", "write", "nan", "text", "loop", "4"))
     assert list(scores.values()) == [[2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0]]
     assert not (folder / "breach").exists()
     assert rewards.counters() == {"sandbox_exception": 1, "sandbox_timeout": 1, "rewards_not_finite": 2}

@@ -1,4 +1,4 @@
-"""The `reasoning-gym` rewards: one path for our own words and for those of others."""
+"""The `reasoning-gym` rewards: the same code for our own answers and for remote ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def state_of(
     question: Question | None = None,
     reason: FinishReason = FinishReason.STOP,
 ) -> GameState:
-    """Peers say these things about one item."""
+    """Return a state with these answers of each peer to one question."""
     question = question or data.round_data(ROUND)[0]
     state = GameState.begin(ROUND, [question])
     for peer, texts in answers.items():
@@ -87,7 +87,7 @@ def test_a_scorer_that_raises_is_a_score_of_0_and_a_count(data: ReasoningGymData
     assert rewards.counters()["sandbox_exception"] == before + 1
 
 
-def test_a_strangers_bombs_cost_nobody_else_their_reward(
+def test_one_authors_breaches_do_not_affect_the_rewards_of_others(
     data: ReasoningGymData, rewards: ReasoningGymRewards, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox, "_deadline", 0.5)
@@ -101,17 +101,17 @@ def test_a_strangers_bombs_cost_nobody_else_their_reward(
     assert rewards.counters()["sandbox_not_run"] >= 5
 
 
-def test_a_score_is_remembered(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
+def test_a_score_is_cached(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
     state = state_of(data, {"a": ["1", "2", "1"]})
     first = rewards.rewards(state)
-    rewards._sandbox.call_untrusted = None  # type: ignore[method-assign, union-attr, assignment] — asking again would fail
+    rewards._sandbox.call_untrusted = None  # type: ignore[method-assign, union-attr, assignment] — a second call would fail
     try:
         assert rewards.rewards(state) == first
     finally:
         del rewards._sandbox.call_untrusted  # type: ignore[union-attr]
 
 
-def test_an_answer_too_long_is_not_looked_at(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
+def test_an_answer_that_is_too_long_scores_0_unread(data: ReasoningGymData, rewards: ReasoningGymRewards) -> None:
     assert scores(rewards, state_of(data, {"a": ["1" * 10_000]})) == {"a": [0]}
     assert rewards.counters()["answers_too_long"] == 1
 

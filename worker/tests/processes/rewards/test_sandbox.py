@@ -1,4 +1,4 @@
-"""The sandbox: calls that break out, run away or fall over cost themselves and nobody else."""
+"""The sandbox: calls that break a limit affect no other call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def outcome_of(box: Sandbox, expression: str) -> str:
     return outcome.breach or repr(outcome.value)
 
 
-def test_what_is_locked_is_said(box: Sandbox) -> None:
+def test_the_restrictions_are_listed(box: Sandbox) -> None:
     assert "resource limits" in box.protections
     assert (f"landlock {landlock.abi()}" in box.protections) == (landlock.abi() > 0)
 

@@ -1,4 +1,4 @@
-"""The libp2p backend keeps the contract, with real daemons and real sockets; and what only it can get wrong."""
+"""The libp2p backend keeps the contract, with real daemons and real sockets; and the faults that are specific to it."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def _made(path: Path) -> Path:
 def test_a_port_that_is_taken_is_an_error_that_names_it_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from swarmgame.swarm.hivemind_backend import HivemindCommunication
     from swarmgame.swarm.transports import libp2p
+    from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
     monkeypatch.setattr(libp2p, "_START_ATTEMPTS", 1)
     before = daemons()
@@ -88,14 +88,14 @@ def test_a_port_that_is_taken_is_an_error_that_names_it_and_leaves_nothing(
 
 
 def test_when_no_initial_peer_answers_a_join_that_needs_one_says_so(tmp_path: Path) -> None:
-    from swarmgame.swarm.hivemind_backend import HivemindCommunication
+    from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
-    nobody = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.named('nobody').peer}"
+    offline = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.named('offline').peer}"
     with pytest.raises(Temporary, match="no peer of run"):
-        HivemindCommunication("run", tmp_path / "key", 0, [nobody], host="127.0.0.1").join(
+        HivemindCommunication("run", tmp_path / "key", 0, [offline], host="127.0.0.1").join(
             at_least=2, timeout_seconds=2.0
         )
-    alone = HivemindCommunication("run", tmp_path / "key", 0, [nobody], host="127.0.0.1")
+    alone = HivemindCommunication("run", tmp_path / "key", 0, [offline], host="127.0.0.1")
     alone.join(at_least=1, timeout_seconds=10.0)
     assert alone.collect(0, 0, gather()).closed_by is ClosedBy.ISOLATED
     alone.leave()
@@ -106,9 +106,9 @@ CHILD = """
     sys.path.insert(0, sys.argv[1])
     from pathlib import Path
     from contributions import make_contribution
-    from swarmgame.swarm.hivemind_backend import HivemindCommunication
-    from swarmgame.swarm.settings import Settings
-    peer = HivemindCommunication("contract", Path(sys.argv[2]), 0, sys.argv[3:], host="127.0.0.1", settings=Settings(heartbeat_seconds=1.0))
+    from swarmgame.swarm.transports.libp2p import HivemindCommunication
+    from swarmgame.swarm.settings import SwarmSettings
+    peer = HivemindCommunication("contract", Path(sys.argv[2]), 0, sys.argv[3:], host="127.0.0.1", settings=SwarmSettings(heartbeat_seconds=1.0))
     peer.join(at_least=2, timeout_seconds=60)
     peer.publish(make_contribution(peer.peer, 0))
     print("ready", flush=True)
@@ -116,7 +116,7 @@ CHILD = """
 """
 
 
-def test_a_process_killed_in_the_middle_hangs_nobody_and_its_daemon_dies_with_it(
+def test_a_killed_process_hangs_no_other_peer_and_its_daemon_dies_with_it(
     swarm: Libp2pSwarm, tmp_path: Path, contribution_of: Any
 ) -> None:
     ann = swarm.peer("ann")
@@ -150,7 +150,7 @@ def test_a_process_killed_in_the_middle_hangs_nobody_and_its_daemon_dies_with_it
         for peer in (ann, bob):
             collected = peer.collect(1, 0, gather(1.0, 60.0))
             assert collected.closed_by is ClosedBy.QUORUM
-            assert [said.peer for said in collected.contributions] == [
+            assert [each.peer for each in collected.contributions] == [
                 other.peer for other in (ann, bob) if other is not peer
             ]
             assert len(collected.members) == 2
@@ -173,7 +173,7 @@ def test_a_heartbeat_is_stored_by_every_replica_and_costs_no_more_in_a_full_dire
         bob._thread.run(there._node.store(there._directory, b"x" * 300, expires, subkey=str(number)))
 
     before = here.traffic.bytes_sent + here.traffic.bytes_received
-    # It replaces what ann said when it joined only if it lasts longer.
+    # It replaces the heartbeat of ann's join only if it expires later.
     ann._thread.run(here.advertise(b"y" * 300, expires + 3600.0))
     spent = here.traffic.bytes_sent + here.traffic.bytes_received - before
 

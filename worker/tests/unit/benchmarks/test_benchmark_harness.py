@@ -1,4 +1,4 @@
-"""What the benchmarks stand on: the order of arms, claims, the watchdog over peers, the work and the table."""
+"""The benchmarks' shared code: the order of arms, claims, hung peers, the work and the pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-def test_arms_take_turns_and_warm_ups_are_dropped() -> None:
+def test_arms_alternate_and_warm_ups_are_dropped() -> None:
     import harness
 
     order: list[str] = []
@@ -79,13 +79,13 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
-def test_a_peer_that_hangs_is_noticed_and_leaves_no_child_behind(tmp_path: Path) -> None:
+def test_a_hung_peer_is_detected_and_its_children_are_killed(tmp_path: Path) -> None:
     import channel
 
     with channel.Crew(tmp_path / "logs", {"PYTHONPATH": str(BENCHMARKS)}) as crew:
         for _ in range(2):
             crew.start([sys.executable, "-c", PEER])
-        answers = crew.ask({"number": 1}, 60)
+        answers = crew.request({"number": 1}, 60)
         assert [answer and answer["number"] for answer in answers] == [1, 1]
         children = [answer["child"] for answer in answers if answer]
         crew.peers[0].send({"hang": True})
@@ -101,7 +101,7 @@ def test_a_peer_that_hangs_is_noticed_and_leaves_no_child_behind(tmp_path: Path)
     assert not any(map(_alive, children))
 
 
-def test_what_the_works_model_says_is_read_back_as_the_same_ids(tmp_path: Path) -> None:
+def test_the_works_model_decodes_and_encodes_to_the_same_ids(tmp_path: Path) -> None:
     import work
 
     from swarmgame.models.loading import Source, load_tokenizer
@@ -139,30 +139,53 @@ def _result(name: str) -> dict[str, Any] | None:
     }
 
 
-def test_the_table_is_made_from_the_results_and_shows_what_was_missed(
+def test_the_pages_are_made_from_the_results_and_show_missed_claims(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import table
 
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    page, readme = tmp_path / "benchmarks.md", tmp_path / "README.md"
+    for path in (page, readme):
+        path.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    monkeypatch.setattr(table, "PAGE", page)
     monkeypatch.setattr(table, "README", readme)
     monkeypatch.setattr(table, "result", _result)
     monkeypatch.setattr(sys, "argv", ["table.py", "--check"])
-    with pytest.raises(SystemExit, match="not what"):
+    with pytest.raises(SystemExit, match=r"benchmarks\.md is not"):
         table.main()
     monkeypatch.setattr(sys, "argv", ["table.py"])
     table.main()
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert (
-        "| Exchange, 8 peers × 1 KiB | GenRL 0.3.0: 1.20 s, 40 of 40 whole | 50 ms, 40 of 40 whole | **24.0×** |"
-        in text
+    small = (
+        "| Exchange, 8 peers × 1 KiB | GenRL 0.3.0: 1.20 s, 40 of 40 complete | 50 ms, 40 of 40 complete | **24.0×** |"
     )
-    assert "| Exchange, 8 peers × 256 KiB | GenRL 0.3.0: 0 of 8 whole, 8 hung | 50 ms, 40 of 40 whole |  |" in text
+    large = "| Exchange, 8 peers × 256 KiB | GenRL 0.3.0: 0 of 8 complete, 8 hung | 50 ms, 40 of 40 complete |  |"
+    assert small in text
+    assert large in text
     assert "missed: a figure: 1, expected at most 0" in text
+    assert small not in readme.read_text()
+    assert large in readme.read_text()
+    assert "Claims: 1, missed: 1." in readme.read_text()
     monkeypatch.setattr(sys, "argv", ["table.py", "--check"])
-    with pytest.raises(SystemExit) as ended:
+    table.main()
+
+
+def test_the_readme_has_five_headline_figures_and_both_pages_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    import table
+
+    assert sum(row.headline for row in table._rows()) == 5
+    monkeypatch.setattr(sys, "argv", ["table.py", "--check"])
+    table.main()
+
+
+def test_a_page_without_marks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import table
+
+    page = tmp_path / "benchmarks.md"
+    page.write_text("no marks\n")
+    monkeypatch.setattr(table, "PAGE", page)
+    monkeypatch.setattr(sys, "argv", ["table.py"])
+    with pytest.raises(SystemExit, match="there is no place for the table"):
         table.main()
-    assert ended.value.code == 0

@@ -38,7 +38,7 @@ def test_evaluation_and_other_configurations_are_not_resolved() -> None:
     assert ChessData().resolve(good) is None
 
 
-def test_rewards_tell_mate_from_a_legal_move_from_nonsense() -> None:
+def test_rewards_distinguish_mate_a_legal_move_and_an_invalid_text() -> None:
     data, rewards = ChessData(ChessConfig(questions_per_round=1)), ChessRewards()
     question = data.round_data(ROUND)[0]
     board = chess.Board(question.metadata["fen"])
@@ -70,7 +70,7 @@ def test_an_action_that_promotes_takes_a_queen() -> None:
     assert parse_move(board, str(64 * chess.A7 + chess.A8)) == chess.Move.from_uci("a7a8q")
 
 
-def test_planes_hold_the_whole_position() -> None:
+def test_planes_encode_the_complete_position() -> None:
     start = planes(chess.Board())
     assert start.shape == (18, 8, 8)
     assert start[:12].sum() == 32

@@ -46,13 +46,13 @@ def test_a_level_stays_on_the_ladder_and_a_resumed_one_goes_the_same_way(
     rewards: list[float], levels: int, start: int, cut: int
 ) -> None:
     config = CurriculumConfig(window=3, start_level=start)
-    whole, half, rest = (CurriculumLevel(config, levels) for _ in range(3))
+    complete, half, rest = (CurriculumLevel(config, levels) for _ in range(3))
     for reward in rewards:
-        whole.add(reward)
-        assert 0 <= whole.level < levels
+        complete.add(reward)
+        assert 0 <= complete.level < levels
     for reward in rewards[:cut]:
         half.add(reward)
     rest.load_state_dict(half.state_dict())
     for reward in rewards[cut:]:
         rest.add(reward)
-    assert rest.state_dict() == whole.state_dict()
+    assert rest.state_dict() == complete.state_dict()

@@ -48,7 +48,7 @@ def test_the_digits_need_no_download() -> None:
     )
 
 
-def test_held_out_digits_are_never_asked() -> None:
+def test_held_out_digits_are_in_no_round() -> None:
     data = images(DIGITS)
     held_out = data.evaluation_data(10_000)
     assert 100 < len(held_out) < 300
@@ -65,7 +65,7 @@ def test_a_folder_of_classes_is_read_in_one_order(folder: Path) -> None:
     assert images(folder).round_data(replace(ROUND, peer="b")) == data.round_data(ROUND)
 
 
-def test_size_and_channels_are_as_asked(folder: Path) -> None:
+def test_size_and_channels_are_as_configured(folder: Path) -> None:
     assert images(folder, size=5, channels=1).shape == (1, 5, 5)
     assert images(DIGITS, size=16, channels=3).shape == (3, 16, 16)
 

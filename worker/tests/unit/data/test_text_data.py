@@ -134,7 +134,7 @@ def test_demonstrations_come_from_their_own_rows_again_and_again(tmp_path: Path)
         ({"questionsPerRound": 1000}, "questionsPerRound"),
     ],
 )
-def test_what_the_data_does_not_have_is_said(tmp_path: Path, rest: dict[str, Any], path: str) -> None:
+def test_what_the_data_lacks_is_an_invalid_manifest(tmp_path: Path, rest: dict[str, Any], path: str) -> None:
     with pytest.raises(InvalidManifest) as caught:
         text(json_lines(tmp_path), **rest)
     assert caught.value.problems[0].path == f"spec.game.data.with.{path}"

@@ -1,4 +1,4 @@
-"""Generation by a vLLM server, against a stand-in that speaks its protocol over a tiny model; its log-probabilities are
+"""Generation by a vLLM server, against a stand-in that implements its protocol over a tiny model; its log-probabilities are
 true.
 """
 
@@ -179,7 +179,7 @@ def test_equal_prompts_of_one_call_are_sampled_with_different_seeds(serve):
     assert len({completion.token_ids for completion in flat(groups)}) > 12
 
 
-def test_greedy_completions_are_asked_for_once_and_repeated(serve):
+def test_greedy_completions_are_requested_once_and_repeated(serve):
     model = tiny()
     sampler, server = serve(model)
     groups = sampler.sample(PROMPTS, 3, SamplingParams(8, greedy=True, top_k=5, top_p=0.5), 0)
@@ -322,7 +322,7 @@ def of_both_ranks(work):
     def run(rank):
         try:
             found[rank] = work(rank)
-        except Exception as error:  # noqa: BLE001 — looked at by the test
+        except Exception as error:  # noqa: BLE001 — inspected by the test
             found[rank] = error
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
@@ -379,7 +379,7 @@ LIES = {
         lambda path, answer: {**answer, "choices": answer["choices"][:1]} if path == "/v1/completions" else answer,
         "1 choices for 2",
     ),
-    "foreign ids": (change_choice(token_ids=lambda c: [19] * len(c["token_ids"])), "outside the vocabulary of 19"),
+    "unknown ids": (change_choice(token_ids=lambda c: [19] * len(c["token_ids"])), "outside the vocabulary of 19"),
     "negative ids": (change_choice(token_ids=lambda c: [-1] * len(c["token_ids"])), "outside the vocabulary"),
     "fewer logprobs": (
         change_choice(logprobs=lambda c: {"token_logprobs": c["logprobs"]["token_logprobs"][1:]}),
@@ -433,7 +433,7 @@ def test_a_server_that_is_away_is_temporary_and_names_the_cure(tmp_path):
         sampler.sample(PROMPTS, 2, SamplingParams(4), 0)
 
 
-def test_a_server_that_hangs_up_is_asked_again_for_what_is_missing_alone(serve):
+def test_only_missing_completions_are_requested_again_from_a_server_that_hangs_up(serve):
     sampler, server = serve(tiny())
     dropped = []
 
@@ -452,7 +452,7 @@ def test_a_server_that_hangs_up_is_asked_again_for_what_is_missing_alone(serve):
     assert counts["engine_requests"] < 4 + 4 + 4
 
 
-def test_a_server_that_is_too_slow_is_temporary_and_says_what_to_raise(serve, monkeypatch):
+def test_a_server_that_is_too_slow_is_temporary_and_the_error_names_the_setting(serve, monkeypatch):
     monkeypatch.setattr(vllm_module, "ATTEMPTS", 2)
     sampler, server = serve(tiny(), options={"timeout_seconds": 1})
     server.engine.faults.append(lambda path, answer: time.sleep(1.5) or answer if path == "/v1/completions" else answer)
@@ -494,7 +494,7 @@ def test_a_server_without_the_endpoints_for_weights_is_refused_with_what_it_need
         sampler_for(model, server.url, tmp_path, adapters=adapted).sample(PROMPTS, 2, SamplingParams(4), 0)
 
 
-def test_a_server_that_does_not_see_the_folder_is_told_apart(serve, monkeypatch):
+def test_a_server_that_does_not_see_the_folder_has_its_own_error(serve, monkeypatch):
     sampler, server = serve(tiny())
     missing = (
         500,

@@ -74,7 +74,7 @@ def test_the_hash_of_a_tokenizer_survives_saving_and_sees_what_matters(tmp_path:
     )
 
 
-def test_a_warm_start_stops_at_the_target_and_samples_what_it_says(tmp_path: Path) -> None:
+def test_a_warm_start_stops_at_the_target_and_samples_at_the_reported_accuracy(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     context = ComponentContext(model_uri=f"{SMALL}&accuracy=0.4&steps=2000", cache=tmp_path, demonstrations=Letters())
     source = ensure_model(context)
@@ -82,20 +82,20 @@ def test_a_warm_start_stops_at_the_target_and_samples_what_it_says(tmp_path: Pat
     assert record["reached"]
     assert 0.4 <= record["accuracy"] < 0.95
     model = load_model(source, dtype=torch.float32, device="cpu")
-    asked = Letters().demonstrate(123, 100)
+    demonstrations = Letters().demonstrate(123, 100)
     sampler = EagerSampler(model, [TOKENIZER.eos_token_id], TOKENIZER.pad_token_id)
-    prompts = [TOKENIZER(demonstration.prompt.text)["input_ids"] for demonstration in asked]
+    prompts = [TOKENIZER(demonstration.prompt.text)["input_ids"] for demonstration in demonstrations]
     sampled = sampler.sample(prompts, 4, SamplingParams(8), 0)
     right = [
         completion.stopped
         and TOKENIZER.decode(completion.token_ids, skip_special_tokens=True) == demonstration.completion
-        for demonstration, group in zip(asked, sampled, strict=True)
+        for demonstration, group in zip(demonstrations, sampled, strict=True)
         for completion in group
     ]
     assert sum(right) / len(right) == pytest.approx(record["accuracy"], abs=0.12)
 
 
-def test_a_target_that_cannot_be_reached_ends_at_the_bound_and_says_so(
+def test_a_target_that_cannot_be_reached_ends_at_the_bound_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     context = ComponentContext(model_uri=f"{SMALL}&accuracy=0.9&steps=50", cache=tmp_path, demonstrations=Unlearnable())

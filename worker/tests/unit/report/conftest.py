@@ -1,4 +1,4 @@
-"""A run that never was: what four peers would have written, with a rise, a pause, a stranger and an evaluation."""
+"""The files of an invented run: four peers, a rise, a pause, an unknown peer and an evaluation."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from swarmgame.observability.run_directory import RunDirectory
 MakeRun = Callable[..., RunDirectory]
 
 
-def account(
-    peer: int, number: int, peers: int, environments: int, rounds: int, chance: random.Random
+def line_of(
+    peer: int, number: int, peers: int, environments: int, rounds: int, random_numbers: random.Random
 ) -> dict[str, object]:
-    learnt = 1 / (1 + math.exp(-8 * (number / rounds - 0.4)))
+    progress = 1 / (1 + math.exp(-8 * (number / rounds - 0.4)))
     by_environment = {
-        f"environment_{e}": min(1.0, max(0.0, learnt * (1.0 - 0.15 * (e % 6)) + chance.gauss(0, 0.07)))
+        f"environment_{e}": min(1.0, max(0.0, progress * (1.0 - 0.15 * (e % 6)) + random_numbers.gauss(0, 0.07)))
         for e in range(environments)
     }
     names = [f"16Uiu2HAmPeer{i}" for i in range(peers)]
     slow = number % 17 == 0
-    generate, train = 0.4 + chance.random() * 0.05, 0.6 + chance.random() * 0.05
+    generate, train = 0.4 + random_numbers.random() * 0.05, 0.6 + random_numbers.random() * 0.05
     exchange, rewards, checkpoint = (
-        (0.9 if slow else 0.06) + chance.random() * 0.02,
+        (0.9 if slow else 0.06) + random_numbers.random() * 0.02,
         0.08,
         0.05 if number % 10 == 0 else 0.0,
     )
     evaluation = None
     if number % 10 == 0:
-        average = {**{name: value * 0.9 for name, value in by_environment.items()}, "all": learnt * 0.75}
+        average = {**{name: value * 0.9 for name, value in by_environment.items()}, "all": progress * 0.75}
         evaluation = {
             "average": average,
             "passed": {name: min(1.0, value + 0.15) for name, value in average.items()},
@@ -48,16 +48,16 @@ def account(
         "stage_rewards": [],
         "environments": by_environment,
         "metrics": {
-            "entropy": 2.2 * (1 - 0.7 * learnt) + chance.gauss(0, 0.04),
+            "entropy": 2.2 * (1 - 0.7 * progress) + random_numbers.gauss(0, 0.04),
             "kl": 0.02 * number / rounds,
-            "clip_low": 0.002 + chance.random() * 0.004,
-            "clip_high": 0.004 + chance.random() * 0.004,
+            "clip_low": 0.002 + random_numbers.random() * 0.004,
+            "clip_high": 0.004 + random_numbers.random() * 0.004,
             "loss": -0.1,
         },
         "external": {
             names[(peer + 1) % peers]: 4,
-            names[(peer + 2) % peers]: chance.randint(0, 4),
-            "16Uiu2HAmStranger": int(slow),
+            names[(peer + 2) % peers]: random_numbers.randint(0, 4),
+            "16Uiu2HAmUnknown": int(slow),
         }
         if peers > 1
         else {},
@@ -88,11 +88,14 @@ def make_run(tmp_path: Path) -> MakeRun:
 
     def make(*, peers: int = 4, rounds: int = 120, environments: int = 3, name: str = "quickstart") -> RunDirectory:
         directory = RunDirectory.of(tmp_path, name)
-        chance = random.Random(7)
+        random_numbers = random.Random(7)
         for peer in range(peers):
             files = directory.peer(peer)
             files.root.mkdir(parents=True)
-            lines = [json.dumps(account(peer, number, peers, environments, rounds, chance)) for number in range(rounds)]
+            lines = [
+                json.dumps(line_of(peer, number, peers, environments, rounds, random_numbers))
+                for number in range(rounds)
+            ]
             files.metrics.write_text("\n".join(lines) + "\n")
         directory.manifest.write_text(
             "apiVersion: swarmgame.dev/v1alpha1\nkind: SwarmGame\nmetadata: {name: '<b>quickstart</b>'}\n"

@@ -1,4 +1,4 @@
-"""The report holds everything, needs nothing from elsewhere, and survives runs that have little to say."""
+"""The report is complete and self-contained, and works for runs with few numbers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_what_a_manifest_holds_is_escaped(make_run: MakeRun) -> None:
     assert "&lt;b&gt;quickstart&lt;/b&gt;" in text
 
 
-def test_the_summary_says_what_was_learnt(make_run: MakeRun) -> None:
+def test_the_summary_has_the_rise_of_the_reward(make_run: MakeRun) -> None:
     directory = make_run()
     summary = write_report(directory)
     written: dict[str, Any] = json.loads(directory.summary.read_text())

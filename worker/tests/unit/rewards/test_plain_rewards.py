@@ -46,12 +46,12 @@ def exact(**config: Any) -> ExactRewards:
     return ExactRewards(ExactRewardsConfig.model_validate(config), ComponentContext())
 
 
-def test_words_must_be_equal_but_for_surrounding_space() -> None:
+def test_texts_must_be_equal_except_for_surrounding_space() -> None:
     assert rewards_of(exact(), "Paris", "Paris", " Paris\n", "paris", "in Paris", "") == [1, 1, 0, 0, 0]
     assert rewards_of(exact(ignoreCase=True), "Paris", "PARIS") == [1]
 
 
-def test_a_policy_without_words_answers_with_its_action() -> None:
+def test_a_policy_over_actions_answers_with_its_action() -> None:
     state = state_of("7", Rollout(token_ids=(7,), logprobs=(0.0,)), Rollout(token_ids=(8,), logprobs=(0.0,)))
     assert list(exact().rewards(state).values()) == [[1.0, 0.0]]
 
@@ -63,7 +63,7 @@ def test_numbers_are_the_last_of_the_text_and_never_computed() -> None:
     assert rewards_of(exact(match="number", tolerance=0.1), "100", "95", "80") == [1, 0]
 
 
-def test_choices_are_letters_that_stand_alone() -> None:
+def test_choices_are_single_letters() -> None:
     assert rewards_of(exact(match="choice"), "B", "b", "(B)", "A or B", "B, no: C", "Because", "") == [1, 1, 1, 0, 0, 0]
 
 
@@ -80,14 +80,14 @@ def test_no_text_makes_the_search_for_a_number_raise(text: str) -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.text(alphabet="ab .", max_size=10))
-def test_a_number_is_found_at_the_end_of_words(number: float, words: str) -> None:
-    found = last_number(f"{words} {number!r}")
+def test_a_number_is_found_at_the_end_of_a_text(number: float, text: str) -> None:
+    found = last_number(f"{text} {number!r}")
     assert found is not None
     assert math.isclose(found, number, rel_tol=1e-12)
 
 
 class Half(RewardManager):
-    """A half for everything, not scored for empty words."""
+    """A half for every text; an empty one is not scored."""
 
     full_reward = 0.5
 
@@ -117,7 +117,7 @@ def test_a_composite_is_a_weighted_sum_and_what_is_unscored_stays_so() -> None:
         ({"use": "swarmgame.rewards.exact:ExactRewards", "with": {"tolerence": 1}}, "rewards[0].with.tolerence"),
     ],
 )
-def test_a_composite_says_which_of_its_parts_is_wrong(entry: dict[str, Any], path: str) -> None:
+def test_the_error_of_a_composite_names_the_wrong_member(entry: dict[str, Any], path: str) -> None:
     with pytest.raises(InvalidManifest) as caught:
         composite(entry)
     assert caught.value.problems[0].path == f"spec.game.rewards.with.{path}"

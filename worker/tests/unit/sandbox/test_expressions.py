@@ -63,7 +63,7 @@ def test_what_is_no_expression_is_left_to_eval_to_refuse(text: str) -> None:
     assert why_program(text) == ""
 
 
-def test_a_program_is_heard_of_even_when_the_scorer_swallows_it() -> None:
+def test_a_program_is_reported_even_when_the_scorer_swallows_the_exception() -> None:
     def scorer() -> float:
         try:
             return float(eval("__import__('os').getpid()"))  # noqa: S307 — what scorers do

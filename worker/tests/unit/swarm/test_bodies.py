@@ -1,4 +1,4 @@
-"""Bodies over streams: real sockets, and strangers at either end of them."""
+"""Bodies over streams: real sockets, with untrusted peers at either end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hashlib import sha256
 import pytest
 
 from swarmgame.swarm import bodies
-from swarmgame.swarm.bodies import BodyServer, ask
+from swarmgame.swarm.bodies import BodyServer, request_body
 from swarmgame.swarm.transports.base import Oversized, Traffic
 
 SMALL, LARGE = b"small", bytes(range(256)) * 8192
@@ -21,7 +21,7 @@ def name(body):
 
 
 class Wire:
-    """A socket between those who ask and one who serves."""
+    """A socket between requesting peers and one server."""
 
     def __init__(self, folder, serve):
         self.path, self._serve = str(folder / "socket"), serve
@@ -48,42 +48,44 @@ class Wire:
         while not self.writers or not self.writers[0].transport.is_closing():
             await asyncio.sleep(0.01)
 
-    async def ask(self, body, limit):
-        return await ask(*await self.open(), name(body), limit, Traffic())
+    async def request(self, body, limit):
+        return await request_body(*await self.open(), name(body), limit, Traffic())
 
 
-def keeper(*known):
+def server_with(*known):
     """A server that has these bodies."""
     return BodyServer({name(body): body for body in known}.get, Traffic())
 
 
-def honest(server):
+def handler(server):
     return lambda reader, writer: server.serve("a", reader, writer)
 
 
-def played(scene):
-    asyncio.run(asyncio.wait_for(scene(), 30.0))
+def run(test):
+    asyncio.run(asyncio.wait_for(test(), 30.0))
 
 
 @pytest.mark.parametrize("body", [SMALL, LARGE, b""])
-def test_a_body_comes_whole_at_exactly_its_size(tmp_path, body):
-    async def scene():
-        async with Wire(tmp_path, honest(keeper(body))) as wire:
-            assert await wire.ask(body, len(body)) == body
+def test_a_body_arrives_complete_at_exactly_its_size(tmp_path, body):
+    async def test():
+        async with Wire(tmp_path, handler(server_with(body))) as wire:
+            assert await wire.request(body, len(body)) == body
 
-    played(scene)
+    run(test)
 
 
-def test_what_is_not_there_is_none_and_bodies_come_together(tmp_path):
-    async def scene():
-        async with Wire(tmp_path, honest(keeper(SMALL, LARGE))) as wire:
-            found = await asyncio.gather(*(wire.ask(body, len(LARGE)) for body in (LARGE, b"unknown", SMALL, LARGE)))
+def test_an_unknown_body_is_none_and_bodies_are_served_concurrently(tmp_path):
+    async def test():
+        async with Wire(tmp_path, handler(server_with(SMALL, LARGE))) as wire:
+            found = await asyncio.gather(
+                *(wire.request(body, len(LARGE)) for body in (LARGE, b"unknown", SMALL, LARGE))
+            )
             assert found == [LARGE, None, SMALL, LARGE]
 
-    played(scene)
+    run(test)
 
 
-# ── strangers who answer
+# ── untrusted servers
 def test_a_stream_that_breaks_in_the_middle_of_a_body_is_an_error(tmp_path):
     async def half(reader, writer):
         await reader.readexactly(32)
@@ -91,38 +93,38 @@ def test_a_stream_that_breaks_in_the_middle_of_a_body_is_an_error(tmp_path):
         await writer.drain()
         writer.close()
 
-    async def scene():
+    async def test():
         async with Wire(tmp_path, half) as wire:
             with pytest.raises(EOFError, match="500 bytes read on a total of 1000"):
-                await wire.ask(SMALL, 1000)
+                await wire.request(SMALL, 1000)
 
-    played(scene)
+    run(test)
 
 
-@pytest.mark.parametrize("promised", [101, 1 << 30, (1 << 64) - 1])
-def test_a_body_longer_than_its_author_signed_is_not_read(tmp_path, promised):
-    async def boast(reader, writer):
+@pytest.mark.parametrize("declared", [101, 1 << 30, (1 << 64) - 1])
+def test_a_body_longer_than_its_author_signed_is_not_read(tmp_path, declared):
+    async def exaggerate(reader, writer):
         await reader.readexactly(32)
-        writer.write(HEAD.pack(1, promised))
+        writer.write(HEAD.pack(1, declared))
         await writer.drain()
 
-    async def scene():
-        async with Wire(tmp_path, boast) as wire:
+    async def test():
+        async with Wire(tmp_path, exaggerate) as wire:
             with pytest.raises(Oversized):
-                await wire.ask(SMALL, 100)
+                await wire.request(SMALL, 100)
 
-    played(scene)
+    run(test)
 
 
-# ── strangers who ask
+# ── untrusted clients
 async def closed(reader):
     return await reader.read() == b""
 
 
-def test_a_stranger_holds_no_more_streams_than_a_fetcher_could_use(tmp_path):
-    async def scene():
-        async with Wire(tmp_path, honest(keeper(SMALL))) as wire:
-            streams = [await wire.open() for _ in range(bodies.STREAMS_A_PEER + 2)]
+def test_a_peer_holds_no_more_streams_than_a_fetcher_can_use(tmp_path):
+    async def test():
+        async with Wire(tmp_path, handler(server_with(SMALL))) as wire:
+            streams = [await wire.open() for _ in range(bodies.STREAMS_PER_PEER + 2)]
             refused = [reader for reader, _ in streams[-2:]]
             assert await asyncio.gather(*map(closed, refused)) == [True, True]
             reader, writer = streams[0]
@@ -131,32 +133,32 @@ def test_a_stranger_holds_no_more_streams_than_a_fetcher_could_use(tmp_path):
             writer.close()
             # One that was answered makes room for another.
             await wire.first_closed()
-            assert await wire.ask(SMALL, 100) == SMALL
+            assert await wire.request(SMALL, 100) == SMALL
             for _, writer in streams:
                 writer.close()
 
-    played(scene)
+    run(test)
 
 
-@pytest.mark.parametrize("said", [b"", b"half a name"])
-def test_a_stream_that_asks_for_nothing_is_closed(tmp_path, monkeypatch, said):
-    monkeypatch.setattr(bodies, "ASK_SECONDS", 0.02)
+@pytest.mark.parametrize("data", [b"", b"half a name"])
+def test_a_stream_without_a_request_is_closed(tmp_path, monkeypatch, data):
+    monkeypatch.setattr(bodies, "REQUEST_SECONDS", 0.02)
 
-    async def scene():
-        async with Wire(tmp_path, honest(keeper(SMALL))) as wire:
+    async def test():
+        async with Wire(tmp_path, handler(server_with(SMALL))) as wire:
             reader, writer = await wire.open()
-            writer.write(said)
+            writer.write(data)
             assert await closed(reader)
             writer.close()
 
-    played(scene)
+    run(test)
 
 
-def test_an_answer_that_nobody_takes_is_taken_back(tmp_path, monkeypatch):
+def test_a_response_that_is_not_read_is_aborted(tmp_path, monkeypatch):
     monkeypatch.setattr(bodies, "body_seconds", lambda size: 0.02)
 
-    async def scene():
-        async with Wire(tmp_path, honest(keeper(LARGE))) as wire:
+    async def test():
+        async with Wire(tmp_path, handler(server_with(LARGE))) as wire:
             reader, writer = await wire.open()
             writer.transport.pause_reading()
             writer.write(name(LARGE))
@@ -165,4 +167,4 @@ def test_an_answer_that_nobody_takes_is_taken_back(tmp_path, monkeypatch):
             assert 0 < len(await reader.read()) < len(LARGE)
             writer.close()
 
-    played(scene)
+    run(test)

@@ -78,33 +78,33 @@ def test_what_is_decoded_is_what_was_encoded_up_to_the_accuracy_of_f16(
     assert encode(contribution, "run", shard_bytes=shard_bytes) == shards
 
 
-def test_payloads_stay_at_home(contribution_of: Any) -> None:
-    said = contribution_of("ann")
+def test_payloads_are_not_sent(contribution_of: Any) -> None:
+    contribution = contribution_of("ann")
     secret = b"a payload that must not travel"
     with_payload = replace(
-        said, groups=tuple(replace(g, prompt=replace(g.prompt, payload=secret)) for g in said.groups)
+        contribution, groups=tuple(replace(g, prompt=replace(g.prompt, payload=secret)) for g in contribution.groups)
     )
-    assert encode(with_payload, "run") == encode(said, "run")
+    assert encode(with_payload, "run") == encode(contribution, "run")
 
 
 def test_groups_are_cut_into_shards_of_about_the_size_asked_for_and_never_split(contribution_of: Any) -> None:
-    said = contribution_of("ann", groups=40, rollouts=4, tokens=300)
-    shards = encode(said, "run", shard_bytes=64 << 10)
+    contribution = contribution_of("ann", groups=40, rollouts=4, tokens=300)
+    shards = encode(contribution, "run", shard_bytes=64 << 10)
     assert 3 < len(shards) < 10
     assert max(len(shard.data) for shard in shards) < 70 << 10
     assert [decode_shard(shard.data).contribution.groups[0].question_id for shard in shards] == [
-        said.groups[s.groups[0]].question_id for s in shards
+        contribution.groups[s.groups[0]].question_id for s in shards
     ]
 
 
-def test_a_policy_that_repeats_itself_is_not_taken_for_a_bomb() -> None:
+def test_repetitive_text_is_not_taken_for_a_zip_bomb() -> None:
     reference = QuestionRef("sums", "c", 1, 1)
     rollout = Rollout("a" * 200_000, (7,) * 200_000, (-0.5,) * 200_000)
-    said = Contribution("ann", 0, 0, (Group(Prompt(reference.id), (rollout,)),), {reference.id: reference})
-    assert decode([shard.data for shard in encode(said, "run")]) == said
+    contribution = Contribution("ann", 0, 0, (Group(Prompt(reference.id), (rollout,)),), {reference.id: reference})
+    assert decode([shard.data for shard in encode(contribution, "run")]) == contribution
 
 
-def test_texts_that_are_no_unicode_are_mended_before_they_travel() -> None:
+def test_texts_that_are_not_unicode_are_repaired_before_they_are_sent() -> None:
     reference = QuestionRef("sums", "c", 1, 1)
     group = Group(Prompt(reference.id, (Message("user", "a\ud800b"),)), (Rollout("c\udfffd"),))
     decoded = decode(
@@ -114,14 +114,14 @@ def test_texts_that_are_no_unicode_are_mended_before_they_travel() -> None:
     assert decoded.groups[0].rollouts[0].text == "c?d"
 
 
-def test_what_cannot_be_said_is_refused_before_it_is_sent(contribution_of: Any) -> None:
-    said = contribution_of("ann")
+def test_an_invalid_contribution_is_refused_before_it_is_sent(contribution_of: Any) -> None:
+    contribution = contribution_of("ann")
     for value in (float("nan"), float("-inf"), float("inf")):
-        bad = replace(said.groups[0].rollouts[0], token_ids=(1,), logprobs=(value,))
+        bad = replace(contribution.groups[0].rollouts[0], token_ids=(1,), logprobs=(value,))
         with pytest.raises(ValueError, match="not finite"):
-            encode(replace(said, groups=(replace(said.groups[0], rollouts=(bad,)),)), "run")
+            encode(replace(contribution, groups=(replace(contribution.groups[0], rollouts=(bad,)),)), "run")
     with pytest.raises(ValueError, match="reference of question"):
-        encode(replace(said, groups=(), references={"0": QuestionRef("sums", "c", 1, 1)}), "run")
+        encode(replace(contribution, groups=(), references={"0": QuestionRef("sums", "c", 1, 1)}), "run")
 
 
 # ── what a stranger may send
@@ -159,8 +159,8 @@ def test_random_bytes_are_refused(data: bytes, head: bytes) -> None:
 @given(seed=st.randoms(use_true_random=False), packed=st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_a_damaged_shard_is_refused_or_still_agrees_with_itself(contribution_of: Any, seed: Any, packed: bool) -> None:
-    said = contribution_of("ann")
-    data = bytearray(encode(said, "run")[0].data if packed else b"\x00" + plain_shard(said))
+    contribution = contribution_of("ann")
+    data = bytearray(encode(contribution, "run")[0].data if packed else b"\x00" + plain_shard(contribution))
     for _ in range(seed.randrange(1, 4)):
         data[seed.randrange(len(data))] ^= 1 << seed.randrange(8)
     if seed.random() < 0.3:
@@ -229,9 +229,9 @@ def test_the_columns_must_be_as_long_as_the_header_says(contribution_of: Any) ->
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 0.25])
-def test_a_log_probability_that_is_none_is_refused(contribution_of: Any, value: float) -> None:
-    said = contribution_of("ann", groups=1, rollouts=1, tokens=1)
-    header, columns = taken_apart(said)
+def test_an_invalid_log_probability_is_refused(contribution_of: Any, value: float) -> None:
+    contribution = contribution_of("ann", groups=1, rollouts=1, tokens=1)
+    header, columns = taken_apart(contribution)
     at = 4 * 3 + 4
     assert refused(put_together(header, columns[:at] + np.float16(value).tobytes() + columns[at + 2 :])) == "malformed"
 
@@ -262,7 +262,7 @@ def test_of_all_f16_just_those_finite_and_not_above_zero_are_log_probabilities(c
             assert refused(data) == "malformed"
 
 
-def test_text_that_is_no_utf8_an_item_twice_and_an_item_without_reference_are_refused(contribution_of: Any) -> None:
+def test_text_that_is_not_utf8_a_duplicate_item_and_an_item_without_reference_are_refused(contribution_of: Any) -> None:
     header, columns = taken_apart(contribution_of("ann"))
     assert refused(put_together(header, columns[:-1] + b"\xff")) == "malformed"
     twice = [header["prompts"][0], *header["prompts"][:-1]]
@@ -271,8 +271,8 @@ def test_text_that_is_no_utf8_an_item_twice_and_an_item_without_reference_are_re
 
 
 def test_every_limit_is_kept(contribution_of: Any) -> None:
-    said = contribution_of("ann", groups=4, rollouts=4, tokens=64)
-    data = encode(said, "run")[0].data
+    contribution = contribution_of("ann", groups=4, rollouts=4, tokens=64)
+    data = encode(contribution, "run")[0].data
     decode_shard(data)
     for limits, reason in (
         (Limits(shard_bytes=100), "too-large"),
@@ -290,7 +290,7 @@ def test_every_limit_is_kept(contribution_of: Any) -> None:
         assert refused(data, limits) == reason, limits
 
 
-def test_a_bomb_takes_no_memory() -> None:
+def test_a_zip_bomb_allocates_no_memory() -> None:
     gibibyte = 1 << 30
     chunk = bytes(1 << 20)
     squeezer = zstandard.ZstdCompressor(level=1).compressobj(size=gibibyte)
@@ -311,7 +311,7 @@ def test_bytes_after_the_frame_are_refused(contribution_of: Any) -> None:
     assert refused(data + b"more") == "malformed"
 
 
-def test_shards_of_different_contributions_make_none(contribution_of: Any) -> None:
+def test_shards_of_different_contributions_are_not_merged(contribution_of: Any) -> None:
     ann, bob = encode(contribution_of("ann"), "run")[0].data, encode(contribution_of("bob"), "run")[0].data
     for shards in ([ann, bob], [ann, ann], []):
         with pytest.raises(Malformed):

@@ -24,7 +24,7 @@ def test_a_missing_key_file_is_made_readable_by_its_owner_alone_and_read_again(t
     assert [entry.name for entry in path.parent.iterdir()] == ["peer.key"]
 
 
-def test_many_who_make_one_key_file_at_once_get_one_key(tmp_path: Path) -> None:
+def test_concurrent_creators_of_a_key_file_get_one_key(tmp_path: Path) -> None:
     path = tmp_path / "peer.key"
     with ThreadPoolExecutor(8) as pool:
         keys = list(pool.map(lambda _: Identity.load_or_create(path).peer, range(32)))
@@ -34,7 +34,9 @@ def test_many_who_make_one_key_file_at_once_get_one_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\x08\x01\x12\x20" + bytes(32), b"\x08\x02\x12\x20" + bytes(32), b"\x08\x02\x12\x20" + b"x" * 31]
 )
-def test_a_file_that_is_no_secp256k1_key_is_refused_by_name_and_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_secp256k1_key_is_refused_by_name_and_left_unchanged(
+    tmp_path: Path, content: bytes
+) -> None:
     path = tmp_path / "peer.key"
     path.write_bytes(content)
     with pytest.raises(BadData, match=r"peer\.key"):
@@ -73,7 +75,7 @@ def test_a_signature_with_a_bit_flipped_is_wrong(position: int, bit: int) -> Non
     assert not verify(ann.peer, b"hello", bytes(signature))
 
 
-def test_the_secret_is_not_shown() -> None:
+def test_the_secret_is_not_printed() -> None:
     identity = Identity.named("ann")
     assert identity.secret.hex() not in repr(identity)
     assert repr(identity.secret) not in repr(identity)

@@ -23,7 +23,7 @@ class TestMemoryBackend(ExchangeContract):
     pass
 
 
-def test_lost_announcements_are_asked_for(swarm: MemorySwarm, contribution_of: Any) -> None:
+def test_lost_announcements_are_requested(swarm: MemorySwarm, contribution_of: Any) -> None:
     ann, bob, eve = trio(swarm)
     ann.collect(0, 0, gather(0.01))
     swarm.hub.lost = lambda sender, receiver, message: message[:1] == b"A"
@@ -36,7 +36,7 @@ def test_lost_announcements_are_asked_for(swarm: MemorySwarm, contribution_of: A
     assert len(collecting.result(10).contributions) == 2
 
 
-def test_a_peer_that_dies_without_a_word_is_waited_for_until_its_heartbeat_expires(
+def test_a_peer_that_dies_without_notice_is_waited_for_until_its_heartbeat_expires(
     swarm: MemorySwarm, contribution_of: Any
 ) -> None:
     ann, bob, eve = trio(swarm)
@@ -51,7 +51,7 @@ def test_a_peer_that_dies_without_a_word_is_waited_for_until_its_heartbeat_expir
     assert collected.outcomes["unreachable"] >= 1
 
 
-def test_when_all_others_die_the_last_one_is_told_that_it_is_alone(swarm: MemorySwarm) -> None:
+def test_when_all_others_die_the_last_peer_is_alone(swarm: MemorySwarm) -> None:
     ann, bob, eve = trio(swarm)
     collecting = swarm.begin(ann, 0, 0, gather(1.0, 600.0))
     for peer in (bob, eve):
@@ -60,7 +60,7 @@ def test_when_all_others_die_the_last_one_is_told_that_it_is_alone(swarm: Memory
     assert collecting.result(10).closed_by is ClosedBy.ISOLATED
 
 
-def test_members_of_a_checkpoint_count_until_silent_for_a_lifetime(swarm: MemorySwarm) -> None:
+def test_members_of_a_checkpoint_count_for_one_lifetime_without_a_heartbeat(swarm: MemorySwarm) -> None:
     ann = swarm.peer("ann", join=False)
     ann.join(expect=["bob", "eve"])
     assert [member.peer for member in ann.membership()] == ["ann", "bob", "eve"]
@@ -68,7 +68,7 @@ def test_members_of_a_checkpoint_count_until_silent_for_a_lifetime(swarm: Memory
     assert [member.peer for member in ann.membership()] == ["ann"]
 
 
-def test_a_restarted_peer_may_say_the_same_again(swarm: MemorySwarm, contribution_of: Any) -> None:
+def test_a_restarted_peer_may_publish_the_same_again(swarm: MemorySwarm, contribution_of: Any) -> None:
     ann, bob, _ = trio(swarm)
     bob.publish(contribution_of(bob.peer))
     assert len(ann.collect(0, 0, gather(0.5)).contributions) == 1
@@ -81,7 +81,7 @@ def test_a_restarted_peer_may_say_the_same_again(swarm: MemorySwarm, contributio
 
 
 @pytest.mark.parametrize("count", [4, 16, 40])
-def test_in_a_large_pulling_swarm_each_tells_a_few_and_all_find_what_they_want(
+def test_in_a_large_pulling_swarm_each_sends_to_a_few_and_all_find_what_they_need(
     swarm: MemorySwarm, contribution_of: Any, count: int
 ) -> None:
     peers = [swarm.peer(f"peer-{n:02}", inline_bytes=0) for n in range(count)]
@@ -92,19 +92,19 @@ def test_in_a_large_pulling_swarm_each_tells_a_few_and_all_find_what_they_want(
     for peer in peers:
         assert len(peer.membership()) == count
         peer.collect(0, 0, pull(6, 2, quorum=0.01))
-    before = [peer._agent.transport.traffic.messages_sent for peer in peers]
+    before = [peer._node.transport.traffic.messages_sent for peer in peers]
     for peer in peers:
         peer.publish(contribution_of(peer.peer, 1))
-    told = [peer._agent.transport.traffic.messages_sent - was for peer, was in zip(peers, before, strict=True)]
+    sent = [peer._node.transport.traffic.messages_sent - was for peer, was in zip(peers, before, strict=True)]
     for peer in peers:
         collected = peer.collect(1, 0, policy)
         assert collected.closed_by is ClosedBy.QUORUM
         assert len(collected.contributions) == 3
-    # Its own announcement to as many as listen, and the empty answers to as many as tell.
-    assert max(told) <= 2 * min(count - 1, 6)
+    # Its own announcement to its successors, and the empty answers to its predecessors.
+    assert max(sent) <= 2 * min(count - 1, 6)
 
 
-def test_in_a_large_gathering_swarm_neighbours_pass_everything_on(swarm: MemorySwarm, contribution_of: Any) -> None:
+def test_in_a_large_gathering_swarm_announcements_are_gossiped(swarm: MemorySwarm, contribution_of: Any) -> None:
     peers = [swarm.peer(f"peer-{n:02}") for n in range(40)]
     swarm.pass_time(6.0)
     for peer in peers:
@@ -114,18 +114,18 @@ def test_in_a_large_gathering_swarm_neighbours_pass_everything_on(swarm: MemoryS
     assert [len(future.result(10).contributions) for future in collecting] == [39, 39, 39]
 
 
-def test_what_is_known_of_peers_that_came_and_went_is_forgotten(swarm: MemorySwarm, contribution_of: Any) -> None:
+def test_the_state_of_peers_that_have_left_is_forgotten(swarm: MemorySwarm, contribution_of: Any) -> None:
     ann = swarm.peer("ann")
     for number in range(12):
-        guest = swarm.peer(f"guest {number}")
-        guest.publish(contribution_of(guest.peer, number))
+        visitor = swarm.peer(f"visitor {number}")
+        visitor.publish(contribution_of(visitor.peer, number))
         ann.publish(contribution_of(ann.peer, number))
         ann.collect(number, 0, gather(1.0))
-        swarm.hub.kill(guest.peer)
+        swarm.hub.kill(visitor.peer)
         swarm.pass_time(40.0)
     ann.collect(20, 0, gather(0.01))
     swarm.pass_time(120.0)
-    agent = ann._agent
-    presence = agent.presence
-    assert len(presence._known) <= 4  # our own last few
-    assert (presence._reached, presence.backoff._until, agent.mailbox._count) == (set(), {}, {})
+    node = ann._node
+    discovery = node.discovery
+    assert len(discovery._known) <= 4  # our own last few
+    assert (discovery._reached, discovery.backoff._until, node.inbox._count) == (set(), {}, {})

@@ -92,7 +92,7 @@ def test_the_bound_on_the_weights_holds_for_an_engine_too(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"lora": {"rank": 4}}], ids=["all weights", "adapters"])
-def test_a_trainer_with_a_server_learns_and_generates_with_what_it_learnt(
+def test_a_trainer_with_a_server_trains_and_samples_with_the_new_weights(
     cache: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     source = trainer(cache).policy.source.name
@@ -163,6 +163,6 @@ def test_a_key_that_is_not_set_is_named(cache: Path) -> None:
         trainer(cache, sampler={"engine": "vllm", "url": "http://x", "apiKeyEnv": "NO_SUCH_KEY"})
 
 
-def test_without_vllm_the_trainer_says_how_to_get_it(cache: Path) -> None:
+def test_without_vllm_the_error_explains_the_installation(cache: Path) -> None:
     with pytest.raises(InvalidManifest, match=r"sampler\.command .*uv tool install vllm"):
         trainer(cache, sampler={"engine": "vllm", "command": ["no-such-vllm"]})

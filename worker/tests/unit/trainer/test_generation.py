@@ -19,7 +19,7 @@ PARAMS = SamplingParams(3)
 
 
 class SmallDevice:
-    """A sampler that says its chance, on a device with room for so many rows; what it holds between calls takes some of
+    """A sampler that says its numbers, on a device with room for so many rows; what it holds between calls takes some of
     it.
     """
 
@@ -40,14 +40,14 @@ class SmallDevice:
         first_row: int = 0,
         budgets: Sequence[int] | None = None,
     ) -> list[list[Sampled]]:
-        chance = uniforms(len(prompts) * n, params, seed, first_row)
+        numbers = uniforms(len(prompts) * n, params, seed, first_row)
         if len(prompts) * n > self.room - self.held:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         self.batches.append(len(prompts))
-        words = [
-            Sampled(tuple(int(1000 * number) for number in row), (0.0,) * len(row), stopped=False) for row in chance
+        completions = [
+            Sampled(tuple(int(1000 * number) for number in row), (0.0,) * len(row), stopped=False) for row in numbers
         ]
-        return [words[start : start + n] for start in range(0, len(words), n)]
+        return [completions[start : start + n] for start in range(0, len(completions), n)]
 
     def update_weights(self, version: int) -> None:
         self.version = version
@@ -86,7 +86,7 @@ def test_batches_are_as_even_as_can_be_so_that_one_shape_serves_them_all(
     assert sampler.batches == batches
 
 
-def test_smaller_batches_say_the_same_words_and_stay_small(caplog: pytest.LogCaptureFixture) -> None:
+def test_smaller_batches_sample_the_same_and_stay_small(caplog: pytest.LogCaptureFixture) -> None:
     expected = generation(SmallDevice(10_000), 512)(prompts(13), 4, PARAMS, seed=7)
     sampler = SmallDevice(20)
     pressed = generation(sampler, 512)
@@ -106,7 +106,7 @@ def test_what_a_sampler_holds_is_given_back_before_a_single_prompt_is_given_up()
 
 
 class WaitingRooms(SmallDevice):
-    """A device whose sampler lets rows wait, so that a call may ask for eight times as many; it has no memory for two
+    """A device whose sampler lets rows wait, so that a call may request eight times as many; it has no memory for two
     prompts, however few rows.
     """
 
@@ -126,7 +126,7 @@ class WaitingRooms(SmallDevice):
 
 
 @pytest.mark.parametrize("n", [1, 2, 8])
-def test_fewer_prompts_are_asked_where_fewer_rows_do_not_help_and_none_at_all_is_an_error(n: int) -> None:
+def test_fewer_prompts_are_sampled_where_fewer_rows_do_not_help_and_none_is_an_error(n: int) -> None:
     expected = generation(SmallDevice(10_000), 512)(prompts(20), n, PARAMS, seed=7)
     assert generation(WaitingRooms(3), 512)(prompts(20), n, PARAMS, seed=7) == expected
     with pytest.raises(Temporary, match=f"no memory for {n} rollouts"):

@@ -22,9 +22,9 @@ from swarmgame.trainer.grpo.batch import training_batches
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 
-def prompts(words: str = " stage 0") -> list[Prompt]:
-    """What `groups_for` asks."""
-    return [Prompt.from_question(question, question.text + words) for question in questions()]
+def prompts(suffix: str = " stage 0") -> list[Prompt]:
+    """The prompts of `contribution_of`."""
+    return [Prompt.from_question(question, question.text + suffix) for question in questions()]
 
 
 def play(learner: GRPOTrainer, number: int) -> tuple[Contribution, Mapping[str, float]]:
@@ -58,7 +58,7 @@ class Gate:
     def sample(self, *arguments: Any, **options: Any) -> list[list[Sampled]]:
         if threading.current_thread() is not threading.main_thread():
             self.entered.set()
-            assert self.open.wait(30), "nobody opened the gate"
+            assert self.open.wait(30), "the gate was not opened"
             if self.error is not None:
                 raise self.error
         answer: list[list[Sampled]] = self.inner.sample(*arguments, **options)
@@ -326,9 +326,9 @@ def test_the_thread_computes_with_as_many_threads_as_the_peer(cache: Path) -> No
     seen: list[int] = []
     sample = learner._generation.sampler.sample
 
-    def counted(asked: Sequence[Any], *arguments: Any, **options: Any) -> list[list[Sampled]]:
+    def counted(requested: Sequence[Any], *arguments: Any, **options: Any) -> list[list[Sampled]]:
         seen.append(torch.get_num_threads())
-        return sample(asked, *arguments, **options)
+        return sample(requested, *arguments, **options)
 
     learner._generation.sampler.sample = counted  # type: ignore[method-assign]
     learner.generate_ahead(prompts(), round_of(1))

@@ -48,7 +48,7 @@ def rows(inputs, chosen):
 
 
 def gradient(inputs, options, normalizer, parts):
-    """Gradient with regard to the whole batch's log-probabilities, and the summed outputs."""
+    """Gradient with regard to the complete batch's log-probabilities, and the summed outputs."""
     inputs.logprobs_BT.grad = None
     outputs = [loss(rows(inputs, part), options, normalizer) for part in parts]
     sum(output.loss for output in outputs).backward()
@@ -65,10 +65,10 @@ def test_micro_batches_add_up_to_the_whole_batch(loss_type, more):
     if chosen.needs_entropies:
         threshold = entropy_threshold(inputs.entropies_BT[inputs.mask_BT], chosen)
         normalizer = Normalizer(normalizer.rollouts, normalizer.tokens, LONGEST, threshold)
-    whole, [one] = gradient(inputs, chosen, normalizer, [list(range(B))])
+    complete, [one] = gradient(inputs, chosen, normalizer, [list(range(B))])
     pieces, parts = gradient(inputs, chosen, normalizer, [[0, 3], [1], [2, 4, 5, 6]])
-    torch.testing.assert_close(pieces, whole)
-    assert whole.abs().max() > 1e-3
+    torch.testing.assert_close(pieces, complete)
+    assert complete.abs().max() > 1e-3
     assert sum(part.loss.item() for part in parts) == pytest.approx(one.loss.item(), abs=1e-6)
     for name, mean in one.metrics.items():
         merged = parts[0].metrics[name] + parts[1].metrics[name] + parts[2].metrics[name]
@@ -79,9 +79,9 @@ def test_micro_batches_add_up_to_the_whole_batch(loss_type, more):
 def test_rollouts_without_advantage_may_be_left_out_without_changing_a_gradient(loss_type):
     inputs, chosen = batch(), options(loss_type)
     normalizer = Normalizer.of(inputs, chosen, LONGEST)
-    whole, _ = gradient(inputs, chosen, normalizer, [list(range(B))])
+    complete, _ = gradient(inputs, chosen, normalizer, [list(range(B))])
     without, _ = gradient(inputs, chosen, normalizer, [[0, 1, 3, 5, 6]])
-    assert torch.equal(whole, without)
+    assert torch.equal(complete, without)
 
 
 @pytest.mark.parametrize("loss_type", FAMILY)
@@ -133,7 +133,7 @@ def test_importance_weights_are_one_where_both_agree_and_bounded_where_not():
 
 @pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
 @pytest.mark.parametrize("claim", [math.nan, math.inf, -math.inf])
-def test_a_sender_that_claims_nonsense_gains_no_influence(mode, claim):
+def test_a_sender_that_claims_invalid_numbers_gains_no_influence(mode, claim):
     start = torch.tensor([[-1.0, -1.0], [-1.0, -1.0]])
     sender = torch.tensor([[claim, -1.0], [-1.0, -1.0]])
     weights = importance_weights(start, sender, torch.ones(2, 2), options(importance_mode=mode, importance_floor=0.5))

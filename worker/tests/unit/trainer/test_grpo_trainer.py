@@ -52,7 +52,7 @@ def gradients(learner: GRPOTrainer) -> dict[str, Tensor]:
     return {name: moments["exp_avg"] for name, moments in learner.state_dict()["optimization"]["moments"].items()}
 
 
-# ── saying
+# ── sampling
 
 
 def test_groups_come_in_the_order_of_prompts_with_ids_and_text(cache: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(cache: Path) -> None:
     assert policy.decode(policy.encode(Prompt("x", (Message("user", "abcdefgh"),)))) == "defgh"
 
 
-def test_ids_that_are_not_of_the_vocabulary_have_no_words(cache: Path) -> None:
+def test_ids_outside_the_vocabulary_have_no_text(cache: Path) -> None:
     policy = trainer(cache).policy
     assert policy.decode([-1]) is None
     assert policy.decode([10**9]) is None
@@ -167,8 +167,8 @@ def test_skipping_groups_of_equal_rewards_leaves_the_gradient_as_it_was(
         [update] = training_batches(state, rewards, learner.policy, learner.config)
         metrics = learner.train(state, rewards)
         outcomes.append((len(update.samples), update.normalizer, metrics["grad_norm"], gradients(learner)))
-    (skipped, *_), (whole, *_) = outcomes
-    assert skipped < whole
+    (skipped, *_), (complete, *_) = outcomes
+    assert skipped < complete
     assert outcomes[0][1] == outcomes[1][1]
     assert outcomes[0][2] == pytest.approx(outcomes[1][2], rel=1e-5)
     assert furthest(outcomes[0][3], outcomes[1][3]) < 1e-6
@@ -190,7 +190,7 @@ def test_how_a_batch_is_cut_does_not_change_the_update(cache: Path, options: dic
 def test_running_out_of_memory_halves_the_micro_batches_and_changes_nothing_else(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm, pressed = trainer(cache), trainer(cache)
+    plain, pressed = trainer(cache), trainer(cache)
     score: Callable[..., Any] = pressed.policy.score
 
     def small_device(prompts: Any, completions: Any) -> Any:
@@ -201,9 +201,9 @@ def test_running_out_of_memory_halves_the_micro_batches_and_changes_nothing_else
         return outcome
 
     monkeypatch.setattr(pressed.policy, "score", small_device)
-    play(calm, 0), play(pressed, 0)
-    assert furthest(gradients(calm), gradients(pressed)) < 1e-6
-    assert pressed.state_dict()["tokens_per_micro_batch"] < calm.state_dict()["tokens_per_micro_batch"]
+    play(plain, 0), play(pressed, 0)
+    assert furthest(gradients(plain), gradients(pressed)) < 1e-6
+    assert pressed.state_dict()["tokens_per_micro_batch"] < plain.state_dict()["tokens_per_micro_batch"]
 
 
 def test_a_round_without_anything_to_learn_moves_neither_weights_nor_moments(cache: Path) -> None:
@@ -280,7 +280,7 @@ def test_the_learning_rate_warms_up_and_falls(cache: Path) -> None:
     )
 
 
-# ── what others said
+# ── remote groups
 
 
 def test_groups_of_others_are_trained_on_with_their_ids_and_bounded_weights(cache: Path) -> None:
@@ -296,9 +296,9 @@ def test_groups_of_others_are_trained_on_with_their_ids_and_bounded_weights(cach
     own = state_of(round_of(), [contribution_of(learner, round_of())])
     [update] = training_batches(state, scored(state), learner.policy, learner.config)
     sent = {sample.token_ids for group in modest.groups for sample in group.rollouts}
-    foreign = [sample for sample in update.samples if sample.sampler_logprobs is None]
-    assert foreign
-    assert all(sample.completion in sent and sample.behavior_logprobs is not None for sample in foreign)
+    remote = [sample for sample in update.samples if sample.sampler_logprobs is None]
+    assert remote
+    assert all(sample.completion in sent and sample.behavior_logprobs is not None for sample in remote)
     metrics = learner.train(state, scored(state))
     # Claiming that everything was most unlikely makes nothing count more than the bound.
     assert 1.0 < metrics["importance"] <= 2.0
@@ -307,7 +307,7 @@ def test_groups_of_others_are_trained_on_with_their_ids_and_bounded_weights(cach
     assert metrics["tokens_trained"] > trainer(cache).train(own, scored(own))["tokens_trained"]
 
 
-def test_the_words_of_another_tokenizer_are_tokenised_with_eos_only_where_they_had_ended(cache: Path) -> None:
+def test_the_text_of_another_tokenizer_is_tokenised_with_eos_only_where_it_had_ended(cache: Path) -> None:
     learner = trainer(cache)
 
     def other_ids(group: Group) -> Group:
@@ -343,7 +343,7 @@ HOSTILE: dict[str, Callable[[Group], Group]] = {
 
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_group_is_dropped_and_counted_and_the_rest_is_learnt_from(
+def test_a_hostile_group_is_dropped_and_counted_and_the_rest_is_trained_on(
     cache: Path, change: Callable[[Group], Group]
 ) -> None:
     honest, attacked = trainer(cache), trainer(cache)

@@ -58,7 +58,7 @@ def test_auto_is_padded_on_a_cpu_and_nothing_is_compiled(cache: Path) -> None:
     assert policy._packed is None
 
 
-def test_a_model_that_cannot_be_packed_is_refused_when_that_is_asked_for(
+def test_a_model_that_cannot_be_packed_is_refused_with_the_packed_layout(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_module, "supports_packing", lambda _: False)

@@ -47,14 +47,14 @@ def trainer(**options: Any) -> PolicyGradientTrainer:
 
 
 def contribution_of(learner: PolicyGradientTrainer, round: Round) -> Contribution:
-    asked = questions()
-    groups = tuple(learner.generate([Prompt(question.id, payload=question.payload) for question in asked], round))
+    own = questions()
+    groups = tuple(learner.generate([Prompt(question.id, payload=question.payload) for question in own], round))
     return Contribution(
         round.peer,
         round.number,
         0,
         groups,
-        {i.id: i.reference for i in asked},
+        {i.id: i.reference for i in own},
         learner.tokenizer,
         learner.policy_version,
     )
@@ -103,7 +103,7 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     "options",
     [{}, {"baseline": "update", "scale": True}, {"module": "mlp", "options": {"inputs": 16}, "entropy_bonus": 0.01}],
 )
-def test_the_right_action_for_each_image_is_learnt(options: dict[str, Any]) -> None:
+def test_the_policy_learns_the_right_action_for_each_image(options: dict[str, Any]) -> None:
     learner = trainer(**options)
     rewards = [play(learner, number)[0] for number in range(60)]
     assert sum(rewards[:3]) / 3 < 0.5
@@ -137,7 +137,7 @@ def test_an_action_is_a_rollout_of_one_id_with_its_logprob() -> None:
     assert learner.decode([3]) is learner.decode([-1]) is learner.decode([0, 1]) is None
 
 
-def test_chance_comes_from_the_rounds_seeds_alone() -> None:
+def test_random_numbers_come_from_the_rounds_seeds_only() -> None:
     learner = trainer()
     first = contribution_of(learner, round_of(1)).groups
     torch.rand(7)
@@ -147,7 +147,7 @@ def test_chance_comes_from_the_rounds_seeds_alone() -> None:
     assert all(len(group.rollouts) == 1 for group in greedy)
 
 
-def test_actions_of_others_are_learnt_from_on_regenerated_observations() -> None:
+def test_remote_actions_are_trained_on_with_regenerated_observations() -> None:
     learner, other = trainer(importance_cap=1.5), trainer()
     sent = from_others(
         contribution_of(other, round_of(peer="other")), lambda rollout: replace(rollout, logprobs=(-50.0,))

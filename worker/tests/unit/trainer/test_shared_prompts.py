@@ -27,8 +27,8 @@ def _model(**changes: object) -> Qwen2ForCausalLM:
 
 def _groups(prompts: tuple[int, ...], completions: int = 4, seed: int = 3) -> tuple[list[list[int]], list[list[int]]]:
     draw = random.Random(seed)
-    asked = [[draw.randrange(64) for _ in range(length)] for length in prompts for _ in [0]]
-    rows = [prompt for prompt in asked for _ in range(completions)]
+    distinct = [[draw.randrange(64) for _ in range(length)] for length in prompts for _ in [0]]
+    rows = [prompt for prompt in distinct for _ in range(completions)]
     return rows, [[draw.randrange(64) for _ in range(draw.randint(1, 6))] for _ in rows]
 
 

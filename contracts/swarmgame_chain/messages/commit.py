@@ -1,0 +1,100 @@
+"""Commits: the seal of a report, sent in the report's own round; the report opens it in the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from eth_abi.abi import encode
+from eth_utils.crypto import keccak
+
+from swarmgame_chain.messages.base import (
+    DONE,
+    MAX_ROUNDS_AHEAD,
+    SEND,
+    WAIT,
+    ChainState,
+    Decision,
+    MessageBody,
+    PeerName,
+    Round,
+    RoundMessage,
+    Signature,
+    Word,
+    reject,
+    to_bytes,
+)
+from swarmgame_chain.messages.report import Report
+from swarmgame_chain.messages.signing import Domain, sign
+
+if TYPE_CHECKING:
+    from swarmgame_chain.reader import PeerState, RoundClock, SwarmConfig
+
+_TYPE = keccak(text="Commit(string peerId,uint256 round,bytes32 seal)")
+
+
+class _Body(MessageBody):
+    peer: PeerName
+    round: Round
+    seal: Word
+    signature: Signature
+
+
+@dataclass(frozen=True)
+class Commit(RoundMessage):
+    """The seal of a report."""
+
+    path = "commits"
+    function = "commitReports"
+    max_per_transaction = 256
+    repeated = "AlreadySealed"
+    drop_order = 1
+
+    peer: str
+    round: int
+    seal: bytes
+    signature: bytes
+
+    @classmethod
+    def validate(cls, body: object) -> Self:
+        fields = _Body.model_validate(body)
+        return cls(fields.peer, fields.round, to_bytes(fields.seal), to_bytes(fields.signature))
+
+    def struct_hash(self) -> bytes:
+        types = ["bytes32", "bytes32", "uint256", "bytes32"]
+        return keccak(encode(types, [_TYPE, keccak(text=self.peer), self.round, self.seal]))
+
+    def refusal(self, config: SwarmConfig, clock: RoundClock) -> str:
+        return super().refusal(config, clock) if config.sealed_reports else "NotSealed"
+
+    def decide_by_round(self, newest: PeerState, settled: PeerState, state: ChainState) -> Decision:
+        if not state.config.sealed_reports:
+            return reject("NotSealed")
+        if newest.sealed_round > self.round:
+            if settled.sealed_round <= self.round:
+                return WAIT
+            # A seal of a later round has replaced this one's, which therefore was taken or came too late.
+            same = settled.sealed_round == self.round + 1 and settled.seal == self.seal
+            return DONE if same else reject("AlreadySealed")
+        if self.round == state.round:
+            return SEND
+        return WAIT if state.round < self.round <= state.round + MAX_ROUNDS_AHEAD else reject("InvalidRoundNumber")
+
+    def encode(self) -> tuple[object, ...]:
+        return (self.peer, self.round, self.seal, self.signature)
+
+    def gas(self) -> int:
+        return 44_000
+
+    def size(self) -> int:
+        return 352
+
+    @property
+    def only_round(self) -> int:
+        return self.round
+
+
+def sign_commit(domain: Domain, signer: bytes, report: Report) -> Commit:
+    """Return the commit of a report."""
+    unsigned = Commit(report.peer, report.round, report.seal, b"")
+    return Commit(report.peer, report.round, report.seal, sign(signer, unsigned.digest(domain)))

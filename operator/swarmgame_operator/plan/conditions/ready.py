@@ -1,0 +1,91 @@
+"""Ready: whether the swarm is up, and if not, the first thing that it waits for."""
+
+from __future__ import annotations
+
+from swarmgame_operator.plan import initializer
+from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.conditions.suspended import by_queue
+from swarmgame_operator.plan.peer_job import queue
+from swarmgame_operator.plan.reconcile_context import ENDED, ReconcileContext, job_condition_reason
+from swarmgame_operator.snapshot import PodFacts
+
+PEERS_READY = Reason("Ready", "True", "PeersReady", "{ready} of {desired} peers are in the swarm.")
+WAITING_FOR_QUEUE = Reason("Ready", "False", "WaitingForQueue", "The Job waits to be admitted{by_queue}.")
+WAITING_FOR_PEERS = Reason(
+    "Ready", "False", "WaitingForPeers", "{ready} of {desired} peers are in the swarm; {least} are needed."
+)
+WAITING_FOR_BOOTNODE = Reason("Ready", "False", "WaitingForBootnode", "The bootnode is not ready.")
+INITIALIZING = Reason("Ready", "False", "Initializing", "The model is being brought into the cache.")
+UNSCHEDULABLE = Reason("Ready", "False", "Unschedulable", "No node can take the pod {pod}: {problem}")
+NOT_ACCEPTED = Reason("Ready", "False", "NotAccepted", "The game is not accepted.")
+GAME_SUSPENDED = Reason("Ready", "False", "GameSuspended", "The game is suspended.")
+GAME_COMPLETE = Reason("Ready", "False", "GameComplete", "The game is over.")
+GAME_FAILED = Reason("Ready", "False", "GameFailed", "The game is over.")
+
+
+def ready_condition(context: ReconcileContext) -> ConditionUpdate:
+    ready, least = len(context.ready_indexes), context.spec.peers.min_replicas
+    if context.over:
+        return GAME_COMPLETE() if context.end == "Complete" else GAME_FAILED()
+    if context.stopped_by_author:
+        return GAME_SUSPENDED()
+    admitted = context.updates["Registered"].is_true or context.spec.communication.admission == "Open"
+    if ready >= least and admitted and context.bootnode_ready:
+        return PEERS_READY(ready=ready, desired=context.desired)
+    if context.job is None and not context.accepted:
+        return NOT_ACCEPTED()
+    if (pod := _unschedulable_pod(context)) is not None:
+        return UNSCHEDULABLE(pod=pod.name, problem=pod.unschedulable)
+    if _cache_is_being_filled(context):
+        return INITIALIZING()
+    if context.suspended:
+        return WAITING_FOR_QUEUE(by_queue=by_queue(queue(context.game)))
+    if not context.bootnode_ready:
+        return WAITING_FOR_BOOTNODE()
+    if context.active_pods and all(_is_initializing(pod) for pod in context.active_pods):
+        return INITIALIZING()
+    return WAITING_FOR_PEERS(ready=ready, desired=context.desired, least=least)
+
+
+def _unschedulable_pod(context: ReconcileContext) -> PodFacts | None:
+    """Return a pod that no node can take and that the swarm needs to begin."""
+    roles = ("initializer", "bootnode", "peer")
+    pods = (pod for role in roles for pod in context.observed.pods_of(role))
+    return next((pod for pod in pods if pod.unschedulable and not pod.terminating), None)
+
+
+def _cache_is_being_filled(context: ReconcileContext) -> bool:
+    return (
+        context.job is None
+        and initializer.is_a_job(context.game)
+        and job_condition_reason(context.observed.initializer, "Complete") is None
+    )
+
+
+def _is_initializing(pod: PodFacts) -> bool:
+    """Return whether the pod's init container has not succeeded yet, and nothing keeps it from running."""
+    container = next((each for each in pod.containers if each.name == initializer.CONTAINER), None)
+    return (
+        container is not None
+        and pod.phase not in ENDED
+        and container.exit_code is None
+        and container.waiting in ("", "PodInitializing")
+    )
+
+
+READY = ConditionPolicy(
+    "Ready",
+    (
+        PEERS_READY,
+        WAITING_FOR_QUEUE,
+        WAITING_FOR_PEERS,
+        WAITING_FOR_BOOTNODE,
+        INITIALIZING,
+        UNSCHEDULABLE,
+        NOT_ACCEPTED,
+        GAME_SUSPENDED,
+        GAME_COMPLETE,
+        GAME_FAILED,
+    ),
+    ready_condition,
+)

@@ -1,0 +1,228 @@
+"""The status poller: reads `/status` of one ready peer and of the gateway of every game.
+
+Answers are untrusted: limited in size and time, then validated by a schema with bounds for every field. An invalid
+answer changes nothing. A pod that does not answer is polled less and less often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from swarmgame_operator.cache import ClusterCache, Key
+from swarmgame_operator.logs import log
+from swarmgame_operator.snapshot import ChainFacts, ProgressFacts
+
+MAX_ANSWER_BYTES = 256 * 1024
+REQUEST_SECONDS = 3.0
+CONCURRENT_REQUESTS = 32
+MAX_INTERVAL_SECONDS = 60.0
+_COUNT = Field(ge=0, le=2**31 - 1)
+_ROUND = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+_TIME = Annotated[float, Field(ge=0, le=32_503_680_000)]
+_TEXT = Annotated[str, Field(max_length=65_536)]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+Answer = TypeVar("Answer", bound=_Answer)
+
+
+class PeerAnswer(_Answer):
+    """The used fields of a peer's `/status`."""
+
+    index: Annotated[int, _COUNT] = 0
+    phase: Annotated[str, Field(max_length=32)] = "running"
+    rounds_finished: Annotated[int, _COUNT] = 0
+    stage: _ROUND = -1
+    max_rounds: Annotated[int, _COUNT] = 0
+    members: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=4096)] = ()
+    round_finished: _TIME | None = None
+    checkpoint: _ROUND | None = None
+    last_error: _TEXT = ""
+    reward: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
+    metrics: Annotated[dict[Annotated[str, Field(max_length=64)], float | None], Field(max_length=64)] = {}
+
+    def facts(self, seen: datetime) -> ProgressFacts:
+        figures = {name: value for name, value in self.metrics.items() if value is not None and math.isfinite(value)}
+        if self.reward is not None:
+            figures["reward"] = self.reward
+        return ProgressFacts(
+            seen=seen,
+            index=self.index,
+            phase=self.phase,
+            rounds_finished=self.rounds_finished,
+            stage=self.stage,
+            max_rounds=self.max_rounds,
+            members=len(self.members),
+            round_finished=None if self.round_finished is None else datetime.fromtimestamp(self.round_finished, UTC),
+            checkpoint=self.checkpoint,
+            last_error=self.last_error[:1024],
+            metrics=figures,
+        )
+
+
+class GatewayAnswer(_Answer):
+    """The used fields of the gateway's `/status`."""
+
+    problem: _TEXT = ""
+    walletEmpty: bool = False
+    chainId: Annotated[int, Field(ge=0, le=2**53 - 1)] | None = None
+    contract: Annotated[str, Field(max_length=64)] | None = ""
+    registered: Annotated[int, _COUNT] = 0
+    reverted: _TEXT = ""
+    round: _ROUND = -1
+    roundAge: Annotated[float, Field(ge=-1e12, le=1e12)] | None = 0.0
+    lastBlock: Annotated[int, Field(ge=0, le=2**53 - 1)] | None = 0
+
+    def facts(self) -> ChainFacts:
+        return ChainFacts(
+            problem=self.problem[:1024],
+            wallet_empty=self.walletEmpty,
+            chain_id=self.chainId,
+            contract=self.contract or "",
+            registered=self.registered,
+            reverted=self.reverted[:1024],
+            round=self.round,
+            round_age=max(0.0, self.roundAge or 0.0),
+            last_block=self.lastBlock or 0,
+        )
+
+
+class StatusPoller:
+    """Polls the status of all games, and keeps the last answers.
+
+    Args:
+        every: seconds between two polls of a game; 0: never.
+        changed: called with the key of a game whose answer changed.
+        address: of a pod's HTTP port, from its IP and the port; tests use their own.
+    """
+
+    def __init__(
+        self,
+        cache: ClusterCache,
+        *,
+        every: float,
+        changed: Callable[[Key], None],
+        address: Callable[[str, int], str] = lambda ip, port: f"http://{f'[{ip}]' if ':' in ip else ip}:{port}",
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._cache, self._every, self._changed, self._address, self._now = cache, every, changed, address, now
+        self._peers: dict[Key, ProgressFacts] = {}
+        self._chains: dict[Key, ChainFacts] = {}
+        self._due: dict[Key, float] = {}
+        self._failures: dict[Key, int] = {}
+        self._slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
+
+    def of(self, key: Key) -> tuple[ProgressFacts | None, ChainFacts | None]:
+        """Return the last answers of the peer and the gateway; None if there was none yet."""
+        return self._peers.get(key), self._chains.get(key)
+
+    def forget(self, key: Key) -> None:
+        for held in (self._peers, self._chains, self._due, self._failures):
+            held.pop(key, None)
+
+    async def run(self) -> None:
+        """Poll forever."""
+        if self._every <= 0:
+            return
+        connector = aiohttp.TCPConnector(limit=CONCURRENT_REQUESTS, force_close=True)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        ) as session:
+            while True:
+                loop = asyncio.get_running_loop()
+                began = loop.time()
+                due = [
+                    key
+                    for key, _ in self._cache.games()
+                    if self._due.get(key, 0.0) <= began and self._cache.has_ready_pods(key)
+                ]
+                await asyncio.gather(*(self._poll_and_schedule(session, key) for key in due))
+                await asyncio.sleep(max(0.2, min(1.0, self._every / 2) - (loop.time() - began)))
+
+    async def _poll_and_schedule(self, session: aiohttp.ClientSession, key: Key) -> None:
+        async with self._slots:
+            answered = await self.poll(session, key)
+        failures = 0 if answered else self._failures.get(key, 0) + 1
+        self._failures[key] = failures
+        self._due[key] = asyncio.get_running_loop().time() + min(
+            max(MAX_INTERVAL_SECONDS, self._every), self._every * 2.0 ** min(failures, 10)
+        )
+
+    async def poll(self, session: aiohttp.ClientSession, key: Key) -> bool:
+        """Poll one game. Return whether a pod answered."""
+        answered = False
+        ready = [
+            pod for pod in self._cache.pods(key, "peer") if pod.facts.ready and pod.ip and not pod.facts.terminating
+        ]
+        if ready:
+            # After a failure the next peer is polled, because a busy peer says nothing about the others.
+            pod = sorted(ready, key=lambda each: each.facts.index or 0)[self._failures.get(key, 0) % len(ready)]
+            answer = await self._fetch(session, key, self._address(pod.ip, 8080), PeerAnswer)
+            if answer is not None:
+                answered = True
+                self._keep_peer(key, answer.facts(self._now()))
+        gateways = [pod for pod in self._cache.pods(key, "gateway") if pod.ip and pod.facts.phase == "Running"]
+        if gateways:
+            status = await self._fetch(session, key, self._address(gateways[0].ip, 8645), GatewayAnswer)
+            if status is not None:
+                answered = True
+                self._keep_chain(key, status.facts())
+        return answered
+
+    def _keep_peer(self, key: Key, facts: ProgressFacts) -> None:
+        old = self._peers.get(key)
+        if old is None or replace(old, seen=facts.seen) != facts:
+            self._peers[key] = facts
+            self._changed(key)
+
+    def _keep_chain(self, key: Key, facts: ChainFacts) -> None:
+        old = self._chains.get(key)
+        same = old is not None and replace(old, round_age=facts.round_age, last_block=facts.last_block) == facts
+        if not same:  # a chain's head changes all the time; that alone is not worth a write
+            self._chains[key] = facts
+            self._changed(key)
+
+    async def _fetch(self, session: aiohttp.ClientSession, key: Key, root: str, schema: type[Answer]) -> Answer | None:
+        try:
+            async with session.get(f"{root}/status", allow_redirects=False) as response:
+                raw = await _read(response)
+            return schema.model_validate_json(raw)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.debug("no answer", key=key, address=root, error=type(error).__name__)
+        except ValidationError as error:
+            log.warning("answer refused", key=key, address=root, problem=_first(error))
+        except ValueError as error:
+            log.warning("answer refused", key=key, address=root, problem=str(error))
+        return None
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body.
+
+    Raises:
+        ValueError: the status is not 200, or the body is too large.
+    """
+    if response.status != 200:
+        raise ValueError(f"status {response.status}; expected 200")
+    raw = b""
+    async for part in response.content.iter_chunked(16_384):
+        raw += part
+        if len(raw) > MAX_ANSWER_BYTES:
+            raise ValueError(f"more than {MAX_ANSWER_BYTES} bytes")
+    return raw
+
+
+def _first(error: ValidationError) -> str:
+    found: Any = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"

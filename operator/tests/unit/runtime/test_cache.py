@@ -1,0 +1,154 @@
+"""The cache: what counts as news, what an older word is worth, and what becomes of things that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from swarmgame_operator.api import CONFIG_MAP, GAME, JOB, POD, SECRET, Api
+from swarmgame_operator.cache import ClusterCache, Key
+from swarmgame_operator.metrics import OperatorMetrics
+from swarmgame_operator.operator import Operator
+from swarmgame_operator.settings import OperatorSettings
+
+KEY = ("n", "g")
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def body(
+    name: str = "x", version: int = 1, *, uid: str = "u", game: str | None = "g", fields: Any = None, **rest: Any
+) -> dict[str, Any]:
+    managed = [{"manager": "swarmgame-operator", "operation": "Apply", "fieldsV1": fields or {"f:data": {"f:a": {}}}}]
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "n",
+            "uid": uid,
+            "resourceVersion": str(version),
+            "labels": {"swarmgame.dev/game": game} if game else {},
+            "annotations": {"swarmgame.dev/intent-hash": "h"},
+            "ownerReferences": [{"uid": "game-uid"}],
+            "managedFields": managed,
+        },
+        **rest,
+    }
+
+
+@pytest.fixture
+def news() -> list[Key]:
+    return []
+
+
+@pytest.fixture
+def cache(news: list[Key]) -> ClusterCache:
+    return ClusterCache(changed=news.append)
+
+
+def test_only_what_a_plan_may_depend_on_is_news(cache: ClusterCache, news: list[Key]) -> None:
+    cache.put(POD, body(status={"phase": "Pending"}))
+    cache.put(POD, body(version=2, status={"phase": "Pending", "qosClass": "Burstable"}))
+    assert news == [KEY]
+    cache.put(POD, body(version=3, status={"phase": "Running"}))
+    assert news == [KEY, KEY]
+
+
+def test_what_we_wrote_ourselves_is_no_news_and_neither_is_its_echo(cache: ClusterCache, news: list[Key]) -> None:
+    cache.put(CONFIG_MAP, body(version=5), own_write=True)
+    cache.put(CONFIG_MAP, body(version=5))
+    assert news == []
+    assert ("ConfigMap", "x") in cache.snapshot(KEY, NOW).children
+
+
+def test_an_older_word_does_not_replace_a_newer_one(cache: ClusterCache) -> None:
+    cache.put(JOB, body(version=10, spec={"parallelism": 4}))
+    cache.put(JOB, body(version=9, spec={"parallelism": 2}))
+    assert cache.version_of(KEY, JOB, "x") == "u/10"
+
+
+def test_the_end_of_an_earlier_object_is_not_that_of_its_successor(cache: ClusterCache) -> None:
+    cache.put(JOB, body(version=10, uid="new"))
+    cache.remove(JOB, "n", "x", "old")
+    assert cache.version_of(KEY, JOB, "x") == "new/10"
+    cache.remove(JOB, "n", "x", "new")
+    assert cache.version_of(KEY, JOB, "x") == ""
+
+
+def test_an_object_that_is_given_to_another_game_leaves_the_first(cache: ClusterCache, news: list[Key]) -> None:
+    cache.put(CONFIG_MAP, body())
+    cache.put(CONFIG_MAP, body(version=2, game="other"))
+    assert not cache.snapshot(KEY, NOW).children
+    assert cache.snapshot(("n", "other"), NOW).children
+    assert news == [KEY, KEY, ("n", "other")]
+
+
+def test_a_list_takes_away_what_it_does_not_have_in_its_namespace_alone(cache: ClusterCache) -> None:
+    cache.put(POD, body("a"))
+    cache.put(POD, body("b"))
+    cache.put(JOB, body("a"))
+    cache.keep_only(POD, "elsewhere", set())
+    assert len(cache.snapshot(KEY, NOW).pods) == 2
+    cache.keep_only(POD, "n", {("n", "b")})
+    assert [pod.name for pod in cache.snapshot(KEY, NOW).pods] == ["b"]
+    assert cache.version_of(KEY, JOB, "a")
+
+
+def test_a_child_counts_as_drifted_until_somebody_has_looked_and_again_when_it_changes(cache: ClusterCache) -> None:
+    manifest = {
+        "kind": "ConfigMap",
+        "metadata": {"name": "x", "ownerReferences": [{"uid": "game-uid"}]},
+        "data": {"a": "1"},
+    }
+    cache.put(CONFIG_MAP, body())
+    assert cache.drift_unknown(KEY) == {("ConfigMap", "x")}
+    assert cache.snapshot(KEY, NOW).children["ConfigMap", "x"].drift_unknown
+    assert cache.detect_drift(KEY, manifest) == ()
+    cache.put(CONFIG_MAP, body(version=2))
+    child = cache.snapshot(KEY, NOW).children["ConfigMap", "x"]
+    assert (child.drift_unknown, child.owners, child.intent_hash) == (False, ("game-uid",), "h")
+    cache.put(CONFIG_MAP, body(version=3, fields={"f:data": {"f:b": {}}}))
+    assert cache.snapshot(KEY, NOW).children["ConfigMap", "x"].drift_unknown
+    assert cache.detect_drift(KEY, manifest) == ("data.a",)
+
+
+def test_of_a_secret_only_the_names_of_its_keys_are_kept(cache: ClusterCache) -> None:
+    cache.put(SECRET, body("s", fields={"f:data": {"f:peer-0.key": {}}}))
+    assert cache.snapshot(KEY, NOW).secrets == {"s": frozenset({"peer-0.key"})}
+
+
+def test_a_game_is_kept_without_what_nobody_reads(cache: ClusterCache, news: list[Key]) -> None:
+    game = body("g", game=None, spec={"a": 1})
+    cache.put(GAME, game)
+    cache.put(GAME, game)
+    record = cache.game(KEY)
+    assert record is not None
+    assert b"managedFields" not in record.raw_json
+    assert record.body["spec"] == {"a": 1}
+    assert news == [KEY]
+
+
+async def test_an_operator_is_not_alive_when_its_work_or_its_watches_are_too_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = Operator(OperatorSettings(stale_seconds=10), Api(None), OperatorMetrics("1"))
+    assert running.liveness_problem() == ""
+    assert running.readiness_problem().startswith("not listed yet: ConfigMap")
+    for informer in running.informers:
+        informer.synced.set()
+        informer.last_message = running._started
+    assert running.readiness_problem() == ""
+    running._started -= 100
+    for informer in running.informers:
+        informer.last_message -= 100 if informer.kind is POD else 0
+    assert running.liveness_problem() == "watch stalled for 10 s: Pod"
+    for informer in running.informers:
+        informer.last_message += 100
+    assert running.liveness_problem() == ""
+    running.working.set()
+    running.queue.add(KEY)
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now + 60)
+    assert running.liveness_problem().startswith("the oldest work has waited 60 s")

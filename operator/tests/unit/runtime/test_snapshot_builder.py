@@ -1,0 +1,176 @@
+"""From objects to facts: tables of what an API server really says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarmgame_operator import snapshot_builder
+from swarmgame_operator.snapshot import ContainerFacts, JobCondition, PodFacts
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "sums-peers-3-x",
+            "labels": {"swarmgame.dev/role": "peer"},
+            "annotations": {"batch.kubernetes.io/job-completion-index": "3"},
+        },
+        "status": status,
+    }
+
+
+def of(**changes: Any) -> PodFacts:
+    return PodFacts(**{"name": "sums-peers-3-x", "role": "peer", "index": 3, **changes})
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (pod(), of()),
+        (
+            pod(phase="Running", hostIP="192.0.2.1", conditions=[{"type": "Ready", "status": "True"}]),
+            of(phase="Running", ready=True, host_ip="192.0.2.1"),
+        ),
+        (
+            pod(
+                conditions=[
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "reason": "Unschedulable",
+                        "message": "0/3 nodes: no GPU",
+                    }
+                ]
+            ),
+            of(unschedulable="0/3 nodes: no GPU"),
+        ),
+        (pod(conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]), of()),
+        (
+            pod(phase="Failed", conditions=[{"type": "DisruptionTarget", "status": "True"}]),
+            of(phase="Failed", disrupted=True),
+        ),
+        (
+            pod(
+                containerStatuses=[
+                    {"name": "peer", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+                ]
+            ),
+            of(containers=(ContainerFacts("peer", waiting="ImagePullBackOff", waiting_message="no such image"),)),
+        ),
+        (
+            pod(
+                initContainerStatuses=[
+                    {"name": "model", "ready": True, "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+                ],
+                containerStatuses=[
+                    {
+                        "name": "peer",
+                        "restartCount": 2,
+                        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                        "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "killed"}},
+                    }
+                ],
+            ),
+            of(
+                containers=(
+                    ContainerFacts("model", ready=True, exit_code=0, exit_reason="Completed"),
+                    ContainerFacts(
+                        "peer",
+                        restarts=2,
+                        waiting="CrashLoopBackOff",
+                        exit_code=137,
+                        exit_reason="OOMKilled",
+                        termination_message="killed",
+                    ),
+                )
+            ),
+        ),
+    ],
+)
+def test_a_pod_is_what_its_status_says(body: dict[str, Any], expected: PodFacts) -> None:
+    assert snapshot_builder.pod_facts(body).facts == expected
+
+
+def test_a_job_is_what_its_spec_and_status_say_and_only_conditions_that_are_true_count() -> None:
+    found = snapshot_builder.job_facts(
+        {
+            "metadata": {"name": "sums-peers", "uid": "u", "labels": {"kueue.x-k8s.io/queue-name": "q"}},
+            "spec": {"suspend": True, "parallelism": 4, "completions": 4},
+            "status": {
+                "active": 3,
+                "failed": 2,
+                "completedIndexes": "0,2-3",
+                "startTime": "2026-01-31T12:00:00Z",
+                "conditions": [
+                    {
+                        "type": "Suspended",
+                        "status": "True",
+                        "reason": "JobSuspended",
+                        "lastTransitionTime": "2026-01-31T12:00:01Z",
+                    },
+                    {"type": "Failed", "status": "False"},
+                ],
+            },
+        }
+    )
+    assert (found.name, found.queue, found.suspended, found.parallelism, found.active, found.failed) == (
+        "sums-peers",
+        "q",
+        True,
+        4,
+        3,
+        2,
+    )
+    assert found.completed_indexes == "0,2-3"
+    assert found.started == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert found.conditions == (
+        JobCondition("Suspended", "JobSuspended", "", datetime(2026, 1, 31, 12, 0, 1, tzinfo=UTC)),
+    )
+
+
+@pytest.mark.parametrize(("observed", "ready"), [(2, 3), (1, 0), (None, 0)])
+def test_a_rollout_that_no_controller_has_seen_has_nothing_ready(observed: int | None, ready: int) -> None:
+    body = {"metadata": {"name": "d", "generation": 2}, "status": {"readyReplicas": 3, "observedGeneration": observed}}
+    assert snapshot_builder.workload_facts("Deployment", body).ready == ready
+
+
+def test_a_service_tells_its_node_ports_and_addresses() -> None:
+    body = {
+        "metadata": {"name": "s"},
+        "spec": {"ports": [{"name": "p2p", "port": 31000, "nodePort": 30001}, {"name": "http", "port": 8080}]},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}, {"hostname": "lb.example"}, {}]}},
+    }
+    found = snapshot_builder.service_facts(body)
+    assert found.node_ports == {"p2p": 30001}
+    assert found.ingress == ("192.0.2.7", "lb.example")
+
+
+def test_the_keys_of_a_secret_are_known_from_its_metadata_alone() -> None:
+    managed = [
+        {"manager": "a", "fieldsV1": {"f:data": {".": {}, "f:peer-0.key": {}}, "f:type": {}}},
+        {"manager": "b", "fieldsV1": {"f:data": {"f:peer-1.key": {}}}},
+    ]
+    assert snapshot_builder.secret_keys({"metadata": {"managedFields": managed}}) == {"peer-0.key", "peer-1.key"}
+    assert snapshot_builder.secret_keys({"metadata": {}, "data": {"token": "…"}}) == {"token"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5),
+    lambda inner: st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+
+
+@given(
+    metadata=st.dictionaries(st.sampled_from(["name", "labels", "annotations", "uid"]), JSON), spec=JSON, status=JSON
+)
+def test_an_object_of_an_unknown_shape_gives_empty_facts_and_no_error(metadata: Any, spec: Any, status: Any) -> None:
+    body = {"metadata": metadata, "spec": spec, "status": status}
+    assert snapshot_builder.pod_facts(body).facts.containers == ()
+    assert snapshot_builder.job_facts(body).conditions == ()
+    assert snapshot_builder.workload_facts("Deployment", body).ready == 0
+    assert snapshot_builder.service_facts(body).node_ports == {}

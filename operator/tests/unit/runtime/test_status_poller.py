@@ -1,0 +1,156 @@
+"""StatusPoller: asked of real servers on this machine; what they say is not believed before it is checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from swarmgame_operator import status_poller as module
+from swarmgame_operator.api import POD
+from swarmgame_operator.cache import ClusterCache, Key
+from swarmgame_operator.status_poller import StatusPoller
+
+KEY = ("n", "g")
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+PEER = {
+    "phase": "running", "peer": "16Uiu2HA", "index": 0, "round": 41, "stage": 1, "rounds_finished": 41, "max_rounds": 200,
+    "members": ["a", "b"], "reward": 0.5, "round_finished": 1_700_000_000.0, "checkpoint": 40, "last_error": "", "ready": True,
+}  # fmt: skip
+
+
+@asynccontextmanager
+async def answering(answers: dict[int, Any]) -> AsyncIterator[tuple[StatusPoller, aiohttp.ClientSession, list[Key]]]:
+    """A game of one ready peer and one gateway; what their ports answer may be changed."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        answer = answers[int(request.match_info["port"])]
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        return web.Response(text=answer if isinstance(answer, str) else json.dumps(answer))
+
+    application = web.Application()
+    application.router.add_get("/{port}/status", handle)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    root = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    cache, changed = ClusterCache(changed=lambda key: None), []
+    for role in ("peer", "gateway"):
+        cache.put(POD, pod(role))
+    progress = StatusPoller(
+        cache, every=10, changed=changed.append, address=lambda ip, port: f"{root}/{port}", now=lambda: NOW
+    )
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        yield progress, session, changed
+    await runner.cleanup()
+
+
+def pod(role: str) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": role, "namespace": "n", "uid": role, "resourceVersion": "1",
+            "labels": {"swarmgame.dev/game": "g", "swarmgame.dev/role": role},
+        },
+        "status": {"phase": "Running", "podIP": "192.0.2.1", "conditions": [{"type": "Ready", "status": "True"}]},
+    }  # fmt: skip
+
+
+async def test_what_a_peer_and_a_gateway_say_becomes_facts_and_is_news_once() -> None:
+    gateway = {
+        "problem": "",
+        "walletEmpty": False,
+        "chainId": 31337,
+        "registered": 2,
+        "round": 41,
+        "roundAge": 3.5,
+        "contract": "0x1",
+        "lastBlock": 77,
+    }
+    async with answering({8080: PEER, 8645: gateway}) as (progress, session, changed):
+        assert await progress.poll(session, KEY)
+        peer, chain = progress.of(KEY)
+        assert peer is not None
+        assert chain is not None
+        assert (peer.seen, peer.rounds_finished, peer.members, peer.checkpoint, dict(peer.metrics)) == (
+            NOW,
+            41,
+            2,
+            40,
+            {"reward": 0.5},
+        )
+        assert (chain.registered, chain.chain_id, chain.round, chain.last_block) == (2, 31337, 41, 77)
+        assert changed == [KEY, KEY]
+        assert await progress.poll(session, KEY)
+        assert changed == [KEY, KEY]
+        progress.forget(KEY)
+        assert progress.of(KEY) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "not json",
+        "[]",
+        {**PEER, "rounds_finished": -1},
+        {**PEER, "rounds_finished": 2**40},
+        {**PEER, "rounds_finished": "41"} | {"members": "all"},
+        {**PEER, "reward": 1e300},
+        {**PEER, "members": ["x"] * 5000},
+        {**PEER, "metrics": {"x" * 65: 1.0}},
+        {**PEER, "round_finished": 1e300},
+        '{"rounds_finished": NaN}',
+        "x" * (module.MAX_ANSWER_BYTES + 1),
+        web.Response(status=500),
+        web.Response(status=302, headers={"Location": "http://192.0.2.9/"}),
+    ],
+    ids=range(13),
+)
+async def test_an_answer_that_does_not_fit_changes_nothing(answer: Any) -> None:
+    answers: dict[int, Any] = {8080: PEER, 8645: "no"}
+    async with answering(answers) as (progress, session, changed):
+        await progress.poll(session, KEY)
+        before = progress.of(KEY)
+        answers[8080] = answer
+        assert not await progress.poll(session, KEY)
+        assert progress.of(KEY) == before
+        assert changed == [KEY]
+
+
+async def test_who_does_not_answer_is_asked_less_and_less_often() -> None:
+    async with answering({8080: "no", 8645: "no"}) as (progress, session, _):
+        waits = []
+        import asyncio
+
+        for _attempt in range(8):
+            before = asyncio.get_running_loop().time()
+            await progress._poll_and_schedule(session, KEY)
+            waits.append(round((progress._due[KEY] - before) / 10))
+        assert waits[:2] == [2, 4]
+        assert waits[-1] == module.MAX_INTERVAL_SECONDS / 10
+
+
+async def test_after_a_peer_that_does_not_answer_the_next_one_is_asked() -> None:
+    asked: list[str] = []
+    cache = ClusterCache(changed=lambda key: None)
+    for index in range(3):
+        body = pod("peer")
+        body["metadata"] |= {"name": f"peer-{index}", "uid": f"peer-{index}"}
+        body["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] = str(index)
+        cache.put(POD, {**body, "status": {**body["status"], "podIP": f"192.0.2.{index}"}})
+
+    def address(ip: str, port: int) -> str:
+        asked.append(ip)
+        return "http://127.0.0.1:1"
+
+    progress = StatusPoller(cache, every=10, changed=lambda key: None, address=address, now=lambda: NOW)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        for _attempt in range(4):
+            await progress._poll_and_schedule(session, KEY)
+    assert asked == ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.0"]
