@@ -69,6 +69,7 @@ def some_peers(
     """Run some peers of a swarm in one process."""
     from swarmgame.game.protocol import Claim, CollectPolicy, Exchange
     from swarmgame.swarm.identity import Identity, dial_address
+    from swarmgame.swarm.network_options import NetworkOptions
     from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
     known = [
@@ -76,9 +77,10 @@ def some_peers(
     ]
     peers = []
     for number in numbers:
-        peer = HivemindCommunication(
-            "scaling", Path(folder, f"{number}.key"), FIRST_PORT + size + number, known, host="127.0.0.1"
+        network = NetworkOptions(
+            Path(folder, f"{number}.key"), "127.0.0.1", FIRST_PORT + size + number, initial_peers=tuple(known)
         )
+        peer = HivemindCommunication("scaling", network)
         peer.join(at_least=1 if number == 0 else 2, timeout_seconds=60)
         peers.append(peer)
     while any(len(peer.membership()) < size for peer in peers):

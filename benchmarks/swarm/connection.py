@@ -11,6 +11,7 @@ from channel import Parent
 
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
 from swarmgame.game.state import Contribution, PeerId
+from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
 JOIN_SECONDS = 120.0
@@ -53,9 +54,8 @@ def connect(folder: Path, parent: Parent, requests: Iterator[dict[str, Any]]) ->
         requests: of the parent.
     """
     hello = next(requests)
-    communication = HivemindCommunication(
-        "benchmark", folder / "identity", initial_peers=hello["addresses"], host="127.0.0.1"
-    )
+    network = NetworkOptions(folder / "identity", "127.0.0.1", initial_peers=tuple(hello["addresses"]))
+    communication = HivemindCommunication("benchmark", network)
     communication.join(at_least=2 if hello["addresses"] else 1, timeout_seconds=JOIN_SECONDS)
     parent.answer(addresses=list(communication.addresses))
     deadline = time.monotonic() + JOIN_SECONDS

@@ -32,9 +32,9 @@ def peer() -> None:
     """
     with errors_in_termination_log():
         from swarmgame.launch.pod import run_pod_peer
-        from swarmgame.launch.pod_settings import PodSettings, pod_settings
+        from swarmgame.launch.pod_settings import WorkerPodSettings, pod_settings
 
-        settings = pod_settings(PodSettings)
+        settings = pod_settings(WorkerPodSettings)
         with found_in(settings.game):
             manifest = load_game(settings.game)
             ended = run_pod_peer(manifest, settings.game, settings.peer_options(manifest))
@@ -89,10 +89,10 @@ def initialize() -> None:
       SWARMGAME_GAME=game.yaml SWARMGAME_CACHE=/tmp/cache swarmgame pod initialize
     """
     with errors_in_termination_log():
-        from swarmgame.launch.pod_settings import PodSettings, pod_settings
+        from swarmgame.launch.pod_settings import WorkerPodSettings, pod_settings
         from swarmgame_common import logs
 
-        game: Path = pod_settings(PodSettings).game
+        game: Path = pod_settings(WorkerPodSettings).game
         with found_in(game):
             manifest = load_game(game)
             from swarmgame.runtime.assembly import prepare, resolve_game

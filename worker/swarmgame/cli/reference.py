@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from swarmgame.cli.main import app
 from swarmgame.errors import ExitCode
-from swarmgame.launch.pod_settings import PREFIX, PodSettings
+from swarmgame.launch.pod_settings import PREFIX, WorkerPodSettings
 from swarmgame_common.settings import settings_table
 
 MEANINGS = {
@@ -57,7 +57,7 @@ def reference() -> str:
         "`swarmgame pod` takes these variables; a bootnode's key is `/etc/swarmgame/identity/bootnode.key`.",
         "`SWARMGAME_CACHE`, `SWARMGAME_MODEL_TOKEN_FILE` and `SWARMGAME_CHAIN_*` hold for every command.",
         "",
-        *settings_table(PodSettings, PREFIX),
+        *settings_table(WorkerPodSettings, PREFIX),
     ]
     return "\n".join(lines) + "\n"
 

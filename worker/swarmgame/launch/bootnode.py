@@ -84,12 +84,9 @@ async def serve(
         raise Temporary(f"the bootnode's key {key} cannot be read: {error.strerror}") from error
     # Before the transport is imported, since hivemind imports torch.
     stub_torch_imports()
-    from swarmgame.swarm.transports.libp2p import Libp2pOptions, Libp2pTransport
+    from swarmgame.swarm.transports.libp2p import Libp2pTransport
 
-    network = Libp2pOptions(
-        options.network.port, options.network.initial_peers, options.network.announce, options.network.host
-    )
-    transport = Libp2pTransport(options.run, identity.peer, key, network)
+    transport = Libp2pTransport(options.run, identity.peer, options.network)
     status = PeerStatus(version=swarmgame.__version__)
     status.change(peer=identity.peer)
     metrics = BootnodeMetrics(transport.traffic)

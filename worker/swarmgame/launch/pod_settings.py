@@ -28,7 +28,7 @@ from swarmgame_common.settings import (
 PREFIX = "SWARMGAME_"
 
 
-class PodSettings(EnvironmentSettings):
+class WorkerPodSettings(EnvironmentSettings):
     """Of every pod of a game."""
 
     game: Path = Path("/etc/swarmgame/game/game.yaml")
@@ -76,14 +76,14 @@ class PodSettings(EnvironmentSettings):
         )
 
 
-class BootnodeSettings(PodSettings):
+class BootnodeSettings(WorkerPodSettings):
     """Of a bootnode's pod."""
 
     identity: Path = Path("/etc/swarmgame/identity/bootnode.key")
     """The key file."""
 
 
-AnyPodSettings = TypeVar("AnyPodSettings", bound=PodSettings)
+AnyPodSettings = TypeVar("AnyPodSettings", bound=WorkerPodSettings)
 
 
 def pod_settings(model: type[AnyPodSettings]) -> AnyPodSettings:

@@ -9,6 +9,7 @@ every rank holds the same result.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import msgpack
@@ -64,15 +65,8 @@ def make_backend(
         return TorchDistributedCommunication(run_id(manifest), network.identity, address, settings=settings)
     from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
-    return HivemindCommunication(
-        run=run_id(manifest),
-        identity=network.identity,
-        port=network.port,
-        initial_peers=(*bootnodes, *manifest.spec.communication.initial_peers, *network.initial_peers),
-        announce=network.announce,
-        settings=settings,
-        host=network.host,
-    )
+    known = (*bootnodes, *manifest.spec.communication.initial_peers, *network.initial_peers)
+    return HivemindCommunication(run_id(manifest), replace(network, initial_peers=known), settings=settings)
 
 
 def _host_and_port(rendezvous: str) -> tuple[str, int]:
@@ -91,7 +85,7 @@ class PeerCommunication:
         backend: on rank 0; None on the others.
         run: the id of the run.
         keep_rounds: how many rounds back other peers may still need a contribution.
-        interrupted: whether this process was asked to stop; called on rank 0 while it waits for the swarm.
+        interrupted: whether this process has to stop; called on rank 0 while it waits for the swarm.
     """
 
     def __init__(
@@ -146,7 +140,7 @@ class PeerCommunication:
     def collect(
         self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
     ) -> Collected:
-        # `stopped` is a collective call of all ranks (see `agreed`); only rank 0 runs here, so it asks its own process.
+        # `stopped` is a collective call of all ranks (see `agreed`); only rank 0 runs here, so its own process decides.
         here = stopped if self._ranks.size == 1 else self._interrupted
         return self._on_rank_0(
             lambda backend: backend.collect(round, stage, policy, stopped=here),

@@ -140,7 +140,7 @@ class _TorchrunSettings(EnvironmentSettings):
 
     rank: Annotated[int, Field(ge=0), Variable("RANK", expected="the number that torchrun sets")]
     local_rank: Annotated[int, Field(ge=0), Variable("LOCAL_RANK", expected="the number that torchrun sets")]
-    world_size: Annotated[int, Field(ge=1), Variable("WORLD_SIZE", expected="the number that torchrun sets")]
+    size: Annotated[int, Field(ge=1), Variable("WORLD_SIZE", expected="the number that torchrun sets")]
 
 
 def ranks_from_environment(timeout_seconds: float = TIMEOUT_SECONDS) -> OneRank | DistributedRanks:
@@ -165,7 +165,7 @@ def ranks_from_environment(timeout_seconds: float = TIMEOUT_SECONDS) -> OneRank 
                 "start as many processes"
             )
         torch.cuda.set_device(given.local_rank)
-    return DistributedRanks(given.rank, given.world_size, on_gpu=on_gpu, timeout_seconds=timeout_seconds)
+    return DistributedRanks(given.rank, given.size, on_gpu=on_gpu, timeout_seconds=timeout_seconds)
 
 
 class RankedRewards(RewardManager):

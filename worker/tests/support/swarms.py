@@ -17,6 +17,7 @@ from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.codec import encode
 from swarmgame.swarm.identity import Identity
 from swarmgame.swarm.messages import make_announcement, make_index
+from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame.swarm.settings import SwarmSettings
 from swarmgame.swarm.transports.base import Handlers, Transport
 from swarmgame.swarm.transports.memory import MemoryHub
@@ -201,7 +202,8 @@ class Libp2pSwarm(OpenSwarm, RealTimeSwarm):
         from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
         how = SwarmSettings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
-        made = HivemindCommunication(RUN, self.folder / f"{name}.key", 0, self.known, host="127.0.0.1", settings=how)
+        network = NetworkOptions(self.folder / f"{name}.key", "127.0.0.1", initial_peers=self.known)
+        made = HivemindCommunication(RUN, network, settings=how)
         self.peers.append(made)
         if join:
             made.join(at_least=at_least, timeout_seconds=20.0)
@@ -209,14 +211,12 @@ class Libp2pSwarm(OpenSwarm, RealTimeSwarm):
         return made
 
     def rogue(self, name: str) -> RoguePeer:
-        from swarmgame.swarm.transports.libp2p import Libp2pOptions, Libp2pTransport
+        from swarmgame.swarm.transports.libp2p import Libp2pTransport
 
         path = self.folder / f"{name}.key"
         identity = Identity.load_or_create(path)
-        network = Libp2pOptions(host="127.0.0.1", initial_peers=self.known)
-        made = RoguePeer(
-            identity, identity.peer, Libp2pTransport(RUN, identity.peer, path, network), EventLoopThread(name)
-        )
+        network = NetworkOptions(path, "127.0.0.1", initial_peers=self.known)
+        made = RoguePeer(identity, identity.peer, Libp2pTransport(RUN, identity.peer, network), EventLoopThread(name))
         self.rogues.append(made)
         return made
 

@@ -20,8 +20,6 @@ import random
 import socket
 import time
 from collections.abc import Awaitable, Collection, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from google.protobuf.wrappers_pb2 import BytesValue  # type: ignore[import-untyped]
@@ -37,6 +35,7 @@ from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.bodies import BodyServer, request_body
 from swarmgame.swarm.clock import RealClock
 from swarmgame.swarm.identity import Identity, listen_address, split_address, verify
+from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame.swarm.node import SwarmNode
 from swarmgame.swarm.settings import SwarmSettings
 from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
@@ -56,32 +55,13 @@ _GONE = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
 _STALE_SOCKET_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Libp2pOptions:
-    """Where a peer listens, and the peers that it tries first.
-
-    Args:
-        port: TCP port to listen on; 0 takes any.
-        initial_peers: dial addresses, `/ip4/HOST/tcp/PORT/p2p/PEER` or `/dns4/…`; our own is ignored.
-        announce: multiaddrs at which others reach us if we do not listen there ourselves (a Service, a NAT), without
-            the peer id.
-        host: IPv4 address to listen on.
-    """
-
-    port: int = 0
-    initial_peers: tuple[str, ...] = ()
-    announce: tuple[str, ...] = ()
-    host: str = "0.0.0.0"
-
-
 class Libp2pTransport:
     """One p2p daemon; see `Transport`."""
 
-    def __init__(self, run: str, peer: PeerId, identity_path: Path, options: Libp2pOptions) -> None:
+    def __init__(self, run: str, peer: PeerId, network: NetworkOptions) -> None:
         self.peer = peer
-        self.identity_path = identity_path
-        self.options = options
-        self._initial = {split_address(address)[1]: split_address(address)[0] for address in options.initial_peers}
+        self.network = network
+        self._initial = {split_address(address)[1]: split_address(address)[0] for address in network.initial_peers}
         self._initial.pop(peer, None)
         self._directory = f"swarmgame/1/{run}/members"
         self._call_name, self._body_name = f"swarmgame/1/{run}/call", f"swarmgame/1/{run}/body"
@@ -90,7 +70,7 @@ class Libp2pTransport:
         self._node: DHTNode | None = None
         self._handlers: Handlers | None = None
         self._serving: BodyServer | None = None
-        self._addresses: tuple[str, ...] = options.announce
+        self._addresses: tuple[str, ...] = network.announce
 
     @property
     def traffic(self) -> Traffic:
@@ -104,12 +84,12 @@ class Libp2pTransport:
         pause = 0.5
         for attempt in range(1, _START_ATTEMPTS + 1):
             try:
-                _check_port(self.options.host, self.options.port)
+                _check_port(self.network.host, self.network.port)
                 self._p2p = await self._daemon()
                 break
             except (P2PDaemonError, OSError) as error:
                 if attempt == _START_ATTEMPTS:
-                    raise Temporary(f"the p2p daemon does not start on port {self.options.port}: {error}") from error
+                    raise Temporary(f"the p2p daemon does not start on port {self.network.port}: {error}") from error
                 logger.warning("the p2p daemon did not start (attempt %d): %s", attempt, error)
                 await asyncio.sleep(pause)
                 pause *= 2
@@ -135,14 +115,14 @@ class Libp2pTransport:
             self._addresses = tuple(split_address(str(address))[0] for address in visible)
 
     async def _daemon(self) -> P2P:
-        options = self.options
+        network = self.network
         patch_hivemind_ipc()
         return await P2P.create(
-            identity_path=str(self.identity_path),
+            identity_path=str(network.identity),
             # The check would parse the key as RSA.
             check_if_identity_free=False,
-            host_maddrs=[listen_address(options.port, options.host)],
-            announce_maddrs=list(options.announce) or None,
+            host_maddrs=[listen_address(network.port, network.host)],
+            announce_maddrs=list(network.announce) or None,
             use_relay=False,
             nat_port_map=False,
             auto_nat=False,
@@ -292,8 +272,7 @@ class HivemindCommunication(BlockingCommunication):
 
     Args:
         run: name of the run; messages of other runs on the same network are ignored.
-        identity: key file; created if there is none.
-        port, initial_peers, announce, host: see `Libp2pOptions`; initial peers that are offline do no harm.
+        network: its key file is created if there is none; initial peers that are offline do no harm.
         settings: how the node behaves.
 
     Raises:
@@ -301,20 +280,9 @@ class HivemindCommunication(BlockingCommunication):
         ValueError: an initial peer is not a dial address.
     """
 
-    def __init__(
-        self,
-        run: str,
-        identity: Path,
-        port: int = 0,
-        initial_peers: Sequence[str] = (),
-        announce: Sequence[str] = (),
-        *,
-        settings: SwarmSettings | None = None,
-        host: str = "0.0.0.0",
-    ) -> None:
-        key = Identity.load_or_create(identity)
-        options = Libp2pOptions(port, tuple(initial_peers), tuple(announce), host)
-        self._transport = Libp2pTransport(run, key.peer, identity, options)
+    def __init__(self, run: str, network: NetworkOptions, *, settings: SwarmSettings | None = None) -> None:
+        key = Identity.load_or_create(network.identity)
+        self._transport = Libp2pTransport(run, key.peer, network)
         node = SwarmNode(run, key.peer, key.sign, verify, self._transport, RealClock(), settings)
         super().__init__(node, EventLoopThread(f"exchange-{key.peer[-6:]}"), own_loop=True)
 

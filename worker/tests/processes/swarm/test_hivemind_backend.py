@@ -20,6 +20,7 @@ from swarms import Libp2pSwarm
 from swarmgame.errors import Temporary
 from swarmgame.game.protocol import ClosedBy
 from swarmgame.swarm.identity import Identity
+from swarmgame.swarm.network_options import NetworkOptions
 
 
 def daemons() -> set[int]:
@@ -79,7 +80,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_it_and_leaves_nothing(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        peer = HivemindCommunication("run", tmp_path / "key", port, host="127.0.0.1")
+        peer = HivemindCommunication("run", NetworkOptions(tmp_path / "key", "127.0.0.1", port))
         with pytest.raises(Temporary, match=str(port)):
             peer.join()
     assert daemons() == before
@@ -92,10 +93,10 @@ def test_when_no_initial_peer_answers_a_join_that_needs_one_says_so(tmp_path: Pa
 
     offline = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.named('offline').peer}"
     with pytest.raises(Temporary, match="no peer of run"):
-        HivemindCommunication("run", tmp_path / "key", 0, [offline], host="127.0.0.1").join(
+        HivemindCommunication("run", NetworkOptions(tmp_path / "key", "127.0.0.1", initial_peers=(offline,))).join(
             at_least=2, timeout_seconds=2.0
         )
-    alone = HivemindCommunication("run", tmp_path / "key", 0, [offline], host="127.0.0.1")
+    alone = HivemindCommunication("run", NetworkOptions(tmp_path / "key", "127.0.0.1", initial_peers=(offline,)))
     alone.join(at_least=1, timeout_seconds=10.0)
     assert alone.collect(0, 0, gather()).closed_by is ClosedBy.ISOLATED
     alone.leave()
@@ -108,7 +109,9 @@ CHILD = """
     from contributions import make_contribution
     from swarmgame.swarm.transports.libp2p import HivemindCommunication
     from swarmgame.swarm.settings import SwarmSettings
-    peer = HivemindCommunication("contract", Path(sys.argv[2]), 0, sys.argv[3:], host="127.0.0.1", settings=SwarmSettings(heartbeat_seconds=1.0))
+    from swarmgame.swarm.network_options import NetworkOptions
+    network = NetworkOptions(Path(sys.argv[2]), "127.0.0.1", initial_peers=tuple(sys.argv[3:]))
+    peer = HivemindCommunication("contract", network, settings=SwarmSettings(heartbeat_seconds=1.0))
     peer.join(at_least=2, timeout_seconds=60)
     peer.publish(make_contribution(peer.peer, 0))
     print("ready", flush=True)

@@ -17,7 +17,7 @@ from swarmgame.cli.main import run_command
 from swarmgame.errors import ExitCode
 from swarmgame.launch.bootnode import peer_list
 from swarmgame.launch.pod import peer_exit_of, process_count, rounds_finished
-from swarmgame.launch.pod_settings import BootnodeSettings, PodSettings, pod_settings
+from swarmgame.launch.pod_settings import BootnodeSettings, WorkerPodSettings, pod_settings
 from swarmgame.runtime.checkpoint import CheckpointStore
 from swarmgame.runtime.options import PeerOptions
 from swarmgame.swarm.identity import Identity
@@ -107,7 +107,7 @@ def test_a_pods_options_are_its_environment_and_the_manifest(monkeypatch: pytest
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     manifest = load_manifest(GAME, ["communication.port=32000", "peers.minReplicas=2"])
-    options = pod_settings(PodSettings).peer_options(manifest)
+    options = pod_settings(WorkerPodSettings).peer_options(manifest)
     assert options == PeerOptions(
         directory=Path("/checkpoints/peer"),
         network=NetworkOptions(
