@@ -14,8 +14,8 @@ class Communication(Model):
     """How peers talk, and who may join."""
 
     backend: Literal["Hivemind", "TorchDistributed"] = "Hivemind"
-    """Hivemind: an open peer-to-peer network, peers come and go. TorchDistributed: a closed world of `peers.replicas`
-    peers, over gloo; peer 0 hosts the store where they meet, and one that was restarted takes its seat again. No
+    """Hivemind: an open peer-to-peer network, peers come and go. TorchDistributed: a fixed group of `peers.replicas`
+    peers in step, over one gloo process group; if one is lost, all start again and resume from their checkpoints. No
     bootnode, no outsiders, no encryption."""
     port: Annotated[int, Field(ge=1024, le=65_535)] = 31_000
     """The port a peer's pod listens on; with TorchDistributed peer 0 alone, the others anywhere. On one machine, peers

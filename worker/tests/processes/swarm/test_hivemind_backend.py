@@ -108,7 +108,8 @@ CHILD = """
     from contributions import make_contribution
     from swarmgame.swarm.transports.libp2p import HivemindCommunication
     from swarmgame.swarm.settings import SwarmSettings
-    peer = HivemindCommunication("contract", Path(sys.argv[2]), 0, sys.argv[3:], host="127.0.0.1", settings=SwarmSettings(heartbeat_seconds=1.0))
+    settings = SwarmSettings(heartbeat_seconds=1.0)
+    peer = HivemindCommunication("contract", Path(sys.argv[2]), 0, sys.argv[3:], host="127.0.0.1", settings=settings)
     peer.join(at_least=2, timeout_seconds=60)
     peer.publish(make_contribution(peer.peer, 0))
     print("ready", flush=True)
