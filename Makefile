@@ -17,7 +17,7 @@ RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .PHONY: help install toolchain demo demo-control test test-fast test-swarm test-contracts test-gpu lint types
 .PHONY: generate check-generated bench bench-table slither clean
-.PHONY: cluster-prepare cluster-tools cluster-tools-api cluster-tools-kind cluster-load cluster-up cluster-down
+.PHONY: cluster-prepare cluster-build cluster-tools cluster-tools-api cluster-tools-kind cluster-load cluster-up cluster-down
 .PHONY: e2e e2e-api e2e-cluster
 
 help: ## this list
@@ -119,15 +119,16 @@ ifeq ($(E2E),auto)
 e2e-cluster: ## games on a cluster, 15 minutes: kind where Docker can run it, else the native cluster
 	cluster=$$(hack/e2e-cluster.sh) && $(MAKE) e2e-cluster E2E=$$cluster
 else ifeq ($(E2E),native)
-e2e-cluster: $(READY) contracts/node_modules/.ready
-	hack/native-cluster/prepare.sh
-	$(CLUSTER) tools api node charts & tools=$$!; $(CLUSTER) images && wait $$tools # images wait for the network, tools for the processor
+e2e-cluster: cluster-build
 	$(CLUSTER) load
 	trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && $(RUN) e2e --ignore=e2e/api --cluster=native $(WHOLE)
 else
 e2e-cluster: $(READY)
 	$(RUN) e2e --ignore=e2e/api --cluster=$(E2E) $(WHOLE)
 endif
+
+cluster-build: $(READY) contracts/node_modules/.ready cluster-prepare ## build the native cluster's tools and images, into the cache
+	$(CLUSTER) tools api node charts & tools=$$!; $(CLUSTER) images && wait $$tools # images wait for the network, tools for the processor
 
 cluster-prepare: ## install Debian's packages for the native cluster, as root
 	hack/native-cluster/prepare.sh

@@ -16,7 +16,8 @@ pytest_plugins = ["api_servers", "clusters", "games"]
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# pytest imports operator/tests/… as parts of a package `operator`, which would replace the standard library's module for
+# pytest imports operator/tests/… as parts of a package `operator`, which would replace the standard library's module
+# for
 # all later imports. With a path, the module counts as a package and stays.
 operator.__path__ = [str(Path(__file__).parent / "operator")]  # type: ignore[attr-defined]
 

@@ -1,7 +1,8 @@
 """JSON lines between a benchmark and the processes of its arms, with a deadline on every answer.
 
 A peer may hang, crash or print: its output goes to its log, every answer has a deadline, and at the end of a crew all
-its process groups are killed, daemons included. Only the standard library is used, because both environments import it.
+its process groups are killed, daemons included. Only the standard library is used, because both environments import
+it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Each peer has its own p2p daemon, key and loop; several share a Python process, so that 64 fit on one machine. Rounds
 begin at a fixed pace, as when peers also generate and train, so that heartbeats have their usual share. Bytes and
-messages are those of the p2p layer, the DHT's included; CPU seconds are those of the Python processes and their daemons,
-user and system, divided by peers and rounds. Claim: from 4 to 64 peers each of the three grows by at most 1.5 times.
+messages are those of the p2p layer, the DHT's included; CPU seconds are those of the Python processes and their
+daemons, user and system, divided by peers and rounds. Claim: from 4 to 64 peers each of the three grows by at most 1.5
+times.
 
     python benchmarks/exchange_scaling.py [--sizes 4,8,16,32,64] [--rounds 6] [--pace 10]
 """
@@ -81,7 +82,7 @@ def some_peers(
             Path(folder, f"{number}.key"), "127.0.0.1", FIRST_PORT + size + number, initial_peers=tuple(known)
         )
         peer = HivemindCommunication("scaling", network)
-        peer.join(at_least=1 if number == 0 else 2, timeout_seconds=60)
+        peer.join(min_replicas=1 if number == 0 else 2, timeout_seconds=60)
         peers.append(peer)
     while any(len(peer.membership()) < size for peer in peers):
         time.sleep(0.5)

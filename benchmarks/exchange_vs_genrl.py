@@ -2,9 +2,9 @@
 
 2, 4 and 8 peers, each a process, on one machine; 1 KiB to 10 MiB per peer. A call is one exchange of one peer; its
 seconds are those of the slowest peer. A call that has not returned within the bound is hung, and its processes are
-killed; one that returned fewer bodies than peers is short. `--thousand` repeats 8 peers x 256 KiB a thousand times with
-SwarmGame only and adds it to the last result. Claims: 8 x 1 KiB at least 25 times as fast as GenRL; 8 x 256 KiB in at
-most 250 ms, none of a thousand hung; 10 MiB works.
+killed; one that returned fewer bodies than peers is short. `--thousand` repeats 8 peers x 256 KiB a thousand times
+with SwarmGame only and adds it to the last result. Claims: 8 x 1 KiB at least 25 times as fast as GenRL; 8 x 256 KiB
+in at most 250 ms, none of a thousand hung; 10 MiB works.
 """
 
 from __future__ import annotations

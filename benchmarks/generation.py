@@ -1,8 +1,8 @@
 """Generation of G completions per prompt in three ways, on one model in one process.
 
-Arms: `sequential` calls `generate` G times on the batch of prompts, as GenRL does; `num_return_sequences` calls it once
-and lets it read each prompt G times; `ours` is the eager sampler, which also returns the log-probability of every token
-(the others would need another pass). Work: 8 prompts of 20 to 34 tokens, 8 completions each, 32 new tokens;
+Arms: `sequential` calls `generate` G times on the batch of prompts, as GenRL does; `num_return_sequences` calls it
+once and lets it read each prompt G times; `ours` is the eager sampler, which also returns the log-probability of every
+token (the others would need another pass). Work: 8 prompts of 20 to 34 tokens, 8 completions each, 32 new tokens;
 `fixed` forbids EOS, `free` ends completions after about 12 tokens. Run as `python benchmarks/generation.py`; `--smoke`
 is quick and writes nothing.
 """

@@ -1,12 +1,12 @@
 """Generation on a CUDA device, against transformers' own `generate`, on one model in one process.
 
-The model has the shape of Qwen2.5-0.5B (494 M parameters, a vocabulary of 151,936) with random weights in bfloat16. EOS
-is forbidden, so that all arms do the same work; `ours` also returns the log-probability of every token. `usual` is 9
-prompts × 8 completions × 256 tokens, `wide` 64 × 8 × 128; `num_return_sequences` is one call of `generate`. `stream` is
-one completion of 2,048 tokens, and `uneven` nano-vllm's workload (256 prompts of 100 to 1,024 tokens, outputs of 100 to
-1,024); both have only the arm `ours`. A step is the time of the call, prompts included, divided by the tokens of its
-longest completion. Run as `python benchmarks/generation_cuda.py` on a machine with a CUDA device; `--smoke` uses a tiny
-model on any device, and writes no file.
+The model has the shape of Qwen2.5-0.5B (494 M parameters, a vocabulary of 151,936) with random weights in bfloat16.
+EOS is forbidden, so that all arms do the same work; `ours` also returns the log-probability of every token. `usual` is
+9 prompts × 8 completions × 256 tokens, `wide` 64 × 8 × 128; `num_return_sequences` is one call of `generate`. `stream`
+is one completion of 2,048 tokens, and `uneven` nano-vllm's workload (256 prompts of 100 to 1,024 tokens, outputs of
+100 to 1,024); both have only the arm `ours`. A step is the time of the call, prompts included, divided by the tokens
+of its longest completion. Run as `python benchmarks/generation_cuda.py` on a machine with a CUDA device; `--smoke`
+uses a tiny model on any device, and writes no file.
 """
 
 from __future__ import annotations

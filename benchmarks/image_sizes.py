@@ -1,7 +1,7 @@
 """Sizes of the project's images, and of the layers that a change of the code rebuilds: those from the first COPY on.
 
-Builds missing images (as `make cluster-load` does), then reads the sizes from the engine. There is no claim: PyTorch and
-CUDA determine the worker's size.
+Builds missing images (as `make cluster-load` does), then reads the sizes from the engine. There is no claim: PyTorch
+and CUDA determine the worker's size.
 
     python benchmarks/image_sizes.py
 """

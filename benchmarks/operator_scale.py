@@ -1,8 +1,8 @@
-"""The operator with thousands of games: a real API server with controllers, kwok's nodes and pods, the chart's settings.
+"""Thousands of games: a real API server with controllers, kwok's nodes and pods, the chart's settings.
 
-etcd, the API server, the controllers, kwok, the operator and its users share this machine. Games are applied at a fixed
-pace. When every game is Ready and no more writes happen, an idle minute and a cold start are measured, while every
-game's progress is polled as usual. Larger sizes continue from the smaller ones, in one run.
+etcd, the API server, the controllers, kwok, the operator and its users share this machine. Games are applied at a
+fixed pace. When every game is Ready and no more writes happen, an idle minute and a cold start are measured, while
+every game's progress is polled as usual. Larger sizes continue from the smaller ones, in one run.
 
     python benchmarks/operator_scale.py [--games 2000,4000] [--peers 8] [--pace 20] [--smoke]
 """

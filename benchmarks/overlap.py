@@ -1,10 +1,10 @@
 """Seconds of a round with `trainer.with.overlap` and without, in one run, the arms in turn.
 
 Two peers, processes of one thread each, play the quickstart with completions of 48 tokens over hivemind by `swarmgame
-run`. There are two games: `judged` waits 0.1 s in each call of its rewards, as for a remote judge; `plain` waits only for
-the other peer, and shows the cost of overlap. A round's seconds are its slowest peer's; the first rounds of each run are
-dropped. Claims: a judged round is at least 1.05 times as fast with overlap (generation is about a tenth of it); a plain
-round is at most 5 % slower.
+run`. There are two games: `judged` waits 0.1 s in each call of its rewards, as for a remote judge; `plain` waits only
+for the other peer, and shows the cost of overlap. A round's seconds are its slowest peer's; the first rounds of each
+run are dropped. Claims: a judged round is at least 1.05 times as fast with overlap (generation is about a tenth of
+it); a plain round is at most 5 % slower.
 Run as `python benchmarks/overlap.py`; `--smoke` is quick and writes nothing.
 """
 

@@ -4,8 +4,8 @@
 tokens, one stage. `multistage`: GenRL's multistage_math, one peer, one thread, no network: 4 questions x 4 generations
 x 64 tokens x 3 stages. Both arms start from the same weights, use the same questions, sample the same number of tokens
 and train on all of them once; the reward is a hash of the text. Both run with their defaults (GenRL: minibatches of 2,
-gradient checkpointing). A round's seconds are its slowest peer's; `processor` is that peer's processor time, which other
-work on the machine hardly changes. Claims: both at least 5 times as fast as GenRL.
+gradient checkpointing). A round's seconds are its slowest peer's; `processor` is that peer's processor time, which
+other work on the machine hardly changes. Claims: both at least 5 times as fast as GenRL.
 """
 
 from __future__ import annotations

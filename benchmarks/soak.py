@@ -3,12 +3,11 @@
 The quickstart by `swarmgame run`: hivemind, sharing, rewards in the sandbox, training, a checkpoint every 50 rounds,
 held-out questions every 100. Every ten rounds each peer records its memory (resident and unique, MiB, after a garbage
 collection and malloc_trim), descriptors, threads and tracked objects, and the memory of its daemon and its sandbox
-(`swarm/soak.py`); on a CUDA device also torch's allocated and reserved memory. A line is fitted over the rounds after a
-warm-up, in which the bounded caches fill; growth is its slope times 1,000 rounds, of the peer that grows most.
-Claims: per 1,000 rounds at most 1 MiB of unique memory a process and on a device, 1,000 tracked objects, no
-descriptor and no thread; the run's folder grows by its metrics and log alone, at most 8 KiB a round and peer. `day`
-says how many rounds 24 hours are at the speed measured, and what a peer would have gained by then, with the slope's
-standard error.
+(`swarm/soak.py`); on a CUDA device also torch's allocated and reserved memory. A line is fitted over the rounds after
+a warm-up, in which the bounded caches fill; growth is its slope times 1,000 rounds, of the peer that grows most.
+Claims: per 1,000 rounds at most 1 MiB of unique memory a process and on a device, 1,000 tracked objects, no descriptor
+and no thread; the run's folder grows by its metrics and log alone, at most 8 KiB a round and peer. `day` says how many
+rounds 24 hours are at the speed measured, and what a peer would have gained by then, with the slope's standard error.
 Run as `python benchmarks/soak.py`; `--smoke` plays few rounds and writes nothing; `--overlap` generates ahead.
 """
 
@@ -45,15 +44,15 @@ BOUNDS = {
     "cuda_allocated": ("MiB that torch has allocated on the device", 1.0),
     "cuda_reserved": ("MiB that torch has reserved on the device", 1.0),
 }
-"""The claims, and how much 1,000 rounds may add. The bound of half a descriptor or thread allows for a slope that is not
-exactly 0 where one is opened and closed.
+"""The claims, and how much 1,000 rounds may add. The bound of half a descriptor or thread allows for a slope that is
+not exactly 0 where one is opened and closed.
 """
 FOLDER_KIB = 8.0
 
 
 def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[list[dict[str, Any]]], dict[str, float]]:
-    """Play the run; return each peer's samples, and the size of the run's folder in KiB at the warm-up's end and at the
-    end.
+    """Play the run; return each peer's samples, and the size of the run's folder in KiB at the warm-up's end and at
+    the end.
     """
     probe = folder / "probe"
     probe.mkdir()
@@ -90,7 +89,8 @@ def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[li
                 number = last_round(probe)
                 if number >= warmup and "warm" not in sizes:
                     sizes |= {"warm": size_kib(folder / "run"), "warm_round": float(number)}
-                # After the last round the runner reads all metrics for its summary, with libraries that it did not need
+                # After the last round the runner reads all metrics for its summary, with libraries that it did not
+                # need
                 # before.
                 if 0 <= number < rounds - EVERY and (held := memory(process.pid)):
                     runner.append({"round": float(number), "runner_uss": held["uss"]})

@@ -1,7 +1,7 @@
 """Write the table of docs/benchmarks.md and the headline figures of README.md from `results/*.json`.
 
-The text between the marks `benchmarks:begin` and `benchmarks:end` of each page is replaced. The table has every result,
-missed claims included; the README has five rows of it. `--check` fails when a page is not current.
+The text between the marks `benchmarks:begin` and `benchmarks:end` of each page is replaced. The table has every
+result, missed claims included; the README has five rows of it. `--check` fails when a page is not current.
 """
 
 from __future__ import annotations

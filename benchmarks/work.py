@@ -1,10 +1,10 @@
 """The work of both arms of a round: one model, one tokenizer, the same questions, one cheap reward.
 
-The model is a Qwen2 decoder of 2 layers and 0.56 M parameters. The tokenizer splits at spaces, so that prompts have about
-as many tokens as with a real model's, and sampled text re-tokenises to the same ids (GenRL trains on re-tokenised text;
-here it loses nothing by that). The reward is a hash of the text: it costs nothing, and no group has equal rewards, so
-that neither arm can skip one. Reading the work needs only the standard library, because both environments read it;
-making it needs transformers and reasoning-gym.
+The model is a Qwen2 decoder of 2 layers and 0.56 M parameters. The tokenizer splits at spaces, so that prompts have
+about as many tokens as with a real model's, and sampled text re-tokenises to the same ids (GenRL trains on
+re-tokenised text; here it loses nothing by that). The reward is a hash of the text: it costs nothing, and no group has
+equal rewards, so that neither arm can skip one. Reading the work needs only the standard library, because both
+environments read it; making it needs transformers and reasoning-gym.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The compiled contract that is shipped, `artifacts/SwarmCoordinator.json`: ABI, creation code and the compiler's
 settings.
 
-`python contracts/artifact.py` rebuilds it, `--check` compares it with what the sources give and fails when they differ.
-Needs the toolchain (`make toolchain`); users of the artifact do not. Invariant: the file is a function of `src/`,
-package-lock.json and foundry.toml.
+`python contracts/artifact.py` rebuilds it, `--check` compares it with what the sources give and fails when they
+differ. Needs the toolchain (`make toolchain`); users of the artifact do not. Invariant: the file is a function of
+`src/`, package-lock.json and foundry.toml.
 """
 
 from __future__ import annotations

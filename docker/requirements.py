@@ -1,7 +1,7 @@
 """Print the exact requirements of extras of pyproject.toml, which an image installs before the code.
 
-`requirements.py worker,chain` prints all of them, `--only torch` only this one. A layer made from this output is rebuilt
-when the output changes, not with every change of pyproject.toml.
+`requirements.py worker,chain` prints all of them, `--only torch` only this one. A layer made from this output is
+rebuilt when the output changes, not with every change of pyproject.toml.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Check that the packages are written in plain words: `python hack/plain_words.py [--list]`, part of `make lint`.
 
-`[tool.swarmgame.plain-words]` in pyproject.toml lists words that stand for a term of the field ("said" for "published").
-Identifiers are split (`say_last`: say, last); comments, docstrings and strings count, tests do not. A package fails
-when it has more than `limit` such words per 10,000; the message names files and words.
+`[tool.swarmgame.plain-words]` in pyproject.toml lists words that stand for a term of the field ("said" for
+"published"). Identifiers are split (`say_last`: say, last); comments, docstrings and strings count, tests do not. A
+package fails when it has more than `limit` such words per 10,000; the message names files and words.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """GenRL's arm of a round: its game manager, state, data managers, reward manager, GRPO trainer and backends.
 
 Runs in GenRL's environment. Usage: round_peer.py WORK INDEX. Its loop (`run_game`) is unchanged: before each round it
-calls `end_of_game`, which waits here for a request, and after it a hook answers with the measurement. GenRL swallows the
-exceptions of a round, so the answer has the number of optimizer steps and received bodies, by which the benchmark
+calls `end_of_game`, which waits here for a request, and after it a hook answers with the measurement. GenRL swallows
+the exceptions of a round, so the answer has the number of optimizer steps and received bodies, by which the benchmark
 checks the work.
 """
 

@@ -1,7 +1,7 @@
 """The users: they apply games at a fixed pace, and a watch records when each game's Job or pods appear.
 
-Times are this process's monotonic clock, from the apply's answer to the watch's event, so that the watch's delay counts
-against the operator. Invariant: the pace does not depend on the answers (open loop).
+Times are this process's monotonic clock, from the apply's answer to the watch's event, so that the watch's delay
+counts against the operator. Invariant: the pace does not depend on the answers (open loop).
 """
 
 from __future__ import annotations

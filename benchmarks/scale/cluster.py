@@ -22,7 +22,7 @@ from native_cluster.control_plane import ControlPlane, answers, free_ports, mana
 from native_cluster.tools import tool
 
 POD_ADDRESS = "127.64.0.1"
-"""Loopback, so that a request to a pod reaches this host; endpoint controllers, which refuse such addresses, do not run.
+"""Loopback, so that a request to a pod reaches this host; endpoint controllers refuse it, and do not run.
 """
 NAMESPACES = tuple(f"team-{number:02}" for number in range(20))
 OPERATOR = "system:serviceaccount:swarmgame-system:swarmgame"
@@ -113,7 +113,7 @@ def _binding_at_admission() -> list[dict[str, Any]]:
 
 
 def give_way(plane: ControlPlane, *, others: bool) -> None:
-    """Give the controllers the smallest share of the API server (`others`) while games arrive, and a large one after."""
+    """Give the controllers the smallest share of the API server (`others`) while games arrive, a large one after."""
     shares = json.dumps({"spec": {"limited": {"nominalConcurrencyShares": 1 if others else 400}}})
     _kubectl(plane, "patch", "prioritylevelconfiguration", "others", "--type=merge", "--patch", shares)
 
@@ -189,8 +189,8 @@ def _kwok(plane: ControlPlane) -> daemons.Daemon:
 
 
 def _stages() -> list[dict[str, Any]]:
-    """Return kwok's stages: nodes become ready, pods running and ready, and deleted pods are removed, in one step each.
-    kwok's default stages would end a Job's pods at once.
+    """Return kwok's stages: nodes become ready, pods running and ready, and deleted pods are removed, in one step
+    each. kwok's default stages would end a Job's pods at once.
     """
     now = "{{ Now | Quote }}"
     ready = [

@@ -22,7 +22,7 @@ class NoCommunication:
 
     peer: PeerId = "alone"
 
-    def join(self, *, expect: Sequence[PeerId] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
+    def join(self, *, expect: Sequence[PeerId] = (), min_replicas: int = 1, timeout_seconds: float = 120.0) -> None:
         """Do nothing: there is no other peer."""
 
     def membership(self) -> tuple[Member, ...]:
@@ -56,7 +56,7 @@ def connect(folder: Path, parent: Parent, requests: Iterator[dict[str, Any]]) ->
     hello = next(requests)
     network = NetworkOptions(folder / "identity", "127.0.0.1", initial_peers=tuple(hello["addresses"]))
     communication = HivemindCommunication("benchmark", network)
-    communication.join(at_least=2 if hello["addresses"] else 1, timeout_seconds=JOIN_SECONDS)
+    communication.join(min_replicas=2 if hello["addresses"] else 1, timeout_seconds=JOIN_SECONDS)
     parent.answer(addresses=list(communication.addresses))
     deadline = time.monotonic() + JOIN_SECONDS
     while len(communication.membership()) < hello["peers"] and time.monotonic() < deadline:

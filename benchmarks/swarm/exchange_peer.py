@@ -45,7 +45,8 @@ class RandomGroups:
         self.references: list[QuestionRef] = []
         self.groups: list[Group] = []
         self.bytes = 0
-        # The smallest contribution has a header and a signature of a few hundred bytes; tokens are added until the size
+        # The smallest contribution has a header and a signature of a few hundred bytes; tokens are added until the
+        # size
         # is reached.
         tokens = max(1, min(TOKENS, (size - 300) // (ROLLOUTS * 8)))
         while self.bytes < size:

@@ -1,8 +1,8 @@
 """The benchmark's game on SwarmGame's interfaces, with the exact questions, prompts and reward of GenRL's arm.
 
 The three-stage game is GenRL's multistage_math. Its long system prompts come from GenRL's package at run time
-(`prompts.json` beside the work), so that both arms read prompts of one length. Without that file (a smoke run) each is a
-placeholder of the same length.
+(`prompts.json` beside the work), so that both arms read prompts of one length. Without that file (a smoke run) each is
+a placeholder of the same length.
 """
 
 from __future__ import annotations

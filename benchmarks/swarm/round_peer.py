@@ -70,7 +70,7 @@ class OnRequest(Observer):
 
 
 def trainer(work: Work, context: ComponentContext) -> GRPOTrainer:
-    """Return the trainer with GenRL's loss (token-level, no KL), clip range and learning rate, and one update per stage."""
+    """Return the trainer with GenRL's loss (token-level, no KL), clip range, learning rate and updates per stage."""
     chosen = {
         "generations": work.game.generations,
         "maxNewTokens": work.game.tokens,

@@ -64,7 +64,7 @@ class ProbedRewards(ReasoningGymRewards):
 
 
 def holdings() -> dict[str, float]:
-    """Return the resources of this process and its descendants: memory in MiB, descriptors, threads, tracked objects."""
+    """Return what this process and its descendants hold: memory in MiB, descriptors, threads, tracked objects."""
     found = {f"peer_{name}": value for name, value in memory(os.getpid()).items()}
     found["descriptors"] = len(os.listdir("/proc/self/fd"))
     found["threads"] = len(os.listdir("/proc/self/task"))

@@ -65,7 +65,8 @@ class Anvil:
         options: anvil's own: `--no-mining`, `--block-time 1`, `--state FILE`.
         port: 0 takes a free one.
         chain_id: the chain's.
-        follow: whether the kernel ends it with the thread that starts it, since a state file must not have two writers.
+        follow: whether the kernel ends it with the thread that starts it, since a state file must not have two
+            writers.
     """
 
     def __init__(

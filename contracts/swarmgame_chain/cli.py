@@ -1,8 +1,8 @@
 """The commands `swarmgame chain deploy|status|peers|rewards|advance` and `swarmgame gateway`.
 
 A key comes from a file, a keystore, or the file that an environment variable names; it is never an argument. What the
-commands print is read from the chain. An error is one sentence and an exit code. Importing this module loads nothing of
-Ethereum, so `--help` is fast.
+commands print is read from the chain. An error is one sentence and an exit code. Importing this module loads nothing
+of Ethereum, so `--help` is fast.
 """
 
 from __future__ import annotations

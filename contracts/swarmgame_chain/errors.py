@@ -1,7 +1,7 @@
 """Errors of the chain package, by what can be done about them; the exit codes are those of every `swarmgame` command.
 
-A message names what was expected and what was found: a wrong chain id, no code at the address, and another contract are
-three different mistakes. No message contains a key.
+A message names what was expected and what was found: a wrong chain id, no code at the address, and another contract
+are three different mistakes. No message contains a key.
 """
 
 from __future__ import annotations

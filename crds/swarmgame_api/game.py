@@ -117,8 +117,8 @@ class SharingSpec(Model):
     max_staleness_rounds: Annotated[int, Field(ge=0, le=64)] = 1
     """For how many rounds a late rollout stays usable."""
     exchange: Literal["Auto", "Gather", "Pull"] = "Auto"
-    """Gather: every peer fetches everything that was published, as later stages need it. Pull: a peer fetches only what
-    it trains on. Auto: Gather when a round has more than one stage, else Pull."""
+    """Gather: every peer fetches everything that was published, as later stages need it. Pull: a peer fetches only
+    what it trains on. Auto: Gather when a round has more than one stage, else Pull."""
 
 
 class ProgressionSpec(Model):

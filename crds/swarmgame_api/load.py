@@ -144,8 +144,8 @@ def _field_types(model: type[BaseModel]) -> Mapping[str, TypeInfo]:
 
 
 def _without_nulls(tree: JsonValue, info: TypeInfo) -> JsonValue:
-    """Return the tree without nulls among an object's fields, as the API server does, so that defaults apply. Free-form
-    blocks are unchanged."""
+    """Return the tree without nulls among an object's fields, as the API server does, so that defaults apply.
+    Free-form blocks are unchanged."""
     if isinstance(tree, dict) and info.model is not None:
         fields = _field_types(info.model)
         return {

@@ -1,7 +1,7 @@
 """`--set game.maxRounds=5`: changes to a manifest before it is validated.
 
-A path starts at the top (`spec.game.maxRounds`, `metadata.name`) or within spec (`game.maxRounds`). `[0]` is an item of
-a list, and one past its end appends; `["a.b/c"]` is a key with dots. Invariant: the given tree is never changed.
+A path starts at the top (`spec.game.maxRounds`, `metadata.name`) or within spec (`game.maxRounds`). `[0]` is an item
+of a list, and one past its end appends; `["a.b/c"]` is a key with dots. Invariant: the given tree is never changed.
 """
 
 from __future__ import annotations

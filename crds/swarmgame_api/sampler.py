@@ -94,8 +94,8 @@ class VllmOptions(Model):
     startup_seconds: Annotated[int, Field(ge=1, le=86_400)] = 1800
     """Longest wait for the server to be ready."""
     command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=16, strict=False)] = ("vllm",)
-    """`swarmgame run`: the program that is started, found on PATH, and arguments that come before `serve`. A path leads
-    to a vLLM in an environment of its own: `[/opt/vllm/bin/vllm]`."""
+    """`swarmgame run`: the program that is started, found on PATH, and arguments that come before `serve`. A path
+    leads to a vLLM in an environment of its own: `[/opt/vllm/bin/vllm]`."""
     arguments: Annotated[tuple[Argument, ...], Field(max_length=64, strict=False)] = ()
     """More arguments of `vllm serve`, for a server that is started: `[--enforce-eager, --dtype=bfloat16]`."""
     max_model_len: Annotated[int, Field(ge=2, le=16_777_216)] | None = None

@@ -1,8 +1,8 @@
 """A model as the structural OpenAPI v3 schema that a CustomResourceDefinition carries.
 
-It is made from the annotations: types, bounds, patterns, defaults, descriptions and rules. The resource around it is in
-`crd`. Invariant: every constraint of the model is in the schema, or making it raises TypeError. Two differences remain:
-the API server checks no patterns of a mapping's keys, and it keeps a quantity that was written as a number.
+It is made from the annotations: types, bounds, patterns, defaults, descriptions and rules. The resource around it is
+in `crd`. Invariant: every constraint of the model is in the schema, or making it raises TypeError. Two differences
+remain: the API server checks no patterns of a mapping's keys, and it keeps a quantity that was written as a number.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`status`: the observed state of a game. The operator writes it; people, kubectl and tests read it.
 
-It is not part of a manifest: `load` ignores it. Invariant: every list and text is bounded, so that a status always fits
-its object.
+It is not part of a manifest: `load` ignores it. Invariant: every list and text is bounded, so that a status always
+fits its object.
 """
 
 from __future__ import annotations

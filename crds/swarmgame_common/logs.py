@@ -1,8 +1,8 @@
 """Logs: one JSON object a line for machines, one readable line for people.
 
-The command that runs calls `configure` once. Modules call `get_logger(__name__)` and pass facts as keywords; what other
-libraries log through `logging` is formatted the same way. Values under names such as `token` and secrets inside texts
-are replaced before anything is written.
+The command that runs calls `configure` once. Modules call `get_logger(__name__)` and pass facts as keywords; what
+other libraries log through `logging` is formatted the same way. Values under names such as `token` and secrets inside
+texts are replaced before anything is written.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class ApiServer:
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """Start etcd and kube-apiserver. Without controllers no garbage is collected, and no namespace finishes deletion."""
+    """Start etcd and kube-apiserver. Without controllers there is no garbage collection or namespace deletion."""
     yield from _serve(tmp_path_factory.mktemp("api-server"), controllers=False)
 
 

@@ -1,7 +1,7 @@
 """Games on a cluster, and the operator that runs them: the vocabulary of the tests in `e2e`.
 
-`operator` installs both charts with helm, as the README does, into a namespace of its own, once per session. At the end
-of the session `helm uninstall` must leave no object with the chart's label.
+`operator` installs both charts with helm, as the README does, into a namespace of its own, once per session. At the
+end of the session `helm uninstall` must leave no object with the chart's label.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 LEAST_RISE = 0.06
-"""Mean reward of the last ten rounds minus that of the first ten. Ten rounds of 256 rollouts are noisy, and which peers
-miss a round depends on the machine: thirteen runs with four seeds rose by 0.105 to 0.211, and the control falls by
-about 0.3."""
+"""Mean reward of the last ten rounds minus that of the first ten. Ten rounds of 256 rollouts are noisy, and which
+peers miss a round depends on the machine: thirteen runs with four seeds rose by 0.105 to 0.211, and the control falls
+by about 0.3."""
 
 
 def main() -> int:

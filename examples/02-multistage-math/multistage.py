@@ -103,8 +103,8 @@ class MultistageMath(ReasoningGymData):
 
 
 class MultistageRewards(RewardManager):
-    """Stages 0 and 2: 1 for the right answer. Stage 1: 1 for the letter of the right answer, 0.2 for another letter that
-    was offered.
+    """Stages 0 and 2: 1 for the right answer. Stage 1: 1 for the letter of the right answer, 0.2 for another letter
+    that was offered.
     """
 
     def rewards(self, state: GameState) -> Mapping[GroupKey, Sequence[float]]:

@@ -82,8 +82,8 @@ class GameRecord:
     """A game as it was last received.
 
     Args:
-        raw_json: the object without managedFields. Kept as text and parsed when it is needed: a small game takes 2.8 kB
-            as JSON and 16 kB parsed, which for 4,000 games is 11 against 63 MiB (of 286 MiB for the whole process).
+        raw_json: the object without managedFields. Kept as text and parsed when it is needed: a small game takes 2.8
+            kB as JSON and 16 kB parsed, which for 4,000 games is 11 against 63 MiB (of 286 MiB for the whole process).
     """
 
     uid: str

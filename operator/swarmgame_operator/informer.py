@@ -3,7 +3,8 @@
 It lists in pages, then watches, and lists again when the watch is too old. After every list, objects that it does not
 contain are removed from the store, so nothing stays that was deleted while no watch was open.
 
-Why not kopf's indices: see docs/decisions/0020-informer-instead-of-kopf.md. Source: k8s.io/client-go/tools/cache, Reflector.
+Why not kopf's indices: see docs/decisions/0020-informer-instead-of-kopf.md. Source: k8s.io/client-go/tools/cache,
+Reflector.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Leader election: of several operators, only the holder of the Lease writes.
 
-`kubernetes.aio.leaderelection` ends on the first broken connection and never releases its lock, so a restart would wait
-for the full lease duration; hence this. Clocks of other operators are not read: a holder is gone when its Lease has not
-changed for its own duration. Invariant: a leader stops (`LeadershipLost`) before another may take over.
+`kubernetes.aio.leaderelection` ends on the first broken connection and never releases its lock, so a restart would
+wait for the full lease duration; hence this. Clocks of other operators are not read: a holder is gone when its Lease
+has not changed for its own duration. Invariant: a leader stops (`LeadershipLost`) before another may take over.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`swarmgame-operator`: reads the settings, connects to the API server, and runs.
 
-Only this module turns errors into exit codes. 0: stopped by a signal. 75: leadership was lost; start again. 78: invalid
-settings or kubeconfig. 1: a bug, with a traceback.
+Only this module turns errors into exit codes. 0: stopped by a signal. 75: leadership was lost; start again. 78:
+invalid settings or kubeconfig. 1: a bug, with a traceback.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The gateway's queue: the messages that were submitted, and how each ended.
 
-It is bounded: when it is full, the oldest waiting message is dropped and counted, since the newest report is worth more
-than the oldest. At most one message per subject (a peer's registration, its report or commit of a round) is on its way.
-A message is in exactly one state; `final`, `rejected` and `dropped` never change. No clock and no network.
+It is bounded: when it is full, the oldest waiting message is dropped and counted, since the newest report is worth
+more than the oldest. At most one message per subject (a peer's registration, its report or commit of a round) is on
+its way. A message is in exactly one state; `final`, `rejected` and `dropped` never change. No clock and no network.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Transactions of one wallet under consecutive nonces: sent, replaced at a higher fee, sent again, and followed until a
-reorganisation can no longer undo them.
+"""Transactions of one wallet under consecutive nonces: sent, replaced at a higher fee, sent again, and followed until
+a reorganisation can no longer undo them.
 
-At most eight are in flight. A transaction that is not mined in time is replaced under the same nonce at a fee an eighth
-higher, up to a cap; every hash that a nonce ever had is remembered, since any of them may be mined. When another
-process has used a nonce, its messages go back into the queue; the contract takes nothing twice. `step` returns each
-request once, when its outcome is final.
+At most eight are in flight. A transaction that is not mined in time is replaced under the same nonce at a fee an
+eighth higher, up to a cap; every hash that a nonce ever had is remembered, since any of them may be mined. When
+another process has used a nonce, its messages go back into the queue; the contract takes nothing twice. `step` returns
+each request once, when its outcome is final.
 """
 
 from __future__ import annotations

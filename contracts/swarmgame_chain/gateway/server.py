@@ -2,8 +2,8 @@
 
 `POST /v1/registrations|commits|reports` takes one message or a list, and answers 202 with an id and a state for each,
 in order; the signature is the authentication. `POST /v1/lookups` takes {"ids": [...]} and answers their states; an
-unknown id was lost with the gateway's memory, and its sender submits the message again. `POST /rpc` is a read-only view
-of the contract (`rpc_proxy`). `/healthz`, `/readyz`, `/status` and `/metrics` only read.
+unknown id was lost with the gateway's memory, and its sender submits the message again. `POST /rpc` is a read-only
+view of the contract (`rpc_proxy`). `/healthz`, `/readyz`, `/status` and `/metrics` only read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Signed messages: registrations, commits and reports, as EIP-712, and the keys that sign them.
 
 `signing` holds keys, signatures and peer ids; `base` defines what a kind of message must implement; `registration`,
-`report` and `commit` are the kinds. `KINDS` lists them, and the gateway iterates over it: a new kind is one new module,
-one entry here, and its function in the contract.
+`report` and `commit` are the kinds. `KINDS` lists them, and the gateway iterates over it: a new kind is one new
+module, one entry here, and its function in the contract.
 """
 
 from swarmgame_chain.messages.base import MAX_ROUNDS_AHEAD, Action, ChainState, Decision, SignedMessage

@@ -1,8 +1,8 @@
 """What a kind of signed message defines, from the JSON body to the check of its outcome on chain.
 
 A subclass of `SignedMessage` is a frozen dataclass with `validate` (from JSON), `refusal` and `is_signed` (admission),
-`decide` (what to do, given the contract's state), `encode`, `gas` and `size` (its entry in a transaction) and `outcome`
-(whether what the contract has recorded is this message). The gateway knows messages only through these.
+`decide` (what to do, given the contract's state), `encode`, `gas` and `size` (its entry in a transaction) and
+`outcome` (whether what the contract has recorded is this message). The gateway knows messages only through these.
 """
 
 from __future__ import annotations

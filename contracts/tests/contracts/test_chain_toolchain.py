@@ -1,5 +1,5 @@
-"""forge's own suites, the gas snapshot, the coverage and the artifact; the toolchain is installed by npm when it is not
-there.
+"""forge's own suites, the gas snapshot, the coverage and the artifact; the toolchain is installed by npm when it is
+not there.
 """
 
 from __future__ import annotations

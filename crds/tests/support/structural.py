@@ -1,7 +1,7 @@
 """A structural schema in Python: the defaults that an API server fills in, and documents that the schema accepts.
 
-Defaulting follows the server's algorithm: from the outside in, where a field is absent or null. The tests on a real API
-server show that the two agree. Rules (CEL) are not evaluated here.
+Defaulting follows the server's algorithm: from the outside in, where a field is absent or null. The tests on a real
+API server show that the two agree. Rules (CEL) are not evaluated here.
 """
 
 from __future__ import annotations

@@ -43,7 +43,10 @@ class ControlPlane:
     daemons: tuple[daemons.Daemon, ...]
 
     def kubeconfig_of(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """Return a user's kubeconfig, limited by RBAC. A service account is system:serviceaccount:<namespace>:<name>."""
+        """Return a user's kubeconfig, limited by RBAC.
+
+        A service account is system:serviceaccount:<namespace>:<name>.
+        """
         name = "".join(letter if letter.isalnum() else "-" for letter in "-".join([user, *groups]))
         return self.authority.kubeconfig(self.directory / f"kubeconfig-{name}", self.url, user, groups)
 

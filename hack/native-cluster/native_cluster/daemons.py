@@ -1,7 +1,8 @@
 """Daemons: programs in the background, each with a log and a file with its process id and start time.
 
 Daemons are not restarted: a control plane that dies during a test is an error. Invariants: a process is signalled only
-if its start time is that of the file, and a daemon that dies during `wait` is reported at once with the end of its log.
+if its start time is that of the file, and a daemon that dies during `wait` is reported at once with the end of its
+log.
 """
 
 from __future__ import annotations

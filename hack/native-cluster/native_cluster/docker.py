@@ -197,7 +197,8 @@ def _mirror() -> str:
         if release == _SUITE and component == "main":
             return address
     raise ImageFailed(
-        f"apt on this host has no mirror of Debian {_SUITE}, from which the base images are made: run `apt-get update`, "
+        f"apt on this host has no mirror of Debian {_SUITE}, from which the base images are made: "
+        "run `apt-get update`, "
         "or set SWARMGAME_E2E_PUBLIC_BASE=true to pull them"
     )
 

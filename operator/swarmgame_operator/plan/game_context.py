@@ -1,5 +1,5 @@
-"""A valid game and what its children share: names, labels, owner, and the hash of the manifest that a child was written
-from.
+"""A valid game and what its children share: names, labels, owner, and the hash of the manifest that a child was
+written from.
 
 A child's name is the game's with a role, so people find it. No name is longer than 63 characters, because the game's
 has at most 52 and the longest suffix 11.

@@ -1,7 +1,7 @@
 """The Secrets with keys: one for the peers, by index, and one for the bootnode.
 
-The runtime generates keys; this module says which are missing. A key that exists is never replaced or removed, not even
-by scaling down, so a peer that comes back has its old identity.
+The runtime generates keys; this module says which are missing. A key that exists is never replaced or removed, not
+even by scaling down, so a peer that comes back has its old identity.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Network policies: which pods may reach which. Created with `networkPolicy.mode: Isolated`; the cluster's network must
-enforce them.
+"""Network policies: which pods may reach which. Created with `networkPolicy.mode: Isolated`; the cluster's network
+must enforce them.
 
 | pod | ingress from | egress to |
 |---|---|---|

@@ -2,9 +2,9 @@
 
 A Job's template is immutable, and other controllers write into it (Kueue: suspend, nodeSelector, tolerations,
 schedulingGates). So the complete Job is created once, and later only the number of peers is applied. A running game
-keeps its template when the operator's defaults change; the Job is replaced only if its author changed what the pods are
-made from. `completions` equals `parallelism` and is never 0, because such a Job succeeds at once; `maxFailedIndexes` is
-at most that.
+keeps its template when the operator's defaults change; the Job is replaced only if its author changed what the pods
+are made from. `completions` equals `parallelism` and is never 0, because such a Job succeeds at once;
+`maxFailedIndexes` is at most that.
 """
 
 from __future__ import annotations

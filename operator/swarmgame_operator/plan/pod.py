@@ -36,8 +36,8 @@ def container_security() -> Manifest:
 def pod_spec(game: GameContext, **fields: Any) -> Manifest:
     """Return a pod's spec with the fields that all pods share.
 
-    `enableServiceLinks` is off because a Service named `swarmgame` would otherwise put SWARMGAME_PORT into every pod of
-    its namespace.
+    `enableServiceLinks` is off because a Service named `swarmgame` would otherwise put SWARMGAME_PORT into every pod
+    of its namespace.
     """
     spec: Manifest = {
         "automountServiceAccountToken": False,

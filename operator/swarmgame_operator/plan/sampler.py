@@ -1,9 +1,10 @@
 """The vLLM server beside a peer, for a game whose trainer has `sampler: {engine: vllm}` without a url.
 
-It is a native sidecar. It starts after the initializer and before the peer, which waits for its startup probe, and ends
-with the peer, so the Job still completes. It listens on loopback, which only the pod's containers share, because its
-weight endpoints let a caller run code; so the probes run inside the container. Weights are passed in an emptyDir. Its
-GPUs are set in `sampler.resources`. Invariant: the image is third-party, so it gets no token, no key and no checkpoint.
+It is a native sidecar. It starts after the initializer and before the peer, which waits for its startup probe, and
+ends with the peer, so the Job still completes. It listens on loopback, which only the pod's containers share, because
+its weight endpoints let a caller run code; so the probes run inside the container. Weights are passed in an emptyDir.
+Its GPUs are set in `sampler.resources`. Invariant: the image is third-party, so it gets no token, no key and no
+checkpoint.
 """
 
 from __future__ import annotations

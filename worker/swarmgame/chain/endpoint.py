@@ -64,8 +64,8 @@ def resolve_endpoint(manifest: SwarmGame, given: ChainEndpoint | None = None) ->
     """Return where the chain of a game is; None where the game has none.
 
     Args:
-        given: the command line's values; what is missing comes from the environment, and for an External chain from the
-            manifest.
+        given: the command line's values; what is missing comes from the environment, and for an External chain from
+            the manifest.
 
     Raises:
         BadUsage: the game has a chain and a value is missing, or differs from the manifest's.

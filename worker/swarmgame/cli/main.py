@@ -50,7 +50,8 @@ def swarmgame(
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=lambda v: _version(v)),
     ] = False,
 ) -> None:
-    """Swarms of independent peers that post-train their own models by reinforcement learning, and share their rollouts.
+    """Swarms of independent peers that post-train their own models by reinforcement learning, and share their
+    rollouts.
 
     [bold]Begin here[/bold]
 

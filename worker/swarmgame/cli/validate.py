@@ -1,8 +1,8 @@
 """`swarmgame validate GAME`: the dry run. Checks everything, starts nothing and writes nothing.
 
-Prints the manifest as it will be used, with overrides and all defaults, those of the components' `with` blocks too. The
-YAML goes to standard output and the summary to standard error, so `swarmgame validate game.yaml > resolved.yaml` makes
-a file that validates again.
+Prints the manifest as it will be used, with overrides and all defaults, those of the components' `with` blocks too.
+The YAML goes to standard output and the summary to standard error, so `swarmgame validate game.yaml > resolved.yaml`
+makes a file that validates again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The `chess` data: positions from random games, with the task to mate in one or to find any legal move.
 
-A position follows from a seed, so any peer can regenerate it; nothing is downloaded. Use it with the `chess` rewards. A
-policy over text reads the position in FEN and answers in UCI or SAN; any other policy reads the payload, float32 planes
-of 18 × 8 × 8, and answers with the action 64 × from + to. Invariant: a mate-in-one position has at least one mating
-move, found by search, and `answer` is the first of them.
+A position follows from a seed, so any peer can regenerate it; nothing is downloaded. Use it with the `chess` rewards.
+A policy over text reads the position in FEN and answers in UCI or SAN; any other policy reads the payload, float32
+planes of 18 × 8 × 8, and answers with the action 64 × from + to. Invariant: a mate-in-one position has at least one
+mating move, found by search, and `answer` is the first of them.
 """
 
 from __future__ import annotations

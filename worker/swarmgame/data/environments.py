@@ -1,5 +1,5 @@
-"""Environments: named generators of questions with a scorer. The 105 datasets of reasoning-gym, composites of them, and
-an author's own.
+"""Environments: named generators of questions with a scorer. The 105 datasets of reasoning-gym, composites of them,
+and an author's own.
 
 All of this module runs inside the sandbox (`swarmgame.sandbox.client`), called by name with JSON arguments: some
 generators execute code, some scorers evaluate the answer, and five datasets depend on the interpreter's hash seed,
@@ -67,8 +67,8 @@ class GeneratedQuestion:
 
 
 class Environment(ABC):
-    """Base of an author's own environment, registered in the entry-point group `swarmgame.environments`. The first line
-    of its docstring describes it.
+    """Base of an author's own environment, registered in the entry-point group `swarmgame.environments`. The first
+    line of its docstring describes it.
     """
 
     Config: ClassVar[type[BaseModel]] = Config

@@ -2,8 +2,8 @@
 
 The base of `text` and `images`. A hash of its content assigns a row to rounds, evaluation or demonstrations, so
 duplicates are always on the same side, and every peer with the same rows splits them alike. Invariant: a reference
-contains the digest of all rows and the row's number. A peer with different rows cannot resolve it, and no peer resolves
-a held-out row.
+contains the digest of all rows and the row's number. A peer with different rows cannot resolve it, and no peer
+resolves a held-out row.
 """
 
 from __future__ import annotations

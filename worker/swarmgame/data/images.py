@@ -1,9 +1,9 @@
 """The `images` data: labelled pictures, for policies that read images.
 
 Reads a folder with a folder per class, a dataset of the hub (`hf://org/name[@revision]`) or saved by `datasets`, and
-scikit-learn's 8×8 digits (`sklearn://digits`), which need no download. A question has no text: its payload is a float32
-array, channels × height × width, in [0, 1], its answer the number of the class. Invariant: payloads are read-only, and
-equal byte by byte on every peer with the same data.
+scikit-learn's 8×8 digits (`sklearn://digits`), which need no download. A question has no text: its payload is a
+float32 array, channels × height × width, in [0, 1], its answer the number of the class. Invariant: payloads are
+read-only, and equal byte by byte on every peer with the same data.
 """
 
 from __future__ import annotations

@@ -95,8 +95,9 @@ class DataManager(Component, ABC):
     """The source of questions, and of the prompts of each stage."""
 
     knows_next_round: bool = True
-    """False where a round's questions always depend on the result of the round before: nothing is then generated ahead.
-    A curriculum whose level seldom changes may leave it True: rollouts for the wrong questions are discarded."""
+    """False where a round's questions always depend on the result of the round before: nothing is then generated
+    ahead. A curriculum whose level seldom changes may leave it True: rollouts for the wrong questions are discarded.
+    """
 
     @abstractmethod
     def round_data(self, round: Round) -> Sequence[Question]:
@@ -165,8 +166,8 @@ class Trainer(Component, ABC):
 
     @property
     def sampling_version(self) -> int:
-        """Version of the policy that sampled what `generate` returned last. Below `policy_version` only where a trainer
-        generates ahead.
+        """Version of the policy that sampled what `generate` returned last. Below `policy_version` only where a
+        trainer generates ahead.
         """
         return self.policy_version
 
@@ -198,8 +199,8 @@ class Trainer(Component, ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
     def decode(self, token_ids: Sequence[int]) -> str | None:
-        """Return the text of these ids, exactly as in `Rollout.text`; None where ids have no text or are outside of the
-        vocabulary. The loop uses it to refuse a rollout whose text does not match its ids."""
+        """Return the text of these ids, exactly as in `Rollout.text`; None where ids have no text or are outside of
+        the vocabulary. The loop uses it to refuse a rollout whose text does not match its ids."""
         return None
 
     def export(self, folder: Path) -> None:

@@ -1,8 +1,9 @@
 """External sampling: which groups of other peers a peer trains on.
 
 Pure functions. The candidates were verified and scored by this peer; their authors' claims are not used here.
-`nonzero-advantage` is the rule of the SAPO paper (arXiv 2509.08721), which no release of GenRL implemented; `top-score`
-is GenRL's rule, kept as a control. Invariant: the selection depends on the candidates and the seed, not on their order.
+`nonzero-advantage` is the rule of the SAPO paper (arXiv 2509.08721), which no release of GenRL implemented;
+`top-score` is GenRL's rule, kept as a control. Invariant: the selection depends on the candidates and the seed, not on
+their order.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """PackedNumbers: an immutable sequence of numbers over the bytes of a received message.
 
 The log-probabilities of a remote rollout are read only in training, its ids once, to compare them with the text. As
-Python objects they take ten times the memory, and making them was half of a peer's work in an exchange of 256 KiB; here
-they are made on access. A plain numpy view does not do: it compares element by element, cannot be hashed, and yields
-numpy scalars, which JSON, msgpack and tokenizers refuse. Invariant: an instance equals, hashes, prints, copies and
-pickles as the tuple of its numbers, and cannot be changed.
+Python objects they take ten times the memory, and making them was half of a peer's work in an exchange of 256 KiB;
+here they are made on access. A plain numpy view does not do: it compares element by element, cannot be hashed, and
+yields numpy scalars, which JSON, msgpack and tokenizers refuse. Invariant: an instance equals, hashes, prints, copies
+and pickles as the tuple of its numbers, and cannot be changed.
 """
 
 from __future__ import annotations

@@ -119,15 +119,15 @@ class CommunicationManager(Protocol):
     @property
     def peer(self) -> PeerId: ...
 
-    def join(self, *, expect: Sequence[PeerId] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
-        """Enter the swarm, and wait until `at_least` members (this peer included) are seen or the time is over.
+    def join(self, *, expect: Sequence[PeerId] = (), min_replicas: int = 1, timeout_seconds: float = 120.0) -> None:
+        """Enter the swarm, and wait until `min_replicas` members (this peer included) are seen or the time is over.
 
         Args:
             expect: members from a checkpoint; they count as live until one heartbeat lifetime has passed without
                 a heartbeat.
 
         Raises:
-            Temporary: the transport could not be started, or no initial peer could be reached and `at_least` > 1.
+            Temporary: the transport could not be started, or no initial peer could be reached and `min_replicas` > 1.
         """
         ...
 

@@ -1,8 +1,8 @@
 """The report of a round, and the observers that receive it.
 
-`RoundReport` is one line of `metrics.jsonl`, one row of the table, one scrape of Prometheus. Observers do not influence
-the game. Invariant: everything except `seconds`, `outcomes` and `bytes_*` is a function of seeds and contributions, so
-a resumed run repeats it.
+`RoundReport` is one line of `metrics.jsonl`, one row of the table, one scrape of Prometheus. Observers do not
+influence the game. Invariant: everything except `seconds`, `outcomes` and `bytes_*` is a function of seeds and
+contributions, so a resumed run repeats it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ class QuestionRef:
 
     Args:
         environment: name of the environment or dataset in the DataManager.
-        config: short digest of its configuration; a peer with a different configuration cannot regenerate the question.
+        config: short digest of its configuration; a peer with a different configuration cannot regenerate the
+            question.
         seed: seed of the stream, in [0, 2**62).
         index: position in the stream, non-negative.
     """
@@ -94,9 +95,9 @@ class Prompt:
     Args:
         question_id: id of the question.
         messages: the conversation; empty in a game without text.
-        token_ids: the ids that the policy read, filled in by the Trainer; empty for a policy that does not read tokens.
-            Also empty in groups of other peers: their prompts are regenerated here, and the Trainer tokenises the
-            messages itself.
+        token_ids: the ids that the policy read, filled in by the Trainer; empty for a policy that does not read
+            tokens. Also empty in groups of other peers: their prompts are regenerated here, and the Trainer tokenises
+            the messages itself.
         payload: input of a policy that does not read text (an image tensor, a board); local, never sent.
     """
 

@@ -1,10 +1,10 @@
 """Verification of what other peers sent.
 
 The communication backend has checked form, signature and hash. Here the content is compared with what this peer makes
-itself: every question is regenerated from its reference, the prompt must be the one that this peer would have used, and
-the text must match the ids. A group that fails is dropped and counted under its reason; bad content raises nothing.
-Invariant: a group that passes carries our own prompt (payload included, none of the sender's ids), so the sender
-influences reward and training only through the sampled completion.
+itself: every question is regenerated from its reference, the prompt must be the one that this peer would have used,
+and the text must match the ids. A group that fails is dropped and counted under its reason; bad content raises
+nothing. Invariant: a group that passes carries our own prompt (payload included, none of the sender's ids), so the
+sender influences reward and training only through the sampled completion.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Memory and CUDA graphs of one shape of generation: caches, lanes, the completions of a call, and the steps over them.
+"""Memory and CUDA graphs of one shape of generation: caches, lanes, the completions of a call, and the steps over
+them.
 
 A graph reads and writes fixed memory, so everything that a step touches is made once, for bucketed sizes. Finished
 completions leave their lane to waiting ones within the step, on the device; when none wait, the step goes on with half
@@ -337,8 +338,8 @@ def even(lanes: int) -> int:
 
 
 def bucket(size: int, unit: int = 64) -> int:
-    """Round a size up to a multiple of the unit, of twice the unit above 8 units, and so on; at most an eighth too much
-    from there.
+    """Round a size up to a multiple of the unit, of twice the unit above 8 units, and so on; at most an eighth too
+    much from there.
     """
     while unit * 8 < size:
         unit *= 2

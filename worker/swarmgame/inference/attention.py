@@ -3,9 +3,9 @@
 All completions of a prompt are queries of a single matrix product over its keys; each completion's own tokens are a
 second, small one; one softmax spans both. Eight completions of a long prompt so need an eighth of the memory, and of
 the memory traffic, of a repeated cache. Queries are rotated straight into the order in which they are read, keys
-straight into the cache: for a small model moving numbers costs as much as multiplying them. The result equals attention
-over the concatenation, to rounding. Shapes: P prompts, M completions a prompt at most (slots), B rows (completions,
-ordered by prompt), K key heads, G query heads a key head, D head size, W prompt width, L tokens so far.
+straight into the cache: for a small model moving numbers costs as much as multiplying them. The result equals
+attention over the concatenation, to rounding. Shapes: P prompts, M completions a prompt at most (slots), B rows
+(completions, ordered by prompt), K key heads, G query heads a key head, D head size, W prompt width, L tokens so far.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from swarmgame.inference.sampler import ModelSampler, SamplingParams
 from swarmgame.inference.token_sampler import TokenSampler
 
 COMPACT_BELOW = 0.75
-"""Share of rows alive under which the finished ones are taken out: copying the cache must cost less than carrying them.
+"""Share of rows alive under which the finished ones are taken out: copying the cache must cost less than carrying
+them.
 """
 
 SYNC_EVERY = 16

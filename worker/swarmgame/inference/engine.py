@@ -3,7 +3,8 @@
 A step of a model is some hundred small kernels, and launching them takes the processor longer than running them takes
 the device, so a step (forward, sampling, bookkeeping) is captured once as a graph and replayed. An `Arena` holds the
 graphs and the memory that they read and write, and is kept between calls until `release`. Graphs read the model's own
-weights, so an update in place between calls needs no new graph. Models that are not written out are left to `eager.py`.
+weights, so an update in place between calls needs no new graph. Models that are not written out are left to
+`eager.py`.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ class EngineSampler(ModelSampler):
         return arena.batch.ids[:rows], arena.batch.logprobs[:rows]
 
     def _arena(self, requested: ArenaShape, kernels: ModuleType) -> Arena:
-        """Memory and graphs that are large enough, the last used first; all are dropped when the weights have moved: no
-        graph would find them.
+        """Memory and graphs that are large enough, the last used first; all are dropped when the weights have moved:
+        no graph would find them.
         """
         if self._weight_addresses() != self._addresses:
             self.release()

@@ -1,11 +1,11 @@
 """The operations of `ops.py` on a CUDA device: launches of the kernels in `triton_kernels.py`, and of cuBLAS.
 
-A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the bytes
-moved. A layer is eight launches: RMSNorm with the residual, QKV product, rotary + cache write + attention over the
-shared prompt and the row's own tokens, output product, RMSNorm with the residual, gate/up product, SiLU, down product.
-Products are cuBLAS's: kernels of our own, alone or with norm or activation taken along, were two to four times slower
-(docs/decisions/0001-decode-step.md). Sampling reads the logits once, and one block of them again. Shapes: B rows, H
-hidden size, V vocabulary.
+A decode step reads every weight once and does little arithmetic, so what counts is the number of launches and the
+bytes moved. A layer is eight launches: RMSNorm with the residual, QKV product, rotary + cache write + attention over
+the shared prompt and the row's own tokens, output product, RMSNorm with the residual, gate/up product, SiLU, down
+product. Products are cuBLAS's: kernels of our own, alone or with norm or activation taken along, were two to four
+times slower (docs/decisions/0001-decode-step.md). Sampling reads the logits once, and one block of them again. Shapes:
+B rows, H hidden size, V vocabulary.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 

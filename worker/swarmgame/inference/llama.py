@@ -116,8 +116,8 @@ def joined_view(parameters: Sequence[Tensor]) -> Tensor | None:
 
 
 class _Layer(Protocol):
-    """One decoder layer without its attention. The residual stream is `hidden` [B, H] plus `delta`, which the next norm
-    adds; None is nothing.
+    """One decoder layer without its attention. The residual stream is `hidden` [B, H] plus `delta`, which the next
+    norm adds; None is nothing.
     """
 
     def project(self, hidden: Tensor, delta: Tensor | None) -> Tensor:

@@ -1,8 +1,8 @@
 """Rotary position embedding of queries and keys (RoPE, arXiv 2104.09864), one new token a row.
 
-A head's numbers have one of two orders. In transformers' order, number i is rotated together with i + D/2. Interleaved,
-it is rotated together with its neighbour, so a pair is one complex number and rotating is one product; the projections
-that make queries and keys are permuted to fit, and their inner products do not change.
+A head's numbers have one of two orders. In transformers' order, number i is rotated together with i + D/2.
+Interleaved, it is rotated together with its neighbour, so a pair is one complex number and rotating is one product;
+the projections that make queries and keys are permuted to fit, and their inner products do not change.
 """
 
 from __future__ import annotations

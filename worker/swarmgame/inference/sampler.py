@@ -89,8 +89,8 @@ class Sampler(Protocol):
     @property
     def uses_model(self) -> bool:
         """Whether sampling computes with the policy's own modules, so that training must not run at the same time (the
-        weights, and train or evaluation mode, are shared). False for an engine with weights of its own, which change in
-        `update_weights` alone."""
+        weights, and train or evaluation mode, are shared). False for an engine with weights of its own, which change
+        in `update_weights` alone."""
         ...
 
     def sample(
@@ -227,9 +227,9 @@ def uniforms(rows: int, params: SamplingParams, seed: int, first_row: int = 0) -
     """Return all random numbers of a call: fp64 in [0, `ONE_MINUS_EPS`], [rows, max_new_tokens], on the CPU; [rows, 0]
     when greedy.
 
-    They come from a counter-based generator (Philox, Salmon et al. 2011), so a row's numbers depend on the seed and its
-    place alone. They are made on the CPU for every device: a device's generator gives a row other numbers when other
-    rows are drawn with it.
+    They come from a counter-based generator (Philox, Salmon et al. 2011), so a row's numbers depend on the seed and
+    its place alone. They are made on the CPU for every device: a device's generator gives a row other numbers when
+    other rows are drawn with it.
     """
     if params.greedy:
         return torch.empty(rows, 0, dtype=torch.float64)

@@ -1,7 +1,7 @@
 """Sample one token a row from logits, by inverting the cumulative distribution at a given uniform number.
 
-No step waits for the device. `kernels.py` does the same in two passes over the vocabulary for the plain case. Shapes: B
-rows, V vocabulary.
+No step waits for the device. `kernels.py` does the same in two passes over the vocabulary for the plain case. Shapes:
+B rows, V vocabulary.
 """
 
 from __future__ import annotations

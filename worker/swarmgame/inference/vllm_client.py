@@ -4,10 +4,10 @@ Read from vLLM 0.33.0 and compared with 0.22.1 and 0.30.0: `/v1/completions`, an
 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`, serve since 0.22 at least;
 with VLLM_SERVER_DEV_MODE=1 so do `/collective_rpc` and `/reset_prefix_cache`, and since 0.30 at the latest
 `/update_weight_version` and `/weight_info`. Quirks that shape this module: all prompts of one request share a seed, so
-each prompt is a request of its own; the n completions of a request have the seeds s, s+1, …; a greedy request takes n=1
-alone; a stop token is in `token_ids`; -inf and NaN arrive as -9999; a budget that does not fit the longest sequence is
-lowered silently. Run against vLLM 0.32.0 on a CPU, whose log-probabilities were within 1.4e-5 of a full forward
-in fp32. Retries, versions and processes are in `vllm.py`.
+each prompt is a request of its own; the n completions of a request have the seeds s, s+1, …; a greedy request takes
+n=1 alone; a stop token is in `token_ids`; -inf and NaN arrive as -9999; a budget that does not fit the longest
+sequence is lowered silently. Run against vLLM 0.32.0 on a CPU, whose log-probabilities were within 1.4e-5 of a full
+forward in fp32. Retries, versions and processes are in `vllm.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The display of a run: reads the peers' files and statuses, and keeps the view up to date.
 
-`swarmgame run` refreshes it between two checks of its processes, `swarmgame join` from a thread. Statuses are requested
-in a thread of their own, so that a peer that does not answer does not delay the view.
+`swarmgame run` refreshes it between two checks of its processes, `swarmgame join` from a thread. Statuses are
+requested in a thread of their own, so that a peer that does not answer does not delay the view.
 """
 
 from __future__ import annotations

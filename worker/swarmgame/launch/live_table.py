@@ -221,8 +221,8 @@ def _row(peer: PeerProgress) -> list[str | Text]:
 
 
 def sparkline(values: Sequence[float | None], width: int = SPARKS) -> str:
-    """Return the values as bars from the lowest to the highest, averaged into `width` columns when there are more, with
-    gaps where nothing was scored.
+    """Return the values as bars from the lowest to the highest, averaged into `width` columns when there are more,
+    with gaps where nothing was scored.
     """
     columns = _columns(values, width)
     present = [value for value in columns if value is not None]

@@ -1,8 +1,8 @@
 """The supervisor: starts the processes of a run, and restarts those that fail.
 
-It knows commands and exit codes, not games, models or swarms. Invariants: a child never outlives the runner (the kernel
-kills it), its process group is killed when it ends, an exit that a restart cannot correct ends the run, and restarts
-are bounded.
+It knows commands and exit codes, not games, models or swarms. Invariants: a child never outlives the runner (the
+kernel kills it), its process group is killed when it ends, an exit that a restart cannot correct ends the run, and
+restarts are bounded.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ class BuiltinOptions(BaseModel):
 
 
 def build_model(options: BuiltinOptions, *, vocabulary: int, pad: int, bos: int, eos: int) -> PreTrainedModel:
-    """Return a new decoder in float32 on the CPU, of about 135,000 parameters by default. Torch's random state does not
-    change.
+    """Return a new decoder in float32 on the CPU, of about 135,000 parameters by default. Torch's random state does
+    not change.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM

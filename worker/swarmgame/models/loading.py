@@ -1,7 +1,7 @@
 """Loading of every model, the builtin one included, through transformers' Auto classes.
 
-Invariant: no code that comes with a model is run (`trust_remote_code` stays off), and the hub's token is passed only to
-the hub's client.
+Invariant: no code that comes with a model is run (`trust_remote_code` stays off), and the hub's token is passed only
+to the hub's client.
 """
 
 from __future__ import annotations

@@ -153,8 +153,8 @@ def _make(folder: Path, options: BuiltinOptions, demonstrations: Demonstrations 
 
 
 def _put(aside: Path, folder: Path) -> None:
-    """Rename a finished model to its final name. An existing complete model stays, since another process may be loading
-    it: the lock may fail to exclude two processes (network file systems, a cleared cache).
+    """Rename a finished model to its final name. An existing complete model stays, since another process may be
+    loading it: the lock may fail to exclude two processes (network file systems, a cleared cache).
     """
     complete = folder / "config.json"
     if folder.exists() and not complete.is_file():  # left by an interrupted process

@@ -1,9 +1,9 @@
 """The HTTP endpoints of one peer or bootnode: `/healthz`, `/readyz`, `/status`, `/metrics` and `/drain`, on one port.
 
-They run in a thread of their own, so that a healthy peer answers during a long training step, and take no body. All but
-`/drain` only read; that one is a pod's preStop hook, which can only GET: for a minute the peer is not ready, and goes
-on. Invariant: `/healthz` checks that the process and its event loops are alive, never the progress of rounds: a peer
-that waits for other peers must not be restarted.
+They run in a thread of their own, so that a healthy peer answers during a long training step, and take no body. All
+but `/drain` only read; that one is a pod's preStop hook, which can only GET: for a minute the peer is not ready, and
+goes on. Invariant: `/healthz` checks that the process and its event loops are alive, never the progress of rounds: a
+peer that waits for other peers must not be restarted.
 """
 
 from __future__ import annotations

@@ -228,8 +228,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _essence(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what identifies a game: its data, rewards, trainer, model and stages, not its length, its size or where it
-    runs and generates.
+    """Return what identifies a game: its data, rewards, trainer, model and stages, not its length, its size or where
+    it runs and generates.
     """
     spec = manifest.get("spec", {})
     game = {

@@ -1,7 +1,7 @@
 """The plots of a run, as PNG.
 
-Each function draws one plot from `RunData`, or returns None when the run lacks the numbers. The same run gives the same
-picture; no window is opened and no global style is changed.
+Each function draws one plot from `RunData`, or returns None when the run lacks the numbers. The same run gives the
+same picture; no window is opened and no global style is changed.
 """
 
 from __future__ import annotations

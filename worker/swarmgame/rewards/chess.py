@@ -1,7 +1,7 @@
 """The `chess` rewards: whether a move is legal, and whether it mates.
 
-The answer is parsed as a move in UCI, in SAN, or as an action (64 × from + to). Invariant: the board comes from our own
-question, never from the rollout.
+The answer is parsed as a move in UCI, in SAN, or as an action (64 × from + to). Invariant: the board comes from our
+own question, never from the rollout.
 """
 
 from __future__ import annotations

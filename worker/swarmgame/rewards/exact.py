@@ -68,8 +68,8 @@ class ExactRewards(AnswerRewards):
 
 
 def last_number(text: str) -> float | None:
-    """Return the last number in a text, None when there is none. It may have thousands separators or an exponent, or be
-    a fraction.
+    """Return the last number in a text, None when there is none. It may have thousands separators or an exponent, or
+    be a fraction.
     """
     found = _NUMBER.findall(text)
     if not found or len(found[-1]) > _LONGEST_NUMBER:

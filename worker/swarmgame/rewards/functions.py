@@ -1,10 +1,10 @@
 """The `function` rewards: a game author's own function `package.module:function`, called with the question and the
 rollout's text.
 
-The function takes `(question, text)`, where `question` is a dictionary with question, answer, environment and metadata,
-and returns a finite number. It runs in the sandbox, which cannot write files or use the network. With `trusted: true`
-it runs in this process: faster, with all rights of the process. Invariant: an exception, a breach or a value that is
-not a finite number gives a reward of 0 and is counted.
+The function takes `(question, text)`, where `question` is a dictionary with question, answer, environment and
+metadata, and returns a finite number. It runs in the sandbox, which cannot write files or use the network. With
+`trusted: true` it runs in this process: faster, with all rights of the process. Invariant: an exception, a breach or a
+value that is not a finite number gives a reward of 0 and is counted.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ class ReasoningGymRewardsConfig(AnswerConfig):
     """How a score becomes a reward."""
 
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None
-    """When given, the reward is 1 for a score of at least this and 0 otherwise. 0.99 is a good value: many scorers give
-    a little for any answer.
+    """When given, the reward is 1 for a score of at least this and 0 otherwise. 0.99 is a good value: many scorers
+    give a little for any answer.
     """
     format_reward: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Added for any answer in the right format; only for the tagged format."""

@@ -21,8 +21,8 @@ from swarmgame.game.components import ComponentContext, RewardManager
 from swarmgame.game.state import GameState, Group, GroupKey, PeerId, Question, Rewards, Rollout
 
 _CACHED_SCORES = 16_384
-"""Number of cached scores: a round scores its own answers twice, before publishing and before training. The cache keeps
-digests, so it takes about 4 MiB for answers of any length.
+"""Number of cached scores: a round scores its own answers twice, before publishing and before training. The cache
+keeps digests, so it takes about 4 MiB for answers of any length.
 """
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 

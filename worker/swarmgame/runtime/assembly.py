@@ -99,8 +99,8 @@ def local_modules(folder: Path) -> Iterator[None]:
 
 
 def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
-    """Find every mistake before anything starts: components, their configuration, the data, the model's address. Writes
-    nothing.
+    """Find every mistake before anything starts: components, their configuration, the data, the model's address.
+    Writes nothing.
 
     Args:
         folder: of the manifest; the author's own modules are imported from there.
@@ -109,7 +109,8 @@ def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
         InvalidManifest: with the path of what is wrong.
     """
     with local_modules(folder):
-        # The cheapest first, since the user waits. The trainer takes longest to import, so its import runs in parallel.
+        # The cheapest first, since the user waits. The trainer takes longest to import, so its import runs in
+        # parallel.
         model = manifest.spec.model
         if model is not None:
             check_model(model.uri, model.revision, context_of(manifest).model_token)

@@ -108,11 +108,11 @@ class PeerCommunication:
         self._interrupted = interrupted
         self._published: dict[tuple[int, int], tuple[Contribution, tuple[Claim, ...]]] = {}
 
-    def join(self, *, expect: Sequence[PeerId] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
+    def join(self, *, expect: Sequence[PeerId] = (), min_replicas: int = 1, timeout_seconds: float = 120.0) -> None:
         """Join, and publish again what other peers may have missed."""
 
         def join(backend: CommunicationManager) -> None:
-            backend.join(expect=expect, at_least=at_least, timeout_seconds=timeout_seconds)
+            backend.join(expect=expect, min_replicas=min_replicas, timeout_seconds=timeout_seconds)
             for contribution, claims in self._published.values():
                 backend.publish(contribution, claims)
 
@@ -140,7 +140,8 @@ class PeerCommunication:
     def collect(
         self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
     ) -> Collected:
-        # `stopped` is a collective call of all ranks (see `agreed`); only rank 0 runs here, so its own process decides.
+        # `stopped` is a collective call of all ranks (see `agreed`); only rank 0 runs here, so its own process
+        # decides.
         here = stopped if self._ranks.size == 1 else self._interrupted
         return self._on_rank_0(
             lambda backend: backend.collect(round, stage, policy, stopped=here),

@@ -1,8 +1,8 @@
 """The peer process: one member of a swarm, from its manifest to its exit code.
 
-A pod runs one, `swarmgame run` several. Every rank of a peer comes through here; rank 0 alone holds the connection, the
-sandbox, the endpoints and the files. Invariant: however the game ends, the peer leaves the swarm, and the sandbox, the
-transport and the endpoints are closed.
+A pod runs one, `swarmgame run` several. Every rank of a peer comes through here; rank 0 alone holds the connection,
+the sandbox, the endpoints and the files. Invariant: however the game ends, the peer leaves the swarm, and the sandbox,
+the transport and the endpoints are closed.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _play(
         )
     communication.join(
         expect=tuple(saved.state["members"]) if saved is not None else (),
-        at_least=options.min_replicas_of(manifest),
+        min_replicas=options.min_replicas_of(manifest),
         timeout_seconds=deadline_seconds,
     )
     if backend is not None:
@@ -320,8 +320,8 @@ def _linger(communication: CommunicationManager, manifest: SwarmGame, over: Call
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM and SIGINT set; the loop checks it between steps. Outside the main thread signals are
-    left as they are.
+    """Yield an event that SIGTERM and SIGINT set; the loop checks it between steps. Outside the main thread signals
+    are left as they are.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,10 +1,10 @@
 """The sandbox's process: a fork server that restricts itself, and forks once for every batch of calls.
 
 The server starts clean, imports modules on request, and never handles untrusted data. Each batch runs in a fork that
-can read only the interpreter and its packages, has no network and no other processes, bounded memory, and a deadline on
-every call. When a call breaks a limit, the fork is killed, the breach is reported, and the next call gets a new fork,
-so no change to the interpreter survives a batch. Started as `python -m swarmgame.sandbox.fork_server`. Invariant: one
-answer for every request, and one result for every call in it.
+can read only the interpreter and its packages, has no network and no other processes, bounded memory, and a deadline
+on every call. When a call breaks a limit, the fork is killed, the breach is reported, and the next call gets a new
+fork, so no change to the interpreter survives a batch. Started as `python -m swarmgame.sandbox.fork_server`.
+Invariant: one answer for every request, and one result for every call in it.
 """
 
 from __future__ import annotations

@@ -120,11 +120,11 @@ class BlockingCommunication:
         """The name of the run."""
         return self._node.run
 
-    def join(self, *, expect: Sequence[PeerId] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
+    def join(self, *, expect: Sequence[PeerId] = (), min_replicas: int = 1, timeout_seconds: float = 120.0) -> None:
         """See `CommunicationManager.join`. A join that fails closes everything."""
         try:
             self._thread.run(
-                self._node.join(tuple(expect), at_least, timeout_seconds), timeout_seconds + 2 * _CALL_SECONDS
+                self._node.join(tuple(expect), min_replicas, timeout_seconds), timeout_seconds + 2 * _CALL_SECONDS
             )
         except BaseException:
             self.leave()

@@ -68,8 +68,8 @@ class Discovery:
         self._slowdown = 1.0
 
     # ── joining and leaving
-    async def join(self, expect: Sequence[PeerId], at_least: int, timeout_seconds: float) -> None:
-        """Wait until heartbeats of `at_least` members, ourselves included, have been received, or the time is over.
+    async def join(self, expect: Sequence[PeerId], min_replicas: int, timeout_seconds: float) -> None:
+        """Wait until heartbeats of `min_replicas` members, ourselves included, have been received, or the time is over.
 
         Raises:
             Temporary: more than one is needed and no peer answered at all.
@@ -90,10 +90,10 @@ class Discovery:
             confirmed = self.members.confirmed(self.clock.now())
             # Peers that a hello has just named are sent one too.
             settled = len(contacted) >= _MAX_HELLOS or not set(confirmed) - contacted - unknown
-            if len(confirmed) + 1 >= at_least and settled:
+            if len(confirmed) + 1 >= min_replicas and settled:
                 return
             if self.clock.now() >= deadline:
-                if at_least > 1 and not confirmed and not reached:
+                if min_replicas > 1 and not confirmed and not reached:
                     raise Temporary(
                         f"no peer of run {self.run!r} answered within {timeout_seconds:g} s; "
                         "is an initial peer running?"

@@ -1,8 +1,8 @@
 """Identity: one secp256k1 key per peer, which is its libp2p identity and signs all its messages.
 
-The key file is libp2p's own format (a protobuf: type 2, then 32 bytes), so that the p2p daemon reads the same file. The
-peer id is the base58 of the identity multihash of the public key's protobuf, that is, it contains the public key: a
-signature is checked with the peer id alone, without a directory. Signatures are deterministic (RFC 6979) recoverable
+The key file is libp2p's own format (a protobuf: type 2, then 32 bytes), so that the p2p daemon reads the same file.
+The peer id is the base58 of the identity multihash of the public key's protobuf, that is, it contains the public key:
+a signature is checked with the peer id alone, without a directory. Signatures are deterministic (RFC 6979) recoverable
 ECDSA over SHA-256, 65 bytes. A key file is complete or absent, and readable by its owner only.
 
 Source: https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md

@@ -76,10 +76,10 @@ class SwarmNode:
         self._left = False
 
     # ── joining and leaving
-    async def join(self, expect: Sequence[PeerId], at_least: int, timeout_seconds: float) -> None:
+    async def join(self, expect: Sequence[PeerId], min_replicas: int, timeout_seconds: float) -> None:
         """See `CommunicationManager.join`."""
         await self.transport.start(Handlers(call=self.on_message, body=self.store.get))
-        await self.discovery.join(expect, at_least, timeout_seconds)
+        await self.discovery.join(expect, min_replicas, timeout_seconds)
         self.spawn(self.discovery.run_heartbeats())
 
     async def leave(self) -> None:

@@ -1,3 +1,3 @@
-"""Trainers: policies that generate rollouts and train on them. The GRPO family for language models, policy gradient for
-any torch module.
+"""Trainers: policies that generate rollouts and train on them. The GRPO family for language models, policy gradient
+for any torch module.
 """

@@ -83,7 +83,8 @@ class Optimization:
         norm = torch.nn.utils.clip_grad_norm_(masters, limit)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
-        # The fused kernel leaves out the step where `found_inf` is 1 (torch.amp.GradScaler hands it over likewise): the
+        # The fused kernel leaves out the step where `found_inf` is 1 (torch.amp.GradScaler hands it over likewise):
+        # the
         # device decides, and the
         # host need not wait for the norm before it queues the step.
         self._adam.found_inf = (~torch.isfinite(norm)).to(torch.float32)  # type: ignore[attr-defined]

@@ -1,5 +1,5 @@
-"""Packed training on a CUDA device: torch's flash attention, the Triton kernels and the compiled layer give the numbers
-of the plain pass.
+"""Packed training on a CUDA device: torch's flash attention, the Triton kernels and the compiled layer give the
+numbers of the plain pass.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def collect_all(swarm: FixedSwarm, peers: Sequence[Any], round: int, policy: Col
 
 
 def pair_and_rogue(swarm: Swarm, **settings: object) -> tuple[BlockingCommunication, BlockingCommunication, RoguePeer]:
-    ann, bob = (swarm.peer(name, at_least=count, **settings) for count, name in enumerate(("ann", "bob"), 1))
+    ann, bob = (swarm.peer(name, min_replicas=count, **settings) for count, name in enumerate(("ann", "bob"), 1))
     swarm.until(lambda: len(ann.membership()) == 2)
     return ann, bob, swarm.rogue("mallory")
 
@@ -312,12 +312,12 @@ class ExchangeContract(BackendContract):
     def test_a_late_peer_sees_the_position_of_the_others_and_collects_what_was_published_before(
         self, swarm: Swarm, contribution_of: Any
     ) -> None:
-        ann, bob = (swarm.peer(name, at_least=count) for count, name in enumerate(("ann", "bob"), 1))
+        ann, bob = (swarm.peer(name, min_replicas=count) for count, name in enumerate(("ann", "bob"), 1))
         swarm.until(lambda: len(ann.membership()) == 2)
         for peer in (ann, bob):
             peer.announce_progress(41, 1)
             peer.publish(contribution_of(peer.peer, 41, 1))
-        late = swarm.peer("late", at_least=3)
+        late = swarm.peer("late", min_replicas=3)
         swarm.until(lambda: {(m.round, m.stage) for m in late.membership() if m.peer != late.peer} == {(41, 1)})
         collected = late.collect(41, 1, gather())
         assert [each.peer for each in collected.contributions] == sorted([ann.peer, bob.peer])

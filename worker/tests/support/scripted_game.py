@@ -44,7 +44,7 @@ class Scripted:
         self.policies: list[CollectPolicy] = []
         self.on_collect: Callable[[], None] = lambda: None
 
-    def join(self, *, expect: Sequence[str] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
+    def join(self, *, expect: Sequence[str] = (), min_replicas: int = 1, timeout_seconds: float = 120.0) -> None:
         """Nothing to do."""
 
     def membership(self) -> tuple[Member, ...]:

@@ -100,7 +100,9 @@ class FixedSwarm(Protocol):
 class Swarm(FixedSwarm, Protocol):
     """A swarm that peers join one after another, and where a peer may break the protocol."""
 
-    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication: ...
+    def peer(
+        self, name: str, *, min_replicas: int = 1, join: bool = True, **settings: object
+    ) -> BlockingCommunication: ...
     def rogue(self, name: str) -> RoguePeer: ...
 
 
@@ -108,7 +110,7 @@ class OpenSwarm:
     """Peers that join one after another."""
 
     def group(self: Swarm, *names: str, **settings: object) -> Sequence[BlockingCommunication]:
-        peers = [self.peer(name, at_least=count, **settings) for count, name in enumerate(names, 1)]
+        peers = [self.peer(name, min_replicas=count, **settings) for count, name in enumerate(names, 1)]
         self.until(lambda: all(len(peer.membership()) == len(names) for peer in peers))
         return peers
 
@@ -121,11 +123,11 @@ class MemorySwarm(OpenSwarm):
         self.pool = ThreadPoolExecutor(8)
         self.peers: list[Any] = []
 
-    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
+    def peer(self, name: str, *, min_replicas: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
         made = self.hub.communication(name, SwarmSettings(heartbeat_seconds=5.0, **settings))  # type: ignore[arg-type]
         self.peers.append(made)
         if join:
-            made.join(at_least=at_least)
+            made.join(min_replicas=min_replicas)
         return made
 
     def rogue(self, name: str) -> RoguePeer:
@@ -198,7 +200,7 @@ class Libp2pSwarm(OpenSwarm, RealTimeSwarm):
         super().__init__(folder)
         self.known: tuple[str, ...] = ()
 
-    def peer(self, name: str, *, at_least: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
+    def peer(self, name: str, *, min_replicas: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
         from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
         how = SwarmSettings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
@@ -206,7 +208,7 @@ class Libp2pSwarm(OpenSwarm, RealTimeSwarm):
         made = HivemindCommunication(RUN, network, settings=how)
         self.peers.append(made)
         if join:
-            made.join(at_least=at_least, timeout_seconds=20.0)
+            made.join(min_replicas=min_replicas, timeout_seconds=20.0)
             self.known = (*self.known, *made.addresses[:1])
         return made
 

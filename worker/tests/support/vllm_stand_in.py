@@ -110,7 +110,8 @@ class Engine:
         if most < 1:
             raise Refused(
                 400,
-                f"This model's maximum context length is {self.max_model_len} tokens, however you requested {len(prompt)}.",
+                f"This model's maximum context length is {self.max_model_len} tokens, however you requested "
+                f"{len(prompt)}.",
             )
         greedy = body.get("temperature", 1.0) < 1e-5
         if greedy and n > 1:
@@ -217,7 +218,8 @@ class Engine:
         if name in self.adapters:
             raise Refused(
                 400,
-                f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set 'load_inplace'",
+                f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, "
+                "set 'load_inplace'",
             )
         if not (Path(path) / "adapter_model.safetensors").exists():
             raise Refused(404, f"Loading lora {name} failed: No adapter found for {path}", "NotFoundError")

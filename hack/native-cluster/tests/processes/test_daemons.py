@@ -77,7 +77,8 @@ def test_children_of_a_daemon_end_with_it(ignores: bool, tmp_path: Path) -> None
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " if ignores else ""
     child = f"import signal, time; {ignore}print('ready', flush=True); time.sleep(600)"
     parent = (
-        f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); "
+        "import subprocess, sys, time; "
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); "
         "p.stdout.readline(); print(p.pid, flush=True); time.sleep(600)"
     )
     daemon = daemons.start("parent", [sys.executable, "-c", parent], tmp_path)

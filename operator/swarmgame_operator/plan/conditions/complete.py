@@ -1,8 +1,8 @@
 """Complete: when the game has ended well.
 
-AnyPeer: the Job's own success policy ends it with the first peer that has finished its last round. AllPeers: peers that
-have failed for good do not count, as long as the failure policy allows them. Coordinator: the chain has reached the
-last round; or every peer has, and nothing more can come.
+AnyPeer: the Job's own success policy ends it with the first peer that has finished its last round. AllPeers: peers
+that have failed for good do not count, as long as the failure policy allows them. Coordinator: the chain has reached
+the last round; or every peer has, and nothing more can come.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _KNOWN_IDS = 4096
 
 @cache
 def patch_hivemind_ipc() -> None:
-    """Reduce the daemon's garbage collections, and cache the base58 of peer ids. To be called before the first start."""
+    """Reduce the daemon's garbage collections, and cache the base58 of peer ids. Call it before the first start."""
     os.environ.setdefault("GOGC", _GOGC)
     # Every incoming message has its sender's id encoded, by long division.
     encode, decode = lru_cache(_KNOWN_IDS)(base58.b58encode), lru_cache(_KNOWN_IDS)(base58.b58decode)

@@ -77,8 +77,8 @@ class TorchDistributedCommunication:
     def traffic(self) -> Traffic:
         return self._group.traffic
 
-    def join(self, *, expect: Sequence[PeerId] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
-        """See `CommunicationManager.join`. Wait for all peers, whatever `at_least` is."""
+    def join(self, *, expect: Sequence[PeerId] = (), min_replicas: int = 1, timeout_seconds: float = 120.0) -> None:
+        """See `CommunicationManager.join`. Wait for all peers, whatever `min_replicas` is."""
         try:
             self._group.join(timeout_seconds)
         except BaseException:

@@ -111,7 +111,8 @@ def _checked_counts(rewards_GN: Tensor) -> Tensor:
 def _centred(rewards_GN: Tensor) -> Tensor:
     unscored = torch.isnan(rewards_GN)
     centred = rewards_GN - torch.nanmean(rewards_GN, dim=1, keepdim=True)
-    # The mean of equal floats may be off by an ulp, which a tiny standard deviation would blow up to an advantage of 1.
+    # The mean of equal floats may be off by an ulp, which a tiny standard deviation would blow up to an advantage of
+    # 1.
     lowest = rewards_GN.masked_fill(unscored, math.inf).amin(dim=1, keepdim=True)
     highest = rewards_GN.masked_fill(unscored, -math.inf).amax(dim=1, keepdim=True)
     return centred.masked_fill((lowest == highest) & ~unscored, 0.0)

@@ -125,8 +125,8 @@ class GenerationAhead:
         return True
 
     def take(self, request: Request) -> Rollouts | None:
-        """Return the rollouts of a request, if they were sampled ahead; they stay until `forget`, because the round may
-        be played again.
+        """Return the rollouts of a request, if they were sampled ahead; they stay until `forget`, because the round
+        may be played again.
 
         Rollouts of earlier rounds, which this peer skipped, and those of other prompts are dropped.
         """

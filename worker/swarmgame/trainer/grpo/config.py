@@ -95,16 +95,16 @@ class GRPOConfig(LossOptions):
     total_rounds: Annotated[int, Field(ge=1)] | None = None
     """Where the schedule ends; needed unless it is constant."""
     tokens_per_micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Prompt and completion tokens in one forward and backward pass, padding included where there is any. Halved, and kept
-    so, when the device runs out of memory. `auto`: 32,768 where rows are packed, 16,384 elsewhere."""
+    """Prompt and completion tokens in one forward and backward pass, padding included where there is any. Halved, and
+    kept so, when the device runs out of memory. `auto`: 32,768 where rows are packed, 16,384 elsewhere."""
     layout: Literal["auto", "padded", "packed"] = "auto"
     """`packed` trains on one sequence without padding, in which each prompt stands once (Llama, Qwen2 and Qwen3 models
     with full attention, adapters included); `padded` on rectangles, with any model. `auto`: `packed` in bfloat16 on a
     CUDA device, where its kernels run; elsewhere `packed` is for tests, and takes memory for each pair of tokens."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the weights that compute. `auto`: bfloat16 on an accelerator, float32 on a CPU. The optimizer's copy is always
-    float32.
+    """Of the weights that compute. `auto`: bfloat16 on an accelerator, float32 on a CPU. The optimizer's copy is
+    always float32.
     """
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, a third more time."""

@@ -1,7 +1,7 @@
 """Generation by all ranks of a peer: prompts are divided, sampled, and gathered again in their order.
 
-Invariant: the samples are a function of seeds, prompts, weights and the number of ranks. They depend neither on earlier
-calls nor on how many rollouts fit into the device's memory at once.
+Invariant: the samples are a function of seeds, prompts, weights and the number of ranks. They depend neither on
+earlier calls nor on how many rollouts fit into the device's memory at once.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Log-probabilities of given completions under a model that learns: the forward pass of training.
 
 Prompt and completion of a row stand side by side and are padded on the right, so that plain causal attention needs no
-mask; where many rows share a prompt it is read once instead (`shared_prompts`). The language model's head sees only the
-positions that predict a completion token, EOS among them. Invariants: token ids go in and nothing is ever re-tokenised;
-a fresh rollout gets the log-probabilities that its sampler reported (to 1e-4 in fp32); no fp32 copy of all logits
-exists.
+mask; where many rows share a prompt it is read once instead (`shared_prompts`). The language model's head sees only
+the positions that predict a completion token, EOS among them. Invariants: token ids go in and nothing is ever
+re-tokenised; a fresh rollout gets the log-probabilities that its sampler reported (to 1e-4 in fp32); no fp32 copy of
+all logits exists.
 """
 
 from __future__ import annotations

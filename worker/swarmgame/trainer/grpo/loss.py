@@ -1,10 +1,10 @@
 """Losses of the GRPO family, as one pure function of tensors.
 
-Nothing here knows of models, peers, devices or optimizers; where tensors come from is `logprobs.py`, how a batch is cut
-is the trainer's. Option names are TRL's, and the same batch with the same options gives TRL's loss and gradients
+Nothing here knows of models, peers, devices or optimizers; where tensors come from is `logprobs.py`, how a batch is
+cut is the trainer's. Option names are TRL's, and the same batch with the same options gives TRL's loss and gradients
 (tested to 1e-5). Invariant: denominators come from a `Normalizer` that describes the complete update, so the losses of
-micro-batches and ranks add up to the loss of the complete batch, and a rollout without influence (advantage zero, no KL
-term) may be left out before the forward pass without changing any gradient.
+micro-batches and ranks add up to the loss of the complete batch, and a rollout without influence (advantage zero, no
+KL term) may be left out before the forward pass without changing any gradient.
 
 Shapes: B rollouts, T completion tokens, right-padded; `mask_BT` is 1 on completion tokens, EOS included, and 0 on
 padding.
@@ -132,7 +132,8 @@ def importance_weights(
 
     Args:
         initial_logprobs_BT: under our policy at the start of training, without gradient.
-        behavior_logprobs_BT: as the sender claims; a value that is not finite gives weight 0 to its token (or rollout).
+        behavior_logprobs_BT: as the sender claims; a value that is not finite gives weight 0 to its token (or
+            rollout).
 
     Returns:
         Weights [B, T], or [B, 1] in the sequence modes; without gradient. Exactly 1 where both agree.

@@ -19,9 +19,9 @@ class LossOptions(Config):
 
     loss_type: LossType = Field("dapo", alias="loss")
     """Which member of the family. `grpo`: mean over rollouts of the mean over tokens. `dapo`, `bnpo`: mean over the
-    update's tokens. `dr_grpo`: sum over tokens divided by rollouts times the longest completion allowed. `gspo`: `grpo`
-    with one ratio a rollout. `luspo`: sum over tokens, mean over rollouts. `cispo`: truncated ratio as a weight.
-    `sapo`, `vespo`: soft gates instead of clipping."""
+    update's tokens. `dr_grpo`: sum over tokens divided by rollouts times the longest completion allowed. `gspo`:
+    `grpo` with one ratio a rollout. `luspo`: sum over tokens, mean over rollouts. `cispo`: truncated ratio as a
+    weight. `sapo`, `vespo`: soft gates instead of clipping."""
     epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """How far the ratio may fall below 1 (and rise above it, without `epsilonHigh`) before its gradient is cut."""
     epsilon_high: Annotated[float, Field(ge=0)] | None = None

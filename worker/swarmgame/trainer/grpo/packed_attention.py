@@ -1,10 +1,10 @@
 """Causal attention over a packed sequence in which many completions attend to one copy of their prompt.
 
-`attend` takes queries, keys and values of the sequence and the segments of `packing`: a segment's queries attend to its
-listed keys, aligned at the end. In bfloat16 and float16 on a CUDA device it is one call of torch's variable-length
+`attend` takes queries, keys and values of the sequence and the segments of `packing`: a segment's queries attend to
+its listed keys, aligned at the end. In bfloat16 and float16 on a CUDA device it is one call of torch's variable-length
 flash attention on the keys in listed order; the gradient of a prompt's keys is added up over its completions in
-float32. Elsewhere a mask over the sequence gives the same: the oracle of the tests, and fit for small batches only. The
-operator is opaque to torch.compile, and so does not break a graph.
+float32. Elsewhere a mask over the sequence gives the same: the oracle of the tests, and fit for small batches only.
+The operator is opaque to torch.compile, and so does not break a graph.
 
 Shapes: T tokens, K listed keys, S segments, N query heads, G key heads, D head dimension.
 """

@@ -4,9 +4,9 @@ once.
 It serves Llama, Qwen2 and Qwen3 models with full attention, adapters in place included (`supports_packing`); others,
 float32 on a CUDA device and CPUs keep `logprobs.completion_logprobs`, which is its oracle. The layers' own modules are
 called; only attention and the order of calls are written here (without adapters, queries, keys and values come of one
-product, which calls no hooks of the three modules). One decoder layer is compiled (torch.compile), and all layers share
-the result; the samplers' calls of the same modules stay as they are. Logits exist for a chunk of tokens at a time
-(`linear_logprobs`).
+product, which calls no hooks of the three modules). One decoder layer is compiled (torch.compile), and all layers
+share the result; the samplers' calls of the same modules stay as they are. Logits exist for a chunk of tokens at a
+time (`linear_logprobs`).
 
 Shapes: T tokens of the packed sequence, H hidden size, N query heads, G key heads, D head dimension; B rollouts.
 """

@@ -28,8 +28,8 @@ class PackedLayout:
     Args:
         token_T, position_T: ids, and places counted from the beginning of the prompt.
         key_index_K: the token of the sequence that each listed key belongs to.
-        query_starts_S, key_starts_S: S + 1 boundaries of the segments, among the tokens and among the listed keys. In a
-            segment, the last query attends to all keys, the one before it to all but the last, and so on.
+        query_starts_S, key_starts_S: S + 1 boundaries of the segments, among the tokens and among the listed keys. In
+            a segment, the last query attends to all keys, the one before it to all but the last, and so on.
         longest_query, longest_key: of any segment.
         source_N: the token whose hidden state predicts each scored token.
         target_N: the scored tokens' ids, completion after completion.

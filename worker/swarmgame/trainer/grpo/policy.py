@@ -83,8 +83,8 @@ class Policy:
 
     # ── text and ids
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Return the ids of a prompt: through the chat template where there is one, else of `Prompt.text`. Never empty;
-        a prompt that is too long loses its beginning.
+        """Return the ids of a prompt: through the chat template where there is one, else of `Prompt.text`. Never
+        empty; a prompt that is too long loses its beginning.
         """
         if getattr(self.tokenizer, "chat_template", None):
             messages = [{"role": message.role, "content": message.content} for message in prompt.messages]

@@ -86,9 +86,9 @@ def shared_logits(
 def scored_logits(model: Any, row_N: Tensor, column_N: Tensor, **inputs: Any) -> Tensor:
     """Logits [N, V] at the given positions of a forward pass.
 
-    The head is handed the hidden states of those positions only, whatever the shape of the rest: `logits_to_keep` could
-    but cut one range for all rows. Scaling and capping of logits, where a model has them, still happen in its own
-    forward.
+    The head is handed the hidden states of those positions only, whatever the shape of the rest: `logits_to_keep`
+    could but cut one range for all rows. Scaling and capping of logits, where a model has them, still happen in its
+    own forward.
     """
     head, picked_rows = model.get_output_embeddings(), []
 

@@ -1,4 +1,5 @@
-"""The GRPO trainer: a causal language model that answers prompts and is trained on the relative rewards of its answers.
+"""The GRPO trainer: a causal language model that answers prompts and is trained on the relative rewards of its
+answers.
 
 It combines `policy` (weights and tokenizer), `generation`, `batch` (which rollouts count, and how much), `loss` and
 `optimization`. Invariants: training uses the ids that were

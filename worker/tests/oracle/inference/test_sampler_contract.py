@@ -68,8 +68,8 @@ def test_ragged_prompts_in_one_batch_answer_as_they_do_alone(make, architecture,
     [SamplingParams(2), SamplingParams(2, temperature=0.6), SamplingParams(2, top_k=3), SamplingParams(2, top_p=0.93)],
 )
 def test_the_distribution_is_the_policys_own(make, params):
-    """Chi-square on the joint distribution of two tokens out of five, 21 cells at most; a correct sampler fails once in
-    a thousand seeds.
+    """Chi-square on the joint distribution of two tokens out of five, 21 cells at most; a correct sampler fails once
+    in a thousand seeds.
     """
     model = tiny(vocabulary=5, spread=0.2)
     sampler, draws = make(model, eos=(EOS,)), 6000

@@ -11,7 +11,7 @@ import pytest
 
 FAKE_PEER = textwrap.dedent(
     '''
-    """Stands in for `swarmgame peer`: metrics.jsonl, http.json, exit.json, exit codes, signals. The fault is the first argument."""
+    """Stands in for `swarmgame peer`: its files, exit codes, signals. The fault is the first argument."""
     import json, os, signal, sys, time
     from pathlib import Path
 
@@ -38,7 +38,8 @@ FAKE_PEER = textwrap.dedent(
     print("hello from", index, flush=True)
     for number in range(done, rounds):
         with metrics.open("a") as file:
-            line = {"round": number, "reward": 0.1 * number + index, "tokens": 10, "peer": f"id-{index}", "members": ["id-0", "id-1"]}
+            line = {"round": number, "reward": 0.1 * number + index, "tokens": 10, "peer": f"id-{index}"}
+            line["members"] = ["id-0", "id-1"]
             file.write(json.dumps(line | {"seconds": {"round": 1.0, "generate": 0.5, "exchange": 0.05}}) + "\\n")
         if fault == "killed-once" and index == 1 and attempt == 1 and number == 1:
             os.kill(os.getpid(), signal.SIGKILL)

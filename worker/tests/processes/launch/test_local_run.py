@@ -224,7 +224,8 @@ def test_ctrl_c_leaves_cleanly_and_running_again_resumes(game: Path, fake_peer: 
         from swarmgame.launch.local import RunOptions, run
         from swarmgame_api import load_manifest
         command = {list(fake_peer("endless"))!r}
-        options = RunOptions(Path({str(game)!r}), runs=Path({str(game.parent / "runs")!r}), report=False, program=lambda n: command)
+        runs = Path({str(game.parent / "runs")!r})
+        options = RunOptions(Path({str(game)!r}), runs=runs, report=False, program=lambda n: command)
         nothing = lambda *_: None
         notify = lambda line: print(line, file=sys.stderr)
         sys.exit(run(load_manifest(options.game), options, check=nothing, prepare=nothing, notify=notify))

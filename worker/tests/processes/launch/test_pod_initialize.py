@@ -1,4 +1,5 @@
-"""The initializer and a model of the hub: fetched once, without the files that are not needed, and then usable offline.
+"""The initializer and a model of the hub: fetched once, without the files that are not needed, and then usable
+offline.
 
 The hub is a server of the test, which implements the part of the protocol that a download needs.
 """

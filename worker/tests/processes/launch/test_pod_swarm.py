@@ -228,8 +228,8 @@ def test_two_ranks_of_a_pod_stop_together_save_their_state_and_resume(pair: Clus
 
 
 def environment_of(pid: int) -> bytes:
-    """`local` for a rank, and for nothing else below torchrun: the sandbox's environment is empty, the daemon's command
-    is its own.
+    """`local` for a rank, and for nothing else below torchrun: the sandbox's environment is empty, the daemon's
+    command is its own.
     """
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")

@@ -48,7 +48,8 @@ def test_a_peer_of_four_killed_at_quorum_67_is_back_within_two_rounds_with_its_i
         killed_at = time.time()
         before = metrics(run, 3)[-1]
         wait_until(lambda: last_round(run, 0) >= before["round"] + 3, "the others go on without it", runner)
-        # What it had not yet saved when it was killed is played again, if the swarm is still there; what counts is what
+        # What it had not yet saved when it was killed is played again, if the swarm is still there; what counts is
+        # what
         # is new.
         wait_until(
             lambda: any(row["time"] > killed_at for row in metrics(run, 3)), "the killed peer plays again", runner

@@ -1,4 +1,6 @@
-"""kill -9 of every process, at random moments, loses nothing: the resumed run equals the uninterrupted one bit for bit."""
+"""kill -9 of every process, at random moments, loses nothing: the resumed run equals the uninterrupted one bit for
+bit.
+"""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ def game(folder: Path, **sampler: object) -> Path:
 
 
 def servers(run: Path, index: int | None = None) -> list[int]:
-    """The stand-ins that serve a run's models on this machine; with an index, that of one peer, told by the log that it
-    writes.
+    """The stand-ins that serve a run's models on this machine; with an index, that of one peer, told by the log that
+    it writes.
     """
     found = []
     for entry in Path("/proc").iterdir():

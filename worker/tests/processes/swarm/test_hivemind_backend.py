@@ -94,10 +94,10 @@ def test_when_no_initial_peer_answers_a_join_that_needs_one_says_so(tmp_path: Pa
     offline = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.named('offline').peer}"
     with pytest.raises(Temporary, match="no peer of run"):
         HivemindCommunication("run", NetworkOptions(tmp_path / "key", "127.0.0.1", initial_peers=(offline,))).join(
-            at_least=2, timeout_seconds=2.0
+            min_replicas=2, timeout_seconds=2.0
         )
     alone = HivemindCommunication("run", NetworkOptions(tmp_path / "key", "127.0.0.1", initial_peers=(offline,)))
-    alone.join(at_least=1, timeout_seconds=10.0)
+    alone.join(min_replicas=1, timeout_seconds=10.0)
     assert alone.collect(0, 0, gather()).closed_by is ClosedBy.ISOLATED
     alone.leave()
 
@@ -112,7 +112,7 @@ CHILD = """
     from swarmgame.swarm.network_options import NetworkOptions
     network = NetworkOptions(Path(sys.argv[2]), "127.0.0.1", initial_peers=tuple(sys.argv[3:]))
     peer = HivemindCommunication("contract", network, settings=SwarmSettings(heartbeat_seconds=1.0))
-    peer.join(at_least=2, timeout_seconds=60)
+    peer.join(min_replicas=2, timeout_seconds=60)
     peer.publish(make_contribution(peer.peer, 0))
     print("ready", flush=True)
     threading.Event().wait()
@@ -123,7 +123,7 @@ def test_a_killed_process_hangs_no_other_peer_and_its_daemon_dies_with_it(
     swarm: Libp2pSwarm, tmp_path: Path, contribution_of: Any
 ) -> None:
     ann = swarm.peer("ann")
-    bob = swarm.peer("bob", at_least=2)
+    bob = swarm.peer("bob", min_replicas=2)
     child = subprocess.Popen(
         [
             sys.executable,
@@ -168,7 +168,7 @@ def test_a_heartbeat_is_stored_by_every_replica_and_costs_no_more_in_a_full_dire
     import time
 
     ann = swarm.peer("ann", heartbeat_seconds=300.0)
-    bob = swarm.peer("bob", at_least=2, heartbeat_seconds=300.0)
+    bob = swarm.peer("bob", min_replicas=2, heartbeat_seconds=300.0)
     here, there = ann._transport, bob._transport
     expires = time.time() + 300.0
     assert there._node is not None

@@ -55,7 +55,8 @@ def test_the_resolved_manifest_goes_to_standard_output_and_the_summary_to_standa
     out, err = capsys.readouterr()
     assert yaml.safe_load(out)["spec"]["game"]["maxRounds"] == 7
     assert err.strip() == (
-        f"✓ {game}: sums is valid · 7 rounds of 1 stage · 4 peers · data reasoning-gym, rewards reasoning-gym, trainer grpo · model builtin://tiny"
+        f"✓ {game}: sums is valid · 7 rounds of 1 stage · 4 peers · data reasoning-gym, rewards reasoning-gym, "
+        "trainer grpo · model builtin://tiny"
     )
     assert checked[0][1] == game.parent
 

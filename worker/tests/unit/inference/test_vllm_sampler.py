@@ -1,5 +1,5 @@
-"""Generation by a vLLM server, against a stand-in that implements its protocol over a tiny model; its log-probabilities are
-true.
+"""Generation by a vLLM server, against a stand-in that implements its protocol over a tiny model; its
+log-probabilities are true.
 """
 
 from __future__ import annotations

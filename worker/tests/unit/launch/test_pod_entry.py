@@ -188,8 +188,8 @@ def test_a_manifest_as_the_cluster_holds_it_is_the_same_game(tmp_path: Path, mon
 
 
 def test_a_module_on_the_python_path_is_a_component_and_a_broken_one_is_named(tmp_path: Path) -> None:
-    """As the operator mounts modules: each at a path of its own, all of them on PYTHONPATH; in a process, since imports
-    are remembered.
+    """As the operator mounts modules: each at a path of its own, all of them on PYTHONPATH; in a process, since
+    imports are remembered.
     """
     package = tmp_path / "modules" / "mine" / "my_pkg"
     package.mkdir(parents=True)

@@ -73,7 +73,7 @@ def test_a_restarted_peer_may_publish_the_same_again(swarm: MemorySwarm, contrib
     bob.publish(contribution_of(bob.peer))
     assert len(ann.collect(0, 0, gather(0.5)).contributions) == 1
     swarm.hub.kill(bob.peer)
-    again = swarm.peer("bob", at_least=3)
+    again = swarm.peer("bob", min_replicas=3)
     again.publish(contribution_of("bob"))
     outcomes = ann.collect(0, 0, gather(0.01)).outcomes
     assert outcomes.get("equivocation", 0) == 0

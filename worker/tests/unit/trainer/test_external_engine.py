@@ -1,5 +1,5 @@
-"""Training on what another engine generated: its log-probabilities are corrected for, measured, and its weights kept at
-the policy's version.
+"""Training on what another engine generated: its log-probabilities are corrected for, measured, and its weights kept
+at the policy's version.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ PARAMS = SamplingParams(3)
 
 
 class SmallDevice:
-    """A sampler that says its numbers, on a device with room for so many rows; what it holds between calls takes some of
-    it.
+    """A sampler that says its numbers, on a device with room for so many rows; what it holds between calls takes some
+    of it.
     """
 
     exact = True

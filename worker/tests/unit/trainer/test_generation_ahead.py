@@ -1,5 +1,5 @@
-"""Generation ahead (`overlap`): rollouts of the weights before the update, corrected, kept in the checkpoint, and never
-used for another round.
+"""Generation ahead (`overlap`): rollouts of the weights before the update, corrected, kept in the checkpoint, and
+never used for another round.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def test_the_distance_to_the_older_version_is_a_metric_and_weighs_the_rollouts(c
     assert second["lag_kl"] > 1e-4
     assert second["importance"] == pytest.approx(1.0, abs=0.5)
     assert second["importance"] != 1.0
-    # The step that is made is the first one on these rows: the bound on it does not bind, whatever the step before did.
+    # The step that is made is the first one on these rows: the bound on it does not bind, whatever the step before
+    # did.
     assert (second["clip_low"], second["clip_high"], second["ratio"]) == (0.0, 0.0, pytest.approx(1.0))
     learner.close()
 
