@@ -4,9 +4,8 @@ A shard holds complete groups, about 1 MiB of them: one byte for the compression
 the length of a msgpack header, the header, and columns as little-endian buffers: prompt ids u32, completion ids u32,
 log-probabilities f16, all texts as one UTF-8 blob. Its name is its SHA-256. `Prompt.payload` and `Question` are not
 sent; log-probabilities are rounded to f16, nothing else is lost.
-
-Pure; the input of the decoder is untrusted. Every size is checked against `Limits` before memory is allocated for it,
-and `decode_shard` returns a consistent shard or raises `Malformed`, and nothing else.
+The decoder's input is untrusted: every size is checked against `Limits` before memory is allocated for it, and
+`decode_shard` returns a consistent shard or raises `Malformed`.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ import zstandard
 from swarmgame.game.packed_numbers import PackedNumbers
 from swarmgame.game.state import Contribution, FinishReason, Group, Message, PeerId, Prompt, QuestionRef, Rollout
 
-SCHEMA = 1
-SHARD_BYTES = 1 << 20
+SCHEMA, SHARD_BYTES = 1, 1 << 20
 _MAGIC = b"SGR1"
 _PLAIN, _ZSTD = b"\x00", b"\x01"
 _FINISH = (FinishReason.STOP, FinishReason.LENGTH)
