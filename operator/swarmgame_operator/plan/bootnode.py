@@ -6,7 +6,7 @@ It holds no model and no game state: without it, only new peers wait. Invariant:
 
 from __future__ import annotations
 
-from swarmgame_operator.plan.game_context import HTTP_PORT, GameContext
+from swarmgame_operator.plan.game_context import GameContext
 from swarmgame_operator.plan.plan_types import Child, Manifest
 from swarmgame_operator.plan.pod import (
     container,
@@ -73,9 +73,6 @@ def _container(game: GameContext) -> Manifest:
             value("HOME", "/tmp"),
             value("SWARMGAME_GAME", f"{GAME}/game.yaml"),
             value("SWARMGAME_IDENTITY", f"{IDENTITY}/{BOOTNODE_KEY}"),
-            value("SWARMGAME_PORT", str(port)),
-            value("SWARMGAME_HTTP_HOST", "0.0.0.0"),
-            value("SWARMGAME_HTTP_PORT", str(HTTP_PORT)),
             value("SWARMGAME_ANNOUNCE", f"/ip4/$(POD_IP)/tcp/{port}"),
             value("SWARMGAME_INITIAL_PEERS", " ".join(game.spec.communication.initial_peers)),
         ],

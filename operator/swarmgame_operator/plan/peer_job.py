@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from swarmgame_operator.plan import initializer, sampler, storage
-from swarmgame_operator.plan.game_context import HTTP_PORT, TEMPLATE_HASH, GameContext, digest
+from swarmgame_operator.plan.game_context import TEMPLATE_HASH, GameContext, digest
 from swarmgame_operator.plan.merge import merge
 from swarmgame_operator.plan.plan_types import Child, Manifest
 from swarmgame_operator.plan.pod import (
@@ -197,14 +197,8 @@ def _environment(game: GameContext) -> list[Manifest]:
         value("SWARMGAME_DIRECTORY", f"{storage.CHECKPOINTS}/peer"),
         value("SWARMGAME_IDENTITY", f"{storage.IDENTITY}/peer.key"),
         *([value("SWARMGAME_RENDEZVOUS", rendezvous(game))] if game.closed else []),
-        value("SWARMGAME_PORT", str(spec.communication.port)),
-        value("SWARMGAME_HTTP_HOST", "0.0.0.0"),
-        value("SWARMGAME_HTTP_PORT", str(HTTP_PORT)),
         value("SWARMGAME_INITIAL_PEERS", bootnode_address(game) if game.has_bootnode else ""),
         value("SWARMGAME_ANNOUNCE", f"/ip4/$(POD_IP)/tcp/{spec.communication.port}"),
-        value("SWARMGAME_AT_LEAST", str(spec.peers.min_replicas)),
-        value("SWARMGAME_JOIN_SECONDS", str(spec.pre_running_deadline_seconds)),
-        value("SWARMGAME_PROCESSES", processes(game)),
         *chain_environment(game),
         *(sampler.sampler_environment() if game.vllm_sidecar is not None else []),
     ]

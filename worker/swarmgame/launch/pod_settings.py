@@ -1,8 +1,4 @@
-"""What a pod takes from its environment: what differs by pod. The rest is in the manifest, or fixed by the image.
-
-Variables that earlier operators set as well (`SWARMGAME_AT_LEAST`, `SWARMGAME_JOIN_SECONDS`, `SWARMGAME_PROCESSES`)
-are ignored: the manifest has these values.
-"""
+"""Read what differs by pod from its environment. The rest is in the manifest, or fixed by the image."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 from plan_fixtures import DEFAULTS, game_context, valid_game
 
 from swarmgame_operator.defaults import Defaults
-from swarmgame_operator.plan.peer_job import peer_job, template_hash
+from swarmgame_operator.plan.peer_job import peer_job, processes, template_hash
 from swarmgame_operator.plan.plan_types import Child
 
 HUB: dict[str, Any] = {"model": {"uri": "hf://a/b", "secretRef": {"name": "hub"}}}
@@ -166,7 +166,7 @@ def test_an_explicit_default_keeps_the_hash() -> None:
     ],
 )
 def test_a_peer_has_as_many_processes_as_gpus_by_default(peers: dict[str, Any], expected: str) -> None:
-    assert environment({"peers": peers})["SWARMGAME_PROCESSES"] == expected
+    assert processes(game_context(valid_game({"peers": peers}))) == expected
 
 
 @pytest.mark.parametrize(

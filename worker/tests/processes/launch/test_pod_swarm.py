@@ -88,10 +88,6 @@ class Cluster:
             "SWARMGAME_INITIAL_PEERS": self.bootnode,
             "SWARMGAME_PORT": "0",
             "SWARMGAME_HTTP_PORT": "0",
-            # Set by earlier operators: ignored, the manifest says 2 and 60.
-            "SWARMGAME_AT_LEAST": "7",
-            "SWARMGAME_JOIN_SECONDS": "1",
-            "SWARMGAME_PROCESSES": "many",
         }
         return self.start("peer", f"peer-{index}", **pod | environment)
 

@@ -100,8 +100,6 @@ def test_a_pods_options_are_its_environment_and_the_manifest(monkeypatch: pytest
         "SWARMGAME_ANNOUNCE": "/ip4/10.0.0.7/tcp/31000",
         "SWARMGAME_INITIAL_PEERS": f"{address} {address}",
         "SWARMGAME_RENDEZVOUS": "",
-        "SWARMGAME_PROCESSES": "2",
-        "SWARMGAME_AT_LEAST": "7",
         "OMP_NUM_THREADS": "2",
     }
     for name, value in environment.items():
