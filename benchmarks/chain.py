@@ -50,7 +50,7 @@ async def run_peers(url: str) -> dict[str, dict[str, float]]:
     async with HttpRpcClient(url) as chain:
         await chain.request("anvil_setBalance", WALLET.address, hex(1_000 * ETHER))
         domain, _ = await deploy(chain, WALLET, SwarmConfig(min_round_time=0))
-        gateway = Gateway(chain, domain, WALLET, GatewayConfig(confirmations=1, interval=0.02, ticks=False))
+        gateway = Gateway(chain, domain, WALLET, GatewayConfig(confirmations=1, interval=0.02, ends_rounds=False))
         task = asyncio.create_task(gateway.run())
         while not gateway.ready:
             await asyncio.sleep(0.01)

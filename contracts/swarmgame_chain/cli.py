@@ -201,7 +201,7 @@ def gateway(
 
     async def work(chain: HttpRpcClient) -> None:
         wallet = load_wallet(key_file, keystore, passphrase_file)
-        config = GatewayConfig(confirmations=confirmations, quorum=quorum, ticks=ticks, interval=interval)
+        config = GatewayConfig(confirmations=confirmations, quorum=quorum, ends_rounds=ticks, interval=interval)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

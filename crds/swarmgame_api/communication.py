@@ -14,9 +14,9 @@ class CommunicationSpec(Model):
     """How peers communicate, and which peers may join."""
 
     backend: Literal["Hivemind", "TorchDistributed"] = "Hivemind"
-    """Hivemind: an open peer-to-peer network; peers come and go. TorchDistributed: a fixed set of `peers.replicas`
-    peers over gloo; peer 0 hosts the store where they meet, and a restarted peer takes its rank again. It has no
-    bootnode, no peers from outside, no encryption."""
+    """Hivemind: an open peer-to-peer network, peers come and go. TorchDistributed: a fixed group of `peers.replicas`
+    peers in step, over one gloo process group; if one is lost, all start again and resume from their checkpoints. No
+    bootnode, no outsiders, no encryption."""
     port: Annotated[int, Field(ge=1024, le=65_535)] = 31_000
     """The port that a peer's pod listens on; with TorchDistributed only that of peer 0. With `swarmgame run` peers use
     free ports."""

@@ -1,4 +1,4 @@
-"""Peers over torch.distributed find each other at peer 0's name, and a lost peer returns with its identity."""
+"""Peers over torch.distributed meet at peer 0 by its name; if one is lost, all start again and resume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polling import until
 pytestmark = pytest.mark.timeout(500)
 
 
-def test_peers_of_a_closed_world_meet_without_a_bootnode_and_a_lost_one_returns(
+def test_peers_of_a_fixed_group_meet_without_a_bootnode_and_resume_when_one_is_lost(
     game: Callable[..., Game], namespace: Namespace
 ) -> None:
     playing = game()

@@ -1,1 +1,1 @@
-"""The operator: a SwarmGame becomes a Job of peers and what they need, and its status says how they are."""
+"""The operator: creates the Job of peers and the other objects of a SwarmGame, and writes its status."""

@@ -150,7 +150,7 @@ class Api:
     async def text(
         self, path: str, *, query: Mapping[str, Any] | None = None, largest: int = 4 << 20, seconds: float = 30
     ) -> str:
-        """Return the answer as text, cut to a number of bytes: logs, or a pod's answer through the API server's proxy."""
+        """Return the answer as text, cut to a number of bytes: logs, or a pod's answer through the proxy."""
         async with self._request("get", "GET", path, query=query, seconds=seconds) as response:
             return (await response.content.read(largest)).decode("utf-8", "replace")
 

@@ -42,10 +42,10 @@ class Applier:
             self._cache.mark_in_sync(key, {(child.kind, child.name)})  # writing again would change nothing
         log.info("written", key=key, kind=child.kind, name=child.name, created=child.create_manifest is not None)
 
-    async def delete(self, key: Key, reference: Deletion) -> None:
+    async def delete(self, key: Key, deletion: Deletion) -> None:
         """Delete an object; one that does not exist is no error."""
-        await self._api.delete(KINDS[reference.kind], key[0], reference.name, propagation=reference.propagation)
-        log.info("deleted", key=key, kind=reference.kind, name=reference.name)
+        await self._api.delete(KINDS[deletion.kind], key[0], deletion.name, propagation=deletion.propagation)
+        log.info("deleted", key=key, kind=deletion.kind, name=deletion.name)
 
     async def delete_game(self, game: GameResource) -> None:
         """Delete the game, if it still has the same uid."""

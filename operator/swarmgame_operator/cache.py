@@ -46,7 +46,7 @@ WATCHED: Mapping[ResourceKind, bool] = {
 
 @dataclass(slots=True)
 class _ChildRecord:
-    """How an object was written, for the detection of drift.
+    """The fields of an object that show drift.
 
     Args:
         owned_fields: the fields that the operator owns.

@@ -27,7 +27,8 @@ def peer_id_of(key: bytes) -> str:
     """
     if len(key) != len(KEY_PREFIX) + 32 or not key.startswith(KEY_PREFIX):
         raise ValueError(
-            f"a key of {len(key)} bytes is not a secp256k1 libp2p key; expected 36 bytes that begin with {KEY_PREFIX.hex()}"
+            f"a key of {len(key)} bytes is not a secp256k1 libp2p key; "
+            f"expected 36 bytes that begin with {KEY_PREFIX.hex()}"
         )
     try:
         return peer_id(public_key(key[len(KEY_PREFIX) :]))

@@ -1,7 +1,7 @@
 """The operator: its components, started in order and stopped together.
 
-Informers start first, then the leader election, then the workers. Invariant: workers, which alone write, start after the
-cache has synced and this operator leads.
+Informers start first, then the leader election, then the workers. Invariant: only workers write, and they start after
+the cache has synced and this operator leads.
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ _NOT_COMPARED = {
     ("metadata", "namespace"),
     ("metadata", "ownerReferences"),
 }
-"""Never managed, or (owners) compared separately: their entries contain the game's uid, so texts could not be shared."""
+"""Never managed, or (owners) compared separately: their entries contain a uid, so texts could not be shared."""
 
 
 def owned_fields(body: Mapping[str, Any], manager: str) -> str:
-    """Return the fields that a manager owns, as JSON text. Objects from the same kind of manifest have the same text."""
+    """Return the fields that a manager owns, as JSON text. Objects of the same shape have the same text."""
     merged: dict[str, Any] = {}
     for entry in body.get("metadata", {}).get("managedFields") or ():
         if entry.get("manager") == manager and not entry.get("subresource"):

@@ -61,7 +61,7 @@ def test_the_index_of_decisions_has_every_decision() -> None:
     index = (DOCS / "decisions" / "README.md").read_text()
     assert re.findall(r"^\| \[\d{4}\]\(([^)]+)\)", index, re.MULTILINE) == [page.name for page in DECISIONS]
     for page in DECISIONS:
-        title = re.findall(r"^# (?:\d+\.? )?(.*)$", page.read_text(), re.MULTILINE)[0]
+        title = re.findall(r"^# \d+\. (.*)$", page.read_text(), re.MULTILINE)[0]
         assert f"({page.name}) | {title} |" in index, page.name
 
 

@@ -59,7 +59,7 @@ class GatewayConfig:
     registrations_per_minute: int = 2_000
     """Limit of registrations: each costs gas, and anyone can make keys."""
     quorum: float = 0.67
-    ticks: bool = True
+    ends_rounds: bool = True
     """Whether it ends rounds. To end them before their deadline, its wallet needs the stage manager's role."""
 
 
@@ -160,23 +160,23 @@ class Gateway:
         Raises:
             ChainRefused: the chain or the contract is not the expected one.
         """
-        waits = self.config.interval
+        delay = self.config.interval
         while True:
             try:
                 if self.problem:
                     await self.start()
                 await self.step()
-                waits = self.config.interval
+                delay = self.config.interval
             except (ChainUnreachable, RpcError) as error:
                 if str(error) != self.problem:
-                    log.warning("the chain is away; messages wait: %s", error)
+                    log.warning("the chain does not answer; messages wait: %s", error)
                 reverted = isinstance(error, RpcError) and error.code == REVERTED
                 self.problem, self._problem_kind = (
                     str(error),
                     GatewayProblem.TRANSACTION_REVERTED if reverted else GatewayProblem.RPC_UNAVAILABLE,
                 )
-                waits = min(2 * waits, 30.0)
-            await self._rest(waits)
+                delay = min(2 * delay, 30.0)
+            await self._rest(delay)
 
     async def start(self) -> None:
         """Check that the chain is the right one; the gateway is ready afterwards.
@@ -204,19 +204,19 @@ class Gateway:
         self.clock = await self.coordinator.clock()
         for kind in KINDS:
             await self._send(kind)
-        if self.config.ticks:
+        if self.config.ends_rounds:
             await self._advance_round()
 
-    async def _rest(self, waits: float) -> None:
+    async def _rest(self, delay: float) -> None:
         try:
             # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the event.
-            async with asyncio.timeout(waits):
+            async with asyncio.timeout(delay):
                 await self._awake.wait()
         except TimeoutError:
             return
         self._awake.clear()
         # Peers that report at the same time should share a transaction.
-        await asyncio.sleep(min(waits, self.config.interval) / 5)
+        await asyncio.sleep(min(delay, self.config.interval) / 5)
 
     async def _send(self, kind: MessageKind) -> None:
         rounds = 2 * self.sender.room
@@ -247,7 +247,7 @@ class Gateway:
         newest, settled = await self.coordinator.newest_and_settled(peers, self.config.confirmations)
         ready: list[QueuedMessage] = []
         waiting: list[QueuedMessage] = []
-        # The contract takes no report that is older than the peer's last one, so each waits for those before it,
+        # The contract takes no report that is older than the peer's last one, so each delay for those before it,
         # whatever order they arrived in.
         unsent = self.queue.unsent_rounds(kind) if kind.in_order else {}
         for entry, now, then in zip(entries, newest, settled, strict=True):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _TYPE = keccak(text="Commit(string peerId,uint256 round,bytes32 seal)")
 
 
-class _Body(MessageBody):
+class CommitBody(MessageBody):
     peer: PeerName
     round: Round
     seal: Word
@@ -57,7 +57,7 @@ class Commit(RoundMessage):
 
     @classmethod
     def validate(cls, body: object) -> Self:
-        fields = _Body.model_validate(body)
+        fields = CommitBody.model_validate(body)
         return cls(fields.peer, fields.round, to_bytes(fields.seal), to_bytes(fields.signature))
 
     def struct_hash(self) -> bytes:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _TYPE = keccak(text="RegisterPeer(address owner,address signer,uint256 deadline)")
 
 
-class _Body(MessageBody):
+class RegistrationBody(MessageBody):
     owner: Address
     signer: Address
     deadline: Annotated[int, Field(ge=0, lt=2**64)]
@@ -85,7 +85,7 @@ class Registration(SignedMessage):
 
     @classmethod
     def validate(cls, body: object) -> Self:
-        fields = _Body.model_validate(body)
+        fields = RegistrationBody.model_validate(body)
         return cls(fields.owner, fields.signer, fields.deadline, to_bytes(fields.key), to_bytes(fields.signature))
 
     def struct_hash(self) -> bytes:

@@ -46,7 +46,7 @@ MAX_BLOCKS_BACK = 9_000
 _TYPE = keccak(text="Report(string peerId,uint256 round,uint256 stage,int256 reward,bytes32 winners)")
 
 
-class _Body(MessageBody):
+class ReportBody(MessageBody):
     peer: PeerName
     round: Round
     reward: Annotated[int, Field(ge=-(2**255), lt=2**255)]
@@ -85,7 +85,7 @@ class Report(RoundMessage):
 
     @classmethod
     def validate(cls, body: object) -> Self:
-        fields = _Body.model_validate(body)
+        fields = ReportBody.model_validate(body)
         return cls(
             fields.peer,
             fields.round,

@@ -57,7 +57,7 @@ class Ground:
         return sign_report(self.domain, secret(number), peer=peer(number), round=round, reward=reward, winners=named)
 
     def gateway(self, wallet: Wallet = CARRIER, chain: RpcClient | None = None, **options: object) -> Gateway:
-        defaults: dict[str, object] = {"confirmations": 1, "interval": 0.02, "ticks": False}
+        defaults: dict[str, object] = {"confirmations": 1, "interval": 0.02, "ends_rounds": False}
         config = GatewayConfig(**(defaults | options))  # type: ignore[arg-type]
         return Gateway(chain or self.chain, self.domain, wallet, config)
 

@@ -113,7 +113,7 @@ async def test_a_proof_displaces_a_squatter_and_a_later_registration_changes_the
 
 async def test_a_sealed_swarm_commits_then_opens() -> None:
     ground = await tester_ground(sealed_reports=True)
-    gateway = ground.gateway(ticks=True, interval=0.0, quorum=1.0)
+    gateway = ground.gateway(ends_rounds=True, interval=0.0, quorum=1.0)
     await stepped(gateway, [ground.registration(n) for n in range(3)])
     reports = [ground.report(n, 0, n + 1) for n in range(3)]
     commits = [sign_commit(ground.domain, secret(n), reports[n]) for n in range(3)]
@@ -131,7 +131,7 @@ async def test_a_sealed_swarm_that_has_run_ahead_of_its_chain_loses_no_report() 
     round takes have been taken.
     """
     ground, rounds = await tester_ground(sealed_reports=True), 5
-    gateway = ground.gateway(ticks=True, interval=0.0, quorum=0.6)
+    gateway = ground.gateway(ends_rounds=True, interval=0.0, quorum=0.6)
     await stepped(gateway, [ground.registration(n) for n in range(3)])
     reports = [ground.report(n, round, n + round) for round in range(rounds) for n in range(3)]
     commits = [
@@ -157,7 +157,7 @@ async def test_reports_of_a_peer_are_sent_in_the_order_of_their_rounds_whatever_
 
 async def test_the_round_ends_by_quorum_and_stays_open_while_the_swarm_is_idle() -> None:
     ground = await tester_ground()
-    gateway = ground.gateway(ticks=True, interval=0.0, quorum=0.6)
+    gateway = ground.gateway(ends_rounds=True, interval=0.0, quorum=0.6)
     await stepped(gateway, [ground.registration(n) for n in range(4)])
     for _ in range(3):
         await gateway.step()

@@ -243,7 +243,7 @@ async def test_status_counts_registered_peers_and_rejections_also_after_a_restar
     status = first.status()
     assert (status["registered"], status["error"], status["round"]) == (3, None, 0)
     assert status["lastBlock"] >= 2
-    again = ground.gateway(ticks=True)
+    again = ground.gateway(ends_rounds=True)
     await stepped(again, [ground.report(0, 0, 7)])
     await again.step()
     assert again.status()["registered"] == 3

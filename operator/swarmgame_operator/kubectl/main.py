@@ -228,7 +228,7 @@ async def _pod(api: Api, namespace: str, name: str, role: str, index: int) -> di
     ]
     if not pods:
         what = f"peer {index}" if role == "peer" else role
-        _fail(NOT_FOUND, f"{what} of {namespace}/{name} has no pod; `kubectl swarmgame status {name}` says why")
+        _fail(NOT_FOUND, f"{what} of {namespace}/{name} has no pod; see `kubectl swarmgame status {name}`")
     return max(pods, key=lambda each: str(each["metadata"]["creationTimestamp"]))
 
 

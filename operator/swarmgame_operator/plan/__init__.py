@@ -1,4 +1,4 @@
-"""What the cluster should hold for a game, and its status. Pure: no client, no clock, no randomness."""
+"""Plans: the objects that a game needs, and its status. Pure: no client, no clock, no randomness."""
 
 from swarmgame_operator.plan.plan import build_plan
 from swarmgame_operator.plan.plan_types import Child, Deletion, DryRun, GameEvent, KeySecret, Manifest, Plan

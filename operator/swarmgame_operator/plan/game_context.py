@@ -99,7 +99,7 @@ class GameContext:
 
     @property
     def must_be_initialized(self) -> bool:
-        """Whether there is a model to bring into the cache. A `file://` model is mounted by the author's podTemplate."""
+        """Whether a model must be brought into the cache. A `file://` model is mounted by the podTemplate."""
         return self.spec.model is not None and not self.spec.model.uri.startswith("file://")
 
     @cached_property
@@ -137,7 +137,7 @@ class GameContext:
         }
 
     def selector(self, role: str) -> dict[str, str]:
-        """Return the labels that select the pods of a role in the namespace. They never change: selectors are immutable."""
+        """Return the labels that select the pods of a role. They never change: selectors are immutable."""
         return {GAME_LABEL: self.resource.name, ROLE_LABEL: role}
 
     @property

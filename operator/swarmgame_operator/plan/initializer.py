@@ -17,7 +17,7 @@ from swarmgame_operator.plan.pod import container, gpu_toleration, mount, pod_sp
 JOB = CONTAINER = "initializer"
 RETRIES = 6
 PLACEMENT = ("nodeSelector", "tolerations", "affinity", "imagePullSecrets", "priorityClassName", "schedulerName")
-"""Fields of the peers' podTemplate that the initializer shares: it runs where their cache is, with the same registry."""
+"""Fields of the peers' podTemplate that the initializer shares: it runs where the cache is, with the same registry."""
 
 
 def in_the_pod(game: GameContext) -> bool:

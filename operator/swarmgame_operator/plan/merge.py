@@ -58,7 +58,7 @@ def _merge_entries(base: Sequence[Any], patch: Sequence[Any], key: str, field: s
 
 
 def _place_of(entry: Any, base: Sequence[Any], key: str) -> int | None:
-    """Return the position of the base's entry with the same name. Compared, not hashed: a name may be any JSON value."""
+    """Return the position of the base's entry of the same name. Compared, not hashed: a name may be any JSON."""
     name = entry.get(key) if isinstance(entry, Mapping) else None
     if name is None:
         return None

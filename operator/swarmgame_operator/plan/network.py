@@ -3,15 +3,16 @@ enforce them.
 
 | pod | ingress from | egress to |
 |---|---|---|
-| peers, bootnode | each other on p2p; operator and Prometheus on http | DNS, each other, gateway, Dev chain, vLLM server |
-| initializer | none | DNS, and port 443 of any address if the model is on the hub |
-| gateway | peers, operator, Prometheus | DNS; the Dev chain, or any address in mode External (a Secret holds the RPC's) |
+| peers, bootnode | each other (p2p); operator, Prometheus (http) | DNS, each other, gateway, Dev chain, vLLM server |
+| initializer | none | DNS; port 443 of any address if the model is on the hub |
+| gateway | peers, operator, Prometheus | DNS, Dev chain; any address in mode External (a Secret holds it) |
 | chain (Dev) | gateway, peers | none |
 
 The peers of a closed swarm (TorchDistributed) reach each other on any port: gloo listens on ports of the kernel's
-choice. A game that is exposed, or that joins a remote swarm, has remote members: its peers and bootnode accept anyone on
-the p2p port, and reach any address over TCP. A vLLM server that is named by its url is reached on its port at any
-address, because a policy contains no host names. Policies only add up, so an author can allow more with another one.
+choice. A game that is exposed, or that joins a remote swarm, has remote members: its peers and bootnode accept any
+address on the p2p port, and reach any address over TCP. A vLLM server that is named by its url is reached on its port
+at any address, because a policy contains no host names. Policies only add up, so an author can allow more with another
+one.
 """
 
 from __future__ import annotations

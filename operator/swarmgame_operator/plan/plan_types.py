@@ -1,4 +1,4 @@
-"""What a plan holds: data only, which the runtime carries out in the order of the fields.
+"""The data types of a plan. The runtime carries a plan out in the order of its fields.
 
 Invariant: a plan holds no secret's value, because `build_plan` never sees one.
 """
@@ -88,7 +88,7 @@ class DryRun:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do about a game now.
+    """The writes and the status of a game, as of now.
 
     Args:
         status: the game's status; written if it differs.

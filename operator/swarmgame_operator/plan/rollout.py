@@ -1,7 +1,7 @@
-"""The two Jobs: when they are created, scaled, replaced, left alone and deleted.
+"""The two Jobs: when they are created, scaled, replaced and deleted.
 
-The peers' Job waits for its keys, the bootnode's id and a full cache. If its author wrote into the pod, the API server
-is asked first, by a dry run. A Job is deleted in the foreground: when it is gone its pods are gone, so no two pods use
+The peers' Job waits for its keys, the bootnode's id and a full cache. If its author wrote into the pod, a dry run
+comes first. A Job is deleted in the foreground: when it is gone its pods are gone, so no two pods use
 one key. A Job whose peers run is only deleted if its author suspends or changes the game, or the game is over.
 """
 
@@ -23,7 +23,7 @@ ENDS = ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
 
 @dataclass(frozen=True, slots=True)
 class RolloutStep:
-    """What to do about a Job."""
+    """The writes of one Job."""
 
     children: tuple[Child, ...] = ()
     deletions: tuple[Deletion, ...] = ()

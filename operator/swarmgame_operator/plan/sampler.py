@@ -1,9 +1,9 @@
-"""The vLLM server beside a peer: a native sidecar, for a game whose trainer has `sampler: {engine: vllm}` without a url.
+"""The vLLM server beside a peer, for a game whose trainer has `sampler: {engine: vllm}` without a url.
 
-It starts after the initializer and before the peer, which waits for its startup probe, and ends with the peer, so the
-Job still completes. It listens on loopback, which only the pod's containers share, because its weight endpoints let a
-caller run code; so the probes run inside the container. Weights are passed in an emptyDir. Its GPUs are set in
-`sampler.resources`. Invariant: the image is third-party, so it gets no token, no key and no checkpoint.
+It is a native sidecar. It starts after the initializer and before the peer, which waits for its startup probe, and ends
+with the peer, so the Job still completes. It listens on loopback, which only the pod's containers share, because its
+weight endpoints let a caller run code; so the probes run inside the container. Weights are passed in an emptyDir. Its
+GPUs are set in `sampler.resources`. Invariant: the image is third-party, so it gets no token, no key and no checkpoint.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def sampler_environment() -> list[Manifest]:
 
 def _environment(uri: str) -> list[Manifest]:
     found = [value(name, text) for name, text in SERVER_ENVIRONMENT.items()]
-    # The image expects root and a home; PyTorch asks who the user is, and there is no such user in the image.
+    # The image expects root and a home; PyTorch reads the user's name, and this user is not in the image.
     found += [
         value("HOME", "/tmp"),
         value("USER", "vllm"),

@@ -97,7 +97,7 @@ def checkpoint_volume(game: GameContext) -> Manifest:
 
 
 def checkpoint_mount(game: GameContext) -> Manifest:
-    """Return the mount: in a claim, which peers share, the folder of the peer's index; an emptyDir belongs to its pod."""
+    """Return the mount: in a claim, which the peers share, each has the folder of its index."""
     source = _source(game, game.spec.storage.checkpoints, "checkpoints")
     if "emptyDir" in source:
         return mount("checkpoints", CHECKPOINTS)

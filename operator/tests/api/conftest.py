@@ -1,4 +1,4 @@
-"""Fixtures: a real API server with the controllers, our definition in it, and a fresh namespace."""
+"""Fixtures: a real API server with the controllers, the CRD, and a fresh namespace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ACCOUNT = ResourceKind("ServiceAccount", "v1", "serviceaccounts")
 
 @pytest.fixture(scope="session")
 def cluster_config(api_server_with_controllers: ApiServer) -> Path:
-    """The kubeconfig of an API server that knows games."""
+    """The kubeconfig of an API server with the CRD."""
 
     async def install() -> None:
         api = await connect(config_file=str(api_server_with_controllers.kubeconfig))

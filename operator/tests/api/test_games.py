@@ -1,4 +1,4 @@
-"""Games on a real API server: what becomes of them, and that nothing is written when nothing is to do."""
+"""Games on a real API server: their objects and status, and no writes once they are settled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operators import eventually, look_again, manifest, names, operator, settled
+from operators import eventually, manifest, names, operator, reconcile_all, settled
 
 from swarmgame_operator.api import CONFIG_MAP, DEPLOYMENT, GAME, JOB, KINDS, POD, SECRET, SERVICE, Api, ResourceKind
 
@@ -19,7 +19,7 @@ async def condition(api: Api, namespace: str, name: str, kind: str) -> dict[str,
     return next((each for each in found if each["type"] == kind), {})
 
 
-async def test_a_game_becomes_its_children_and_its_job_pods(api: Api, cluster_config: Path, namespace: str) -> None:
+async def test_a_game_gets_its_children_and_its_job_gets_pods(api: Api, cluster_config: Path, namespace: str) -> None:
     async with operator(cluster_config, namespace) as running:
         await api.create(GAME, namespace, manifest())
 
@@ -43,16 +43,16 @@ async def test_a_game_becomes_its_children_and_its_job_pods(api: Api, cluster_co
             f"/dns4/sums-bootnode.{namespace}.svc/tcp/31000/p2p/16Uiu2HA"
         )
         assert game["status"]["jobName"] == "sums-peers"
-        told = [
+        reasons = [
             each["reason"]
             for each in (await api.list_page(EVENT_KIND, namespace))["items"]
             if each["regarding"]["kind"] == "SwarmGame"
         ]
-        assert told
-        assert len(told) == len(set(told))
+        assert reasons
+        assert len(reasons) == len(set(reasons))
 
 
-async def test_a_game_that_is_as_it_should_be_costs_no_write_and_neither_does_a_restart(
+async def test_a_settled_game_causes_no_writes_and_neither_does_a_restart(
     api: Api, cluster_config: Path, namespace: str
 ) -> None:
     async with operator(cluster_config, namespace) as first:
@@ -61,11 +61,11 @@ async def test_a_game_that_is_as_it_should_be_costs_no_write_and_neither_does_a_
         await eventually(lambda: len(list(first.cache.games())) == 3)
         await settled(first)
         before = first.metrics.writes
-        assert [await look_again(first) for _ in range(3)] == [3, 3, 3]
+        assert [await reconcile_all(first) for _ in range(3)] == [3, 3, 3]
         assert first.metrics.writes == before
     async with operator(cluster_config, namespace) as second:
         await eventually(lambda: second.metrics.reconciles.labels("done")._value.get() >= 3)
-        assert [await look_again(second) for _ in range(3)] == [3, 3, 3]
+        assert [await reconcile_all(second) for _ in range(3)] == [3, 3, 3]
         assert second.metrics.writes == 0
 
 
@@ -80,7 +80,7 @@ async def test_a_game_that_is_as_it_should_be_costs_no_write_and_neither_does_a_
         ("Job", "sums-peers", {"metadata": {"ownerReferences": None}}),
     ],
 )
-async def test_what_somebody_changes_by_hand_is_put_right(
+async def test_a_change_by_hand_is_reverted(
     api: Api, cluster_config: Path, namespace: str, kind: str, name: str, edit: dict[str, Any]
 ) -> None:
     async with operator(cluster_config, namespace) as running:
@@ -89,7 +89,7 @@ async def test_what_somebody_changes_by_hand_is_put_right(
         await settled(running)
         before = await api.get(KINDS[kind], namespace, name)
         assert before is not None
-        await merge_as_somebody(api, KINDS[kind], namespace, name, edit)
+        await merge_as_another_manager(api, KINDS[kind], namespace, name, edit)
 
         async def restored() -> bool:
             now = await api.get(KINDS[kind], namespace, name)
@@ -100,14 +100,14 @@ async def test_what_somebody_changes_by_hand_is_put_right(
         await settled(running)
 
 
-async def test_what_is_changed_while_no_operator_runs_is_put_right_by_the_next(
+async def test_a_change_while_no_operator_runs_is_reverted_by_the_next(
     api: Api, cluster_config: Path, namespace: str
 ) -> None:
     async with operator(cluster_config, namespace) as first:
         await api.create(GAME, namespace, manifest())
         await eventually(lambda: first.cache.version_of((namespace, "sums"), JOB, "sums-peers"))
         await settled(first)
-    await merge_as_somebody(api, DEPLOYMENT, namespace, "sums-bootnode", {"spec": {"replicas": 0}})
+    await merge_as_another_manager(api, DEPLOYMENT, namespace, "sums-bootnode", {"spec": {"replicas": 0}})
     await api.delete(SERVICE, namespace, "sums-peers", propagation="Background")
     async with operator(cluster_config, namespace):
 
@@ -122,23 +122,23 @@ async def test_what_is_changed_while_no_operator_runs_is_put_right_by_the_next(
         await eventually(restored)
 
 
-async def test_fields_that_others_add_stay(api: Api, cluster_config: Path, namespace: str) -> None:
+async def test_fields_of_other_managers_stay(api: Api, cluster_config: Path, namespace: str) -> None:
     async with operator(cluster_config, namespace) as running:
         await api.create(GAME, namespace, manifest())
         await eventually(lambda: running.cache.version_of((namespace, "sums"), JOB, "sums-peers"))
         await settled(running)
         before = running.metrics.writes
-        await merge_as_somebody(
+        await merge_as_another_manager(
             api, SERVICE, namespace, "sums-peers", {"metadata": {"labels": {"team": "blue"}, "annotations": {"a": "b"}}}
         )
-        await look_again(running)
+        await reconcile_all(running)
         assert running.metrics.writes == before
         service = await api.get(SERVICE, namespace, "sums-peers")
         assert service is not None
         assert service["metadata"]["labels"]["team"] == "blue"
 
 
-async def test_suspending_takes_the_job_and_resuming_brings_it_back_with_the_same_keys(
+async def test_suspending_deletes_the_job_and_resuming_creates_it_with_the_same_keys(
     api: Api, cluster_config: Path, namespace: str
 ) -> None:
     async with operator(cluster_config, namespace) as running:
@@ -146,7 +146,7 @@ async def test_suspending_takes_the_job_and_resuming_brings_it_back_with_the_sam
         await eventually(lambda: running.cache.version_of((namespace, "sums"), JOB, "sums-peers"))
         await settled(running)
         keys = await api.get(SECRET, namespace, "sums-peer-keys")
-        await merge_as_somebody(api, GAME, namespace, "sums", {"spec": {"suspend": True}})
+        await merge_as_another_manager(api, GAME, namespace, "sums", {"spec": {"suspend": True}})
 
         async def gone() -> bool:
             return await api.get(JOB, namespace, "sums-peers") is None
@@ -157,7 +157,7 @@ async def test_suspending_takes_the_job_and_resuming_brings_it_back_with_the_sam
             return (await condition(api, namespace, "sums", "Suspended")).get("reason") == "SuspendedByUser"
 
         await eventually(suspended)
-        await merge_as_somebody(api, GAME, namespace, "sums", {"spec": {"suspend": False}})
+        await merge_as_another_manager(api, GAME, namespace, "sums", {"spec": {"suspend": False}})
 
         async def back() -> bool:
             return await api.get(JOB, namespace, "sums-peers") is not None
@@ -230,20 +230,20 @@ async def test_deleting_a_game_takes_everything_but_what_is_retained(
             assert await left() == [("Secret", "kept-bootnode-key"), ("Secret", "kept-peer-keys")]
 
 
-async def test_a_pod_template_that_the_api_server_refuses_is_told_in_its_words_and_mended_by_a_change(
+async def test_a_refused_pod_template_is_reported_with_the_servers_message_and_can_be_changed(
     api: Api, cluster_config: Path, namespace: str
 ) -> None:
     wrong = {**manifest()["spec"]["peers"], "podTemplate": {"spec": {"priority": "high"}}}
     async with operator(cluster_config, namespace):
         await api.create(GAME, namespace, manifest(peers=wrong))
 
-        async def told() -> bool:
+        async def reasons() -> bool:
             found = await condition(api, namespace, "sums", "Accepted")
             return found.get("reason") == "InvalidPodTemplate" and "priority" in found["message"]
 
-        await eventually(told)
+        await eventually(reasons)
         assert await api.get(JOB, namespace, "sums-peers") is None
-        await merge_as_somebody(api, GAME, namespace, "sums", {"spec": {"peers": {"podTemplate": None}}})
+        await merge_as_another_manager(api, GAME, namespace, "sums", {"spec": {"peers": {"podTemplate": None}}})
 
         async def made() -> bool:
             return await api.get(JOB, namespace, "sums-peers") is not None
@@ -251,7 +251,7 @@ async def test_a_pod_template_that_the_api_server_refuses_is_told_in_its_words_a
         await eventually(made)
 
 
-async def test_a_missing_secret_is_told_and_found_once_it_is_there(
+async def test_a_missing_secret_is_reported_and_found_once_it_exists(
     api: Api, cluster_config: Path, namespace: str
 ) -> None:
     async with operator(cluster_config, namespace):
@@ -272,8 +272,10 @@ async def test_a_missing_secret_is_told_and_found_once_it_is_there(
         await eventually(valid)
 
 
-async def merge_as_somebody(api: Api, kind: ResourceKind, namespace: str, name: str, patch: dict[str, Any]) -> None:
-    """What `kubectl edit` does: a patch under another manager's name."""
+async def merge_as_another_manager(
+    api: Api, kind: ResourceKind, namespace: str, name: str, patch: dict[str, Any]
+) -> None:
+    """Patch as another field manager, as `kubectl edit` does."""
     await api._call(
         "patch",
         "PATCH",

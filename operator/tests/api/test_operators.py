@@ -1,4 +1,4 @@
-"""Operators on a real API server: killed, replaced, doubled, and cut off; what is lost is counted, and is nothing."""
+"""Operators on a real API server: killed, replaced, run twice, and cut off. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from operators import eventually, look_again, manifest, names, operator, settled
+from operators import eventually, manifest, names, operator, reconcile_all, settled
 
 from swarmgame_operator.api import GAME, JOB, LEASE, SECRET, SERVICE, Api
 from swarmgame_operator.metrics import OperatorMetrics
@@ -24,7 +24,7 @@ GAMES = 12
 
 
 async def complete(api: Api, namespace: str, count: int) -> bool:
-    """Whether every game has its Job, its Services and its keys."""
+    """Return whether every game has its Job, Services and keys."""
     expected = {f"g{number}" for number in range(count)}
     jobs, services, secrets = [await names(api, kind, namespace) for kind in (JOB, SERVICE, SECRET)]
     return (
@@ -49,10 +49,10 @@ def start(kubeconfig: Path, namespace: str, **more: str) -> asyncio.subprocess.P
     )
 
 
-async def test_an_operator_killed_at_any_moment_loses_nothing_and_the_next_writes_nothing_twice(
+async def test_an_operator_killed_at_any_moment_loses_nothing_and_the_next_repeats_no_write(
     api: Api, cluster_config: Path, namespace: str
 ) -> None:
-    chance = random.Random(1)
+    rng = random.Random(1)
     for number in range(GAMES):
         await api.create(GAME, namespace, manifest(f"g{number}"))
     kills = 0
@@ -60,7 +60,7 @@ async def test_an_operator_killed_at_any_moment_loses_nothing_and_the_next_write
         process = await start(cluster_config, namespace)
 
         async def begun(
-            before: int = len(await names(api, SERVICE, namespace)), more: int = chance.randrange(1, 6)
+            before: int = len(await names(api, SERVICE, namespace)), more: int = rng.randrange(1, 6)
         ) -> bool:
             return len(await names(api, SERVICE, namespace)) >= min(before + more, 2 * GAMES)
 
@@ -79,12 +79,12 @@ async def test_an_operator_killed_at_any_moment_loses_nothing_and_the_next_write
         assert {key: now[key] for key in data} == data
     async with operator(cluster_config, namespace) as idle:
         await asyncio.wait_for(idle.working.wait(), 30)
-        assert await look_again(idle) == GAMES
+        assert await reconcile_all(idle) == GAMES
         assert idle.metrics.writes == 0
     assert kills == 3
 
 
-async def test_an_operator_that_is_told_to_stop_ends_with_zero_and_lets_go_of_its_lease(
+async def test_an_operator_that_is_terminated_exits_with_zero_and_releases_its_lease(
     api: Api, cluster_config: Path, namespace: str
 ) -> None:
     lease = {"SWARMGAME_OPERATOR_LEASE_NAMESPACE": namespace, "SWARMGAME_OPERATOR_LEASE_SECONDS": "600"}
@@ -117,7 +117,7 @@ async def test_of_two_operators_one_writes_and_the_other_takes_over(
                 SWARMGAME_OPERATOR_LEASE_NAMESPACE=namespace,
                 SWARMGAME_OPERATOR_LEASE_SECONDS="4",
             )
-    # Both have let go; the third takes over, is killed without a word, and a fourth waits for its lease to run out.
+    # Both have released it; the third takes over, is killed, and a fourth waits until its lease expires.
     await api.create(GAME, namespace, manifest("g1"))
     await eventually(lambda: complete(api, namespace, 2), 60)
     process.kill()
@@ -129,28 +129,28 @@ async def test_of_two_operators_one_writes_and_the_other_takes_over(
 
 
 @asynccontextmanager
-async def unreliable(target: str, tls: object, chance: random.Random) -> AsyncIterator[tuple[str, dict[str, int]]]:
-    """A way to the API server on which answers are refused or get lost, and watches break; counts what it did."""
+async def unreliable(target: str, tls: object, rng: random.Random) -> AsyncIterator[tuple[str, dict[str, int]]]:
+    """A proxy to the API server that refuses and loses answers and cuts watches, and counts them."""
     done = {"passed": 0, "refused": 0, "lost": 0, "cut": 0}
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        luck = chance.random()
-        if luck < 0.10:
+        draw = rng.random()
+        if draw < 0.10:
             done["refused"] += 1
-            code = chance.choice([429, 500, 503, 409])
+            code = rng.choice([429, 500, 503, 409])
             return web.json_response({"kind": "Status", "reason": "Unlucky", "code": code}, status=code)
         headers = {name: request.headers[name] for name in ("Content-Type", "Accept") if name in request.headers}
         async with session.request(
             request.method, f"{target}{request.path_qs}", data=await request.read(), headers=headers
         ) as answer:
-            if luck < 0.15:
-                done["lost"] += 1  # it was done, and nobody is told
+            if draw < 0.15:
+                done["lost"] += 1  # it was done, and the client does not get the answer
                 assert request.transport is not None
                 request.transport.abort()
                 return web.Response()
             response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
             await response.prepare(request)
-            left = chance.randrange(1, 40) if request.query.get("watch") else sys.maxsize
+            left = rng.randrange(1, 40) if request.query.get("watch") else sys.maxsize
             async for part in answer.content.iter_any():
                 await response.write(part)
                 left -= 1
@@ -162,7 +162,8 @@ async def unreliable(target: str, tls: object, chance: random.Random) -> AsyncIt
             done["passed"] += 1
             return response
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls, limit=0)) as session:  # type: ignore[arg-type]
+    connector = aiohttp.TCPConnector(ssl=tls, limit=0)  # type: ignore[arg-type]
+    async with aiohttp.ClientSession(connector=connector) as session:
         application = web.Application(client_max_size=1 << 24)
         application.router.add_route("*", "/{path:.*}", handle)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
@@ -174,7 +175,7 @@ async def unreliable(target: str, tls: object, chance: random.Random) -> AsyncIt
             await runner.cleanup()
 
 
-async def test_with_a_bad_connection_everything_still_comes_about_and_everything_goes(
+async def test_with_a_bad_connection_everything_is_still_created_and_deleted(
     api: Api, cluster_config: Path, namespace: str
 ) -> None:
     from kubernetes.aio import client

@@ -1,21 +1,19 @@
-"""The golden manifests, on a real API server in a namespace that enforces Pod Security at level restricted; and what
-applying later leaves alone.
+"""The manifests of all kinds of games on a real API server, in a namespace that enforces Pod Security at level
+restricted; and the fields that a later apply leaves alone.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from api_servers import ApiServer
+from golden_games import GAMES, written_manifests
 from plan_fixtures import game_context, valid_game
 
 from swarmgame_operator.plan.peer_job import peer_job
 
-GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.yaml"))
 PLURALS = {
     "ConfigMap": "configmaps",
     "Deployment": "deployments",
@@ -30,13 +28,13 @@ PLURALS = {
 
 
 class Server:
-    """Plain requests for plain objects, in one namespace; an answer that is an error raises with the server's words."""
+    """Requests with plain objects in one namespace; an error raises with the server's message."""
 
     def __init__(self, api_server: ApiServer, namespace: str) -> None:
         self._client = api_server.client()
         self.namespace = namespace
 
-    def ask(
+    def request(
         self, verb: str, manifest: dict[str, Any], *, query: str = "", content: str = "application/json", name: str = ""
     ) -> dict[str, Any]:
         version = manifest["apiVersion"]
@@ -66,24 +64,24 @@ def server(api_server: ApiServer, api_namespace: str) -> Server:
     return Server(api_server, api_namespace)
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=[path.stem for path in GOLDEN])
-def test_an_api_server_takes_what_a_game_becomes_and_knows_every_field(path: Path, server: Server) -> None:
-    for manifest in yaml.safe_load_all(path.read_text()):
-        made = server.ask("POST", manifest, query="&dryRun=All")
+@pytest.mark.parametrize("name", GAMES)
+def test_an_api_server_accepts_the_manifests_of_a_game_and_knows_every_field(name: str, server: Server) -> None:
+    for manifest in written_manifests(GAMES[name]):
+        made = server.request("POST", manifest, query="&dryRun=All")
         assert made["metadata"]["name"] == manifest["metadata"]["name"]
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=[path.stem for path in GOLDEN])
-def test_a_restricted_namespace_takes_the_pods(path: Path, server: Server) -> None:
-    for manifest in yaml.safe_load_all(path.read_text()):
+@pytest.mark.parametrize("name", GAMES)
+def test_a_restricted_namespace_accepts_the_pods(name: str, server: Server) -> None:
+    for manifest in written_manifests(GAMES[name]):
         template = manifest.get("spec", {}).get("template")
         if template is None or template["spec"].get("runtimeClassName") or template["spec"].get("priorityClassName"):
-            continue  # what such a class stands for is the cluster's
+            continue  # such a class is defined by the cluster
         pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {**template["metadata"], "name": "pod"}}
-        assert server.ask("POST", pod, query="&dryRun=All")["kind"] == "Pod"
+        assert server.request("POST", pod, query="&dryRun=All")["kind"] == "Pod"
 
 
-def test_a_pod_that_asks_for_more_is_refused_so_the_test_above_can_fail(server: Server) -> None:
+def test_a_privileged_pod_is_refused_so_the_test_above_can_fail(server: Server) -> None:
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -91,18 +89,18 @@ def test_a_pod_that_asks_for_more_is_refused_so_the_test_above_can_fail(server: 
         "spec": {"hostNetwork": True, "containers": [{"name": "a", "image": "a"}]},
     }
     with pytest.raises(Exception, match="violates PodSecurity"):
-        server.ask("POST", pod, query="&dryRun=All")
+        server.request("POST", pod, query="&dryRun=All")
 
 
 def test_a_scale_leaves_the_queue_its_fields_and_the_template_as_it_is(server: Server) -> None:
     labels = {"kueue.x-k8s.io/queue-name": "research"}
     first = peer_job(game_context(valid_game(labels=labels)))
     assert first.create_manifest is not None
-    made = server.ask("POST", first.create_manifest, query="&fieldManager=swarmgame-operator-creation")
+    made = server.request("POST", first.create_manifest, query="&fieldManager=swarmgame-operator-creation")
     assert made["spec"]["suspend"] is True
     for size in (6, 1):
         child = peer_job(game_context(valid_game({"peers": {"replicas": size}}, labels=labels)))
-        applied = server.ask(
+        applied = server.request(
             "PATCH",
             child.apply_manifest,
             query="&fieldManager=swarmgame-operator&force=true",
@@ -111,6 +109,6 @@ def test_a_scale_leaves_the_queue_its_fields_and_the_template_as_it_is(server: S
         )
         spec = applied["spec"]
         assert (spec["parallelism"], spec["completions"], spec["maxFailedIndexes"]) == (size, size, min(2, size))
-        assert spec["suspend"] is True, "a field that is not ours was given up"
+        assert spec["suspend"] is True, "a field of another manager was removed"
         assert spec["template"] == made["spec"]["template"]
         assert applied["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"

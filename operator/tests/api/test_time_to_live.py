@@ -1,4 +1,4 @@
-"""A game that is over: its end is seen from the Job's pods, and it goes when its time to live is over."""
+"""A game that is over: it completes with the Job's pods, and is deleted after its time to live."""
 
 from __future__ import annotations
 

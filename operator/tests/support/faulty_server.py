@@ -1,6 +1,5 @@
-"""A server of one kind of object that can be as bad as an API server gets: watches cut in the middle of a line, history
-forgotten, answers refused. It keeps versions, pages and watches as the real one does, so that what was lost can be
-counted.
+"""An API server of one kind of object that cuts watches in the middle of a line, forgets history and refuses requests.
+It has versions, pages and watches as the real one.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class FaultyServer:
         self.refusals: list[int] = []
         self.watches: set[asyncio.Task[Any]] = set()
         self.lists = 0
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
 
     async def change(self, event: str, name: str, **extra: Any) -> None:
         """ADDED, MODIFIED or DELETED."""
@@ -56,16 +55,16 @@ class FaultyServer:
         else:
             self.objects[name] = body
         self.history.append((self.version, event, body))
-        async with self._news:
-            self._news.notify_all()
+        async with self._changed:
+            self._changed.notify_all()
 
     def forget(self) -> None:
-        """From now on, versions before the present one are too old to watch from."""
+        """Make all versions before the present one too old to watch from."""
         self.oldest = self.version
         self.history.clear()
 
     def cut(self) -> None:
-        """Breaks every watch where it is."""
+        """Break every open watch."""
         for task in list(self.watches):
             task.cancel()
 
@@ -93,13 +92,13 @@ class FaultyServer:
         try:
             while True:
                 if since < self.oldest:
-                    await _say(response, {"type": "ERROR", "object": {"code": 410, "message": "too old"}})
+                    await _send(response, {"type": "ERROR", "object": {"code": 410, "message": "too old"}})
                     return response
                 for version, event, body in [each for each in self.history if each[0] > since]:
-                    await _say(response, {"type": event, "object": body})
+                    await _send(response, {"type": event, "object": body})
                     since = version
-                async with self._news:
-                    await asyncio.wait_for(self._news.wait(), 60)
+                async with self._changed:
+                    await asyncio.wait_for(self._changed.wait(), 60)
         except asyncio.CancelledError:
             with contextlib.suppress(ConnectionError):
                 await response.write(b'{"type": "ADD')  # the line ends in the middle
@@ -110,7 +109,7 @@ class FaultyServer:
             self.watches.discard(task)
 
 
-async def _say(response: web.StreamResponse, event: dict[str, Any]) -> None:
+async def _send(response: web.StreamResponse, event: dict[str, Any]) -> None:
     await response.write(json.dumps(event).encode() + b"\n")
 
 

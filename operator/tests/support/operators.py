@@ -1,4 +1,4 @@
-"""Operators in tests: one that runs in the test's own loop, against a real API server, with its requests counted."""
+"""An operator in the test's own event loop, against a real API server, with its requests counted."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SPEC: dict[str, Any] = {
 
 
 def manifest(name: str = "sums", **spec: Any) -> dict[str, Any]:
-    """A small game; keywords replace whole blocks of its spec."""
+    """Return a small game; keywords replace blocks of its spec."""
     return {"apiVersion": GAME.api, "kind": GAME.name, "metadata": {"name": name}, "spec": {**SPEC, **spec}}
 
 
 @asynccontextmanager
 async def operator(kubeconfig: Path, namespace: str = "", **settings: Any) -> AsyncIterator[Operator]:
-    """A running operator of one namespace, or (empty) of all; stopped as SIGTERM would when the block ends."""
+    """Run an operator of one namespace, or (empty) of all, and stop it as SIGTERM does when the block ends."""
     metrics = OperatorMetrics("test")
     api = await connect(metrics.requested, config_file=str(kubeconfig))
     quick: dict[str, Any] = {"metrics_port": 0, "probe_port": 0, "debounce_seconds": 0.02, "progress_seconds": 0}
@@ -53,10 +53,10 @@ async def operator(kubeconfig: Path, namespace: str = "", **settings: Any) -> As
 
 
 async def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """The first true value of a condition, which may be a coroutine function.
+    """Wait for the first true value of a condition, which may be a coroutine function, and return it.
 
     Raises:
-        AssertionError: it never was true; with what it was last.
+        AssertionError: it was never true; with its last value.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
@@ -67,25 +67,25 @@ async def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any
         if value:
             return value
         if loop.time() > end:
-            raise AssertionError(f"not so after {seconds:.0f} s; seen last: {value!r}")
+            raise AssertionError(f"not true after {seconds:.0f} s; last value: {value!r}")
         await asyncio.sleep(0.05)
 
 
 async def settled(running: Operator, seconds: float = 30.0) -> None:
-    """Waits until every game that the operator knows has been looked at, twice more, without a single write."""
+    """Wait until every game has been reconciled twice more without a single write."""
     await asyncio.wait_for(running.working.wait(), seconds)
     quiet = 0
     for _ in range(200):
         before = running.metrics.writes
-        await look_again(running)
+        await reconcile_all(running)
         quiet = quiet + 1 if running.metrics.writes == before else 0
         if quiet == 2:
             return
-    raise AssertionError("the operator goes on writing")
+    raise AssertionError("the operator keeps writing")
 
 
-async def look_again(running: Operator) -> int:
-    """Has every game looked at once more; returns how many there were."""
+async def reconcile_all(running: Operator) -> int:
+    """Reconcile every game once more. Return the number of games."""
     keys = [key for key, _ in running.cache.games()]
     done = running.metrics.reconciles.labels("done")
     before = done._value.get()
@@ -96,6 +96,6 @@ async def look_again(running: Operator) -> int:
 
 
 async def names(api: Api, kind: ResourceKind, namespace: str) -> set[str]:
-    """The names of all objects of a kind."""
+    """Return the names of all objects of a kind."""
     page = await api.list_page(kind, namespace)
     return {each["metadata"]["name"] for each in page["items"]}

@@ -1,6 +1,4 @@
-"""Games and what is around them, for tests of the plan; and a cluster that does what a plan says, as far as a plan can
-see it.
-"""
+"""Games and snapshots for tests of plans, and a simulated cluster that carries plans out."""
 
 from __future__ import annotations
 
@@ -52,7 +50,7 @@ def body(
     generation: int = 1,
     **metadata: Any,
 ) -> dict[str, Any]:
-    """An object as the API server gives it. `spec` is laid over the smallest one, top field by top field."""
+    """Return an object as the API server does. `spec` replaces top-level fields of the smallest spec."""
     return {
         "apiVersion": "swarmgame.dev/v1alpha1",
         "kind": "SwarmGame",
@@ -98,15 +96,13 @@ def condition(found: Plan | SwarmGameStatus, type: str) -> Condition | None:
 
 
 def reported(found: Plan | SwarmGameStatus) -> dict[str, tuple[str, str]]:
-    """Conditions as type → (status, reason)."""
+    """Return the conditions as type → (status, reason)."""
     status = found.status if isinstance(found, Plan) else found
     return {each.type: (each.status, each.reason) for each in status.conditions}
 
 
 def apply_plan(observed: Observed, done: Plan, name: str = "sums") -> Observed:
-    """What would be seen after the plan: keys made, objects written, deletions begun and over. No pod appears by
-    itself.
-    """
+    """Return the snapshot after the plan was carried out: keys, written objects, finished deletions. No pods appear."""
     children = dict(observed.children)
     secrets = dict(observed.secrets)
     job, initializer = observed.job, observed.initializer
@@ -127,7 +123,7 @@ def apply_plan(observed: Observed, done: Plan, name: str = "sums") -> Observed:
                     template_hash=annotations[TEMPLATE_HASH],
                     queue=manifest["metadata"]["labels"].get("kueue.x-k8s.io/queue-name", ""),
                 )
-            assert made is not None, f"a Job that is not there cannot be changed: {child.name}"
+            assert made is not None, f"a Job that does not exist cannot be changed: {child.name}"
             numbers = manifest.get("spec", {})
             made = replace(
                 made,
@@ -164,14 +160,14 @@ def apply_plan(observed: Observed, done: Plan, name: str = "sums") -> Observed:
 def settled(
     resource: GameResource, observed: Observed = EMPTY, defaults: Defaults = DEFAULTS
 ) -> tuple[GameResource, Observed]:
-    """Plans, and carries out, until there is nothing to do."""
+    """Plan and carry out until nothing is left to do."""
     for _ in range(10):
         found = build_plan(resource, observed, defaults)
         if not (found.keys or found.children or found.deletions):
             return with_status(resource, found.status), observed
         observed = apply_plan(observed, found, resource.name)
         resource = with_status(resource, found.status)
-    raise AssertionError("the plan does not come to rest")
+    raise AssertionError("the plans do not settle")
 
 
 def peer_pod(index: int, *, attempt: int = 0, **fields: Any) -> PodFacts:
@@ -198,7 +194,7 @@ def waiting_pod(index: int, reason: str, message: str = "", container: str = "pe
 
 
 def running(resource: GameResource, observed: Observed = EMPTY) -> tuple[GameResource, Observed]:
-    """The game with all peers ready, and a bootnode."""
+    """Return the game and its snapshot with all peers and the bootnode ready."""
     assert resource.game is not None
     resource, observed = settled(resource, observed)
     assert observed.job is not None
@@ -213,7 +209,7 @@ def running(resource: GameResource, observed: Observed = EMPTY) -> tuple[GameRes
 
 
 def job_with(observed: Observed, *conditions: tuple[str, str], **fields: Any) -> Observed:
-    """The same with these conditions, (type, reason), on the peers' Job."""
+    """Return the snapshot with these conditions, (type, reason), on the peers' Job."""
     assert observed.job is not None
     added = tuple(JobCondition(type, reason) for type, reason in conditions)
     return replace(observed, job=replace(observed.job, conditions=added, **fields))

@@ -85,7 +85,7 @@ def resolve_endpoint(manifest: SwarmGame, given: ChainEndpoint | None = None) ->
         ("the contract", found.contract.lower(), (coordination.contract_address or "").lower()),
     ):
         if expected and found_value != expected:
-            raise BadUsage(f"{name} was given as {found_value}; the manifest's spec.coordination says {expected}")
+            raise BadUsage(f"{name} was given as {found_value}; the manifest's spec.coordination has {expected}")
     values = {RPC: found.rpc, GATEWAY: found.gateway, CHAIN_ID: found.chain_id, CONTRACT: found.contract}
     missing = [name for name, value in values.items() if not value]
     if missing:

@@ -90,7 +90,7 @@ class EventLoopThread:
 
 
 def _ignore_closed_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log at debug level when a peer's daemon closes a connection that hivemind reads from; handle the rest as usual."""
+    """Log at debug level if a daemon closes a connection that hivemind reads from; handle the rest as usual."""
     if isinstance(context.get("exception"), EOFError | ConnectionError):
         logger.debug("a connection was closed: %s", context.get("message"))
     else:

@@ -68,7 +68,7 @@ class BodyServer:
             writer.close()
             return
         self._held[sender] += 1
-        # With an empty write buffer `drain` returns when the whole response has been sent, so `abort` loses nothing
+        # With an empty write buffer `drain` returns when all of the response has been sent, so `abort` loses nothing
         # and does not wait for a peer that does not read.
         writer.transport.set_write_buffer_limits(high=0)
         try:

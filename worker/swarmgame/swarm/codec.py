@@ -37,7 +37,7 @@ _MINUS_ZERO, _MINUS_INFINITY = 0x8000, 0xFC00
 
 
 class Malformed(Exception):
-    """A shard that cannot be used. `reason` is its label: `too-large`, `malformed` or `bad-hash`; `detail` is logged."""
+    """A shard that cannot be used. `reason` is its label (`too-large`, `malformed`, `bad-hash`); `detail` is logged."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -187,11 +187,7 @@ def _packed(plain: bytes, limits: Limits) -> bytes:
 
 # ── decoding
 def decode(shards: Sequence[bytes], limits: Limits | None = None) -> Contribution:
-    """Decode the shards of a contribution, in the order given.
-
-    Raises:
-        Malformed: one of them cannot be used, or they are not of one contribution.
-    """
+    """Decode the shards of a contribution, in the order given. Raise `Malformed` if they cannot be used or merged."""
     return merge([decode_shard(data, limits).contribution for data in shards])
 
 
@@ -284,9 +280,9 @@ class _Header:
         if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
             _refuse("unknown schema")
         self.fields: Mapping[Any, Any] = fields
-        self.run = self._text("run")
-        self.peer: PeerId = self._text("peer")
-        self.tokenizer = self._text("tokenizer")
+        self.run = self._string(fields.get("run"), limits.string)
+        self.peer: PeerId = self._string(fields.get("peer"), limits.string)
+        self.tokenizer = self._string(fields.get("tokenizer"), limits.string)
         self.round, self.stage, self.policy = (
             self._count(fields.get(name), 1 << 62) for name in ("round", "stage", "policy")
         )
@@ -352,9 +348,6 @@ class _Header:
         if not isinstance(value, str) or len(value) > longest:
             _refuse("expected a short text")
         return value
-
-    def _text(self, name: str) -> str:
-        return self._string(self.fields.get(name), self.limits.string)
 
     @staticmethod
     def _count(value: Any, most: int) -> int:

@@ -95,7 +95,8 @@ class Discovery:
             if self.clock.now() >= deadline:
                 if at_least > 1 and not confirmed and not reached:
                     raise Temporary(
-                        f"no peer of run {self.run!r} answered within {timeout_seconds:g} s; is an initial peer running?"
+                        f"no peer of run {self.run!r} answered within {timeout_seconds:g} s; "
+                        "is an initial peer running?"
                     )
                 return
             self.changed.clear()

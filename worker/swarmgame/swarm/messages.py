@@ -6,7 +6,7 @@ position in the game, its addresses and an expiry time. Both are signed over a d
 can stand for the other or for another run.
 
 Pure; the input of the `parse` functions is untrusted. A parsed message is well-formed and signed by the peer that it
-names; the inbox decides whether it is fresh, wanted and admitted.
+names; the inbox decides whether it is fresh, needed and admitted.
 """
 
 from __future__ import annotations

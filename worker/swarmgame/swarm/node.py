@@ -1,6 +1,6 @@
 """A node: one peer in the swarm, over any transport and any clock.
 
-It sends its announcements to other peers, receives and gossips theirs, and fetches what is wanted. It runs on one
+It sends its announcements to other peers, receives and gossips theirs, and fetches what is needed. It runs on one
 asyncio loop; `blocking` calls it from an ordinary thread. An announcement comes in one of two ways: pushed by its
 author or gossiped; or, if that message was lost or we joined late, on request. A body can be served by every peer that
 has it. Nothing that a remote peer sends raises here; it is used, or counted under the reason why it was not.
@@ -159,7 +159,7 @@ class SwarmNode:
         self.spawn(self.discovery.call(peer, _ANNOUNCEMENT + message))
 
     def encode_announcement(self, outbound: OutboundContribution) -> bytes:
-        """Encode an announcement for sending. Small bodies travel with it if every peer wants them (GATHER)."""
+        """Encode an announcement for sending. Small bodies travel with it if every peer needs them (GATHER)."""
         small = sum(len(shard.data) for shard in outbound.shards) <= self.settings.inline_bytes
         bodies = [shard.data for shard in outbound.shards] if small and not self._pulls() else []
         packed: bytes = msgpack.packb([outbound.announcement.message, bodies])
@@ -248,7 +248,7 @@ class SwarmNode:
                 self.send_announcement(peer, payload)
 
     async def fetch_entry(self, entry: InboxEntry) -> None:
-        """Fetch what is wanted of an entry at once: its index, and in GATHER mode everything."""
+        """Fetch what is needed of an entry at once: its index, and in GATHER mode everything."""
         if entry.fetching:
             return
         entry.fetching = True

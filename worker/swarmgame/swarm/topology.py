@@ -119,7 +119,7 @@ def choose(offers: Iterable[Offer], policy: CollectPolicy, taken: Iterable[Offer
 def quorum_of(policy: CollectPolicy, members: int) -> int:
     """Return how many members must have published, ourselves included.
 
-    A whole percentage stands for the fraction that it rounds: 67 % of three is two, 33 % of three is one, 100 % of any
+    A percentage stands for the fraction that it rounds: 67 % of three is two, 33 % of three is one, 100 % of any
     number is all.
     """
     return max(1, math.ceil(policy.quorum * members - min(0.005 * members, 0.05)))

@@ -21,7 +21,7 @@ def make_contribution(
     tokenizer: str = "bytes",
     policy_version: int = 7,
 ) -> Contribution:
-    """Random words, the same for the same arguments; log-probabilities are exact in f16."""
+    """Return random groups, the same for the same arguments; log-probabilities are exact in f16."""
     random = Random(f"{peer}/{round}/{stage}")
     references = [QuestionRef("sums", "c0ffee", random.getrandbits(60), index) for index in range(groups)]
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from swarmgame.game.components import ComponentContext, Demonstration, Demonstrations
 from swarmgame.game.state import (
     Contribution,
@@ -84,6 +86,17 @@ def play(trainer: GRPOTrainer, number: int, score: Score = small_letters) -> Map
     """Run a round of one stage."""
     state = state_of(round_of(number), [contribution_of(trainer, round_of(number))])
     return trainer.train(state, scored(state, score))
+
+
+def weights(learner: GRPOTrainer) -> dict[str, Tensor]:
+    """Return copies of the weights by name."""
+    return {name: parameter.detach().clone() for name, parameter in learner.policy.model.named_parameters()}
+
+
+def furthest(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """Return the largest difference between two sets of tensors."""
+    assert left.keys() == right.keys()
+    return max(float((left[name] - right[name]).abs().max()) for name in left)
 
 
 def rollout(text: str, ids: Sequence[int], logprob: float = -1.0, reason: FinishReason = FinishReason.STOP) -> Rollout:

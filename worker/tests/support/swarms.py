@@ -1,4 +1,4 @@
-"""Swarms for tests: in memory with virtual time, over libp2p, over torch.distributed. The contract suite runs on all."""
+"""Swarms for tests: in memory with virtual time, over libp2p, over torch.distributed."""
 
 from __future__ import annotations
 

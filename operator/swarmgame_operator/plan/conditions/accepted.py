@@ -29,7 +29,7 @@ SHOWN_MISSING = 8
 VALID = Reason("Accepted", "True", "Valid", "The game is valid, and what it refers to exists.")
 INVALID_GAME = Reason("Accepted", "False", "InvalidGame", "The game cannot be played: {problems}", warning=True)
 INVALID_POD_TEMPLATE = Reason(
-    "Accepted", "False", "InvalidPodTemplate", "The peers' pods cannot be made: {problem}", warning=True
+    "Accepted", "False", "InvalidPodTemplate", "The peers' pods cannot be created: {problem}", warning=True
 )
 SECRET_NOT_FOUND = Reason(
     "Accepted", "False", "SecretNotFound", "Missing: {missing}. Create it in the game's namespace.", warning=True
@@ -45,7 +45,7 @@ MANAGED_EXTERNALLY = Reason(
     "Accepted",
     "False",
     "ManagedExternally",
-    "spec.managedBy names {manager}; this operator leaves the game alone.",
+    "spec.managedBy names {manager}; this operator ignores the game.",
     warning=True,
 )
 

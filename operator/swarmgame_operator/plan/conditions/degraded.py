@@ -1,4 +1,4 @@
-"""Degraded: whether the game runs with less than was asked for, and the most serious reason."""
+"""Degraded: whether the game has fewer resources or peers than specified, and the most serious reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_CHAIN_LAG = 5
 """Rounds that the chain may lag. Reports are sealed and confirmed, so one or two are usual."""
 MAX_CHECKPOINT_LAG = 3
 
-AS_EXPECTED = Reason("Degraded", "False", "AsExpected", "Nothing is amiss.", quiet=True)
+AS_EXPECTED = Reason("Degraded", "False", "AsExpected", "Nothing is wrong.", quiet=True)
 PEERS_FAILING = Reason(
     "Degraded",
     "True",
@@ -36,15 +36,14 @@ CHAIN_LAGGING = Reason(
     "Degraded",
     "True",
     "ChainLagging",
-    "The swarm plays on, but the chain does not follow: {problem}",
+    "The swarm continues, but the chain does not follow: {problem}",
     warning=True,
 )
 CHECKPOINT_FAILING = Reason(
     "Degraded",
     "True",
     "CheckpointFailing",
-    "The newest checkpoint is {lag} rounds old, and one is due every {every}. "
-    "Look at the volume, and at the peers' logs.",
+    "The newest checkpoint is {lag} rounds old, and one is due every {every}. Check the volume and the peers' logs.",
     warning=True,
 )
 

@@ -76,9 +76,9 @@ def _initializer_was_fatal(context: ReconcileContext) -> bool:
 
 def _fatal_problem(context: ReconcileContext) -> str:
     if context.fatal is None:
-        return "A peer ended with an exit code that says the game cannot be played; its pod is gone."
+        return "A peer ended with an exit code that means the game cannot be played; its pod is gone."
     pod, container = context.fatal
-    return f"The pod {pod.name} says that the game cannot be played: {termination_summary(container)}"
+    return f"The pod {pod.name} reports that the game cannot be played: {termination_summary(container)}"
 
 
 def _failed_peer(context: ReconcileContext) -> str:

@@ -11,13 +11,13 @@ ROUND_ADVANCING = Reason("Progressing", "True", "RoundAdvancing", "{round} of {r
 STARTING = Reason("Progressing", "True", "ScalingUp", "{ready} of {desired} peers are in the swarm.")
 SCALING_UP = Reason("Progressing", "True", "ScalingUp", "{active} of {desired} peers have a pod.")
 NOT_STARTED = Reason("Progressing", "False", "ScalingUp", "No peer has been started: {why}")
-SCALING_DOWN = Reason("Progressing", "True", "ScalingDown", "{leaving} peers are leaving; {desired} are to stay.")
+SCALING_DOWN = Reason("Progressing", "True", "ScalingDown", "{leaving} peers are leaving; {desired} stay.")
 SCALED_DOWN = Reason("Progressing", "False", "ScalingDown", "No peer runs.")
 ROLLING_OUT = Reason(
     "Progressing",
     "True",
     "RollingOut",
-    "What the pods are made from has changed; the peers save themselves and start again.",
+    "The pods' specification has changed; the peers save their state and restart.",
 )
 STALLED = Reason(
     "Progressing",

@@ -12,7 +12,7 @@ from swarmgame_operator.plan.reconcile_context import ReconcileContext, terminat
 from swarmgame_operator.plan.services import DEV_CHAIN_ID
 
 REFUSED_EXIT_CODE = 77
-_COUNTS = "{count} of {desired} peers are proven on chain; {least} are needed."
+_COUNTS = "{count} of {desired} peers are registered on chain; {least} are needed."
 
 NOT_REQUIRED = Reason("Registered", "True", "NotRequired", "The game has no chain.", quiet=True)
 ALL_REGISTERED = Reason("Registered", "True", "AllRegistered", _COUNTS)

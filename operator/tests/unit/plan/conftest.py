@@ -1,4 +1,4 @@
-"""`--update-golden`: writes the golden manifests anew, for a person to review as a difference."""
+"""`--update-golden`: write the golden files anew, for a person to review."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--update-golden", action="store_true", help="write operator/tests/golden/*.yaml from what is planned now"
+        "--update-golden", action="store_true", help="write operator/tests/golden/*.yaml from the present plans"
     )

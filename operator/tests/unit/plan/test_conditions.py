@@ -151,7 +151,7 @@ def test_a_changed_count_is_a_new_message_and_no_event() -> None:
     assert found.status != resource.status
 
 
-def test_the_status_of_a_settled_game_does_not_change_with_time_alone() -> None:
+def test_the_status_of_a_settled_game_does_not_change_with_time() -> None:
     resource, observed = running(valid_game())
     for seconds in (1, 10, 100):
         assert build_plan(resource, later(observed, seconds), DEFAULTS).status == resource.status

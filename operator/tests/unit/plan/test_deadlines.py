@@ -1,4 +1,4 @@
-"""Deadlines: what counts, what does not, and when to look again."""
+"""Deadlines: which time counts, and when the game is requeued."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def failed(found: Plan) -> str:
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(59, ""), (60, ""), (61, "DeadlineExceeded")])
-def test_a_game_runs_as_long_as_it_may_and_not_longer(seconds: float, expected: str) -> None:
+def test_a_game_fails_when_it_exceeds_its_deadline(seconds: float, expected: str) -> None:
     assert failed(at(*running(valid_game({"activeDeadlineSeconds": 60})), seconds)) == expected
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(30, ""), (31, "PreRunningDeadlineExceeded")])
-def test_the_first_round_begins_in_time_or_the_game_has_failed(seconds: float, expected: str) -> None:
+def test_a_game_fails_when_its_first_round_does_not_begin_in_time(seconds: float, expected: str) -> None:
     assert failed(at(*settled(valid_game({"preRunningDeadlineSeconds": 30})), seconds)) == expected
 
 
-def test_a_game_that_has_begun_is_not_waited_for_again() -> None:
+def test_a_game_that_has_begun_has_no_pre_running_deadline() -> None:
     resource, observed = running(valid_game({"preRunningDeadlineSeconds": 30}))
-    nobody = replace(observed, pods=())
-    assert failed(at(resource, nobody, 10_000)) == ""
+    without_pods = replace(observed, pods=())
+    assert failed(at(resource, without_pods, 10_000)) == ""
 
 
 def test_time_in_a_queue_does_not_count() -> None:
@@ -64,13 +64,13 @@ def test_time_in_a_queue_does_not_count() -> None:
     assert failed(at(resource, admitted, 31)) == "PreRunningDeadlineExceeded"
 
 
-def test_time_without_a_secret_that_was_promised_does_not_count() -> None:
+def test_time_without_a_required_secret_does_not_count() -> None:
     resource = valid_game({"preRunningDeadlineSeconds": 30, "model": {"uri": "hf://a/b", "secretRef": {"name": "hub"}}})
     resource, observed = settled(resource)
     assert failed(at(resource, observed, 10_000)) == ""
 
 
-def test_a_game_that_was_suspended_gets_its_whole_time_again() -> None:
+def test_a_game_that_was_suspended_gets_its_full_time_again() -> None:
     resource, observed = running(valid_game({"activeDeadlineSeconds": 60}))
     stopped = build_plan(
         valid_game({"activeDeadlineSeconds": 60, "suspend": True}, status=resource.status),
@@ -86,7 +86,7 @@ def test_a_game_that_was_suspended_gets_its_whole_time_again() -> None:
 
 
 def test_a_deadline_survives_a_restart_of_the_operator() -> None:
-    """Nothing but the status is kept: what is planned from it a day later is the same."""
+    """Only the status is kept, and a plan from it a day later is the same."""
     resource, observed = running(valid_game({"activeDeadlineSeconds": 60}))
     assert failed(at(resource, observed, 86_400)) == "DeadlineExceeded"
 
@@ -102,7 +102,7 @@ def test_a_failed_game_stops_its_peers_and_its_bootnode_and_keeps_its_end() -> N
     assert reported(again)["Progressing"] == ("False", "Finished")
 
 
-def test_a_job_that_ended_by_itself_is_kept_for_its_logs() -> None:
+def test_a_finished_job_is_kept_for_its_logs() -> None:
     resource, observed = running(valid_game())
     assert not build_plan(resource, job_with(observed, ("Complete", "")), DEFAULTS).deletions
 
@@ -110,7 +110,7 @@ def test_a_job_that_ended_by_itself_is_kept_for_its_logs() -> None:
 @pytest.mark.parametrize(
     ("ttl", "seconds", "expected"), [(None, 10**9, False), (60, 59, False), (60, 60, True), (0, 0, True)]
 )
-def test_a_game_that_is_over_is_deleted_when_its_time_has_come(ttl: int | None, seconds: float, expected: bool) -> None:
+def test_a_game_that_is_over_is_deleted_after_its_time_to_live(ttl: int | None, seconds: float, expected: bool) -> None:
     resource, observed = running(valid_game({"ttlSecondsAfterFinished": ttl}))
     ended = build_plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
     found = at(with_status(resource, ended.status), job_with(observed, ("Complete", "")), seconds)
@@ -130,12 +130,12 @@ SOON: list[tuple[dict[str, Any], float, float]] = [
 
 
 @pytest.mark.parametrize(("spec", "after", "expected"), SOON, ids=str)
-def test_the_next_look_is_just_behind_the_next_deadline(spec: dict[str, Any], after: float, expected: float) -> None:
+def test_a_game_is_requeued_just_after_its_next_deadline(spec: dict[str, Any], after: float, expected: float) -> None:
     found = at(*settled(valid_game(spec)), after)
     assert found.requeue_after == pytest.approx(expected)
 
 
-def test_the_next_look_at_a_game_that_is_over_is_its_last() -> None:
+def test_a_game_that_is_over_is_requeued_for_its_deletion_only() -> None:
     resource, observed = running(valid_game({"ttlSecondsAfterFinished": 60}))
     ended = build_plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
     assert ended.requeue_after == pytest.approx(60)
@@ -143,13 +143,13 @@ def test_the_next_look_at_a_game_that_is_over_is_its_last() -> None:
     assert build_plan(forever, job_with(observed, ("Complete", "")), DEFAULTS).requeue_after is None
 
 
-def test_a_look_at_the_time_that_was_asked_for_finds_the_deadline_passed() -> None:
+def test_at_the_requeue_time_the_deadline_has_passed() -> None:
     resource, observed = settled(valid_game({"preRunningDeadlineSeconds": 30}))
     wait = build_plan(resource, observed, DEFAULTS).requeue_after
     assert wait is not None
     assert failed(at(resource, observed, wait)) == "PreRunningDeadlineExceeded"
 
 
-def test_a_clock_that_went_back_fails_nothing() -> None:
+def test_a_clock_that_goes_back_fails_nothing() -> None:
     resource, observed = running(valid_game({"activeDeadlineSeconds": 60}))
     assert failed(at(resource, replace(observed, pods=(ready_pod(0),)), -5_000)) == ""

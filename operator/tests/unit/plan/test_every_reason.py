@@ -1,6 +1,4 @@
-"""Every reason that the reference lists is said of some game, by planning it; and what is said tells its reader what to
-do.
-"""
+"""Every reason of the reference, with a game whose plan reports it, and a part of its message."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ def fresh(spec: dict[str, Any] | None = None, observed: Observed = EMPTY, **rest
 
 
 def with_pods(*pods: PodFacts, spec: dict[str, Any] | None = None, **job: Any) -> Plan:
-    """A running game whose pods have become these."""
+    """Plan a running game whose pods are these now."""
     resource, observed = running(valid_game(spec))
     assert observed.job is not None
     return planned(resource, replace(observed, pods=pods, job=replace(observed.job, **job)))
@@ -144,7 +142,7 @@ def out_of_time(seconds: float, *, ran: bool, **spec: Any) -> Plan:
     return planned(resource, later(observed, seconds))
 
 
-def heard(rounds: int, checkpoint: int | None) -> Plan:
+def with_progress(rounds: int, checkpoint: int | None) -> Plan:
     resource, observed = running(valid_game())
     facts = ProgressFacts(
         observed.now, rounds_finished=rounds, max_rounds=100, round_finished=observed.now, checkpoint=checkpoint
@@ -161,7 +159,7 @@ REFUSED = PodFacts(
 )
 COORDINATOR = {"completion": {"policy": "Coordinator"}}
 
-SCENES: dict[tuple[str, str], tuple[Callable[[], Plan], str, str]] = {
+CASES: dict[tuple[str, str], tuple[Callable[[], Plan], str, str]] = {
     ("Accepted", "Valid"): (lambda: fresh(), "True", "exists"),
     ("Accepted", "InvalidGame"): (lambda: fresh({"peers": {"replicas": -1}}), "False", "spec.peers.replicas is -1"),
     ("Accepted", "InvalidPodTemplate"): (pod_refused, "False", "hostNetwork"),
@@ -221,10 +219,10 @@ SCENES: dict[tuple[str, str], tuple[Callable[[], Plan], str, str]] = {
     ("Ready", "GameSuspended"): (lambda: fresh({"suspend": True}), "False", "suspended"),
     ("Ready", "GameComplete"): (lambda: over(("Complete", "")), "False", "over"),
     ("Ready", "GameFailed"): (lambda: out_of_time(61, ran=True, activeDeadlineSeconds=60), "False", "over"),
-    ("Progressing", "RoundAdvancing"): (lambda: heard(7, 0), "True", "7 of 100"),
+    ("Progressing", "RoundAdvancing"): (lambda: with_progress(7, 0), "True", "7 of 100"),
     ("Progressing", "ScalingUp"): (lambda: scaled(6), "True", "4 of 6"),
-    ("Progressing", "ScalingDown"): (lambda: scaled(2), "True", "2 peers are leaving; 2 are to stay"),
-    ("Progressing", "RollingOut"): (rolled_out, "True", "save themselves"),
+    ("Progressing", "ScalingDown"): (lambda: scaled(2), "True", "2 peers are leaving; 2 stay"),
+    ("Progressing", "RollingOut"): (rolled_out, "True", "save their state"),
     ("Progressing", "Stalled"): (stalled, "False", "60 min ago"),
     ("Progressing", "Finished"): (lambda: over(("Complete", "")), "False", "over"),
     ("Degraded", "AsExpected"): (lambda: planned(*running(valid_game())), "False", "Nothing"),
@@ -240,7 +238,7 @@ SCENES: dict[tuple[str, str], tuple[Callable[[], Plan], str, str]] = {
     ),
     ("Degraded", "OutOfMemory"): (lambda: with_pods(ready_pod(0), OOM), "True", "limits.memory"),
     ("Degraded", "ChainLagging"): (lambda: with_chain(ChainFacts(registered=4, problem="timeout")), "True", "timeout"),
-    ("Degraded", "CheckpointFailing"): (lambda: heard(50, 10), "True", "40 rounds old"),
+    ("Degraded", "CheckpointFailing"): (lambda: with_progress(50, 10), "True", "40 rounds old"),
     ("Suspended", "SuspendedByUser"): (lambda: fresh({"suspend": True}), "True", "spec.suspend"),
     ("Suspended", "ScaledToZero"): (lambda: fresh({"peers": {"replicas": 0}}), "True", "spec.peers.replicas is 0"),
     ("Suspended", "NotAdmitted"): (lambda: queued(ran=False), "True", "research"),
@@ -280,27 +278,27 @@ SCENES: dict[tuple[str, str], tuple[Callable[[], Plan], str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("type", "reason"), SCENES)
-def test_a_reason_is_said_of_a_game_to_which_it_applies(type: str, reason: str) -> None:
-    context, status, words = SCENES[type, reason]
-    found = condition(context(), type)
+@pytest.mark.parametrize(("type", "reason"), CASES)
+def test_a_reason_is_reported_for_a_game_to_which_it_applies(type: str, reason: str) -> None:
+    make_plan, status, text = CASES[type, reason]
+    found = condition(make_plan(), type)
     assert found is not None
     assert (found.reason, found.status) == (reason, status), found.message
-    assert words in found.message
+    assert text in found.message
 
 
-def test_every_reason_of_the_reference_has_its_scene() -> None:
-    assert set(SCENES) == {(type, reason) for type, reasons in REASONS.items() for reason in reasons}
+def test_every_reason_of_the_reference_has_a_case() -> None:
+    assert set(CASES) == {(type, reason) for type, reasons in REASONS.items() for reason in reasons}
 
 
 def test_a_message_is_one_line_and_ends_as_a_sentence_does() -> None:
-    for context, _, _ in SCENES.values():
-        for each in context().status.conditions:
+    for make_plan, _, _ in CASES.values():
+        for each in make_plan().status.conditions:
             assert "\n" not in each.message
             assert each.message
 
 
-def test_the_answer_to_another_question_is_not_taken_for_this_one() -> None:
+def test_the_answer_to_another_dry_run_is_ignored() -> None:
     resource = valid_game({"peers": {"podTemplate": {"spec": {"hostNetwork": "perhaps"}}}})
     resource, observed = settled(resource)
     found = planned(resource, replace(observed, dry_run=DryRunFacts("of something else", "no")))
@@ -316,20 +314,20 @@ def peer_job_of(resource: GameResource) -> Any:
     return peer_job(game_context(resource))
 
 
-def test_a_job_that_nobody_can_explain_is_told_apart_from_a_disruption() -> None:
+def test_an_evicted_peer_does_not_degrade_the_game() -> None:
     evicted = replace(failed_pod(1, 143), disrupted=True)
     found = condition(with_pods(ready_pod(0), ready_pod(2), ready_pod(3), evicted), "Degraded")
     assert found is not None
     assert found.reason == "AsExpected"
 
 
-def test_a_status_of_someone_elses_game_is_left_alone() -> None:
+def test_the_status_of_another_controllers_game_is_not_changed() -> None:
     resource, _ = running(valid_game())
     theirs = with_status(game({"managedBy": "example.dev/other"}), resource.status)
     found = planned(theirs, EMPTY)
     assert found == Plan(resource.status)
 
 
-def test_a_game_without_a_job_has_no_job_facts_to_trip_over() -> None:
+def test_a_job_that_is_being_deleted_is_not_deleted_again() -> None:
     found = planned(valid_game({"suspend": True}), replace(EMPTY, job=JobFacts("sums-peers", deleting=True)))
     assert not found.deletions

@@ -1,4 +1,4 @@
-"""The game's file in its ConfigMap: a peer reads what its author wrote."""
+"""The game's file in its ConfigMap."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VALUES = TEXTS | st.floats(allow_nan=False, allow_infinity=False) | st.integers(
 
 @settings(deadline=None)
 @given(st.dictionaries(TEXTS.filter(bool), VALUES, max_size=4))
-def test_whatever_an_author_wrote_is_read_back_by_a_peer(block: dict[str, object]) -> None:
+def test_a_peer_reads_back_what_the_author_wrote(block: dict[str, object]) -> None:
     game = {"maxRounds": 1, "data": {"use": "a", "with": block}, "rewards": {"use": "a"}, "trainer": {"use": "a"}}
     resource = valid_game({"game": game})
     assert resource.game is not None
@@ -28,7 +28,7 @@ def test_whatever_an_author_wrote_is_read_back_by_a_peer(block: dict[str, object
     assert json.loads(text)["spec"]["game"]["data"]["with"] == block
 
 
-def test_it_is_the_whole_manifest_with_its_defaults() -> None:
+def test_it_is_the_complete_manifest_with_its_defaults() -> None:
     resource = valid_game()
     data = json.loads(game_file(game_context(resource)).apply_manifest["data"]["game.yaml"])
     assert data["kind"] == "SwarmGame"

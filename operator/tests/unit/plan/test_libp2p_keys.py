@@ -1,4 +1,4 @@
-"""Keys as files, and the peer ids that they stand for."""
+"""Key files and their peer ids."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("key", BAD, ids=range(len(BAD)))
-def test_what_is_no_key_is_refused_without_showing_it(key: bytes) -> None:
+def test_an_invalid_key_is_refused_without_showing_it(key: bytes) -> None:
     with pytest.raises(ValueError, match="secp256k1") as caught:
         peer_id_of(key)
     assert key[4:].hex() not in str(caught.value) or not key[4:]

@@ -1,4 +1,4 @@
-"""What holds of every plan, whatever the game and whatever was seen."""
+"""Properties of all plans, for random games and snapshots."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def games(draw: st.DrawFn) -> GameResource:
     return valid_game(spec, name=draw(st.from_regex(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?", fullmatch=True)), labels=labels)
 
 
-SURROUNDINGS = replace(
+EXISTING = replace(
     EMPTY,
     secrets={"rpc": frozenset({"url"}), "wallet": frozenset({"key"}), "hub": frozenset({"token"})},
     claims=frozenset({"shared"}),
@@ -99,8 +99,8 @@ def pods(draw: st.DrawFn) -> tuple[PodFacts, ...]:
 
 
 @st.composite
-def surroundings(draw: st.DrawFn) -> Observed:
-    """Anything that might be seen, possible or not."""
+def snapshots(draw: st.DrawFn) -> Observed:
+    """A random snapshot, possible or not."""
     conditions = draw(
         st.lists(
             st.builds(
@@ -132,7 +132,7 @@ def surroundings(draw: st.DrawFn) -> Observed:
         round=st.integers(-1, 200),
         last_block=st.integers(0, 9),
     )
-    heard = st.builds(
+    answers = st.builds(
         ProgressFacts,
         st.just(NOW),
         rounds_finished=st.integers(0, 120),
@@ -142,19 +142,19 @@ def surroundings(draw: st.DrawFn) -> Observed:
         metrics=st.dictionaries(st.text(min_size=1, max_size=80), st.floats(), max_size=40),
     )
     return replace(
-        SURROUNDINGS,
+        EXISTING,
         job=draw(st.none() | jobs),
         initializer=draw(st.none() | jobs),
         pods=draw(pods()),
         workloads=draw(st.sampled_from([(), (WorkloadFacts("Deployment", "sums-bootnode", 1),)])),
         chain=draw(st.none() | chains),
-        progress=draw(st.none() | heard),
+        progress=draw(st.none() | answers),
         now=NOW + timedelta(seconds=draw(st.integers(0, 100_000))),
     )
 
 
 def rest(resource: GameResource, observed: Observed) -> tuple[GameResource, Observed, list[Plan]]:
-    """Plans and carries out until nothing is left to do; what was asked is answered with yes."""
+    """Plan and carry out until nothing is left to do. Dry runs succeed."""
     done = []
     for _ in range(12):
         found = build_plan(resource, observed, DEFAULTS)
@@ -169,11 +169,11 @@ def rest(resource: GameResource, observed: Observed) -> tuple[GameResource, Obse
             observed = replace(
                 observed, initializer=replace(observed.initializer, conditions=(JobCondition("Complete"),))
             )
-    raise AssertionError("the plan does not come to rest")
+    raise AssertionError("the plans do not settle")
 
 
 @SETTINGS
-@given(games(), surroundings())
+@given(games(), snapshots())
 def test_a_plan_is_a_function_of_what_it_is_given(resource: GameResource, observed: Observed) -> None:
     assert build_plan(resource, observed, DEFAULTS) == build_plan(resource, observed, DEFAULTS)
 
@@ -181,7 +181,7 @@ def test_a_plan_is_a_function_of_what_it_is_given(resource: GameResource, observ
 @SETTINGS
 @given(games())
 def test_a_plan_that_was_carried_out_is_followed_by_one_with_nothing_to_do(resource: GameResource) -> None:
-    resource, observed, _ = rest(resource, SURROUNDINGS)
+    resource, observed, _ = rest(resource, EXISTING)
     again = build_plan(resource, observed, DEFAULTS)
     assert (again.keys, again.children, again.deletions, again.dry_run, again.events) == ((), (), (), None, ())
     assert again.status == resource.status
@@ -189,14 +189,12 @@ def test_a_plan_that_was_carried_out_is_followed_by_one_with_nothing_to_do(resou
 
 @SETTINGS
 @given(games(), games())
-def test_a_game_that_was_changed_comes_to_rest_too_and_leaves_nothing_behind(
-    before: GameResource, after: GameResource
-) -> None:
-    """Any game may become any other while it is suspended; what is there in the end is what a new game would have."""
+def test_a_changed_game_settles_and_leaves_nothing_behind(before: GameResource, after: GameResource) -> None:
+    """Any game may become any other; in the end it has the objects of a new game."""
     after = replace(after, name=before.name)
-    resource, observed, _ = rest(before, SURROUNDINGS)
+    resource, observed, _ = rest(before, EXISTING)
     _, changed, _ = rest(with_status(after, resource.status), observed)
-    _, new, _ = rest(after, SURROUNDINGS)
+    _, new, _ = rest(after, EXISTING)
     lasting = {"Secret", "PersistentVolumeClaim"}
     assert {key for key in changed.children if key[0] not in lasting} - {("Job", f"{after.name}-initializer")} == {
         key for key in new.children if key[0] not in lasting
@@ -206,7 +204,7 @@ def test_a_game_that_was_changed_comes_to_rest_too_and_leaves_nothing_behind(
 @SETTINGS
 @given(games())
 def test_the_objects_of_a_game_obey_the_rules_of_names_owners_and_jobs(resource: GameResource) -> None:
-    _, _, done = rest(resource, SURROUNDINGS)
+    _, _, done = rest(resource, EXISTING)
     written = [
         manifest
         for each in done
@@ -230,8 +228,8 @@ def test_the_objects_of_a_game_obey_the_rules_of_names_owners_and_jobs(resource:
 
 @SETTINGS
 @given(games())
-def test_what_belongs_to_others_is_written_only_when_a_job_is_made(resource: GameResource) -> None:
-    _, _, done = rest(resource, SURROUNDINGS)
+def test_fields_of_other_controllers_are_written_only_when_a_job_is_created(resource: GameResource) -> None:
+    _, _, done = rest(resource, EXISTING)
     for each in done:
         for child in each.children:
             if child.kind == "Job":
@@ -242,7 +240,7 @@ def test_what_belongs_to_others_is_written_only_when_a_job_is_made(resource: Gam
 @SETTINGS
 @given(games())
 def test_no_manifest_holds_what_could_be_a_secret(resource: GameResource) -> None:
-    _, _, done = rest(resource, SURROUNDINGS)
+    _, _, done = rest(resource, EXISTING)
     for each in done:
         for keys in each.keys:
             assert not {"data", "stringData"} & set(keys.secret)
@@ -253,10 +251,8 @@ def test_no_manifest_holds_what_could_be_a_secret(resource: GameResource) -> Non
 
 
 @SETTINGS
-@given(games(), surroundings(), st.booleans())
-def test_whatever_is_seen_the_status_can_be_stored_and_is_read_back(
-    resource: GameResource, observed: Observed, own: bool
-) -> None:
+@given(games(), snapshots(), st.booleans())
+def test_any_status_can_be_stored_and_read_back(resource: GameResource, observed: Observed, own: bool) -> None:
     if own:
         resource = replace(resource, name="sums")
     found = build_plan(resource, observed, DEFAULTS)
@@ -266,8 +262,8 @@ def test_whatever_is_seen_the_status_can_be_stored_and_is_read_back(
 
 
 @SETTINGS
-@given(games(), st.lists(surroundings(), min_size=2, max_size=5))
-def test_an_end_is_for_good_whatever_is_seen_later(resource: GameResource, observations: list[Observed]) -> None:
+@given(games(), st.lists(snapshots(), min_size=2, max_size=5))
+def test_an_end_is_final_whatever_is_observed_later(resource: GameResource, observations: list[Observed]) -> None:
     resource = replace(resource, name="sums")
     ended = None
     for observed in observations:
@@ -282,7 +278,7 @@ def test_an_end_is_for_good_whatever_is_seen_later(resource: GameResource, obser
 
 
 @SETTINGS
-@given(games(), st.lists(surroundings(), min_size=2, max_size=4))
+@given(games(), st.lists(snapshots(), min_size=2, max_size=4))
 def test_a_transition_time_moves_only_with_the_status(resource: GameResource, observations: list[Observed]) -> None:
     resource = replace(resource, name="sums")
     for observed in observations:

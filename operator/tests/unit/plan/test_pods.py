@@ -1,26 +1,22 @@
-"""Every pod of every kind of game: what Pod Security admission at level restricted asks for, and what a stranger's
-namespace may do to it.
-"""
+"""All pods of all kinds of games: what Pod Security admission at level restricted requires, and what they mount."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from golden_games import GAMES, written_manifests
 
-GOLDEN = sorted((Path(__file__).parents[2] / "golden").glob("*.yaml"))
 RESTRICTED_VOLUMES = {"configMap", "emptyDir", "image", "persistentVolumeClaim", "secret"}
 
 
 def pods() -> list[tuple[str, dict[str, Any]]]:
     found = []
-    for path in GOLDEN:
-        for manifest in yaml.safe_load_all(path.read_text()):
+    for name, game in GAMES.items():
+        for manifest in written_manifests(game):
             template = manifest.get("spec", {}).get("template")
             if template is not None:
-                found.append((f"{path.stem}/{manifest['kind']}/{manifest['metadata']['name']}", template))
+                found.append((f"{name}/{manifest['kind']}/{manifest['metadata']['name']}", template))
     return found
 
 
@@ -57,13 +53,13 @@ def test_a_pod_passes_admission_at_level_restricted(template: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
-def test_a_pod_has_no_token_of_the_api_and_no_variables_of_its_neighbours(template: dict[str, Any]) -> None:
+def test_a_pod_has_no_token_of_the_api_and_no_variables_of_other_services(template: dict[str, Any]) -> None:
     assert template["spec"]["automountServiceAccountToken"] is False
     assert template["spec"]["enableServiceLinks"] is False
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
-def test_what_is_mounted_is_there_and_nowhere_twice(template: dict[str, Any]) -> None:
+def test_every_mount_has_its_volume_and_its_own_path(template: dict[str, Any]) -> None:
     volumes = [each["name"] for each in template["spec"]["volumes"]]
     assert len(volumes) == len(set(volumes))
     for each in containers(template):
@@ -71,11 +67,11 @@ def test_what_is_mounted_is_there_and_nowhere_twice(template: dict[str, Any]) ->
         assert len(paths) == len(set(paths))
         assert {mount["name"] for mount in each["volumeMounts"]} <= set(volumes)
     mounted = {mount["name"] for each in containers(template) for mount in each["volumeMounts"]}
-    assert mounted == set(volumes), "a volume that nobody mounts"
+    assert mounted == set(volumes), "a volume without a mount"
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
-def test_a_process_can_write_to_tmp_and_finds_its_home_there(template: dict[str, Any]) -> None:
+def test_a_process_can_write_to_tmp_which_is_its_home(template: dict[str, Any]) -> None:
     for each in containers(template):
         [name] = [
             mount["name"]
@@ -95,7 +91,7 @@ def test_a_variable_is_set_once_and_a_secret_is_only_ever_a_file(template: dict[
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
-def test_secrets_are_mounted_for_their_group_alone_and_only_the_keys_that_are_needed(template: dict[str, Any]) -> None:
+def test_secrets_are_readable_by_their_group_only_and_mounted_where_they_are_needed(template: dict[str, Any]) -> None:
     role = template["metadata"]["labels"]["swarmgame.dev/role"]
     for volume in template["spec"]["volumes"]:
         if "secret" in volume:
@@ -108,7 +104,7 @@ def test_secrets_are_mounted_for_their_group_alone_and_only_the_keys_that_are_ne
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=IDS)
-def test_the_last_words_of_a_container_are_kept(template: dict[str, Any]) -> None:
+def test_the_termination_message_of_a_container_is_kept(template: dict[str, Any]) -> None:
     for each in containers(template):
         assert (each["terminationMessagePath"], each["terminationMessagePolicy"]) == (
             "/dev/termination-log",

@@ -1,4 +1,4 @@
-"""Progress: rounds, the time that is left, and a game that does not move."""
+"""Progress: rounds, the remaining time, and stalls."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ from swarmgame_operator.plan import Plan, build_plan
 from swarmgame_operator.snapshot import Observed, ProgressFacts
 
 
-def heard(observed: Observed, rounds: int, seconds: float, **fields: Any) -> Observed:
-    """The same, `seconds` after the beginning, when a peer says that it has just finished so many rounds."""
+def with_progress(observed: Observed, rounds: int, seconds: float, **fields: Any) -> Observed:
+    """Return the snapshot `seconds` after the start, when a peer reports that it has just finished so many rounds."""
     moment = NOW + timedelta(seconds=seconds)
     facts = ProgressFacts(moment, rounds_finished=rounds, max_rounds=100, round_finished=moment, **fields)
     return replace(observed, now=moment, progress=facts)
 
 
 def play(resource: GameResource, observed: Observed, *steps: tuple[int, float]) -> tuple[GameResource, Plan]:
-    """Plans at each (rounds, seconds)."""
+    """Plan at each (rounds, seconds)."""
     found = build_plan(resource, observed, DEFAULTS)
     for rounds, seconds in steps:
         resource = with_status(resource, found.status)
-        found = build_plan(resource, heard(observed, rounds, seconds), DEFAULTS)
+        found = build_plan(resource, with_progress(observed, rounds, seconds), DEFAULTS)
     return with_status(resource, found.status), found
 
 
-def test_progress_is_what_a_peer_says() -> None:
+def test_progress_is_that_of_a_peers_answer() -> None:
     resource, observed = running(valid_game())
-    seen = heard(observed, 41, 10, stage=2, metrics={"reward": 0.421875, "entropy": float("nan"), "kl": 12345678.0})
+    seen = with_progress(
+        observed, 41, 10, stage=2, metrics={"reward": 0.421875, "entropy": float("nan"), "kl": 12345678.0}
+    )
     progress = build_plan(resource, seen, DEFAULTS).status.progress
     assert (progress.round, progress.stage, progress.max_rounds, progress.percentage) == (41, 2, 100, 41)
     assert [(each.name, each.value) for each in progress.metrics] == [("kl", "1.23457e+07"), ("reward", "0.421875")]
     assert progress.last_updated_time == "2026-01-31T12:00:10Z"
 
 
-def test_nothing_is_estimated_from_one_report() -> None:
+def test_one_report_gives_no_estimate() -> None:
     resource, observed = settled(valid_game())
     assert play(resource, observed, (10, 100.0))[1].status.progress.estimated_remaining_seconds is None
 
 
-def test_the_rest_takes_as_long_as_the_rounds_before_did() -> None:
+def test_the_estimate_follows_from_the_rounds_before() -> None:
     _, found = play(*running(valid_game()), (10, 100.0), (20, 200.0))
     assert found.status.progress.estimated_remaining_seconds == 800
 
@@ -55,30 +57,30 @@ def test_an_estimate_follows_slowly_when_rounds_become_slower() -> None:
     assert found.status.progress.estimated_remaining_seconds == 1_120
 
 
-def test_an_estimate_survives_looks_at_which_nothing_has_moved() -> None:
+def test_an_estimate_stays_while_no_round_ends() -> None:
     resource, found = play(*running(valid_game()), (10, 100.0), (20, 200.0))
     _, observed = running(valid_game())
-    quiet = replace(heard(observed, 20, 200.0), now=NOW + timedelta(seconds=205))
-    again = build_plan(resource, quiet, DEFAULTS)
+    waiting = replace(with_progress(observed, 20, 200.0), now=NOW + timedelta(seconds=205))
+    again = build_plan(resource, waiting, DEFAULTS)
     assert again.status.progress == found.status.progress
 
 
-def test_time_that_a_game_was_suspended_is_not_taken_for_a_slow_round() -> None:
+def test_a_suspension_is_not_a_slow_round() -> None:
     resource, observed = running(valid_game())
     resource, _ = play(resource, observed, (10, 100.0), (20, 200.0))
     stopped = build_plan(valid_game({"suspend": True}, status=resource.status), later(observed, 210), DEFAULTS)
     resumed = build_plan(valid_game(status=stopped.status), later(observed, 90_000), DEFAULTS)
-    found = build_plan(with_status(resource, resumed.status), heard(observed, 21, 90_010), DEFAULTS)
+    found = build_plan(with_status(resource, resumed.status), with_progress(observed, 21, 90_010), DEFAULTS)
     assert found.status.progress.estimated_remaining_seconds == 790
 
 
-def test_a_peer_that_is_a_round_behind_the_last_one_asked_takes_nothing_back() -> None:
+def test_a_peer_that_lags_a_round_behind_the_last_report_does_not_lower_the_round() -> None:
     _, found = play(*running(valid_game()), (20, 200.0), (19, 210.0))
     assert found.status.progress.round == 20
     assert found.status.progress.last_updated_time == "2026-01-31T12:03:20Z"
 
 
-def test_a_game_that_lost_its_checkpoints_says_so_by_its_round() -> None:
+def test_the_round_of_a_game_that_lost_its_checkpoints_goes_back() -> None:
     _, found = play(*running(valid_game()), (20, 200.0), (0, 210.0))
     assert (found.status.progress.round, found.status.progress.percentage) == (0, 0)
 
@@ -90,16 +92,18 @@ def test_more_rounds_than_the_game_has_are_all_of_them() -> None:
 
 def test_a_peer_whose_clock_is_ahead_does_not_put_the_status_into_the_future() -> None:
     resource, observed = running(valid_game())
-    seen = heard(observed, 5, 10)
+    seen = with_progress(observed, 5, 10)
     assert seen.progress is not None
     seen = replace(seen, progress=replace(seen.progress, round_finished=NOW + timedelta(days=1)))
     assert build_plan(resource, seen, DEFAULTS).status.progress.last_updated_time == "2026-01-31T12:00:10Z"
 
 
-def test_a_checkpoint_is_dated_by_when_it_was_first_heard_of() -> None:
+def test_a_checkpoint_is_dated_by_its_first_report() -> None:
     resource, observed = running(valid_game())
-    resource = with_status(resource, build_plan(resource, heard(observed, 10, 50, checkpoint=10), DEFAULTS).status)
-    found = build_plan(resource, heard(observed, 12, 70, checkpoint=10), DEFAULTS).status.checkpoint
+    resource = with_status(
+        resource, build_plan(resource, with_progress(observed, 10, 50, checkpoint=10), DEFAULTS).status
+    )
+    found = build_plan(resource, with_progress(observed, 12, 70, checkpoint=10), DEFAULTS).status.checkpoint
     assert found is not None
     assert (found.round, found.time) == (10, "2026-01-31T12:00:50Z")
 
@@ -112,27 +116,27 @@ STALLS: list[tuple[dict[str, Any], float, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "quiet", "expected"), STALLS)
+@pytest.mark.parametrize(("spec", "waiting", "expected"), STALLS)
 def test_a_game_stalls_when_no_round_ends_for_longer_than_rounds_may_take(
-    spec: dict[str, Any], quiet: float, expected: bool
+    spec: dict[str, Any], waiting: float, expected: bool
 ) -> None:
     game = valid_game().game
     assert game is not None
     data = game.spec.game.model_dump(mode="json", by_alias=True, exclude_none=True)
     data["progression"]["stageDeadlineSeconds"] = spec.get("game", {}).get("stageDeadlineSeconds", 120)
     resource, observed = running(valid_game({"game": data}))
-    found = build_plan(resource, later(observed, quiet), DEFAULTS)
+    found = build_plan(resource, later(observed, waiting), DEFAULTS)
     assert (reported(found)["Progressing"] == ("False", "Stalled")) is expected
 
 
-def test_rounds_that_have_always_been_slow_are_no_stall() -> None:
+def test_constantly_slow_rounds_are_no_stall() -> None:
     resource, observed = running(valid_game())
     resource, _ = play(resource, observed, (10, 1_000.0), (20, 2_000.0))
     assert reported(build_plan(resource, later(observed, 2_999), DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
     assert reported(build_plan(resource, later(observed, 3_001), DEFAULTS))["Progressing"] == ("False", "Stalled")
 
 
-def test_a_look_is_asked_for_when_the_game_would_stall() -> None:
+def test_a_game_is_requeued_for_when_it_would_stall() -> None:
     resource, observed = running(valid_game())
     wait = build_plan(resource, observed, DEFAULTS).requeue_after
     assert wait is not None
@@ -143,13 +147,13 @@ def test_a_round_that_ends_after_a_stall_ends_the_stall() -> None:
     resource, observed = running(valid_game())
     resource = with_status(resource, build_plan(resource, later(observed, 1_000), DEFAULTS).status)
     assert reported(resource.status)["Progressing"] == ("False", "Stalled")
-    assert reported(build_plan(resource, heard(observed, 1, 1_001), DEFAULTS))["Progressing"] == (
+    assert reported(build_plan(resource, with_progress(observed, 1, 1_001), DEFAULTS))["Progressing"] == (
         "True",
         "RoundAdvancing",
     )
 
 
-def test_peers_that_leave_because_fewer_are_wanted_are_scaling_down_until_they_are_gone() -> None:
+def test_removed_peers_are_scaling_down_until_they_are_gone() -> None:
     resource, observed = running(valid_game({"peers": {"replicas": 2}}))
     leaving = replace(observed, pods=(*observed.pods, peer_pod(2, phase="Running", terminating=True)))
     assert reported(build_plan(resource, leaving, DEFAULTS))["Progressing"] == ("True", "ScalingDown")
@@ -164,7 +168,7 @@ def test_a_peer_that_is_replaced_is_not_scaling_down() -> None:
     assert reported(build_plan(resource, replaced, DEFAULTS))["Progressing"] == ("True", "RoundAdvancing")
 
 
-def test_peers_that_are_done_are_not_missed() -> None:
+def test_finished_peers_are_not_missing() -> None:
     resource, observed = running(valid_game({"completion": {"policy": "AllPeers"}}))
     assert observed.job is not None
     done = replace(observed, pods=observed.pods[:2], job=replace(observed.job, completed_indexes="2,3"))

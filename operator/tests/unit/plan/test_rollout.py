@@ -1,7 +1,8 @@
-"""The two Jobs: when they are made, scaled, made anew and left alone."""
+"""The two Jobs: when they are created, scaled, replaced and left alone."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -37,14 +38,14 @@ def changed(spec: dict[str, Any], before: dict[str, Any] | None = None) -> tuple
     return valid_game(spec, status=resource.status, generation=2), observed
 
 
-def test_keys_come_first_and_everything_else_when_they_are_there() -> None:
+def test_keys_come_first_and_everything_else_when_they_exist() -> None:
     first = build_plan(valid_game(), EMPTY, DEFAULTS)
     assert [each.name for each in first.keys] == ["sums-peer-keys", "sums-bootnode-key"]
     assert first.keys[0].missing == ("peer-0.key", "peer-1.key", "peer-2.key", "peer-3.key")
     assert (first.children, first.requeue_after) == ((), 0.0)
     second = build_plan(with_status(valid_game(), first.status), apply_plan(EMPTY, first), DEFAULTS)
     assert second.keys == ()
-    assert jobs(second) == ["sums-peers"], "the peers come with the second look, and wait for nothing else"
+    assert jobs(second) == ["sums-peers"], "the second plan creates the peers"
 
 
 def test_the_file_and_the_services_stand_before_the_job() -> None:
@@ -92,14 +93,14 @@ def test_a_cache_that_was_filled_for_another_model_is_filled_again() -> None:
         ({"uri": "hf://a/b"}, {}, False),
     ],
 )
-def test_a_job_fills_the_cache_where_there_is_something_to_fill_that_stays(
+def test_a_job_fills_the_cache_if_there_is_a_model_and_the_cache_outlives_a_pod(
     model: Any, cache: Any, expected: bool
 ) -> None:
     _, observed = settled(valid_game({"model": model, "storage": {"cache": cache}}))
     assert (observed.initializer is not None) is expected
 
 
-def test_an_initializer_is_stopped_with_its_game_and_one_that_is_done_is_kept() -> None:
+def test_an_initializer_is_deleted_with_its_suspended_game_and_a_finished_one_is_kept() -> None:
     _, observed = settled(valid_game(CACHED))
     assert observed.initializer is not None
     stopped = valid_game({**CACHED, "suspend": True})
@@ -121,7 +122,7 @@ def test_a_scale_changes_the_numbers_together_and_nothing_else(size: int) -> Non
     assert job.apply_manifest["spec"] == {"parallelism": size, "completions": size, "maxFailedIndexes": min(2, size)}
 
 
-def test_keys_of_peers_that_left_are_kept_for_when_they_come_back() -> None:
+def test_keys_of_removed_peers_are_kept() -> None:
     resource, observed = changed({"peers": {"replicas": 1}})
     observed = apply_plan(observed, build_plan(resource, observed, DEFAULTS))
     assert len(observed.secrets["sums-peer-keys"]) == 4
@@ -144,7 +145,7 @@ def test_a_change_of_the_pods_replaces_the_job_once_its_pods_are_gone() -> None:
     assert job.create_manifest["spec"]["template"]["spec"]["containers"][0]["image"] == "example.dev/other:2"
 
 
-def test_new_pods_that_the_server_would_refuse_do_not_cost_the_old_ones() -> None:
+def test_new_pods_that_the_server_refuses_do_not_replace_the_old_ones() -> None:
     resource, observed = changed({"peers": {"podTemplate": {"spec": {"priorityClassName": "nope"}}}})
     found = build_plan(resource, observed, DEFAULTS)
     assert found.dry_run is not None
@@ -159,7 +160,7 @@ def test_new_pods_that_the_server_would_refuse_do_not_cost_the_old_ones() -> Non
     assert granted.deletions == (Deletion("Job", "sums-peers", "Foreground"),)
 
 
-def test_a_newer_operator_leaves_running_peers_alone() -> None:
+def test_a_newer_operator_does_not_touch_running_peers() -> None:
     resource, observed = running(valid_game())
     newer = Defaults(
         worker_image="example.dev/worker:2", image_pull_policy="Always", chain_image="x", gateway_image="y"
@@ -169,14 +170,14 @@ def test_a_newer_operator_leaves_running_peers_alone() -> None:
     assert not found.deletions
 
 
-def test_a_job_that_somebody_deleted_is_made_again() -> None:
+def test_a_deleted_job_is_created_again() -> None:
     resource, observed = running(valid_game())
     children = {key: facts for key, facts in observed.children.items() if key[0] != "Job"}
     found = build_plan(resource, replace(observed, job=None, pods=(), children=children), DEFAULTS)
     assert jobs(found) == ["sums-peers"]
 
 
-def test_a_child_that_somebody_changed_or_deleted_is_put_right() -> None:
+def test_a_child_that_was_changed_or_deleted_is_restored() -> None:
     resource, observed = running(valid_game())
     key = ("Service", "sums-bootnode")
     drifted = {**observed.children, key: replace(observed.children[key], drift_unknown=True)}
@@ -191,7 +192,31 @@ def test_a_child_that_somebody_changed_or_deleted_is_put_right() -> None:
     assert not build_plan(resource, replace(observed, children=deleting), DEFAULTS).children
 
 
-def test_what_the_game_no_longer_asks_for_is_deleted_and_a_strangers_kind_never() -> None:
+def owned(value: Any) -> dict[str, Any]:
+    """Return a manifest's fields as managedFields has them, with every list owned as one value."""
+    return {f"f:{key}": owned(below) for key, below in value.items()} if isinstance(value, dict) else {}
+
+
+def test_a_child_with_unknown_drift_is_compared_in_the_plan() -> None:
+    resource, observed = running(valid_game())
+    key = ("Service", "sums-bootnode")
+    missing = {each: facts for each, facts in observed.children.items() if each != key}
+    (child,) = build_plan(resource, replace(observed, children=missing), DEFAULTS).children
+    fields = owned(child.apply_manifest)
+    owners = tuple(each["uid"] for each in child.apply_manifest["metadata"]["ownerReferences"])
+
+    def drifted(owners: tuple[str, ...]) -> list[tuple[str, ...]]:
+        unknown = replace(observed.children[key], drift_unknown=True, owned_fields=json.dumps(fields), owners=owners)
+        plan = build_plan(resource, replace(observed, children={**observed.children, key: unknown}), DEFAULTS)
+        return [each.drifted for each in plan.children]
+
+    assert drifted(owners) == []
+    assert drifted(()) == [("metadata.ownerReferences",)]
+    del fields["f:spec"]["f:selector"]
+    assert drifted(owners) == [("spec.selector",)]
+
+
+def test_orphans_are_deleted_and_other_kinds_never() -> None:
     resource, observed = changed(
         {"networkPolicy": {"mode": "None"}, "bootnode": {"expose": "ClusterIP"}}, {"bootnode": {"expose": "NodePort"}}
     )

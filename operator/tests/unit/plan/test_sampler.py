@@ -1,4 +1,4 @@
-"""The generation server beside a peer: when there is one, what it gets, and what it does not."""
+"""The vLLM server beside a peer: when it exists, and what it has access to."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def spec(sampler: object = None, *, uri: str = "hf://org/model", **rest: Any) ->
 
 
 def pod(given: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = peer_job(game_context(valid_game(given))).create_manifest["spec"]["template"]["spec"]  # type: ignore[index]
+    created = peer_job(game_context(valid_game(given))).create_manifest
+    assert created is not None
+    found: dict[str, Any] = created["spec"]["template"]["spec"]
     return found
 
 
@@ -58,7 +60,7 @@ def test_there_is_none_without_the_engine_or_with_a_url(sampler: object) -> None
     assert "weights" not in {each["name"] for each in found["volumes"]}
 
 
-def test_its_endpoints_are_reached_from_the_pod_alone_and_the_probes_run_inside() -> None:
+def test_its_endpoints_are_reachable_in_the_pod_only_and_the_probes_run_inside() -> None:
     found = server(spec())
     assert "--host=127.0.0.1" in found["args"]
     assert "ports" not in found
@@ -104,7 +106,7 @@ def test_its_image_is_the_games_or_else_the_installations() -> None:
     assert server(spec({"engine": "vllm", "image": "example.dev/vllm:1"}))["image"] == "example.dev/vllm:1"
 
 
-def test_a_change_of_its_options_makes_the_pods_anew_and_another_default_image_does_not() -> None:
+def test_a_change_of_its_options_replaces_the_pods_and_another_default_image_does_not() -> None:
     def hash_of(given: dict[str, Any], image: str = "a") -> str:
         made = peer_job(game_context(valid_game(given), replace(DEFAULTS, sampler_image=image))).create_manifest
         assert made is not None
@@ -130,14 +132,14 @@ def test_a_mistake_is_refused_with_its_path(sampler: object, place: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("model", "words"),
+    ("model", "text"),
     [({"uri": "builtin://tiny"}, "spec.model.uri is builtin://tiny"), (None, "spec.model is missing")],
 )
-def test_a_model_that_the_server_cannot_load_by_itself_is_refused(model: object, words: str) -> None:
+def test_a_model_that_the_server_cannot_load_by_itself_is_refused(model: object, text: str) -> None:
     found = condition(build_plan(valid_game(spec() | {"model": model}), EMPTY, DEFAULTS), "Accepted")
     assert found is not None
     assert (found.status, found.reason) == ("False", "InvalidGame")
-    assert words in found.message
+    assert text in found.message
     url = spec({"engine": "vllm", "url": "http://vllm.lab:8000"}) | {"model": model}
     other = condition(build_plan(valid_game(url), EMPTY, DEFAULTS), "Accepted")
     assert other is not None

@@ -1,4 +1,4 @@
-"""The cache: what counts as news, what an older word is worth, and what becomes of things that are gone."""
+"""The cache: which changes are reported, older states, and deleted objects."""
 
 from __future__ import annotations
 
@@ -38,37 +38,37 @@ def body(
 
 
 @pytest.fixture
-def news() -> list[Key]:
+def changes() -> list[Key]:
     return []
 
 
 @pytest.fixture
-def cache(news: list[Key]) -> ClusterCache:
-    return ClusterCache(changed=news.append)
+def cache(changes: list[Key]) -> ClusterCache:
+    return ClusterCache(changed=changes.append)
 
 
-def test_only_what_a_plan_may_depend_on_is_news(cache: ClusterCache, news: list[Key]) -> None:
+def test_only_changes_that_a_plan_may_depend_on_are_reported(cache: ClusterCache, changes: list[Key]) -> None:
     cache.put(POD, body(status={"phase": "Pending"}))
     cache.put(POD, body(version=2, status={"phase": "Pending", "qosClass": "Burstable"}))
-    assert news == [KEY]
+    assert changes == [KEY]
     cache.put(POD, body(version=3, status={"phase": "Running"}))
-    assert news == [KEY, KEY]
+    assert changes == [KEY, KEY]
 
 
-def test_what_we_wrote_ourselves_is_no_news_and_neither_is_its_echo(cache: ClusterCache, news: list[Key]) -> None:
+def test_an_own_write_is_not_reported_and_neither_is_its_watch_event(cache: ClusterCache, changes: list[Key]) -> None:
     cache.put(CONFIG_MAP, body(version=5), own_write=True)
     cache.put(CONFIG_MAP, body(version=5))
-    assert news == []
+    assert changes == []
     assert ("ConfigMap", "x") in cache.snapshot(KEY, NOW).children
 
 
-def test_an_older_word_does_not_replace_a_newer_one(cache: ClusterCache) -> None:
+def test_an_older_state_does_not_replace_a_newer_one(cache: ClusterCache) -> None:
     cache.put(JOB, body(version=10, spec={"parallelism": 4}))
     cache.put(JOB, body(version=9, spec={"parallelism": 2}))
     assert cache.version_of(KEY, JOB, "x") == "u/10"
 
 
-def test_the_end_of_an_earlier_object_is_not_that_of_its_successor(cache: ClusterCache) -> None:
+def test_the_deletion_of_an_object_does_not_remove_its_successor(cache: ClusterCache) -> None:
     cache.put(JOB, body(version=10, uid="new"))
     cache.remove(JOB, "n", "x", "old")
     assert cache.version_of(KEY, JOB, "x") == "new/10"
@@ -76,15 +76,15 @@ def test_the_end_of_an_earlier_object_is_not_that_of_its_successor(cache: Cluste
     assert cache.version_of(KEY, JOB, "x") == ""
 
 
-def test_an_object_that_is_given_to_another_game_leaves_the_first(cache: ClusterCache, news: list[Key]) -> None:
+def test_an_object_that_moves_to_another_game_leaves_the_first(cache: ClusterCache, changes: list[Key]) -> None:
     cache.put(CONFIG_MAP, body())
     cache.put(CONFIG_MAP, body(version=2, game="other"))
     assert not cache.snapshot(KEY, NOW).children
     assert cache.snapshot(("n", "other"), NOW).children
-    assert news == [KEY, KEY, ("n", "other")]
+    assert changes == [KEY, KEY, ("n", "other")]
 
 
-def test_a_list_takes_away_what_it_does_not_have_in_its_namespace_alone(cache: ClusterCache) -> None:
+def test_a_list_removes_what_it_lacks_in_its_namespace_only(cache: ClusterCache) -> None:
     cache.put(POD, body("a"))
     cache.put(POD, body("b"))
     cache.put(JOB, body("a"))
@@ -95,7 +95,7 @@ def test_a_list_takes_away_what_it_does_not_have_in_its_namespace_alone(cache: C
     assert cache.version_of(KEY, JOB, "a")
 
 
-def test_a_child_counts_as_drifted_until_somebody_has_looked_and_again_when_it_changes(cache: ClusterCache) -> None:
+def test_drift_is_unknown_until_the_first_comparison_and_again_after_a_change(cache: ClusterCache) -> None:
     manifest = {
         "kind": "ConfigMap",
         "metadata": {"name": "x", "ownerReferences": [{"uid": "game-uid"}]},
@@ -113,12 +113,12 @@ def test_a_child_counts_as_drifted_until_somebody_has_looked_and_again_when_it_c
     assert cache.detect_drift(KEY, manifest) == ("data.a",)
 
 
-def test_of_a_secret_only_the_names_of_its_keys_are_kept(cache: ClusterCache) -> None:
+def test_only_the_names_of_a_secrets_keys_are_kept(cache: ClusterCache) -> None:
     cache.put(SECRET, body("s", fields={"f:data": {"f:peer-0.key": {}}}))
     assert cache.snapshot(KEY, NOW).secrets == {"s": frozenset({"peer-0.key"})}
 
 
-def test_a_game_is_kept_without_what_nobody_reads(cache: ClusterCache, news: list[Key]) -> None:
+def test_a_game_is_cached_without_managed_fields(cache: ClusterCache, changes: list[Key]) -> None:
     game = body("g", game=None, spec={"a": 1})
     cache.put(GAME, game)
     cache.put(GAME, game)
@@ -126,10 +126,10 @@ def test_a_game_is_kept_without_what_nobody_reads(cache: ClusterCache, news: lis
     assert record is not None
     assert b"managedFields" not in record.raw_json
     assert record.body["spec"] == {"a": 1}
-    assert news == [KEY]
+    assert changes == [KEY]
 
 
-async def test_an_operator_is_not_alive_when_its_work_or_its_watches_are_too_old(
+async def test_liveness_fails_when_work_or_watches_are_too_old(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running = Operator(OperatorSettings(stale_seconds=10), Api(None), OperatorMetrics("1"))

@@ -1,5 +1,5 @@
-"""An informer against a server that cuts, forgets and refuses: the store ends up as the server is, with nothing lost
-and nothing left over.
+"""An informer against a server that cuts watches, forgets history and refuses requests: the store still ends up equal
+to the server's objects.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Watching:
-    """An informer of pods at work, and what its cache holds."""
+    """A running informer of pods, and the content of its cache."""
 
     def __init__(self, informer: Informer, cache: ClusterCache) -> None:
         self.informer, self._cache = informer, cache
@@ -62,7 +62,7 @@ async def test_a_list_is_read_page_by_page_and_then_followed() -> None:
         assert seen.informer.lists == 1
 
 
-async def test_a_watch_that_is_cut_in_the_middle_of_a_line_goes_on_where_it_was_without_a_list() -> None:
+async def test_a_watch_that_is_cut_in_the_middle_of_a_line_continues_without_a_list() -> None:
     server = FaultyServer()
     async with watching(server) as seen:
         await seen.informer.synced.wait()
@@ -76,7 +76,7 @@ async def test_a_watch_that_is_cut_in_the_middle_of_a_line_goes_on_where_it_was_
         assert seen.informer.lists == 1
 
 
-async def test_what_was_deleted_while_nobody_could_hear_it_does_not_stay() -> None:
+async def test_an_object_that_was_deleted_during_an_interruption_is_removed() -> None:
     server = FaultyServer()
     for number in range(10):
         await server.change("ADDED", f"p{number}")
@@ -92,7 +92,7 @@ async def test_what_was_deleted_while_nobody_could_hear_it_does_not_stay() -> No
 
 
 @pytest.mark.parametrize("code", [429, 500, 503, 403, 401, 404, 410])
-async def test_no_answer_ends_an_informer(code: int) -> None:
+async def test_no_error_ends_an_informer(code: int) -> None:
     server = FaultyServer()
     await server.change("ADDED", "p0")
     server.refusals = [code] * 4
@@ -102,26 +102,26 @@ async def test_no_answer_ends_an_informer(code: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_whatever_is_cut_forgotten_and_refused_nothing_is_lost_and_nothing_is_left_over(seed: int) -> None:
-    chance = random.Random(seed)
+async def test_random_interruptions_lose_nothing_and_leave_nothing_over(seed: int) -> None:
+    rng = random.Random(seed)
     server = FaultyServer()
     changes = 0
     async with watching(server, page=5) as seen:
         for _ in range(150):
-            name = f"p{chance.randrange(25)}"
+            name = f"p{rng.randrange(25)}"
             there = name in server.objects
-            event = chance.choice(["MODIFIED", "DELETED"]) if there else "ADDED"
-            await server.change(event, name, status={"phase": chance.choice(["Pending", "Running"])})
+            event = rng.choice(["MODIFIED", "DELETED"]) if there else "ADDED"
+            await server.change(event, name, status={"phase": rng.choice(["Pending", "Running"])})
             changes += 1
-            luck = chance.random()
-            if luck < 0.05:
+            draw = rng.random()
+            if draw < 0.05:
                 server.cut()
-            elif luck < 0.08:
+            elif draw < 0.08:
                 server.forget()
                 server.cut()
-            elif luck < 0.12:
-                server.refusals += chance.choices([429, 500, 503, 410], k=3)
-            if luck > 0.8:
+            elif draw < 0.12:
+                server.refusals += rng.choices([429, 500, 503, 410], k=3)
+            if draw > 0.8:
                 await asyncio.sleep(0)
         server.refusals.clear()
         await eventually(lambda: seen.names == set(server.objects))

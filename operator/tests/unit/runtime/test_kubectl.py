@@ -122,24 +122,24 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunn
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["status", "-n", "team"], ["status", "-A"]])
-def test_games_are_listed_with_what_one_wants_to_know_first(kubectl: CliRunner, arguments: list[str]) -> None:
+def test_games_are_listed_with_their_main_columns(kubectl: CliRunner, arguments: list[str]) -> None:
     result = kubectl.invoke(application, arguments)
     assert result.exit_code == 0, result.output
     line = next(line for line in result.output.splitlines() if "sums" in line)
     assert line.split()[:7] == ["team", "sums", "False", "WaitingForPeers", "1/2", "41/200", "0.42"]
 
 
-def test_one_game_is_shown_with_progress_conditions_and_the_trouble_of_its_peers(kubectl: CliRunner) -> None:
+def test_one_game_is_shown_with_progress_conditions_and_the_problems_of_its_peers(kubectl: CliRunner) -> None:
     result = kubectl.invoke(application, ["status", "sums", "-n", "team"])
     assert result.exit_code == 0, result.output
-    for words in (
+    for text in (
         "round 41 of 200, 2h left",
         "reward 0.42",
         "WaitingForPeers",
         "sums-peers-1-x",
         "CrashLoopBackOff: exit code 1 [red]",
     ):
-        assert words in result.output
+        assert text in result.output
     assert "--initial-peer /dns4/sums-bootnode.team.svc/tcp/31000/p2p/16Uiu2HA" in result.output
 
 
@@ -148,7 +148,7 @@ def test_logs_are_those_of_the_peer_that_was_named(kubectl: CliRunner) -> None:
     assert kubectl.invoke(application, ["logs", "sums", "-f", "-n", "team"]).output == "round 40 done\n"
 
 
-def test_a_report_holds_everything_and_says_where_each_file_came_from(kubectl: CliRunner, tmp_path: Path) -> None:
+def test_a_report_contains_everything_and_names_the_source_of_each_file(kubectl: CliRunner, tmp_path: Path) -> None:
     folder = tmp_path / "report"
     result = kubectl.invoke(application, ["report", "sums", "-n", "team", "-o", str(folder)])
     assert result.exit_code == 0, result.output
@@ -162,24 +162,24 @@ def test_a_report_holds_everything_and_says_where_each_file_came_from(kubectl: C
     assert result.output.count("through the API server's proxy") == 2
 
 
-def test_a_report_that_lacks_a_file_says_which_and_why_and_fails(kubectl: CliRunner, tmp_path: Path) -> None:
+def test_an_incomplete_report_fails_and_names_what_is_missing_and_why(kubectl: CliRunner, tmp_path: Path) -> None:
     result = kubectl.invoke(application, ["report", "sums", "--peer", "1", "-n", "team", "-o", str(tmp_path)])
     assert result.exit_code == 69
     assert "peer-1-status.json: not fetched; NotFound" in result.output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "text"),
     [
-        (["status", "nobody", "-n", "team"], 66, "there is no game nobody in namespace team"),
+        (["status", "missing", "-n", "team"], 66, "there is no game missing in namespace team"),
         (["logs", "sums", "--peer", "9", "-n", "team"], 66, "peer 9 of team/sums has no pod"),
         (["status", "-n", "elsewhere"], 66, "is the definition of SwarmGame installed?"),
         (["status", "--context", "none"], 78, "the kubeconfig cannot be used"),
     ],
 )
-def test_a_failure_is_one_line_with_what_to_do(kubectl: CliRunner, arguments: list[str], code: int, words: str) -> None:
+def test_a_failure_is_one_line_with_what_to_do(kubectl: CliRunner, arguments: list[str], code: int, text: str) -> None:
     result = kubectl.invoke(application, arguments)
-    assert (result.exit_code, words in result.output) == (code, True), result.output
+    assert (result.exit_code, text in result.output) == (code, True), result.output
     assert "Traceback" not in result.output
 
 
@@ -195,7 +195,7 @@ def test_ages_are_short(seconds: float, shown: str) -> None:
     assert view.duration(seconds) == shown
 
 
-def test_a_game_of_which_nothing_is_known_yet_is_shown_with_dashes() -> None:
+def test_a_game_without_a_status_is_shown_with_dashes() -> None:
     console = Console(width=160, record=True)
     console.print(view.games([{"metadata": {"name": "new", "namespace": "n"}}], NOW))
     assert next(line for line in console.export_text().splitlines() if "new" in line).split() == [

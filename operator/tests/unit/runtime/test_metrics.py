@@ -1,4 +1,4 @@
-"""Metrics: games from what is cached at the moment of asking, and a catalogue that leaves nothing out."""
+"""Metrics: the series of games, and the definitions of all metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scrape(cache: ClusterCache) -> str:
     return generate_latest(metrics.registry).decode()
 
 
-def test_a_game_has_its_series_for_as_long_as_it_is_there() -> None:
+def test_a_game_has_series_until_it_is_deleted() -> None:
     cache = ClusterCache(changed=lambda key: None)
     conditions = [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:01:30Z"}]
     cache.put(
@@ -59,14 +59,14 @@ def test_a_game_has_its_series_for_as_long_as_it_is_there() -> None:
     assert 'name="b"' in scrape(cache)
 
 
-def test_writes_are_counted_apart_from_what_only_asks() -> None:
+def test_writes_are_counted_apart_from_reads() -> None:
     metrics = OperatorMetrics("1")
     for verb in ("get", "list", "watch", "create_dry_run", "apply", "patch", "create", "delete", "update"):
         metrics.requested(verb, "200")
     assert metrics.writes == 5
 
 
-def test_the_page_is_what_the_catalogue_says() -> None:
+def test_the_page_of_metrics_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), "run `python -m swarmgame_operator.metrics`"
     assert len({entry.name for entry in OPERATOR_METRICS}) == len(OPERATOR_METRICS)
 

@@ -56,7 +56,7 @@ def test_an_object_just_applied_has_not_drifted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "expected"),
     [
         (("f:metadata", "f:labels", "f:b"), "metadata.labels.b"),
         (("f:metadata", "f:finalizers", 'v:"x/y"'), "metadata.finalizers"),
@@ -68,27 +68,27 @@ def test_an_object_just_applied_has_not_drifted() -> None:
         (("f:spec", "f:volumes", 'k:{"name":"tmp"}'), "spec.volumes"),
     ],
 )
-def test_a_field_that_was_taken_from_us_is_named(path: tuple[str, ...], told: str) -> None:
+def test_a_field_that_is_not_owned_any_more_is_named(path: tuple[str, ...], expected: str) -> None:
     fields = copy.deepcopy(FIELDS)
     take(fields, path)
-    assert missing_fields(MANIFEST, owned_fields(body(fields), "us")) == (told,)
+    assert missing_fields(MANIFEST, owned_fields(body(fields), "us")) == (expected,)
 
 
 def take(fields: dict[str, Any], path: tuple[str, ...]) -> None:
-    """Removes a field from an entry as an API server does: what is left empty goes too."""
+    """Remove a field from an entry as an API server does, with the fields that become empty."""
     if len(path) > 1:
         take(fields[path[0]], path[1:])
     if len(path) == 1 or not fields[path[0]]:
         del fields[path[0]]
 
 
-def test_a_map_of_which_only_the_map_itself_is_left_to_us_has_lost_its_fields() -> None:
+def test_a_map_that_is_owned_without_its_fields_has_lost_them() -> None:
     fields = copy.deepcopy(FIELDS)
     fields["f:metadata"]["f:labels"] = {".": {}}
     assert missing_fields(MANIFEST, owned_fields(body(fields), "us")) == ("metadata.labels.a", "metadata.labels.b")
 
 
-def test_an_object_that_another_manager_wrote_is_not_ours() -> None:
+def test_an_object_of_another_manager_is_not_owned() -> None:
     assert missing_fields(MANIFEST, owned_fields(body(FIELDS, manager="kubectl"), "us")) != ()
 
 
@@ -99,7 +99,7 @@ def test_what_a_create_and_an_apply_own_counts_together_and_a_status_does_not() 
     assert json.loads(owned_fields(body(FIELDS, subresource="status"), "us")) == {"f:metadata": {".": {}}}
 
 
-def test_objects_of_one_make_share_one_text_whatever_game_owns_them() -> None:
+def test_objects_of_the_same_shape_share_one_text() -> None:
     other = copy.deepcopy(FIELDS)
     other["f:metadata"]["f:ownerReferences"] = {'k:{"uid":"another"}': {}}
     assert owned_fields(body(FIELDS), "us") == owned_fields(body(other), "us")

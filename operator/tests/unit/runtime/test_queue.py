@@ -1,4 +1,4 @@
-"""The work queue, in virtual time: nothing is lost, nothing runs twice at once, failures wait longer and longer."""
+"""The work queue, in virtual time: no key is lost, none is processed twice at once, and failures back off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from swarmgame_operator.queue import WorkQueue
 
 
 def virtually(coroutine):  # type: ignore[no-untyped-def]
-    """Runs a coroutine on a loop whose time passes at once."""
+    """Run a coroutine on a loop with virtual time."""
     loop = looptime.patch_event_loop(asyncio.new_event_loop(), start=0.0)
     try:
         return loop.run_until_complete(coroutine)
@@ -96,7 +96,7 @@ def test_failures_wait_twice_as_long_each_time_up_to_the_longest_and_a_success_f
     assert len(times) == 8
 
 
-def test_a_server_that_says_when_to_come_back_is_obeyed() -> None:
+def test_the_retry_delay_of_the_server_is_kept() -> None:
     async def scenario() -> list[float]:
         queue: WorkQueue[str] = WorkQueue(jitter=lambda: 0.9)
         times: list[float] = []
@@ -166,7 +166,7 @@ def test_the_earlier_of_two_delays_counts() -> None:
     assert [round(each) for each in virtually(scenario())] == [5]
 
 
-def test_latency_depth_and_age_are_told() -> None:
+def test_latency_depth_and_age_are_measured() -> None:
     async def scenario() -> list[float]:
         waited: list[float] = []
         queue: WorkQueue[str] = WorkQueue(waited=waited.append)
@@ -206,10 +206,10 @@ Step = st.tuples(st.floats(0, 3), st.sampled_from("abcd"), st.floats(0, 4))
     failing=st.sets(st.integers(0, 60)),
     cost=st.floats(0, 2),
 )
-def test_every_addition_is_followed_by_a_look_that_began_after_it(
+def test_every_addition_is_processed_after_it(
     steps: list[tuple[float, str, float]], workers: int, failing: set[int], cost: float
 ) -> None:
-    """Whatever is added when, and whatever fails: nothing is lost, nothing runs twice at once, and in the end nothing
+    """With random additions and failures: no key is lost, none is processed twice at once, and in the end nothing
     is left.
     """
 
@@ -246,7 +246,7 @@ def test_every_addition_is_followed_by_a_look_that_began_after_it(
     virtually(scenario())
 
 
-def test_the_age_of_the_oldest_work_can_be_asked_from_another_thread_as_a_scrape_does() -> None:
+def test_the_age_of_the_oldest_work_can_be_read_from_another_thread() -> None:
     async def scenario() -> tuple[float, float]:
         queue: WorkQueue[str] = WorkQueue()
         none = await asyncio.to_thread(lambda: queue.oldest)

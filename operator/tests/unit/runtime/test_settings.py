@@ -43,5 +43,5 @@ def test_every_variable_that_is_wrong_is_named() -> None:
         assert word in str(error.value)
 
 
-def test_the_page_is_what_the_settings_say() -> None:
+def test_the_page_of_settings_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), "run `python -m swarmgame_operator.settings`"

@@ -1,4 +1,4 @@
-"""From objects to facts: tables of what an API server really says."""
+"""Facts from objects as real API servers return them."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ def of(**changes: Any) -> PodFacts:
         ),
     ],
 )
-def test_a_pod_is_what_its_status_says(body: dict[str, Any], expected: PodFacts) -> None:
+def test_pod_facts_are_those_of_its_status(body: dict[str, Any], expected: PodFacts) -> None:
     assert snapshot_builder.pod_facts(body).facts == expected
 
 
-def test_a_job_is_what_its_spec_and_status_say_and_only_conditions_that_are_true_count() -> None:
+def test_job_facts_are_those_of_its_spec_and_status_with_the_conditions_that_are_true() -> None:
     found = snapshot_builder.job_facts(
         {
             "metadata": {"name": "sums-peers", "uid": "u", "labels": {"kueue.x-k8s.io/queue-name": "q"}},
@@ -134,12 +134,12 @@ def test_a_job_is_what_its_spec_and_status_say_and_only_conditions_that_are_true
 
 
 @pytest.mark.parametrize(("observed", "ready"), [(2, 3), (1, 0), (None, 0)])
-def test_a_rollout_that_no_controller_has_seen_has_nothing_ready(observed: int | None, ready: int) -> None:
+def test_a_rollout_that_its_controller_has_not_observed_has_nothing_ready(observed: int | None, ready: int) -> None:
     body = {"metadata": {"name": "d", "generation": 2}, "status": {"readyReplicas": 3, "observedGeneration": observed}}
     assert snapshot_builder.workload_facts("Deployment", body).ready == ready
 
 
-def test_a_service_tells_its_node_ports_and_addresses() -> None:
+def test_service_facts_are_its_node_ports_and_addresses() -> None:
     body = {
         "metadata": {"name": "s"},
         "spec": {"ports": [{"name": "p2p", "port": 31000, "nodePort": 30001}, {"name": "http", "port": 8080}]},
@@ -150,7 +150,7 @@ def test_a_service_tells_its_node_ports_and_addresses() -> None:
     assert found.ingress == ("192.0.2.7", "lb.example")
 
 
-def test_the_keys_of_a_secret_are_known_from_its_metadata_alone() -> None:
+def test_the_keys_of_a_secret_are_known_from_its_metadata() -> None:
     managed = [
         {"manager": "a", "fieldsV1": {"f:data": {".": {}, "f:peer-0.key": {}}, "f:type": {}}},
         {"manager": "b", "fieldsV1": {"f:data": {"f:peer-1.key": {}}}},

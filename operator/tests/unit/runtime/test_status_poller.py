@@ -1,4 +1,4 @@
-"""StatusPoller: asked of real servers on this machine; what they say is not believed before it is checked."""
+"""The status poller against real HTTP servers: valid answers, invalid ones and none."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from swarmgame_operator.status_poller import StatusPoller
 KEY = ("n", "g")
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PEER = {
-    "phase": "running", "peer": "16Uiu2HA", "index": 0, "round": 41, "stage": 1, "rounds_finished": 41, "max_rounds": 200,
-    "members": ["a", "b"], "reward": 0.5, "round_finished": 1_700_000_000.0, "checkpoint": 40, "last_error": "", "ready": True,
+    "phase": "running", "peer": "16Uiu2HA", "index": 0, "round": 41, "stage": 1, "rounds_finished": 41,
+    "max_rounds": 200, "members": ["a", "b"], "reward": 0.5, "round_finished": 1_700_000_000.0, "checkpoint": 40,
+    "last_error": "", "ready": True,
 }  # fmt: skip
 
 
 @asynccontextmanager
 async def answering(answers: dict[int, Any]) -> AsyncIterator[tuple[StatusPoller, aiohttp.ClientSession, list[Key]]]:
-    """A game of one ready peer and one gateway; what their ports answer may be changed."""
+    """A game of one ready peer and one gateway with these answers by port, which a test may change."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         answer = answers[int(request.match_info["port"])]
@@ -44,11 +45,11 @@ async def answering(answers: dict[int, Any]) -> AsyncIterator[tuple[StatusPoller
     cache, changed = ClusterCache(changed=lambda key: None), []
     for role in ("peer", "gateway"):
         cache.put(POD, pod(role))
-    progress = StatusPoller(
+    poller = StatusPoller(
         cache, every=10, changed=changed.append, address=lambda ip, port: f"{root}/{port}", now=lambda: NOW
     )
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-        yield progress, session, changed
+        yield poller, session, changed
     await runner.cleanup()
 
 
@@ -62,7 +63,7 @@ def pod(role: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def test_what_a_peer_and_a_gateway_say_becomes_facts_and_is_news_once() -> None:
+async def test_answers_of_a_peer_and_a_gateway_become_facts_and_are_reported_once() -> None:
     gateway = {
         "problem": "",
         "walletEmpty": False,
@@ -73,9 +74,9 @@ async def test_what_a_peer_and_a_gateway_say_becomes_facts_and_is_news_once() ->
         "contract": "0x1",
         "lastBlock": 77,
     }
-    async with answering({8080: PEER, 8645: gateway}) as (progress, session, changed):
-        assert await progress.poll(session, KEY)
-        peer, chain = progress.of(KEY)
+    async with answering({8080: PEER, 8645: gateway}) as (poller, session, changed):
+        assert await poller.poll(session, KEY)
+        peer, chain = poller.of(KEY)
         assert peer is not None
         assert chain is not None
         assert (peer.seen, peer.rounds_finished, peer.members, peer.checkpoint, dict(peer.metrics)) == (
@@ -87,10 +88,10 @@ async def test_what_a_peer_and_a_gateway_say_becomes_facts_and_is_news_once() ->
         )
         assert (chain.registered, chain.chain_id, chain.round, chain.last_block) == (2, 31337, 41, 77)
         assert changed == [KEY, KEY]
-        assert await progress.poll(session, KEY)
+        assert await poller.poll(session, KEY)
         assert changed == [KEY, KEY]
-        progress.forget(KEY)
-        assert progress.of(KEY) == (None, None)
+        poller.forget(KEY)
+        assert poller.of(KEY) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -112,32 +113,32 @@ async def test_what_a_peer_and_a_gateway_say_becomes_facts_and_is_news_once() ->
     ],
     ids=range(13),
 )
-async def test_an_answer_that_does_not_fit_changes_nothing(answer: Any) -> None:
+async def test_an_invalid_answer_changes_nothing(answer: Any) -> None:
     answers: dict[int, Any] = {8080: PEER, 8645: "no"}
-    async with answering(answers) as (progress, session, changed):
-        await progress.poll(session, KEY)
-        before = progress.of(KEY)
+    async with answering(answers) as (poller, session, changed):
+        await poller.poll(session, KEY)
+        before = poller.of(KEY)
         answers[8080] = answer
-        assert not await progress.poll(session, KEY)
-        assert progress.of(KEY) == before
+        assert not await poller.poll(session, KEY)
+        assert poller.of(KEY) == before
         assert changed == [KEY]
 
 
-async def test_who_does_not_answer_is_asked_less_and_less_often() -> None:
-    async with answering({8080: "no", 8645: "no"}) as (progress, session, _):
+async def test_a_silent_pod_is_polled_less_and_less_often() -> None:
+    async with answering({8080: "no", 8645: "no"}) as (poller, session, _):
         waits = []
         import asyncio
 
         for _attempt in range(8):
             before = asyncio.get_running_loop().time()
-            await progress._poll_and_schedule(session, KEY)
-            waits.append(round((progress._due[KEY] - before) / 10))
+            await poller._poll_and_schedule(session, KEY)
+            waits.append(round((poller._due[KEY] - before) / 10))
         assert waits[:2] == [2, 4]
         assert waits[-1] == module.MAX_INTERVAL_SECONDS / 10
 
 
-async def test_after_a_peer_that_does_not_answer_the_next_one_is_asked() -> None:
-    asked: list[str] = []
+async def test_after_a_peer_that_does_not_answer_the_next_one_is_polled() -> None:
+    polled: list[str] = []
     cache = ClusterCache(changed=lambda key: None)
     for index in range(3):
         body = pod("peer")
@@ -146,11 +147,11 @@ async def test_after_a_peer_that_does_not_answer_the_next_one_is_asked() -> None
         cache.put(POD, {**body, "status": {**body["status"], "podIP": f"192.0.2.{index}"}})
 
     def address(ip: str, port: int) -> str:
-        asked.append(ip)
+        polled.append(ip)
         return "http://127.0.0.1:1"
 
-    progress = StatusPoller(cache, every=10, changed=lambda key: None, address=address, now=lambda: NOW)
+    poller = StatusPoller(cache, every=10, changed=lambda key: None, address=address, now=lambda: NOW)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
         for _attempt in range(4):
-            await progress._poll_and_schedule(session, KEY)
-    assert asked == ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.0"]
+            await poller._poll_and_schedule(session, KEY)
+    assert polled == ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.0"]

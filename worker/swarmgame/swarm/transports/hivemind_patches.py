@@ -22,7 +22,7 @@ from hivemind.proto import p2pd_pb2
 from swarmgame.swarm.transports.base import Traffic
 
 _GOGC = "400"
-"""Percent by which the daemon's heap, a few megabytes, may grow before Go collects garbage; the environment overrides."""
+"""Percent by which the daemon's heap, a few MB, may grow before a garbage collection, unless it is set already."""
 _KNOWN_IDS = 4096
 
 

@@ -148,7 +148,8 @@ class RankGroup:
             time.sleep(pause)
         if rank == 0:
             self._set("group", [self._get(key) for key in keys])
-        tokens, peers = zip(*self._get("group"), strict=True)
+        with _checked("group"):
+            tokens, peers = zip(*self._get("group"), strict=True)
         if tokens[rank] != token:
             # The group was formed before this process started: the others have to start again too.
             self._set(f"left/{rank}", _RESTARTED)
@@ -176,8 +177,9 @@ class RankGroup:
 
     def position(self, rank: int) -> Position:
         """Return how far a rank is."""
-        round, stage = self._get(f"position/{rank}")
-        return round, stage
+        with _checked(key := f"position/{rank}"):
+            round, stage = self._get(key)
+            return int(round), int(stage)
 
     def has_left(self, rank: int) -> bool:
         return bool(self._store.check([f"left/{rank}"]))
@@ -189,7 +191,7 @@ class RankGroup:
     def waits_behind(self, position: Position) -> bool:
         """Whether a rank that is behind `position` waits for the others to come to its exchange."""
         waiting = [key for key in self._exchange_keys() if self._store.check([key])]
-        return any(tuple(self._get(key)[0]) < position for key in waiting)
+        return any(self._header(key)[0] < position for key in waiting)
 
     # ── exchanges
     def exchange(
@@ -229,13 +231,13 @@ class RankGroup:
                 where = f"round {position[0]}, stage {position[1]}"
                 raise Temporary(f"{_names(late)} did not reach {where} within {deadline_seconds:g} s; {RESUME}")
             time.sleep(pause)
-        headers = [self._get(key) for key in keys]
+        headers = [self._header(key) for key in keys]
         if self._number >= 2:  # all ranks have read the headers before the last
             self._store.delete_key(f"exchange/{self._number - 2}/{self.address.rank}")
         self._number += 1
-        positions: list[Position] = [(round, stage) for (round, stage), _ in headers]
+        positions = [position for position, _ in headers]
         lowest = min(positions)
-        sizes = [{(round, stage): size for round, stage, size in sizes}.get(lowest, 0) for _, sizes in headers]
+        sizes = [sizes.get(lowest, 0) for _, sizes in headers]
         # In the order of ranks, on every rank, and no memory for what is too large.
         payloads = {
             rank: self._broadcast(rank, size, published, lowest)
@@ -258,20 +260,28 @@ class RankGroup:
     def _exchange_keys(self) -> list[str]:
         return [f"exchange/{self._number}/{rank}" for rank in range(self.address.size)]
 
+    def _header(self, key: str) -> tuple[Position, Mapping[Position, int]]:
+        """Return what a rank brings to an exchange: its position, and the sizes of what it has published."""
+        with _checked(key):
+            (round, stage), sizes = self._get(key)
+            return (int(round), int(stage)), {(int(each[0]), int(each[1])): int(each[2]) for each in sizes}
+
     # ── the store
     def _set(self, key: str, value: Any) -> None:
         self._store.set(key, msgpack.packb(value))
 
     def _get(self, key: str) -> Any:
-        """Return a value of the store.
-
-        Raises:
-            RuntimeError: it is invalid.
-        """
-        try:
+        with _checked(key):
             return msgpack.unpackb(self._store.get(key), max_map_len=0, max_ext_len=0)
-        except (ValueError, msgpack.UnpackException) as error:
-            raise RuntimeError(f"the store holds an invalid value of {key}") from error
+
+
+@contextlib.contextmanager
+def _checked(key: str) -> Iterator[None]:
+    """Raise RuntimeError, like a store that is gone, if a value of the store is invalid."""
+    try:
+        yield
+    except (TypeError, ValueError, IndexError, msgpack.UnpackException) as error:
+        raise RuntimeError(f"the store holds an invalid value of {key}") from error
 
 
 def _host_store(address: RankAddress) -> Any:

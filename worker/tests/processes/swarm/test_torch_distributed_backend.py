@@ -219,6 +219,16 @@ def test_a_transfer_fails_when_a_connection_is_closed(swarm: RankGroupSwarm, con
             each.result(30)
 
 
+@pytest.mark.parametrize("value", [b"\xc1", b"\x05", msgpack.packb([[0], []]), msgpack.packb([[0, 0], [[0, 0]]])])
+def test_an_invalid_value_in_the_store_ends_the_exchange(swarm: RankGroupSwarm, value: bytes) -> None:
+    ann, _, eve = trio(swarm)
+    for rank in (1, 2):
+        eve._group._store.set(f"exchange/0/{rank}", value)
+    with pytest.raises(Temporary, match="the store holds an invalid value of exchange/0/1"):
+        ann.collect(0, 0, gather())
+    assert len(ann.membership()) == 1
+
+
 # ── joining
 def test_a_port_that_is_taken_is_an_error_that_names_it(tmp_path: Path) -> None:
     with socket.socket() as taken:

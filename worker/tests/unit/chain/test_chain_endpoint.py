@@ -69,7 +69,7 @@ def test_an_external_chain_is_the_manifests_and_its_node_comes_from_a_file(
     endpoint = resolve_endpoint(game(*EXTERNAL))
     assert endpoint == ChainEndpoint("https://user:secret@node.example.org", "http://gateway:8546", 7, CONTRACT)
     assert "secret" not in repr(endpoint)
-    with pytest.raises(BadUsage, match=r"the chain.s id was given as 8; the manifest.s spec\.coordination says 7"):
+    with pytest.raises(BadUsage, match=r"the chain.s id was given as 8; the manifest.s spec\.coordination has 7"):
         resolve_endpoint(game(*EXTERNAL), ChainEndpoint(chain_id=8))
 
 

@@ -1,133 +1,27 @@
-"""GameManager: the order of a round, which groups are trained on, and peers that lie, leave or come late."""
+"""GameManager: the order of a round, resumes, isolation, and evaluation."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from toys import ToyData, ToyRewards, ToyTrainer
+from scripted_game import SHARE, TWO, Scripted, manager, remote
+from toys import ToyData, ToyTrainer
 
 from swarmgame import (
     Contribution,
-    FinishReason,
     GameState,
     Group,
-    GroupKey,
-    Message,
     Prompt,
-    Question,
-    QuestionRef,
     Rewards,
-    Rollout,
     Round,
 )
 from swarmgame.game.collected_log import CollectedLog
-from swarmgame.game.external_sampling import ExternalSamplingPolicy
-from swarmgame.game.manager import GameManager, Progression, RunResult
-from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, Exchange, Member
-from swarmgame.game.report import Observer, RoundReport
-from swarmgame.seeds import derive_seed
-
-
-class Scripted:
-    """A CommunicationManager with scripted peers: `others(published)` returns what `collect` collects."""
-
-    def __init__(
-        self,
-        others: Callable[[Contribution], Sequence[Contribution]] = lambda own: (),
-        *,
-        members: Sequence[Member] = (),
-        peer: str = "me",
-    ) -> None:
-        self.peer = peer
-        self.others = others
-        self.members = tuple(members)
-        self.published: list[tuple[Contribution, tuple[Claim, ...]]] = []
-        self.policies: list[CollectPolicy] = []
-        self.on_collect: Callable[[], None] = lambda: None
-
-    def join(self, *, expect: Sequence[str] = (), at_least: int = 1, timeout_seconds: float = 120.0) -> None:
-        """Nothing to do."""
-
-    def membership(self) -> tuple[Member, ...]:
-        return tuple(sorted((Member(self.peer, 0, 0), *self.members), key=lambda member: member.peer))
-
-    def announce_progress(self, round: int, stage: int) -> None:
-        """Nothing to do."""
-
-    def publish(self, contribution: Contribution, claims: Sequence[Claim] = ()) -> None:
-        self.published.append((contribution, tuple(claims)))
-
-    def collect(
-        self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
-    ) -> Collected:
-        self.on_collect()
-        self.policies.append(policy)
-        received = tuple(sorted(self.others(self.published[-1][0]), key=lambda c: (c.round, c.peer)))
-        names = tuple(member.peer for member in self.membership())
-        closed = ClosedBy.QUORUM if len(names) > 1 else ClosedBy.ISOLATED
-        return Collected(received, names, (), closed, {"accepted": len(received)}, seconds=0.0)
-
-    def leave(self) -> None:
-        """Nothing to close."""
-
-
-class RecordingObserver(Observer):
-    def __init__(self) -> None:
-        self.reports: list[RoundReport] = []
-        self.states: list[GameState] = []
-        self.rewards: list[Rewards] = []
-        self.began: list[int] = []
-
-    def round_started(self, round: Round) -> None:
-        self.began.append(round.number)
-
-    def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
-        self.reports.append(report)
-        self.states.append(state)
-        self.rewards.append(rewards)
-
-
-def manager(
-    communication: Any, progression: Progression, **changes: Any
-) -> tuple[GameManager, RecordingObserver, ToyTrainer]:
-    observer, trainer = RecordingObserver(), changes.pop("trainer", None) or ToyTrainer()
-    components = {
-        "data": ToyData(),
-        "rewards": ToyRewards(),
-        "trainer": trainer,
-        "communication": communication,
-        "observers": [observer],
-    } | changes
-    return GameManager(progression, **components), observer, trainer
-
-
-def remote(peer: str, round: int, *, stage: int = 0, count: int = 3) -> Contribution:
-    """The contribution of an honest peer in stage 0: its own questions, answered right, wrong, right, wrong."""
-    questions = [Question(QuestionRef("toy", "v1", derive_seed(peer, round, index), index)) for index in range(count)]
-    resolved = [ToyData().resolve(question.reference) for question in questions]
-    groups = []
-    for question in resolved:
-        assert question is not None
-        right = int(question.answer)
-        picks = (right, (right + 1) % 4, right, (right + 2) % 4)
-        groups.append(
-            Group(
-                Prompt.from_question(question),
-                tuple(Rollout(str(p), (p,), (math.log(0.25),), FinishReason.STOP) for p in picks),
-            )
-        )
-    return Contribution(
-        peer, round, stage, tuple(groups), {i.id: i.reference for i in resolved if i is not None}, tokenizer="digits"
-    )
-
-
-TWO = (Member("other", 0, 0),)
-SHARE = Progression(max_rounds=1, sharing=ExternalSamplingPolicy(external_groups=8))
+from swarmgame.game.manager import Progression, RunResult
+from swarmgame.game.protocol import Claim, ClosedBy, Exchange, Member
+from swarmgame.game.report import RoundReport
 
 
 def test_a_policy_improves_on_its_own_rewards_only() -> None:
@@ -135,67 +29,6 @@ def test_a_policy_improves_on_its_own_rewards_only() -> None:
     assert game.run() is RunResult.FINISHED
     rewards = [report.reward for report in seen.reports]
     assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.3
-
-
-def test_groups_of_an_honest_peer_are_scored_here_and_trained_on() -> None:
-    game, seen, trainer = manager(Scripted(lambda own: [remote("other", own.round)], members=TWO), SHARE)
-    game.run()
-    assert seen.reports[0].external == {"other": 3}
-    assert {key.peer for key in trainer.trained} == {"me", "other"}
-    key = next(key for key in trainer.trained if key.peer == "other")
-    assert seen.rewards[0][key] == [1.0, 0.0, 1.0, 0.0]
-
-
-def lie_about_the_answer(contribution: Contribution) -> Contribution:
-    """The right text with different ids."""
-    groups = tuple(
-        replace(g, rollouts=tuple(replace(r, token_ids=((r.token_ids[0] + 1) % 4,)) for r in g.rollouts))
-        for g in contribution.groups
-    )
-    return replace(contribution, groups=groups)
-
-
-def lie_about_the_prompt(contribution: Contribution) -> Contribution:
-    groups = tuple(
-        replace(g, prompt=replace(g.prompt, messages=(Message("user", "answer what I want"),)))
-        for g in contribution.groups
-    )
-    return replace(contribution, groups=groups)
-
-
-def lie_about_the_question(contribution: Contribution) -> Contribution:
-    """References under ids that are not theirs."""
-    other = QuestionRef("toy", "v1", 1, 1)
-    return replace(contribution, references=dict.fromkeys(contribution.references, other))
-
-
-def another_game(contribution: Contribution) -> Contribution:
-    questions = {
-        group.question_id: Question(replace(contribution.references[group.question_id], config="v2"))
-        for group in contribution.groups
-    }
-    groups = tuple(
-        replace(g, prompt=replace(g.prompt, question_id=questions[g.question_id].id)) for g in contribution.groups
-    )
-    return replace(
-        contribution, groups=groups, references={question.id: question.reference for question in questions.values()}
-    )
-
-
-@pytest.mark.parametrize(
-    ("lie", "reason"),
-    [
-        (lie_about_the_answer, "text-mismatch"),
-        (lie_about_the_prompt, "prompt-mismatch"),
-        (lie_about_the_question, "unresolvable"),
-        (another_game, "unresolvable"),
-    ],
-)
-def test_forged_groups_are_counted_and_not_trained_on(lie: Callable[[Contribution], Contribution], reason: str) -> None:
-    game, seen, trainer = manager(Scripted(lambda own: [lie(remote("other", own.round))], members=TWO), SHARE)
-    assert game.run() is RunResult.FINISHED
-    assert seen.reports[0].outcomes[reason] == 3
-    assert {key.peer for key in trainer.trained} == {"me"}
 
 
 def test_claims_are_the_authors_scores_and_are_published_in_pull_mode_only() -> None:
@@ -209,45 +42,6 @@ def test_claims_are_the_authors_scores_and_are_published_in_pull_mode_only() -> 
         scores = [float(rollout.text == resolved.answer) for rollout in group.rollouts]
         assert claim == Claim(sum(scores) / len(scores), len(set(scores)) > 1)
     assert gather.published[0][1] == ()
-
-
-def test_in_every_stage_the_trained_prompts_are_those_that_were_generated_from() -> None:
-    """Three stages whose prompts contain remote text; GenRL rebuilt prompts in training and got 24 of 36 wrong."""
-    prompted: list[Prompt] = []
-
-    class RecordingTrainer(ToyTrainer):
-        def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
-            prompted.extend(prompts)
-            return super().generate(prompts, round)
-
-    def same_questions(own: Contribution) -> list[Contribution]:
-        return [replace(own, peer="other")]
-
-    progression = Progression(max_rounds=2, stages=3, exchange=Exchange.GATHER)
-    game, seen, _ = manager(Scripted(same_questions, members=TWO), progression, trainer=RecordingTrainer())
-    game.run()
-    trained = [group.prompt for state in seen.states for _, group in state.own_groups()]
-    assert len(trained) == 18
-    assert [(p.question_id, p.messages) for p in trained] == [(p.question_id, p.messages) for p in prompted]
-    assert sum("other: " in prompt.text for prompt in trained) == 12
-
-
-def test_groups_of_a_later_stage_with_a_different_prompt_are_used_as_text_but_not_trained_on() -> None:
-    def other_context(own: Contribution) -> list[Contribution]:
-        groups = own.groups
-        if own.stage:
-            groups = tuple(
-                replace(g, prompt=replace(g.prompt, messages=(Message("user", "the answers of another set of peers"),)))
-                for g in groups
-            )
-        return [replace(own, peer="other", groups=groups)]
-
-    progression = replace(SHARE, stages=2, exchange=Exchange.GATHER)
-    game, seen, _ = manager(Scripted(other_context, members=TWO), progression)
-    game.run()
-    assert seen.reports[0].outcomes["words-only"] == 3
-    assert {key.stage for key in seen.states[0].external} <= {0}
-    assert len(seen.states[0].contributions(1)) == 2
 
 
 def test_a_late_contribution_is_trained_on_once_and_not_when_it_is_too_old() -> None:
@@ -438,15 +232,3 @@ def test_an_exception_of_a_component_ends_the_game() -> None:
 
     with pytest.raises(ZeroDivisionError, match="the author's mistake"):
         manager(Scripted(), Progression(max_rounds=3), trainer=Failing())[0].run()
-
-
-def test_a_group_key_of_an_external_group_finds_its_group() -> None:
-    game, seen, _ = manager(Scripted(lambda own: [remote("other", own.round)], members=TWO), SHARE)
-    game.run()
-    state = seen.states[0]
-    assert len(state.external) == 3
-    for key in state.external:
-        assert isinstance(key, GroupKey)
-        group = state.group_of(key)
-        assert group.prompt.token_ids == ()
-        assert group.prompt.text == state.questions[key.question_id].text

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from swarmgame.game.state import Contribution, FinishReason, Group, Message, Prompt, QuestionRef, Rollout
 from swarmgame.swarm.codec import Limits, Malformed, decode, decode_shard, encode
 
-words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ids = st.integers(0, 2**32 - 1)
 
 
@@ -26,7 +26,7 @@ ids = st.integers(0, 2**32 - 1)
 def rollouts(draw: st.DrawFn) -> Rollout:
     tokens = draw(st.lists(st.tuples(ids, st.floats(-70_000, 0)), max_size=8))
     return Rollout(
-        draw(words), tuple(i for i, _ in tokens), tuple(p for _, p in tokens), draw(st.sampled_from(FinishReason))
+        draw(texts), tuple(i for i, _ in tokens), tuple(p for _, p in tokens), draw(st.sampled_from(FinishReason))
     )
 
 
@@ -34,26 +34,26 @@ def rollouts(draw: st.DrawFn) -> Rollout:
 def contributions(draw: st.DrawFn) -> Contribution:
     references = draw(
         st.lists(
-            st.builds(QuestionRef, words, words, st.integers(0, 2**62 - 1), st.integers(0, 2**40)),
+            st.builds(QuestionRef, texts, texts, st.integers(0, 2**62 - 1), st.integers(0, 2**40)),
             max_size=5,
             unique_by=lambda reference: reference.id,
         )
     )
-    spoken = references[: draw(st.integers(0, len(references)))]
+    used = references[: draw(st.integers(0, len(references)))]
     groups = tuple(
         Group(
             Prompt(
                 reference.id,
-                tuple(draw(st.lists(st.builds(Message, words, words), max_size=3))),
+                tuple(draw(st.lists(st.builds(Message, texts, texts), max_size=3))),
                 tuple(draw(st.lists(ids, max_size=5))),
             ),
             tuple(draw(st.lists(rollouts(), max_size=4))),
         )
-        for reference in spoken
+        for reference in used
     )
     count = st.integers(0, 2**40)
     return Contribution(
-        draw(words), draw(count), draw(count), groups, {r.id: r for r in references}, draw(words), draw(count)
+        draw(texts), draw(count), draw(count), groups, {r.id: r for r in references}, draw(texts), draw(count)
     )
 
 
@@ -124,7 +124,7 @@ def test_an_invalid_contribution_is_refused_before_it_is_sent(contribution_of: A
         encode(replace(contribution, groups=(), references={"0": QuestionRef("sums", "c", 1, 1)}), "run")
 
 
-# ── what a stranger may send
+# ── untrusted input
 def plain_shard(contribution: Contribution) -> bytes:
     """A shard's content, not compressed, so that its parts can be tampered with."""
     data = encode(contribution, "run")[0].data

@@ -1,4 +1,4 @@
-"""Suspension: by the author, by scaling to zero, by a queue; and what is kept meanwhile."""
+"""Suspension by the author, by scaling to zero and by a queue, and what is kept meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAUSES: list[dict[str, Any]] = [{"suspend": True}, {"peers": {"replicas": 0}}]
 
 
 def paused(spec: dict[str, Any]) -> tuple[GameResource, Observed, Plan]:
-    """A running game that its author has just stopped."""
+    """A running game that its author has just suspended."""
     resource, observed = running(valid_game())
     resource = valid_game(spec, status=resource.status, generation=2)
     return resource, observed, build_plan(resource, observed, DEFAULTS)
@@ -53,7 +53,7 @@ def test_a_stopped_game_keeps_its_keys_its_services_and_its_status(spec: dict[st
 
 
 @pytest.mark.parametrize("spec", PAUSES, ids=str)
-def test_the_bootnode_sleeps_while_the_game_does(spec: dict[str, Any]) -> None:
+def test_the_bootnode_has_no_pod_while_the_game_is_suspended(spec: dict[str, Any]) -> None:
     _, observed, found = paused(spec)
     (deployment,) = [child for child in found.children if child.kind == "Deployment"]
     assert deployment.apply_manifest["spec"]["replicas"] == 0
@@ -73,7 +73,7 @@ def test_a_stopped_game_is_neither_degraded_nor_stalled(spec: dict[str, Any]) ->
     assert found.status.replicas == 0
 
 
-def test_a_game_that_goes_on_waits_until_the_old_pods_are_gone_and_then_makes_a_new_job() -> None:
+def test_a_resumed_game_waits_until_the_old_pods_are_gone_and_then_creates_a_new_job() -> None:
     resource, observed, _ = paused({"suspend": True})
     assert observed.job is not None
     leaving = replace(observed, job=replace(observed.job, deleting=True))
@@ -95,12 +95,12 @@ def test_a_game_that_begins_suspended_has_everything_but_peers() -> None:
     assert observed.job is None
 
 
-def test_keys_are_made_for_as_many_peers_as_are_asked_for() -> None:
+def test_keys_are_generated_for_the_number_of_peers() -> None:
     _, observed = settled(valid_game({"suspend": True, "peers": {"replicas": 3}}))
     assert observed.secrets["sums-peer-keys"] == {"peer-0.key", "peer-1.key", "peer-2.key"}
 
 
-def test_a_queues_word_is_no_reason_to_delete_the_job() -> None:
+def test_a_job_that_a_queue_suspends_is_not_deleted() -> None:
     resource, observed = running(valid_game(labels=QUEUE))
     assert observed.job is not None
     found = build_plan(resource, replace(observed, pods=(), job=replace(observed.job, suspended=True)), DEFAULTS)
@@ -108,7 +108,7 @@ def test_a_queues_word_is_no_reason_to_delete_the_job() -> None:
     assert not found.children
 
 
-def test_a_game_goes_from_the_queue_to_play_and_back_with_a_reason_for_each() -> None:
+def test_a_game_that_is_admitted_and_preempted_has_a_reason_for_each() -> None:
     resource, observed = settled(valid_game(labels=QUEUE))
     assert observed.job is not None
     assert reported(resource.status)["Suspended"] == ("True", "NotAdmitted")
@@ -116,7 +116,7 @@ def test_a_game_goes_from_the_queue_to_play_and_back_with_a_reason_for_each() ->
     admitted = replace(observed, job=replace(observed.job, suspended=False), pods=(ready_pod(0),))
     resource = with_status(resource, build_plan(resource, admitted, DEFAULTS).status)
     assert reported(resource.status)["Suspended"] == ("False", "Resumed")
-    for _ in range(2):  # and it stays preempted
+    for _ in range(2):  # it stays preempted
         evicted = replace(observed, job=replace(observed.job, suspended=True), pods=())
         resource = with_status(resource, build_plan(resource, evicted, DEFAULTS).status)
         assert reported(resource.status)["Suspended"] == ("True", "Preempted")
@@ -138,14 +138,14 @@ def test_a_new_job_for_a_queue_is_not_called_preempted() -> None:
     assert reported(again)["Suspended"] == ("True", "NotAdmitted")
 
 
-def test_the_authors_word_comes_before_the_queues() -> None:
+def test_the_authors_suspension_comes_before_the_queues() -> None:
     resource, observed = running(valid_game(labels=QUEUE))
     found = build_plan(valid_game({"suspend": True}, labels=QUEUE, status=resource.status), observed, DEFAULTS)
     assert reported(found)["Suspended"] == ("True", "SuspendedByUser")
     assert [each.kind for each in found.deletions] == ["Job"]
 
 
-def test_a_game_that_is_over_cannot_be_woken() -> None:
+def test_a_game_that_is_over_cannot_be_resumed() -> None:
     resource, observed = running(valid_game({"activeDeadlineSeconds": 60}))
     found = build_plan(resource, later(observed, 100), DEFAULTS)
     assert condition(found, "Failed") is not None

@@ -1,4 +1,4 @@
-"""Network policies, claims, keys' owners, services and addresses: what is around the pods."""
+"""Network policies, claims, key Secrets and addresses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pytest
 from plan_fixtures import BOOTNODE_PEER, DEFAULTS, EMPTY, build_plan, game_context, valid_game
 
 from swarmgame_operator.plan import Child
-from swarmgame_operator.plan.children import desired_children
 from swarmgame_operator.plan.key_secrets import key_secrets
 from swarmgame_operator.plan.network import network_policies
-from swarmgame_operator.plan.services import public_address, rendezvous, services
+from swarmgame_operator.plan.services import public_address
 from swarmgame_operator.plan.storage import claims
 from swarmgame_operator.snapshot import ChildFacts, Observed, PodFacts, ServiceFacts
 
@@ -34,13 +33,8 @@ def policies(spec: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     return {each.name: each.apply_manifest["spec"] for each in network_policies(game_context(valid_game(spec)))}
 
 
-def roles(policy: dict[str, Any]) -> list[str]:
-    found: list[str] = policy["podSelector"]["matchExpressions"][0]["values"]
-    return found
-
-
 def reached(rules: list[dict[str, Any]], key: str) -> dict[int, set[str]]:
-    """Port → the roles at the other end; `anyone` where none is named, `watchers` for pods of other namespaces."""
+    """Return port → roles of the other pods; `anyone` without a selector, `watchers` for pods of other namespaces."""
     found: dict[int, set[str]] = {}
     for rule in rules:
         ends = {
@@ -52,41 +46,6 @@ def reached(rules: list[dict[str, Any]], key: str) -> dict[int, set[str]]:
     return found
 
 
-def test_isolated_peers_are_reached_by_one_another_and_by_those_who_watch() -> None:
-    policy = policies()["sums-peers"]
-    assert roles(policy) == ["bootnode", "initializer", "peer"]
-    assert reached(policy["ingress"], "from") == {31000: {"bootnode", "peer"}, 8080: {"watchers"}}
-    assert reached(policy["egress"], "to") == {53: {"anyone"}, 31000: {"bootnode", "peer"}}
-
-
-def test_only_whoever_fetches_the_model_reaches_the_hub() -> None:
-    assert "sums-hub" not in policies()
-    assert roles(policies(HUB)["sums-hub"]) == ["peer"], "with a cache of its own, a pod fetches for itself"
-    with_cache = policies({**HUB, "storage": {"cache": {"claimName": "c"}}})
-    assert roles(with_cache["sums-hub"]) == ["initializer"]
-    assert reached(with_cache["sums-hub"]["egress"], "to") == {443: {"anyone"}}
-    assert with_cache["sums-hub"]["policyTypes"] == ["Egress"]
-
-
-def test_only_the_gateway_reaches_the_rpc_of_a_chain_elsewhere() -> None:
-    found = policies(EXTERNAL)
-    assert reached(found["sums-peers"]["egress"], "to") == {
-        53: {"anyone"},
-        31000: {"bootnode", "peer"},
-        8645: {"gateway"},
-    }
-    assert reached(found["sums-gateway"]["egress"], "to")[1] == {"anyone"}
-    assert reached(found["sums-gateway"]["ingress"], "from") == {8645: {"peer", "watchers"}}
-    assert "sums-chain" not in found
-
-
-def test_a_dev_chain_speaks_to_nobody_and_only_the_game_speaks_to_it() -> None:
-    found = policies(DEV)
-    assert reached(found["sums-chain"]["ingress"], "from") == {8545: {"gateway", "peer"}}
-    assert (found["sums-chain"]["egress"], found["sums-chain"]["policyTypes"]) == ([], ["Ingress", "Egress"])
-    assert reached(found["sums-gateway"]["egress"], "to") == {53: {"anyone"}, 8545: {"chain"}}
-
-
 OPEN: list[dict[str, Any]] = [
     {"bootnode": {"expose": "NodePort"}},
     {"bootnode": {"expose": "LoadBalancer"}},
@@ -95,22 +54,13 @@ OPEN: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("spec", OPEN, ids=str)
-def test_a_game_with_members_elsewhere_is_open_on_its_p2p_port_and_no_other(spec: dict[str, Any]) -> None:
+def test_a_game_with_remote_members_is_open_on_its_p2p_port_only(spec: dict[str, Any]) -> None:
     policy = policies(spec)["sums-peers"]
     assert reached(policy["ingress"], "from") == {31000: {"anyone"}, 8080: {"watchers"}}
     assert reached(policy["egress"], "to")[1] == {"anyone"}
 
 
-def test_peers_of_a_closed_world_reach_one_another_on_any_port_and_nobody_else() -> None:
-    policy = policies({"communication": {"backend": "TorchDistributed"}})["sums-peers"]
-    (among,) = [
-        rule for rule in policy["ingress"] if rule["ports"] == [{"protocol": "TCP", "port": 1, "endPort": 65_535}]
-    ]
-    assert reached([among], "from") == {1: {"bootnode", "peer"}}
-    assert reached(policy["egress"], "to") == {53: {"anyone"}, 1: {"bootnode", "peer"}}
-
-
-def test_a_bootnode_that_is_not_there_exposes_nothing() -> None:
+def test_a_disabled_bootnode_exposes_nothing() -> None:
     assert reached(policies({"bootnode": {"enabled": False, "expose": "NodePort"}})["sums-peers"]["ingress"], "from")[
         31000
     ] == {
@@ -119,25 +69,19 @@ def test_a_bootnode_that_is_not_there_exposes_nothing() -> None:
     }
 
 
-def test_no_policy_is_made_where_none_is_wanted() -> None:
-    assert policies({"networkPolicy": {"mode": "None"}}) == {}
-
-
 def owned(child: Child) -> bool:
     return bool(child.apply_manifest["metadata"].get("ownerReferences"))
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("Retain", False), ("Delete", True)])
-def test_checkpoints_outlive_their_game_unless_told_otherwise_and_a_cache_never_does(
-    policy: str, expected: bool
-) -> None:
+def test_checkpoints_outlive_their_game_by_default_and_a_cache_never_does(policy: str, expected: bool) -> None:
     spec = {"storage": {"cache": CLAIM, "checkpoints": {**CLAIM, "retentionPolicy": {"whenDeleted": policy}}}}
     cache, checkpoints = claims(game_context(valid_game(spec)), over=False)
     assert (cache.name, owned(cache)) == ("sums-cache", True)
     assert (checkpoints.name, owned(checkpoints)) == ("sums-checkpoints", expected)
 
 
-def test_a_claim_is_made_as_its_template_says_and_later_only_its_owner_changes() -> None:
+def test_a_claim_is_created_from_its_template_and_later_only_its_metadata_is_applied() -> None:
     template = {
         "metadata": {"labels": {"team": "a", "swarmgame.dev/game": "not-this"}, "annotations": {"x": "y"}},
         "spec": {
@@ -155,7 +99,7 @@ def test_a_claim_is_made_as_its_template_says_and_later_only_its_owner_changes()
     assert claim.apply_manifest["metadata"]["annotations"] == {"x": "y"}
 
 
-def test_a_claim_that_was_only_named_is_nobodys_to_make_or_delete() -> None:
+def test_a_claim_that_is_only_named_is_neither_created_nor_deleted() -> None:
     spec = {
         "storage": {
             "checkpoints": {"claimName": "mine", "retentionPolicy": {"whenFinished": "Delete", "whenDeleted": "Delete"}}
@@ -165,7 +109,7 @@ def test_a_claim_that_was_only_named_is_nobodys_to_make_or_delete() -> None:
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("Retain", False), ("Delete", True)])
-def test_keys_outlive_their_game_unless_told_otherwise(policy: str, expected: bool) -> None:
+def test_keys_outlive_their_game_by_default(policy: str, expected: bool) -> None:
     for each in key_secrets(game_context(valid_game({"identity": {"retentionPolicy": policy}})), {}, {}):
         assert bool(each.secret["metadata"].get("ownerReferences")) is expected
         assert each.secret["type"] == "Opaque"
@@ -180,38 +124,15 @@ def test_a_change_of_the_keys_policy_is_applied_without_a_new_key() -> None:
     assert [each.missing for each in key_secrets(game_context(valid_game()), there, facts)] == [(), ()]
 
 
-def test_keys_that_the_author_brings_are_used_and_never_made() -> None:
+def test_keys_of_the_author_are_never_generated() -> None:
     found = key_secrets(game_context(valid_game({"identity": {"secretName": "mine"}})), {}, {})
     assert [each.name for each in found] == ["sums-bootnode-key"]
 
 
-def test_a_key_that_was_lost_is_the_only_one_made() -> None:
-    there = {"sums-peer-keys": frozenset({"peer-0.key", "peer-3.key", "somebody-elses"})}
+def test_only_a_missing_key_is_generated() -> None:
+    there = {"sums-peer-keys": frozenset({"peer-0.key", "peer-3.key", "another"})}
     found = key_secrets(game_context(valid_game()), there, {})
     assert found[0].missing == ("peer-1.key", "peer-2.key")
-
-
-def test_peers_are_found_before_they_are_ready() -> None:
-    found = {
-        each.name: each.apply_manifest["spec"]
-        for each in services(game_context(valid_game({**DEV, "bootnode": {"expose": "NodePort"}})))
-    }
-    assert set(found) == {"sums-peers", "sums-bootnode", "sums-bootnode-external", "sums-gateway", "sums-chain"}
-    for name in ("sums-peers", "sums-bootnode"):
-        assert (found[name]["clusterIP"], found[name]["publishNotReadyAddresses"]) == ("None", True)
-    assert found["sums-bootnode-external"]["type"] == "NodePort"
-    assert found["sums-bootnode-external"]["selector"] == {
-        "swarmgame.dev/game": "sums",
-        "swarmgame.dev/role": "bootnode",
-    }
-
-
-def test_a_closed_world_has_neither_bootnode_nor_its_key_and_is_ready_without() -> None:
-    closed = game_context(valid_game({"communication": {"backend": "TorchDistributed"}}))
-    assert [each.name for each in services(closed)] == ["sums-peers"]
-    assert "sums-bootnode" not in {each.name for each in desired_children(closed, running=True, over=False)}
-    assert [each.name for each in key_secrets(closed, {}, {})] == ["sums-peer-keys"]
-    assert rendezvous(closed) == "sums-peers-0.sums-peers.lab.svc:31000"
 
 
 INSIDE = f"/dns4/sums-bootnode.lab.svc/tcp/31000/p2p/{BOOTNODE_PEER}"
@@ -240,20 +161,8 @@ ADDRESSES: list[tuple[Observed, str]] = [
 
 
 @pytest.mark.parametrize(("observed", "expected"), ADDRESSES)
-def test_the_address_in_the_status_is_the_one_that_an_outsider_can_use_once_there_is_one(
-    observed: Observed, expected: str
-) -> None:
+def test_the_address_in_the_status_is_the_external_one_once_there_is_one(observed: Observed, expected: str) -> None:
     assert public_address(game_context(valid_game({"bootnode": {"expose": "NodePort"}})), observed) == expected
-
-
-def test_the_games_file_is_the_manifest_with_its_defaults() -> None:
-    from swarmgame_api.load import loads_manifest
-
-    resource = valid_game(HUB)
-    (file,) = [
-        each for each in desired_children(game_context(resource), running=True, over=False) if each.kind == "ConfigMap"
-    ]
-    assert loads_manifest(file.apply_manifest["data"]["game.yaml"]) == resource.game
 
 
 def test_the_wallet_and_the_rpc_are_mounted_in_the_gateway_and_nowhere_else() -> None:

@@ -1,4 +1,4 @@
-"""Readiness, degradation, registration and the peers that are not well: what is seen, and what is made of it."""
+"""Ready, Degraded, Registered and unhealthy peers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INITIALIZED = peer_pod(
 
 
 def seen(*pods: PodFacts, spec: dict[str, Any] | None = None, bootnode: int = 1, **job: Any) -> Plan:
-    """A game that ran, with these pods."""
+    """Plan a game that was ready and has these pods now."""
     resource, observed = running(valid_game(spec))
     assert observed.job is not None
     workloads = tuple(replace(each, ready=bootnode) for each in observed.workloads)
@@ -44,15 +44,12 @@ def seen(*pods: PodFacts, spec: dict[str, Any] | None = None, bootnode: int = 1,
 
 TWO = {"peers": {"replicas": 3, "minReplicas": 2}}
 READY: list[tuple[tuple[PodFacts, ...], int, tuple[str, str]]] = [
-    ((ready_pod(0), ready_pod(1), ready_pod(2)), 1, ("True", "PeersReady")),
     ((ready_pod(0), ready_pod(1)), 1, ("True", "PeersReady")),
     ((ready_pod(0), ready_pod(1)), 0, ("False", "WaitingForBootnode")),
-    ((ready_pod(0), starting_pod(1)), 1, ("False", "WaitingForPeers")),
     ((ready_pod(0), replace(ready_pod(1), terminating=True)), 1, ("False", "WaitingForPeers")),
     ((), 1, ("False", "WaitingForPeers")),
     ((INITIALIZING,), 1, ("False", "Initializing")),
     ((INITIALIZED,), 1, ("False", "WaitingForPeers")),
-    ((STUCK,), 1, ("False", "Unschedulable")),
     ((ready_pod(1), STUCK), 1, ("False", "Unschedulable")),
     ((ready_pod(1), ready_pod(2), STUCK), 1, ("True", "PeersReady")),
     ((replace(STUCK, terminating=True),), 1, ("False", "WaitingForPeers")),
@@ -61,7 +58,7 @@ READY: list[tuple[tuple[PodFacts, ...], int, tuple[str, str]]] = [
 
 
 @pytest.mark.parametrize(("pods", "bootnode", "expected"), READY)
-def test_a_swarm_is_ready_when_enough_are_in_it_and_else_the_first_obstacle_is_named(
+def test_a_swarm_is_ready_with_enough_peers_and_otherwise_the_first_obstacle_is_named(
     pods: tuple[PodFacts, ...], bootnode: int, expected: tuple[str, str]
 ) -> None:
     assert reported(seen(*pods, spec=TWO, bootnode=bootnode))["Ready"] == expected
@@ -80,18 +77,15 @@ def test_a_swarm_of_registered_peers_is_ready_only_when_they_are_registered() ->
 
 
 DEGRADED: list[tuple[tuple[PodFacts, ...], str]] = [
-    ((ready_pod(0), ready_pod(1)), "AsExpected"),
     ((ready_pod(0), starting_pod(1)), "AsExpected"),
     ((ready_pod(0), STUCK), "AsExpected"),
     ((waiting_pod(0, "ContainerCreating"),), "AsExpected"),
     ((waiting_pod(0, "ErrImagePull"),), "ImagePullFailed"),
-    ((waiting_pod(0, "ImagePullBackOff"),), "ImagePullFailed"),
     ((waiting_pod(0, "InvalidImageName"),), "ImagePullFailed"),
     ((waiting_pod(0, "ImagePullBackOff", container="initializer"),), "ImagePullFailed"),
     ((replace(waiting_pod(0, "ErrImagePull"), role="bootnode", index=None),), "ImagePullFailed"),
     ((waiting_pod(0, "CreateContainerConfigError", "secret not found"),), "PeersFailing"),
     ((waiting_pod(0, "CrashLoopBackOff"),), "PeersFailing"),
-    ((failed_pod(0, 1),), "PeersFailing"),
     ((failed_pod(0, 1), starting_pod(0)), "PeersFailing"),
     ((failed_pod(0, 1), ready_pod(0)), "AsExpected"),
     ((failed_pod(0, 137, reason="OOMKilled"), starting_pod(0)), "OutOfMemory"),
@@ -103,7 +97,7 @@ DEGRADED: list[tuple[tuple[PodFacts, ...], str]] = [
 
 
 @pytest.mark.parametrize(("pods", "expected"), DEGRADED)
-def test_a_game_is_degraded_by_what_fails_until_it_is_well_again(pods: tuple[PodFacts, ...], expected: str) -> None:
+def test_a_game_is_degraded_by_failures_until_they_are_over(pods: tuple[PodFacts, ...], expected: str) -> None:
     assert reported(seen(*pods, spec={"peers": {"replicas": 2}}))["Degraded"][1] == expected
 
 
@@ -114,7 +108,7 @@ def test_a_peer_that_failed_for_good_degrades_the_game_for_good() -> None:
     assert (peer.index, peer.reason) == (1, "FailedForGood")
 
 
-def test_the_unhealthy_are_listed_by_index_with_what_they_said_and_sixteen_at_most() -> None:
+def test_unhealthy_peers_are_listed_by_index_with_their_messages_and_sixteen_at_most() -> None:
     pods = tuple(failed_pod(index, 75, f"peer {index} gave up") for index in reversed(range(20)))
     found = seen(*pods, spec={"peers": {"replicas": 20}})
     peers = found.status.unhealthy_peers
@@ -125,13 +119,13 @@ def test_the_unhealthy_are_listed_by_index_with_what_they_said_and_sixteen_at_mo
     assert degraded.message.startswith("20 of 20 peers are failing. Peer 0, Error: peer ended with exit code 75")
 
 
-def test_a_message_of_a_stranger_is_cut_and_cannot_break_the_status() -> None:
+def test_an_untrusted_message_is_cut_and_cannot_break_the_status() -> None:
     found = seen(failed_pod(0, 1, "x\n" * 5_000))
     assert all(len(each.message) <= 2_000 and "\n" not in each.message for each in found.status.conditions)
     assert len(found.status.unhealthy_peers[0].message) <= 1_000
 
 
-def test_peers_are_counted_where_they_are() -> None:
+def test_peers_are_counted_by_state() -> None:
     pods = (
         ready_pod(0),
         starting_pod(1),
@@ -163,22 +157,19 @@ def chain(facts: ChainFacts | None, *, begun: bool, round: int = 0) -> dict[str,
 
 REGISTERED: list[tuple[ChainFacts | None, tuple[str, str]]] = [
     (None, ("False", "RPCUnavailable")),
-    (ChainFacts(), ("False", "PartlyRegistered")),
     (ChainFacts(registered=1), ("False", "PartlyRegistered")),
     (ChainFacts(registered=2), ("True", "PartlyRegistered")),
-    (ChainFacts(registered=3), ("True", "AllRegistered")),
     (ChainFacts(registered=9), ("True", "AllRegistered")),
     (ChainFacts(registered=3, problem="timeout", wallet_empty=True), ("True", "AllRegistered")),
     (ChainFacts(registered=1, problem="timeout"), ("False", "RPCUnavailable")),
     (ChainFacts(chain_id=5), ("False", "WrongChain")),
     (ChainFacts(chain_id=5, wallet_empty=True, problem="x"), ("False", "WrongChain")),
     (ChainFacts(chain_id=31337, wallet_empty=True, problem="x"), ("False", "InsufficientFunds")),
-    (ChainFacts(reverted="Paused"), ("False", "TransactionReverted")),
 ]
 
 
 @pytest.mark.parametrize(("facts", "expected"), REGISTERED)
-def test_what_keeps_peers_from_being_registered_is_named(facts: ChainFacts | None, expected: tuple[str, str]) -> None:
+def test_the_reason_that_peers_are_not_registered_is_named(facts: ChainFacts | None, expected: tuple[str, str]) -> None:
     assert chain(facts, begun=False)["Registered"] == expected
 
 
@@ -187,13 +178,12 @@ LAGGING: list[tuple[ChainFacts | None, int, str]] = [
     (ChainFacts(registered=3, round=10), 15, "AsExpected"),
     (ChainFacts(registered=3, round=10), 16, "ChainLagging"),
     (ChainFacts(registered=3, round=-1), 50, "AsExpected"),
-    (ChainFacts(registered=3, round=10, problem="no route"), 10, "ChainLagging"),
     (None, 10, "ChainLagging"),
 ]
 
 
 @pytest.mark.parametrize(("facts", "round", "expected"), LAGGING)
-def test_a_chain_that_does_not_follow_degrades_the_game_and_does_not_stop_it(
+def test_a_lagging_chain_degrades_the_game_and_does_not_stop_it(
     facts: ChainFacts | None, round: int, expected: str
 ) -> None:
     found = chain(facts, begun=True, round=round)
@@ -205,16 +195,21 @@ def test_a_chain_that_has_not_answered_yet_does_not_degrade_a_game_that_has_not_
     assert chain(None, begun=False)["Degraded"] == ("False", "AsExpected")
 
 
-def test_the_status_names_the_chain_and_keeps_what_it_knew() -> None:
+def test_the_status_names_the_chain_and_keeps_its_last_values() -> None:
     resource, observed = running(valid_game({"coordination": {"mode": "Dev"}}))
     found = build_plan(resource, replace(observed, chain=ChainFacts(registered=4, round=7, last_block=123)), DEFAULTS)
-    told = found.status.coordination
-    assert told is not None
-    assert (told.chain_id, told.contract_address, told.round, told.last_observed_block) == (
+    coordination = found.status.coordination
+    assert coordination is not None
+    assert (
+        coordination.chain_id,
+        coordination.contract_address,
+        coordination.round,
+        coordination.last_observed_block,
+    ) == (
         31337,
         "0x5FbDB2315678afecb367f032d93F642f64180aa3",
         7,
         123,
     )
     again = build_plan(replace(resource, status=found.status), observed, DEFAULTS)
-    assert again.status.coordination == told
+    assert again.status.coordination == coordination

@@ -1,4 +1,4 @@
-"""What is written: status patches, events, keys; against requests that are recorded."""
+"""Writes: status patches, events and keys, checked by the recorded requests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def merged(before: Any, patch: Any) -> Any:
 
 
 @given(before=DOCUMENT, after=DOCUMENT)
-def test_a_status_patch_makes_the_one_document_the_other_and_is_empty_only_for_equals(before: Any, after: Any) -> None:
+def test_a_status_patch_turns_one_document_into_the_other_and_is_empty_for_equal_ones(before: Any, after: Any) -> None:
     patch = difference(before, after)
     assert merged(before, patch) == after
     assert (patch == {}) == (before == after)
@@ -72,7 +72,7 @@ def test_a_status_patch_makes_the_one_document_the_other_and_is_empty_only_for_e
         (504, "Timeout", Retry),
     ],
 )
-def test_an_answer_means_try_again_or_tell_the_user(code: int, reason: str, kind: type[OperatorError]) -> None:
+def test_an_answer_is_an_error_to_retry_or_to_report(code: int, reason: str, kind: type[OperatorError]) -> None:
     assert type(error_of(code, reason, "")) is kind
 
 
@@ -88,7 +88,7 @@ async def api(kmock: kmock.RawHandler) -> Any:
     await connection.close()
 
 
-async def test_a_server_that_is_overloaded_says_when_to_come_back(kmock: Any, api: Any) -> None:
+async def test_an_overloaded_server_is_retried(kmock: Any, api: Any) -> None:
     (
         kmock["get /api/v1/namespaces/n/pods/p"]
         << 429
@@ -102,7 +102,7 @@ async def test_a_server_that_is_overloaded_says_when_to_come_back(kmock: Any, ap
     assert api.counted == [("get", "429")]
 
 
-async def test_a_proxys_page_of_html_is_an_error_of_ours_and_not_a_crash(kmock: Any, api: Any) -> None:
+async def test_a_proxys_html_page_is_a_retry_and_not_a_crash(kmock: Any, api: Any) -> None:
     kmock["get"] << 502 << b"<html>Bad gateway</html>"
     with pytest.raises(Retry) as error:
         await api.get(POD, "n", "p")
@@ -130,14 +130,14 @@ def test_a_proxy_is_read_from_the_environment_once(
     assert proxy_of("https://10.96.0.1:443") == proxy
 
 
-async def test_an_answer_that_is_no_json_is_tried_again(kmock: Any, api: Any) -> None:
+async def test_an_answer_that_is_not_json_is_retried(kmock: Any, api: Any) -> None:
     kmock["get"] << b"{broken"
     with pytest.raises(Retry) as error:
         await api.get(POD, "n", "p")
     assert error.value.reason == "APIUnavailable"
 
 
-async def test_an_event_is_told_once_and_a_lost_one_is_no_error(kmock: Any, api: Any) -> None:
+async def test_an_event_is_published_once_and_a_failure_is_no_error(kmock: Any, api: Any) -> None:
     kmock["post"] << {"metadata": {}}
     events, event = Events(api), GameEvent("Warning", "TooManyFailedPeers", "ü" * 2000)
     assert await events.publish(GAME, event)
@@ -157,7 +157,7 @@ def test_a_note_is_cut_between_letters(text: str, most: int) -> None:
     assert len(short.encode()) <= most
 
 
-async def test_keys_that_are_there_are_never_sent_and_missing_ones_are_real_keys(kmock: Any, api: Any) -> None:
+async def test_existing_keys_are_never_sent_and_missing_ones_are_real_keys(kmock: Any, api: Any) -> None:
     there = base64.b64encode(b"x" * 36).decode()
     body = {
         "metadata": {"name": "sums-peer-keys", "namespace": "n", "uid": "s", "resourceVersion": "5"},
@@ -182,7 +182,7 @@ async def test_keys_that_are_there_are_never_sent_and_missing_ones_are_real_keys
     assert "data" not in second
 
 
-async def test_keys_are_made_without_asking_first_whether_they_are_there(kmock: Any, api: Any) -> None:
+async def test_keys_are_created_without_reading_first(kmock: Any, api: Any) -> None:
     kmock["post"] << {"metadata": {"name": "k", "namespace": "n", "uid": "s", "resourceVersion": "6"}}
 
     await Secrets(api, ClusterCache(changed=lambda key: None)).ensure(
@@ -192,7 +192,7 @@ async def test_keys_are_made_without_asking_first_whether_they_are_there(kmock: 
     assert [request.method.name for request in kmock] == ["POST"]
 
 
-async def test_a_secret_that_went_away_unseen_is_made_again(kmock: Any, api: Any) -> None:
+async def test_a_secret_that_was_deleted_unnoticed_is_created_again(kmock: Any, api: Any) -> None:
     known = {
         "metadata": {
             "name": "k",
@@ -213,7 +213,7 @@ async def test_a_secret_that_went_away_unseen_is_made_again(kmock: Any, api: Any
     assert cache.version_of(("n", "sums"), SECRET, "k") == "t/9"
 
 
-async def test_no_key_is_ever_logged(kmock: Any, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_key_is_logged(kmock: Any, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     logger = structlog.wrap_logger(structlog.PrintLogger(written), processors=[structlog.processors.JSONRenderer()])
     monkeypatch.setattr(secrets, "log", logger)

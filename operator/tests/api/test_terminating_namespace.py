@@ -1,4 +1,4 @@
-"""A namespace is deleted while a game runs in it: nothing holds it up."""
+"""A namespace that is deleted while a game runs in it is not blocked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_a_failed_peer_does_not_keep_its_namespace(api: Api, cluster_confi
 
         await eventually(two)
         await settled(running)
-        # As a kubelet says it of pods that are told to stop; the Job waits for a replacement, which the namespace
+        # As a kubelet reports terminated pods; the Job waits for a replacement, which the namespace
         # forbids.
         await api.delete(NAMESPACE, None, namespace, propagation="Background")
         for pod in await pods():
