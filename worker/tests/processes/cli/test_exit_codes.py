@@ -1,4 +1,4 @@
-"""Exit codes and messages: what is wrong is said in one readable message, and nothing is started or written."""
+"""Exit codes and messages: a mistake is one readable message, and nothing is started or written."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def folder(tmp_path: Path) -> Path:
     ids=[
         "unknown key",
         "wrong enum",
-        "quorum of nobody",
+        "quorum of 0 %",
         "missing module",
         "unknown environment",
-        "wrong option of a part",
+        "wrong option of a component",
         "no such model",
     ],
 )
@@ -141,7 +141,7 @@ def test_every_kind_of_error_has_its_code_and_shows_its_message_alone(
     assert shown.err == (f"{error}\n" if str(error) else "stopped\n")
 
 
-def test_an_error_of_ours_is_raised_with_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_internal_error_is_raised_with_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(directory: object) -> None:
         raise ZeroDivisionError
 

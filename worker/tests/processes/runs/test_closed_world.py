@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import EXAMPLES, kill, learnt, metrics, newest_weights, peer_process, run_to_end, running, wait_until
+from running import EXAMPLES, kill, reproducible, metrics, newest_weights, peer_process, run_to_end, running, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -61,7 +61,7 @@ def test_a_killed_peer_ends_the_others_with_75_and_the_resumed_run_equals_the_un
     for other in {*range(PEERS)} - {index}:
         assert f"peer {other} ended with exit code 75; restart 1" in output
     for peer in range(PEERS):
-        assert learnt(metrics(run, peer)) == learnt(metrics(undisturbed, peer)), f"peer {peer}"
+        assert reproducible(metrics(run, peer)) == reproducible(metrics(undisturbed, peer)), f"peer {peer}"
         expected, found = newest_weights(undisturbed, peer), newest_weights(run, peer)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected), f"weights of peer {peer}"
@@ -78,7 +78,7 @@ def test_a_run_that_is_stopped_and_run_again_equals_the_undisturbed_one(tmp_path
         assert runner.wait(timeout=60) == 143
     run_to_end(*arguments)
     for peer in range(PEERS):
-        assert learnt(metrics(run, peer)) == learnt(metrics(undisturbed, peer)), f"peer {peer}"
+        assert reproducible(metrics(run, peer)) == reproducible(metrics(undisturbed, peer)), f"peer {peer}"
 
 
 def test_no_peer_joins_a_fixed_group(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_every_example_has_a_test() -> None:
 
 
 def test_the_quickstart_plays_and_shares(tmp_path: Path) -> None:
-    """The whole of it, with its rise and its control, is what CI runs as the demo."""
+    """CI runs the complete example, with its rise and its control, as the demo."""
     done = run_to_end("run", EXAMPLES / "01-quickstart" / "game.yaml", "--rounds=4", "--runs", tmp_path)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [row["round"] for row in rows] == [0, 1, 2, 3]
@@ -41,7 +41,7 @@ def test_the_multistage_game_learns_in_three_stages(tmp_path: Path) -> None:
     assert list((run / "plots").glob("*.png"))
 
 
-def test_the_digits_are_learnt_without_any_language_model(tmp_path: Path) -> None:
+def test_digits_are_learned_without_a_language_model(tmp_path: Path) -> None:
     run_to_end("run", EXAMPLES / "03-digits" / "game.yaml", "--runs", tmp_path)
     run = tmp_path / "digits"
     assert rise(run) > 0.3

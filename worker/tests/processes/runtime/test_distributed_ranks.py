@@ -109,7 +109,7 @@ def test_a_rank_that_dies_ends_the_other_with_a_temporary_error(call: str) -> No
     assert codes == [9, 75], output
 
 
-def test_ranks_that_train_different_models_are_told_so() -> None:
+def test_ranks_that_train_different_models_end_with_a_message() -> None:
     codes, output = run_ranks(
         """
         parameter = torch.nn.Parameter(torch.ones(3 + ranks.rank))

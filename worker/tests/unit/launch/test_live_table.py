@@ -1,4 +1,4 @@
-"""What is shown of a run, from files that are being written."""
+"""The display of a run, from files that are being written."""
 
 from __future__ import annotations
 
@@ -39,42 +39,42 @@ def drawn(peers: list[PeerProgress], seconds_left: float | None = None) -> str:
     return console.file.getvalue()
 
 
-def test_half_a_line_waits_for_its_other_half(tmp_path: Path) -> None:
+def test_half_a_line_is_read_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     tail = Tail(path)
     assert tail.read() == []
-    whole = line(0) + line(1)
-    for cut in range(len(whole)):
-        path.write_text(whole[:cut])
+    complete = line(0) + line(1)
+    for cut in range(len(complete)):
+        path.write_text(complete[:cut])
         Tail(path).read()
-    path.write_text(whole[:-5])
+    path.write_text(complete[:-5])
     assert [found["round"] for found in tail.read()] == [0]
     with path.open("a") as file:
-        file.write(whole[-5:])
+        file.write(complete[-5:])
     assert [found["round"] for found in tail.read()] == [1]
     assert tail.read() == []
 
 
-def test_a_runner_of_days_keeps_the_last_accounts_and_every_reward(tmp_path: Path) -> None:
+def test_a_long_run_keeps_the_last_rounds_and_every_reward(tmp_path: Path) -> None:
     everything, short = PeerDirectory(tmp_path / "0"), PeerDirectory(tmp_path / "0")
     everything.root.mkdir()
     everything.metrics.write_text("".join(line(number, None if number == 3 else number / 100) for number in range(50)))
-    whole, kept = PeerProgress(0, everything), PeerProgress(0, short, keep=10)
-    for progress in (whole, kept):
+    complete, kept = PeerProgress(0, everything), PeerProgress(0, short, keep=10)
+    for progress in (complete, kept):
         progress.refresh()
     assert list(kept.rounds) == list(range(40, 50))
-    assert (kept.finished, kept.rewards, kept.last) == (whole.finished, whole.rewards, whole.last)
-    assert mean_rewards([kept]) == mean_rewards([whole])
+    assert (kept.finished, kept.rewards, kept.last) == (complete.finished, complete.rewards, complete.last)
+    assert mean_rewards([kept]) == mean_rewards([complete])
     # A checkpoint further back than what is kept: rounds from 20 on are played again.
     with everything.metrics.open("a") as file:
         file.write("".join(line(number, 0.9) for number in range(20, 35)))
-    for progress in (whole, kept):
+    for progress in (complete, kept):
         progress.refresh()
-    assert (kept.finished, kept.rewards, kept.last) == (whole.finished, whole.rewards, whole.last)
+    assert (kept.finished, kept.rewards, kept.last) == (complete.finished, complete.rewards, complete.last)
     assert list(kept.rounds) == list(range(25, 35))
 
 
-def test_lines_that_are_no_accounts_are_skipped_and_counted(tmp_path: Path) -> None:
+def test_lines_that_are_not_json_objects_are_skipped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(line(0).encode() + b"\xff\xfe\n[1]\n\n{torn\n" + line(1).encode())
     tail = Tail(path)
@@ -82,7 +82,7 @@ def test_lines_that_are_no_accounts_are_skipped_and_counted(tmp_path: Path) -> N
     assert tail.skipped == 3
 
 
-def test_rounds_that_are_played_again_after_a_crash_replace_the_first_account(tmp_path: Path) -> None:
+def test_rounds_that_are_played_again_after_a_crash_replace_the_first_line(tmp_path: Path) -> None:
     progress = peer(tmp_path, 0, line(0) + line(1, 0.1) + line(2, 0.2))
     with progress.directory.metrics.open("a") as file:
         file.write(line(1, 0.9))
@@ -90,7 +90,7 @@ def test_rounds_that_are_played_again_after_a_crash_replace_the_first_account(tm
     assert progress.rewards == [0.5, 0.9]
 
 
-def test_a_file_that_was_cut_at_a_resume_is_read_anew(tmp_path: Path) -> None:
+def test_a_file_that_was_cut_at_a_resume_is_read_again(tmp_path: Path) -> None:
     progress = peer(tmp_path, 0, "".join(line(number) for number in range(5)))
     replacement = tmp_path / "replacement"
     replacement.write_text(line(0) + line(1))
@@ -107,7 +107,7 @@ def test_the_mean_reward_is_over_the_peers_that_scored(tmp_path: Path) -> None:
     assert mean_rewards(peers) == {0: pytest.approx(0.3), 2: 1.0}
 
 
-def test_the_table_has_a_row_a_peer_and_the_rise_of_the_whole(tmp_path: Path) -> None:
+def test_the_table_has_a_row_for_each_peer_and_the_rise_of_all(tmp_path: Path) -> None:
     text = "".join(
         line(number, number / 30, metrics={"entropy": 1.25}, members=["a", "b"], external={"b": 3})
         for number in range(30)
@@ -129,7 +129,7 @@ def test_the_table_has_a_row_a_peer_and_the_rise_of_the_whole(tmp_path: Path) ->
     ]
 
 
-def test_a_peer_that_is_alone_says_so(tmp_path: Path) -> None:
+def test_an_isolated_peer_is_marked(tmp_path: Path) -> None:
     assert "alone" in drawn([peer(tmp_path, 0, line(0, closed_by="alone"))])
 
 
@@ -142,11 +142,11 @@ def test_the_status_fills_what_the_metrics_cannot_know_yet(tmp_path: Path) -> No
     assert [cell.strip() for cell in row.strip("│ ").split("│")][2:4] == ["5", "1"]
 
 
-def test_a_table_without_any_account_is_drawn(tmp_path: Path) -> None:
+def test_a_table_without_any_round_is_drawn(tmp_path: Path) -> None:
     assert "starting" in drawn([peer(tmp_path, 0, "", state="")])
 
 
-def test_the_time_left_is_reckoned_from_the_first_new_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_left_is_estimated_from_the_first_new_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("swarmgame.launch.live_table.time.monotonic", lambda: now[0])
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
@@ -192,7 +192,7 @@ def test_a_pipe_gets_a_round_when_all_live_peers_have_played_it(tmp_path: Path) 
     assert [json.loads(each)["peers"] for each in output.getvalue().splitlines()] == [2, 1]
 
 
-def test_a_pipe_does_not_wait_for_a_peer_that_fell_far_behind(tmp_path: Path) -> None:
+def test_a_pipe_does_not_wait_for_a_peer_that_lags_far(tmp_path: Path) -> None:
     output = io.StringIO()
     JsonLines(output).show([peer(tmp_path, 0, "".join(line(number) for number in range(5))), peer(tmp_path, 1, "")])
     assert [json.loads(each)["round"] for each in output.getvalue().splitlines()] == [0, 1, 2]
