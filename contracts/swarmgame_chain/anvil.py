@@ -6,14 +6,13 @@ Its chain id is 31337 by default, and its state can be kept in a file across res
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import os
 import platform
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -23,12 +22,13 @@ from types import TracebackType
 from typing import IO, Self
 
 from swarmgame_chain.errors import BadChainUsage, ChainUnreachable
+from swarmgame_common.parent_death import set_parent_death_signal
 
 CHAIN_ID = 31337
 BINARY_VARIABLE = "SWARMGAME_ANVIL"
 ETHER = 10**18
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+end_with_parent = functools.partial(set_parent_death_signal, signal.SIGTERM)
+"""A `preexec_fn`: the child gets SIGTERM when the thread that started it ends."""
 
 
 def find_anvil() -> Path:
@@ -74,7 +74,7 @@ class Anvil:
     ) -> None:
         self.port = port or _free_port()
         self.url = f"http://{host}:{self.port}"
-        self._before = set_parent_death_signal if follow else None
+        self._before = end_with_parent if follow else None
         self._options: Sequence[str] = (
             *("--host", host, "--port", str(self.port), "--chain-id", str(chain_id)),
             *("--hardfork", "osaka", "--enable-tx-gas-limit", "--gas-limit", "60000000", "--accounts", "2", "--quiet"),
@@ -138,15 +138,6 @@ class Anvil:
             return ""
         self._log.seek(0)
         return self._log.read()[-500:].decode(errors="replace").strip() or "it printed nothing"
-
-
-def set_parent_death_signal() -> None:
-    """Make the kernel end this process when the thread that started it ends (Linux).
-
-    Runs in the child between fork and exec, so it makes one call only.
-    """
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _free_port() -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from swarmgame_chain.anvil import ETHER, Anvil, set_parent_death_signal, terminate
+from swarmgame_chain.anvil import ETHER, Anvil, end_with_parent, terminate
 from swarmgame_chain.deploy import deploy, manage
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
 from swarmgame_chain.keys import Wallet, load_wallet, new_wallet
@@ -185,7 +185,7 @@ class DevChain:
                 stderr=record,
                 text=True,
                 start_new_session=True,
-                preexec_fn=set_parent_death_signal,
+                preexec_fn=end_with_parent,
             )
         found: list[str] = []
         output = self._process.stdout

@@ -10,12 +10,14 @@ from typing import Any
 
 from swarmgame_api.resource import GameResource, status_document
 from swarmgame_api.status import SwarmGameStatus
+from swarmgame_common.logs import get_logger
 from swarmgame_operator.api import CONFIG_MAP, GAME, KINDS, Api
 from swarmgame_operator.cache import ClusterCache, Key
 from swarmgame_operator.errors import AlreadyExists, Invalid, NotFound, Retry
-from swarmgame_operator.logs import log
 from swarmgame_operator.plan import Child, Deletion, DryRun
 from swarmgame_operator.snapshot import DryRunFacts
+
+log = get_logger(__name__)
 
 
 class Applier:

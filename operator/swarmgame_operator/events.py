@@ -14,10 +14,12 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from swarmgame_api.resource import GameResource
+from swarmgame_common.logs import get_logger
 from swarmgame_operator.api import EVENT, GAME, MANAGER, Api
 from swarmgame_operator.errors import OperatorError
-from swarmgame_operator.logs import log
 from swarmgame_operator.plan import GameEvent
+
+log = get_logger(__name__)
 
 MAX_NOTE_BYTES = 950
 """Of the 1,024 bytes that the API allows."""

@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from swarmgame_common.logs import get_logger
 from swarmgame_operator.api import METADATA, Api, ResourceKind
 from swarmgame_operator.errors import Gone, OperatorError, Retry
-from swarmgame_operator.logs import log
+
+log = get_logger(__name__)
 
 SERVER_SECONDS = 300
 """How long the API server keeps a watch open."""

@@ -12,9 +12,11 @@ import random
 from datetime import UTC, datetime
 from typing import Any
 
+from swarmgame_common.logs import get_logger
 from swarmgame_operator.api import LEASE, Api
 from swarmgame_operator.errors import LeadershipLost, OperatorError
-from swarmgame_operator.logs import log
+
+log = get_logger(__name__)
 
 RENEWALS = 5
 """Renewals per lease duration."""

@@ -13,12 +13,15 @@ import sys
 
 from kubernetes.aio.config import ConfigException
 
+from swarmgame_common.logs import configure, get_logger
+from swarmgame_common.settings import InvalidSettings
 from swarmgame_operator.api import connect
 from swarmgame_operator.errors import LeadershipLost
-from swarmgame_operator.logs import configure, log
 from swarmgame_operator.metrics import OperatorMetrics
 from swarmgame_operator.operator import Operator, package_version
-from swarmgame_operator.settings import InvalidSettings, OperatorSettings, read_settings
+from swarmgame_operator.settings import OperatorSettings, operator_settings
+
+log = get_logger(__name__)
 
 DONE, LOST, BAD_CONFIG = 0, 75, 78
 
@@ -39,11 +42,11 @@ async def operate(settings: OperatorSettings) -> None:
 def main() -> None:
     """Run the command."""
     try:
-        settings = read_settings(os.environ)
+        settings = operator_settings(os.environ)
     except InvalidSettings as error:
         print(error, file=sys.stderr)
         sys.exit(BAD_CONFIG)
-    configure(settings.log_format, settings.log_level)
+    configure(form=settings.log_format, level=settings.log_level)
     log.info("starting", version=package_version(), namespaces=settings.watch_namespaces or "all")
     try:
         asyncio.run(operate(settings))

@@ -10,133 +10,128 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from swarmgame_common.metrics import MetricDefinition, MetricType, metrics_table
 from swarmgame_operator.cache import GameRecord, Key
 from swarmgame_operator.snapshot_builder import time_of
 
-
-class OperatorMetric(NamedTuple):
-    """The definition of a metric: what it is, and what its value means."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    description: str
-    meaning: str
-
-
 _GAME = ("namespace", "name")
+_GAUGE, _COUNTER, _HISTOGRAM = MetricType.GAUGE, MetricType.COUNTER, MetricType.HISTOGRAM
 OPERATOR_METRICS = (
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_info",
-        "gauge",
-        (*_GAME, "model", "coordination", "queue"),
-        "1 for every game",
-        "joins a game's properties to its other series",
+        _GAUGE,
+        "1 for every game; joins a game's properties to its other series",
+        labels=(*_GAME, "model", "coordination", "queue"),
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_condition",
-        "gauge",
-        (*_GAME, "type", "status"),
+        _GAUGE,
         "1 for the current status of each condition",
-        "`Ready` not True, or `Degraded` True, for long: see the condition's reason",
+        high="`Ready` not True, or `Degraded` True, for long: see the condition's reason",
+        labels=(*_GAME, "type", "status"),
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_peers",
-        "gauge",
-        (*_GAME, "state"),
-        "Peers by state: desired, active, ready, registered, succeeded, failed, terminating",
-        "ready below desired for long: pods cannot start",
+        _GAUGE,
+        "peers by state: desired, active, ready, registered, succeeded, failed, terminating",
+        low="ready below desired for long: pods cannot start",
+        labels=(*_GAME, "state"),
     ),
-    OperatorMetric("swarmgame_round", "gauge", _GAME, "Rounds played", "flat while Ready: the swarm is stalled"),
-    OperatorMetric(
-        "swarmgame_max_rounds", "gauge", _GAME, "Rounds to play", "with swarmgame_round, the progress of a game"
+    MetricDefinition(
+        "swarmgame_round", _GAUGE, "rounds played", low="flat while Ready: the swarm is stalled", labels=_GAME
     ),
-    OperatorMetric(
+    MetricDefinition(
+        "swarmgame_max_rounds",
+        _GAUGE,
+        "rounds to play; with swarmgame_round, the progress of a game",
+        labels=_GAME,
+    ),
+    MetricDefinition(
         "swarmgame_time_to_ready_seconds",
-        "gauge",
-        _GAME,
-        "From the game's creation to its last becoming Ready; absent while it is not",
-        "high: slow images, model loading, or a queue",
+        _GAUGE,
+        "seconds from the game's creation to its last becoming Ready; absent while it is not",
+        high="slow images, model loading, or a queue",
+        labels=_GAME,
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_operator_reconcile",
-        "counter",
-        ("result",),
-        "Reconciliations by result: done, retry, failed",
-        "retry or failed keep growing: see the next metric, and the log",
+        _COUNTER,
+        "reconciliations by result: done, retry, failed",
+        high="retry or failed keep growing: see the next metric, and the log",
+        labels=("result",),
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_operator_reconcile_errors",
-        "counter",
-        ("reason",),
-        "Failed reconciliations by reason",
-        "Forbidden: the operator's role lacks a rule; an occasional Conflict is normal",
+        _COUNTER,
+        "failed reconciliations by reason; an occasional Conflict is normal",
+        high="Forbidden: the operator's role lacks a rule",
+        labels=("reason",),
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_operator_reconcile_duration_seconds",
-        "histogram",
-        (),
-        "Duration of a reconciliation",
-        "high: a slow API server",
+        _HISTOGRAM,
+        "seconds of a reconciliation",
+        high="a slow API server",
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_operator_queue_depth",
-        "gauge",
-        (),
-        "Games that wait to be reconciled",
-        "high for long: more workers, or a slow API server",
+        _GAUGE,
+        "games that wait to be reconciled",
+        high="for long: more workers are needed, or the API server is slow",
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_operator_queue_oldest_seconds",
-        "gauge",
-        (),
-        "Age of the oldest game in the queue",
-        "above the stale limit: the operator is restarted",
+        _GAUGE,
+        "age of the oldest game in the queue",
+        high="above the stale limit the operator is restarted",
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_operator_queue_latency_seconds",
-        "histogram",
-        (),
-        "Wait of a game from when it is due until its reconciliation begins",
-        "high: as for the depth",
+        _HISTOGRAM,
+        "seconds from when a game is due until its reconciliation begins",
+        high="as for the depth",
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_operator_k8s_requests",
-        "counter",
-        ("verb", "code"),
-        "Requests to the API server",
-        "create, apply, patch, update, delete are writes: none in a steady state; 429: the API server is overloaded",
+        _COUNTER,
+        "requests to the API server; create, apply, patch, update and delete are writes: none in a steady state",
+        high="429: the API server is overloaded",
+        labels=("verb", "code"),
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_operator_watch_last_event_timestamp_seconds",
-        "gauge",
-        ("kind",),
-        "Time of the API server's last message about a kind, bookmarks included",
-        "minutes ago: the watch has stalled",
+        _GAUGE,
+        "time of the API server's last message about a kind, bookmarks included",
+        low="minutes ago: the watch has stalled",
+        labels=("kind",),
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_operator_watch_lists",
-        "gauge",
-        ("kind",),
-        "Lists of a kind",
-        "growing: watches break and cannot be resumed",
+        _GAUGE,
+        "lists of a kind",
+        high="growing: watches break and cannot be resumed",
+        labels=("kind",),
     ),
-    OperatorMetric(
+    MetricDefinition(
         "swarmgame_operator_leader",
-        "gauge",
-        (),
+        _GAUGE,
         "1 for the operator that writes",
-        "sum over replicas other than 1: no operator works, or the Lease is not set",
+        high="a sum over replicas above 1: the Lease is not set",
+        low="a sum of 0: no operator works",
     ),
-    OperatorMetric(
-        "swarmgame_operator_build_info", "gauge", ("version",), "1; the operator's version", "absent: no operator runs"
+    MetricDefinition(
+        "swarmgame_operator_build_info",
+        _GAUGE,
+        "1; the operator's version",
+        low="absent: no operator runs",
+        labels=("version",),
     ),
 )
 _BY_NAME = {entry.name: entry for entry in OPERATOR_METRICS}
@@ -231,24 +226,14 @@ def _named(name: str) -> tuple[str, str, tuple[str, ...]]:
 
 def reference() -> str:
     """Return the page of all metrics, as Markdown."""
-    rows = []
-    for entry in OPERATOR_METRICS:
-        shown = f"{entry.name}_total" if entry.kind == "counter" else entry.name
-        labels = ", ".join(f"`{label}`" for label in entry.labels)
-        rows.append(f"| `{shown}` | {entry.kind} | {labels} | {entry.description}. | {entry.meaning}. |")
-    return "\n".join(
-        [
-            "# Metrics of the operator",
-            "",
-            "On `/metrics` of the metrics port. Generated by `python -m swarmgame_operator.metrics`. "
-            "Peers and the gateway serve their own.",
-            "",
-            "| metric | kind | labels | what it is | what it means |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+    head = [
+        "# Metrics of the operator",
+        "",
+        "On `/metrics` of the metrics port. Generated by `python -m swarmgame_operator.metrics`.",
+        "Peers and the gateway serve their own.",
+        "",
+    ]
+    return "\n".join([*head, *metrics_table(OPERATOR_METRICS), ""])
 
 
 if __name__ == "__main__":

@@ -14,18 +14,20 @@ from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
 from uuid import uuid4
 
+from swarmgame_common.logs import get_logger
 from swarmgame_operator.api import Api
 from swarmgame_operator.cache import SELECTOR, WATCHED, ClusterCache, Key
 from swarmgame_operator.errors import OperatorError, Retry
 from swarmgame_operator.informer import Informer
 from swarmgame_operator.leader import Leader
-from swarmgame_operator.logs import log
 from swarmgame_operator.metrics import GameCollector, OperatorMetrics
 from swarmgame_operator.queue import WorkQueue
 from swarmgame_operator.reconcile import Reconciler
 from swarmgame_operator.serving import serve
 from swarmgame_operator.settings import OperatorSettings
 from swarmgame_operator.status_poller import StatusPoller
+
+log = get_logger(__name__)
 
 
 def package_version() -> str:

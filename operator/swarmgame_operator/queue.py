@@ -15,8 +15,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from swarmgame_common.logs import get_logger
 from swarmgame_operator.errors import LeadershipLost, Retry
-from swarmgame_operator.logs import log
+
+log = get_logger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 Work = Callable[[Key], Awaitable[float | None]]
@@ -149,7 +151,7 @@ class WorkQueue(Generic[Key]):
                 delay = delay if error.after is None else max(error.after, 0.01)
                 log.info("retry", key=key, reason=error.reason, message=error.message, seconds=round(delay, 2))
                 self.add_after(key, delay)
-            except Exception as error:  # noqa: BLE001 — an error of one game must not stop the others
+            except Exception as error:
                 failed(getattr(error, "reason", type(error).__name__))
                 delay = self.backoff(key)
                 log.error("failed", key=key, seconds=round(delay, 2), exc_info=error)

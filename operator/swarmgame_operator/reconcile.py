@@ -14,17 +14,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from swarmgame_api.resource import GameResource
+from swarmgame_common.logs import get_logger
 from swarmgame_operator.api import SECRET, Api
 from swarmgame_operator.apply import Applier
 from swarmgame_operator.cache import ClusterCache, Key
 from swarmgame_operator.defaults import Defaults
 from swarmgame_operator.errors import Invalid, Retry
 from swarmgame_operator.events import Events
-from swarmgame_operator.logs import log
 from swarmgame_operator.plan import Child, Deletion, Plan, References, build_plan, references
 from swarmgame_operator.secrets import ReferencedObjects, Secrets
 from swarmgame_operator.snapshot import DryRunFacts, Observed
 from swarmgame_operator.status_poller import StatusPoller
+
+log = get_logger(__name__)
 
 MAX_PLANS = 8
 """Plans in one reconciliation. A new game takes five (keys, children, dry run, Job, and one with nothing left to do);

@@ -12,14 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from swarmgame_common.logs import get_logger
 from swarmgame_operator.api import CLAIM, CONFIG_MAP, SECRET, Api
 from swarmgame_operator.cache import ClusterCache, Key
 from swarmgame_operator.errors import AlreadyExists, Retry
 from swarmgame_operator.libp2p_keys import new_key, peer_id_of
-from swarmgame_operator.logs import log
 from swarmgame_operator.plan import KeySecret, References
 from swarmgame_operator.plan.storage import BOOTNODE_KEY
 from swarmgame_operator.snapshot_builder import secret_keys
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

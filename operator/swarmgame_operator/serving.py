@@ -14,7 +14,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from swarmgame_operator.logs import log
+from swarmgame_common.logs import get_logger
+
+log = get_logger(__name__)
 
 Probe = Callable[[], str]
 """Returns a problem as a sentence; empty if there is none."""

@@ -16,9 +16,11 @@ from typing import Annotated, Any, TypeVar
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from swarmgame_common.logs import get_logger
 from swarmgame_operator.cache import ClusterCache, Key
-from swarmgame_operator.logs import log
 from swarmgame_operator.snapshot import ChainFacts, ProgressFacts
+
+log = get_logger(__name__)
 
 MAX_ANSWER_BYTES = 256 * 1024
 REQUEST_SECONDS = 3.0

@@ -9,7 +9,7 @@ import yaml
 from rendered import CHARTS, DEFINITION, EVERYTHING, NAMESPACE, OPERATOR, Rendered, environment, render
 
 from swarmgame_operator.plan.network import WATCHERS
-from swarmgame_operator.settings import PREFIX, OperatorSettings, read_settings
+from swarmgame_operator.settings import PREFIX, OperatorSettings, operator_settings
 
 pytestmark = pytest.mark.usefixtures("helm")
 
@@ -114,7 +114,7 @@ def test_the_games_images_reach_the_operator() -> None:
 
 def settings_of(values: dict[str, Any]) -> OperatorSettings:
     variables = environment(render(values=values).one("Deployment"))
-    return read_settings({name: value for name, value in variables.items() if isinstance(value, str)})
+    return operator_settings({name: value for name, value in variables.items() if isinstance(value, str)})
 
 
 def test_the_operator_reads_the_settings_that_the_chart_writes() -> None:

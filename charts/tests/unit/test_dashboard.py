@@ -55,7 +55,7 @@ def gateway_metrics() -> set[str]:
 
 def operator_metrics() -> set[str]:
     endings = {"counter": ("_total",), "histogram": SUFFIXES, "gauge": ("",)}
-    return {entry.name + ending for entry in OPERATOR_METRICS for ending in endings[entry.kind]}
+    return {entry.name + ending for entry in OPERATOR_METRICS for ending in endings[entry.type]}
 
 
 def metrics_in_use() -> set[str]:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from swarmgame_chain.gateway.service import Gateway
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 class _Collector:
     def __init__(self, gateway: Gateway) -> None:

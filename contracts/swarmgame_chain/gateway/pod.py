@@ -27,13 +27,14 @@ from swarmgame_chain.keys import Wallet, load_wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, SwarmConfig
 from swarmgame_chain.rpc import HttpRpcClient, RpcClient
+from swarmgame_common import logs
+from swarmgame_common.termination import write_termination_message
 
 log = logging.getLogger(__name__)
 DEV_SECRET = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
 """The first account of anvil's public mnemonic: no secret, and worthless outside a private chain."""
 DEV_CONFIG = SwarmConfig(round_duration=3_600, min_round_time=0)
 RETRY_SECONDS = 10.0
-TERMINATION_LOG = Path("/dev/termination-log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +140,13 @@ def first_contract(account: str) -> str:
 
 def main() -> None:
     """Run until SIGTERM; the exit codes are those of every command."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure()
     try:
         settings = PodSettings.from_environment(os.environ)
         asyncio.run(_serve(settings))
     except ChainError as error:
         print(f"swarmgame-gateway: {error}", file=sys.stderr)
-        _write_termination_message(str(error))
+        write_termination_message(str(error))
         sys.exit(error.exit_code)
     sys.exit(143)
 
@@ -222,17 +223,6 @@ def _share(environment: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < share <= 1:
         raise BadChainUsage(f"{name} is {text!r}; expected a share above 0 and at most 1")
     return share
-
-
-def _write_termination_message(line: str) -> None:
-    """Write where the kubelet reads the reason of a container's end; do nothing outside a pod."""
-    named = os.environ.get("SWARMGAME_TERMINATION_LOG")
-    path = Path(named) if named else TERMINATION_LOG
-    if named or path.exists():
-        try:
-            path.write_text(line[:1_024] + "\n", encoding="utf-8")
-        except OSError as error:
-            print(f"{path} cannot be written: {error.strerror}", file=sys.stderr)
 
 
 if __name__ == "__main__":

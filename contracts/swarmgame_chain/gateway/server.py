@@ -15,12 +15,13 @@ from aiohttp import web
 from pydantic_core import from_json
 
 from swarmgame_chain.errors import BadChainUsage, BadMessage, ChainUnreachable, RpcError
-from swarmgame_chain.gateway.metrics import CONTENT_TYPE, render
+from swarmgame_chain.gateway.metrics import render
 from swarmgame_chain.gateway.queue import QueuedMessage
 from swarmgame_chain.gateway.rpc_proxy import MALFORMED, ReadOnlyRpcProxy
 from swarmgame_chain.gateway.service import Gateway
 from swarmgame_chain.messages import KINDS, MessageKind
 from swarmgame_chain.wire import MAX_BODY, MAX_MESSAGES, parse
+from swarmgame_common.metrics import CONTENT_TYPE
 
 MAX_IDS = 4 * MAX_MESSAGES
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from swarmgame_operator.settings import InvalidSettings, read_settings, reference
+from swarmgame_common.settings import InvalidSettings
+from swarmgame_operator.settings import operator_settings, reference
 
 PAGE = Path(__file__).parents[4] / "docs" / "reference" / "operator-settings.md"
 
 
 def test_lists_and_numbers_are_read_and_other_variables_are_not_ours() -> None:
-    found = read_settings(
+    found = operator_settings(
         {
             "PATH": "/bin",
             "SWARMGAME_OPERATOR_WATCH_NAMESPACES": "a, b,",
@@ -28,7 +29,7 @@ def test_lists_and_numbers_are_read_and_other_variables_are_not_ours() -> None:
 
 def test_every_variable_that_is_wrong_is_named() -> None:
     with pytest.raises(InvalidSettings) as error:
-        read_settings(
+        operator_settings(
             {
                 "SWARMGAME_OPERATOR_WORKERS": "0",
                 "SWARMGAME_OPERATOR_WROKERS": "4",

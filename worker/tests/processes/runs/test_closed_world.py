@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import EXAMPLES, kill, reproducible, metrics, newest_weights, peer_process, run_to_end, running, wait_until
+from running import EXAMPLES, kill, metrics, newest_weights, peer_process, reproducible, run_to_end, running, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -86,7 +86,9 @@ def test_a_peer_joins_with_an_address_takes_part_within_two_rounds_and_leaves(tm
             assert rounds_behind(rows[0], metrics(run, 0)) <= 2
             assert len(rows[1]["members"]) == 3
             wait_until(
-                lambda: any(me in row["external"] for row in metrics(run, 0)), "the others train on its rollouts", runner
+                lambda: any(me in row["external"] for row in metrics(run, 0)),
+                "the others train on its rollouts",
+                runner,
             )
             assert any(row["external"] for row in metrics(joined, 0)), "it trains on those of the others"
             joiner.send_signal(signal.SIGINT)
