@@ -22,7 +22,11 @@ metadata: {name: served}
 spec:
   game:
     maxRounds: 4
-    data: {use: reasoning-gym, with: {environments: [{name: spell_backward, config: {min_word_len: 3, max_word_len: 4}}], questionsPerRound: 2}}
+    data:
+      use: reasoning-gym
+      with:
+        environments: [{name: spell_backward, config: {min_word_len: 3, max_word_len: 4}}]
+        questionsPerRound: 2
     rewards: {use: reasoning-gym}
     trainer:
       use: grpo
