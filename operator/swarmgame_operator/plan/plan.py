@@ -11,7 +11,7 @@ from swarmgame_api.status import BootnodeStatus, CoordinationStatus
 from swarmgame_operator.defaults import Defaults
 from swarmgame_operator.plan import storage
 from swarmgame_operator.plan.children import desired_children, needs_update, orphans
-from swarmgame_operator.plan.condition_types import ConditionUpdate
+from swarmgame_operator.plan.condition_policy import ConditionUpdate
 from swarmgame_operator.plan.conditions import evaluate_conditions
 from swarmgame_operator.plan.conditions.accepted import MANAGED_EXTERNALLY, invalid_manifest
 from swarmgame_operator.plan.deadlines import seconds_to_deadline, seconds_to_live

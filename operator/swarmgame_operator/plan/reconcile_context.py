@@ -12,7 +12,7 @@ from functools import cached_property
 
 from swarmgame_api.manifest import SwarmGameSpec
 from swarmgame_api.status import Condition, ConditionType, SwarmGameStatus
-from swarmgame_operator.plan.condition_types import ConditionUpdate
+from swarmgame_operator.plan.condition_policy import ConditionUpdate
 from swarmgame_operator.plan.game_context import GameContext
 from swarmgame_operator.plan.peer_job import FATAL_EXIT_CODES
 from swarmgame_operator.snapshot import ContainerFacts, JobFacts, Observed, PodFacts

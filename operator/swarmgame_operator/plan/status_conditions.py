@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from swarmgame_api.status import REASONS, Condition, SwarmGameStatus
-from swarmgame_operator.plan.condition_types import ConditionUpdate
+from swarmgame_operator.plan.condition_policy import ConditionUpdate
 from swarmgame_operator.plan.conditions import find_reason
 from swarmgame_operator.plan.plan_types import GameEvent
 from swarmgame_operator.plan.reconcile_context import TERMINAL, terminal_condition, write_time

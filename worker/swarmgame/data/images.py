@@ -16,7 +16,7 @@ import numpy
 from numpy.typing import NDArray
 from pydantic import Field
 
-from swarmgame.data.finite import HUB, PATH, FiniteConfig, FiniteData, existing, load_from_hub
+from swarmgame.data.dataset import HUB, PATH, FiniteConfig, FiniteData, existing, load_from_hub
 from swarmgame.errors import BadData, InvalidManifest
 from swarmgame.game.components import ComponentContext
 from swarmgame.game.state import Prompt, Question, QuestionRef

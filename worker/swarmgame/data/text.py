@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from swarmgame.data.finite import HUB, PATH, FiniteConfig, FiniteData, Side, existing, load_from_hub
+from swarmgame.data.dataset import HUB, PATH, FiniteConfig, FiniteData, Side, existing, load_from_hub
 from swarmgame.errors import BadData, InvalidManifest
 from swarmgame.game.components import ComponentContext, Demonstration, Demonstrations
 from swarmgame.game.state import Message, Prompt, Question, QuestionRef

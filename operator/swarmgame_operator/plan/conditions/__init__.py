@@ -9,7 +9,7 @@ and reasons too (`swarmgame_api.status`); a test names what it lacks.
 from __future__ import annotations
 
 from swarmgame_api.status import ConditionType
-from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.conditions.accepted import ACCEPTED
 from swarmgame_operator.plan.conditions.complete import COMPLETE
 from swarmgame_operator.plan.conditions.degraded import DEGRADED

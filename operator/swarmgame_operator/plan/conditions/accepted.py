@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from swarmgame_api.errors import Problem
 from swarmgame_operator.plan import initializer
-from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.peer_job import peer_job
 from swarmgame_operator.plan.reconcile_context import (
     IMAGE_ERRORS,

@@ -7,7 +7,7 @@ the last round; or every peer has, and nothing more can come.
 
 from __future__ import annotations
 
-from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.reconcile_context import ReconcileContext, job_condition_reason
 
 ROUNDS_REACHED = Reason("Complete", "True", "RoundsReached", "A peer has played all {rounds} rounds.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.peer_health import unhealthy_peers
 from swarmgame_operator.plan.reconcile_context import ENDED, IMAGE_ERRORS, ReconcileContext
 

@@ -6,7 +6,7 @@ disruption is never a failure, and a deadline only fails a game if `observed.now
 
 from __future__ import annotations
 
-from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.deadlines import admitted_seconds
 from swarmgame_operator.plan.peer_job import FATAL_EXIT_CODES
 from swarmgame_operator.plan.reconcile_context import ReconcileContext, job_condition_reason, termination_summary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.progress import progress_status, stalled_for
 from swarmgame_operator.plan.reconcile_context import ReconcileContext
 from swarmgame_operator.plan.rollout import is_rolling_out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swarmgame_operator.plan import initializer
-from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.conditions.suspended import by_queue
 from swarmgame_operator.plan.peer_job import queue
 from swarmgame_operator.plan.reconcile_context import ENDED, ReconcileContext, job_condition_reason

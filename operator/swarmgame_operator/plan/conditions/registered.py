@@ -7,7 +7,7 @@ peers are registered is reported under Degraded, not here.
 from __future__ import annotations
 
 from swarmgame_operator.plan.chain import GATEWAY
-from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.reconcile_context import ReconcileContext, termination_summary
 from swarmgame_operator.plan.services import DEV_CHAIN_ID
 

@@ -7,7 +7,7 @@ changes nothing.
 
 from __future__ import annotations
 
-from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.peer_job import queue
 from swarmgame_operator.plan.reconcile_context import ReconcileContext
 

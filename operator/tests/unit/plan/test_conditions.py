@@ -28,7 +28,7 @@ from plan_fixtures import (
 from swarmgame_api.status import REASONS, SwarmGameStatus
 from swarmgame_operator.condition_reference import reference
 from swarmgame_operator.plan import build_plan
-from swarmgame_operator.plan.condition_types import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.conditions import CONDITIONS
 from swarmgame_operator.plan.conditions.accepted import VALID
 from swarmgame_operator.plan.conditions.complete import ALL_PEERS_SUCCEEDED, ROUNDS_REACHED

@@ -9,7 +9,7 @@ import pytest
 
 from swarmgame import Contribution, GameState, Group, Prompt, Question, QuestionRef, Rollout, Round
 from swarmgame.errors import InvalidManifest
-from swarmgame.rewards.functions import FunctionRewards, FunctionRewardsConfig
+from swarmgame.rewards.function import FunctionRewards, FunctionRewardsConfig
 
 MODULE = """
 import math

@@ -151,7 +151,7 @@ def test_breaches_are_counted_by_kind() -> None:
 
 
 def test_a_sandbox_that_is_killed_starts_again_with_all_that_was_prepared(box: Sandbox) -> None:
-    box.prepare("swarmgame.rewards.functions:check", "json:loads")
+    box.prepare("swarmgame.rewards.function:check", "json:loads")
     before = box.process_id
     os.kill(before, signal.SIGKILL)
     assert outcome_of(box, "2 + 2") == "4"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from swarmgame import ComponentContext, GameState, Round
-from swarmgame.data.finite import Side
+from swarmgame.data.dataset import Side
 from swarmgame.data.text import TextConfig, TextData
 from swarmgame.errors import BadData, InvalidManifest
 

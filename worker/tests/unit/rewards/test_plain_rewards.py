@@ -25,7 +25,7 @@ from swarmgame import (
 from swarmgame.errors import InvalidManifest
 from swarmgame.rewards.composite import CompositeRewards, CompositeRewardsConfig
 from swarmgame.rewards.exact import ExactRewards, ExactRewardsConfig, last_number
-from swarmgame.rewards.functions import FunctionRewards, FunctionRewardsConfig
+from swarmgame.rewards.function import FunctionRewards, FunctionRewardsConfig
 
 ROUND = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a",))
 

@@ -1,4 +1,4 @@
-"""Finite data: a fixed list of rows, drawn without replacement.
+"""Datasets: a fixed list of rows, from a path or the hub (`hf://`), drawn without replacement.
 
 The base of `text` and `images`. A hash of its content assigns a row to rounds, evaluation or demonstrations, so
 duplicates are always on the same side, and every peer with the same rows splits them alike. Invariant: a reference

@@ -54,7 +54,7 @@ class FunctionRewards(AnswerRewards):
             return
         self._sandbox = Sandbox(deadline=config.deadline_seconds, memory=config.memory_mebibytes * 2**20)
         try:
-            self._sandbox.prepare("swarmgame.rewards.functions:check", config.function)
+            self._sandbox.prepare("swarmgame.rewards.function:check", config.function)
         except CallFailed as error:
             self.close()
             raise InvalidManifest(
