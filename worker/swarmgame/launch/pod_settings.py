@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -77,6 +78,11 @@ class BootnodeSettings(WorkerPodSettings):
 
     identity: Path = Path("/etc/swarmgame/identity/bootnode.key")
     """The key file."""
+
+    def network(self, manifest: SwarmGame) -> NetworkOptions:
+        """Return the network of this pod, with the manifest's initial peers; a peer gets them from its backend."""
+        network = super().network(manifest)
+        return replace(network, initial_peers=(*manifest.spec.communication.initial_peers, *network.initial_peers))
 
 
 AnyPodSettings = TypeVar("AnyPodSettings", bound=WorkerPodSettings)
