@@ -31,8 +31,10 @@ from swarmgame_chain.reader import Coordinator, SwarmConfig
 from swarmgame_chain.rpc import HttpRpcClient, RpcClient
 from swarmgame_common import logs
 from swarmgame_common.settings import (
+    Digits,
     EnvironmentSettings,
     InvalidSettings,
+    Port,
     SpaceSeparated,
     Variable,
     read_settings,
@@ -44,16 +46,6 @@ DEV_SECRET = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae78
 """The first account of anvil's public mnemonic: no secret, and worthless outside a private chain."""
 DEV_CONFIG = SwarmConfig(round_duration=3_600, min_round_time=0)
 RETRY_SECONDS = 10.0
-
-
-def _digits(value: str) -> int:
-    """Parse a number that consists of digits only; `int` would also take signs, spaces and underscores."""
-    if not value.isascii() or not value.isdecimal():
-        raise ValueError("no number")
-    return int(value)
-
-
-Digits = BeforeValidator(_digits)
 CHAIN_ID = "a number from 1 to 9223372036854775808"
 ADDRESS = "an address: 0x and 40 hexadecimal digits"
 
@@ -85,7 +77,7 @@ class GatewayEnvironment(EnvironmentSettings):
         Variable(expected="a share above 0 and at most 1"),
     ] = 0.67
     gateway_host: str = "0.0.0.0"
-    gateway_port: Annotated[int, Digits, Field(ge=0, le=65_535), Variable(expected="a number from 0 to 65535")] = 8645
+    gateway_port: Annotated[Port, Variable(expected="a number from 0 to 65535")] = 8645
     gateway_bootnodes: SpaceSeparated = ()
     """The bootnodes to put on chain, separated by spaces; none changes nothing."""
 

@@ -136,6 +136,7 @@ def test_a_bootnode_connects_to_the_initial_peers_of_the_manifest_too(monkeypatc
     [
         ("JOB_COMPLETION_INDEX", "-1", "JOB_COMPLETION_INDEX is '-1'"),
         ("SWARMGAME_PORT", "70000", "SWARMGAME_PORT is '70000'"),
+        ("JOB_COMPLETION_INDEX", "1.0", "JOB_COMPLETION_INDEX is '1.0'"),
         ("SWARMGAME_HTTP_PORT", "many", "SWARMGAME_HTTP_PORT is 'many'"),
         ("SWARMGAME_INITIAL_PEERS", "10.0.0.1", "SWARMGAME_INITIAL_PEERS '10.0.0.1' is not a peer's address"),
     ],
