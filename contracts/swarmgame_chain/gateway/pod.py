@@ -59,7 +59,7 @@ class GatewayEnvironment(EnvironmentSettings):
     """Required, except in mode Dev: 31337."""
     chain_contract: Annotated[str, Field(pattern="^0x[0-9a-fA-F]{40}$"), Variable(expected=ADDRESS)] = ""
     """Required, except in mode Dev: the contract of the account's first transaction."""
-    chain_rpc: str = Field("", repr=False)
+    chain_rpc: Annotated[str, Variable(secret=True)] = Field("", repr=False)
     """The node's address; never shown, since it may hold a password."""
     chain_rpc_file: Path | None = None
     """A file that holds the node's address."""
