@@ -20,6 +20,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 
 class InvalidSettings(Exception):
@@ -62,9 +63,19 @@ def _split(pattern: str) -> BeforeValidator:
     return BeforeValidator(split)
 
 
+def _check_digits(value: Any) -> Any:
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
+        raise PydanticCustomError("digits", "Input should be a number of digits only")
+    return value
+
+
+Digits = BeforeValidator(_check_digits)
+"""Metadata of an integer that may not be negative; pydantic would also take `+8080` and `8080.0`. Stands first, so
+that the message about a number out of range shows the text of the variable.
+"""
 CommaSeparated = Annotated[tuple[str, ...], _split(r"\s*,\s*")]
 SpaceSeparated = Annotated[tuple[str, ...], _split(r"\s+")]
-Port = Annotated[int, Field(ge=0, le=65_535)]
+Port = Annotated[int, Digits, Field(ge=0, le=65_535)]
 
 
 def read_settings(

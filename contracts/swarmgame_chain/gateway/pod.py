@@ -16,8 +16,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 from eth_utils.crypto import keccak
+from pydantic import BeforeValidator, Field
 
 from swarmgame_chain.deploy import deploy, manage
 from swarmgame_chain.errors import BadChainUsage, ChainError, ChainRefused, ChainUnreachable, RpcError
@@ -28,6 +30,15 @@ from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, SwarmConfig
 from swarmgame_chain.rpc import HttpRpcClient, RpcClient
 from swarmgame_common import logs
+from swarmgame_common.settings import (
+    Digits,
+    EnvironmentSettings,
+    InvalidSettings,
+    Port,
+    SpaceSeparated,
+    Variable,
+    read_settings,
+)
 from swarmgame_common.termination import write_termination_message
 
 log = logging.getLogger(__name__)
@@ -35,11 +46,76 @@ DEV_SECRET = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae78
 """The first account of anvil's public mnemonic: no secret, and worthless outside a private chain."""
 DEV_CONFIG = SwarmConfig(round_duration=3_600, min_round_time=0)
 RETRY_SECONDS = 10.0
+CHAIN_ID = "a number from 1 to 9223372036854775808"
+ADDRESS = "an address: 0x and 40 hexadecimal digits"
+
+
+class GatewayEnvironment(EnvironmentSettings):
+    """The variables `SWARMGAME_CHAIN_*` and `SWARMGAME_GATEWAY_*`; see docs/guide/chain.md."""
+
+    chain_mode: Annotated[Literal["Dev", "External"], Variable(expected="Dev or External")] = "External"
+    """Dev: the gateway deploys the contract."""
+    chain_id: Annotated[int | None, Digits, Field(ge=1, le=2**63), Variable(expected=CHAIN_ID)] = None
+    """Required, except in mode Dev: 31337."""
+    chain_contract: Annotated[str, Field(pattern="^0x[0-9a-fA-F]{40}$"), Variable(expected=ADDRESS)] = ""
+    """Required, except in mode Dev: the contract of the account's first transaction."""
+    chain_rpc: Annotated[str, Variable(secret=True)] = Field("", repr=False)
+    """The node's address; never shown, since it may hold a password."""
+    chain_rpc_file: Path | None = None
+    """A file that holds the node's address."""
+    chain_key_file: Path | None = None
+    chain_keystore_file: Path | None = None
+    chain_passphrase_file: Path | None = None
+    gateway_confirmations: Annotated[
+        int | None, Digits, Field(ge=1, le=256), Variable(expected="a number from 1 to 256")
+    ] = None
+    """Not set: 2, or 1 in mode Dev."""
+    gateway_quorum: Annotated[
+        float,
+        BeforeValidator(float),
+        Field(gt=0, le=1, allow_inf_nan=False),
+        Variable(expected="a share above 0 and at most 1"),
+    ] = 0.67
+    gateway_host: str = "0.0.0.0"
+    gateway_port: Annotated[Port, Variable(expected="a number from 0 to 65535")] = 8645
+    gateway_bootnodes: SpaceSeparated = ()
+    """The bootnodes to put on chain, separated by spaces; none changes nothing."""
+
+    def wallet(self) -> Wallet:
+        """Return the account that pays."""
+        if self.chain_mode == "Dev":
+            return Wallet(DEV_SECRET)
+        return load_wallet(self.chain_key_file, self.chain_keystore_file, self.chain_passphrase_file)
+
+    def domain(self, wallet: Wallet) -> Domain:
+        """Return the chain and the contract that messages are for."""
+        dev = self.chain_mode == "Dev"
+        chain_id = self.chain_id or (31337 if dev else None)
+        contract = self.chain_contract or (first_contract(wallet.address) if dev else "")
+        if chain_id is None:
+            raise BadChainUsage(f"SWARMGAME_CHAIN_ID is not set; expected {CHAIN_ID}")
+        if not contract:
+            raise BadChainUsage(f"SWARMGAME_CHAIN_CONTRACT is not set; expected {ADDRESS}")
+        return Domain(chain_id, contract)
+
+    def rpc(self) -> str:
+        """Return the node's address."""
+        url, file = self.chain_rpc, self.chain_rpc_file
+        try:
+            url = url or (file.read_text(encoding="utf-8").strip() if file else "")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise BadChainUsage(f"the file that SWARMGAME_CHAIN_RPC_FILE names cannot be read: {reason}") from None
+        if not url.startswith(("http://", "https://")):
+            raise BadChainUsage(
+                "no node: set SWARMGAME_CHAIN_RPC to http(s)://…, or SWARMGAME_CHAIN_RPC_FILE to a file that holds it"
+            )
+        return url
 
 
 @dataclass(frozen=True, slots=True)
 class PodSettings:
-    """The gateway's environment.
+    """What the gateway in a pod works with.
 
     Args:
         dev: whether the gateway deploys the contract.
@@ -58,28 +134,28 @@ class PodSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> PodSettings:
-        """Read `SWARMGAME_CHAIN_*` and `SWARMGAME_GATEWAY_*`; see docs/guide/chain.md.
+        """Read the environment and the files that it names.
 
         Raises:
-            BadChainUsage: one is missing or invalid; the message names it.
+            BadChainUsage: a variable is missing or invalid; the message names it.
         """
-        mode = environment.get("SWARMGAME_CHAIN_MODE", "External")
-        if mode not in ("Dev", "External"):
-            raise BadChainUsage(f"SWARMGAME_CHAIN_MODE is {mode!r}; expected Dev or External")
-        dev = mode == "Dev"
-        wallet = Wallet(DEV_SECRET) if dev else _wallet(environment)
-        contract = environment.get("SWARMGAME_CHAIN_CONTRACT") or (first_contract(wallet.address) if dev else "")
-        chain_id = _number(environment, "SWARMGAME_CHAIN_ID", 31337 if dev else None, 1, 2**63)
-        config = GatewayConfig(
-            confirmations=_number(environment, "SWARMGAME_GATEWAY_CONFIRMATIONS", 1 if dev else 2, 1, 256),
-            quorum=_share(environment, "SWARMGAME_GATEWAY_QUORUM", 0.67),
+        try:
+            given = read_settings(GatewayEnvironment, environment, prefix="SWARMGAME_")
+        except InvalidSettings as error:
+            raise BadChainUsage(str(error)) from error
+        dev, wallet = given.chain_mode == "Dev", given.wallet()
+        return cls(
+            dev=dev,
+            rpc=given.rpc(),
+            domain=given.domain(wallet),
+            wallet=wallet,
+            config=GatewayConfig(
+                confirmations=given.gateway_confirmations or (1 if dev else 2), quorum=given.gateway_quorum
+            ),
+            host=given.gateway_host,
+            port=given.gateway_port,
+            bootnodes=given.gateway_bootnodes,
         )
-        host, port = (
-            environment.get("SWARMGAME_GATEWAY_HOST") or "0.0.0.0",
-            _number(environment, "SWARMGAME_GATEWAY_PORT", 8645, 0, 65_535),
-        )
-        bootnodes = tuple(environment.get("SWARMGAME_GATEWAY_BOOTNODES", "").split())
-        return cls(dev, _rpc(environment), _domain(chain_id, contract), wallet, config, host, port, bootnodes)
 
 
 async def run(settings: PodSettings, stop: asyncio.Event, announce: Callable[[str], None]) -> None:
@@ -168,61 +244,6 @@ async def _deploy(chain: RpcClient, settings: PodSettings) -> None:
         )
     made, _ = await deploy(chain, wallet, DEV_CONFIG)
     log.info("deployed the contract %s", made.contract)
-
-
-def _wallet(environment: Mapping[str, str]) -> Wallet:
-    named = {
-        name: Path(environment[variable]) if environment.get(variable) else None
-        for name, variable in (
-            ("key_file", "SWARMGAME_CHAIN_KEY_FILE"),
-            ("keystore", "SWARMGAME_CHAIN_KEYSTORE_FILE"),
-            ("passphrase_file", "SWARMGAME_CHAIN_PASSPHRASE_FILE"),
-        )
-    }
-    return load_wallet(**named)
-
-
-def _rpc(environment: Mapping[str, str]) -> str:
-    file = environment.get("SWARMGAME_CHAIN_RPC_FILE")
-    try:
-        url = environment.get("SWARMGAME_CHAIN_RPC") or (Path(file).read_text(encoding="utf-8").strip() if file else "")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise BadChainUsage(f"the file that SWARMGAME_CHAIN_RPC_FILE names cannot be read: {reason}") from None
-    if not url.startswith(("http://", "https://")):
-        raise BadChainUsage(
-            "no node: set SWARMGAME_CHAIN_RPC to http(s)://…, or SWARMGAME_CHAIN_RPC_FILE to a file that holds it"
-        )
-    return url
-
-
-def _domain(chain_id: int, contract: str) -> Domain:
-    try:
-        if not contract.startswith("0x") or len(bytes.fromhex(contract[2:])) != 20:
-            raise ValueError
-    except ValueError:
-        raise BadChainUsage(
-            f"SWARMGAME_CHAIN_CONTRACT is {contract!r}; expected an address: 0x and 40 hexadecimal digits"
-        ) from None
-    return Domain(chain_id, contract)
-
-
-def _number(environment: Mapping[str, str], name: str, default: int | None, least: int, most: int) -> int:
-    text = environment.get(name) or ("" if default is None else str(default))
-    if not text.isascii() or not text.isdecimal() or not least <= int(text) <= most:
-        raise BadChainUsage(f"{name} is {text!r}; expected a number from {least} to {most}")
-    return int(text)
-
-
-def _share(environment: Mapping[str, str], name: str, default: float) -> float:
-    text = environment.get(name) or str(default)
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise BadChainUsage(f"{name} is {text!r}; expected a share above 0 and at most 1")
-    return share
 
 
 if __name__ == "__main__":

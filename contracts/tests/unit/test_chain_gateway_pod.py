@@ -63,7 +63,8 @@ def test_an_external_gateway_reads_secrets_from_files_and_shows_none(tmp_path: P
         ({"SWARMGAME_CHAIN_RPC": ""}, "no node"),
         ({"SWARMGAME_CHAIN_ID": "seven"}, "SWARMGAME_CHAIN_ID is 'seven'"),
         ({"SWARMGAME_CHAIN_CONTRACT": "0x12"}, "SWARMGAME_CHAIN_CONTRACT is '0x12'"),
-        ({"SWARMGAME_GATEWAY_PORT": "70000"}, "from 0 to 65535"),
+        ({"SWARMGAME_CHAIN_ID": "+7"}, "SWARMGAME_CHAIN_ID is '\\+7'; expected a number from 1"),
+        ({"SWARMGAME_GATEWAY_PORT": "70000"}, "SWARMGAME_GATEWAY_PORT is '70000'; expected a number from 0 to 65535"),
         ({"SWARMGAME_GATEWAY_QUORUM": "1.5"}, "a share above 0"),
         ({"SWARMGAME_GATEWAY_QUORUM": "nan"}, "a share above 0"),
         ({"SWARMGAME_CHAIN_MODE": "External"}, "no key"),
@@ -73,6 +74,27 @@ def test_an_invalid_variable_is_named(change: Mapping[str, str], message: str, m
     monkeypatch.delenv("SWARMGAME_CHAIN_KEY_FILE", raising=False)
     with pytest.raises(BadChainUsage, match=message):
         PodSettings.from_environment(DEV | change)
+
+
+@pytest.mark.parametrize("missing", ["SWARMGAME_CHAIN_ID", "SWARMGAME_CHAIN_CONTRACT"])
+def test_an_external_chain_needs_its_id_and_its_contract(missing: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(CARRIER.secret.hex())
+    given = {"SWARMGAME_CHAIN_ID": "7", "SWARMGAME_CHAIN_CONTRACT": ELSEWHERE, missing: ""}
+    with pytest.raises(BadChainUsage, match=f"{missing} is not set; expected a"):
+        PodSettings.from_environment(
+            {"SWARMGAME_CHAIN_RPC": "http://a", "SWARMGAME_CHAIN_KEY_FILE": str(tmp_path / "key")} | given
+        )
+
+
+def test_the_address_of_the_node_is_never_shown() -> None:
+    with pytest.raises(BadChainUsage) as caught:
+        PodSettings.from_environment(
+            DEV | {"SWARMGAME_CHAIN_RPC": "ws://user:password@a", "SWARMGAME_GATEWAY_QUORUM": "2"}
+        )
+    assert "password" not in str(caught.value)
+    with pytest.raises(BadChainUsage) as caught:
+        PodSettings.from_environment(DEV | {"SWARMGAME_CHAIN_RPC": "ws://user:password@a"})
+    assert "password" not in str(caught.value)
 
 
 async def test_a_dev_chain_gets_its_contract_once_and_its_bootnodes_whenever_they_differ() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import pytest
@@ -53,6 +54,12 @@ def test_every_variable_that_cannot_be_used_is_named_with_its_value() -> None:
     assert name.startswith("EXAMPLE_NAME is not set")
     assert port.startswith("EXAMPLE_PORT is '70000'; Input should be less than")
     assert index == "JOB_INDEX is '-1'; expected a number of at least 0"
+
+
+@pytest.mark.parametrize("text", ["8080.0", "+8080", " 8080", "8_080", "-1", "many"])
+def test_a_port_has_digits_only(text: str) -> None:
+    with pytest.raises(InvalidSettings, match=rf"EXAMPLE_PORT is '{re.escape(text)}'; Input should be a number"):
+        read(EXAMPLE_NAME="x", EXAMPLE_PORT=text)
 
 
 def test_a_secret_is_not_shown() -> None:

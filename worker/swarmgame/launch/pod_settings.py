@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -13,6 +14,7 @@ from swarmgame.runtime.options import PeerOptions, checked_addresses
 from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_common.settings import (
+    Digits,
     EnvironmentSettings,
     InvalidSettings,
     Port,
@@ -33,7 +35,7 @@ class WorkerPodSettings(EnvironmentSettings):
     """The peer's folder, on the checkpoints' volume."""
     identity: Path = Path("/etc/swarmgame/identity/peer.key")
     """The key file."""
-    index: Annotated[int, Field(ge=0), Variable("SWARMGAME_INDEX", "JOB_COMPLETION_INDEX")] = 0
+    index: Annotated[int, Digits, Field(ge=0), Variable("SWARMGAME_INDEX", "JOB_COMPLETION_INDEX")] = 0
     """Number of the peer in its Job."""
     port: Port | None = None
     """Port for other peers. Not set: the manifest's `communication.port`."""
@@ -47,7 +49,7 @@ class WorkerPodSettings(EnvironmentSettings):
     """Address of the endpoints."""
     http_port: Port = 8080
     """Port of the endpoints."""
-    threads: Annotated[int | None, Field(ge=1), Variable("OMP_NUM_THREADS")] = None
+    threads: Annotated[int | None, Digits, Field(ge=1), Variable("OMP_NUM_THREADS")] = None
     """Threads of torch and of the libp2p daemon. Not set: all cores."""
 
     def network(self, manifest: SwarmGame) -> NetworkOptions:
@@ -77,6 +79,11 @@ class BootnodeSettings(WorkerPodSettings):
 
     identity: Path = Path("/etc/swarmgame/identity/bootnode.key")
     """The key file."""
+
+    def network(self, manifest: SwarmGame) -> NetworkOptions:
+        """Return the network of this pod, with the manifest's initial peers; a peer gets them from its backend."""
+        network = super().network(manifest)
+        return replace(network, initial_peers=(*manifest.spec.communication.initial_peers, *network.initial_peers))
 
 
 AnyPodSettings = TypeVar("AnyPodSettings", bound=WorkerPodSettings)

@@ -24,7 +24,7 @@ from swarmgame.errors import BadUsage, Temporary
 from swarmgame.game.components import RewardManager
 from swarmgame.game.ranks import OneRank, Ranks
 from swarmgame.game.state import GameState, Rewards
-from swarmgame_common.settings import EnvironmentSettings, InvalidSettings, Variable, read_settings
+from swarmgame_common.settings import Digits, EnvironmentSettings, InvalidSettings, Variable, read_settings
 
 MAX_BYTES = 1 << 31
 TIMEOUT_SECONDS = 1800.0
@@ -138,9 +138,9 @@ class DistributedRanks:
 class _TorchrunSettings(EnvironmentSettings):
     """What torchrun tells a rank by its environment."""
 
-    rank: Annotated[int, Field(ge=0), Variable("RANK", expected="the number that torchrun sets")]
-    local_rank: Annotated[int, Field(ge=0), Variable("LOCAL_RANK", expected="the number that torchrun sets")]
-    size: Annotated[int, Field(ge=1), Variable("WORLD_SIZE", expected="the number that torchrun sets")]
+    rank: Annotated[int, Digits, Field(ge=0), Variable("RANK", expected="the number that torchrun sets")]
+    local_rank: Annotated[int, Digits, Field(ge=0), Variable("LOCAL_RANK", expected="the number that torchrun sets")]
+    size: Annotated[int, Digits, Field(ge=1), Variable("WORLD_SIZE", expected="the number that torchrun sets")]
 
 
 def ranks_from_environment(timeout_seconds: float = TIMEOUT_SECONDS) -> OneRank | DistributedRanks:

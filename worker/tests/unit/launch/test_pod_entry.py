@@ -120,7 +120,15 @@ def test_a_pods_options_are_its_environment_and_the_manifest(monkeypatch: pytest
         threads=2,
     )
     assert (options.min_replicas_of(manifest), options.deadline_of(manifest)) == (2, 3600.0)
-    assert pod_settings(BootnodeSettings).identity == Path("/etc/swarmgame/identity/bootnode.key")
+
+
+def test_a_bootnode_connects_to_the_initial_peers_of_the_manifest_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere, own = (f"/ip4/10.0.0.1/tcp/31000/p2p/{Identity.named(name).peer}" for name in ("elsewhere", "own"))
+    monkeypatch.setenv("SWARMGAME_INITIAL_PEERS", own)
+    manifest = load_manifest(GAME, [f"communication.initialPeers=[{elsewhere}]"])
+    network = pod_settings(BootnodeSettings).network(manifest)
+    assert network.identity == Path("/etc/swarmgame/identity/bootnode.key")
+    assert network.initial_peers == (elsewhere, own)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +136,7 @@ def test_a_pods_options_are_its_environment_and_the_manifest(monkeypatch: pytest
     [
         ("JOB_COMPLETION_INDEX", "-1", "JOB_COMPLETION_INDEX is '-1'"),
         ("SWARMGAME_PORT", "70000", "SWARMGAME_PORT is '70000'"),
+        ("JOB_COMPLETION_INDEX", "1.0", "JOB_COMPLETION_INDEX is '1.0'"),
         ("SWARMGAME_HTTP_PORT", "many", "SWARMGAME_HTTP_PORT is 'many'"),
         ("SWARMGAME_INITIAL_PEERS", "10.0.0.1", "SWARMGAME_INITIAL_PEERS '10.0.0.1' is not a peer's address"),
     ],
