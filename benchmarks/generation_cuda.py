@@ -21,7 +21,7 @@ import torch
 from generation import by_transformers, timed
 from transformers import Qwen2Config, Qwen2ForCausalLM, logging
 
-from swarmgame.inference.engine import EngineSampler
+from swarmgame.inference.continuous_batching import EngineSampler
 from swarmgame.inference.sampler import SamplingParams
 
 EOS, PAD = 151_645, 151_643

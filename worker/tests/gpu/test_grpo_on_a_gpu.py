@@ -10,7 +10,7 @@ import torch
 from language_rounds import contribution_of, play, round_of, scored, small_letters, state_of, trainer
 
 from swarmgame.game.state import Contribution
-from swarmgame.inference.engine import EngineSampler
+from swarmgame.inference.continuous_batching import EngineSampler
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 

@@ -68,6 +68,7 @@ class TorchDistributedCommunication:
         self._outcomes: Counter[str] = Counter()
         self._counted = (0, 0)
         self._deadline_seconds = TRANSFER_SECONDS
+        self._stopped: Callable[[], bool] = lambda: False
 
     @property
     def peer(self) -> PeerId:
@@ -106,7 +107,7 @@ class TorchDistributedCommunication:
                 elif self.settings.admission(group.peers[rank]):
                     members.append(Member(group.peers[rank], *position))
             if group.waits_behind(self._position):
-                self._exchange(lambda: False)
+                self._exchange(self._stopped)
         except RuntimeError as error:  # the store is gone; `collect` raises if there is more to do
             logger.debug("the other members are unknown: %s", first_line(error))
             del members[1:]
@@ -157,7 +158,7 @@ class TorchDistributedCommunication:
         began = time.monotonic()
         group = self._joined()
         self.announce_progress(round, stage)
-        self._deadline_seconds = policy.deadline_seconds
+        self._deadline_seconds, self._stopped = policy.deadline_seconds, stopped
         # Peers that are behind come first, each exchange with a deadline of its own.
         exchanged = self._exchange(stopped)
         while exchanged is not None and exchanged.position < self._position:

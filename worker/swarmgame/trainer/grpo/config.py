@@ -5,12 +5,12 @@ Settings that would fail later (a group of one, a schedule without an end) are e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from swarmgame.config import Config
+from swarmgame.inference.engines import SamplerChoice
 from swarmgame.trainer.grpo.advantages import Scale
 from swarmgame.trainer.grpo.loss_options import LossOptions
 from swarmgame_api.sampler import DEFAULT_LORA_RANK, LARGEST_LORA_RANK, VllmOptions
@@ -27,16 +27,6 @@ class Lora(Config):
     """On the adapters' input, while training."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the layers that get an adapter; `all-linear` is every linear layer but the head."""
-
-
-def _kind_of_sampler(value: object) -> str:
-    return "VllmOptions" if isinstance(value, Mapping | VllmOptions) else "name"
-
-
-SamplerChoice = Annotated[
-    Annotated[Literal["auto", "eager", "cudagraph"], Tag("name")] | Annotated[VllmOptions, Tag("VllmOptions")],
-    Discriminator(_kind_of_sampler),
-]
 
 
 class GRPOConfig(LossOptions):

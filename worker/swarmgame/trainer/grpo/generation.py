@@ -14,39 +14,11 @@ from typing import Any
 import msgpack
 import torch
 
-from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.errors import Temporary
 from swarmgame.game.ranks import Ranks
-from swarmgame.inference.eager import EagerSampler
-from swarmgame.inference.engine import EngineSampler
 from swarmgame.inference.sampler import Sampled, Sampler, SamplingParams
-from swarmgame.trainer.grpo.config import GRPOConfig
-from swarmgame.trainer.grpo.policy import Policy
-from swarmgame_api.sampler import VllmOptions
 
 logger = logging.getLogger(__name__)
-
-
-def sampler_of(policy: Policy, config: GRPOConfig) -> Sampler:
-    """Return the sampler that the manifest names.
-
-    Raises:
-        InvalidManifest: graphs where there is no CUDA device; a server that cannot be started.
-    """
-    if isinstance(config.sampler, VllmOptions):
-        from swarmgame.inference.vllm_start import vllm_sampler
-
-        return vllm_sampler(
-            policy, config.sampler, policy.context, longest=policy.longest_prompt + config.max_new_tokens
-        )
-    on_cuda = policy.model.device.type == "cuda"
-    if config.sampler == "cudagraph" and not on_cuda:
-        raise InvalidManifest(
-            "spec.game.trainer.with.sampler",
-            config.sampler,
-            f"eager or auto: this peer computes on {policy.model.device}, without CUDA graphs",
-        )
-    kind = EngineSampler if on_cuda and config.sampler != "eager" else EagerSampler
-    return kind(policy.model, policy.eos_token_ids, policy.pad_token_id)
 
 
 class Generation:

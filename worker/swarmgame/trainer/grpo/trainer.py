@@ -25,12 +25,13 @@ from torch import Tensor
 from swarmgame.errors import Temporary
 from swarmgame.game.components import ComponentContext, Trainer
 from swarmgame.game.state import FinishReason, GameState, Group, Prompt, Rewards, Rollout, Round
+from swarmgame.inference.engines import make_sampler
 from swarmgame.inference.sampler import Sampled, SamplingParams
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.grpo.ahead import GenerationAhead, Request
 from swarmgame.trainer.grpo.batch import TrainingBatch, TrainingSample, engine_mismatch, micro_batches, training_batches
 from swarmgame.trainer.grpo.config import GRPOConfig
-from swarmgame.trainer.grpo.generation import Generation, sampler_of
+from swarmgame.trainer.grpo.generation import Generation
 from swarmgame.trainer.grpo.loss import LossInputs, Normalizer, entropy_threshold, importance_weights, loss
 from swarmgame.trainer.grpo.policy import Policy
 from swarmgame.trainer.grpo.schedule import learning_rate
@@ -50,7 +51,9 @@ class GRPOTrainer(Trainer):
         self.config: GRPOConfig = config
         self.policy = Policy(config, context)
         self._generation = Generation(
-            sampler_of(self.policy, config), context.ranks, rollouts_per_batch=config.rollouts_per_batch
+            make_sampler(self.policy, config.sampler, longest=self.policy.longest_prompt + config.max_new_tokens),
+            context.ranks,
+            rollouts_per_batch=config.rollouts_per_batch,
         )
         self._optimization = Optimization(
             self.policy.parameters,

@@ -11,7 +11,7 @@ import torch
 from tiny_models import DEVICE, EOS, PAD, PROMPTS, completions, tiny
 
 from swarmgame.inference import ops
-from swarmgame.inference.engine import EngineSampler
+from swarmgame.inference.continuous_batching import EngineSampler
 from swarmgame.inference.sampler import ONE_MINUS_EPS, SamplingParams
 
 kernels = pytest.importorskip("swarmgame.inference.kernels", reason="Triton is not installed")

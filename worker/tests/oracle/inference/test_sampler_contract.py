@@ -13,9 +13,9 @@ from scipy.stats import chi2
 from tiny_models import ARCHITECTURES, DEVICE, EOS, PAD, PROMPTS, completions, tiny
 from transformers import GenerationConfig
 
+from swarmgame.inference.continuous_batching import EngineSampler
 from swarmgame.inference.decoder import SharedPromptDecoder
 from swarmgame.inference.eager import EagerSampler
-from swarmgame.inference.engine import EngineSampler
 from swarmgame.inference.llama import is_supported
 from swarmgame.inference.sampler import ONE_MINUS_EPS, SamplingParams
 from swarmgame.inference.token_sampler import BLOCKED_FROM, TokenSampler

@@ -11,9 +11,9 @@ import torch
 
 from swarmgame.errors import InvalidManifest, Temporary
 from swarmgame.game.ranks import OneRank
+from swarmgame.inference.engines import make_sampler
 from swarmgame.inference.sampler import Sampled, SamplingParams, uniforms
-from swarmgame.trainer.grpo.config import GRPOConfig
-from swarmgame.trainer.grpo.generation import Generation, sampler_of
+from swarmgame.trainer.grpo.generation import Generation
 
 PARAMS = SamplingParams(3)
 
@@ -141,4 +141,4 @@ def test_graphs_without_a_cuda_device_are_an_error_of_the_manifest() -> None:
 
     Policy.model.device = torch.device("cpu")  # type: ignore[assignment]
     with pytest.raises(InvalidManifest, match=r"spec\.game\.trainer\.with\.sampler.*cudagraph.*cpu"):
-        sampler_of(Policy(), GRPOConfig(sampler="cudagraph"))  # type: ignore[arg-type]
+        make_sampler(Policy(), "cudagraph", longest=8)  # type: ignore[arg-type]

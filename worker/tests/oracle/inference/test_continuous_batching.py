@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from swarmgame.inference import arena as arenas
 from swarmgame.inference import graphs, ops
 from swarmgame.inference.arena import Arena
+from swarmgame.inference.continuous_batching import EngineSampler
 from swarmgame.inference.eager import EagerSampler
-from swarmgame.inference.engine import EngineSampler
 from swarmgame.inference.sampler import SamplingParams
 
 
