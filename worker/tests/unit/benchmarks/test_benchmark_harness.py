@@ -38,8 +38,8 @@ def test_arms_alternate_and_warm_ups_are_dropped() -> None:
 def test_a_claim_that_was_not_measured_is_not_met() -> None:
     import harness
 
-    assert harness.claim("c", 5.0, min_replicas=5)["met"]
-    assert not harness.claim("c", 4.99, min_replicas=5)["met"]
+    assert harness.claim("c", 5.0, at_least=5)["met"]
+    assert not harness.claim("c", 4.99, at_least=5)["met"]
     assert not harness.claim("c", 5.0, at_most=4)["met"]
     assert not harness.claim("c", math.nan, at_most=4)["met"]
     assert harness.summary([])["count"] == 0
