@@ -52,7 +52,7 @@ test-fast: $(READY) ## unit and oracle, two to three minutes
 	$(RUN) -n 2 $(call layer,unit) $(call layer,oracle)
 
 test-swarm: $(READY) ## processes: real peers and sockets, about ten minutes
-	$(RUN) -n 2 $(AGAIN) --durations=10 $(call layer,processes)
+	$(RUN) -n 2 --dist worksteal $(AGAIN) --durations=10 $(call layer,processes)
 
 test-contracts: $(READY) toolchain ## forge, anvil, and swarms with a local chain (Node), 2.5 minutes
 	$(RUN) $(call layer,contracts)

@@ -13,7 +13,7 @@ from running import EXAMPLES, descendants, kill, metrics, newest_weights, reprod
 
 pytestmark = pytest.mark.timeout(600)
 
-PEERS, ROUNDS = 3, 16
+PEERS, ROUNDS = 2, 16
 GAME = EXAMPLES / "01-quickstart" / "game.yaml"
 SETTINGS = (
     f"--peers={PEERS}",
