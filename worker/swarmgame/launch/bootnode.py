@@ -25,7 +25,7 @@ from swarmgame.observability.status import PeerStatus, Phase
 from swarmgame.swarm.discovery import HELLO
 from swarmgame.swarm.identity import Identity
 from swarmgame.swarm.network_options import NetworkOptions
-from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Traffic
+from swarmgame.swarm.transport import CALL_BYTES, Handlers, Traffic
 from swarmgame.swarm.transports.torch_import_stubs import stub_torch_imports
 from swarmgame_common.metrics import make_collectors
 

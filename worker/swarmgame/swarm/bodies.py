@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from swarmgame.game.state import PeerId
-from swarmgame.swarm.transports.base import Oversized, Traffic, body_seconds
+from swarmgame.swarm.transport import Oversized, Traffic, body_seconds
 
 STREAMS_PER_PEER = 8
 """Twice as many as a fetcher uses at once."""

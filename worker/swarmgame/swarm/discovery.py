@@ -22,7 +22,7 @@ from swarmgame.swarm.clock import Clock
 from swarmgame.swarm.membership import MAX_LIFETIMES, Backoff, Membership
 from swarmgame.swarm.messages import Heartbeat, Rejected, Sign, Verify, make_heartbeat, parse_heartbeat
 from swarmgame.swarm.settings import SwarmSettings
-from swarmgame.swarm.transports.base import Oversized, Transport, Unreachable
+from swarmgame.swarm.transport import Oversized, Transport, Unreachable
 
 HELLO = b"H"
 PEER_LIST = 128

@@ -20,7 +20,7 @@ from swarmgame.swarm.codec import DecodedShard, Limits, Malformed, decode_shard
 from swarmgame.swarm.inbox import InboxEntry
 from swarmgame.swarm.membership import Backoff
 from swarmgame.swarm.messages import Rejected, check_shard, parse_index
-from swarmgame.swarm.transports.base import Oversized, Transport, Unreachable, body_seconds
+from swarmgame.swarm.transport import Oversized, Transport, Unreachable, body_seconds
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from swarmgame.swarm.inbox import Inbox, InboxEntry
 from swarmgame.swarm.messages import OutboundContribution, Rejected, Sign, Verify, make_outbound, parse_announcement
 from swarmgame.swarm.settings import SwarmSettings
 from swarmgame.swarm.topology import fanout, is_full_mesh, predecessors, ring, successors
-from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Transport
+from swarmgame.swarm.transport import CALL_BYTES, Handlers, Transport
 
 logger = logging.getLogger(__name__)
 

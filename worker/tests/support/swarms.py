@@ -19,7 +19,7 @@ from swarmgame.swarm.identity import Identity
 from swarmgame.swarm.messages import make_announcement, make_index
 from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame.swarm.settings import SwarmSettings
-from swarmgame.swarm.transports.base import Handlers, Transport
+from swarmgame.swarm.transport import Handlers, Transport
 from swarmgame.swarm.transports.memory import MemoryHub
 from swarmgame.swarm.transports.rank_group import RankAddress
 from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication

@@ -19,7 +19,7 @@ from hivemind.p2p import P2P, P2PDaemonError, PeerID
 from hivemind.p2p.p2p_daemon_bindings import datastructures
 from hivemind.proto import p2pd_pb2
 
-from swarmgame.swarm.transports.base import Traffic
+from swarmgame.swarm.transport import Traffic
 
 _GOGC = "400"
 """Percent by which the daemon's heap, a few MB, may grow before a garbage collection, unless it is set already."""

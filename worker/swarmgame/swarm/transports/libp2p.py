@@ -38,7 +38,7 @@ from swarmgame.swarm.identity import Identity, listen_address, split_address, ve
 from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame.swarm.node import SwarmNode
 from swarmgame.swarm.settings import SwarmSettings
-from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
+from swarmgame.swarm.transport import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
 from swarmgame.swarm.transports.hivemind_patches import count_traffic, patch_hivemind_ipc
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from swarmgame.swarm.clock import Clock, RealClock, VirtualClock
 from swarmgame.swarm.identity import Identity, public_key_of, verify_with
 from swarmgame.swarm.node import SwarmNode
 from swarmgame.swarm.settings import SwarmSettings
-from swarmgame.swarm.transports.base import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
+from swarmgame.swarm.transport import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
 
 
 class MemoryHub:

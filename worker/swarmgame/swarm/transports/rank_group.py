@@ -25,7 +25,7 @@ from torch import distributed
 from swarmgame.errors import BadUsage, Temporary
 from swarmgame.game.state import PeerId
 from swarmgame.swarm.messages import CONTRIBUTION_BYTES, INDEX_BYTES
-from swarmgame.swarm.transports.base import Traffic
+from swarmgame.swarm.transport import Traffic
 
 MAX_BYTES = CONTRIBUTION_BYTES + INDEX_BYTES + (1 << 20)
 """Largest payload that is received."""

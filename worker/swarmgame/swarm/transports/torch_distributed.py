@@ -24,7 +24,7 @@ from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.identity import Identity, verify
 from swarmgame.swarm.messages import make_outbound
 from swarmgame.swarm.settings import SwarmSettings
-from swarmgame.swarm.transports.base import Traffic
+from swarmgame.swarm.transport import Traffic
 from swarmgame.swarm.transports.payload import pack_payload, read_payloads
 from swarmgame.swarm.transports.rank_group import (
     RESUME,

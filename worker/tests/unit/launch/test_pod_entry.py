@@ -22,7 +22,7 @@ from swarmgame.runtime.checkpoint import CheckpointStore
 from swarmgame.runtime.options import PeerOptions
 from swarmgame.swarm.identity import Identity
 from swarmgame.swarm.network_options import NetworkOptions
-from swarmgame.swarm.transports.base import CALL_BYTES
+from swarmgame.swarm.transport import CALL_BYTES
 from swarmgame_api.load import load_manifest, manifest_data
 
 GAME = EXAMPLES / "03-digits" / "game.yaml"

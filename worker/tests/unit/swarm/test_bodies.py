@@ -10,7 +10,7 @@ import pytest
 
 from swarmgame.swarm import bodies
 from swarmgame.swarm.bodies import BodyServer, request_body
-from swarmgame.swarm.transports.base import Oversized, Traffic
+from swarmgame.swarm.transport import Oversized, Traffic
 
 SMALL, LARGE = b"small", bytes(range(256)) * 8192
 HEAD = struct.Struct(">BQ")

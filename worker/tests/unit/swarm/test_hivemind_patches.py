@@ -11,7 +11,7 @@ from hivemind.p2p.p2p_daemon_bindings.control import ControlClient
 from hivemind.p2p.p2p_daemon_bindings.utils import write_pbmsg
 from hivemind.proto import p2pd_pb2
 
-from swarmgame.swarm.transports.base import Traffic
+from swarmgame.swarm.transport import Traffic
 from swarmgame.swarm.transports.hivemind_patches import count_traffic
 
 PEER = PeerID(b"\x00\x01a")
