@@ -24,7 +24,7 @@ _LIFE = datetime.timedelta(days=30)
 
 
 @dataclass(frozen=True)
-class Identity:
+class CertificateAndKey:
     """A certificate and its key, as PEM."""
 
     certificate: bytes
@@ -53,10 +53,10 @@ class Authority:
         )
 
     @property
-    def identity(self) -> Identity:
-        return Identity(_pem(self._certificate), _pem_key(self._key))
+    def certificate_and_key(self) -> CertificateAndKey:
+        return CertificateAndKey(_pem(self._certificate), _pem_key(self._key))
 
-    def issue(self, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> Identity:
+    def issue(self, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> CertificateAndKey:
         """Issue a certificate for a user in groups; with hosts it is also a server certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         organisations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
@@ -72,7 +72,7 @@ class Authority:
             builder = builder.add_extension(
                 x509.SubjectAlternativeName([_host(each) for each in hosts]), critical=False
             )
-        return Identity(_pem(builder.sign(self._key, hashes.SHA256())), _pem_key(key))
+        return CertificateAndKey(_pem(builder.sign(self._key, hashes.SHA256())), _pem_key(key))
 
     def kubeconfig(self, path: Path, server: str, user: str, groups: Sequence[str] = ()) -> Path:
         """Write a user's kubeconfig, with certificate and key inside."""
@@ -83,7 +83,10 @@ class Authority:
             "clusters": [
                 {
                     "name": "swarmgame",
-                    "cluster": {"server": server, "certificate-authority-data": _base64(self.identity.certificate)},
+                    "cluster": {
+                        "server": server,
+                        "certificate-authority-data": _base64(self.certificate_and_key.certificate),
+                    },
                 }
             ],
             "users": [

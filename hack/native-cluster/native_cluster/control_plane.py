@@ -115,7 +115,7 @@ def start(
 
 def write_certificates(authority: Authority, directory: Path, address: str) -> None:
     """Write the authority, the API server's certificate, and the key that signs service account tokens."""
-    authority.identity.write(directory, "ca")
+    authority.certificate_and_key.write(directory, "ca")
     names = (
         "kubernetes",
         "kubernetes.default",
