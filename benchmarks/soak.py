@@ -144,11 +144,11 @@ def growth(samples: Sequence[dict[str, Any]], name: str, warmup: int) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--smoke", action="store_true", help="24 rounds, nothing written")
+    parser.add_argument("--smoke", action="store_true", help="60 rounds, nothing written")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--overlap", action="store_true", help="with trainer.with.overlap; written as soak_overlap")
     given = parser.parse_args()
-    rounds, warmup = (24, 8) if given.smoke else (given.rounds, min(WARMUP, given.rounds // 2))
+    rounds, warmup = (60, 20) if given.smoke else (given.rounds, min(WARMUP, given.rounds // 2))
     began = machine()
     with tempfile.TemporaryDirectory() as folder:
         samples, sizes = play(rounds, warmup, given.overlap, Path(folder))
