@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from eth_abi.abi import encode
@@ -97,4 +97,4 @@ class Commit(RoundMessage):
 def sign_commit(domain: Domain, signer: bytes, report: Report) -> Commit:
     """Return the commit of a report."""
     unsigned = Commit(report.peer, report.round, report.seal, b"")
-    return Commit(report.peer, report.round, report.seal, sign(signer, unsigned.digest(domain)))
+    return replace(unsigned, signature=sign(signer, unsigned.digest(domain)))

@@ -6,7 +6,7 @@ A later deadline replaces an earlier registration, which is how a peer changes i
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -137,9 +137,8 @@ def sign_registration(
         signer: the account that signs the peer's reports; the key's own by default.
     """
     own = address_of(identity)
-    key = public_key(identity)
-    unsigned = Registration(owner or own, signer or own, deadline, key, b"")
-    return Registration(unsigned.owner, unsigned.signer, deadline, key, sign(identity, unsigned.digest(domain)))
+    unsigned = Registration(owner or own, signer or own, deadline, public_key(identity), b"")
+    return replace(unsigned, signature=sign(identity, unsigned.digest(domain)))
 
 
 def proves(registration: Registration, domain: Domain) -> bool:

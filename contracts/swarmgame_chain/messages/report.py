@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from eth_abi.abi import encode
@@ -192,4 +192,4 @@ def sign_report(
         raise BadMessage(f"a report names {len(winners)} winners; expected at most {MAX_VOTES}, each once")
     salt = secrets.token_bytes(32)
     unsigned = Report(peer, round, reward, winners, salt, b"")
-    return Report(peer, round, reward, winners, salt, sign(signer, unsigned.digest(domain)))
+    return replace(unsigned, signature=sign(signer, unsigned.digest(domain)))

@@ -74,7 +74,6 @@ def _container(game: GameContext) -> Manifest:
             value("SWARMGAME_GAME", f"{GAME}/game.yaml"),
             value("SWARMGAME_IDENTITY", f"{IDENTITY}/{BOOTNODE_KEY}"),
             value("SWARMGAME_ANNOUNCE", f"/ip4/$(POD_IP)/tcp/{port}"),
-            value("SWARMGAME_INITIAL_PEERS", " ".join(game.spec.communication.initial_peers)),
         ],
         ports=[p2p_port(game), http_port()],
         resources=small("512Mi", "50m"),

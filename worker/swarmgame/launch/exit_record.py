@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from swarmgame.errors import ExitCode, exit_code_of
 from swarmgame.observability.run_directory import PeerDirectory
@@ -44,20 +45,13 @@ def recording_exit(directory: PeerDirectory) -> Iterator[Callable[[ExitCode], No
 
 def recorded_exit_code(directory: PeerDirectory) -> int | None:
     """Return the exit code that the peer recorded; None without one."""
-    try:
-        code = json.loads(directory.exit.read_text(encoding="utf-8"))["code"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    code = _record(directory).get("code")
     return code if isinstance(code, int) else None
 
 
 def termination_message(directory: PeerDirectory) -> str:
     """Return the message that the peer recorded, or else the last lines of its output."""
-    try:
-        message = json.loads(directory.exit.read_text(encoding="utf-8")).get("message", "")
-    except (OSError, ValueError, AttributeError):
-        message = ""
-    if message:
+    if message := _record(directory).get("message"):
         return str(message)
     try:
         with directory.output.open("rb") as output:
@@ -67,3 +61,12 @@ def termination_message(directory: PeerDirectory) -> str:
     except OSError:
         return ""
     return "\n".join(lines[-LAST_LINES:])
+
+
+def _record(directory: PeerDirectory) -> dict[str, Any]:
+    """Return the peer's record; empty without one, or where it cannot be read."""
+    try:
+        record = json.loads(directory.exit.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

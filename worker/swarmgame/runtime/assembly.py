@@ -198,12 +198,11 @@ def progression_of(manifest: SwarmGame) -> Progression:
     """Return the numbers that the loop needs."""
     game = manifest.spec.game
     sharing = game.sharing
-    exchange = sharing.exchange if sharing.exchange != "Auto" else ("Gather" if game.stages > 1 else "Pull")
     return Progression(
         max_rounds=game.max_rounds,
         stages=game.stages,
         seed=game.seed,
-        exchange=Exchange(exchange),
+        exchange=Exchange(game.exchange),
         quorum=game.progression.quorum_fraction,
         stage_deadline_seconds=game.progression.stage_deadline_seconds,
         sharing=ExternalSamplingPolicy(
