@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import getproxies, proxy_bypass
@@ -28,6 +29,8 @@ MERGE = "application/merge-patch+json"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 TIMEOUT_SECONDS = 30
+TOKEN_LIFETIME = timedelta(minutes=30)
+"""After this long the token is read again. Kubernetes renews a pod's token when 80 % of its hour have passed."""
 MAX_ERROR_BYTES = 64 * 1024
 Object = dict[str, Any]
 
@@ -79,6 +82,27 @@ class Api:
 
     async def close(self) -> None:
         await self._client.close()
+
+    async def credentials(self) -> dict[str, Any]:
+        """Return what another client needs to reach the API server: the fields of kopf's `ConnectionInfo`.
+
+        The token is read again each time, as it is renewed while the process runs.
+        """
+        configuration = self._client.configuration
+        headers: dict[str, str] = {}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], "/", "GET", None)
+        scheme, _, token = next(iter(headers.values()), "").partition(" ")
+        return {
+            "server": configuration.host,
+            "ca_path": configuration.ssl_ca_cert,
+            "insecure": not configuration.verify_ssl,
+            "certificate_path": configuration.cert_file,
+            "private_key_path": configuration.key_file,
+            "scheme": scheme or None,
+            "token": token or None,
+            "proxy_url": configuration.proxy,
+            "expiration": datetime.now(UTC) + TOKEN_LIFETIME if token else None,
+        }
 
     async def get(self, kind: ResourceKind, namespace: str | None, name: str) -> Object | None:
         """Return the object, or None if it does not exist."""

@@ -44,6 +44,16 @@ class Applier:
             self._cache.mark_in_sync(key, {(child.kind, child.name)})  # writing again would change nothing
         log.info("written", key=key, kind=child.kind, name=child.name, created=child.create_manifest is not None)
 
+    async def require_existing(self, game: GameResource) -> None:
+        """Ask the API server whether the game still exists: a watch that hangs silently delivers no deletion.
+
+        Raises:
+            Retry: it was deleted, or made again.
+        """
+        found = await self._api.get(GAME, game.namespace, game.name)
+        if found is None or found["metadata"]["uid"] != game.uid:
+            raise Retry(None, "GameDeleted", f"SwarmGame {game.namespace}/{game.name} {game.uid} was deleted")
+
     async def delete(self, key: Key, deletion: Deletion) -> None:
         """Delete an object; one that does not exist is no error."""
         await self._api.delete(KINDS[deletion.kind], key[0], deletion.name, propagation=deletion.propagation)
@@ -90,7 +100,7 @@ class Applier:
             )
         except NotFound:
             return False  # the game was deleted meanwhile
-        self._cache.put(GAME, body, own_write=True)
+        self._cache.put_game(game.key, body, own_write=True)
         return True
 
 

@@ -1,13 +1,15 @@
 """The cache of the cluster: games, and facts about their objects, by game.
 
-Informers fill it and reconciling reads it; it makes no requests. `changed` is called with a game's key if and only if
-something changed that a plan may depend on. A few hundred bytes are kept per object. An older state never replaces a
-newer one.
+kopf's watch delivers games (`put_game`); informers deliver everything else, and which games exist. Reconciling reads
+it; it makes no requests. A game counts when both agree on its uid: kopf does not report a game that was deleted while
+its watch was away. `changed` is called with a game's key if and only if something changed that a plan may depend on. A
+few hundred bytes are kept per object. An older state never replaces a newer one.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,10 +40,12 @@ Key = tuple[str, str]
 """A game's namespace and name."""
 SELECTOR = f"app.kubernetes.io/managed-by={MANAGER},{GAME_LABEL}"
 WATCHED: Mapping[ResourceKind, bool] = {
-    GAME: False, POD: False, JOB: False, SERVICE: False, DEPLOYMENT: False, STATEFUL_SET: False,
+    GAME: True, POD: False, JOB: False, SERVICE: False, DEPLOYMENT: False, STATEFUL_SET: False,
     CONFIG_MAP: True, SECRET: True, NETWORK_POLICY: True, CLAIM: True,
 }  # fmt: skip
-"""The watched kinds, and whether only their metadata is watched: no watch brings a Secret's value into this process."""
+"""The informers' kinds, and whether only metadata is watched: no watch brings a Secret's value into this process. Of
+games, only which exist is needed here.
+"""
 
 
 @dataclass(slots=True)
@@ -102,10 +106,17 @@ class ClusterCache:
 
     Args:
         changed: called with a game's key when anything about it changed.
+        clock: seconds, monotonic.
     """
 
     changed: Callable[[Key], None]
+    clock: Callable[[], float] = time.monotonic
+    _existing: dict[Key, str] = field(default_factory=dict)
+    """Uids of the games that exist, from the informer."""
     _games: dict[Key, GameRecord] = field(default_factory=dict)
+    """Games as kopf delivered them; one counts while it exists."""
+    _undelivered: dict[Key, float] = field(default_factory=dict)
+    """Games that exist and were not delivered, and since when."""
     _objects: dict[Key, dict[tuple[str, str], _ObjectRecord]] = field(default_factory=dict)
     _game_of: dict[tuple[str, str, str], str] = field(default_factory=dict)
     _texts: dict[str, str] = field(default_factory=dict)
@@ -116,7 +127,7 @@ class ClusterCache:
         metadata = body["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         if kind is GAME:
-            self._put_game((namespace, name), body, own_write=own_write)
+            self._put_existing((namespace, name), metadata["uid"])
             return
         game = (metadata.get("labels") or {}).get(GAME_LABEL)
         known = self._game_of.get((kind.name, namespace, name))
@@ -138,10 +149,7 @@ class ClusterCache:
 
     def remove(self, kind: ResourceKind, namespace: str, name: str, uid: str) -> None:
         if kind is GAME:
-            record = self._games.get((namespace, name))
-            if record is not None and uid in ("", record.uid):
-                del self._games[namespace, name]
-                self.changed((namespace, name))
+            self._remove_game((namespace, name), uid)
             return
         game = self._game_of.get((kind.name, namespace, name))
         if game is None:
@@ -151,7 +159,7 @@ class ClusterCache:
 
     def keep_only(self, kind: ResourceKind, namespace: str | None, names: set[tuple[str, str]]) -> None:
         known = (
-            list(self._games)
+            list(self._existing)
             if kind is GAME
             else [(there, name) for of, there, name in self._game_of if of == kind.name]
         )
@@ -163,13 +171,37 @@ class ClusterCache:
         if not own_write:
             self.changed(key)
 
-    def _put_game(self, key: Key, body: dict[str, Any], *, own_write: bool) -> None:
+    # ── games: which exist, from the informer; their content, from kopf's watch
+    def _put_existing(self, key: Key, uid: str) -> None:
+        if self._existing.get(key) == uid:
+            return
+        self._existing[key] = uid
+        record = self._games.get(key)
+        if record is not None and record.uid == uid:
+            self._undelivered.pop(key, None)
+        else:
+            self._undelivered[key] = self.clock()
+        self.changed(key)
+
+    def _remove_game(self, key: Key, uid: str) -> None:
+        existing = self._existing.get(key)
+        if existing is None or uid not in ("", existing):
+            return
+        del self._existing[key]
+        self._undelivered.pop(key, None)
+        self.forget_game(key, existing)  # a game made since under the same name may have been delivered already
+        self.changed(key)
+
+    def put_game(self, key: Key, body: Mapping[str, Any], *, own_write: bool = False) -> None:
+        """Store a game's state, from kopf's watch or (`own_write`) from the answer to a status write."""
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         text = json.dumps(
             {**body, "apiVersion": GAME.api, "kind": GAME.name, "metadata": metadata}, separators=(",", ":")
         ).encode()
         record = GameRecord(metadata.get("uid", ""), str(metadata.get("resourceVersion", "")), text)
         old = self._games.get(key)
+        if own_write and self._existing.get(key) != record.uid:
+            return  # the answer came after the game was deleted
         if (
             old is not None
             and old.uid == record.uid
@@ -177,7 +209,19 @@ class ClusterCache:
         ):
             return
         self._games[key] = record
-        self._notify(key, own_write=own_write)
+        if self._existing.get(key) == record.uid:
+            self._undelivered.pop(key, None)
+            self._notify(key, own_write=own_write)
+
+    def forget_game(self, key: Key, uid: str) -> None:
+        """Drop the state of a deleted game; another of the same name may have been delivered already."""
+        record = self._games.get(key)
+        if record is not None and record.uid == uid:
+            del self._games[key]
+
+    def undelivered_seconds(self) -> float:
+        """Return for how long an existing game has not been delivered by kopf; 0 if all were."""
+        return self.clock() - min(self._undelivered.values()) if self._undelivered else 0.0
 
     def _record(self, kind: ResourceKind, body: dict[str, Any]) -> _ObjectRecord:
         metadata = body["metadata"]
@@ -213,10 +257,12 @@ class ClusterCache:
     # ── for reconciling
     def games(self) -> Iterator[tuple[Key, GameRecord]]:
         """Return all games at this moment."""
-        return iter(list(self._games.items()))
+        return iter([(key, record) for key, record in self._games.items() if self._existing.get(key) == record.uid])
 
     def game(self, key: Key) -> GameRecord | None:
-        return self._games.get(key)
+        """Return the game, or None if it does not exist or was not delivered yet."""
+        record = self._games.get(key)
+        return record if record is not None and self._existing.get(key) == record.uid else None
 
     def version_of(self, key: Key, kind: ResourceKind, name: str) -> str:
         """Return uid and version of an object; empty if it does not exist."""

@@ -1,28 +1,28 @@
 """Events about games, which `kubectl describe` shows.
 
-An event that cannot be written is logged and dropped. The same event about the same game is not repeated within ten
-minutes.
+kopf posts them in the background, and logs one that it cannot post. The same event about the same game is not repeated
+within ten minutes.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from datetime import UTC, datetime
-from uuid import uuid4
+from contextvars import Context
+from typing import Any
+
+import kopf
 
 from swarmgame_api.resource import GameResource
 from swarmgame_common.logs import get_logger
-from swarmgame_operator.api import EVENT, GAME, MANAGER, Api
-from swarmgame_operator.errors import OperatorError
+from swarmgame_operator.api import GAME
 from swarmgame_operator.plan import GameEvent
 
 log = get_logger(__name__)
 
-MAX_NOTE_BYTES = 950
-"""Of the 1,024 bytes that the API allows."""
+MAX_MESSAGE_BYTES = 950
+"""Of the 1,024 bytes that the API allows; kopf counts characters."""
 MAX_REMEMBERED = 20_000
 REPEAT_SECONDS = 600.0
 
@@ -30,48 +30,33 @@ REPEAT_SECONDS = 600.0
 class Events:
     """Publishes events about games."""
 
-    def __init__(self, api: Api, *, clock: Callable[[], float] = time.monotonic, instance: str = "") -> None:
-        self._api, self._clock = api, clock
-        self._instance = (instance or os.environ.get("HOSTNAME") or MANAGER)[:128]
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._published: OrderedDict[tuple[str, str, str, str], float] = OrderedDict()
+        self.context: Context | None = None
+        """A copy of a kopf handler's context: `kopf.event` finds its queue in it, and raises LookupError elsewhere."""
 
-    async def publish(self, game: GameResource, event: GameEvent) -> bool:
-        """Write the event, unless it was written recently. Return whether it was written."""
+    def publish(self, game: GameResource, event: GameEvent) -> bool:
+        """Hand the event to kopf, unless it was published recently. Return whether it was."""
         identity = (game.uid, event.type, event.reason, event.message)
         last = self._published.get(identity)
         if last is not None and self._clock() - last < REPEAT_SECONDS:
             return False
-        try:
-            await self._api.create(EVENT, game.namespace, self._body(game, event))
-        except OperatorError as error:
-            log.warning("event dropped", key=game.key, reason=event.reason, error=error.reason)
+        if self.context is None:
+            log.warning("event dropped", key=game.key, reason=event.reason, error="kopf has delivered no game yet")
             return False
+        message = shorten(event.message, MAX_MESSAGE_BYTES)
+        self.context.run(kopf.event, _body(game), type=event.type, reason=event.reason[:128], message=message)
         self._published[identity] = self._clock()
         self._published.move_to_end(identity)
         while len(self._published) > MAX_REMEMBERED:
             self._published.popitem(last=False)
         return True
 
-    def _body(self, game: GameResource, event: GameEvent) -> dict[str, object]:
-        return {
-            "apiVersion": EVENT.api,
-            "kind": EVENT.name,
-            "metadata": {"name": f"{game.name}.{uuid4().hex[:16]}", "namespace": game.namespace},
-            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "reportingController": f"swarmgame.dev/{MANAGER}",
-            "reportingInstance": self._instance,
-            "action": "Reconcile",
-            "reason": event.reason[:128],
-            "type": event.type,
-            "note": shorten(event.message, MAX_NOTE_BYTES),
-            "regarding": {
-                "apiVersion": GAME.api,
-                "kind": GAME.name,
-                "namespace": game.namespace,
-                "name": game.name,
-                "uid": game.uid,
-            },
-        }
+
+def _body(game: GameResource) -> Any:
+    metadata = {"namespace": game.namespace, "name": game.name, "uid": game.uid}
+    return {"apiVersion": GAME.api, "kind": GAME.name, "metadata": metadata}
 
 
 def shorten(text: str, most: int) -> str:

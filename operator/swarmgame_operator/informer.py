@@ -1,10 +1,11 @@
 """An informer: keeps a store equal to the API server's objects of one kind.
 
 It lists in pages, then watches, and lists again when the watch is too old. After every list, objects that it does not
-contain are removed from the store, so nothing stays that was deleted while no watch was open.
+contain are removed from the store, so nothing stays that was deleted while no watch was open. While the store may be
+behind, `synced` is not set.
 
-Why not kopf's indices: see docs/decisions/0020-informer-instead-of-kopf.md. Source: k8s.io/client-go/tools/cache,
-Reflector.
+Why not kopf's indices: docs/decisions/0036-kopf-owns-the-process-and-the-games.md. Source:
+k8s.io/client-go/tools/cache, Reflector.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import random
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
+
+import aiohttp
 
 from swarmgame_common.logs import get_logger
 from swarmgame_operator.api import METADATA, Api, ResourceKind
@@ -28,6 +31,12 @@ SILENCE_SECONDS = 75.0
 """A watch without a message for this long is broken: bookmarks come every minute."""
 LONGEST_DELAY = 30.0
 RECONNECT_SECONDS = 0.1
+QUIET_SECONDS = 0.5
+"""A watch that was broken and is accepted again delivers what was missed, or that it is too old, at once: after this
+long without a message the store is in step.
+"""
+CATCH_UP_SECONDS = 5.0
+"""A watch that delivers without a pause counts as in step after this long."""
 
 
 class InformerStore(Protocol):
@@ -73,6 +82,7 @@ class Informer:
         self._clock = clock
         self._failures = 0
         self.synced = asyncio.Event()
+        """Set while the store is in step with the API server: from a list on, until the watch breaks."""
         self.last_message = 0.0
         """Unix time of the API server's last message."""
         self.lists = 0
@@ -89,6 +99,9 @@ class Informer:
             except Gone:
                 version = ""
             except OperatorError as error:
+                self.synced.clear()
+                if error.status:
+                    self.last_message = self._clock()  # an answer: the connection works
                 if not isinstance(error, Retry):
                     version = ""
                 delay = min(LONGEST_DELAY, 0.5 * 2.0 ** min(self._failures, 16)) * (1 + random.random() / 2)
@@ -144,23 +157,42 @@ class Informer:
         }
         accept = METADATA if self._metadata else "application/json"
         progress = _Version(version)
+        loop = asyncio.get_running_loop()
         try:
             async with self._api.lines(self.kind.path(self.namespace), query, accept=accept) as content:
+                opened = loop.time()
                 while True:
-                    async with asyncio.timeout(SILENCE_SECONDS):
-                        line = await content.readline()
+                    line = await self._line(content, opened + CATCH_UP_SECONDS)
                     if not line:
                         return progress.version
                     self.last_message = self._clock()
                     self._failures = 0
                     self._store_event(json.loads(line), progress)
         except Gone:
+            self.synced.clear()
             raise
         except Retry as error:
+            self.synced.clear()
             if progress.version == version:
                 raise  # no message arrived: a failure, with back-off
             log.info("watch interrupted", kind=self.kind.name, reason=error.reason)
             return progress.version
+
+    async def _line(self, content: aiohttp.StreamReader, in_step_at: float) -> bytes:
+        """Return the next line of the watch. Sets `synced` when none arrives for a moment, or when the time has come.
+
+        Args:
+            in_step_at: of the loop's clock.
+        """
+        async with asyncio.timeout(SILENCE_SECONDS):
+            if self.synced.is_set():
+                return await content.readline()
+            loop = asyncio.get_running_loop()
+            quiet = loop.call_at(min(in_step_at, loop.time() + QUIET_SECONDS), self.synced.set)
+            try:
+                return await content.readline()
+            finally:
+                quiet.cancel()
 
     def _store_event(self, event: dict[str, Any], progress: _Version) -> None:
         kind, body = event["type"], event["object"]

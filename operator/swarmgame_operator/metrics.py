@@ -120,6 +120,13 @@ OPERATOR_METRICS = (
         labels=("kind",),
     ),
     MetricDefinition(
+        "swarmgame_operator_watch_synced",
+        _GAUGE,
+        "1 while the watch of a kind is in step with the API server",
+        low="0 for long: a watch is broken, and nothing is written until it is in step again",
+        labels=("kind",),
+    ),
+    MetricDefinition(
         "swarmgame_operator_leader",
         _GAUGE,
         "1 for the operator that writes",

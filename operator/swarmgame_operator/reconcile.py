@@ -79,12 +79,13 @@ class Reconciler:
         cache: ClusterCache,
         poller: StatusPoller,
         defaults: Defaults,
+        events: Events,
         *,
         version: tuple[int, int],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cache, self._poller, self._defaults, self._version, self._now = cache, poller, defaults, version, now
-        self._applier, self._secrets, self._events = Applier(api, cache), Secrets(api, cache), Events(api)
+        self._applier, self._secrets, self._events = Applier(api, cache), Secrets(api, cache), events
         self._memos: dict[Key, ReconcileMemo] = {}
 
     async def reconcile(self, key: Key) -> float | None:
@@ -111,7 +112,7 @@ class Reconciler:
         refused: list[Invalid] = []
         for _ in range(MAX_PLANS):
             plan = self._plan(key, game, await self._observe(key, game, memo))
-            wrote = await self._carry_out(key, plan, memo, deleted, refused)
+            wrote = await self._carry_out(game, plan, memo, deleted, refused)
             if not wrote or refused:
                 break
         else:
@@ -122,7 +123,7 @@ class Reconciler:
             return None
         if await self._applier.status(game, body.get("status") or {}, plan.status):
             for event in plan.events:
-                await self._events.publish(game, event)
+                self._events.publish(game, event)
         if refused:
             raise Retry(None, refused[0].reason, refused[0].message)
         waits = [plan.requeue_after, MISSING_SECONDS if memo.lacks_objects else None]
@@ -156,9 +157,17 @@ class Reconciler:
         return plan
 
     async def _carry_out(
-        self, key: Key, plan: Plan, memo: ReconcileMemo, deleted: set[tuple[str, str]], refused: list[Invalid]
+        self,
+        game: GameResource,
+        plan: Plan,
+        memo: ReconcileMemo,
+        deleted: set[tuple[str, str]],
+        refused: list[Invalid],
     ) -> bool:
         """Carry out everything but the status. Return whether the next plan may differ."""
+        key = game.key
+        if plan.keys:  # retained keys have no owner: those of a deleted game would stay forever
+            await self._applier.require_existing(game)
         await _all(self._secrets.ensure(key, keys) for keys in plan.keys)
         jobs = [child for child in plan.children if child.kind == "Job"]
         await _all(self._child(key, child, refused) for child in plan.children if child not in jobs)

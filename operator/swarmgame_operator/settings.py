@@ -49,9 +49,11 @@ class OperatorSettings(EnvironmentSettings):
     lease_seconds: Annotated[int, Field(ge=2, le=600)] = 15
     """Duration of the Lease: how long a leader that stopped renewing it still leads."""
     metrics_port: Port = 8080
-    """Port of /metrics. 0: a free port, which is logged."""
+    """Port of /metrics and /readyz. 0: a free port, which is logged."""
+    probe_host: str = "0.0.0.0"
+    """Address on which kopf serves /healthz. The chart sets the pod's."""
     probe_port: Port = 8081
-    """Port of /healthz and /readyz. 0: a free port, which is logged."""
+    """Port of /healthz. 0: none, so no probe."""
     progress_seconds: Annotated[float, Field(ge=0, le=3600)] = 10
     """Interval at which a game's status is polled. 0: never."""
     stale_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300

@@ -108,7 +108,8 @@ capabilities:
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
-- apiGroups: [events.k8s.io]
+# kopf posts the games' events, in the core group.
+- apiGroups: [""]
   resources: [events]
   verbs: [create]
 {{- end -}}

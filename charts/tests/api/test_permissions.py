@@ -32,7 +32,7 @@ NEEDED = {
     ("", "secrets"): CHILD,
     ("", "persistentvolumeclaims"): CHILD,
     ("", "pods"): frozenset({"get", "list", "watch"}),
-    ("events.k8s.io", "events"): frozenset({"create"}),
+    ("", "events"): frozenset({"create"}),
 }
 """The operator's rights in a namespace that it watches."""
 
@@ -128,6 +128,17 @@ def test_the_operator_has_its_lease_in_its_own_namespace_and_no_other(authorizer
     assert {verb for verb in VERBS if may(verb, NAMESPACE)} == {"get", "create", "update"}
     assert {verb for verb in VERBS if may(verb, NAMESPACE, "kube-scheduler")} == {"create"}
     assert not any(may(verb, "kube-system") for verb in VERBS)
+
+
+def test_the_operator_follows_the_definition_of_swarmgame_and_no_other(authorizer: Authorizer) -> None:
+    definitions = Resource("apiextensions.k8s.io", "customresourcedefinitions")
+
+    def may(verb: str, name: str) -> bool:
+        return authorizer.allows(OPERATOR_ACCOUNT, verb, definitions, name=name)
+
+    assert {verb for verb in VERBS if may(verb, "swarmgames.swarmgame.dev")} == {"list", "watch"}
+    assert not any(may(verb, "others.example.com") for verb in VERBS)
+    assert not any(may(verb, "") for verb in VERBS)
 
 
 def test_with_watched_namespaces_the_operator_has_the_same_rights_there_and_none_elsewhere(

@@ -222,8 +222,10 @@ def test_the_operator_is_probed_where_it_answers() -> None:
         "metrics": int(variables["SWARMGAME_OPERATOR_METRICS_PORT"]),
         "probes": int(variables["SWARMGAME_OPERATOR_PROBE_PORT"]),
     }
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert container[probe]["httpGet"]["port"] == "probes"
+    assert variables["SWARMGAME_OPERATOR_PROBE_HOST"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "probes"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
 
 
 def test_the_service_selects_the_operator_and_not_the_test_pod() -> None:

@@ -110,5 +110,6 @@ def test_a_game_is_set_up_scaled_repaired_suspended_and_deleted_without_one_refu
             assert counted(answer, "swarmgame_operator_k8s_requests_total", verb=verb) > 0, verb
         assert counted(answer, "swarmgame_operator_k8s_requests_total", code="403") == 0
         assert counted(answer, "swarmgame_operator_reconcile_errors_total", reason="Forbidden") == 0
+        assert "Forbidden" not in (tmp_path / "operator.log").read_text()  # kopf's own requests are not counted
         lease = client.CoordinationV1Api(administrator).read_namespaced_lease("swarmgame", NAMESPACE)
         assert lease.spec.holder_identity

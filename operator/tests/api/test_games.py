@@ -43,12 +43,12 @@ async def test_a_game_gets_its_children_and_its_job_gets_pods(api: Api, cluster_
             f"/dns4/sums-bootnode.{namespace}.svc/tcp/31000/p2p/16Uiu2HA"
         )
         assert game["status"]["jobName"] == "sums-peers"
-        reasons = [
-            each["reason"]
-            for each in (await api.list_page(EVENT_KIND, namespace))["items"]
-            if each["regarding"]["kind"] == "SwarmGame"
-        ]
-        assert reasons
+
+        async def reasons_of_events() -> list[str]:
+            events = (await api.list_page(EVENT_KIND, namespace))["items"]
+            return [each["reason"] for each in events if each["regarding"]["kind"] == "SwarmGame"]
+
+        reasons = await eventually(reasons_of_events)
         assert len(reasons) == len(set(reasons))
 
 

@@ -1,19 +1,26 @@
-"""An operator in the test's own event loop, against a real API server, with its requests counted."""
+"""An operator under kopf, against a real API server, with its requests counted."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import kopf
+
+from swarmgame_operator import handlers  # noqa: F401  # registers them
 from swarmgame_operator.api import GAME, Api, ResourceKind, connect
+from swarmgame_operator.cache import ClusterCache
 from swarmgame_operator.metrics import OperatorMetrics
 from swarmgame_operator.operator import Operator
 from swarmgame_operator.settings import OperatorSettings
 
+Result = TypeVar("Result")
+Connect = Callable[[Callable[[str, str], None]], Awaitable[Api]]
 SPEC: dict[str, Any] = {
     "game": {
         "maxRounds": 10,
@@ -31,25 +38,106 @@ def manifest(name: str = "sums", **spec: Any) -> dict[str, Any]:
     return {"apiVersion": GAME.api, "kind": GAME.name, "metadata": {"name": name}, "spec": {**SPEC, **spec}}
 
 
+class RunningOperator:
+    """An operator in a thread of its own, as `kopf.operator` cancels every task of its loop when it ends.
+
+    Its figures and its cache may be read from other threads; everything else is run in its loop.
+    """
+
+    def __init__(self, settings: OperatorSettings, kubeconfig: str, connection: Connect | None = None) -> None:
+        self.memo = kopf.Memo(
+            settings=settings, connect=connection or partial(connect, config_file=kubeconfig), ended=self.end
+        )
+        self._clusterwide, self._namespaces = not settings.watch_namespaces, settings.watch_namespaces
+        self._stop, self._ready = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.error: BaseException | None = None
+
+    def _run(self) -> None:
+        async def run() -> None:
+            self._loop = asyncio.get_running_loop()
+            await kopf.operator(
+                memo=self.memo,
+                registry=kopf.get_default_registry(),
+                clusterwide=self._clusterwide,
+                namespaces=self._namespaces,
+                standalone=True,
+                stop_flag=self._stop,
+                ready_flag=self._ready,
+            )
+
+        try:
+            asyncio.run(run())
+        except Exception as error:  # noqa: BLE001  # the block's end raises it
+            self.error = error
+        finally:
+            self._ready.set()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop as SIGTERM does, without waiting."""
+        self._stop.set()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    async def started(self) -> None:
+        """Wait until the start-up handlers have run, or failed."""
+        await asyncio.to_thread(self._ready.wait)
+
+    async def wait(self, seconds: float = 30.0) -> None:
+        """Wait until it has ended."""
+        await asyncio.to_thread(self._thread.join, seconds)
+        assert not self.alive, "the operator does not end"
+
+    async def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine in the operator's loop."""
+        assert self._loop is not None
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+
+    async def works(self, seconds: float = 30.0) -> None:
+        """Wait until it leads and its workers run."""
+        await eventually(lambda: "operator" in self.memo and self.inner.working.is_set(), seconds)
+
+    @property
+    def inner(self) -> Operator:
+        found: Operator = self.memo.operator
+        return found
+
+    @property
+    def metrics(self) -> OperatorMetrics:
+        return self.inner.metrics
+
+    @property
+    def cache(self) -> ClusterCache:
+        return self.inner.cache
+
+
 @asynccontextmanager
-async def operator(kubeconfig: Path, namespace: str = "", **settings: Any) -> AsyncIterator[Operator]:
-    """Run an operator of one namespace, or (empty) of all, and stop it as SIGTERM does when the block ends."""
-    metrics = OperatorMetrics("test")
-    api = await connect(metrics.requested, config_file=str(kubeconfig))
+async def operator(
+    kubeconfig: Path, namespace: str = "", *, connection: Connect | None = None, **settings: Any
+) -> AsyncIterator[RunningOperator]:
+    """Run an operator of one namespace, or (empty) of all, and stop it as SIGTERM does when the block ends.
+
+    Args:
+        connection: makes its connection to the API server; else the kubeconfig does.
+    """
     quick: dict[str, Any] = {"metrics_port": 0, "probe_port": 0, "debounce_seconds": 0.02, "progress_seconds": 0}
     chosen = OperatorSettings(watch_namespaces=(namespace,) if namespace else (), **{**quick, **settings})
-    stop = asyncio.Event()
-    running = Operator(chosen, api, metrics)
-    task = asyncio.create_task(running.run(stop))
+    running = RunningOperator(chosen, str(kubeconfig), connection)
+    running.start()
+    await running.started()
     try:
         yield running
-        if task.done():
-            task.result()
+        if not running.alive and running.error is not None:
+            raise running.error
     finally:
-        stop.set()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        await api.close()
+        running.end()
+        await running.wait()
 
 
 async def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
@@ -71,9 +159,9 @@ async def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any
         await asyncio.sleep(0.05)
 
 
-async def settled(running: Operator, seconds: float = 30.0) -> None:
+async def settled(running: RunningOperator, seconds: float = 30.0) -> None:
     """Wait until every game has been reconciled twice more without a single write."""
-    await asyncio.wait_for(running.working.wait(), seconds)
+    await running.works(seconds)
     quiet = 0
     for _ in range(200):
         before = running.metrics.writes
@@ -84,15 +172,21 @@ async def settled(running: Operator, seconds: float = 30.0) -> None:
     raise AssertionError("the operator keeps writing")
 
 
-async def reconcile_all(running: Operator) -> int:
+async def reconcile_all(running: RunningOperator) -> int:
     """Reconcile every game once more. Return the number of games."""
-    keys = [key for key, _ in running.cache.games()]
     done = running.metrics.reconciles.labels("done")
     before = done._value.get()
-    for key in keys:
-        running.queue.add(key)
-    await eventually(lambda: done._value.get() >= before + len(keys) and running.queue.depth == 0)
-    return len(keys)
+    queue = running.inner.queue
+
+    async def add() -> int:
+        keys = [key for key, _ in running.cache.games()]
+        for key in keys:
+            queue.add(key)
+        return len(keys)
+
+    count = await running.call(add())
+    await eventually(lambda: done._value.get() >= before + count and queue.depth == 0)
+    return count
 
 
 async def names(api: Api, kind: ResourceKind, namespace: str) -> set[str]:

@@ -121,7 +121,9 @@ def test_only_the_names_of_a_secrets_keys_are_kept(cache: ClusterCache) -> None:
 def test_a_game_is_cached_without_managed_fields(cache: ClusterCache, changes: list[Key]) -> None:
     game = body("g", game=None, spec={"a": 1})
     cache.put(GAME, game)
-    cache.put(GAME, game)
+    changes.clear()
+    cache.put_game(KEY, game)
+    cache.put_game(KEY, game)
     record = cache.game(KEY)
     assert record is not None
     assert b"managedFields" not in record.raw_json
@@ -129,12 +131,83 @@ def test_a_game_is_cached_without_managed_fields(cache: ClusterCache, changes: l
     assert changes == [KEY]
 
 
+@pytest.mark.parametrize("existence_first", [True, False])
+def test_a_game_counts_when_its_watch_and_the_informer_agree_on_its_uid(
+    cache: ClusterCache, changes: list[Key], existence_first: bool
+) -> None:
+    def exists() -> None:
+        cache.put(GAME, body("g", game=None, uid="new"))
+
+    def delivered() -> None:
+        cache.put_game(KEY, body("g", game=None, uid="new"))
+
+    cache.put_game(KEY, body("g", game=None, uid="old"))
+    for step in [exists, delivered] if existence_first else [delivered, exists]:
+        assert cache.game(KEY) is None
+        assert not list(cache.games())
+        step()
+    record = cache.game(KEY)
+    assert record is not None
+    assert record.uid == "new"
+    assert changes[-1] == KEY
+
+
+def test_a_game_whose_deletion_was_missed_is_removed_by_the_informers_list(
+    cache: ClusterCache, changes: list[Key]
+) -> None:
+    cache.put(GAME, body("g", game=None))
+    cache.put_game(KEY, body("g", game=None))
+    changes.clear()
+    cache.keep_only(GAME, None, set())
+    assert cache.game(KEY) is None
+    assert changes == [KEY]
+
+
+def test_a_game_that_was_made_again_survives_the_late_deletion_of_its_predecessor(cache: ClusterCache) -> None:
+    cache.put(GAME, body("g", game=None, uid="old"))
+    cache.put_game(KEY, body("g", game=None, uid="old"))
+    cache.put_game(KEY, body("g", game=None, uid="new", version=7))  # its watch is ahead of the informer
+    cache.remove(GAME, "n", "g", "old")
+    cache.forget_game(KEY, "old")
+    cache.put(GAME, body("g", game=None, uid="new", version=7))
+    record = cache.game(KEY)
+    assert record is not None
+    assert record.uid == "new"
+    assert cache.undelivered_seconds() == 0
+
+
+def test_the_late_answer_to_a_status_write_does_not_bring_a_deleted_game_back(cache: ClusterCache) -> None:
+    cache.put(GAME, body("g", game=None))
+    cache.put_game(KEY, body("g", game=None))
+    cache.remove(GAME, "n", "g", "u")
+    cache.put_game(KEY, body("g", game=None, version=9), own_write=True)
+    assert not cache._games
+
+
+def test_a_game_that_kopf_does_not_deliver_is_noticed_from_the_time_it_exists() -> None:
+    now = 100.0
+    cache = ClusterCache(changed=lambda key: None, clock=lambda: now)
+    assert cache.undelivered_seconds() == 0
+    cache.put(GAME, body("g", game=None))
+    cache.put(GAME, body("other", game=None))
+    cache.put_game(("n", "other"), body("other", game=None))
+    now = 170.0
+    assert cache.undelivered_seconds() == 70
+    cache.put_game(KEY, body("g", game=None))
+    assert cache.undelivered_seconds() == 0
+    cache.put(GAME, body("g", game=None, uid="made again"))
+    now = 175.0
+    assert cache.undelivered_seconds() == 5
+    cache.remove(GAME, "n", "g", "made again")
+    assert cache.undelivered_seconds() == 0
+
+
 async def test_liveness_fails_when_work_or_watches_are_too_old(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running = Operator(OperatorSettings(stale_seconds=10), Api(None), OperatorMetrics("1"))
     assert running.liveness_problem() == ""
-    assert running.readiness_problem().startswith("not listed yet: ConfigMap")
+    assert running.readiness_problem().startswith("not in step, so nothing is written: ConfigMap")
     for informer in running.informers:
         informer.synced.set()
         informer.last_message = running._started
@@ -146,6 +219,15 @@ async def test_liveness_fails_when_work_or_watches_are_too_old(
     for informer in running.informers:
         informer.last_message += 100
     assert running.liveness_problem() == ""
+    running.cache.put(GAME, body("never delivered", game=None))
+    assert running.readiness_problem().startswith("a game was not delivered")
+    clock = running.cache.clock
+    running.cache.clock = lambda: clock() + 61
+    assert running.liveness_problem().startswith("a game was not delivered by its watch for 61 s")
+    running.informers[0].synced.clear()
+    assert running.liveness_problem() == ""  # the API server is away, and a restart would not help
+    running.informers[0].synced.set()
+    running.cache.remove(GAME, "n", "never delivered", "")
     running.working.set()
     running.queue.add(KEY)
     loop = asyncio.get_running_loop()

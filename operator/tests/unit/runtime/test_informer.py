@@ -91,6 +91,55 @@ async def test_an_object_that_was_deleted_during_an_interruption_is_removed() ->
         assert seen.informer.lists == 2
 
 
+async def test_the_store_is_in_step_until_the_watch_breaks_and_again_when_what_was_missed_has_arrived() -> None:
+    server = FaultyServer()
+    async with watching(server) as seen:
+        await seen.informer.synced.wait()
+        await eventually(lambda: server.watches)
+        server.refusals = [503] * 1000
+        server.cut()
+        await eventually(lambda: not seen.informer.synced.is_set())
+        for number in range(5):
+            await server.change("ADDED", f"p{number}")
+        server.refusals.clear()
+        await seen.informer.synced.wait()
+        assert seen.names == set(server.objects)
+        assert seen.informer.lists == 1
+
+
+async def test_a_watch_that_is_too_old_is_out_of_step_until_the_next_list() -> None:
+    server = FaultyServer()
+    await server.change("ADDED", "p0")
+    async with watching(server) as seen:
+        await eventually(lambda: server.watches and seen.names == {"p0"})
+        await server.change("DELETED", "p0")
+        server.forget()
+        server.refusals = [503] * 1000
+        server.cut()
+        await eventually(lambda: not seen.informer.synced.is_set())
+        server.refusals.clear()
+        await seen.informer.synced.wait()
+        assert seen.names == set()
+        assert seen.informer.lists == 2
+
+
+async def test_a_watch_that_never_pauses_is_in_step_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CATCH_UP_SECONDS", 0.2)
+    monkeypatch.setattr(module, "QUIET_SECONDS", 60.0)
+    server = FaultyServer()
+    async with watching(server) as seen:
+        await eventually(lambda: server.watches)
+        server.cut()
+        await eventually(lambda: not seen.informer.synced.is_set())
+        await eventually(lambda: server.watches)
+        number = 0
+        while not seen.informer.synced.is_set():
+            number += 1
+            await server.change("MODIFIED", "p0", status={"number": number})
+            await asyncio.sleep(0)
+        assert number > 1
+
+
 @pytest.mark.parametrize("code", [429, 500, 503, 403, 401, 404, 410])
 async def test_no_error_ends_an_informer(code: int) -> None:
     server = FaultyServer()

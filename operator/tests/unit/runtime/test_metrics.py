@@ -38,11 +38,10 @@ def scrape(cache: ClusterCache) -> str:
 def test_a_game_has_series_until_it_is_deleted() -> None:
     cache = ClusterCache(changed=lambda key: None)
     conditions = [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:01:30Z"}]
-    cache.put(
-        GAME,
-        body("a", peers={"desired": 4, "ready": 3}, progress={"round": 41, "maxRounds": 200}, conditions=conditions),
-    )
-    cache.put(GAME, body("b"))
+    first = body("a", peers={"desired": 4, "ready": 3}, progress={"round": 41, "maxRounds": 200}, conditions=conditions)
+    for game in (first, body("b")):
+        cache.put(GAME, game)
+        cache.put_game(("n", game["metadata"]["name"]), game)
     text = scrape(cache)
     for line in (
         'swarmgame_info{coordination="None",model="builtin://tiny",name="a",namespace="n",queue="q"} 1.0',

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextvars
 import io
 from typing import Any
 
 import kmock
+import kopf
 import pytest
 import structlog
 from hypothesis import given
@@ -137,18 +139,29 @@ async def test_an_answer_that_is_not_json_is_retried(kmock: Any, api: Any) -> No
     assert error.value.reason == "APIUnavailable"
 
 
-async def test_an_event_is_published_once_and_a_failure_is_no_error(kmock: Any, api: Any) -> None:
-    kmock["post"] << {"metadata": {}}
-    events, event = Events(api), GameEvent("Warning", "TooManyFailedPeers", "ü" * 2000)
-    assert await events.publish(GAME, event)
-    assert not await events.publish(GAME, event)
-    assert len(kmock["post"]) == 1
-    sent = kmock["post"][0].data
-    assert sent["regarding"]["uid"] == "u"
-    assert 900 < len(sent["note"].encode()) <= 953
-    broken = Api(client.ApiClient(configuration=client.Configuration(host="http://127.0.0.1:9")))
-    assert not await Events(broken).publish(GAME, event)
-    await broken.close()
+def test_an_event_is_handed_to_kopf_once_in_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    posted: list[dict[str, Any]] = []
+    monkeypatch.setattr(kopf, "event", lambda body, **event: posted.append({**event, "body": body}))
+    now = 0.0
+    events, event = Events(clock=lambda: now), GameEvent("Warning", "TooManyFailedPeers", "ü" * 2000)
+    events.context = contextvars.copy_context()
+    assert events.publish(GAME, event)
+    assert not events.publish(GAME, event)
+    now = 601.0
+    assert events.publish(GAME, event)
+    assert len(posted) == 2
+    assert posted[0]["body"]["metadata"] == {"namespace": "n", "name": "sums", "uid": "u"}
+    assert 900 < len(posted[0]["message"].encode()) <= 953
+
+
+def test_an_event_outside_a_context_of_kopf_is_dropped_with_a_warning_and_not_remembered() -> None:
+    events, event = Events(), GameEvent("Normal", "AsExpected", "")
+    with structlog.testing.capture_logs() as logs:
+        assert not events.publish(GAME, event)
+    assert [each["event"] for each in logs] == ["event dropped"]
+    events.context = contextvars.copy_context()
+    with pytest.raises(LookupError):  # as kopf does where no operator of its own runs
+        events.publish(GAME, event)
 
 
 @given(text=st.text(max_size=400), most=st.integers(4, 100))
