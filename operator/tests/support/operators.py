@@ -57,15 +57,17 @@ class RunningOperator:
     def _run(self) -> None:
         async def run() -> None:
             self._loop = asyncio.get_running_loop()
-            await kopf.operator(
-                memo=self.memo,
-                registry=kopf.get_default_registry(),
-                clusterwide=self._clusterwide,
-                namespaces=self._namespaces,
-                standalone=True,
-                stop_flag=self._stop,
-                ready_flag=self._ready,
-            )
+            try:
+                await kopf.operator(
+                    memo=self.memo,
+                    clusterwide=self._clusterwide,
+                    namespaces=self._namespaces,
+                    standalone=True,
+                    stop_flag=self._stop,
+                    ready_flag=self._ready,
+                )
+            finally:
+                self._stop.set()  # a thread of the loop waits for it
 
         try:
             asyncio.run(run())
