@@ -152,7 +152,9 @@ async def unreliable(target: str, tls: object, rng: random.Random) -> AsyncItera
             return web.json_response({"kind": "Status", "reason": "Unlucky", "code": code}, status=code)
         headers = {name: request.headers[name] for name in ("Content-Type", "Accept") if name in request.headers}
         content = await request.read() or None
-        async with session.request(request.method, f"{target}{request.path_qs}", data=content, headers=headers) as answer:
+        async with session.request(
+            request.method, f"{target}{request.path_qs}", data=content, headers=headers
+        ) as answer:
             if draw < 0.15:
                 done["lost"] += 1  # it was done, and the client does not get the answer
                 assert request.transport is not None
