@@ -76,8 +76,8 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
         chosen = memo.get("settings") or operator_settings(os.environ)
     except InvalidSettings as error:
         raise kopf.PermanentError(str(error)) from error
-    if "settings" not in memo:  # `kopf run` has set up logs of its own
-        configure(form="auto", level=chosen.log_level)
+    if "settings" not in memo:
+        _replace_logs_of_kopf_run(chosen)
     if settings.peering.clusterwide == bool(chosen.watch_namespaces):
         raise kopf.PermanentError(
             f"kopf watches {'all namespaces' if settings.peering.clusterwide else 'some namespaces'}, and "
@@ -90,8 +90,17 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
         api = await memo.get("connect", connect)(metrics.requested)
     except ConfigException as error:
         raise kopf.PermanentError(f"no API server: {error}; run inside a cluster, or set KUBECONFIG") from error
-    memo.operator = Operator(chosen, api, metrics)
-    await memo.operator.start(memo.get("ended", lambda: signal.raise_signal(signal.SIGTERM)))
+    operator = Operator(chosen, api, metrics)
+    await operator.start(memo.get("ended", lambda: signal.raise_signal(signal.SIGTERM)))
+    memo.operator = operator
+
+
+def _replace_logs_of_kopf_run(chosen: OperatorSettings) -> None:
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler.formatter).__module__.startswith("kopf."):  # each line would be written twice
+            root.removeHandler(handler)
+    configure(form="auto", level=chosen.log_level)
 
 
 def configure_kopf(settings: kopf.OperatorSettings, chosen: OperatorSettings) -> None:
@@ -112,7 +121,8 @@ def configure_kopf(settings: kopf.OperatorSettings, chosen: OperatorSettings) ->
     settings.posting.reporting_component = f"swarmgame.dev/{MANAGER}"
     settings.posting.reporting_instance = (os.environ.get("HOSTNAME") or MANAGER)[:128]
     settings.posting.event_name_prefix = "swarmgame-"
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # else a line for every event
+    for name in ("kopf.objects", "kopf.activities.probe"):  # else a line for every event and every probe
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @kopf.on.cleanup(errors=kopf.ErrorsMode.PERMANENT)
