@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import kopf
 
 from swarmgame_operator import handlers  # noqa: F401  # registers them
-from swarmgame_operator.api import GAME, Api, ResourceKind, connect
+from swarmgame_operator.api import DEPLOYMENT, GAME, JOB, Api, ResourceKind, connect
 from swarmgame_operator.cache import ClusterCache
 from swarmgame_operator.metrics import OperatorMetrics
 from swarmgame_operator.operator import Operator
@@ -195,3 +195,13 @@ async def names(api: Api, kind: ResourceKind, namespace: str) -> set[str]:
     """Return the names of all objects of a kind."""
     page = await api.list_page(kind, namespace)
     return {each["metadata"]["name"] for each in page["items"]}
+
+
+async def controllers_at_rest(api: Api, namespace: str, count: int) -> bool:
+    """Return whether the controllers have made the pods of all games, and have counted them in the objects' status."""
+    jobs = [each.get("status") or {} for each in (await api.list_page(JOB, namespace))["items"]]
+    bootnodes = [each.get("status") or {} for each in (await api.list_page(DEPLOYMENT, namespace))["items"]]
+    return (
+        sum(status.get("active", 0) == 2 and "ready" in status for status in jobs) == count
+        and sum(status.get("unavailableReplicas") == 1 for status in bootnodes) == count
+    )
