@@ -6,6 +6,7 @@ It has no models and no discovery. Every request is counted, has a timeout, and 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -74,11 +75,19 @@ class Api:
     Args:
         client: has the address, the credentials and the session.
         count: called with the verb and the status code of every request, or the error's name.
+        seconds: how long a request may take, except a watch.
     """
 
-    def __init__(self, client: Any, count: Callable[[str, str], None] = lambda verb, code: None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        count: Callable[[str, str], None] = lambda verb, code: None,
+        *,
+        seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         self._client = client
         self._count = count
+        self._seconds = seconds
 
     async def close(self) -> None:
         await self._client.close()
@@ -180,10 +189,21 @@ class Api:
 
     @asynccontextmanager
     async def lines(
-        self, path: str, query: Mapping[str, Any], *, accept: str = "application/json"
+        self,
+        path: str,
+        query: Mapping[str, Any],
+        *,
+        accept: str = "application/json",
+        header_seconds: float | None = None,
     ) -> AsyncIterator[aiohttp.StreamReader]:
-        """Open a streaming answer: a watch, or a log that is followed. The caller sets timeouts for its messages."""
-        async with self._request("watch", "GET", path, query=query, accept=accept, seconds=None) as response:
+        """Open a streaming answer: a watch, or a log that is followed. The caller sets timeouts for its messages.
+
+        Args:
+            header_seconds: how long the answer may take to begin. None: for ever, as a log without a line may.
+        """
+        async with self._request(
+            "watch", "GET", path, query=query, accept=accept, seconds=None, header_seconds=header_seconds
+        ) as response:
             yield response.content
 
     async def _call(
@@ -198,7 +218,7 @@ class Api:
         accept: str = "application/json",
     ) -> Object:
         async with self._request(
-            verb, method, path, query=query, body=body, content=content, accept=accept
+            verb, method, path, query=query, body=body, content=content, accept=accept, seconds=self._seconds
         ) as response:
             found: Object = json.loads(await response.read())
             return found
@@ -214,7 +234,8 @@ class Api:
         body: Object | None = None,
         content: str = "application/json",
         accept: str = "application/json",
-        seconds: float | None = TIMEOUT_SECONDS,
+        seconds: float | None,
+        header_seconds: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Accept": accept, "Content-Type": content}
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
@@ -223,9 +244,10 @@ class Api:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
         code, response = "broken", None
         try:
-            answer = await self._client.rest_client.request(
-                method, url, headers=headers, body=body, _request_timeout=timeout
-            )
+            async with asyncio.timeout(header_seconds):
+                answer = await self._client.rest_client.request(
+                    method, url, headers=headers, body=body, _request_timeout=timeout
+                )
             response = answer.response
             code = str(response.status)
             if response.status >= 300:
@@ -233,7 +255,7 @@ class Api:
             yield response
         except TimeoutError as error:
             code = "timeout"
-            raise Retry(None, "APITimeout", f"{method} {path} took longer than {seconds} s") from error
+            raise Retry(None, "APITimeout", f"{method} {path} took longer than {seconds or header_seconds} s") from error
         except (aiohttp.ClientError, ConnectionError, json.JSONDecodeError) as error:
             code = "broken" if code == "200" or response is None else code
             raise Retry(None, "APIUnavailable", f"{method} {path}: {error or type(error).__name__}") from error
