@@ -38,6 +38,11 @@ _PARALLEL = {
 SIZED = ("--max-requests-inflight=16", "--max-mutating-requests-inflight=16")
 """Limits of the API server for two cores. Its defaults are for many more, and turn the machine into a queue."""
 OTHERS = ("system:kube-controller-manager", "kwok")
+WRITTEN = (
+    *("swarmgames", "jobs", "deployments", "statefulsets", "services", "configmaps", "secrets"),
+    *("persistentvolumeclaims", "networkpolicies", "events"),
+)
+"""The kinds that the operator writes. kwok and the controllers write pods, and leases."""
 CONTROLLERS = ("job-controller", "deployment-controller", "replicaset-controller")
 
 
@@ -48,6 +53,18 @@ class Cluster:
     plane: ControlPlane
     operator_kubeconfig: Path
     directory: Path
+
+    def writes(self) -> int:
+        """Return how many writes of the operator's kinds the API server has counted, whoever made them."""
+        text = _kubectl(self.plane, "get", "--raw", "/metrics")
+        return sum(
+            int(float(line.rpartition(" ")[2]))
+            for line in text.splitlines()
+            if line.startswith("apiserver_request_total{")
+            and 'dry_run=""' in line
+            and any(f'resource="{kind}"' in line for kind in WRITTEN)
+            and any(f'verb="{verb}"' in line for verb in ("POST", "PUT", "PATCH", "APPLY", "DELETE"))
+        )
 
 
 @contextmanager
@@ -69,9 +86,9 @@ def cluster(directory: Path) -> Iterator[Cluster]:
         plane.stop()
 
 
-def _kubectl(plane: ControlPlane, *arguments: str, stdin: str = "") -> None:
+def _kubectl(plane: ControlPlane, *arguments: str, stdin: str = "") -> str:
     command = [str(tool("kubectl")), "--kubeconfig", str(plane.kubeconfig), *arguments]
-    subprocess.run(command, input=stdin, text=True, check=True, stdout=subprocess.DEVNULL)
+    return subprocess.run(command, input=stdin, text=True, check=True, stdout=subprocess.PIPE).stdout
 
 
 def _objects() -> list[dict[str, Any]]:

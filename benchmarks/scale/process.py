@@ -1,12 +1,13 @@
 """The operator as a process with the chart's settings, and its figures.
 
-Figures come from /proc, its probes and its /metrics. A scrape of all games is work for the operator, and counts as its
+Figures come from /proc and its metrics port. A scrape of all games is work for the operator, and counts as its
 own.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import urllib.error
@@ -31,6 +32,7 @@ class Scrape:
     writes: int
     ready: int
     lists: int
+    leads: bool
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,11 @@ class Operator:
 
     daemon: daemons.Daemon
     metrics: int
-    probes: int
     began: float
 
     def in_step(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.probes}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/readyz", timeout=5) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -75,6 +76,7 @@ class Operator:
             writes=sum(total(requests, f'verb="{verb}"') for verb in WRITES),
             ready=total("swarmgame_condition{", 'type="Ready"', 'status="True"'),
             lists=total("swarmgame_operator_watch_lists{"),
+            leads=total("swarmgame_operator_leader ") == 1,
         )
 
     def memory_mib(self) -> tuple[float, float]:
@@ -89,22 +91,38 @@ class Operator:
         fields = Path(f"/proc/{self.daemon.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def stop(self) -> None:
+    def leads(self) -> bool:
+        try:
+            return self.scrape().leads
+        except (urllib.error.URLError, OSError):
+            return False  # it does not listen yet
+
+    def stop(self) -> float:
+        """Terminate it. Return the seconds until it had ended."""
+        began = time.monotonic()
         self.daemon.stop(grace_seconds=30.0)
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """Kill it, so that it cannot release its Lease."""
+        os.kill(self.daemon.pid, signal.SIGKILL)
 
 
-def start(cluster: Cluster, name: str) -> Operator:
+def start(cluster: Cluster, name: str, **settings: str) -> Operator:
     """Start an operator, without waiting for it.
 
     Args:
         cluster: where it runs.
         name: of its log in the cluster's directory.
+        settings: further variables, without their prefix.
     """
     metrics, probes = free_ports(2)
     environment = {
         "KUBECONFIG": str(cluster.operator_kubeconfig),
         "SWARMGAME_OPERATOR_METRICS_PORT": str(metrics),
+        "SWARMGAME_OPERATOR_PROBE_HOST": "127.0.0.1",
         "SWARMGAME_OPERATOR_PROBE_PORT": str(probes),
+        **{f"SWARMGAME_OPERATOR_{name}": value for name, value in settings.items()},
     }
     began = time.monotonic()
     daemon = daemons.start(
@@ -114,4 +132,4 @@ def start(cluster: Cluster, name: str) -> Operator:
         environment=environment,
         with_parent=True,
     )
-    return Operator(daemon, metrics, probes, began)
+    return Operator(daemon, metrics, began)

@@ -22,6 +22,8 @@ RENEWALS = 5
 """Renewals per lease duration."""
 RELEASE_SECONDS = 2.0
 """How long a stopping operator tries to release its Lease; it expires anyway."""
+POLL_SECONDS = 1.0
+"""A candidate reads the Lease this often, so it takes over at most this much (and a fifth) later than it could."""
 
 
 class Leader:
@@ -35,13 +37,15 @@ class Leader:
     def __init__(self, api: Api, *, namespace: str, name: str, identity: str, seconds: int) -> None:
         self._api, self._namespace, self._name = api, namespace, name
         self._identity, self._seconds = identity, seconds
-        self._seen: tuple[str, float] = ("", 0.0)
+        self._version, self._expires = "", 0.0
         self.leads = False
 
     async def acquire(self) -> None:
         """Wait until this candidate leads."""
         while not await self._try():
-            await asyncio.sleep(self._seconds / RENEWALS * (1 + random.random() / 5))
+            delay = min(POLL_SECONDS, self._seconds / RENEWALS) * (1 + random.random() / 5)
+            left = self._expires - asyncio.get_running_loop().time()
+            await asyncio.sleep(left + 0.01 if 0 < left < delay else delay)
         self.leads = True
         log.info("leading", identity=self._identity)
 
@@ -103,9 +107,10 @@ class Leader:
     def _expired(self, lease: dict[str, Any], spec: dict[str, Any]) -> bool:
         now = asyncio.get_running_loop().time()
         version = str(lease["metadata"]["resourceVersion"])
-        if self._seen[0] != version:
-            self._seen = (version, now)
-        return now - self._seen[1] > float(spec.get("leaseDurationSeconds") or self._seconds)
+        if self._version != version:
+            self._version = version
+            self._expires = now + float(spec.get("leaseDurationSeconds") or self._seconds)
+        return now > self._expires
 
     def _body(self, lease: dict[str, Any], changes: int) -> dict[str, Any]:
         spec = dict(lease.get("spec") or {})
