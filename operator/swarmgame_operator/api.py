@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import yaml
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
@@ -255,7 +256,9 @@ class Api:
             yield response
         except TimeoutError as error:
             code = "timeout"
-            raise Retry(None, "APITimeout", f"{method} {path} took longer than {seconds or header_seconds} s") from error
+            raise Retry(
+                None, "APITimeout", f"{method} {path} took longer than {seconds or header_seconds} s"
+            ) from error
         except (aiohttp.ClientError, ConnectionError, json.JSONDecodeError) as error:
             code = "broken" if code == "200" or response is None else code
             raise Retry(None, "APIUnavailable", f"{method} {path}: {error or type(error).__name__}") from error
@@ -293,23 +296,31 @@ def error_of(code: int, reason: str, message: str, retry_after: str = "") -> Ope
 async def connect(
     count: Callable[[str, str], None] = lambda verb, code: None, *, config_file: str = "", context: str = ""
 ) -> Api:
-    """Connect to the API server of KUBECONFIG, or of the cluster that the operator runs in. Needs a running loop."""
+    """Connect to the API server of KUBECONFIG, or of the cluster that the operator runs in. Needs a running loop.
+
+    Raises:
+        ConfigException: there is no kubeconfig, or it cannot be read.
+    """
     configuration = kubernetes_client.Configuration()
     config_file = config_file or os.environ.get("KUBECONFIG", "")  # the package reads the variable when it is imported
-    if config_file:
-        await kubernetes_config.load_kube_config(
-            config_file=config_file, context=context or None, client_configuration=configuration
-        )
-    else:
-        try:
-            kubernetes_config.load_incluster_config(client_configuration=configuration)
-        except kubernetes_config.ConfigException:
-            await kubernetes_config.load_kube_config(context=context or None, client_configuration=configuration)
-    configuration.connection_pool_maxsize = 128
-    configuration.proxy = configuration.proxy or proxy_of(configuration.host)
-    # With trust_env, every request would use two threads: for ~/.netrc, and for a proxy.
-    configuration.client_session_kwargs = {"trust_env": False}
-    return Api(kubernetes_client.ApiClient(configuration=configuration), count)
+    try:
+        if config_file:
+            await kubernetes_config.load_kube_config(
+                config_file=config_file, context=context or None, client_configuration=configuration
+            )
+        else:
+            try:
+                kubernetes_config.load_incluster_config(client_configuration=configuration)
+            except kubernetes_config.ConfigException:
+                await kubernetes_config.load_kube_config(context=context or None, client_configuration=configuration)
+        configuration.connection_pool_maxsize = 128
+        configuration.proxy = configuration.proxy or proxy_of(configuration.host)
+        # With trust_env, every request would use two threads: for ~/.netrc, and for a proxy.
+        configuration.client_session_kwargs = {"trust_env": False}
+        return Api(kubernetes_client.ApiClient(configuration=configuration), count)
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:  # no YAML, another document, no certificate
+        message = " ".join(str(error).split())
+        raise kubernetes_config.ConfigException(f"{config_file or 'the kubeconfig'} is invalid: {message}") from error
 
 
 def proxy_of(address: str) -> str | None:

@@ -135,11 +135,13 @@ def configure_kopf(settings: kopf.OperatorSettings, chosen: OperatorSettings) ->
 
 @kopf.on.cleanup(errors=kopf.ErrorsMode.PERMANENT)
 async def stop(memo: kopf.Memo, **_: Any) -> None:
-    """Stop the operator. Fails if it had ended by itself, so that the process does not end with 0."""
+    """Stop the operator. Under `kopf run` it fails if the operator had ended by itself, so that the process does not
+    end with 0. Otherwise the embedding program reads `failure`, and kopf closes its connections.
+    """
     operator: Operator | None = memo.get("operator")
     if operator is not None:
         await operator.stop()
-        if operator.failure is not None:
+        if operator.failure is not None and "settings" not in memo:
             raise kopf.PermanentError(f"the operator ended: {operator.failure!r}") from operator.failure
 
 

@@ -106,7 +106,7 @@ class Informer:
                 await self._back_off(error)
 
     async def _back_off(self, error: OperatorError) -> None:
-        """Wait after an error: longer each time until a message arrives, and at least as long as the server requires."""
+        """Wait after an error: longer each time until a message arrives, at least as long as the API server requires."""
         self.synced.clear()
         if error.status:
             self.last_message = self._clock()  # an answer: the connection works

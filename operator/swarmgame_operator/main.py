@@ -46,9 +46,8 @@ async def operate(settings: OperatorSettings) -> int:
             liveness_endpoint=f"http://{host}:{settings.probe_port}/healthz" if settings.probe_port else None,
         )
     except Exception as error:
-        failure = memo.operator.failure if "operator" in memo else None
-        if failure is not None:
-            return _failed(failure)
+        if "operator" in memo and memo.operator.failure is not None:
+            return _failed(memo.operator.failure)
         if isinstance(error.__cause__, kopf.PermanentError):
             log.error("not started", error=str(error.__cause__))
             return BAD_CONFIG
@@ -58,7 +57,7 @@ async def operate(settings: OperatorSettings) -> int:
             return BAD_CONFIG
         log.error("the watch of games broke for good; start again", error=repr(error), exc_info=error)
         return LOST
-    return DONE
+    return DONE if memo.operator.failure is None else _failed(memo.operator.failure)
 
 
 def _failed(failure: BaseException) -> int:

@@ -49,7 +49,9 @@ async def test_a_game_carries_neither_annotation_nor_finalizer_of_kopf_and_its_e
         assert "finalizers" not in game["metadata"]
         assert "kopf" not in json.dumps(game)
         to_game = {
-            (request.method, request.path.rpartition("/")[2]) for request in proxy.writes if "/swarmgames/" in request.path
+            (request.method, request.path.rpartition("/")[2])
+            for request in proxy.writes
+            if "/swarmgames/" in request.path
         }
         assert to_game == {("PATCH", "status")}
 

@@ -71,6 +71,7 @@ class RunningOperator:
 
         try:
             asyncio.run(run())
+            self.error = self.inner.failure
         except Exception as error:  # noqa: BLE001  # the block's end raises it
             self.error = error
         finally:
