@@ -33,6 +33,8 @@ HEADER_SECONDS = 30.0
 """A watch that the API server does not accept for this long is broken."""
 OPENING_SECONDS = 2.0
 """While a watch is not accepted for longer than this, the store may be behind."""
+SHORTEST_SECONDS = 1.0
+"""A watch that ends earlier, and without a message, has failed."""
 LONGEST_DELAY = 30.0
 RECONNECT_SECONDS = 0.1
 QUIET_SECONDS = 0.5
@@ -106,7 +108,7 @@ class Informer:
                 await self._back_off(error)
 
     async def _back_off(self, error: OperatorError) -> None:
-        """Wait after an error: longer each time until a message arrives, at least as long as the API server requires."""
+        """Wait after an error: longer each time until a message arrives, and at least as long as required."""
         self.synced.clear()
         if error.status:
             self.last_message = self._clock()  # an answer: the connection works
@@ -173,6 +175,8 @@ class Informer:
                 opened = loop.time()
                 while True:
                     line = await self._line(content, opened + CATCH_UP_SECONDS)
+                    if not line and progress.version == version and loop.time() - opened < SHORTEST_SECONDS:
+                        raise Retry(None, "WatchEnded", "the API server ended the watch at once")
                     if not line:
                         return progress.version
                     self.last_message = self._clock()

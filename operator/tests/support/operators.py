@@ -122,12 +122,13 @@ class RunningOperator:
 
 @asynccontextmanager
 async def operator(
-    kubeconfig: Path, namespace: str = "", *, connection: Connect | None = None, **settings: Any
+    kubeconfig: Path, namespace: str = "", *, connection: Connect | None = None, may_end: bool = False, **settings: Any
 ) -> AsyncIterator[RunningOperator]:
     """Run an operator of one namespace, or (empty) of all, and stop it as SIGTERM does when the block ends.
 
     Args:
         connection: makes its connection to the API server; else the kubeconfig does.
+        may_end: it may end by itself in the block; else its error is raised at the block's end.
     """
     quick: dict[str, Any] = {"metrics_port": 0, "probe_port": 0, "debounce_seconds": 0.02, "progress_seconds": 0}
     chosen = OperatorSettings(watch_namespaces=(namespace,) if namespace else (), **{**quick, **settings})
@@ -136,7 +137,7 @@ async def operator(
     await running.started()
     try:
         yield running
-        if not running.alive and running.error is not None:
+        if not may_end and not running.alive and running.error is not None:
             raise running.error
     finally:
         running.end()
