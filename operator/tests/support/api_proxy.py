@@ -32,6 +32,8 @@ class Request:
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: bytes
+    when: float
+    """Of the loop's clock."""
 
     @property
     def by_kopf(self) -> bool:
@@ -142,6 +144,7 @@ class ApiProxy:
             dict(connection.query),
             dict(connection.headers),
             await connection.read(),
+            asyncio.get_running_loop().time(),
         )
         self.requests.append(request)
         if not self.authorized(request.headers.get("Authorization", "")):

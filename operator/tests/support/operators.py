@@ -53,6 +53,8 @@ class RunningOperator:
         self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.error: BaseException | None = None
+        self.tasks_left: list[str] = []
+        """Tasks that ran in its loop when it had ended."""
 
     def _run(self) -> None:
         async def run() -> None:
@@ -68,6 +70,8 @@ class RunningOperator:
                 )
             finally:
                 self._stop.set()  # a thread of the loop waits for it
+                own = asyncio.current_task()
+                self.tasks_left = [task.get_name() for task in asyncio.all_tasks() if task is not own]
 
         try:
             asyncio.run(run())
