@@ -6,20 +6,26 @@ There is no kubelet, so no pod runs. Without the binaries a test is skipped with
 from __future__ import annotations
 
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from native_cluster import control_plane, tools
+from native_cluster import control_plane, daemons, tools
 
 if TYPE_CHECKING:  # these take a second to import, which every run of pytest would pay
     from kubernetes import client
     from kubernetes.aio import client as aio_client
+
+
+_STARTER = ThreadPoolExecutor(1)
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,12 @@ class ApiServer:
     Args:
         plane: its processes and files.
         startup_seconds: from the first process to ready.
+        restarted: API servers after the first, in the order of their start; the last one runs.
     """
 
     plane: control_plane.ControlPlane
     startup_seconds: float
+    restarted: list[daemons.Daemon] = field(default_factory=list)
 
     @property
     def kubeconfig(self) -> Path:
@@ -44,6 +52,33 @@ class ApiServer:
         The user is authenticated by a certificate.
         """
         return self.plane.kubeconfig_of(user, groups)
+
+    @contextmanager
+    def away(self) -> Iterator[Path]:
+        """Kill the API server with SIGKILL; its data stays in etcd. When the block ends, it runs again at its address.
+
+        Yields a kubeconfig of another API server with the same data. The two never run at the same time.
+        """
+        first = [each for each in (*self.plane.daemons, *self.restarted) if each.name == "kube-apiserver"][-1]
+        command = Path(f"/proc/{first.pid}/cmdline").read_text().rstrip("\0").split("\0")
+        (port,) = control_plane.free_ports(1)
+        url = f"https://127.0.0.1:{port}"
+        os.kill(first.pid, signal.SIGKILL)
+        other = [f"--secure-port={port}" if each.startswith("--secure-port=") else each for each in command]
+        second = self._start("kube-apiserver-meanwhile", other, url)
+        kubeconfig = self.plane.directory / "kubeconfig-meanwhile"
+        kubeconfig.write_text(self.kubeconfig.read_text().replace(self.plane.url, url))
+        try:
+            yield kubeconfig
+        finally:
+            second.stop(grace_seconds=0.0)
+            self.restarted.append(self._start("kube-apiserver", command, self.plane.url))
+
+    def _start(self, name: str, command: Sequence[str], url: str) -> daemons.Daemon:
+        # The kernel kills it with the thread that started it, so that thread must stay.
+        started = _STARTER.submit(daemons.start, name, command, self.plane.directory, with_parent=True).result()
+        started.wait(control_plane.answers(f"{url}/readyz", self.plane.directory / "ca.crt"), 60.0)
+        return started
 
     def client(self, user: str | None = None, groups: Sequence[str] = ()) -> client.ApiClient:
         """Return a client of the official package, as the administrator or another user."""
@@ -101,9 +136,12 @@ def _serve(directory: Path, *, controllers: bool) -> Iterator[ApiServer]:
     )
     began = time.monotonic()
     plane = control_plane.start(directory, controllers=controllers, with_parent=True)
+    server = ApiServer(plane, time.monotonic() - began)
     try:
-        yield ApiServer(plane, time.monotonic() - began)
+        yield server
     finally:
+        for each in server.restarted:
+            each.stop()
         plane.stop()
 
 

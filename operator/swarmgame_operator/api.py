@@ -6,6 +6,7 @@ It has no models and no discovery. Every request is counted, has a timeout, and 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,6 +18,7 @@ from urllib.parse import urlencode
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import yaml
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
@@ -74,11 +76,19 @@ class Api:
     Args:
         client: has the address, the credentials and the session.
         count: called with the verb and the status code of every request, or the error's name.
+        seconds: how long a request may take, except a watch.
     """
 
-    def __init__(self, client: Any, count: Callable[[str, str], None] = lambda verb, code: None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        count: Callable[[str, str], None] = lambda verb, code: None,
+        *,
+        seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         self._client = client
         self._count = count
+        self._seconds = seconds
 
     async def close(self) -> None:
         await self._client.close()
@@ -180,10 +190,21 @@ class Api:
 
     @asynccontextmanager
     async def lines(
-        self, path: str, query: Mapping[str, Any], *, accept: str = "application/json"
+        self,
+        path: str,
+        query: Mapping[str, Any],
+        *,
+        accept: str = "application/json",
+        header_seconds: float | None = None,
     ) -> AsyncIterator[aiohttp.StreamReader]:
-        """Open a streaming answer: a watch, or a log that is followed. The caller sets timeouts for its messages."""
-        async with self._request("watch", "GET", path, query=query, accept=accept, seconds=None) as response:
+        """Open a streaming answer: a watch, or a log that is followed. The caller sets timeouts for its messages.
+
+        Args:
+            header_seconds: how long the answer may take to begin. None: for ever, as a log without a line may.
+        """
+        async with self._request(
+            "watch", "GET", path, query=query, accept=accept, seconds=None, header_seconds=header_seconds
+        ) as response:
             yield response.content
 
     async def _call(
@@ -198,7 +219,7 @@ class Api:
         accept: str = "application/json",
     ) -> Object:
         async with self._request(
-            verb, method, path, query=query, body=body, content=content, accept=accept
+            verb, method, path, query=query, body=body, content=content, accept=accept, seconds=self._seconds
         ) as response:
             found: Object = json.loads(await response.read())
             return found
@@ -214,7 +235,8 @@ class Api:
         body: Object | None = None,
         content: str = "application/json",
         accept: str = "application/json",
-        seconds: float | None = TIMEOUT_SECONDS,
+        seconds: float | None,
+        header_seconds: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Accept": accept, "Content-Type": content}
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
@@ -223,9 +245,10 @@ class Api:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
         code, response = "broken", None
         try:
-            answer = await self._client.rest_client.request(
-                method, url, headers=headers, body=body, _request_timeout=timeout
-            )
+            async with asyncio.timeout(header_seconds):
+                answer = await self._client.rest_client.request(
+                    method, url, headers=headers, body=body, _request_timeout=timeout
+                )
             response = answer.response
             code = str(response.status)
             if response.status >= 300:
@@ -233,7 +256,9 @@ class Api:
             yield response
         except TimeoutError as error:
             code = "timeout"
-            raise Retry(None, "APITimeout", f"{method} {path} took longer than {seconds} s") from error
+            raise Retry(
+                None, "APITimeout", f"{method} {path} took longer than {seconds or header_seconds} s"
+            ) from error
         except (aiohttp.ClientError, ConnectionError, json.JSONDecodeError) as error:
             code = "broken" if code == "200" or response is None else code
             raise Retry(None, "APIUnavailable", f"{method} {path}: {error or type(error).__name__}") from error
@@ -271,23 +296,31 @@ def error_of(code: int, reason: str, message: str, retry_after: str = "") -> Ope
 async def connect(
     count: Callable[[str, str], None] = lambda verb, code: None, *, config_file: str = "", context: str = ""
 ) -> Api:
-    """Connect to the API server of KUBECONFIG, or of the cluster that the operator runs in. Needs a running loop."""
+    """Connect to the API server of KUBECONFIG, or of the cluster that the operator runs in. Needs a running loop.
+
+    Raises:
+        ConfigException: there is no kubeconfig, or it cannot be read.
+    """
     configuration = kubernetes_client.Configuration()
     config_file = config_file or os.environ.get("KUBECONFIG", "")  # the package reads the variable when it is imported
-    if config_file:
-        await kubernetes_config.load_kube_config(
-            config_file=config_file, context=context or None, client_configuration=configuration
-        )
-    else:
-        try:
-            kubernetes_config.load_incluster_config(client_configuration=configuration)
-        except kubernetes_config.ConfigException:
-            await kubernetes_config.load_kube_config(context=context or None, client_configuration=configuration)
-    configuration.connection_pool_maxsize = 128
-    configuration.proxy = configuration.proxy or proxy_of(configuration.host)
-    # With trust_env, every request would use two threads: for ~/.netrc, and for a proxy.
-    configuration.client_session_kwargs = {"trust_env": False}
-    return Api(kubernetes_client.ApiClient(configuration=configuration), count)
+    try:
+        if config_file:
+            await kubernetes_config.load_kube_config(
+                config_file=config_file, context=context or None, client_configuration=configuration
+            )
+        else:
+            try:
+                kubernetes_config.load_incluster_config(client_configuration=configuration)
+            except kubernetes_config.ConfigException:
+                await kubernetes_config.load_kube_config(context=context or None, client_configuration=configuration)
+        configuration.connection_pool_maxsize = 128
+        configuration.proxy = configuration.proxy or proxy_of(configuration.host)
+        # With trust_env, every request would use two threads: for ~/.netrc, and for a proxy.
+        configuration.client_session_kwargs = {"trust_env": False}
+        return Api(kubernetes_client.ApiClient(configuration=configuration), count)
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:  # no YAML, another document, no certificate
+        message = " ".join(str(error).split())
+        raise kubernetes_config.ConfigException(f"{config_file or 'the kubeconfig'} is invalid: {message}") from error
 
 
 def proxy_of(address: str) -> str | None:

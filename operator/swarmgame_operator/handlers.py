@@ -15,14 +15,16 @@ kopf copies the memo for every object, so it holds the operator and is not the o
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import itertools
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
+import click
 import kopf
 from kubernetes.aio.config import ConfigException
 
@@ -37,6 +39,8 @@ EXIT_SECONDS = 20.0
 """After a signal, or the failure of a part of kopf, the process is killed if it has not ended by then: a watch that
 swallows its cancellation would keep it alive without working (kopf 1.45).
 """
+LOGIN_SECONDS = 5.0
+"""Least time between two logins. While the API server refuses a token, kopf would log in again at once, for ever."""
 CRD_NAME = f"{GAME.plural}.{GAME.api.split('/')[0]}"
 
 
@@ -78,9 +82,9 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
         raise kopf.PermanentError(str(error)) from error
     if "settings" not in memo:
         _replace_logs_of_kopf_run(chosen)
-    if settings.peering.clusterwide == bool(chosen.watch_namespaces):
+    if settings.peering.clusterwide == bool(chosen.watch_namespaces) or not of_command_line(chosen.watch_namespaces):
         raise kopf.PermanentError(
-            f"kopf watches {'all namespaces' if settings.peering.clusterwide else 'some namespaces'}, and "
+            f"kopf watches {'all namespaces' if settings.peering.clusterwide else 'other namespaces'}, and "
             f"SWARMGAME_OPERATOR_WATCH_NAMESPACES is {','.join(chosen.watch_namespaces) or 'empty (all)'}; set both to "
             "the same: -A and none, or -n NAMESPACE and that name"
         )
@@ -91,7 +95,13 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     except ConfigException as error:
         raise kopf.PermanentError(f"no API server: {error}; run inside a cluster, or set KUBECONFIG") from error
     operator = Operator(chosen, api, metrics)
-    await operator.start(memo.get("ended", lambda: signal.raise_signal(signal.SIGTERM)))
+    try:
+        await operator.start(memo.get("ended", lambda: signal.raise_signal(signal.SIGTERM)))
+    except OSError as error:
+        await operator.stop()
+        raise kopf.PermanentError(
+            f"cannot serve /metrics on port {chosen.metrics_port}: {error}; set SWARMGAME_OPERATOR_METRICS_PORT"
+        ) from error
     memo.operator = operator
 
 
@@ -101,6 +111,14 @@ def _replace_logs_of_kopf_run(chosen: OperatorSettings) -> None:
         if type(handler.formatter).__module__.startswith("kopf."):  # each line would be written twice
             root.removeHandler(handler)
     configure(form="auto", level=chosen.log_level)
+
+
+def of_command_line(namespaces: Collection[str]) -> bool:
+    """Return whether `kopf run -n` has the same namespaces; True if kopf was not started by its command line."""
+    command = click.get_current_context(silent=True)
+    if command is None or "clusterwide" not in command.params:
+        return True
+    return set(command.params["namespaces"]) == set(namespaces)
 
 
 def configure_kopf(settings: kopf.OperatorSettings, chosen: OperatorSettings) -> None:
@@ -127,17 +145,23 @@ def configure_kopf(settings: kopf.OperatorSettings, chosen: OperatorSettings) ->
 
 @kopf.on.cleanup(errors=kopf.ErrorsMode.PERMANENT)
 async def stop(memo: kopf.Memo, **_: Any) -> None:
-    """Stop the operator. Fails if it had ended by itself, so that the process does not end with 0."""
+    """Stop the operator. Under `kopf run` it fails if the operator had ended by itself, so that the process does not
+    end with 0. Otherwise the embedding program reads `failure`, and kopf closes its connections.
+    """
     operator: Operator | None = memo.get("operator")
     if operator is not None:
         await operator.stop()
-        if operator.failure is not None:
+        if operator.failure is not None and "settings" not in memo:
             raise kopf.PermanentError(f"the operator ended: {operator.failure!r}") from operator.failure
 
 
 @kopf.on.login()
 async def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
     """Log in with the operator's own credentials; called again when they were refused or have expired."""
+    loop = asyncio.get_running_loop()
+    if (before := memo.get("logged_in")) is not None:
+        await asyncio.sleep(before + LOGIN_SECONDS - loop.time())
+    memo.logged_in = loop.time()
     return kopf.ConnectionInfo(**await memo.operator.api.credentials())
 
 

@@ -29,6 +29,12 @@ SERVER_SECONDS = 300
 """How long the API server keeps a watch open."""
 SILENCE_SECONDS = 75.0
 """A watch without a message for this long is broken: bookmarks come every minute."""
+HEADER_SECONDS = 30.0
+"""A watch that the API server does not accept for this long is broken."""
+OPENING_SECONDS = 2.0
+"""While a watch is not accepted for longer than this, the store may be behind."""
+SHORTEST_SECONDS = 1.0
+"""A watch that ends earlier, and without a message, has failed."""
 LONGEST_DELAY = 30.0
 RECONNECT_SECONDS = 0.1
 QUIET_SECONDS = 0.5
@@ -96,24 +102,26 @@ class Informer:
                     version = await self.list()
                 version = await self.watch(version)
                 await asyncio.sleep(RECONNECT_SECONDS)
-            except Gone:
-                version = ""
             except OperatorError as error:
-                self.synced.clear()
-                if error.status:
-                    self.last_message = self._clock()  # an answer: the connection works
-                if not isinstance(error, Retry):
+                if isinstance(error, Gone) or not isinstance(error, Retry):
                     version = ""
-                delay = min(LONGEST_DELAY, 0.5 * 2.0 ** min(self._failures, 16)) * (1 + random.random() / 2)
-                self._failures += 1
-                log.warning(
-                    "watch broken",
-                    kind=self.kind.name,
-                    reason=error.reason,
-                    message=error.message,
-                    seconds=round(delay, 1),
-                )
-                await asyncio.sleep(delay)
+                await self._back_off(error)
+
+    async def _back_off(self, error: OperatorError) -> None:
+        """Wait after an error: longer each time until a message arrives, and at least as long as required."""
+        self.synced.clear()
+        if error.status:
+            self.last_message = self._clock()  # an answer: the connection works
+        self._failures += 1
+        if isinstance(error, Gone) and self._failures == 1:
+            return  # usual after an interruption: list at once
+        delay = min(LONGEST_DELAY, 0.5 * 2.0 ** min(self._failures - 1, 16)) * (1 + random.random() / 2)
+        if isinstance(error, Retry) and error.after is not None:
+            delay = max(delay, error.after)
+        log.warning(
+            "watch broken", kind=self.kind.name, reason=error.reason, message=error.message, seconds=round(delay, 1)
+        )
+        await asyncio.sleep(delay)
 
     async def list(self) -> str:
         """Bring the store up to date. Return the version to watch from."""
@@ -158,15 +166,20 @@ class Informer:
         accept = METADATA if self._metadata else "application/json"
         progress = _Version(version)
         loop = asyncio.get_running_loop()
+        late = loop.call_later(OPENING_SECONDS, self.synced.clear)
         try:
-            async with self._api.lines(self.kind.path(self.namespace), query, accept=accept) as content:
+            async with self._api.lines(
+                self.kind.path(self.namespace), query, accept=accept, header_seconds=HEADER_SECONDS
+            ) as content:
+                late.cancel()
                 opened = loop.time()
                 while True:
                     line = await self._line(content, opened + CATCH_UP_SECONDS)
+                    if not line and progress.version == version and loop.time() - opened < SHORTEST_SECONDS:
+                        raise Retry(None, "WatchEnded", "the API server ended the watch at once")
                     if not line:
                         return progress.version
                     self.last_message = self._clock()
-                    self._failures = 0
                     self._store_event(json.loads(line), progress)
         except Gone:
             self.synced.clear()
@@ -177,6 +190,8 @@ class Informer:
                 raise  # no message arrived: a failure, with back-off
             log.info("watch interrupted", kind=self.kind.name, reason=error.reason)
             return progress.version
+        finally:
+            late.cancel()
 
     async def _line(self, content: aiohttp.StreamReader, in_step_at: float) -> bytes:
         """Return the next line of the watch. Sets `synced` when none arrives for a moment, or when the time has come.
@@ -211,6 +226,7 @@ class Informer:
         elif kind == "DELETED":
             self._store.remove(self.kind, metadata.get("namespace", ""), metadata["name"], metadata.get("uid", ""))
         progress.version = str(metadata["resourceVersion"])
+        self._failures = 0
 
 
 class _Version:

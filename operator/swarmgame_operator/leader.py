@@ -20,6 +20,8 @@ log = get_logger(__name__)
 
 RENEWALS = 5
 """Renewals per lease duration."""
+RELEASE_SECONDS = 2.0
+"""How long a stopping operator tries to release its Lease; it expires anyway."""
 POLL_SECONDS = 1.0
 """A candidate reads the Lease this often, so it takes over at most this much (and a fifth) later than it could."""
 
@@ -75,12 +77,15 @@ class Leader:
             return
         self.leads = False
         try:
-            lease = await self._api.get(LEASE, self._namespace, self._name)
-            if lease is not None and lease["spec"].get("holderIdentity") == self._identity:
-                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
-                await self._api.replace(LEASE, self._namespace, lease)
+            async with asyncio.timeout(RELEASE_SECONDS):
+                lease = await self._api.get(LEASE, self._namespace, self._name)
+                if lease is not None and lease["spec"].get("holderIdentity") == self._identity:
+                    lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+                    await self._api.replace(LEASE, self._namespace, lease)
         except OperatorError as error:
             log.warning("lease not released", reason=error.reason)
+        except TimeoutError:
+            log.warning("lease not released", reason=f"no answer for {RELEASE_SECONDS:.0f} s")
 
     async def _try(self) -> bool:
         try:

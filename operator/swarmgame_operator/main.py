@@ -1,15 +1,17 @@
 """`swarmgame-operator`: reads the settings, and runs kopf with the handlers.
 
 Only this module turns errors into exit codes. 0: stopped by a signal. 75: leadership was lost, or the watch of games
-broke for good; start again. 78: invalid settings or kubeconfig. 1: a bug, with a traceback.
+broke for good; start again. 78: invalid settings or kubeconfig, or a port that is in use. 1: a bug, with a traceback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 
+import aiohttp
 import kopf
 from kubernetes.aio.config import ConfigException
 
@@ -44,20 +46,36 @@ async def operate(settings: OperatorSettings) -> int:
             liveness_endpoint=f"http://{host}:{settings.probe_port}/healthz" if settings.probe_port else None,
         )
     except Exception as error:
-        failure = memo.operator.failure if "operator" in memo else error
-        if failure is None:
-            log.error("the watch of games broke for good; start again", error=repr(error), exc_info=error)
-            return LOST
-        if isinstance(failure, BaseExceptionGroup) and (lost := failure.subgroup(LeadershipLost)) is not None:
-            log.error("leadership lost", error=str(lost.exceptions[0]))
-            return LOST
+        if "operator" in memo and memo.operator.failure is not None:
+            return _failed(memo.operator.failure)
+        if isinstance(error.__cause__, kopf.PermanentError):
+            log.error("not started", error=str(error.__cause__))
+            return BAD_CONFIG
+        if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):
+            port = f"{settings.probe_host}:{settings.probe_port}"
+            log.error(f"cannot serve /healthz on {port}; set SWARMGAME_OPERATOR_PROBE_PORT", error=str(error))
+            return BAD_CONFIG
+        log.error("the watch of games broke for good; start again", error=repr(error), exc_info=error)
+        return LOST
+    return DONE if memo.operator.failure is None else _failed(memo.operator.failure)
+
+
+def _failed(failure: BaseException) -> int:
+    """Log why the operator ended by itself. Return the exit code."""
+    lost = failure.subgroup(LeadershipLost) if isinstance(failure, BaseExceptionGroup) else None
+    if lost is None:
         log.error("the operator failed", exc_info=failure)
         return FAILED
-    return DONE
+    error: BaseException = lost
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    log.error("leadership lost", error=str(error))
+    return LOST
 
 
 def main() -> None:
     """Run the command."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(DONE))  # until kopf handles it
     try:
         settings = operator_settings(os.environ)
     except InvalidSettings as error:

@@ -42,7 +42,8 @@ async def serve(
     try:
         site = web.TCPSite(runner, host or None, port, reuse_address=True)
         await site.start()
-        found = int(runner.addresses[0][1])
+        addresses = runner.addresses  # with port 0, IPv4 and IPv6 get a port each
+        found = int(next((each for each in addresses if len(each) == 2), addresses[0])[1])
         log.info("serving", port=found)
         yield found
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -52,6 +52,16 @@ async def api(cluster_config: Path) -> AsyncIterator[Api]:
 @pytest_asyncio.fixture
 async def namespace(api: Api) -> str:
     """A new namespace in which pods can be made."""
+    return await make_namespace(api)
+
+
+@pytest.fixture
+def new_namespace(api: Api) -> Callable[[], Awaitable[str]]:
+    """Return a function that makes namespaces."""
+    return lambda: make_namespace(api)
+
+
+async def make_namespace(api: Api) -> str:
     name = f"test-{uuid.uuid4().hex[:10]}"
     await api.create(NAMESPACE, None, {"metadata": {"name": name}})
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from operators import eventually, manifest, names, operator, reconcile_all, settled
+from operators import controllers_at_rest, eventually, manifest, names, operator, reconcile_all, settled
 
-from swarmgame_operator.api import DEPLOYMENT, GAME, JOB, LEASE, SECRET, SERVICE, Api
+from swarmgame_operator.api import GAME, JOB, LEASE, SECRET, SERVICE, Api
 
 GAMES = 12
 
@@ -28,16 +28,6 @@ async def complete(api: Api, namespace: str, count: int) -> bool:
         jobs == {f"{game}-peers" for game in expected}
         and services == {f"{game}-{role}" for game in expected for role in ("peers", "bootnode")}
         and secrets == {f"{game}-{role}-key{s}" for game in expected for role, s in (("peer", "s"), ("bootnode", ""))}
-    )
-
-
-async def pods_made(api: Api, namespace: str, count: int) -> bool:
-    """Return whether the controllers have made the pods of every game, and have counted them in the objects' status."""
-    jobs = [each.get("status") or {} for each in (await api.list_page(JOB, namespace))["items"]]
-    bootnodes = [each.get("status") or {} for each in (await api.list_page(DEPLOYMENT, namespace))["items"]]
-    return (
-        sum(status.get("active", 0) == 2 and "ready" in status for status in jobs) == count
-        and sum(status.get("unavailableReplicas") == 1 for status in bootnodes) == count
     )
 
 
@@ -81,7 +71,7 @@ async def test_an_operator_killed_at_any_moment_loses_nothing_and_the_next_repea
     async with operator(cluster_config, namespace) as last:
         await eventually(lambda: complete(api, namespace, GAMES), 60)
         # The controllers are at rest too, so that nothing but the operators could still cause a write.
-        await eventually(lambda: pods_made(api, namespace, GAMES), 60)
+        await eventually(lambda: controllers_at_rest(api, namespace, GAMES), 60)
         await settled(last)
     for name, data in keys.items():
         now = (await api.get(SECRET, namespace, name) or {})["data"]

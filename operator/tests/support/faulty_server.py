@@ -21,7 +21,8 @@ class FaultyServer:
     """Objects by name, in the namespace `n`.
 
     Args:
-        refusals: status codes of the next answers to lists and watches; used up one by one.
+        refusals: status codes of the next answers to lists and watches; used up one by one. 200: an empty answer.
+        hangs: watches get no answer.
     """
 
     def __init__(self) -> None:
@@ -30,8 +31,10 @@ class FaultyServer:
         self.oldest = 0
         self.history: list[tuple[int, str, dict[str, Any]]] = []
         self.refusals: list[int] = []
+        self.hangs = False
         self.watches: set[asyncio.Task[Any]] = set()
         self.lists = 0
+        self._ended = False
         self._changed = asyncio.Condition()
 
     async def change(self, event: str, name: str, **extra: Any) -> None:
@@ -68,12 +71,22 @@ class FaultyServer:
         for task in list(self.watches):
             task.cancel()
 
+    def end(self) -> None:
+        """End every open watch properly."""
+        self._ended = True
+        for task in list(self.watches):
+            task.cancel()
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if self.refusals:
             code = self.refusals.pop(0)
+            if code == 200:
+                return web.Response()
             headers = {"Retry-After": "0"} if code == 429 else {}
             return web.json_response({"kind": "Status", "code": code, "reason": "Sorry"}, status=code, headers=headers)
         if request.query.get("watch") == "true":
+            if self.hangs:
+                await asyncio.Event().wait()
             return await self._watch(request)
         self.lists += 1
         limit, start = int(request.query["limit"]), int(request.query.get("continue") or 0)
@@ -100,6 +113,9 @@ class FaultyServer:
                 async with self._changed:
                     await asyncio.wait_for(self._changed.wait(), 60)
         except asyncio.CancelledError:
+            if self._ended:
+                self._ended = False
+                return response
             with contextlib.suppress(ConnectionError):
                 await response.write(b'{"type": "ADD')  # the line ends in the middle
             if request.transport is not None:
@@ -118,7 +134,7 @@ async def serving(server: FaultyServer) -> AsyncIterator[Api]:
     """The server on a free port, and a connection to it."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

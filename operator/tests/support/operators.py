@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import kopf
 
 from swarmgame_operator import handlers  # noqa: F401  # registers them
-from swarmgame_operator.api import GAME, Api, ResourceKind, connect
+from swarmgame_operator.api import DEPLOYMENT, GAME, JOB, Api, ResourceKind, connect
 from swarmgame_operator.cache import ClusterCache
 from swarmgame_operator.metrics import OperatorMetrics
 from swarmgame_operator.operator import Operator
@@ -53,6 +53,8 @@ class RunningOperator:
         self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.error: BaseException | None = None
+        self.tasks_left: list[str] = []
+        """Tasks that ran in its loop when it had ended."""
 
     def _run(self) -> None:
         async def run() -> None:
@@ -68,9 +70,12 @@ class RunningOperator:
                 )
             finally:
                 self._stop.set()  # a thread of the loop waits for it
+                own = asyncio.current_task()
+                self.tasks_left = [task.get_name() for task in asyncio.all_tasks() if task is not own]
 
         try:
             asyncio.run(run())
+            self.error = self.inner.failure
         except Exception as error:  # noqa: BLE001  # the block's end raises it
             self.error = error
         finally:
@@ -121,12 +126,13 @@ class RunningOperator:
 
 @asynccontextmanager
 async def operator(
-    kubeconfig: Path, namespace: str = "", *, connection: Connect | None = None, **settings: Any
+    kubeconfig: Path, namespace: str = "", *, connection: Connect | None = None, may_end: bool = False, **settings: Any
 ) -> AsyncIterator[RunningOperator]:
     """Run an operator of one namespace, or (empty) of all, and stop it as SIGTERM does when the block ends.
 
     Args:
         connection: makes its connection to the API server; else the kubeconfig does.
+        may_end: it may end by itself in the block; else its error is raised at the block's end.
     """
     quick: dict[str, Any] = {"metrics_port": 0, "probe_port": 0, "debounce_seconds": 0.02, "progress_seconds": 0}
     chosen = OperatorSettings(watch_namespaces=(namespace,) if namespace else (), **{**quick, **settings})
@@ -135,7 +141,7 @@ async def operator(
     await running.started()
     try:
         yield running
-        if not running.alive and running.error is not None:
+        if not may_end and not running.alive and running.error is not None:
             raise running.error
     finally:
         running.end()
@@ -195,3 +201,13 @@ async def names(api: Api, kind: ResourceKind, namespace: str) -> set[str]:
     """Return the names of all objects of a kind."""
     page = await api.list_page(kind, namespace)
     return {each["metadata"]["name"] for each in page["items"]}
+
+
+async def controllers_at_rest(api: Api, namespace: str, count: int) -> bool:
+    """Return whether the controllers have made the pods of all games, and have counted them in the objects' status."""
+    jobs = [each.get("status") or {} for each in (await api.list_page(JOB, namespace))["items"]]
+    bootnodes = [each.get("status") or {} for each in (await api.list_page(DEPLOYMENT, namespace))["items"]]
+    return (
+        sum(status.get("active", 0) == 2 and "ready" in status for status in jobs) == count
+        and sum(status.get("unavailableReplicas") == 1 for status in bootnodes) == count
+    )

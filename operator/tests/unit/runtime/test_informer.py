@@ -181,3 +181,33 @@ async def test_random_interruptions_lose_nothing_and_leave_nothing_over(seed: in
         phases = {pod.facts.name: pod.facts.phase for pod in seen._cache.pods(GAME, "")}
         assert phases == {name: body.get("status", {}).get("phase", "Pending") for name, body in server.objects.items()}
         assert changes == 150
+
+
+async def test_a_watch_that_ends_at_once_again_and_again_is_out_of_step() -> None:
+    server = FaultyServer()
+    async with watching(server) as seen:
+        await eventually(lambda: server.watches)
+        server.refusals = [200] * 1000  # an empty answer
+        server.end()
+        await eventually(lambda: not seen.informer.synced.is_set())
+        await server.change("ADDED", "p0")
+        server.refusals.clear()
+        await seen.informer.synced.wait()
+        assert seen.names == {"p0"}
+        assert seen.informer.lists == 1
+
+
+async def test_a_watch_that_is_not_accepted_is_out_of_step_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OPENING_SECONDS", 0.1)
+    monkeypatch.setattr(module, "HEADER_SECONDS", 0.3)
+    server = FaultyServer()
+    async with watching(server) as seen:
+        await eventually(lambda: server.watches)
+        server.hangs = True
+        server.end()
+        await eventually(lambda: not seen.informer.synced.is_set())
+        await server.change("ADDED", "p0")
+        server.hangs = False
+        await seen.informer.synced.wait()
+        assert seen.names == {"p0"}
+        assert seen.informer.lists == 1
