@@ -24,6 +24,7 @@ from swarmgame.game.components import DataManager, RewardManager, Trainer
 from swarmgame.game.external_sampling import ExternalSamplingPolicy, has_nonzero_advantage, mean_reward, select_external
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
 from swarmgame.game.report import Evaluation, Observer, RoundReport
+from swarmgame.game.reward_checks import checked_rewards, require_scores
 from swarmgame.game.roles import RoleManager
 from swarmgame.game.state import Contribution, GameState, GroupKey, PeerId, Prompt, Rewards, Round
 from swarmgame.game.verification import RolloutVerifier
@@ -210,7 +211,9 @@ class GameManager:
             for observer in self.observers:
                 observer.stage_closed(round, stage, collected)
         with self._timed(stats, "rewards"):
-            rewards = self.rewards.rewards(state)
+            rewards = self._score(state)
+            require_scores(rewards, state, type(self.rewards).__name__)
+            self.rewards.round_scored(state)
             seed = derive_seed(round.peer_seed, "external")
             state = state.with_external(
                 select_external(stats.trainable, rewards, self.progression.sharing, round=number, seed=seed)
@@ -257,7 +260,7 @@ class GameManager:
         if self.progression.exchange is Exchange.PULL:
             # Other peers select by our claims, so the rewards are needed before publishing.
             with self._timed(stats, "rewards"):
-                claims = self._claims(contribution, self.rewards.rewards(state))
+                claims = self._claims(contribution, self._score(state))
         self.communication.publish(contribution, claims)
         return state, {prompt.question_id: prompt for prompt in prompts}
 
@@ -282,6 +285,9 @@ class GameManager:
             tokenizer=self.trainer.tokenizer,
             policy_version=self.trainer.sampling_version,
         )
+
+    def _score(self, state: GameState) -> Rewards:
+        return checked_rewards(self.rewards.rewards(state), state, type(self.rewards).__name__)
 
     def _claims(self, contribution: Contribution, rewards: Rewards) -> tuple[Claim, ...]:
         keys = (
@@ -315,7 +321,7 @@ class GameManager:
         for stage in range(self.progression.stages):
             state = state.with_contribution(self._generate(state, stage, self.data.stage_inputs(state, stage)))
         last = self.progression.stages - 1
-        scored = {key: rewards for key, rewards in self.rewards.rewards(state).items() if key.stage == last}
+        scored = {key: rewards for key, rewards in self._score(state).items() if key.stage == last}
         average: dict[str, list[float]] = {}
         passed: dict[str, list[float]] = {}
         for key, values in scored.items():

@@ -23,6 +23,7 @@ from pydantic import Field
 from swarmgame.errors import BadUsage, Temporary
 from swarmgame.game.components import RewardManager
 from swarmgame.game.ranks import OneRank, Ranks
+from swarmgame.game.reward_checks import ScoringFailure, checked_rewards
 from swarmgame.game.state import GameState, Rewards
 from swarmgame_common.settings import Digits, EnvironmentSettings, InvalidSettings, Variable, read_settings
 
@@ -184,11 +185,19 @@ class RankedRewards(RewardManager):
     def rewards(self, state: GameState) -> Rewards:
         packed = None
         if self._inner is not None:
-            scored = self._inner.rewards(state)
+            # Checked before packing, so that the message names the manager and the group.
+            scored = checked_rewards(self._inner.rewards(state), state, type(self._inner).__name__)
             packed = msgpack.packb([_pack(scored.get(key)) for key, _ in state.groups()])
         received = msgpack.unpackb(self._ranks.broadcast(packed))
         rows = zip(state.groups(), received, strict=True)
         return {key: struct.unpack(f"<{len(row) // 8}d", row) for (key, _), row in rows if row is not None}
+
+    def round_scored(self, state: GameState) -> None:
+        if self._inner is not None:
+            self._inner.round_scored(state)
+
+    def failures(self) -> Sequence[ScoringFailure]:
+        return self._inner.failures() if self._inner is not None else ()
 
     def counters(self) -> Mapping[str, int]:
         return self._inner.counters() if self._inner is not None else {}
