@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from swarmgame.launch.live_table import JsonLines, make_view
+from swarmgame.observability.diagnostics.files import NewWarnings
 from swarmgame.observability.peer_progress import KEEP_ROUNDS, PeerProgress
 from swarmgame.observability.run_directory import PeerDirectory
 
@@ -40,6 +41,7 @@ class RunDisplay:
         self.peers = [PeerProgress(index, directory, keep=KEEP_ROUNDS) for index, directory in directories.items()]
         for peer in self.peers:
             peer.refresh()
+        self._warnings = NewWarnings({index: directory.warnings for index, directory in directories.items()})
         self._caption = caption
         self._view = make_view(title, max_rounds)
         if isinstance(self._view, JsonLines):
@@ -65,6 +67,7 @@ class RunDisplay:
         for peer in self.peers:
             peer.state = (states or {}).get(peer.index, peer.state)
             peer.refresh()
+        self._print_warnings()
         self._view.set_caption(self._caption())
         self._view.show(self.peers)
 
@@ -96,7 +99,13 @@ class RunDisplay:
         self._statuses.join(timeout=5.0)
         for peer in self.peers:
             peer.refresh()
+        self._print_warnings()
         self._view.close(self.peers)
+
+    def _print_warnings(self) -> None:
+        """Print the warnings of the peers, each once, above the table."""
+        for warning in self._warnings.read():
+            self._view.print(str(warning))
 
     def _fetch_statuses(self) -> None:
         while not self._done.wait(STATUS_SECONDS):

@@ -7,12 +7,11 @@ answers of one author, so one author's breaches do not affect the scores of anot
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from abc import abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -135,10 +134,3 @@ class AnswerRewards(RewardManager):
 def _digest(question_id: str, answer: str) -> bytes:
     """Return a digest of an answer to a question, in 16 bytes."""
     return hashlib.blake2b(f"{question_id}\0{answer}".encode(errors="surrogatepass"), digest_size=16).digest()
-
-
-def finite(value: Any) -> float | None:
-    """Return the value as a float if it can be a reward, else None."""
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return float(value)
-    return None

@@ -27,6 +27,7 @@ from swarmgame.game.manager import Progression
 from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.models.check import check_model
+from swarmgame.observability.diagnostics.records import GameFacts
 from swarmgame.runtime.trial import try_game
 from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.game import ComponentSpec, GameSpec
@@ -228,6 +229,18 @@ def progression_of(manifest: SwarmGame) -> Progression:
         stop_when_isolated=game.progression.when_alone == "Stop",
         evaluate_every=game.evaluation.every_rounds if game.evaluation else 0,
         evaluation_questions=game.evaluation.questions if game.evaluation else 0,
+    )
+
+
+def facts_of(manifest: SwarmGame, components: Components) -> GameFacts:
+    """Return what the rules of the diagnostics know of the game."""
+    progression = progression_of(manifest)
+    return GameFacts(
+        single_peer=progression.single_peer,
+        external_groups=progression.sharing.external_groups,
+        evaluate_every=progression.evaluate_every,
+        trains=getattr(components.trainer.config, "update", "") != "none",
+        full_reward=components.rewards.full_reward,
     )
 
 

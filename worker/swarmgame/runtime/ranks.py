@@ -181,6 +181,8 @@ class RankedRewards(RewardManager):
             raise ValueError("rank 0, and only rank 0, computes the rewards")
         self._inner = inner
         self._ranks = ranks
+        if inner is not None:
+            self.full_reward = inner.full_reward
 
     def rewards(self, state: GameState) -> Rewards:
         packed = None
