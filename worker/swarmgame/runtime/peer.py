@@ -94,7 +94,9 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
         if isinstance(ranks, DistributedRanks):
             cleanup.enter_context(ranks)
         options.directory.mkdir(parents=True, exist_ok=True)
-        logs.configure(file=PeerDirectory(options.directory).log, index=options.index, rank=ranks.rank)
+        logs.configure(
+            file=PeerDirectory(options.directory).log, limit_repeats=True, index=options.index, rank=ranks.rank
+        )
         identity = Identity.load_or_create(options.network.identity) if ranks.rank == 0 else None
         peer: PeerId = ranks.broadcast(identity.peer.encode() if identity else None).decode()
         status = PeerStatus(

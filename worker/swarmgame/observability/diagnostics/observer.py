@@ -61,7 +61,7 @@ class DiagnosticsObserver(Observer):
         if first:
             self._metrics["warnings_total"].labels(diagnostic.code).inc()
             detail = f"\n{diagnostic.detail}" if diagnostic.detail else ""
-            logger.warning("round %d: %s%s", diagnostic.round, diagnostic, detail)
+            logger.warning("round %d: %s%s", diagnostic.round, diagnostic, detail, extra={"counted": True})
         elif diagnostic.count > 1:
             logger.info("%d times so far: %s", diagnostic.count, diagnostic.text)
 

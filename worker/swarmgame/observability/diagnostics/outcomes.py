@@ -45,8 +45,8 @@ OUTCOMES: Mapping[str, Outcome] = {
         "Groups of a later stage whose prompt this peer would not have made, since it depends on what their author had "
         "collected. The next stage reads their text; they are not trained on",
         "Prompts of every stage depend on what their author had collected, such as other peers' answers",
-        "Expected in games of several stages: groups of the first stage are trained on. To share later stages too, make "
-        "their prompts depend only on what every peer has (all contributions: progression.quorum 100%)",
+        "Expected in games of several stages: groups of the first stage are trained on. To share later stages too, "
+        "make their prompts depend only on what every peer has (all contributions: progression.quorum 100%)",
         warned_after=5,
         may_be_normal=True,
     ),

@@ -76,7 +76,7 @@ class Rule:
 
 def no_spread(records: Records, facts: GameFacts) -> str | None:
     """Find rounds in which rewards cannot tell a better rollout from a worse one."""
-    recent = _recent(records, EARLY) if len(records) == EARLY else _recent(records, USUAL)
+    recent = _early_or_usual(records)
     if not recent or not all(record.rollouts > record.unscored for record in recent):
         return None
     low, high = min(record.low for record in recent), max(record.high for record in recent)
@@ -91,7 +91,7 @@ def no_spread(records: Records, facts: GameFacts) -> str | None:
 
 def no_steps(records: Records, facts: GameFacts) -> str | None:
     """Find rounds without an update of the policy, although rewards differed."""
-    recent = _recent(records, EARLY if len(records) == EARLY else USUAL)
+    recent = _early_or_usual(records)
     if not facts.trains or not recent or recent[-1].policy_version != recent[0].policy_version:
         return None
     if not all(record.spread for record in recent):
@@ -307,6 +307,11 @@ def find_all(records: Records, facts: GameFacts) -> list[Diagnostic]:
 def _recent(records: Records, count: int) -> Records:
     """Return the last rounds; none where there are fewer."""
     return records[-count:] if len(records) >= count else ()
+
+
+def _early_or_usual(records: Records) -> Records:
+    """Return the last rounds, fewer at the start of a game; none before the third."""
+    return records[-USUAL:] if len(records) >= EARLY else ()
 
 
 def _rounds(records: Records) -> str:
