@@ -215,7 +215,7 @@ class Trainer(Component, ABC):
     @abstractmethod
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
         """Train on a complete round: per stage, per round or not at all. Our own groups are `state.own_groups()`, the
-        selected groups of other peers `state.external`. Return metrics: finite floats, or NaN where undefined."""
+        selected groups of other peers `state.external`. Return metrics: a number each, NaN where undefined."""
 
     @abstractmethod
     def state_dict(self) -> Mapping[str, Any]:

@@ -27,6 +27,7 @@ from swarmgame.game.report import Evaluation, Observer, RoundReport
 from swarmgame.game.reward_checks import checked_rewards, require_scores
 from swarmgame.game.roles import RoleManager
 from swarmgame.game.state import Contribution, GameState, GroupKey, PeerId, Prompt, Rewards, Round
+from swarmgame.game.trainer_checks import checked_groups, checked_metrics
 from swarmgame.game.verification import RolloutVerifier
 from swarmgame.seeds import derive_seed
 
@@ -219,7 +220,7 @@ class GameManager:
                 select_external(stats.trainable, rewards, self.progression.sharing, round=number, seed=seed)
             )
         with self._timed(stats, "train"):
-            metrics = self.trainer.train(state, rewards)
+            metrics = checked_metrics(self.trainer.train(state, rewards), type(self.trainer).__name__)
         self.data.round_finished(state, rewards)
         with self._timed(stats, "evaluate"):
             every = self.progression.evaluate_every
@@ -275,7 +276,8 @@ class GameManager:
         self.trainer.generate_ahead(self.data.stage_inputs(state, 0), following)
 
     def _generate(self, state: GameState, stage: int, prompts: Sequence[Prompt]) -> Contribution:
-        groups = tuple(self.trainer.generate(prompts, replace(state.round, stage=stage)))
+        generated = self.trainer.generate(prompts, replace(state.round, stage=stage))
+        groups = checked_groups(generated, prompts, type(self.trainer).__name__)
         return Contribution(
             peer=state.peer,
             round=state.round.number,

@@ -28,6 +28,7 @@ class RunDisplay:
 
     Args:
         caption: returns the line below the table.
+        warnings: whether to print the warnings of the peers; not for a peer of this process, whose log shows them.
     """
 
     def __init__(
@@ -37,11 +38,14 @@ class RunDisplay:
         directories: Mapping[int, PeerDirectory],
         *,
         caption: Callable[[], str] = lambda: "",
+        warnings: bool = True,
     ) -> None:
         self.peers = [PeerProgress(index, directory, keep=KEEP_ROUNDS) for index, directory in directories.items()]
         for peer in self.peers:
             peer.refresh()
-        self._warnings = NewWarnings({index: directory.warnings for index, directory in directories.items()})
+        self._warnings = NewWarnings(
+            {index: directory.warnings for index, directory in directories.items()} if warnings else {}
+        )
         self._caption = caption
         self._view = make_view(title, max_rounds)
         if isinstance(self._view, JsonLines):
@@ -100,6 +104,8 @@ class RunDisplay:
         for peer in self.peers:
             peer.refresh()
         self._print_warnings()
+        for line in self._warnings.totals():
+            self._view.print(line)
         self._view.close(self.peers)
 
     def _print_warnings(self) -> None:

@@ -51,7 +51,8 @@ def join_swarm(manifest: SwarmGame, folder: Path, options: JoinOptions, *, notif
         prepare(manifest, folder)
         files = directory.peer(0)
         files.root.mkdir(parents=True, exist_ok=True)
-        display = RunDisplay(f"{manifest.metadata.name}: one more peer", max_rounds, {0: files})
+        title = f"{manifest.metadata.name}: one more peer"
+        display = RunDisplay(title, max_rounds, {0: files}, warnings=False)
         state = "failed"
         with display:
             try:

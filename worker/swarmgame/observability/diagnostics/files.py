@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from swarmgame.observability.diagnostics.rules import Diagnostic
+from swarmgame.observability.diagnostics.rules import SCORING_FAILED, Diagnostic
 from swarmgame.observability.peer_progress import Tail
 
 
@@ -55,15 +55,29 @@ class NewWarnings:
 
     def __init__(self, paths: Mapping[int, Path]) -> None:
         self._tails = {index: Tail(path) for index, path in paths.items()}
-        self._seen: set[tuple[str, str]] = set()
+        self._shown: dict[tuple[str, str], int] = {}
+        self._latest: dict[int, dict[tuple[str, str], Diagnostic]] = {index: {} for index in paths}
         for tail in self._tails.values():
             tail.read()
 
     def read(self) -> list[RunWarning]:
+        """Return the warnings that no peer had before."""
         found = {index: _parsed(tail.read()) for index, tail in self._tails.items()}
-        new = [warning for warning in _merged(found) if warning.diagnostic.key not in self._seen]
-        self._seen.update(warning.diagnostic.key for warning in new)
+        for index, diagnostics in found.items():
+            self._latest[index].update({diagnostic.key: diagnostic for diagnostic in diagnostics})
+        new = [warning for warning in _merged(found) if warning.diagnostic.key not in self._shown]
+        self._shown.update({warning.diagnostic.key: warning.diagnostic.count for warning in new})
         return new
+
+    def totals(self) -> list[str]:
+        """Return a sentence for each kind of failed call that has come more often than was shown."""
+        merged = _merged({index: latest.values() for index, latest in self._latest.items()})
+        return [
+            f"{warning.diagnostic.count} times in all: {warning.diagnostic.text}"
+            for warning in merged
+            if warning.diagnostic.code == SCORING_FAILED
+            and warning.diagnostic.count > self._shown[warning.diagnostic.key]
+        ]
 
 
 def read_all(paths: Mapping[int, Path]) -> list[RunWarning]:

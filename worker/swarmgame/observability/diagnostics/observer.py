@@ -16,6 +16,8 @@ from swarmgame.observability.metrics import PeerMetrics
 from swarmgame.observability.status import PeerStatus
 
 logger = logging.getLogger(__name__)
+MAX_SHOWN = 16
+"""Warnings in the status: the operator reads it."""
 
 
 class DiagnosticsObserver(Observer):
@@ -57,7 +59,7 @@ class DiagnosticsObserver(Observer):
 
     def _show(self, diagnostic: Diagnostic, first: bool) -> None:
         append(self._path, self._index, diagnostic)
-        self._status.change(warnings=tuple(map(_shown, self._log.diagnostics)))
+        self._status.change(warnings=tuple(map(_shown, self._log.diagnostics[:MAX_SHOWN])))
         if first:
             self._metrics["warnings_total"].labels(diagnostic.code).inc()
             detail = f"\n{diagnostic.detail}" if diagnostic.detail else ""

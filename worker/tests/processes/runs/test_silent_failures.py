@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,8 @@ def test_a_manager_that_returns_too_few_rewards_ends_the_run(game: Path) -> None
 
 def test_an_error_in_some_calls_is_shown_once_and_counted(game: Path) -> None:
     shown, run = played(game, "game.rewards.with.function=silent_author:sometimes")
-    assert shown.count("ValueError: three is refused") == 1
+    assert shown.count("warning: peer 0, round 0: a call of the reward function failed") == 1
+    assert re.search(r"\d+ times in all: a call of the reward function failed and scored 0: ValueError", shown)
     written = [json.loads(line) for line in run.peer(0).warnings.read_text().splitlines()]
     assert written[-1]["count"] > written[0]["count"]
     assert "three is refused" in run.report.read_text()

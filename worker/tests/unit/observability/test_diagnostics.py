@@ -317,6 +317,20 @@ def test_a_runner_gets_each_warning_once_whichever_peer_has_it_first(tmp_path: P
     assert new.read() == []
 
 
+def test_a_runner_ends_with_the_totals_of_failed_calls_of_all_peers(tmp_path: Path) -> None:
+    files = paths(tmp_path, 2)
+    new = NewWarnings(files)
+    append(files[0], 0, diagnostic("scoring-failed", "KeyError m.py:3", count=4))
+    append(files[0], 0, diagnostic("scoring-failed", "ValueError m.py:9"))
+    append(files[0], 0, diagnostic(count=1))
+    assert len(new.read()) == 3
+    append(files[0], 0, diagnostic("scoring-failed", "KeyError m.py:3", count=40))
+    append(files[1], 1, diagnostic("scoring-failed", "KeyError m.py:3", count=2))
+    append(files[1], 1, diagnostic(count=10))
+    assert new.read() == []
+    assert new.totals() == ["42 times in all: text of scoring-failed"]
+
+
 def test_the_report_has_one_warning_for_all_peers_with_their_counts(tmp_path: Path) -> None:
     files = paths(tmp_path, 2)
     append(files[0], 0, diagnostic(round=9))
