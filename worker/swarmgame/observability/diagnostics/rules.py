@@ -132,7 +132,7 @@ def empty_evaluation(records: Records, facts: GameFacts) -> str | None:
     if due and last.evaluated is None:
         return f"the evaluation of round {last.round} had no questions"
     if last.evaluated is not None and math.isnan(last.evaluated):
-        return f"the evaluation of round {last.round} scored no rollout of the last stage"
+        return f"the evaluation of round {last.round} scored no rollout"
     return None
 
 
@@ -243,9 +243,8 @@ RULES = (
     Rule(
         "empty-evaluation",
         "An evaluation has no questions, or scores none",
-        "DataManager.evaluation_data returns nothing, or stage_inputs makes no prompt for the last stage, which is the "
-        "one that is evaluated",
-        "Implement evaluation_data, make prompts for every stage, or remove spec.game.evaluation",
+        "DataManager.evaluation_data returns nothing, or stage_inputs makes no prompts for its questions",
+        "Implement evaluation_data, make prompts for held-out questions in every stage, or remove spec.game.evaluation",
         empty_evaluation,
     ),
     Rule(

@@ -100,7 +100,7 @@ def test_rollouts_without_a_reward_are_found() -> None:
     ("evaluated", "text"),
     [
         (None, "the evaluation of round 1 had no questions"),
-        (math.nan, "the evaluation of round 1 scored no rollout of the last stage"),
+        (math.nan, "the evaluation of round 1 scored no rollout"),
     ],
 )
 def test_an_evaluation_without_items_is_found(evaluated: float | None, text: str) -> None:
