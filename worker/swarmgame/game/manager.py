@@ -24,7 +24,7 @@ from swarmgame.game.components import DataManager, RewardManager, Trainer
 from swarmgame.game.external_sampling import ExternalSamplingPolicy, has_nonzero_advantage, mean_reward, select_external
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
 from swarmgame.game.report import Evaluation, Observer, RoundReport
-from swarmgame.game.reward_checks import checked_rewards, require_scores
+from swarmgame.game.reward_checks import checked_rewards, name_of, require_scores
 from swarmgame.game.roles import RoleManager
 from swarmgame.game.state import Contribution, GameState, GroupKey, PeerId, Prompt, Rewards, Round
 from swarmgame.game.trainer_checks import checked_groups, checked_metrics
@@ -213,7 +213,7 @@ class GameManager:
                 observer.stage_closed(round, stage, collected)
         with self._timed(stats, "rewards"):
             rewards = self._score(state)
-            require_scores(rewards, state, type(self.rewards).__name__)
+            require_scores(rewards, state, name_of(self.rewards))
             self.rewards.round_scored(state)
             seed = derive_seed(round.peer_seed, "external")
             state = state.with_external(
@@ -289,7 +289,7 @@ class GameManager:
         )
 
     def _score(self, state: GameState) -> Rewards:
-        return checked_rewards(self.rewards.rewards(state), state, type(self.rewards).__name__)
+        return checked_rewards(self.rewards.rewards(state), state, name_of(self.rewards))
 
     def _claims(self, contribution: Contribution, rewards: Rewards) -> tuple[Claim, ...]:
         keys = (

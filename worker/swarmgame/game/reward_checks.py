@@ -82,6 +82,11 @@ def require_scores(rewards: Rewards, state: GameState, name: str) -> None:
     )
 
 
+def name_of(rewards: object) -> str:
+    """Return the name of a manager's class, for messages; of the inner one, where it passes on another's rewards."""
+    return type(getattr(rewards, "inner", None) or rewards).__name__
+
+
 def _checked_group(values: object, rollouts: int, place: str) -> Sequence[float]:
     as_list = getattr(values, "tolist", None)
     found = as_list() if callable(as_list) else values

@@ -35,6 +35,7 @@ DEFAULT_CURE = "Correct the function; where an answer may cause this, catch it a
 class _Round:
     succeeded: int = 0
     failed: int = 0
+    own_failed: int = 0
     not_run: int = 0
     kinds: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -59,17 +60,19 @@ class FailureLog:
         return tuple(self._kinds.values())
 
     def add_success(self) -> None:
+        """Count a call that gave a score, in this round or in an earlier one that the round uses again."""
         self._round.succeeded += 1
 
     def add_not_run(self) -> None:
         """Count a call that the sandbox did not make, because calls before it broke a limit."""
         self._round.not_run += 1
 
-    def add_failure(self, error: CodeError, breach: str = "") -> None:
+    def add_failure(self, error: CodeError, breach: str = "", *, own: bool = True) -> None:
         """Count a failed call.
 
         Args:
             breach: kind of the limit that it broke, if any; selects the cure.
+            own: whether the answer is this peer's own. Answers of other peers alone never end a run.
         """
         key = (error.kind, error.where)
         if key not in self._kinds and len(self._kinds) >= MAX_KINDS:
@@ -78,6 +81,7 @@ class FailureLog:
         found = self._kinds.setdefault(key, ScoringFailure(error, 0, cure))
         self._kinds[key] = replace(found, count=found.count + 1)
         self._round.failed += 1
+        self._round.own_failed += own
         self._round.kinds[key] = self._round.kinds.get(key, 0) + 1
 
     def end_round(self, number: int) -> None:
@@ -90,7 +94,7 @@ class FailureLog:
         ended, self._round = self._round, _Round()
         proven = self._has_succeeded
         self._has_succeeded |= ended.succeeded > 0
-        if ended.succeeded or not ended.failed:
+        if ended.succeeded or not ended.own_failed:
             self._suspected = self._suspected and not ended.succeeded
             return
         if proven and ended.not_run and not self._suspected:

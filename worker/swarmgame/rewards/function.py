@@ -30,6 +30,8 @@ from swarmgame.user_code import CodeError, as_number, definition, describe, kind
 
 _PATH = "spec.game.rewards.with.function"
 _BATCH = 512
+_REMEMBERED = 16_384
+"""Answers that failed: their cached score is 0, as that of a wrong answer is."""
 
 
 class FunctionRewardsConfig(AnswerConfig):
@@ -56,6 +58,7 @@ class FunctionRewards(AnswerRewards):
         self._function: Callable[[dict[str, Any], str], Any] | None = None
         self._sandbox: Sandbox | None = None
         self._log = FailureLog(config.function)
+        self._failed: set[tuple[str, str]] = set()
         if config.trusted:
             try:
                 self._function = _load(config.function)
@@ -97,7 +100,8 @@ class FunctionRewards(AnswerRewards):
         error = failed[0].error
         if question.answer or not error.trace:
             trace = f"\n{error.trace}" if error.trace else ""
-            given = f"the right answer of a question ({printable(repr(question.answer), 60)})"
+            right = f"the right answer of a question ({printable(repr(question.answer), 60)})"
+            given = right if question.answer else "an empty text"
             raise BadGame(
                 f"{_PATH} is {config.function}; it failed when it was called once, with {given}: {error}{trace}\n"
                 f"{failed[0].cure}"
@@ -106,12 +110,25 @@ class FunctionRewards(AnswerRewards):
     def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
         calls = [(_described(question), answer) for question, answer in answers]
         if self._function is not None:
-            return [self._trusted(self._function, question, answer) for question, answer in calls]
-        if self._sandbox is None:
+            scores: list[float | None] = [self._trusted(self._function, *call) for call in calls]
+        elif self._sandbox is not None:
+            batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
+            results = [
+                result for batch in batches for result in self._sandbox.call_untrusted(self.config.function, batch)
+            ]
+            scores = [self._sandboxed(result) for result in results]
+        else:
             raise RuntimeError("the reward manager is closed")
-        batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
-        results = [result for batch in batches for result in self._sandbox.call_untrusted(self.config.function, batch)]
-        return [self._sandboxed(result) for result in results]
+        if len(self._failed) > _REMEMBERED:
+            self._failed.clear()
+        for (question, answer), score in zip(answers, scores, strict=True):
+            if score is not None and math.isnan(score):
+                self._failed.add((question.id, answer))
+        return [0.0 if score is not None and math.isnan(score) else score for score in scores]
+
+    def reuse(self, question_id: str, answer: str) -> None:
+        if (question_id, answer) not in self._failed:
+            self._log.add_success()
 
     def counters(self) -> Mapping[str, int]:
         return {**super().counters(), **(self._sandbox.counters() if self._sandbox is not None else {})}
@@ -128,23 +145,24 @@ class FunctionRewards(AnswerRewards):
             self._sandbox = None
 
     def _sandboxed(self, result: CallResult) -> float | None:
-        """Return the score of one call; None where the same call may succeed later."""
+        """Return the score of one call; NaN where it failed, None where the same call may succeed later."""
         if not result.breach:
             return self._finite(result.value)
         if result.breach == "not run":
             self._log.add_not_run()
             return None
         error = result.error or CodeError(result.breach, result.message, self._where)
-        self._log.add_failure(error, result.breach)
-        return None if result.breach in ("timeout", "killed") else 0.0
+        self._log.add_failure(error, result.breach, own=self.scores_own)
+        return None if result.breach in ("timeout", "killed") else math.nan
 
     def _trusted(self, function: Callable[..., Any], question: dict[str, Any], answer: str) -> float:
+        """Return the score of one call, NaN where it failed."""
         try:
             value = function(question, answer)
         except (Exception, SystemExit) as error:  # noqa: BLE001 — the author's function failed on this answer
             self.count("reward_exceptions")
-            self._log.add_failure(describe(error, function))
-            return 0.0
+            self._log.add_failure(describe(error, function), own=self.scores_own)
+            return math.nan
         return self._finite(value)
 
     def _finite(self, value: Any) -> float:
@@ -153,10 +171,9 @@ class FunctionRewards(AnswerRewards):
             self._log.add_success()
             return score
         self.count("rewards_not_finite")
-        self._log.add_failure(
-            CodeError("not a number", f"returned {kind_of(value)}; expected a finite number", self._where)
-        )
-        return 0.0
+        error = CodeError("not a number", f"returned {kind_of(value)}; expected a finite number", self._where)
+        self._log.add_failure(error, own=self.scores_own)
+        return math.nan
 
 
 def check(function: str) -> str:

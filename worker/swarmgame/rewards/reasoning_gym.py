@@ -91,6 +91,9 @@ class ReasoningGymRewards(AnswerRewards):
             scores.append(self._score_of(next(results)))
         return scores
 
+    def reuse(self, question_id: str, answer: str) -> None:
+        self._log.add_success()
+
     def _score_of(self, result: CallResult) -> float | None:
         """Return a score; None for a call that was not run, or that ran out of time on a busy machine: it is scored
         again for the next author.
@@ -99,11 +102,12 @@ class ReasoningGymRewards(AnswerRewards):
             # A scorer of reasoning-gym may fail on any answer that it does not expect. One of an author's own
             # environment is a mistake that the author should know of.
             if result.error is not None and "/reasoning_gym/" not in result.error.where:
-                self._log.add_failure(result.error, result.breach)
+                self._log.add_failure(result.error, result.breach, own=self.scores_own)
             return None if result.breach in ("not run", "timeout", "killed") else 0.0
         score = as_number(result.value)
         if score is None or not math.isfinite(score):
-            self._log.add_failure(CodeError("not a number", f"returned {kind_of(result.value)}; expected 0 to 1"))
+            error = CodeError("not a number", f"returned {kind_of(result.value)}; expected a number from 0 to 1")
+            self._log.add_failure(error, own=self.scores_own)
             return 0.0
         self._log.add_success()
         return min(max(score, 0.0), 1.0)

@@ -135,6 +135,36 @@ def test_sys_exit_in_a_trusted_function_is_a_failed_call(
     assert [failure.error.kind for failure in rewards.failures()] == ["SystemExit"]
 
 
+def test_answers_of_other_peers_alone_do_not_end_a_run(
+    trusted: Callable[[Callable[..., object]], FunctionRewards],
+) -> None:
+    rewards = trusted(lambda question, text: 1.0 / (text != "5"))
+    rewards.rewards(state_of("4"))
+    rewards.round_scored(state_of("4"))
+    again = state_of("4", number=1)
+    hostile = Group(Prompt.from_question(QUESTION), (Rollout("5"),))
+    both = again.with_contribution(Contribution("b", 1, 0, (hostile,), {QUESTION.id: QUESTION.reference}))
+    assert [list(values) for values in rewards.rewards(both).values()] == [[1.0], [0.0]]
+    rewards.round_scored(both)
+    log = FailureLog("m:score")
+    log.add_failure(BUG, own=False)
+    log.end_round(0)
+    assert [failure.count for failure in rewards.failures()] == [1]
+
+
+def test_answers_that_were_scored_before_keep_the_run_alive_and_those_that_failed_do_not(
+    trusted: Callable[[Callable[..., object]], FunctionRewards],
+) -> None:
+    rewards = trusted(lambda question, text: 0.0 if text == "4" else {}["x"])
+    rewards.rewards(state_of("4", "5"))
+    rewards.round_scored(state_of("4", "5"))
+    rewards.rewards(state_of("4", "6", number=1))
+    rewards.round_scored(state_of("4", "6", number=1))
+    rewards.rewards(state_of("5", "7", number=2))
+    with pytest.raises(BadGame, match="the only call in round 2 failed"):
+        rewards.round_scored(state_of("5", "7", number=2))
+
+
 def test_a_round_of_cached_answers_makes_no_call_and_ends_nothing(
     trusted: Callable[[Callable[..., object]], FunctionRewards],
 ) -> None:
