@@ -40,8 +40,8 @@ What became of messages and groups of other peers: `outcomes` in `metrics.jsonl`
 
 A failed call scores 0. A round in which every call failed ends the run with 78 and the first error; answers of other
 peers alone never do. Where calls were not made after three that broke a limit, and the function has worked before, two
-such rounds in a row do: the answers may be what takes too long. Rewards that are not one number per rollout (finite, or NaN for one that could not be
-scored) end the run too, and so does a round in which no rollout was scored.
+such rounds in a row do: the answers may be what takes too long. Rewards that are not one number per rollout (finite, or
+NaN for one that could not be scored) end the run too, and so does a round in which no rollout was scored.
 
 | failure | what to do |
 |---|---|
