@@ -75,6 +75,7 @@ generate: $(READY) ## write the CRD and the reference pages from the code
 	$(BIN)/python -m swarmgame_api.crd
 	$(BIN)/python -m swarmgame_api.reference
 	$(BIN)/python -m swarmgame.observability.metric_definitions > docs/reference/metrics.md
+	$(BIN)/python -m swarmgame.observability.diagnostics.reference > docs/reference/warnings.md
 	$(BIN)/python -m swarmgame.cli.reference > docs/reference/cli.md
 	$(BIN)/swarmgame env list --markdown > docs/reference/environments.md
 	$(BIN)/swarmgame components list --markdown > docs/reference/components.md

@@ -48,6 +48,8 @@ def _problems(model: type[BaseModel], error: Mapping[str, Any], prefix: str) -> 
         ]
     if kind == "extra_forbidden":
         fields = _fields(parent)
+        if not fields:
+            return [Problem(path, UNKNOWN_FIELD, "no options: this takes none")]
         hint = did_you_mean(key, fields)
         return [Problem(path, UNKNOWN_FIELD, f"a field that exists{hint}" if hint else f"one of {', '.join(fields)}")]
     if kind == "missing":

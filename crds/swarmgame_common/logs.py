@@ -30,6 +30,9 @@ SECRET_TEXT = (
 key).
 """
 MAX_DEPTH = 6
+NUMBER = re.compile(r"\d+")
+MAX_MESSAGES = 1024
+"""Different messages whose repetitions are counted."""
 
 
 def get_logger(name: str, **facts: object) -> BoundLogger:
@@ -43,6 +46,7 @@ def configure(
     stream: TextIO | None = None,
     form: Literal["auto", "json", "text"] = "auto",
     level: int | str = logging.INFO,
+    limit_repeats: bool = False,
     **facts: object,
 ) -> None:
     """Send all logs to a stream and, if given, to a file. Calling it again replaces the earlier configuration.
@@ -51,6 +55,7 @@ def configure(
         file: JSON lines are appended to it; its folder must exist.
         stream: standard error when not given.
         form: of the stream; `auto`: text on a terminal, JSON lines on a pipe.
+        limit_repeats: write a warning or error that repeats at the 1st, 10th, 100th, … time only, with its count.
         facts: added to every line (`index=2`).
     """
     stream = sys.stderr if stream is None else stream
@@ -68,7 +73,10 @@ def configure(
             root.removeHandler(old)
             if isinstance(old, logging.FileHandler):
                 old.close()
+    repeats = LimitRepeats() if limit_repeats else None
     for handler in handlers:
+        if repeats is not None:
+            handler.addFilter(repeats)
         handler.swarmgame = True  # type: ignore[attr-defined]
         root.addHandler(handler)
     root.setLevel(level)
@@ -81,6 +89,38 @@ def configure(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+class LimitRepeats(logging.Filter):
+    """Passes a warning or error that repeats at powers of ten only, with its count.
+
+    Two errors are the same if logger and text are; two warnings also if only numbers in the text differ. A record of
+    structlog always passes, and so does one with `extra={"counted": True}`, whose module counts it itself. One filter
+    serves several handlers: a record counts once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: dict[tuple[str, int, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING or not isinstance(record.msg, str) or hasattr(record, "counted"):
+            return True
+        decided: bool | None = getattr(record, "swarmgame_passes", None)
+        if decided is None:
+            decided = self._passes(record)
+            record.swarmgame_passes = decided
+        return decided
+
+    def _passes(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        key = (record.name, record.levelno, text if record.levelno >= logging.ERROR else NUMBER.sub("#", text))
+        if key not in self._counts and len(self._counts) >= MAX_MESSAGES:
+            return True
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        if count > 1:
+            record.msg, record.args = f"{text} ({count} times so far)", ()
+        return str(count).rstrip("0") == "1"
 
 
 def hide_secrets(logger: object, method: str, event: EventDict) -> EventDict:

@@ -1,7 +1,7 @@
 """Errors and their exit codes.
 
-Three families: errors that the user can correct (`BadUsage`, `InvalidManifest`, `BadData`), errors that may pass
-(`Temporary`), and refusals by the swarm or the chain (`Refused`). Any other exception is a bug, and keeps its
+Three families: errors that the user can correct (`BadUsage`, `InvalidManifest`, `BadGame`, `BadData`), errors that may
+pass (`Temporary`), and refusals by the swarm or the chain (`Refused`). Any other exception is a bug, and keeps its
 traceback. Only `swarmgame.cli.main` turns errors into exit codes. Invariant: an exit code never changes its meaning,
 since a Job's podFailurePolicy reads it.
 """
@@ -14,6 +14,7 @@ from swarmgame_api.errors import InvalidManifest
 
 __all__ = [
     "BadData",
+    "BadGame",
     "BadUsage",
     "ExitCode",
     "InvalidManifest",
@@ -53,6 +54,14 @@ class BadData(SwarmGameError):
     """An input file (a checkpoint, a dataset) cannot be used."""
 
     exit_code = ExitCode.BAD_DATA
+
+
+class BadGame(SwarmGameError):
+    """The code that the manifest names (a reward function, a manager) cannot be used: it fails, or returns values that
+    it must not return.
+    """
+
+    exit_code = ExitCode.BAD_CONFIG
 
 
 class Temporary(SwarmGameError):

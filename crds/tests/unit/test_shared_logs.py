@@ -105,3 +105,36 @@ def test_the_number_of_tokens_is_not_a_secret() -> None:
     get_logger("x").info("sampled", tokens=512, tokenizer="char")
     (line,) = lines(stream.getvalue())
     assert (line["tokens"], line["tokenizer"]) == (512, "char")
+
+
+def test_a_warning_that_repeats_is_written_at_powers_of_ten_with_its_count(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    configure(stream=stream, file=tmp_path / "log.jsonl", limit_repeats=True)
+    for number in range(120):
+        logging.getLogger("swarmgame.test").warning("the swarm is at round %d: skipping ahead", number)
+    events = [line["event"] for line in lines(stream.getvalue())]
+    assert events == [
+        "the swarm is at round 0: skipping ahead",
+        "the swarm is at round 9: skipping ahead (10 times so far)",
+        "the swarm is at round 99: skipping ahead (100 times so far)",
+    ]
+    assert [line["event"] for line in lines((tmp_path / "log.jsonl").read_text())] == events
+
+
+def test_different_errors_facts_and_counted_records_are_all_written() -> None:
+    stream = io.StringIO()
+    configure(stream=stream, limit_repeats=True)
+    for number in range(3):
+        logging.getLogger("swarmgame.test").error("checkpoint skipped: round-%d", number)
+        logging.getLogger("swarmgame.test").info("round %d", number)
+        logging.getLogger("swarmgame.test").warning("found %d", number, extra={"counted": True})
+        get_logger("swarmgame.test").warning("reconcile failed", game=number)
+    assert len(lines(stream.getvalue())) == 12
+
+
+def test_nothing_is_left_out_unless_it_is_asked_for() -> None:
+    stream = io.StringIO()
+    configure(stream=stream)
+    for _ in range(3):
+        logging.getLogger("swarmgame.test").warning("again")
+    assert len(lines(stream.getvalue())) == 3

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from swarmgame.errors import InvalidManifest
+from swarmgame.errors import BadGame, InvalidManifest
 
 if TYPE_CHECKING:
     from swarmgame_api.manifest import SwarmGame
@@ -82,6 +82,8 @@ def found_in(game: Path) -> Iterator[None]:
         yield
     except InvalidManifest as error:
         raise (error if error.source else error.at(str(game))) from error.__cause__
+    except BadGame as error:
+        raise BadGame(f"{game}: {error}") from error.__cause__
 
 
 def print_message(line: str) -> None:

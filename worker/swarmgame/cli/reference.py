@@ -25,7 +25,7 @@ MEANINGS = {
     ExitCode.BAD_DATA: "a file that was given cannot be used: a checkpoint, a dataset, a key",
     ExitCode.TEMPORARY: "it may work if tried again: a peer is away, a port is taken, a rank died",
     ExitCode.REFUSED: "the swarm or the chain refuses this peer",
-    ExitCode.BAD_CONFIG: "the manifest, or what it names, cannot be used; nothing was started",
+    ExitCode.BAD_CONFIG: "the manifest, or what it names (a class, a reward function), cannot be used; correct it",
     ExitCode.STOPPED: "stopped by Ctrl-C or SIGTERM; running again goes on",
 }
 

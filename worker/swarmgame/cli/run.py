@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarmgame.cli.options import Game, Overrides, Report, Rounds, Runs, found_in, load_game, print_message
+
+if TYPE_CHECKING:
+    from swarmgame_api.manifest import SwarmGame
 
 
 class CoordinationChoice(StrEnum):
@@ -73,4 +76,9 @@ def run(
         from swarmgame.runtime.assembly import check, prepare
 
         options = RunOptions(game=game, overrides=overrides, runs=runs, name=name, fresh=fresh, report=report)
-        raise typer.Exit(int(run(manifest, options, check=check, prepare=prepare, notify=print_message)))
+
+        def check_and_warn(manifest: SwarmGame, folder: Path) -> None:
+            for warning in check(manifest, folder).warnings:
+                print_message(f"warning: {warning}")
+
+        raise typer.Exit(int(run(manifest, options, check=check_and_warn, prepare=prepare, notify=print_message)))

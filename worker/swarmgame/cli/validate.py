@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swarmgame.cli.options import Game, Overrides, found_in, load_game
+from swarmgame.cli.options import Game, Overrides, found_in, load_game, print_message
 
 if TYPE_CHECKING:
     from swarmgame.runtime.assembly import ResolvedGame
@@ -33,6 +33,8 @@ def validate(game: Game, set_: Overrides = None) -> None:
     from swarmgame_api.yaml_io import dump_document
 
     manifest, resolved = check_game(game, set_ or ())
+    for warning in resolved.warnings:
+        print_message(f"warning: {warning}")
     text = dump_document(resolved_data(manifest, resolved))
     output = Console()
     if output.is_terminal:

@@ -75,8 +75,14 @@ class CurriculumLevel:
         self._window = deque((float(reward) for reward in state["window"]), maxlen=self._config.window)
 
 
-def level_configs(name: str, config: dict[str, Any], attributes: list[str], most: int | None) -> dict[str, Any]:
+def level_configs(
+    name: str, config: dict[str, Any], attributes: list[str], most: int | None, start: int = 0
+) -> dict[str, Any]:
     """Return the configuration of every level: the author's with the moving attributes replaced. Runs in the sandbox.
+
+    Args:
+        attributes: those that move; all when empty.
+        most, start: the highest and the first level that the author asks for.
 
     Returns:
         `{"levels": [config, …]}`, up to the first that the dataset refuses; or `{"problem": {"path", "got",
@@ -123,4 +129,9 @@ def level_configs(name: str, config: dict[str, Any], attributes: list[str], most
         return {
             "problem": {"path": "curriculum", "got": name, "expected": f"a curriculum whose first level {name} accepts"}
         }
+    last = len(levels) - 1
+    for path, asked in (("maxLevel", most), ("startLevel", start)):
+        if asked is not None and asked > last:
+            expected = f"a level from 0 to {last}: the curriculum of {name} has no more"
+            return {"problem": {"path": f"curriculum.{path}", "got": asked, "expected": expected}}
     return {"levels": levels}

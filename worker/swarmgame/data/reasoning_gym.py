@@ -19,7 +19,7 @@ from pydantic import Field
 
 from swarmgame.config import Config
 from swarmgame.data.curriculum import CurriculumConfig, CurriculumLevel
-from swarmgame.errors import InvalidManifest
+from swarmgame.errors import BadGame, InvalidManifest
 from swarmgame.game.components import ComponentContext, DataManager, Demonstration, Demonstrations
 from swarmgame.game.state import GameState, Message, Prompt, Question, QuestionRef, Rewards, Round
 from swarmgame.sandbox.client import CallResult, Sandbox, SandboxBroken, SharedSandbox
@@ -254,6 +254,7 @@ class ReasoningGymData(DataManager, Demonstrations):
     def _make(self, purpose: Purpose, levels: Sequence[_Level], stream: tuple[str | int, ...]) -> list[Question]:
         """Make one question a level. Some generators fail for rare seeds; every peer then tries the same next seed."""
         questions: dict[int, Question] = {}
+        last: CallResult | None = None
         for attempt in range(_ATTEMPTS):
             for index, level in enumerate(levels):
                 # A round's questions are made twice where its rollouts are generated ahead.
@@ -274,12 +275,14 @@ class ReasoningGymData(DataManager, Demonstrations):
                 if not result.breach:
                     question = _question(levels[index], seed, result, self.config.answer_format)
                     questions[index] = question if purpose == Purpose.EVALUATION else self._store(question)
+                last = result
             if len(questions) == len(levels):
                 return [questions[index] for index in range(len(levels))]
         failing = next(level.name for index, level in enumerate(levels) if index not in questions)
-        raise SandboxBroken(
-            f"the environment {failing} made no question in {_ATTEMPTS} attempts; see `swarmgame env check {failing}`"
-        )
+        why = f"the environment {failing} made no question in {_ATTEMPTS} attempts"
+        if last is not None and last.error is not None:
+            raise BadGame(f"{why}: {last.error}\n{last.error.trace}".rstrip())
+        raise SandboxBroken(f"{why} ({last.message if last else ''}); see `swarmgame env check {failing}`")
 
     def _call(self, levels: Sequence[_Level], seeds: Sequence[int], function: str = "make") -> list[CallResult]:
         if self._sandbox is None:
@@ -346,9 +349,10 @@ class ReasoningGymData(DataManager, Demonstrations):
         ]
         configs = [entry.config]
         if entry.curriculum is not None:
-            attributes, most = list(entry.curriculum.attributes), entry.curriculum.max_level
+            curriculum = entry.curriculum
+            wanted = (list(curriculum.attributes), curriculum.max_level, curriculum.start_level)
             answer = self._sandbox.call_trusted(
-                "swarmgame.data.curriculum:level_configs", entry.name, entry.config, attributes, most
+                "swarmgame.data.curriculum:level_configs", entry.name, entry.config, *wanted
             )
             configs = _valued(answer, path)["levels"]
         levels = []

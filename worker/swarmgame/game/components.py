@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from swarmgame.config import Config
 from swarmgame.game.ranks import OneRank, Ranks
+from swarmgame.game.reward_checks import ScoringFailure
 from swarmgame.game.state import GameState, Group, PeerId, Prompt, Question, QuestionRef, Rewards, Round
 
 
@@ -141,10 +142,34 @@ class RewardManager(Component, ABC):
 
     @abstractmethod
     def rewards(self, state: GameState) -> Rewards:
-        """Return a reward per rollout for every group of `state.groups()` whose question is in `state.questions`."""
+        """Return a reward per rollout for every group of `state.groups()` whose question is in `state.questions`.
+
+        A reward is a finite number (of Python, numpy or torch; a bool counts), or NaN for a rollout that cannot be
+        scored. Anything else, or a number of rewards that is not that of rollouts, ends the run, and so does a round
+        without a single score."""
 
     full_reward: float = 1.0
     """A rollout with at least this reward counts as passed (pass@k of the evaluation)."""
+
+    @classmethod
+    def check_with(cls, config: Any, context: ComponentContext, question: Question) -> None:
+        """Find mistakes that only a trial with a question of the game's data shows, in a second or two. Called before
+        anything starts.
+
+        Raises:
+            InvalidManifest, BadGame: the rewards cannot be used.
+        """
+
+    def round_scored(self, state: GameState) -> None:
+        """End the count of a round. Called once a round, after scoring and before training.
+
+        Raises:
+            BadGame: the round shows that the rewards cannot work, since every call failed.
+        """
+
+    def failures(self) -> Sequence[ScoringFailure]:
+        """Return the kinds of failed calls so far, each with its first error and its count."""
+        return ()
 
     def counters(self) -> Mapping[str, int]:
         """Return running totals for metrics: sandbox breaches, scorer exceptions."""
@@ -153,6 +178,9 @@ class RewardManager(Component, ABC):
 
 class Trainer(Component, ABC):
     """A policy: samples rollouts (`generate`) and updates itself (`train`)."""
+
+    needs_model: ClassVar[bool] = False
+    """Whether a manifest with this trainer must have `spec.model`."""
 
     @property
     @abstractmethod
@@ -187,7 +215,7 @@ class Trainer(Component, ABC):
     @abstractmethod
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
         """Train on a complete round: per stage, per round or not at all. Our own groups are `state.own_groups()`, the
-        selected groups of other peers `state.external`. Return metrics: finite floats, or NaN where undefined."""
+        selected groups of other peers `state.external`. Return metrics: a number each, NaN where undefined."""
 
     @abstractmethod
     def state_dict(self) -> Mapping[str, Any]:

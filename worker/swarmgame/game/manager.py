@@ -24,8 +24,10 @@ from swarmgame.game.components import DataManager, RewardManager, Trainer
 from swarmgame.game.external_sampling import ExternalSamplingPolicy, has_nonzero_advantage, mean_reward, select_external
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
 from swarmgame.game.report import Evaluation, Observer, RoundReport
+from swarmgame.game.reward_checks import checked_rewards, name_of, require_scores
 from swarmgame.game.roles import RoleManager
 from swarmgame.game.state import Contribution, GameState, GroupKey, PeerId, Prompt, Rewards, Round
+from swarmgame.game.trainer_checks import checked_groups, checked_metrics
 from swarmgame.game.verification import RolloutVerifier
 from swarmgame.seeds import derive_seed
 
@@ -210,13 +212,15 @@ class GameManager:
             for observer in self.observers:
                 observer.stage_closed(round, stage, collected)
         with self._timed(stats, "rewards"):
-            rewards = self.rewards.rewards(state)
+            rewards = self._score(state)
+            require_scores(rewards, state, name_of(self.rewards))
+            self.rewards.round_scored(state)
             seed = derive_seed(round.peer_seed, "external")
             state = state.with_external(
                 select_external(stats.trainable, rewards, self.progression.sharing, round=number, seed=seed)
             )
         with self._timed(stats, "train"):
-            metrics = self.trainer.train(state, rewards)
+            metrics = checked_metrics(self.trainer.train(state, rewards), type(self.trainer).__name__)
         self.data.round_finished(state, rewards)
         with self._timed(stats, "evaluate"):
             every = self.progression.evaluate_every
@@ -257,7 +261,7 @@ class GameManager:
         if self.progression.exchange is Exchange.PULL:
             # Other peers select by our claims, so the rewards are needed before publishing.
             with self._timed(stats, "rewards"):
-                claims = self._claims(contribution, self.rewards.rewards(state))
+                claims = self._claims(contribution, self._score(state))
         self.communication.publish(contribution, claims)
         return state, {prompt.question_id: prompt for prompt in prompts}
 
@@ -272,7 +276,8 @@ class GameManager:
         self.trainer.generate_ahead(self.data.stage_inputs(state, 0), following)
 
     def _generate(self, state: GameState, stage: int, prompts: Sequence[Prompt]) -> Contribution:
-        groups = tuple(self.trainer.generate(prompts, replace(state.round, stage=stage)))
+        generated = self.trainer.generate(prompts, replace(state.round, stage=stage))
+        groups = checked_groups(generated, prompts, type(self.trainer).__name__)
         return Contribution(
             peer=state.peer,
             round=state.round.number,
@@ -282,6 +287,9 @@ class GameManager:
             tokenizer=self.trainer.tokenizer,
             policy_version=self.trainer.sampling_version,
         )
+
+    def _score(self, state: GameState) -> Rewards:
+        return checked_rewards(self.rewards.rewards(state), state, name_of(self.rewards))
 
     def _claims(self, contribution: Contribution, rewards: Rewards) -> tuple[Claim, ...]:
         keys = (
@@ -315,7 +323,7 @@ class GameManager:
         for stage in range(self.progression.stages):
             state = state.with_contribution(self._generate(state, stage, self.data.stage_inputs(state, stage)))
         last = self.progression.stages - 1
-        scored = {key: rewards for key, rewards in self.rewards.rewards(state).items() if key.stage == last}
+        scored = {key: rewards for key, rewards in self._score(state).items() if key.stage == last}
         average: dict[str, list[float]] = {}
         passed: dict[str, list[float]] = {}
         for key, values in scored.items():

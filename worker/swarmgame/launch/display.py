@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from swarmgame.launch.live_table import JsonLines, make_view
+from swarmgame.observability.diagnostics.files import NewWarnings
 from swarmgame.observability.peer_progress import KEEP_ROUNDS, PeerProgress
 from swarmgame.observability.run_directory import PeerDirectory
 
@@ -27,6 +28,7 @@ class RunDisplay:
 
     Args:
         caption: returns the line below the table.
+        warnings: whether to print the warnings of the peers; not for a peer of this process, whose log shows them.
     """
 
     def __init__(
@@ -36,10 +38,14 @@ class RunDisplay:
         directories: Mapping[int, PeerDirectory],
         *,
         caption: Callable[[], str] = lambda: "",
+        warnings: bool = True,
     ) -> None:
         self.peers = [PeerProgress(index, directory, keep=KEEP_ROUNDS) for index, directory in directories.items()]
         for peer in self.peers:
             peer.refresh()
+        self._warnings = NewWarnings(
+            {index: directory.warnings for index, directory in directories.items()} if warnings else {}
+        )
         self._caption = caption
         self._view = make_view(title, max_rounds)
         if isinstance(self._view, JsonLines):
@@ -65,6 +71,7 @@ class RunDisplay:
         for peer in self.peers:
             peer.state = (states or {}).get(peer.index, peer.state)
             peer.refresh()
+        self._print_warnings()
         self._view.set_caption(self._caption())
         self._view.show(self.peers)
 
@@ -96,7 +103,15 @@ class RunDisplay:
         self._statuses.join(timeout=5.0)
         for peer in self.peers:
             peer.refresh()
+        self._print_warnings()
+        for line in self._warnings.totals():
+            self._view.print(line)
         self._view.close(self.peers)
+
+    def _print_warnings(self) -> None:
+        """Print the warnings of the peers, each once, above the table."""
+        for warning in self._warnings.read():
+            self._view.print(str(warning))
 
     def _fetch_statuses(self) -> None:
         while not self._done.wait(STATUS_SECONDS):

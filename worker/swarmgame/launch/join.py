@@ -42,7 +42,8 @@ def join_swarm(manifest: SwarmGame, folder: Path, options: JoinOptions, *, notif
         InvalidManifest: nothing was started, and nothing was written.
         Temporary: no member could be reached, or another process holds the folder.
     """
-    check(manifest, folder)
+    for warning in check(manifest, folder).warnings:
+        notify(f"warning: {warning}")
     directory, max_rounds = options.directory, manifest.spec.game.max_rounds
     with directory.locked():
         directory.refuse_other_game(manifest_data(manifest))
@@ -50,7 +51,8 @@ def join_swarm(manifest: SwarmGame, folder: Path, options: JoinOptions, *, notif
         prepare(manifest, folder)
         files = directory.peer(0)
         files.root.mkdir(parents=True, exist_ok=True)
-        display = RunDisplay(f"{manifest.metadata.name}: one more peer", max_rounds, {0: files})
+        title = f"{manifest.metadata.name}: one more peer"
+        display = RunDisplay(title, max_rounds, {0: files}, warnings=False)
         state = "failed"
         with display:
             try:

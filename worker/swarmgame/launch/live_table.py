@@ -98,7 +98,8 @@ class LiveTable:
         self._caption = line
 
     def print(self, line: str) -> None:
-        self._live.console.print(line, highlight=False)
+        # A line may hold what a model wrote: it is text, not rich's markup.
+        self._live.console.print(line, highlight=False, markup=False)
 
 
 class JsonLines:

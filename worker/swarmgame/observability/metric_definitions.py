@@ -222,6 +222,14 @@ METRICS = (
         labels=("outcome",),
     ),
     Metric(
+        "warnings_total",
+        COUNTER,
+        "Warnings by code, each counted once for each cause; see warnings.md.",
+        "The game does not do what was meant: read `/status` or the log.",
+        "As it should be.",
+        labels=("code",),
+    ),
+    Metric(
         "scoring_breaches_total",
         COUNTER,
         "Answers that broke a limit of the scoring sandbox; each scored 0.",

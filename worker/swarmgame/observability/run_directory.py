@@ -1,7 +1,7 @@
 """The folder of a run, `runs/<name>/`: its files, its lock, and the game that it belongs to.
 
     game.yaml            the resolved manifest            run.json      progress of the run
-    peers/<i>/           peer.key metrics.jsonl log.jsonl checkpoints/ http.json exit.json output.log
+    peers/<i>/           peer.key metrics.jsonl warnings.jsonl log.jsonl checkpoints/ http.json exit.json output.log
     report.html  plots/  summary.json                     lock          held by the runner while it lives
     chain/               a chain of its own, and standing.json: the last state of the chain
 
@@ -43,6 +43,10 @@ class PeerDirectory:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def warnings(self) -> Path:
+        return self.root / "warnings.jsonl"
 
     @property
     def log(self) -> Path:

@@ -49,6 +49,8 @@ class Snapshot:
         reward: mean reward of the last finished round; None when none was scored.
         registered: whether the peer is registered on the chain; None where no registration is required.
         last_error: the last error as a sentence; empty without one.
+        warnings: what a person should know about a run that goes on: code, subject, round, count and text of each; at
+            most 16.
         started: Unix seconds.
         round_finished: Unix seconds of the last finished round, or None.
         checkpoint: round of the newest checkpoint on disk, or None.
@@ -71,6 +73,7 @@ class Snapshot:
     reward: float | None = None
     registered: bool | None = None
     last_error: str = ""
+    warnings: tuple[Mapping[str, str | int], ...] = ()
     started: float = field(default_factory=time.time)
     round_finished: float | None = None
     checkpoint: int | None = None

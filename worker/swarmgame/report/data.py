@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from swarmgame.errors import BadData
+from swarmgame.observability.diagnostics.files import read_all
 from swarmgame.observability.peer_progress import (
     Line,
     PeerProgress,
@@ -92,6 +93,7 @@ class RunData:
         if not self.peers:
             raise BadData(f"{directory.root} holds no finished round yet; there is nothing to report")
         self.names = {_id_of(peer): f"peer {peer.index}" for peer in self.peers}
+        self.warnings = read_all({index: files.warnings for index, files in directory.peers().items()})
         self.rounds = sorted({played for peer in self.peers for played in peer.rounds})
 
     def name_of(self, peer_id: str) -> str:

@@ -34,6 +34,7 @@ def render(run: RunData, summary: Summary, plots: Sequence[Plot], *, manifest: s
     return environment.get_template("template.html").render(
         summary=summary,
         plots=plots,
+        warnings=run.warnings,
         peers=run.peer_rows(),
         outcomes=sorted(run.totals("outcomes").items(), key=lambda pair: -pair[1]),
         counters=sorted(run.counters().items()),

@@ -5,19 +5,17 @@ Invariant: the sum of a rollout is NaN when one of the rewards could not score i
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
-from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, cast
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field
 
 from swarmgame.config import Config
-from swarmgame.errors import InvalidManifest
 from swarmgame.game.components import ComponentContext, RewardManager
-from swarmgame.game.state import GameState, Rewards
-from swarmgame_api.validation_messages import did_you_mean, explain
+from swarmgame.game.lookup import find_component, validate_config
+from swarmgame.game.reward_checks import ScoringFailure, checked_rewards
+from swarmgame.game.state import GameState, Question, Rewards
 
 _PATH = "spec.game.rewards.with"
 _GROUP = "swarmgame.rewards"
@@ -52,7 +50,8 @@ class CompositeRewards(RewardManager):
         self._components: list[RewardManager] = []
         try:
             for index, entry in enumerate(config.rewards):
-                self._components.append(_made(entry, self.context, f"{_PATH}.rewards[{index}]"))
+                component, entry_config = _resolved(entry, f"{_PATH}.rewards[{index}]")
+                self._components.append(component(entry_config, self.context))
         except BaseException:
             self.close()
             raise
@@ -64,7 +63,7 @@ class CompositeRewards(RewardManager):
 
     def rewards(self, state: GameState) -> Rewards:
         weighted = [
-            (entry.weight, component.rewards(state))
+            (entry.weight, checked_rewards(component.rewards(state), state, type(component).__name__))
             for entry, component in zip(self.config.rewards, self._components, strict=True)
         ]
         keys = [key for key, _ in state.groups() if all(key in rewards for _, rewards in weighted)]
@@ -72,6 +71,19 @@ class CompositeRewards(RewardManager):
             key: [_sum(weighted, scores) for scores in zip(*(rewards[key] for _, rewards in weighted), strict=True)]
             for key in keys
         }
+
+    @classmethod
+    def check_with(cls, config: Any, context: ComponentContext, question: Question) -> None:
+        for index, entry in enumerate(config.rewards):
+            component, entry_config = _resolved(entry, f"{_PATH}.rewards[{index}]")
+            component.check_with(entry_config, context, question)
+
+    def round_scored(self, state: GameState) -> None:
+        for component in self._components:
+            component.round_scored(state)
+
+    def failures(self) -> Sequence[ScoringFailure]:
+        return [failure for component in self._components for failure in component.failures()]
 
     def counters(self) -> Mapping[str, int]:
         total: Counter[str] = Counter()
@@ -89,33 +101,6 @@ def _sum(weighted: list[tuple[float, Rewards]], scores: tuple[float, ...]) -> fl
     return sum(weight * score for (weight, _), score in zip(weighted, scores, strict=True))
 
 
-def _made(entry: WeightedReward, context: ComponentContext, path: str) -> RewardManager:
-    component = _found(entry.use, f"{path}.use")
-    try:
-        config = component.Config.model_validate(entry.with_, by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise InvalidManifest(
-            problems=explain(component.Config, error.errors(include_url=False), f"{path}.with")
-        ) from error
-    return component(config, context)
-
-
-def _found(name: str, path: str) -> type[RewardManager]:
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            found: Any = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise InvalidManifest(path, name, f"a class that can be imported ({error})") from error
-    else:
-        registered = {entry.name: entry for entry in entry_points(group=_GROUP)}
-        if name not in registered:
-            raise InvalidManifest(
-                path,
-                name,
-                f"one of {', '.join(sorted(registered))}, or package.module:Class{did_you_mean(name, registered)}",
-            )
-        found = registered[name].load()
-    if not (isinstance(found, type) and issubclass(found, RewardManager)):
-        raise InvalidManifest(path, name, "a subclass of swarmgame.RewardManager")
-    return found
+def _resolved(entry: WeightedReward, path: str) -> tuple[type[RewardManager], BaseModel]:
+    component = cast(type[RewardManager], find_component(entry.use, RewardManager, group=_GROUP, path=f"{path}.use"))
+    return component, validate_config(component, entry.with_, f"{path}.with")

@@ -2,28 +2,36 @@
 rollout's text.
 
 The function takes `(question, text)`, where `question` is a dictionary with question, answer, environment and
-metadata, and returns a finite number. It runs in the sandbox, which cannot write files or use the network. With
-`trusted: true` it runs in this process: faster, with all rights of the process. Invariant: an exception, a breach or a
-value that is not a finite number gives a reward of 0 and is counted.
+metadata, and returns a finite number (of Python, numpy or torch; a bool counts). It runs in the sandbox, which cannot
+write files or use the network. With `trusted: true` it runs in this process: faster, with all rights of the process.
+Invariant: an exception, a breach or a value that is not a finite number gives a reward of 0 and is counted; a round in
+which every call failed ends the run.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import linecache
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from swarmgame.errors import InvalidManifest
+from swarmgame.errors import BadGame, InvalidManifest
 from swarmgame.game.components import ComponentContext
-from swarmgame.game.state import Question
-from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards, finite
-from swarmgame.sandbox.client import CallFailed, Sandbox
+from swarmgame.game.reward_checks import ScoringFailure
+from swarmgame.game.state import GameState, Question
+from swarmgame.rewards.failures import FailureLog
+from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards
+from swarmgame.sandbox.client import CallFailed, CallResult, Sandbox
+from swarmgame.user_code import CodeError, as_number, definition, describe, kind_of, printable
 
 _PATH = "spec.game.rewards.with.function"
 _BATCH = 512
+_REMEMBERED = 16_384
+"""Answers that failed: their cached score is 0, as that of a wrong answer is."""
 
 
 class FunctionRewardsConfig(AnswerConfig):
@@ -49,69 +57,148 @@ class FunctionRewards(AnswerRewards):
         super().__init__(config, context or ComponentContext())
         self._function: Callable[[dict[str, Any], str], Any] | None = None
         self._sandbox: Sandbox | None = None
+        self._log = FailureLog(config.function)
+        self._failed: set[tuple[str, str]] = set()
         if config.trusted:
-            self._function = _load(config.function)
+            try:
+                self._function = _load(config.function)
+            except (ImportError, AttributeError, TypeError) as error:
+                raise InvalidManifest(
+                    _PATH, config.function, f"a function that can be imported ({describe(error)})"
+                ) from error
+            self._where = definition(self._function)
             return
         self._sandbox = Sandbox(deadline=config.deadline_seconds, memory=config.memory_mebibytes * 2**20)
         try:
-            self._sandbox.prepare("swarmgame.rewards.function:check", config.function)
+            self._where = printable(
+                str(self._sandbox.prepare("swarmgame.rewards.function:check", config.function)), 500
+            )
         except CallFailed as error:
             self.close()
             raise InvalidManifest(
                 _PATH, config.function, f"a function that the sandbox can import ({error})"
             ) from error
 
+    @classmethod
+    def check_with(cls, config: Any, context: ComponentContext, question: Question) -> None:
+        """Call the function once, with a question of the data and its answer.
+
+        Raises:
+            InvalidManifest: the function cannot be imported.
+            BadGame: the call failed, although the answer is right.
+        """
+        rewards = cls(config, context)
+        try:
+            rewards.score([(question, question.answer)])
+            failed = rewards._log.failures
+        finally:
+            rewards.close()
+        if not failed:
+            return
+        # Without a known answer, an exception may be due to the empty text. One without a frame of the author's is not:
+        # the call itself failed.
+        error = failed[0].error
+        if question.answer or not error.trace:
+            trace = f"\n{error.trace}" if error.trace else ""
+            right = f"the right answer of a question ({printable(repr(question.answer), 60)})"
+            given = right if question.answer else "an empty text"
+            raise BadGame(
+                f"{_PATH} is {config.function}; it failed when it was called once, with {given}: {error}{trace}\n"
+                f"{failed[0].cure}"
+            )
+
     def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
         calls = [(_described(question), answer) for question, answer in answers]
         if self._function is not None:
-            return [self._trusted(question, answer) for question, answer in calls]
-        if self._sandbox is None:
+            scores: list[float | None] = [self._trusted(self._function, *call) for call in calls]
+        elif self._sandbox is not None:
+            batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
+            results = [
+                result for batch in batches for result in self._sandbox.call_untrusted(self.config.function, batch)
+            ]
+            scores = [self._sandboxed(result) for result in results]
+        else:
             raise RuntimeError("the reward manager is closed")
-        batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
-        results = [result for batch in batches for result in self._sandbox.call_untrusted(self.config.function, batch)]
-        scores: list[float | None] = []
-        for result in results:
-            score = finite(result.value)
-            if score is None and not result.breach:
-                self.count("rewards_not_finite")
-            scores.append(None if result.breach in ("not run", "timeout", "killed") else score or 0.0)
-        return scores
+        if len(self._failed) > _REMEMBERED:
+            self._failed.clear()
+        for (question, answer), score in zip(answers, scores, strict=True):
+            if score is not None and math.isnan(score):
+                self._failed.add((question.id, answer))
+        return [0.0 if score is not None and math.isnan(score) else score for score in scores]
+
+    def reuse(self, question_id: str, answer: str) -> None:
+        if (question_id, answer) not in self._failed:
+            self._log.add_success()
 
     def counters(self) -> Mapping[str, int]:
         return {**super().counters(), **(self._sandbox.counters() if self._sandbox is not None else {})}
+
+    def failures(self) -> Sequence[ScoringFailure]:
+        return self._log.failures
+
+    def round_scored(self, state: GameState) -> None:
+        self._log.end_round(state.round.number)
 
     def close(self) -> None:
         if self._sandbox is not None:
             self._sandbox.close()
             self._sandbox = None
 
-    def _trusted(self, question: dict[str, Any], answer: str) -> float:
-        assert self._function is not None
+    def _sandboxed(self, result: CallResult) -> float | None:
+        """Return the score of one call; NaN where it failed, None where the same call may succeed later."""
+        if not result.breach:
+            return self._finite(result.value)
+        if result.breach == "not run":
+            self._log.add_not_run()
+            return None
+        error = result.error or CodeError(result.breach, result.message, self._where)
+        self._log.add_failure(error, result.breach, own=self.scores_own)
+        return None if result.breach in ("timeout", "killed") else math.nan
+
+    def _trusted(self, function: Callable[..., Any], question: dict[str, Any], answer: str) -> float:
+        """Return the score of one call, NaN where it failed."""
         try:
-            score = finite(self._function(question, answer))
-        except Exception:  # noqa: BLE001 — counted: the author's function failed on this answer
+            value = function(question, answer)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 — the author's function failed on this answer
             self.count("reward_exceptions")
-            return 0.0
-        if score is None:
-            self.count("rewards_not_finite")
-        return score or 0.0
+            self._log.add_failure(describe(error, function), own=self.scores_own)
+            return math.nan
+        return self._finite(value)
+
+    def _finite(self, value: Any) -> float:
+        score = as_number(value)
+        if score is not None and math.isfinite(score):
+            self._log.add_success()
+            return score
+        self.count("rewards_not_finite")
+        error = CodeError("not a number", f"returned {kind_of(value)}; expected a finite number", self._where)
+        self._log.add_failure(error, own=self.scores_own)
+        return math.nan
 
 
-def check(function: str) -> None:
-    """Load the function, in the sandbox."""
-    _load(function)
+def check(function: str) -> str:
+    """Load the function, in the sandbox, and return where it is defined.
+
+    The fork that calls it cannot read the author's files; what is read here is part of its tracebacks.
+    """
+    where = definition(_load(function))
+    linecache.getlines(where.rpartition(":")[0])
+    return where
 
 
 def _load(name: str) -> Callable[[dict[str, Any], str], Any]:
+    """Import the function.
+
+    Raises:
+        ImportError, AttributeError: there is none.
+        TypeError: it cannot be called.
+    """
     module, _, attribute = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InvalidManifest(_PATH, name, f"a function that can be imported ({error})") from error
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
     if not callable(found):
-        raise InvalidManifest(_PATH, name, "a function")
+        raise TypeError(f"{name} is {kind_of(found)}, not a function")
     function: Callable[[dict[str, Any], str], Any] = found
     return function
 

@@ -7,15 +7,20 @@ of 0 and is counted. Invariant: a reward depends only on the question and the ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from swarmgame.errors import BadGame, InvalidManifest
 from swarmgame.game.components import ComponentContext
-from swarmgame.game.state import FinishReason, Question, Rollout
-from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards, finite
-from swarmgame.sandbox.client import Sandbox, SharedSandbox
+from swarmgame.game.reward_checks import ScoringFailure
+from swarmgame.game.state import FinishReason, GameState, Question, Rollout
+from swarmgame.rewards.failures import FailureLog
+from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards
+from swarmgame.sandbox.client import CallResult, Sandbox, SharedSandbox
+from swarmgame.user_code import CodeError, as_number, kind_of
 
 _BATCH = 512
 
@@ -45,7 +50,15 @@ class ReasoningGymRewards(AnswerRewards):
         super().__init__(config or ReasoningGymRewardsConfig(), context or ComponentContext())
         self._sandbox: Sandbox | None = SharedSandbox.hold()
         self._warm = False
+        self._log = FailureLog("the environments' score")
+        self._other_source = 0
         self.full_reward = 1.0 if self.config.threshold is not None else 0.99
+
+    @classmethod
+    def check_with(cls, config: Any, context: ComponentContext, question: Question) -> None:
+        if "environment" not in question.metadata:
+            expected = "rewards for this data, such as exact or function: its questions are not of reasoning-gym"
+            raise InvalidManifest("spec.game.rewards.use", "reasoning-gym", expected)
 
     def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
         if self._sandbox is None:
@@ -57,6 +70,7 @@ class ReasoningGymRewards(AnswerRewards):
         for question, answer in answers:
             if "environment" not in question.metadata:
                 self.count("items_of_another_source")
+                self._other_source += 1
             else:
                 calls.append(
                     [question.metadata["environment"], question.metadata["config"], question.reference.seed, answer]
@@ -74,12 +88,41 @@ class ReasoningGymRewards(AnswerRewards):
             if "environment" not in question.metadata:
                 scores.append(0.0)
                 continue
-            result = next(results)
-            score = finite(result.value)
-            # A call that was not run, or that ran out of time on a busy machine, is scored again for the next author.
-            retry = result.breach in ("not run", "timeout", "killed")
-            scores.append(None if retry else min(max(score or 0.0, 0.0), 1.0))
+            scores.append(self._score_of(next(results)))
         return scores
+
+    def reuse(self, question_id: str, answer: str) -> None:
+        self._log.add_success()
+
+    def _score_of(self, result: CallResult) -> float | None:
+        """Return a score; None for a call that was not run, or that ran out of time on a busy machine: it is scored
+        again for the next author.
+        """
+        if result.breach:
+            # A scorer of reasoning-gym may fail on any answer that it does not expect. One of an author's own
+            # environment is a mistake that the author should know of.
+            if result.error is not None and "/reasoning_gym/" not in result.error.where:
+                self._log.add_failure(result.error, result.breach, own=self.scores_own)
+            return None if result.breach in ("not run", "timeout", "killed") else 0.0
+        score = as_number(result.value)
+        if score is None or not math.isfinite(score):
+            error = CodeError("not a number", f"returned {kind_of(result.value)}; expected a number from 0 to 1")
+            self._log.add_failure(error, own=self.scores_own)
+            return 0.0
+        self._log.add_success()
+        return min(max(score, 0.0), 1.0)
+
+    def round_scored(self, state: GameState) -> None:
+        other, self._other_source = self._other_source, 0
+        if other and all("environment" not in question.metadata for question in state.questions.values()):
+            raise BadGame(
+                f"the rewards reasoning-gym scored none of {other} answers in round {state.round.number}: the "
+                "questions are of other data. Use rewards that fit the data, such as exact or function"
+            )
+        self._log.end_round(state.round.number)
+
+    def failures(self) -> Sequence[ScoringFailure]:
+        return self._log.failures
 
     def finish(self, score: float, rollout: Rollout, answer: str | None) -> float:
         if self.config.threshold is not None:

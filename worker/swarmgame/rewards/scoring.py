@@ -7,12 +7,11 @@ answers of one author, so one author's breaches do not affect the scores of anot
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from abc import abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -54,6 +53,8 @@ class AnswerRewards(RewardManager):
 
     Config: ClassVar[type[BaseModel]] = AnswerConfig
     config: AnswerConfig
+    scores_own: bool = False
+    """Whether the answers that `score` or `reuse` gets are this peer's own."""
 
     def __init__(self, config: AnswerConfig, context: ComponentContext) -> None:
         super().__init__(config, context)
@@ -63,6 +64,9 @@ class AnswerRewards(RewardManager):
     @abstractmethod
     def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
         """Return the score of each answer, in order; all are of one author. None means 0 for now: it is not cached."""
+
+    def reuse(self, question_id: str, answer: str) -> None:
+        """Note that the cached score of an answer is used again."""
 
     def finish(self, score: float, rollout: Rollout, answer: str | None) -> float:
         """Return the reward of a rollout, given the score of its answer."""
@@ -109,11 +113,14 @@ class AnswerRewards(RewardManager):
                 known = self._cache.get(_digest(group.question_id, answer))
                 if known is not None:
                     scores[group.question_id, answer] = known
+                    self.scores_own = key.peer == state.peer
+                    self.reuse(group.question_id, answer)
                 else:
                     unknown.setdefault(key.peer, {})[group.question_id, answer] = None
         # Our own answers first: a breach in a remote batch cannot keep the same answer of ours from being scored.
         for peer in sorted(unknown, key=lambda peer: (peer != state.peer, peer)):
             pending = [pair for pair in unknown[peer] if pair not in scores]
+            self.scores_own = peer == state.peer
             for pair, score in zip(
                 pending,
                 self.score([(state.questions[question_id], answer) for question_id, answer in pending]),
@@ -135,10 +142,3 @@ class AnswerRewards(RewardManager):
 def _digest(question_id: str, answer: str) -> bytes:
     """Return a digest of an answer to a question, in 16 bytes."""
     return hashlib.blake2b(f"{question_id}\0{answer}".encode(errors="surrogatepass"), digest_size=16).digest()
-
-
-def finite(value: Any) -> float | None:
-    """Return the value as a float if it can be a reward, else None."""
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return float(value)
-    return None

@@ -1,39 +1,38 @@
 """Assembly: from a manifest to the components of a game.
 
-`check` finds every mistake before anything starts: it imports the components, validates each `with` block, creates the
-data and checks the model's address; it writes nothing. `assemble` creates the components for a peer, `prepare` fills
-the model cache once. Invariant: each mistake that the manifest's author can correct is an `InvalidManifest` with a
-path.
+`check` finds every mistake before anything starts: it imports the components, validates each `with` block, tries data
+and rewards with one question, and checks the model's address; it writes nothing. `assemble` creates the components for
+a peer, `prepare` fills the model cache once. Invariant: each mistake that the manifest's author can correct is an
+`InvalidManifest` with a path, or a `BadGame` with the author's lines.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from threading import Thread
 from typing import Annotated, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from swarmgame.errors import BadUsage
 from swarmgame.game.components import Component, ComponentContext, DataManager, Demonstrations, RewardManager, Trainer
 from swarmgame.game.external_sampling import ExternalSamplingPolicy
+from swarmgame.game.lookup import find_component, validate_config
 from swarmgame.game.manager import Progression
 from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.models.check import check_model
+from swarmgame.observability.diagnostics.records import GameFacts
+from swarmgame.runtime.trial import try_game
 from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.game import ComponentSpec, GameSpec
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
-from swarmgame_api.validation_messages import did_you_mean, explain
 from swarmgame_common.settings import EnvironmentSettings, InvalidSettings, Variable, read_settings
 
 GROUPS: Mapping[str, tuple[str, type[Component]]] = {
@@ -67,11 +66,16 @@ class ResolvedComponent:
 
 @dataclass(frozen=True)
 class ResolvedGame:
-    """The three components of a game, found and valid."""
+    """The three components of a game, found and valid.
+
+    Args:
+        warnings: what a trial of the data showed that the author may not want, as sentences.
+    """
 
     data: ResolvedComponent
     rewards: ResolvedComponent
     trainer: ResolvedComponent
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
 
     Raises:
         InvalidManifest: with the path of what is wrong.
+        BadGame: the author's code failed; with the author's lines.
     """
     with local_modules(folder):
         # The cheapest first, since the user waits. The trainer takes longest to import, so its import runs in
@@ -117,8 +122,20 @@ def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
         game = manifest.spec.game
         data = _resolve(game, "data")
         Thread(target=_import_early, args=(game.trainer.use, "trainer"), name="import trainer", daemon=True).start()
-        data.component(data.config, context_of(manifest)).close()
-        return ResolvedGame(data=data, rewards=_resolve(game, "rewards"), trainer=_resolve(game, "trainer"))
+        rewards = _resolve(game, "rewards")
+        warnings = try_game(
+            progression_of(manifest),
+            cast(type[DataManager], data.component),
+            data.config,
+            cast(type[RewardManager], rewards.component),
+            rewards.config,
+            context_of(manifest),
+        )
+        resolved = ResolvedGame(data=data, rewards=rewards, trainer=_resolve(game, "trainer"), warnings=warnings)
+        if model is None and cast(type[Trainer], resolved.trainer.component).needs_model:
+            expected = f"a model, which the trainer {game.trainer.use} trains, such as {{uri: builtin://tiny}}"
+            raise InvalidManifest("spec.model", None, expected)
+        return resolved
 
 
 def resolve_game(manifest: SwarmGame, folder: Path) -> ResolvedGame:
@@ -215,6 +232,18 @@ def progression_of(manifest: SwarmGame) -> Progression:
     )
 
 
+def facts_of(manifest: SwarmGame, components: Components) -> GameFacts:
+    """Return what the rules of the diagnostics know of the game."""
+    progression = progression_of(manifest)
+    return GameFacts(
+        single_peer=progression.single_peer,
+        external_groups=progression.sharing.external_groups,
+        evaluate_every=progression.evaluate_every,
+        trains=getattr(components.trainer.config, "update", "") != "none",
+        full_reward=components.rewards.full_reward,
+    )
+
+
 def roles_of(manifest: SwarmGame) -> RoleManager:
     return RoleManager([Role(role.name, role.count, role.share_fraction) for role in manifest.spec.game.roles])
 
@@ -225,63 +254,15 @@ def roles_of(manifest: SwarmGame) -> RoleManager:
 def _resolve(game: GameSpec, kind: str) -> ResolvedComponent:
     spec: ComponentSpec = getattr(game, kind)
     component = _find(spec.use, kind)
-    try:
-        config = component.Config.model_validate(dict(spec.with_), by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise InvalidManifest(
-            problems=explain(component.Config, error.errors(include_url=False), f"spec.game.{kind}.with")
-        ) from error
-    return ResolvedComponent(component, config)
+    return ResolvedComponent(component, validate_config(component, spec.with_, f"spec.game.{kind}.with"))
 
 
 def _find(name: str, kind: str) -> type[Component]:
     group, base = GROUPS[kind]
-    path = f"spec.game.{kind}.use"
-    if ":" in name:
-        found = _import(name, path)
-    else:
-        registered = {entry.name: entry for entry in entry_points(group=group)}
-        if name not in registered:
-            expected = (
-                f"one of {', '.join(sorted(registered))}, or package.module:Class{did_you_mean(name, registered)}"
-            )
-            raise InvalidManifest(path, name, expected)
-        found = registered[name].load()
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise InvalidManifest(path, name, f"a subclass of swarmgame.{base.__name__}")
-    return found
+    return find_component(name, base, group=group, path=f"spec.game.{kind}.use")
 
 
 def _import_early(name: str, kind: str) -> None:
     """Import a component ahead of time. An error is raised again, and reported, when it is needed."""
     with suppress(InvalidManifest):
         _find(name, kind)
-
-
-def _import(name: str, path: str) -> object:
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        expected = "a module that can be imported: put it beside the manifest, or on PYTHONPATH"
-        raise InvalidManifest(path, name, f"{expected} ({error})") from error
-    except Exception as error:
-        # An author's module may raise anything while it is imported; the author needs to know where.
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        at = (
-            f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{where.filename}:{where.lineno}"
-        )
-        raise InvalidManifest(
-            path, name, f"a module that can be imported; {type(error).__name__} at {at}: {error}"
-        ) from error
-    if not hasattr(module, attribute):
-        raise InvalidManifest(
-            path, name, f"a class that {module_name} has; it has {', '.join(_classes(module)) or 'none'}"
-        )
-    return getattr(module, attribute)
-
-
-def _classes(module: object) -> list[str]:
-    return sorted(
-        name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Component)
-    )

@@ -31,6 +31,7 @@ from swarmgame.game.protocol import CommunicationManager
 from swarmgame.game.ranks import Ranks
 from swarmgame.game.report import Observer
 from swarmgame.game.state import PeerId
+from swarmgame.observability.diagnostics.observer import DiagnosticsObserver
 from swarmgame.observability.http import Endpoints
 from swarmgame.observability.metrics import MetricsObserver, PeerMetrics
 from swarmgame.observability.metrics_file import MetricsFile
@@ -41,6 +42,7 @@ from swarmgame.runtime.assembly import (
     ResolvedGame,
     assemble,
     context_of,
+    facts_of,
     local_modules,
     progression_of,
     resolve_game,
@@ -92,7 +94,9 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
         if isinstance(ranks, DistributedRanks):
             cleanup.enter_context(ranks)
         options.directory.mkdir(parents=True, exist_ok=True)
-        logs.configure(file=PeerDirectory(options.directory).log, index=options.index, rank=ranks.rank)
+        logs.configure(
+            file=PeerDirectory(options.directory).log, limit_repeats=True, index=options.index, rank=ranks.rank
+        )
         identity = Identity.load_or_create(options.network.identity) if ranks.rank == 0 else None
         peer: PeerId = ranks.broadcast(identity.peer.encode() if identity else None).decode()
         status = PeerStatus(
@@ -168,7 +172,16 @@ def _play(
                 "members": [member.peer for member in backend.membership()],
             }
 
-        observers = _observers(manifest, options, store, saved, state, status, metrics)
+        diagnostics = DiagnosticsObserver(
+            facts_of(manifest, components),
+            components.rewards,
+            components.trainer,
+            path=PeerDirectory(options.directory).warnings,
+            index=options.index,
+            status=status,
+            metrics=metrics,
+        )
+        observers = [diagnostics, *_observers(manifest, options, store, saved, state, status, metrics)]
     if reporter is not None:
         from swarmgame.chain.reporter import ChainObserver
 

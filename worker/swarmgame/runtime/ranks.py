@@ -23,6 +23,7 @@ from pydantic import Field
 from swarmgame.errors import BadUsage, Temporary
 from swarmgame.game.components import RewardManager
 from swarmgame.game.ranks import OneRank, Ranks
+from swarmgame.game.reward_checks import ScoringFailure, checked_rewards
 from swarmgame.game.state import GameState, Rewards
 from swarmgame_common.settings import Digits, EnvironmentSettings, InvalidSettings, Variable, read_settings
 
@@ -178,24 +179,34 @@ class RankedRewards(RewardManager):
     def __init__(self, inner: RewardManager | None, ranks: Ranks) -> None:
         if (inner is None) == (ranks.rank == 0):
             raise ValueError("rank 0, and only rank 0, computes the rewards")
-        self._inner = inner
+        self.inner = inner
         self._ranks = ranks
+        if inner is not None:
+            self.full_reward = inner.full_reward
 
     def rewards(self, state: GameState) -> Rewards:
         packed = None
-        if self._inner is not None:
-            scored = self._inner.rewards(state)
+        if self.inner is not None:
+            # Checked before packing, so that the message names the manager and the group.
+            scored = checked_rewards(self.inner.rewards(state), state, type(self.inner).__name__)
             packed = msgpack.packb([_pack(scored.get(key)) for key, _ in state.groups()])
         received = msgpack.unpackb(self._ranks.broadcast(packed))
         rows = zip(state.groups(), received, strict=True)
         return {key: struct.unpack(f"<{len(row) // 8}d", row) for (key, _), row in rows if row is not None}
 
+    def round_scored(self, state: GameState) -> None:
+        if self.inner is not None:
+            self.inner.round_scored(state)
+
+    def failures(self) -> Sequence[ScoringFailure]:
+        return self.inner.failures() if self.inner is not None else ()
+
     def counters(self) -> Mapping[str, int]:
-        return self._inner.counters() if self._inner is not None else {}
+        return self.inner.counters() if self.inner is not None else {}
 
     def close(self) -> None:
-        if self._inner is not None:
-            self._inner.close()
+        if self.inner is not None:
+            self.inner.close()
 
 
 def agreed(stopped: Callable[[], bool], ranks: Ranks) -> Callable[[], bool]:

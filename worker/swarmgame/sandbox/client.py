@@ -28,6 +28,7 @@ from select import select
 from typing import Any
 
 from swarmgame.errors import SwarmGameError, Temporary
+from swarmgame.user_code import CodeError
 
 _log = logging.getLogger("swarmgame.sandbox")
 
@@ -53,11 +54,13 @@ class CallResult:
         value: the return value; None after a breach.
         breach: empty, or its kind: program, timeout, memory, forbidden, killed, ended, exception, "not run".
         message: explains the breach.
+        error: the exception, where the breach is one.
     """
 
     value: Any = None
     breach: str = ""
     message: str = ""
+    error: CodeError | None = None
 
 
 class Sandbox:
@@ -107,7 +110,13 @@ class Sandbox:
         if "error" in answer:
             raise CallFailed(f"{function}: {answer['error']}")
         results = [
-            CallResult(raw.get("value"), raw.get("breach", ""), raw.get("message", "")) for raw in answer["results"]
+            CallResult(
+                raw.get("value"),
+                raw.get("breach", ""),
+                raw.get("message", ""),
+                CodeError(*raw["error"]) if "error" in raw else None,
+            )
+            for raw in answer["results"]
         ]
         with self._lock:
             self._breaches.update(result.breach for result in results if result.breach)
@@ -124,16 +133,17 @@ class Sandbox:
             raise CallFailed(str(answer["error"]))
         return answer["value"]
 
-    def prepare(self, function: str, *arguments: Any) -> None:
+    def prepare(self, function: str, *arguments: Any) -> Any:
         """Make a trusted call for its side effects: imports and caches that later batches use. It is repeated after a
-        restart of the process.
+        restart of the process. Return what the function returns.
 
         Raises:
             CallFailed: the function raised.
         """
         with self._lock:
-            self.call_trusted(function, *arguments)
+            value = self.call_trusted(function, *arguments)
             self._prepared[json.dumps([function, arguments])] = (function, list(arguments))
+            return value
 
     @property
     def protections(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from swarmgame.sandbox import landlock, seccomp
+from swarmgame.user_code import MAX_TEXT, MAX_TRACE, as_number, describe, kind_of, printable
 
 MAX_FRAME = 64 * 2**20
 MAX_RESULT = 4 * 2**20
@@ -93,7 +94,7 @@ class ForkServer:
                 return {"value": _function(request["function"])(*request["arguments"])}
             return {"results": self._run(request)}
         except Exception as error:  # noqa: BLE001 — the client raises it
-            return {"error": _describe(error)}
+            return {"error": str(describe(error))}
 
     def _run(self, request: dict[str, Any]) -> list[_Result]:
         function = _function(request["function"])
@@ -181,12 +182,32 @@ _COSTLY = ("timeout", "memory", "forbidden", "killed", "ended")
 def _call(function: Callable[..., Any], arguments: list[Any]) -> _Result:
     try:
         value = function(*arguments)
-        json.dumps(value)
-        return {"value": value}
+        return {"value": _as_json(value)}
     except MemoryError:
         return {"breach": "memory", "message": "out of memory"}
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 — it is the result
-        return {"breach": getattr(type(error), "breach", "exception"), "message": _describe(error)}
+        found = describe(error, function)
+        return {
+            "breach": getattr(type(error), "breach", "exception"),
+            "message": _describe(error),
+            "error": [found.kind, found.message, found.where, found.trace],
+        }
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value that JSON can express; scalars of numpy and torch become numbers.
+
+    Raises:
+        TypeError: JSON cannot express it.
+    """
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        number = as_number(value)
+        if number is None:
+            raise TypeError(f"returned {kind_of(value)}; expected a number, or another JSON value") from None
+        return number
+    return value
 
 
 def _restrict_child(packages: list[str], memory: int, seconds: float, inherited: list[int], server: int) -> None:
@@ -283,10 +304,29 @@ def _checked(frame: bytes) -> _Result:
     try:
         result = json.loads(frame)
         if "breach" in result:
-            return {"breach": str(result["breach"])[:20], "message": str(result.get("message", ""))[:500]}
+            found = {
+                "breach": str(result["breach"])[:20],
+                "message": printable(str(result.get("message", "")), MAX_TEXT),
+            }
+            return {**found, "error": _checked_error(result["error"])} if "error" in result else found
         return {"value": result["value"]}
     except (ValueError, KeyError, TypeError, RecursionError):
         return {"breach": "killed", "message": "a result that cannot be read"}
+
+
+def _checked_error(error: Any) -> list[str]:
+    """Return class, message, place and traceback of an exception, as `CodeError` has them.
+
+    Raises:
+        ValueError: there are not four.
+    """
+    kind, message, where, trace = (str(part) for part in error)
+    return [
+        printable(kind, 100),
+        printable(message, MAX_TEXT),
+        printable(where, MAX_TEXT),
+        printable(trace, MAX_TRACE, lines=True),
+    ]
 
 
 def _complete_frames(pending: bytes) -> tuple[list[bytes], bytes]:

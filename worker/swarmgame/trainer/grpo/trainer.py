@@ -45,6 +45,7 @@ class GRPOTrainer(Trainer):
     """Group-relative policy optimization of a causal language model; `use: grpo`."""
 
     Config: ClassVar[type[BaseModel]] = GRPOConfig
+    needs_model = True
 
     def __init__(self, config: GRPOConfig, context: ComponentContext) -> None:
         super().__init__(config, context)

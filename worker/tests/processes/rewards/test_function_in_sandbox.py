@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from swarmgame import Contribution, GameState, Group, Prompt, Question, QuestionRef, Rollout, Round
-from swarmgame.errors import InvalidManifest
+from swarmgame import ComponentContext, Contribution, GameState, Group, Prompt, Question, QuestionRef, Rollout, Round
+from swarmgame.errors import BadGame, InvalidManifest
 from swarmgame.rewards.function import FunctionRewards, FunctionRewardsConfig
 
 MODULE = """
 import math
+import numpy
 from helper_of_the_author import DOUBLE
 
 def score(item, text):
@@ -26,6 +27,28 @@ def score(item, text):
     if text == "text":
         return "good"
     return DOUBLE * float(text == item["answer"])
+
+def fails(item, text):
+    return numbers_of(text)["total"]
+
+def numbers_of(text):
+    return {}
+
+def reads(item, text):
+    return len(open(item["metadata"]["target"]).read())
+
+def loops(item, text):
+    while True:
+        pass
+
+def scalar(item, text):
+    return numpy.float32(text == item["answer"])
+
+def array(item, text):
+    return numpy.zeros(3)
+
+def only_one_argument(item):
+    return 1.0
 """
 
 
@@ -61,6 +84,86 @@ def test_it_scores_cannot_write_and_its_failures_cost_only_themselves(rewards: F
     assert list(scores.values()) == [[2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0]]
     assert not (folder / "breach").exists()
     assert rewards.counters() == {"sandbox_exception": 1, "sandbox_timeout": 1, "rewards_not_finite": 2}
+
+
+def failing(function: str, folder: Path, *texts: str) -> BadGame:
+    """Score answers with a function of the author, and return the error that ends the round."""
+    manager = FunctionRewards(FunctionRewardsConfig(function=f"rewards_of_the_author:{function}", deadline_seconds=0.3))
+    state = state_of(folder, *texts)
+    try:
+        assert list(manager.rewards(state).values()) == [[0.0] * len(texts)]
+        with pytest.raises(BadGame) as caught:
+            manager.round_scored(state)
+    finally:
+        manager.close()
+    return caught.value
+
+
+def line_of(text: str) -> int:
+    """Return the line of the author's file that begins so."""
+    return next(number for number, line in enumerate(MODULE.splitlines(), 1) if line.strip().startswith(text))
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "line", "cure"),
+    [
+        ("fails", "KeyError: 'total'", "return numbers_of(text)", "Correct the function"),
+        ("reads", "PermissionError: [Errno 13] Permission denied: ", "return len(open(", "The sandbox has no files"),
+        ("loops", "timeout: no answer within 0.3 seconds of processor time", "def loops", "deadlineSeconds"),
+        ("array", "TypeError: returned ndarray of shape (3,); expected a number, ", "def array", ""),
+        ("only_one_argument", "TypeError: only_one_argument() takes 1 positional argument but 2", "def only_one", ""),
+    ],
+)
+def test_a_round_in_which_every_call_failed_names_the_authors_line_and_the_cure(
+    folder: Path, function: str, error: str, line: str, cure: str
+) -> None:
+    (folder / "breach").write_text("x")
+    message = str(failing(function, folder, "4", "5"))
+    assert "all 2 calls in round 0 failed" in message
+    assert error in message
+    assert f"at {folder}/author/rewards_of_the_author.py:{line_of(line)}\n" in message
+    assert cure in message
+
+
+def test_the_traceback_has_the_lines_of_a_file_that_the_sandbox_cannot_read(folder: Path) -> None:
+    assert 'return numbers_of(text)["total"]' in str(failing("fails", folder, "4"))
+
+
+def test_calls_that_were_not_made_after_three_time_outs_are_told(folder: Path) -> None:
+    message = str(failing("loops", folder, *map(str, range(6))))
+    assert "all 3 calls in round 0 failed" in message
+    assert "(3 more were not made after so many failures)" in message
+
+
+def test_a_number_of_numpy_is_a_number(folder: Path) -> None:
+    manager = FunctionRewards(FunctionRewardsConfig(function="rewards_of_the_author:scalar"))
+    assert list(manager.rewards(state_of(folder, "4", "5")).values()) == [[1.0, 0.0]]
+    assert manager.failures() == ()
+    manager.close()
+
+
+def test_the_first_error_of_each_kind_is_kept_with_its_count(rewards: FunctionRewards, folder: Path) -> None:
+    rewards.rewards(state_of(folder, "4", "nan", "text", "write", "write it"))
+    rewards.round_scored(state_of(folder, "4"))
+    assert [(failure.error.kind, failure.count) for failure in rewards.failures()] == [
+        ("not a number", 2),
+        ("PermissionError", 2),
+    ]
+
+
+def test_a_trial_finds_a_function_that_fails_on_a_right_answer(folder: Path) -> None:
+    question = next(iter(state_of(folder).questions.values()))
+    for function, found in (
+        ("fails", "KeyError: 'total'"),
+        ("loops", "timeout"),
+        ("missing", "no attribute 'missing'"),
+    ):
+        config = FunctionRewardsConfig(function=f"rewards_of_the_author:{function}", deadline_seconds=0.3)
+        with pytest.raises((BadGame, InvalidManifest), match=found):
+            FunctionRewards.check_with(config, ComponentContext(), question)
+    FunctionRewards.check_with(
+        FunctionRewardsConfig(function="rewards_of_the_author:score"), ComponentContext(), question
+    )
 
 
 def test_it_survives_the_death_of_the_sandbox(rewards: FunctionRewards, folder: Path) -> None:

@@ -33,6 +33,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SwarmGame, Path]]:
             data=SimpleNamespace(config=Config()),
             rewards=SimpleNamespace(config=Config()),
             trainer=SimpleNamespace(config=config),
+            warnings=(),
         )
 
     assembly = ModuleType("swarmgame.runtime.assembly")

@@ -250,3 +250,12 @@ def test_a_terminal_gets_the_table_and_a_pipe_the_lines() -> None:
     assert isinstance(shown, LiveTable)
     shown.close([])
     assert isinstance(make_view("quick", 5, output=io.StringIO()), JsonLines)
+
+
+def test_a_message_that_looks_like_markup_is_printed_as_it_is() -> None:
+    console = Console(file=io.StringIO(), width=160)
+    view = LiveTable("quick", 5, console)
+    view.print("warning: KeyError: '[/red]' at [bold]game.py:3")
+    view.close([])
+    assert isinstance(console.file, io.StringIO)
+    assert "warning: KeyError: '[/red]' at [bold]game.py:3" in console.file.getvalue()

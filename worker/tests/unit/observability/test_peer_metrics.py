@@ -142,6 +142,7 @@ def test_the_reference_page_lists_every_metric_with_its_meaning() -> None:
     assert page.read_text(encoding="utf-8") == reference()
     chain = PeerMetrics(peer="a")
     chain.chain(waiting=1, final=2, rejected=0, dropped=0)
+    chain["warnings_total"].labels("no-spread").inc()
     exposed = {sample.split("{")[0] for sample in played(report()) | samples(chain)}
     for metric in METRICS:
         assert metric.description
