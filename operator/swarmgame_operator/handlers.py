@@ -80,8 +80,8 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
         chosen = memo.get("settings") or operator_settings(os.environ)
     except InvalidSettings as error:
         raise kopf.PermanentError(str(error)) from error
-    if "settings" not in memo:  # `kopf run` has set up logs of its own
-        configure(form="auto", level=chosen.log_level)
+    if "settings" not in memo:
+        _replace_logs_of_kopf_run(chosen)
     if settings.peering.clusterwide == bool(chosen.watch_namespaces) or not of_command_line(chosen.watch_namespaces):
         raise kopf.PermanentError(
             f"kopf watches {'all namespaces' if settings.peering.clusterwide else 'other namespaces'}, and "
@@ -94,14 +94,15 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
         api = await memo.get("connect", connect)(metrics.requested)
     except ConfigException as error:
         raise kopf.PermanentError(f"no API server: {error}; run inside a cluster, or set KUBECONFIG") from error
-    memo.operator = Operator(chosen, api, metrics)
+    operator = Operator(chosen, api, metrics)
     try:
-        await memo.operator.start(memo.get("ended", lambda: signal.raise_signal(signal.SIGTERM)))
+        await operator.start(memo.get("ended", lambda: signal.raise_signal(signal.SIGTERM)))
     except OSError as error:
-        await memo.operator.stop()
+        await operator.stop()
         raise kopf.PermanentError(
             f"cannot serve /metrics on port {chosen.metrics_port}: {error}; set SWARMGAME_OPERATOR_METRICS_PORT"
         ) from error
+    memo.operator = operator
 
 
 def of_command_line(namespaces: Collection[str]) -> bool:
@@ -110,6 +111,14 @@ def of_command_line(namespaces: Collection[str]) -> bool:
     if command is None or "clusterwide" not in command.params:
         return True
     return set(command.params["namespaces"]) == set(namespaces)
+
+
+def _replace_logs_of_kopf_run(chosen: OperatorSettings) -> None:
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler.formatter).__module__.startswith("kopf."):  # each line would be written twice
+            root.removeHandler(handler)
+    configure(form="auto", level=chosen.log_level)
 
 
 def configure_kopf(settings: kopf.OperatorSettings, chosen: OperatorSettings) -> None:
@@ -130,7 +139,8 @@ def configure_kopf(settings: kopf.OperatorSettings, chosen: OperatorSettings) ->
     settings.posting.reporting_component = f"swarmgame.dev/{MANAGER}"
     settings.posting.reporting_instance = (os.environ.get("HOSTNAME") or MANAGER)[:128]
     settings.posting.event_name_prefix = "swarmgame-"
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # else a line for every event
+    for name in ("kopf.objects", "kopf.activities.probe"):  # else a line for every event and every probe
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @kopf.on.cleanup(errors=kopf.ErrorsMode.PERMANENT)

@@ -57,7 +57,8 @@ async def operate(settings: OperatorSettings) -> int:
             return TEMPORARY
         log.error("the watch of games broke for good; start again", error=repr(error), exc_info=error)
         return TEMPORARY
-    return DONE if memo.operator.failure is None else _failed(memo.operator.failure)
+    failure = memo.operator.failure if "operator" in memo else None  # none if it was stopped before its start
+    return DONE if failure is None else _failed(failure)
 
 
 def _failed(failure: BaseException) -> int:

@@ -26,6 +26,8 @@ MAX_ANSWER_BYTES = 256 * 1024
 REQUEST_SECONDS = 3.0
 CONCURRENT_REQUESTS = 32
 MAX_INTERVAL_SECONDS = 60.0
+POLLS_PER_SECOND = 200
+"""Above this, games are polled less often, so that new games do not wait for the operator's processor."""
 _COUNT = Field(ge=0, le=2**31 - 1)
 _ROUND = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 _TIME = Annotated[float, Field(ge=0, le=32_503_680_000)]
@@ -157,8 +159,9 @@ class StatusPoller:
             answered = await self.poll(session, key)
         failures = 0 if answered else self._failures.get(key, 0) + 1
         self._failures[key] = failures
+        interval = max(self._every, len(self._due) / POLLS_PER_SECOND)
         self._due[key] = asyncio.get_running_loop().time() + min(
-            max(MAX_INTERVAL_SECONDS, self._every), self._every * 2.0 ** min(failures, 10)
+            max(MAX_INTERVAL_SECONDS, interval), interval * 2.0 ** min(failures, 10)
         )
 
     async def poll(self, session: aiohttp.ClientSession, key: Key) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -155,3 +156,12 @@ async def test_after_a_peer_that_does_not_answer_the_next_one_is_polled() -> Non
         for _attempt in range(4):
             await poller._poll_and_schedule(session, KEY)
     assert polled == ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.0"]
+
+
+@pytest.mark.parametrize(("games", "seconds"), [(1, 10), (2_000, 10), (4_000, 20)])
+async def test_many_games_are_polled_less_often(games: int, seconds: float) -> None:
+    async with answering({8080: PEER, 8645: "{}"}) as (poller, session, _):
+        poller._due = {("n", str(number)): 0.0 for number in range(games - 1)} | {KEY: 0.0}
+        began = asyncio.get_running_loop().time()
+        await poller._poll_and_schedule(session, KEY)
+        assert seconds <= poller._due[KEY] - began < seconds + 5
