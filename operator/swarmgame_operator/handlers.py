@@ -105,20 +105,20 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     memo.operator = operator
 
 
-def _replace_logs_of_kopf_run(chosen: OperatorSettings) -> None:
-    root = logging.getLogger()
-    for handler in list(root.handlers):
-        if type(handler.formatter).__module__.startswith("kopf."):  # each line would be written twice
-            root.removeHandler(handler)
-    configure(form="auto", level=chosen.log_level)
-
-
 def of_command_line(namespaces: Collection[str]) -> bool:
     """Return whether `kopf run -n` has the same namespaces; True if kopf was not started by its command line."""
     command = click.get_current_context(silent=True)
     if command is None or "clusterwide" not in command.params:
         return True
     return set(command.params["namespaces"]) == set(namespaces)
+
+
+def _replace_logs_of_kopf_run(chosen: OperatorSettings) -> None:
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler.formatter).__module__.startswith("kopf."):  # each line would be written twice
+            root.removeHandler(handler)
+    configure(form="auto", level=chosen.log_level)
 
 
 def configure_kopf(settings: kopf.OperatorSettings, chosen: OperatorSettings) -> None:

@@ -1,7 +1,7 @@
 """`swarmgame-operator`: reads the settings, and runs kopf with the handlers.
 
-Only this module turns errors into exit codes. 0: stopped by a signal. 75: leadership was lost, or the watch of games
-broke for good; start again. 78: invalid settings or kubeconfig, or a port that is in use. 1: a bug, with a traceback.
+Only this module turns errors into exit codes. 0: stopped by a signal. 75: leadership was lost, the watch of games broke
+for good, or a port is in use; start again. 78: invalid settings or kubeconfig. 1: a bug, with a traceback.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from swarmgame_operator.settings import OperatorSettings, operator_settings
 
 log = get_logger(__name__)
 
-DONE, FAILED, LOST, BAD_CONFIG = 0, 1, 75, 78
+DONE, FAILED, TEMPORARY, BAD_CONFIG = 0, 1, 75, 78
 
 
 async def operate(settings: OperatorSettings) -> int:
@@ -50,14 +50,15 @@ async def operate(settings: OperatorSettings) -> int:
             return _failed(memo.operator.failure)
         if isinstance(error.__cause__, kopf.PermanentError):
             log.error("not started", error=str(error.__cause__))
-            return BAD_CONFIG
+            return TEMPORARY if isinstance(error.__cause__.__cause__, OSError) else BAD_CONFIG
         if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):
             port = f"{settings.probe_host}:{settings.probe_port}"
             log.error(f"cannot serve /healthz on {port}; set SWARMGAME_OPERATOR_PROBE_PORT", error=str(error))
-            return BAD_CONFIG
+            return TEMPORARY
         log.error("the watch of games broke for good; start again", error=repr(error), exc_info=error)
-        return LOST
-    return DONE if memo.operator.failure is None else _failed(memo.operator.failure)
+        return TEMPORARY
+    failure = memo.operator.failure if "operator" in memo else None  # none if it was stopped before its start
+    return DONE if failure is None else _failed(failure)
 
 
 def _failed(failure: BaseException) -> int:
@@ -70,7 +71,7 @@ def _failed(failure: BaseException) -> int:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     log.error("leadership lost", error=str(error))
-    return LOST
+    return TEMPORARY
 
 
 def main() -> None:

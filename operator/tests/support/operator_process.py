@@ -26,7 +26,7 @@ class OperatorProcess:
     def output(self) -> str:
         return self._log.read_text(encoding="utf-8")
 
-    async def logs(self, text: str, seconds: float = 60.0) -> None:
+    async def logs(self, text: str, seconds: float = 120.0) -> None:
         """Wait until its output contains a text."""
         try:
             await eventually(lambda: text in self.output, seconds)
@@ -43,7 +43,7 @@ class OperatorProcess:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    async def exit_code(self, seconds: float = 60.0) -> int:
+    async def exit_code(self, seconds: float = 150.0) -> int:
         """Wait for its end. Return the exit code.
 
         Raises:
