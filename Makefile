@@ -7,10 +7,8 @@ NODE   := $(shell command -v node)
 COMMA  := ,
 CLUSTER := PYTHONPATH=hack/native-cluster $(BIN)/python -m native_cluster
 E2E    ?= auto
-# Timing of real peers varies on two cores: a test that needed a second try is named in the summary.
-AGAIN  := --reruns 1
 # After five failures the cluster is broken, and the other tests would fail as well.
-WHOLE  := $(AGAIN) --maxfail 5 --durations=10
+WHOLE  := --maxfail 5 --durations=10
 # A layer of tests is all folders of its name.
 layer   = $(wildcard */tests/$(1) hack/*/tests/$(1))
 RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
@@ -52,7 +50,7 @@ test-fast: $(READY) ## unit and oracle, two to three minutes
 	$(RUN) -n 2 $(call layer,unit) $(call layer,oracle)
 
 test-swarm: $(READY) ## processes: real peers and sockets, about ten minutes
-	$(RUN) -n 2 --dist worksteal $(AGAIN) --durations=10 $(call layer,processes)
+	$(RUN) -n 2 --dist worksteal --durations=10 $(call layer,processes)
 
 test-contracts: $(READY) toolchain ## forge, anvil, and swarms with a local chain (Node), 2.5 minutes
 	$(RUN) $(call layer,contracts)

@@ -24,7 +24,7 @@ def test_peers_are_registered_and_the_chain_follows_the_rounds_of_the_swarm(
     coordination = playing.status["coordination"]
     assert coordination["chainId"] == 31337
     assert coordination["lastObservedBlock"] > 0
-    assert _final_reports(playing) >= 2
+    until(lambda: _final_reports(playing) >= 2, 90, seen=namespace.describe)
     playing.wait("Complete", seconds=300)
     until(lambda: playing.status["coordination"]["round"] >= 29, 90, seen=lambda: playing.status)
 

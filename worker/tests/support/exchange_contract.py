@@ -40,6 +40,16 @@ def pair_and_rogue(swarm: Swarm, **settings: object) -> tuple[BlockingCommunicat
     return ann, bob, swarm.rogue("mallory")
 
 
+def wait_for_contribution(swarm: Swarm, receiver: BlockingCommunication, author: BlockingCommunication) -> None:
+    """Wait until a peer has all of another's contribution to the first stage, so that a deadline does not race it."""
+
+    def complete() -> bool:
+        entry = receiver._node.inbox.stage(0, 0).get(author.peer)
+        return entry is not None and entry.complete
+
+    swarm.until(complete)
+
+
 class BackendContract:
     def test_what_is_published_is_collected_by_all_sorted_by_peer(
         self, swarm: FixedSwarm, contribution_of: Any
@@ -162,6 +172,7 @@ class ExchangeContract(BackendContract):
     def test_a_stage_closes_at_its_deadline_with_peers_missing(self, swarm: Swarm, contribution_of: Any) -> None:
         ann, bob, eve = trio(swarm)
         bob.publish(contribution_of(bob.peer))
+        wait_for_contribution(swarm, ann, bob)
         collecting = swarm.begin(ann, 0, 0, gather(1.0, swarm.deadline))
         swarm.pass_time(swarm.deadline)
         collected = collecting.result(30)
@@ -283,14 +294,16 @@ class ExchangeContract(BackendContract):
             ),
             "absent": lambda: rogue.announcement(contribution, serve=False),
         }[fault]()
+        reason = {"declared": "too-large", "another's": "malformed", "absent": "not-there"}.get(fault, fault)
         rogue.send_announcement(ann.peer, announcement)
-        collecting = swarm.begin(ann, 0, 0, gather(1.0, swarm.deadline))
+        swarm.until(lambda: ann._node.outcomes[reason] >= 1)
         bob.publish(contribution_of(bob.peer))
+        wait_for_contribution(swarm, ann, bob)
+        collecting = swarm.begin(ann, 0, 0, gather(1.0, swarm.deadline))
         swarm.pass_time(swarm.deadline)
         collected = collecting.result(30)
         assert [c.peer for c in collected.contributions] == [bob.peer]
         assert rogue.peer in collected.missing
-        reason = {"declared": "too-large", "another's": "malformed", "absent": "not-there"}.get(fault, fault)
         assert collected.outcomes[reason] >= 1
 
     def test_a_peer_that_is_not_admitted_is_neither_collected_nor_a_member(

@@ -174,7 +174,7 @@ class RealTimeSwarm:
     def begin(self, peer: CommunicationManager, round: int, stage: int, policy: CollectPolicy) -> Future[Collected]:
         return self.pool.submit(peer.collect, round, stage, policy)
 
-    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         import threading
         import time
 
@@ -203,12 +203,13 @@ class Libp2pSwarm(OpenSwarm, RealTimeSwarm):
     def peer(self, name: str, *, min_replicas: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
         from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
-        how = SwarmSettings(**{"heartbeat_seconds": 1.0} | settings)  # type: ignore[arg-type]
+        # On a busy machine a peer may not run for seconds: it stays a member for ten.
+        how = SwarmSettings(**{"heartbeat_seconds": 1.0, "lifetimes": 10.0} | settings)  # type: ignore[arg-type]
         network = NetworkOptions(self.folder / f"{name}.key", "127.0.0.1", initial_peers=self.known)
         made = HivemindCommunication(RUN, network, settings=how)
         self.peers.append(made)
         if join:
-            made.join(min_replicas=min_replicas, timeout_seconds=20.0)
+            made.join(min_replicas=min_replicas, timeout_seconds=60.0)
             self.known = (*self.known, *made.addresses[:1])
         return made
 

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Cluster:
         data["spec"]["game"]["data"]["with"]["questionsPerRound"] = 256
         data["spec"]["storage"] = {"checkpoints": {"everyRounds": 1}}
         data["spec"]["peers"] = {"replicas": 4, "minReplicas": 2, "processesPerPeer": processes}
-        data["spec"]["preRunningDeadlineSeconds"] = 60
+        data["spec"]["preRunningDeadlineSeconds"] = 600
         self.game = folder / "game.yaml"
         self.game.write_text(yaml.safe_dump(data))
         self.key = folder / "bootnode.key"
@@ -113,6 +113,13 @@ class Cluster:
             return False
 
 
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     for pid in (*descendants(process.pid), process.pid):
         kill(pid)
@@ -180,9 +187,7 @@ def test_a_bootnode_leaves_nothing_behind_when_it_is_stopped(cluster: Cluster) -
     assert children, "the p2p daemon"
     bootnode.send_signal(signal.SIGTERM)
     assert bootnode.wait(30) == 143
-    assert not [
-        pid for pid in children if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    ]
+    wait_until(lambda: not any(map(_runs, children)), "the p2p daemon has ended")
     assert cluster.termination_message("bootnode") == ""
 
 
@@ -204,10 +209,12 @@ def test_two_ranks_of_a_pod_stop_together_save_their_state_and_resume(pair: Clus
     pair.start_bootnode()
     peers = [pair.start_peer(index) for index in range(2)]
     wait_until(lambda: all(len(pair.rows(index)) >= 2 for index in range(2)), "both play")
+    below = [pid for process in peers for pid in descendants(process.pid)]
+    assert len(below) > 4, "two ranks of each peer, and what they started"
     for process in peers:
         process.send_signal(signal.SIGTERM)
     assert [process.wait(120) for process in peers] == [143] * 2
-    assert not any(descendants(process.pid) for process in peers)
+    wait_until(lambda: not any(map(_runs, below)), "no process of theirs is left")
     before = [pair.rows(index)[-1]["round"] for index in range(2)]
 
     peers = [pair.start_peer(index) for index in range(2)]
@@ -236,14 +243,17 @@ def environment_of(pid: int) -> bytes:
 
 
 SLOW_RANK = """
-import os, pathlib, signal, sys, threading
+import os, pathlib, signal, sys, threading, time
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
-file = pathlib.Path(sys.argv[1]).with_name(os.environ["RANK"])
-file.write_text("up")
+here, rank = pathlib.Path(sys.argv[0]).parent, os.environ["RANK"]
+(here / rank).write_text("up")
 stop.wait()
-threading.Event().wait(4)  # a large checkpoint, a slow disk
-file.write_text("saved")
+(here / rank).write_text("saving")
+began = time.monotonic()
+while not (here / "disk").exists() and time.monotonic() < began + 20:  # torchrun's own grace period is 30 seconds
+    time.sleep(0.05)
+(here / rank).write_text("saved")
 sys.exit(143)
 """
 WRAPPER = """
@@ -258,15 +268,38 @@ sys.exit(int(run_ranks(here / "game.yaml", options, 2, int(sys.argv[2]), program
 """
 
 
-@pytest.mark.parametrize(("grace", "expected"), [("60", "saved"), ("1", "up")])
-def test_ranks_get_the_grace_period_of_the_pod(tmp_path: Path, grace: str, expected: str) -> None:
-    """The short one shows that this number counts, not torchrun's 30 seconds."""
+@pytest.fixture
+def ranks(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[bytes]]]:
+    """Start two ranks with a grace period in seconds; return their torchrun's parent when both are up."""
     (tmp_path / "rank.py").write_text(SLOW_RANK)
-    process = subprocess.Popen([sys.executable, "-c", WRAPPER, tmp_path, grace], start_new_session=True)
-    try:
-        wait_until(lambda: all((tmp_path / rank).exists() for rank in "01"), "both ranks are up")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 143
-        assert [(tmp_path / rank).read_text() for rank in "01"] == [expected] * 2
-    finally:
-        _end(process)
+    with ExitStack() as stack:
+
+        def start(grace: int) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-c", WRAPPER, tmp_path, str(grace)]
+            process = subprocess.Popen(command, start_new_session=True)
+            stack.callback(_end, process)
+            wait_until(lambda: all((tmp_path / rank).exists() for rank in "01"), "both ranks are up")
+            return process
+
+        yield start
+
+
+def test_ranks_that_need_less_than_the_grace_period_save_their_state(
+    tmp_path: Path, ranks: Callable[[int], subprocess.Popen[bytes]]
+) -> None:
+    process = ranks(60)
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: all((tmp_path / rank).read_text() == "saving" for rank in "01"), "both save", process)
+    (tmp_path / "disk").touch()
+    assert process.wait(120) == 143
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["saved"] * 2
+
+
+def test_ranks_that_need_more_than_the_grace_period_of_the_pod_are_killed(
+    tmp_path: Path, ranks: Callable[[int], subprocess.Popen[bytes]]
+) -> None:
+    """This number counts, not torchrun's 30 seconds, in which they would save."""
+    process = ranks(1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 143
+    assert "saved" not in [(tmp_path / rank).read_text() for rank in "01"]

@@ -157,7 +157,8 @@ def test_processes_that_a_peer_started_do_not_outlive_it(tmp_path: Path) -> None
         {0: directory}, lambda index, restart: command, environment=os.environ, restart_policy=QUICK
     )
     assert supervisor.run().code is ExitCode.DONE
-    assert _gone(int((tmp_path / "helper").read_text()))
+    helper = int((tmp_path / "helper").read_text())
+    _wait_for(lambda: _gone(helper))
 
 
 def test_peers_do_not_outlive_a_runner_that_is_killed(tmp_path: Path) -> None:
