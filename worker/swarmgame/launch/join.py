@@ -48,6 +48,7 @@ def join_swarm(manifest: SwarmGame, folder: Path, options: JoinOptions, *, notif
         directory.refuse_other_game(manifest_data(manifest))
         directory.keep_manifest(manifest_data(manifest))
         prepare(manifest, folder)
+        directory.keep_source(folder)
         files = directory.peer(0)
         files.root.mkdir(parents=True, exist_ok=True)
         display = RunDisplay(f"{manifest.metadata.name}: one more peer", max_rounds, {0: files})

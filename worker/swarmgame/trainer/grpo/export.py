@@ -70,11 +70,11 @@ def _save_merged(model: Any, folder: Path) -> None:
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
     head_weight, embedding_weight = (merged.get(f"{names.get(id(part))}.weight") for part in (head, embedding))
-    tied = model.config.get_text_config().tie_word_embeddings
-    if tied and head_weight is not None and embedding_weight is not None:
+    if not model.config.get_text_config().tie_word_embeddings or head_weight is None or embedding_weight is None:
+        return
+    if not torch.equal(head_weight, embedding_weight):
         # Adapters of one of two tied layers: they are no longer equal, and loading must not tie them again.
-        if not torch.equal(head_weight, embedding_weight):
-            _change_json(folder / "config.json", tie_word_embeddings=False)
+        _change_json(folder / "config.json", tie_word_embeddings=False)
 
 
 def _save(model: Any, weights: dict[str, Tensor], folder: Path) -> None:
