@@ -212,7 +212,11 @@ def _front_matter(record: ExportRecord, kind: str) -> str:
     results = []
     if found is not None:
         task = "text-generation" if language_model else "reinforcement-learning"
-        shared: dict[str, Any] = {"task_type": task, "dataset_type": "swarmgame", "dataset_name": f"{record.game}, held-out questions"}
+        shared: dict[str, Any] = {
+            "task_type": task,
+            "dataset_type": "swarmgame",
+            "dataset_name": f"{record.game}, held-out questions",
+        }
         results.append(
             EvalResult(**shared, metric_type="mean_reward", metric_name="mean reward", metric_value=found.reward)
         )
@@ -220,7 +224,9 @@ def _front_matter(record: ExportRecord, kind: str) -> str:
             results.append(
                 EvalResult(**shared, metric_type="pass", metric_name="questions passed", metric_value=found.passed)
             )
-    relation: dict[str, Any] = {"base_model_relation": "adapter" if kind == "peft" else "finetune"} if record.base_on_hub else {}
+    relation: dict[str, Any] = (
+        {"base_model_relation": "adapter" if kind == "peft" else "finetune"} if record.base_on_hub else {}
+    )
     data = ModelCardData(
         base_model=record.base_on_hub or None,
         library_name={"transformers": "transformers", "peft": "peft"}.get(kind, "pytorch"),
