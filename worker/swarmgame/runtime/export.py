@@ -64,6 +64,8 @@ def write_export(
             (temporary / "README.md").write_text(card, encoding="utf-8")
             described = json.dumps(record.as_json(), indent=1, ensure_ascii=False)
             (temporary / RECORD).write_text(described + "\n", encoding="utf-8")
+            for path in temporary.rglob("*.safetensors"):
+                path.chmod((temporary / RECORD).stat().st_mode)  # the library writes files for their owner alone
             _flush(temporary)
             _put(temporary, folder)
         finally:

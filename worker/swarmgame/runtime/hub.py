@@ -43,9 +43,13 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
         BadUsage: the model exists and is public, against `public`; or the hub does not accept the files.
         Temporary: the hub did not answer.
     """
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    # Connections that fail raise the same base class; which library it is of depends on the client's version.
+    failures = tuple(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
     api = HfApi(library_name="swarmgame")
     keep = f"the model is complete in {folder}"
@@ -62,7 +66,7 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
         if code < 500 and code not in (408, 425, 429):
             raise BadUsage(f"the hub does not accept {name} ({code}): {reason}. {keep}") from error
         raise Temporary(f"the hub did not take {name} ({code}): {reason}. {keep}; try again") from error
-    except (httpx.HTTPError, OSError) as error:
+    except (*failures, OSError) as error:
         raise Temporary(f"the hub could not be reached: {_first_line(error)}. {keep}; try again") from error
     return str(created)
 
