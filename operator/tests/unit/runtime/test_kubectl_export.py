@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -345,3 +346,15 @@ def test_a_pod_without_a_status_waits_for_one() -> None:
 def test_the_best_of_no_export_is_refused_as_any_other() -> None:
     with pytest.raises(Exception, match="no export yet"):
         choose_export([], None, best=True)
+
+
+def test_the_commands_of_the_guide_run(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.add_export(0, 9, 0.5), cluster.add_checkpoint(0, 9)
+    page = Path(__file__).parents[4] / "docs" / "guide" / "export.md"
+    lines = re.findall(r"^kubectl swarmgame (export sums .*)$", page.read_text(), re.MULTILINE)
+    assert len(lines) == 3
+    monkeypatch.chdir(cluster.root)
+    for line in lines:
+        result = CliRunner().invoke(application, line.split())
+        assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in cluster.root.glob("sums-*")) == ["sums-best", "sums-model", "sums-run"]
