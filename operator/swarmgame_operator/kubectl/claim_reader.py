@@ -11,7 +11,6 @@ from swarmgame_api.load import parse_manifest
 from swarmgame_operator.api import CLAIM, JOB, POD, Api
 from swarmgame_operator.kubectl.export import (
     BAD_USAGE,
-    CHECKPOINTS,
     CONTAINER,
     NOT_FOUND,
     UNAVAILABLE,
@@ -21,6 +20,7 @@ from swarmgame_operator.kubectl.export import (
     waiting_reason,
 )
 from swarmgame_operator.plan.game_file import file_text
+from swarmgame_operator.plan.storage import CHECKPOINTS
 
 POLL_SECONDS = 1.0
 _NEVER_RUNS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError")

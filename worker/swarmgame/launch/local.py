@@ -261,7 +261,10 @@ def _conclude(options: RunOptions, directory: RunDirectory, outcome: RunOutcome,
     if outcome.code is ExitCode.STOPPED:
         notify("stopped; run the same command again to go on")
     notify(_report_of(directory))
-    if outcome.code is ExitCode.DONE:
+    exported = [path for peer in directory.peers().values() for path in peer.exports.glob("round-*")]
+    if exported:
+        notify(f"{len(exported)} models for transformers: {directory.root}/peers/*/exports")
+    elif outcome.code is ExitCode.DONE:
         notify(f"a model of it, for transformers: swarmgame export {_run_argument(options, directory)} FOLDER")
 
 

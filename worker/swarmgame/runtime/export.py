@@ -49,7 +49,7 @@ def write_export(
         BadUsage: the folder holds something else or cannot be written, or the policy cannot be exported so.
         Temporary: the disk is full.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()
     refuse_used_folder(folder, replace=replace)
     if not merge_adapters and not trainer.has_adapters:
         raise BadUsage("this policy has no adapters to keep apart (spec.game.trainer.with.lora): export it without")
@@ -79,7 +79,7 @@ def refuse_used_folder(folder: Path, *, replace: bool) -> None:
         BadUsage: it is a file, or holds something else.
     """
     with explained_errors(folder):
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        if folder.exists() and not folder.is_dir():
             raise BadUsage(f"{folder} is not a folder")
         used = folder.is_dir() and any(folder.iterdir())
     if used and not (folder / RECORD).is_file():

@@ -7,6 +7,7 @@ message. Invariant: what exists on the hub as public is not written to unless th
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from swarmgame.errors import BadUsage, Refused, Temporary
@@ -45,11 +46,13 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    disable_progress_bars()
-    # Connections that fail raise the same base class; which library it is of depends on the client's version.
-    failures = tuple(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    # A connection that fails raises the client library's HTTPError; which library that is depends on the hub's client.
+    bases: list[type[BaseException]] = [base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"]
+    failures: tuple[type[BaseException], ...] = (OSError, *bases)
 
     api = HfApi(library_name="swarmgame")
     keep = f"the model is complete in {folder}"
@@ -66,11 +69,11 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
         if code < 500 and code not in (408, 425, 429):
             raise BadUsage(f"the hub does not accept {name} ({code}): {reason}. {keep}") from error
         raise Temporary(f"the hub did not take {name} ({code}): {reason}. {keep}; try again") from error
-    except (*failures, OSError) as error:
+    except failures as error:
         raise Temporary(f"the hub could not be reached: {_first_line(error)}. {keep}; try again") from error
     return str(created)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -114,13 +114,15 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     expected = tokenizer_hash(tokenizer)
     if tokenizer_hash(AutoTokenizer.from_pretrained(folder)) == expected:
         return
-    file = folder / "tokenizer_config.json"
-    _change_json(file, tokenizer_class="PreTrainedTokenizerFast", auto_map={"AutoTokenizer": [None, None]})
+    if getattr(tokenizer, "is_fast", False):
+        file = folder / "tokenizer_config.json"
+        _change_json(file, tokenizer_class="PreTrainedTokenizerFast", auto_map={"AutoTokenizer": [None, None]})
     if tokenizer_hash(AutoTokenizer.from_pretrained(folder)) != expected:
         logger.warning(
             "AutoTokenizer of the export gives other ids than the policy's tokenizer, because transformers replaces "
-            "tokenizers of %s; load it with PreTrainedTokenizerFast.from_pretrained",
+            "tokenizers of %s: load it with %s.from_pretrained",
             json.loads((folder / "config.json").read_bytes()).get("model_type"),
+            type(tokenizer).__name__,
         )
 
 

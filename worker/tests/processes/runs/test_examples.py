@@ -121,6 +121,11 @@ def test_every_command_and_the_code_of_the_guide_to_exports_runs(exporting: Path
     reward = {name: rows[c["peer"]][c["rounds"] - 1]["evaluation"]["average"]["all"] for name, c in chosen.items()}
     assert reward["c"] == max(best.values())
     assert (chosen["d"]["peer"], reward["d"]) == (1, best[1])
+    fetched = exporting / "sums-run"  # as from a cluster: game.yaml and the peers' folders, no more
+    shutil.copytree(exporting / "runs" / "demo" / "peers", fetched / "peers")
+    shutil.copy(exporting / "runs" / "demo" / "game.yaml", fetched)
+    (line,) = commands_of(page, "swarmgame export sums-run")
+    in_folder(exporting, "-m", "swarmgame", *shlex.split(line)[1:])
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     assert "generated_text" in in_folder(exporting, "-c", code)
 

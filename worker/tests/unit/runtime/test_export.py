@@ -19,10 +19,11 @@ from language_rounds import MODEL, furthest, play, trainer, weights
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from swarmgame.errors import BadData, BadUsage, InvalidManifest, Temporary
+from swarmgame.errors import BadData, BadUsage, ExitCode, InvalidManifest, Temporary
 from swarmgame.game.components import ComponentContext
 from swarmgame.game.protocol import ClosedBy
 from swarmgame.game.report import Evaluation, RoundReport
+from swarmgame.launch.pod import run_pod_peer
 from swarmgame.observability.run_directory import RunDirectory
 from swarmgame.runtime import export as export_module
 from swarmgame.runtime.assembly import local_modules
@@ -30,6 +31,8 @@ from swarmgame.runtime.checkpoint import CheckpointStore, CheckpointWriter
 from swarmgame.runtime.export import RECORD, ExportWriter, export_folder
 from swarmgame.runtime.export_run import ExportChoice, export_missing, export_run
 from swarmgame.runtime.model_card import ExportRecord, make_record
+from swarmgame.runtime.options import PeerOptions
+from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 from swarmgame.trainer.policies import load_policy
 from swarmgame.trainer.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
@@ -241,6 +244,21 @@ def test_a_folder_with_other_files_is_never_replaced(run: RunDirectory, export: 
     assert files_of(folder) == {"thesis.tex": b"precious"}
 
 
+def test_a_link_to_a_folder_is_followed(run: RunDirectory, export: Exporter, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    export(run, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere" / "config.json").is_file()
+
+
+def test_files_of_an_export_have_the_usual_rights(run: RunDirectory, export: Exporter, tmp_path: Path) -> None:
+    export(run)
+    (tmp_path / "plain").touch()
+    expected = (tmp_path / "plain").stat().st_mode
+    assert {path.name for path in (tmp_path / "model").iterdir() if path.stat().st_mode != expected} == set()
+
+
 def test_an_earlier_export_is_replaced_only_with_force(run: RunDirectory, export: Exporter, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     assert export(run, rounds=8).rounds == 8
@@ -450,9 +468,11 @@ def test_a_peer_that_was_killed_before_its_last_export_writes_it_when_it_starts_
     with pytest.raises(BadData, match="no checkpoint after the last round"):
         export_missing(manifest, source, run.peer(0), 0)
     add_checkpoint(run, 0, 10, learner)
-    assert export_missing(manifest, source, run.peer(0), 0)
+    options = PeerOptions(run.peer(0).root, NetworkOptions(identity=run.peer(0).key))
+    ended = run_pod_peer(manifest, source / "game.yaml", options)
+    assert (ended.code, ended.message) == (ExitCode.DONE, "all 10 rounds are finished, and the policy is exported")
     assert (export_folder(run.peer(0).exports, 10) / "model.safetensors").is_file()
-    assert not export_missing(manifest, source, run.peer(0), 0)
+    assert run_pod_peer(manifest, source / "game.yaml", options).message == "all 10 rounds are finished"
 
 
 # ── the checkpoint of the best evaluation
