@@ -66,4 +66,6 @@ def join_swarm(manifest: SwarmGame, folder: Path, options: JoinOptions, *, notif
 
             write_report(directory)
             notify(f"report: {directory.report}")
+        if code is ExitCode.DONE:
+            notify(f"a model of it, for transformers: swarmgame export {directory.root} FOLDER")
     return code

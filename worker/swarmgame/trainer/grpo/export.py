@@ -48,6 +48,7 @@ def export_policy(policy: Policy, folder: Path, *, merge_adapters: bool) -> None
     else:
         # Without the check of embedding layers, which requests the base model's configuration from the hub.
         policy.adapted.save_pretrained(folder, save_embedding_layers=False)
+        _change_json(folder / "adapter_config.json", revision=policy.source.revision or None)
         policy.model.generation_config.save_pretrained(folder)
         if policy.source.uri.startswith(f"{Scheme.BUILTIN}://"):
             _save(policy.model, _weights(policy.model, merge=False), folder / BASE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,11 @@ def test_adapters_are_loaded_by_peft_over_the_base_with_equal_logits(
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapters")
     assert torch.equal(logits(loaded, tokenizer), logits(learner.policy.model, tokenizer))
     assert not list((tmp_path / "adapters").glob("model*.safetensors"))
+    described = json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] == str(tmp_path / "source")
+    learner.policy.source = replace(learner.policy.source, revision="v1")
+    learner.export(tmp_path / "pinned", merge_adapters=False)
+    assert json.loads((tmp_path / "pinned" / "adapter_config.json").read_text())["revision"] == "v1"
 
 
 @pytest.mark.parametrize("layers", [("lm_head",), ("embed_tokens",), ("q_proj", "lm_head")])
