@@ -209,11 +209,11 @@ class Trainer(Component, ABC):
         return False
 
     @classmethod
-    def export_config(cls, config: Any, state: Mapping[str, Any]) -> Any:
-        """Return the configuration of a trainer that is created only to export a saved state, on a CPU. Override it
-        to leave out what sampling and training alone need.
+    def prepare_export(cls, config: Any, state: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Return the configuration and the state of a trainer that is created on a CPU only to export a saved state.
+        Override it to leave out what sampling and training alone need.
         """
-        return config
+        return config, state
 
     def export(self, folder: Path, *, merge_adapters: bool = True) -> None:
         """Write the policy in the usual format (for a language model: `save_pretrained`). It must change neither the

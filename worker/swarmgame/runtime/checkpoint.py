@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 from swarmgame.errors import BadData
@@ -134,8 +135,12 @@ class CheckpointStore:
         """Return the next rounds of all checkpoints, complete or not, in order."""
         return [int(path.name.removeprefix("round-")) for path in self._folders()]
 
-    def load(self, next_round: int) -> Checkpoint:
+    def load(self, next_round: int, *, mapped: bool = False) -> Checkpoint:
         """Return one checkpoint.
+
+        Args:
+            mapped: map the tensors' file into memory instead of reading it: only what is used is read. Not for a
+                peer that goes on, which deletes its checkpoints.
 
         Raises:
             BadData: it is missing or damaged.
@@ -149,7 +154,7 @@ class CheckpointStore:
             raise BadData(f"{path}: no usable {_MANIFEST} ({error})") from error
         if version != FORMAT_VERSION:
             raise OtherVersion(other_version(path, f"is of format version {version}", f"version {FORMAT_VERSION}"))
-        return self._load(path, manifest)
+        return self._load(path, manifest, mapped=mapped)
 
     def load_latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint, or None. Each damaged one is named in the log and skipped.
@@ -173,17 +178,20 @@ class CheckpointStore:
         found = (path for path in self.folder.glob("round-*") if path.name.removeprefix("round-").isdigit())
         return sorted(path for path in found if path.is_dir()) if self.folder.is_dir() else []
 
-    def _load(self, path: Path, manifest: Mapping[str, Any]) -> Checkpoint:
+    def _load(self, path: Path, manifest: Mapping[str, Any], *, mapped: bool) -> Checkpoint:
         try:
             files: dict[str, bytes] = {}
             for name in (_TENSORS, _STATE):
-                data = (path / name).read_bytes()
-                if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
+                if mapped and name == _TENSORS:
+                    with (path / name).open("rb") as file:
+                        digest = hashlib.file_digest(file, "sha256").hexdigest()
+                else:
+                    files[name] = (path / name).read_bytes()
+                    digest = hashlib.sha256(files[name]).hexdigest()
+                if digest != manifest["files"][name]["sha256"]:
                     raise BadData(f"{path / name}: the content does not match the hash in {_MANIFEST}")
-                files[name] = data
-            return Checkpoint(
-                int(manifest["nextRound"]), _unflatten(json.loads(files[_STATE]), load_tensors(files[_TENSORS])), path
-            )
+            tensors = load_file(path / _TENSORS) if mapped else load_tensors(files[_TENSORS])
+            return Checkpoint(int(manifest["nextRound"]), _unflatten(json.loads(files[_STATE]), tensors), path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadData(f"{path}: not a complete checkpoint ({type(error).__name__}: {error})") from error
 

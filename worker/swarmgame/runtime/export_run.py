@@ -158,8 +158,7 @@ def trainer_of(manifest: SwarmGame, source: Path, checkpoint: Checkpoint) -> Ite
             context = replace(context, demonstrations=data)  # type: ignore[arg-type]
         component: type[Trainer] = resolved.trainer.component  # type: ignore[assignment]
         try:
-            state = checkpoint.state["trainer"]
-            config = component.export_config(resolved.trainer.config, state)
+            config, state = component.prepare_export(resolved.trainer.config, checkpoint.state["trainer"])
         except (KeyError, TypeError, AttributeError) as error:
             raise _misfit(checkpoint, error) from error
         trainer = component(config, context)
@@ -211,7 +210,7 @@ def choose(directory: RunDirectory, choice: ExportChoice, notify: Notify) -> tup
     if choice.rounds not in _store(peer).rounds():
         have = ", ".join(map(str, _store(peer).rounds()))
         raise BadUsage(f"peer {peer.index} has no checkpoint after {choice.rounds} rounds; it has them after {have}")
-    return peer, _store(peer).load(choice.rounds)
+    return peer, _store(peer).load(choice.rounds, mapped=True)
 
 
 def _best(directory: RunDirectory, peers: list[PeerProgress], notify: Notify) -> tuple[PeerProgress, Checkpoint]:
@@ -228,7 +227,7 @@ def _best(directory: RunDirectory, peers: list[PeerProgress], notify: Notify) ->
         if found.rounds not in _store(peer).rounds():
             continue
         try:
-            checkpoint = _store(peer).load(found.rounds)
+            checkpoint = _store(peer).load(found.rounds, mapped=True)
         except OtherVersion:
             raise
         except BadData as error:
@@ -251,7 +250,7 @@ def _newest(peer: PeerProgress, notify: Notify) -> Checkpoint:
     for _ in range(ATTEMPTS):
         for rounds in reversed(store.rounds()):
             try:
-                return store.load(rounds)
+                return store.load(rounds, mapped=True)
             except OtherVersion:
                 raise
             except BadData as error:

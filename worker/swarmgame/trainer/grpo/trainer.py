@@ -319,21 +319,21 @@ class GRPOTrainer(Trainer):
         self._generation.sampler.update_weights(self._version)
 
     @classmethod
-    def export_config(cls, config: GRPOConfig, state: Mapping[str, Any]) -> GRPOConfig:
-        """Return a configuration for the CPU, in the type that trained, without what only sampling and training use:
-        a generation server, compiled layers, the reference of the KL term.
+    def prepare_export(cls, config: GRPOConfig, state: Mapping[str, Any]) -> tuple[GRPOConfig, Mapping[str, Any]]:
+        """Return a configuration in the type that trained, and the weights, without what only sampling and training
+        use: a generation server, compiled layers, the reference of the KL term, the optimizer's moments.
         """
-        return config.model_copy(
-            update={
-                "dtype": state.get("dtype", config.dtype),
-                "sampler": "eager",
-                "layout": "padded",
-                "compile": False,
-                "overlap": False,
-                "beta": 0.0,
-                "gradient_checkpointing": False,
-            }
-        )
+        changes = {
+            "dtype": state.get("dtype", config.dtype),
+            "sampler": "eager",
+            "layout": "padded",
+            "compile": False,
+            "overlap": False,
+            "beta": 0.0,
+            "gradient_checkpointing": False,
+        }
+        weights = {**state, "optimization": {**state["optimization"], "moments": {}}, "ahead": ()}
+        return config.model_copy(update=changes), weights
 
     @property
     def has_adapters(self) -> bool:

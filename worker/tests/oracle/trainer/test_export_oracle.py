@@ -166,8 +166,9 @@ def test_a_policy_that_computed_in_bfloat16_is_exported_in_it_from_its_checkpoin
     learner = trained(cache, source("llama"), dtype="bfloat16", lora=lora)
     state = copy.deepcopy(dict(learner.state_dict()))
     given = GRPOConfig(generations=4, max_new_tokens=8, lora=lora, beta=0.1)  # dtype: auto, float32 on a CPU
-    again = GRPOTrainer(GRPOTrainer.export_config(given, state), learner.context)
-    again.load_state_dict(state)
+    config, weights = GRPOTrainer.prepare_export(given, state)
+    again = GRPOTrainer(config, learner.context)
+    again.load_state_dict(weights)
     again.export(tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
     assert loaded.dtype == torch.bfloat16

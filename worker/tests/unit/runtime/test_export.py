@@ -145,13 +145,13 @@ def test_a_checkpoint_that_a_running_peer_deletes_meanwhile_is_replaced_by_its_n
 ) -> None:
     original, deleted = CheckpointStore.load, []
 
-    def load(store: CheckpointStore, next_round: int) -> Any:
+    def load(store: CheckpointStore, next_round: int, *, mapped: bool = False) -> Any:
         if not deleted:
             deleted.append(next_round)
             add_checkpoint(run, 0, 12, learner)
             for rounds in (8, 10):
                 shutil.rmtree(store.folder / f"round-{rounds:08d}")
-        return original(store, next_round)
+        return original(store, next_round, mapped=mapped)
 
     monkeypatch.setattr(CheckpointStore, "load", load)
     assert export(run).rounds == 12
