@@ -339,9 +339,11 @@ async def save(executor: Executor, place: Place, sources: Sequence[str], folder:
         await executor.fetch(place, sources, temporary)
         if not (temporary / complete).is_file():
             raise ExportError(UNAVAILABLE, f"the copy from pod {place.pod} has no {complete}: it was deleted meanwhile")
+        earlier = folder.with_name(f".{folder.name}.old-{os.getpid()}")
         if (folder / RECORD).is_file():
-            shutil.rmtree(folder)
+            folder.rename(earlier)
         temporary.rename(folder)
+        shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:
         raise ExportError(NOT_WRITTEN, f"{folder} cannot be written: {error.strerror or error}") from error
     finally:
