@@ -48,12 +48,21 @@ load_model(module, "{PLACE}/{{file}}")
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """One held-out evaluation: after how many rounds, and its mean rewards; `passed` is None where it is unknown."""
+    """One held-out evaluation.
+
+    Args:
+        rounds: finished rounds of the policy.
+        reward: mean over all rollouts.
+        passed: share of the questions that were passed; None where it is unknown.
+        environments: the reward by environment.
+        error: standard error of the reward; None where it is unknown.
+    """
 
     rounds: int
     reward: float
     passed: float | None
     environments: Mapping[str, float] = field(default_factory=dict)
+    error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class ExportRecord:
         external: groups of other peers that it was trained on.
         authors: number of peers that those came from.
         evaluations: on held-out questions, in order.
+        untrained: the evaluation before the first update; None without one.
     """
 
     game: str
@@ -91,6 +101,7 @@ class ExportRecord:
     external: int
     authors: int
     evaluations: tuple[EvaluationRecord, ...] = ()
+    untrained: EvaluationRecord | None = None
 
     @property
     def evaluation(self) -> EvaluationRecord | None:
@@ -137,22 +148,25 @@ def make_record(manifest: SwarmGame, lines: Iterable[Line], *, peer: int, rounds
         external=int(sum(sum(each.values()) for each in external)),
         authors=len({author for each in external for author in each}),
         evaluations=evaluations_of(played),
+        untrained=next((each for line in played if (each := _evaluation(line, "first_evaluation"))), None),
     )
 
 
 def evaluations_of(lines: Iterable[Line]) -> tuple[EvaluationRecord, ...]:
     """Return the held-out evaluations in the lines of finished rounds; those without a number are left out."""
-    return tuple(
-        EvaluationRecord(
-            rounds=line["round"] + 1,
-            reward=reward,
-            passed=number(line, "evaluation", "passed", "all"),
-            environments={
-                name: value for name, value in numbers(line, "evaluation", "average").items() if name != "all"
-            },
-        )
-        for line in lines
-        if (reward := number(line, "evaluation", "average", "all")) is not None
+    return tuple(found for line in lines if (found := _evaluation(line, "evaluation")) is not None)
+
+
+def _evaluation(line: Line, key: str) -> EvaluationRecord | None:
+    reward = number(line, key, "average", "all")
+    if reward is None:
+        return None
+    return EvaluationRecord(
+        rounds=line["round"] + (key == "evaluation"),
+        reward=reward,
+        passed=number(line, key, "passed", "all"),
+        environments={name: value for name, value in numbers(line, key, "average").items() if name != "all"},
+        error=number(line, key, "errors", "all"),
     )
 
 
@@ -259,14 +273,18 @@ def _evaluations(record: ExportRecord) -> str:
         return "## Evaluation\n\nThe game had no held-out evaluation (`spec.game.evaluation`).\n"
     best = max(record.evaluations, key=lambda each: (each.reward, -each.rounds))
     shown = {each.rounds: each for each in (record.evaluations[0], best, record.evaluations[-1])}
-    rows = []
+    rows = [("before training", _scores(record.untrained))] if record.untrained is not None else []
     for rounds, each in sorted(shown.items()):
         notes = [name for name, of in (("best so far", best), ("this model", record.evaluation)) if of is each]
-        passed = "" if each.passed is None else f", {each.passed:.1%} of the questions passed"
-        by_environment = "; ".join(f"{name} {value:.3f}" for name, value in each.environments.items())
-        label = f"after {rounds} rounds" + (f" ({', '.join(notes)})" if notes else "")
-        rows.append((label, f"{each.reward:.3f}{passed}" + (f" ({by_environment})" if by_environment else "")))
+        rows.append((f"after {rounds} rounds" + (f" ({', '.join(notes)})" if notes else ""), _scores(each)))
     return _table("Evaluation on held-out questions, mean reward", rows)
+
+
+def _scores(found: EvaluationRecord) -> str:
+    error = "" if found.error is None else f" ± {found.error:.3f}"
+    passed = "" if found.passed is None else f", {found.passed:.1%} of the questions passed"
+    by_environment = "; ".join(f"{name} {value:.3f}" for name, value in found.environments.items())
+    return f"{found.reward:.3f}{error}{passed}" + (f" ({by_environment})" if by_environment else "")
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> str:

@@ -549,6 +549,18 @@ def test_the_card_is_one_that_the_hub_reads(run: RunDirectory, export: Exporter,
     assert "maxNewTokens: 8" in card.text
 
 
+def test_the_card_shows_the_evaluation_before_training_and_standard_errors(run: RunDirectory) -> None:
+    from swarmgame.runtime.model_card import model_card
+
+    before = {"average": {"all": 0.1}, "passed": {"all": 0.0}, "errors": {"all": 0.05}}
+    after = {"average": {"all": 0.6}, "passed": {"all": 0.5}, "errors": {"all": 0.04}}
+    lines = [{"round": 0, "first_evaluation": before}, {"round": 1, "evaluation": after}]
+    record = make_record(load_manifest(run.manifest), lines, peer=0, rounds=2, release="1")
+    card = model_card(record, ["config.json"])
+    assert "| before training | 0.100 ± 0.050, 0.0% of the questions passed |" in card
+    assert "| after 2 rounds (best so far, this model) | 0.600 ± 0.040, 50.0% of the questions passed |" in card
+
+
 def test_nothing_private_is_in_the_folder(run: RunDirectory, export: Exporter, tmp_path: Path) -> None:
     """It may be pushed: no path of this machine, no option of the game's own components."""
     manifest = run.manifest.read_text()
