@@ -41,8 +41,8 @@ def test_the_quickstart_plays_and_shares(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def exporting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs `demo` and `quickstart` of two peers, with adapters, evaluations and exports."""
+def exported_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs `demo` and `quickstart` of two peers, with adapters, evaluations and exports."""
     folder = tmp_path_factory.mktemp("exporting")
     game = EXAMPLES / "01-quickstart" / "game.yaml"
     settings = {
@@ -57,7 +57,14 @@ def exporting(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run", game, "--rounds=6", "--peers=2", *changes, "--runs", folder / "runs", "--name=demo", "--no-report"
     )
     shutil.copytree(folder / "runs" / "demo", folder / "runs" / "quickstart")
-    return folder
+    return folder / "runs"
+
+
+@pytest.fixture
+def exporting(exported_runs: Path, tmp_path: Path) -> Path:
+    """A folder whose `runs` are those."""
+    (tmp_path / "runs").symlink_to(exported_runs)
+    return tmp_path
 
 
 def commands_of(page: Path, start: str) -> list[str]:
