@@ -159,10 +159,11 @@ class ExportWriter(Observer):
         merge = self._spec.adapters == "Merged"
         write_export(self._trainer, self._record(rounds), target, merge_adapters=merge, replace=True)
         logger.info("exported the policy after %d rounds to %s", rounds, target)
-        for old in sorted(self._folder.glob("round-*"))[: -self._spec.keep]:
-            shutil.rmtree(old)
-        for leftover in self._folder.glob(".round-*"):
-            shutil.rmtree(leftover)
+        with explained_errors(self._folder):
+            for old in sorted(self._folder.glob("round-*"))[: -self._spec.keep]:
+                shutil.rmtree(old)
+            for leftover in self._folder.glob(".round-*"):  # of a process that was killed while it wrote
+                shutil.rmtree(leftover)
 
 
 def export_folder(exports: Path, rounds: int) -> Path:

@@ -408,6 +408,7 @@ def exported(run: RunDirectory) -> list[str]:
 def test_exports_come_every_few_rounds_and_at_the_end_and_the_newest_are_kept(
     run: RunDirectory, learner: GRPOTrainer
 ) -> None:
+    (run.peer(0).exports / ".round-00000002.tmp-1").mkdir(parents=True)  # of a process that was killed
     play_rounds(writer(learner, run, every_rounds=2, keep=2), 0, 7, 7)
     assert exported(run) == ["round-00000006", "round-00000007"]
 
