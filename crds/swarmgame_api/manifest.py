@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints
 from swarmgame_api.base import Model, Rule, Transition
 from swarmgame_api.communication import CommunicationSpec
 from swarmgame_api.coordination import CoordinationSpec, SecretReference
+from swarmgame_api.export import ExportSpec
 from swarmgame_api.game import GameSpec
 from swarmgame_api.peers import BootnodeSpec, PeersSpec
 from swarmgame_api.quantities import Annotations, Expected, Labels, Name, ObjectName, Seconds
@@ -77,6 +78,8 @@ class ModelSource(Model):
     """hf: branch, tag or commit. Empty: main."""
     secret_ref: SecretReference | None = None
     """hf: the Secret with the hub's token, under the key `token`."""
+    export: ExportSpec | None = None
+    """Models that the peers write during the game and at its end. Absent: none."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -26,6 +26,12 @@ CASES: list[Case] = [
         ["model.uri=hf://a/b", "model.revision=main"],
     ),
     (
+        "spec.model.export.atEnd",
+        "nothing would be exported",
+        ["model.export.atEnd=false"],
+        ["model.export.atEnd=false", "model.export.everyRounds=5"],
+    ),
+    (
         "spec.game.roles",
         'at most "100%"',
         ["game.roles=[{name: a, share: 51%}, {name: b, share: 50%}]"],

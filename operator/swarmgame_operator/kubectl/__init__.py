@@ -1,1 +1,1 @@
-"""`kubectl swarmgame`: how a swarm is doing, for a person at a terminal. Reads only."""
+"""`kubectl swarmgame`: how a swarm is doing, for a person at a terminal, and its models."""

@@ -1,6 +1,7 @@
 """The commands of `kubectl swarmgame`.
 
-They only read: objects and logs from the API server, and a peer's status through the API server's proxy to its pod.
+They only read: objects and logs from the API server, a peer's status through the API server's proxy to its pod, and a
+peer's files. `export` alone creates an object, a pod that reads a claim, and deletes it again.
 Every failure is one line with what to do, and an exit code.
 """
 
@@ -11,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -24,6 +25,18 @@ from rich.live import Live
 from swarmgame_operator.api import GAME, POD, Api, ResourceKind, connect
 from swarmgame_operator.errors import NotFound, OperatorError
 from swarmgame_operator.kubectl import view
+from swarmgame_operator.kubectl.claim_reader import claim_reader, run_manifest
+from swarmgame_operator.kubectl.export import RECORD as EXPORT_RECORD
+from swarmgame_operator.kubectl.export import (
+    Executor,
+    ExportError,
+    choose_checkpoint,
+    choose_export,
+    claim_of,
+    refuse_used_folder,
+    running_places,
+    save,
+)
 from swarmgame_operator.snapshot_builder import pod_facts
 
 NOT_FOUND, UNAVAILABLE, BAD_CONFIG = 66, 69, 78
@@ -192,6 +205,85 @@ def report(
     _run(fetch, namespace, context)
 
 
+@application.command()
+def export(
+    name: Game,
+    folder: Annotated[Path, typer.Argument(help="Where the model goes; missing or empty.")],
+    peer: Annotated[
+        int | None, typer.Option("--peer", "-p", min=0, help="A peer's index. Default: the first that has one.")
+    ] = None,
+    best: Annotated[bool, typer.Option("--best", help="The export with the best held-out evaluation.")] = False,
+    checkpoint: Annotated[
+        bool,
+        typer.Option("--checkpoint", help="Fetch the newest checkpoint, as a run's folder for `swarmgame export`."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in FOLDER.")] = False,
+    image: Annotated[
+        str, typer.Option(help="The worker's image, for a game that is deleted. Default: that of its peers.")
+    ] = "",
+    wait_seconds: Annotated[float, typer.Option(min=1, help="Longest wait for the pod that reads the claim.")] = 300.0,
+    namespace: Namespace = "",
+    context: Context = "",
+) -> None:
+    """Copy a model that the peers exported (spec.model.export) to this machine.
+
+    From a peer's pod while it runs, else through a short-lived pod that mounts the game's claim.
+
+    \b
+    kubectl swarmgame export sums sums-model                 the newest of the first peer
+    kubectl swarmgame export sums sums-model --best --force
+    kubectl swarmgame export sums sums-run --checkpoint      then: swarmgame export sums-run sums-model
+    """
+
+    async def fetch(api: Api, place: str) -> None:
+        target = folder.absolute()
+        refuse_used_folder(target, force=force)
+        found = await api.get(GAME, place, name)
+        pods = [(pod_facts(each).facts.index, each) for each in await _pods(api, place, name, "peer")]
+        running = running_places(pods)
+        if peer is not None:
+            running = {index: each for index, each in running.items() if index == peer}
+        executor = Executor(place, context)
+        claim = claim_of(found, name)
+        # A running pod shows its own peer's folder; the claim shows all.
+        sufficient = bool(running) and (peer is not None or not claim or len(running) >= _replicas(found))
+        async with AsyncExitStack() as stack:
+            places = list(running.values())
+            if not sufficient:
+                if not claim:
+                    _fail(
+                        NOT_FOUND,
+                        f"{place}/{name} keeps its checkpoints in an emptyDir, which is deleted with its pod, and no "
+                        "such pod runs: set spec.storage.checkpoints.claimTemplate",
+                    )
+                places = [await stack.enter_async_context(claim_reader(api, place, name, claim, image, wait_seconds))]
+            listed = [each for one in places for each in await executor.list(one)]
+            if peer is not None:
+                listed = [each for each in listed if each.peer == peer]
+            if checkpoint:
+                of, sources = choose_checkpoint(listed)
+                if found is None:
+                    _fail(
+                        NOT_FOUND, f"there is no game {name} in namespace {place}, whose manifest a run's folder needs"
+                    )
+                complete = f"{sources[-1].partition('=')[2]}/manifest.json"
+                await save(executor, of.place, sources, target, complete)
+                _save(target / "game.yaml", run_manifest(found), "the game, from the API server")
+                print(f"{folder}: the newest checkpoint of peer {of.peer}; now: swarmgame export {folder} MODEL")
+                return
+            of, path = choose_export(listed, peer, best=best)
+            await save(executor, of.place, [f"{path}=."], target, EXPORT_RECORD)
+            record = of.exports[path]
+            print(f"{folder}: of peer {of.peer} after {record.get('rounds')} of {record.get('max_rounds')} rounds")
+
+    _run(fetch, namespace, context)
+
+
+def _replicas(game: dict[str, Any] | None) -> int:
+    peers = ((game or {}).get("spec") or {}).get("peers") or {}
+    return int(peers.get("replicas", 4))
+
+
 def _save(path: Path, text: str, how: str) -> None:
     path.write_text(text, encoding="utf-8")
     print(f"{path}: {how}")
@@ -261,6 +353,8 @@ def _run(work: Callable[[Api, str], Awaitable[None]], namespace: str, context: s
         asyncio.run(connected())
     except ConfigException as error:
         _fail(BAD_CONFIG, f"the kubeconfig cannot be used: {error}; set KUBECONFIG or --context")
+    except ExportError as error:
+        _fail(error.code, str(error))
     except NotFound as error:
         _fail(NOT_FOUND, f"{error.message}; is the definition of SwarmGame installed?")
     except OperatorError as error:

@@ -12,6 +12,7 @@ from api_servers import ApiServer
 from golden_games import GAMES, written_manifests
 from plan_fixtures import game_context, valid_game
 
+from swarmgame_operator.kubectl.export import reader_pod
 from swarmgame_operator.plan.peer_job import peer_job
 
 PLURALS = {
@@ -79,6 +80,13 @@ def test_a_restricted_namespace_accepts_the_pods(name: str, server: Server) -> N
             continue  # such a class is defined by the cluster
         pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {**template["metadata"], "name": "pod"}}
         assert server.request("POST", pod, query="&dryRun=All")["kind"] == "Pod"
+
+
+def test_a_restricted_namespace_accepts_the_pod_that_reads_a_claim(server: Server) -> None:
+    template = {"tolerations": [{"key": "gpu", "operator": "Exists"}], "imagePullSecrets": [{"name": "registry"}]}
+    made = server.request("POST", reader_pod("sums", "sums-checkpoints", "worker:1", template), query="&dryRun=All")
+    assert made["metadata"]["name"].startswith("sums-export-")
+    assert made["spec"]["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
 
 
 def test_a_privileged_pod_is_refused_so_the_test_above_can_fail(server: Server) -> None:

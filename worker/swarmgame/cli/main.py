@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from swarmgame.cli import components, env, pod
+from swarmgame.cli.export import export
 from swarmgame.cli.join import join
 from swarmgame.cli.new import new
 from swarmgame.cli.options import UsageError
@@ -34,6 +35,7 @@ app.command()(run)
 app.command()(join)
 app.command()(validate)
 app.command()(report)
+app.command()(export)
 app.command()(new)
 app.command()(peer)
 app.command()(chain.gateway)
@@ -58,6 +60,8 @@ def swarmgame(
       swarmgame run examples/01-quickstart/game.yaml   [dim]a swarm on this machine[/dim]
 
       swarmgame validate game.yaml                     [dim]check a game[/dim]
+
+      swarmgame export quickstart my-model             [dim]its model, for transformers[/dim]
 
       swarmgame new my-game                            [dim]a game of your own[/dim]
 

@@ -231,5 +231,25 @@ class Trainer(Component, ABC):
         the vocabulary. The loop uses it to refuse a rollout whose text does not match its ids."""
         return None
 
-    def export(self, folder: Path) -> None:
-        """Write the policy in the usual format (for a language model: `save_pretrained`)."""
+    @property
+    def has_adapters(self) -> bool:
+        """Whether the policy is adapters over a base model, so that `export` may keep them apart."""
+        return False
+
+    @classmethod
+    def prepare_export(cls, config: Any, state: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Return the configuration and the state of a trainer that is created on a CPU only to export a saved state.
+        Override it to leave out what sampling and training alone need.
+        """
+        return config, state
+
+    def export(self, folder: Path, *, merge_adapters: bool = True) -> None:
+        """Write the policy in the usual format (for a language model: `save_pretrained`). It must change neither the
+        policy nor a random state, since training may go on.
+
+        Without an override the runtime writes every torch module that is an attribute of the trainer.
+
+        Args:
+            merge_adapters: False only where `has_adapters` is True.
+        """
+        raise NotImplementedError

@@ -49,6 +49,7 @@ def join_swarm(manifest: SwarmGame, folder: Path, options: JoinOptions, *, notif
         directory.refuse_other_game(manifest_data(manifest))
         directory.keep_manifest(manifest_data(manifest))
         prepare(manifest, folder)
+        directory.keep_source(folder)
         files = directory.peer(0)
         files.root.mkdir(parents=True, exist_ok=True)
         title = f"{manifest.metadata.name}: one more peer"
@@ -67,4 +68,6 @@ def join_swarm(manifest: SwarmGame, folder: Path, options: JoinOptions, *, notif
 
             write_report(directory)
             notify(f"report: {directory.report}")
+        if code is ExitCode.DONE:
+            notify(f"a model of it, for transformers: swarmgame export {directory.root} FOLDER")
     return code

@@ -108,6 +108,7 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
         if manifest.spec.model is not None:
             notify(f"preparing {manifest.spec.model.uri}")
         prepare(manifest, folder)
+        directory.keep_source(folder)
         directory.record_progress(RunProgress(peers=peers, max_rounds=target.max_rounds, finished=False))
         if before is not None:
             notify(f"the run {directory.root.name} goes on from its checkpoints")
@@ -260,6 +261,16 @@ def _conclude(options: RunOptions, directory: RunDirectory, outcome: RunOutcome,
     if outcome.code is ExitCode.STOPPED:
         notify("stopped; run the same command again to go on")
     notify(_report_of(directory))
+    exported = [path for peer in directory.peers().values() for path in peer.exports.glob("round-*")]
+    if exported:
+        notify(f"{len(exported)} models for transformers: {directory.root}/peers/*/exports")
+    elif outcome.code is ExitCode.DONE:
+        notify(f"a model of it, for transformers: swarmgame export {_run_argument(options, directory)} FOLDER")
+
+
+def _run_argument(options: RunOptions, directory: RunDirectory) -> str:
+    """Return the run as the argument of another command in this folder: its name, or its path."""
+    return directory.root.name if options.runs == Path("runs") else str(directory.root)
 
 
 def _report_of(directory: RunDirectory) -> str:

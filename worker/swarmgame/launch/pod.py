@@ -51,7 +51,15 @@ def run_pod_peer(manifest: SwarmGame, game: Path, options: PeerOptions) -> PeerE
     """
     spec = manifest.spec
     if rounds_finished(options.directory) >= spec.game.max_rounds:
-        return PeerExit(ExitCode.DONE, f"all {spec.game.max_rounds} rounds are finished")
+        exported = ""
+        if spec.model is not None and spec.model.export is not None:
+            from swarmgame.runtime.export_run import export_missing
+
+            files = PeerDirectory(options.directory)
+            exported = (
+                ", and the policy is exported" if export_missing(manifest, game.parent, files, options.index) else ""
+            )
+        return PeerExit(ExitCode.DONE, f"all {spec.game.max_rounds} rounds are finished{exported}")
     processes = process_count(spec.peers.processes_per_peer)
     if processes > 1:
         return run_ranks(game, options, processes, spec.termination_grace_period_seconds)

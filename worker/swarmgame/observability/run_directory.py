@@ -1,7 +1,9 @@
 """The folder of a run, `runs/<name>/`: its files, its lock, and the game that it belongs to.
 
     game.yaml            the resolved manifest            run.json      progress of the run
-    peers/<i>/           peer.key metrics.jsonl warnings.jsonl log.jsonl checkpoints/ http.json exit.json output.log
+    source.json          the folder of the game's file
+    peers/<i>/           peer.key metrics.jsonl warnings.jsonl log.jsonl checkpoints/ exports/ http.json exit.json
+                         output.log
     report.html  plots/  summary.json                     lock          held by the runner while it lives
     chain/               a chain of its own, and standing.json: the last state of the chain
 
@@ -56,6 +58,15 @@ class PeerDirectory:
     def output(self) -> Path:
         """The standard output and standard error of the process."""
         return self.root / "output.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        """Models that the peer wrote: `round-00000200`, after that many rounds."""
+        return self.root / "exports"
 
     @property
     def http(self) -> Path:
@@ -136,6 +147,10 @@ class RunDirectory:
         return self.chain / "standing.json"
 
     @property
+    def _source(self) -> Path:
+        return self.root / "source.json"
+
+    @property
     def _progress(self) -> Path:
         return self.root / "run.json"
 
@@ -196,6 +211,19 @@ class RunDirectory:
         """Write the resolved manifest, for the reader and for the next start."""
         write_atomically(self.manifest, yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True))
 
+    def keep_source(self, folder: Path) -> None:
+        """Record the folder of the game's file: the game's own modules are there."""
+        write_atomically(self._source, json.dumps({"folder": str(folder.absolute())}) + "\n")
+
+    def source(self) -> Path | None:
+        """Return the folder of the game's file, as the run was started last; None where it is not known."""
+        try:
+            return Path(json.loads(self._source.read_text(encoding="utf-8"))["folder"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadData(f"{self._source} cannot be read: {error}") from error
+
     def progress(self) -> RunProgress | None:
         """Return the progress of the run; None for one that has not begun."""
         try:
@@ -232,8 +260,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _essence(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what identifies a game: its data, rewards, trainer, model and stages, not its length, its size or where
-    it runs and generates.
+    """Return what identifies a game: its data, rewards, trainer, model and stages, not its length, its size, what
+    it exports, or where it runs and generates.
     """
     spec = manifest.get("spec", {})
     game = {
@@ -251,7 +279,10 @@ def _essence(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
             **trainer,
             "with": {key: value for key, value in trainer["with"].items() if key != "sampler"},
         }
-    return {"game": game, "model": spec.get("model")}
+    model = spec.get("model")
+    if isinstance(model, Mapping):
+        model = {key: value for key, value in model.items() if key != "export"}
+    return {"game": game, "model": model}
 
 
 def _differences(before: Any, now: Any, path: str = "spec") -> Iterator[str]:

@@ -5,6 +5,8 @@ A checkpoint is a folder `round-00000012` (the next round to play): `tensors.saf
 `manifest.json` with the format version and the hashes of both, written last. The folder is written under a temporary
 name, flushed and renamed. Invariant: a folder with its final name and matching hashes is complete; any other is named
 in the log and skipped. One of another format version is an error: the run was not played by this release.
+
+The checkpoint of the best held-out evaluation so far is kept beyond the newest ones; `best.json` names it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 from swarmgame.errors import BadData
@@ -35,6 +38,11 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 2
 """Of the state and of how it is stored. Raise it with every change that an older checkpoint does not fit."""
 _STATE, _TENSORS, _MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
+_BEST = "best.json"
+
+
+class OtherVersion(BadData):
+    """A checkpoint of another format version."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +54,32 @@ class Checkpoint:
     path: Path
 
 
+@dataclass(frozen=True)
+class BestEvaluation:
+    """The best held-out evaluation so far: its mean reward, and the next round of the checkpoint with its weights."""
+
+    next_round: int
+    reward: float
+
+
 class CheckpointStore:
     """The checkpoints of one peer, in one folder.
 
     Args:
         folder: created when missing.
-        keep: how many are kept; at least 2, so that there is another one when the newest is damaged.
+        keep: how many are kept besides that of the best evaluation; at least 2, so that there is another one when the
+            newest is damaged.
     """
 
     def __init__(self, folder: Path, *, keep: int = 3) -> None:
         self.folder = folder
         self.keep = max(keep, 2)
 
-    def save(self, next_round: int, state: Mapping[str, Any]) -> Path:
+    def save(self, next_round: int, state: Mapping[str, Any], *, best: float | None = None) -> Path:
         """Write a checkpoint, and remove the oldest beyond `keep`.
+
+        Args:
+            best: the mean reward of the evaluation of these weights, if it is the best so far.
 
         Raises:
             OSError: the disk is full or gone; earlier checkpoints are untouched.
@@ -75,7 +95,7 @@ class CheckpointStore:
                 name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()
             },
         }
-        final = self.folder / f"round-{next_round:08d}"
+        final = self._folder(next_round)
         temporary = self.folder / f".tmp-{final.name}-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -92,56 +112,101 @@ class CheckpointStore:
         else:
             temporary.rename(final)
         _flush_folder(self.folder)
+        if best is not None:
+            record = self.folder / f".tmp-{_BEST}"
+            _write_flushed(record, json.dumps({"nextRound": next_round, "reward": best}).encode())
+            record.replace(self.folder / _BEST)
         self._prune()
         return final
+
+    def best(self) -> BestEvaluation | None:
+        """Return the best evaluation whose checkpoint is kept; None without one."""
+        try:
+            found = json.loads((self.folder / _BEST).read_bytes())
+            best = BestEvaluation(int(found["nextRound"]), float(found["reward"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.error("%s cannot be read (%s): the next evaluation counts as the best", self.folder / _BEST, error)
+            return None
+        return best if self._folder(best.next_round).is_dir() else None
+
+    def rounds(self) -> list[int]:
+        """Return the next rounds of all checkpoints, complete or not, in order."""
+        return [int(path.name.removeprefix("round-")) for path in self._folders()]
+
+    def load(self, next_round: int, *, mapped: bool = False) -> Checkpoint:
+        """Return one checkpoint.
+
+        Args:
+            mapped: map the tensors' file into memory instead of reading it: only what is used is read. Not for a
+                peer that goes on, which deletes its checkpoints.
+
+        Raises:
+            BadData: it is missing or damaged.
+            OtherVersion: another release wrote it.
+        """
+        path = self._folder(next_round)
+        try:
+            manifest = json.loads((path / _MANIFEST).read_bytes())
+            version = int(manifest["format"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadData(f"{path}: no usable {_MANIFEST} ({error})") from error
+        if version != FORMAT_VERSION:
+            raise OtherVersion(other_version(path, f"is of format version {version}", f"version {FORMAT_VERSION}"))
+        return self._load(path, manifest, mapped=mapped)
 
     def load_latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint, or None. Each damaged one is named in the log and skipped.
 
         Raises:
-            BadData: one has another format version.
+            OtherVersion: one has another format version.
         """
-        for path in reversed(self._folders()):
+        for next_round in reversed(self.rounds()):
             try:
-                manifest = json.loads((path / _MANIFEST).read_bytes())
-                version = int(manifest["format"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                logger.error("checkpoint skipped: %s: no usable %s (%s)", path, _MANIFEST, error)
-                continue
-            if version != FORMAT_VERSION:
-                raise BadData(other_version(path, f"is of format version {version}", f"version {FORMAT_VERSION}"))
-            try:
-                return self._load(path, manifest)
+                return self.load(next_round)
+            except OtherVersion:
+                raise
             except BadData as error:
                 logger.error("checkpoint skipped: %s", error)
         return None
 
-    def _folders(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("round-*") if path.is_dir()) if self.folder.is_dir() else []
+    def _folder(self, next_round: int) -> Path:
+        return self.folder / f"round-{next_round:08d}"
 
-    def _load(self, path: Path, manifest: Mapping[str, Any]) -> Checkpoint:
+    def _folders(self) -> list[Path]:
+        found = (path for path in self.folder.glob("round-*") if path.name.removeprefix("round-").isdigit())
+        return sorted(path for path in found if path.is_dir()) if self.folder.is_dir() else []
+
+    def _load(self, path: Path, manifest: Mapping[str, Any], *, mapped: bool) -> Checkpoint:
         try:
             files: dict[str, bytes] = {}
             for name in (_TENSORS, _STATE):
-                data = (path / name).read_bytes()
-                if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
+                if mapped and name == _TENSORS:
+                    with (path / name).open("rb") as file:
+                        digest = hashlib.file_digest(file, "sha256").hexdigest()
+                else:
+                    files[name] = (path / name).read_bytes()
+                    digest = hashlib.sha256(files[name]).hexdigest()
+                if digest != manifest["files"][name]["sha256"]:
                     raise BadData(f"{path / name}: the content does not match the hash in {_MANIFEST}")
-                files[name] = data
-            return Checkpoint(
-                int(manifest["nextRound"]), _unflatten(json.loads(files[_STATE]), load_tensors(files[_TENSORS])), path
-            )
+            tensors = load_file(path / _TENSORS) if mapped else load_tensors(files[_TENSORS])
+            return Checkpoint(int(manifest["nextRound"]), _unflatten(json.loads(files[_STATE]), tensors), path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadData(f"{path}: not a complete checkpoint ({type(error).__name__}: {error})") from error
 
     def _prune(self) -> None:
+        best = self.best()
         for path in self._folders()[: -self.keep]:
-            shutil.rmtree(path)
+            if best is None or path != self._folder(best.next_round):
+                shutil.rmtree(path)
         for leftover in (*self.folder.glob(".tmp-round-*"), *self.folder.glob(".old-round-*")):
             shutil.rmtree(leftover)
 
 
 class CheckpointWriter(Observer):
-    """Saves a checkpoint every `every_rounds` rounds, and when the game ends.
+    """Saves a checkpoint every `every_rounds` rounds, after an evaluation that is the best so far, and when the game
+    ends.
 
     Args:
         state: returns the tree to save.
@@ -161,21 +226,29 @@ class CheckpointWriter(Observer):
         self._state = state
         self._saved = saved
         self._last: int | None = None
+        self._best = -math.inf
 
     def game_started(self, first_round: int, max_rounds: int) -> None:
         self._last = first_round
+        best = self._store.best()
+        # A later one is of a checkpoint that could not be read: its rounds are played again.
+        self._best = best.reward if best is not None and best.next_round <= first_round else -math.inf
 
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
-        if (report.round + 1) % self._every == 0:
+        evaluated = report.evaluation.average.get("all", math.nan) if report.evaluation is not None else math.nan
+        if evaluated > self._best:
+            self._best = evaluated
+            self._save(report.round + 1, best=evaluated)
+        elif (report.round + 1) % self._every == 0:
             self._save(report.round + 1)
 
     def game_finished(self, rounds: int) -> None:
         if rounds != self._last:
             self._save(rounds)
 
-    def _save(self, next_round: int) -> None:
+    def _save(self, next_round: int, best: float | None = None) -> None:
         began = time.perf_counter()
-        self._store.save(next_round, self._state())
+        self._store.save(next_round, self._state(), best=best)
         self._last = next_round
         self._saved(next_round, time.perf_counter() - began)
 

@@ -35,6 +35,7 @@ from swarmgame.observability.diagnostics.observer import DiagnosticsObserver
 from swarmgame.observability.http import Endpoints
 from swarmgame.observability.metrics import MetricsObserver, PeerMetrics
 from swarmgame.observability.metrics_file import MetricsFile
+from swarmgame.observability.peer_progress import PeerProgress
 from swarmgame.observability.run_directory import PeerDirectory
 from swarmgame.observability.status import PeerStatus, Phase, StatusObserver
 from swarmgame.runtime.assembly import (
@@ -50,6 +51,8 @@ from swarmgame.runtime.assembly import (
 )
 from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter, other_version
 from swarmgame.runtime.communication import Backend, PeerCommunication, kept_rounds, make_backend
+from swarmgame.runtime.export import ExportWriter
+from swarmgame.runtime.model_card import ExportRecord, make_record
 from swarmgame.runtime.options import PeerOptions, run_id
 from swarmgame.runtime.ranks import DistributedRanks, RankedRewards, agreed, ranks_from_environment
 from swarmgame.swarm import codec
@@ -128,7 +131,7 @@ def _play(
     # 1. the components, and the last checkpoint
     components = _components(manifest, resolved, ranks, peer, options.directory)
     cleanup.callback(components.close)
-    store = CheckpointStore(options.directory / "checkpoints", keep=spec.storage.checkpoints.keep)
+    store = CheckpointStore(PeerDirectory(options.directory).checkpoints, keep=spec.storage.checkpoints.keep)
     saved = store.load_latest()
 
     # 2. the connections: the chain first, since it names the bootnodes and the peers that are admitted
@@ -182,6 +185,7 @@ def _play(
             metrics=metrics,
         )
         observers = [diagnostics, *_observers(manifest, options, store, saved, state, status, metrics)]
+        observers += _export_writers(manifest, options, components)
     if reporter is not None:
         from swarmgame.chain.reporter import ChainObserver
 
@@ -319,6 +323,22 @@ def _observers(
         MetricsObserver(metrics),
         StatusObserver(status),
     ]
+
+
+def _export_writers(manifest: SwarmGame, options: PeerOptions, components: Components) -> list[Observer]:
+    """Return the observer that exports the policy, where the game has one. It comes after the checkpoint's."""
+    spec = manifest.spec.model.export if manifest.spec.model is not None else None
+    if spec is None:
+        return []
+    files = PeerDirectory(options.directory)
+
+    def record(rounds: int) -> ExportRecord:
+        played = PeerProgress(options.index, files)
+        played.refresh()
+        lines = played.rounds.values()
+        return make_record(manifest, lines, peer=options.index, rounds=rounds, release=swarmgame.__version__)
+
+    return [ExportWriter(components.trainer, spec, files.exports, record=record)]
 
 
 def _linger(communication: CommunicationManager, manifest: SwarmGame, over: Callable[[], bool]) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,6 +91,38 @@ def build_policy(module: str, actions: int, options: Mapping[str, Any], seed: in
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise InvalidManifest(f"{PATH}.module", module, "a module with parameters that learn")
     return network
+
+
+def save_policy(folder: Path, policy: nn.Module, module: str, actions: int, options: Mapping[str, Any]) -> None:
+    """Write `policy.safetensors`, and `policy.json` with the arguments that make the module.
+
+    Args:
+        module, actions, options: of `build_policy`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from safetensors.torch import save_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(policy, str(folder / "policy.safetensors"))
+    description = {"module": module, "actions": actions, "options": dict(options)}
+    (folder / "policy.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def load_policy(folder: Path | str) -> nn.Module:
+    """Return the policy that `save_policy` wrote, on the CPU and in eval mode.
+
+    Raises:
+        InvalidManifest: its factory cannot be imported: its module must be on PYTHONPATH.
+        OSError, ValueError: the folder holds no such policy.
+    """
+    from safetensors.torch import load_model
+
+    described = json.loads((Path(folder) / "policy.json").read_bytes())
+    policy = build_policy(described["module"], described["actions"], described["options"], seed=0)
+    load_model(policy, str(Path(folder) / "policy.safetensors"))
+    return policy.eval()
 
 
 def _imported(module: str) -> Callable[..., nn.Module]:

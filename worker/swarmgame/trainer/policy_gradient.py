@@ -29,7 +29,7 @@ from swarmgame.game.components import ComponentContext, Trainer
 from swarmgame.game.state import FinishReason, GameState, Group, GroupKey, Prompt, Rewards, Rollout, Round
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.optimization import Optimization
-from swarmgame.trainer.policies import PATH, build_policy
+from swarmgame.trainer.policies import PATH, build_policy, save_policy
 
 
 class PolicyGradientConfig(Config):
@@ -278,15 +278,9 @@ class PolicyGradientTrainer(Trainer):
             buffer.copy_(state["buffers"][name])
         self._version = int(state["policy_version"])
 
-    def export(self, folder: Path) -> None:
-        """Write `policy.safetensors`, and `policy.json` with the arguments that make the module."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
-        save_file(tensors, folder / "policy.safetensors")
-        description = {"module": self.config.module, "actions": self.config.actions, "options": self.config.options}
-        (folder / "policy.json").write_text(json.dumps(description) + "\n", encoding="utf-8")
+    def export(self, folder: Path, *, merge_adapters: bool = True) -> None:
+        """Write what `policies.load_policy` reads."""
+        save_policy(folder, self.module, self.config.module, self.config.actions, self.config.options)
 
 
 def _observation(payload: Any) -> Tensor:

@@ -41,6 +41,7 @@ class Policy:
         on_cpu = torch.device(context.device).type == "cpu"
         name = config.dtype if config.dtype != "auto" else "float32" if on_cpu else "bfloat16"
         dtype = torch.float32 if name == "float32" else torch.bfloat16
+        self.dtype = dtype
         self.tokenizer = load_tokenizer(source)
         self.model: Any = load_model(source, dtype=dtype, device=context.device)
         self.hash = tokenizer_hash(self.tokenizer)
@@ -48,15 +49,16 @@ class Policy:
         self.eos_token_ids = self._eos()
         pad = self.tokenizer.pad_token_id
         self.pad_token_id = int(pad if pad is not None else self.eos_token_ids[0] if self.eos_token_ids else 0)
-        self._adapted: Any = None
+        self.adapted: Any = None
+        """peft's model, around the same weights; None for a policy without adapters."""
         if config.lora is not None:
-            self._adapted = _adapters(self.model, config.lora, derive_seed(context.seed, "adapters"))
+            self.adapted = _adapters(self.model, config.lora, derive_seed(context.seed, "adapters"))
         self._reference: Any = None
-        if config.beta > 0 and self._adapted is None:
+        if config.beta > 0 and self.adapted is None:
             self._reference = load_model(source, dtype=dtype, device=context.device).requires_grad_(False)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            if self._adapted is not None:
+            if self.adapted is not None:
                 self.model.enable_input_require_grads()
         self.packed = _is_packed(self.model, config)
         """Whether micro-batches are packed, so that their budget counts no padding."""
@@ -140,7 +142,7 @@ class Policy:
         """Return log-probabilities [B, T] under the model as it was loaded: the frozen copy, or the model without
         adapters.
         """
-        with self._adapted.disable_adapter() if self._adapted is not None else nullcontext():
+        with self.adapted.disable_adapter() if self.adapted is not None else nullcontext():
             if self._packed_reference is not None:
                 return self._packed_reference.score(prompts, completions, self.config.temperature)[0]
             model = self.model if self._reference is None else self._reference
@@ -151,12 +153,7 @@ class Policy:
 
     def save_weights(self, folder: Path) -> None:
         """Save the adapters, or else the model: safetensors and their configuration."""
-        (self._adapted or self.model).save_pretrained(folder)
-
-    def export(self, folder: Path) -> None:
-        """Save model (or adapters) and tokenizer."""
-        self.save_weights(folder)
-        self.tokenizer.save_pretrained(folder)
+        (self.adapted or self.model).save_pretrained(folder)
 
 
 def _adapters(model: Any, lora: Lora, seed: int) -> Any:

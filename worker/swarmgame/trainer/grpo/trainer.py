@@ -31,6 +31,7 @@ from swarmgame.seeds import derive_seed
 from swarmgame.trainer.grpo.ahead import GenerationAhead, Request
 from swarmgame.trainer.grpo.batch import TrainingBatch, TrainingSample, engine_mismatch, micro_batches, training_batches
 from swarmgame.trainer.grpo.config import GRPOConfig
+from swarmgame.trainer.grpo.export import export_policy
 from swarmgame.trainer.grpo.generation import Generation
 from swarmgame.trainer.grpo.loss import LossInputs, Normalizer, entropy_threshold, importance_weights, loss
 from swarmgame.trainer.grpo.policy import Policy
@@ -302,6 +303,7 @@ class GRPOTrainer(Trainer):
             "rounds": self._rounds,
             "tokens_per_micro_batch": self._tokens_per_micro_batch,
             "tokenizer": self.tokenizer,
+            "dtype": str(self.policy.dtype).removeprefix("torch."),
             "optimization": self._optimization.state_dict(),
             "ahead": self._ahead.state_dict(),
         }
@@ -317,8 +319,29 @@ class GRPOTrainer(Trainer):
         self._ahead.load_state_dict(state.get("ahead", ()))
         self._generation.sampler.update_weights(self._version)
 
-    def export(self, folder: Path) -> None:
-        self.policy.export(folder)
+    @classmethod
+    def prepare_export(cls, config: GRPOConfig, state: Mapping[str, Any]) -> tuple[GRPOConfig, Mapping[str, Any]]:
+        """Return a configuration in the type that trained, and the weights, without what only sampling and training
+        use: a generation server, compiled layers, the reference of the KL term, the optimizer's moments.
+        """
+        changes = {
+            "dtype": state.get("dtype", config.dtype),
+            "sampler": "eager",
+            "layout": "padded",
+            "compile": False,
+            "overlap": False,
+            "beta": 0.0,
+            "gradient_checkpointing": False,
+        }
+        weights = {**state, "optimization": {**state["optimization"], "moments": {}}, "ahead": ()}
+        return config.model_copy(update=changes), weights
+
+    @property
+    def has_adapters(self) -> bool:
+        return self.policy.adapted is not None
+
+    def export(self, folder: Path, *, merge_adapters: bool = True) -> None:
+        export_policy(self.policy, folder, merge_adapters=merge_adapters)
 
     def close(self) -> None:
         self._ahead.close()

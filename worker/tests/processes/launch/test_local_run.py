@@ -158,6 +158,26 @@ def test_a_run_goes_on_with_other_options_of_its_generation_server(tmp_path: Pat
         directory.refuse_other_game(manifest(0.4, generations=8))
 
 
+def test_a_run_goes_on_with_other_exports(tmp_path: Path) -> None:
+    directory = RunDirectory.of(tmp_path, "exporting")
+
+    def manifest(**model: Any) -> dict[str, Any]:
+        return {"spec": {"game": {}, "model": {"uri": "builtin://tiny", **model}}}
+
+    directory.keep_manifest(manifest())
+    directory.refuse_other_game(manifest(export={"everyRounds": 5}))
+    with pytest.raises(BadUsage, match=r"spec\.model\.uri was"):
+        directory.refuse_other_game(manifest(uri="builtin://tiny?layers=3"))
+
+
+def test_a_finished_run_names_the_command_that_exports_it_and_knows_the_games_folder(
+    runner: Runner, game: Path
+) -> None:
+    runner()
+    assert any(line.startswith("a model of it, for transformers: swarmgame export ") for line in runner.messages)
+    assert runner.directory.source() == game.absolute().parent
+
+
 def test_two_runs_of_one_name_do_not_collide(runner: Runner) -> None:
     with runner.directory.locked(), pytest.raises(Temporary, match=f"held by another process .*{os.getpid()}"):
         runner()

@@ -48,7 +48,8 @@ def test_any_tree_of_plain_values_comes_back_as_it_was(tmp_path_factory: pytest.
     assert loaded.state == {"tree": tree}
 
 
-def test_tensors_come_back_bit_for_bit_with_tied_weights_and_non_finite_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_tensors_come_back_bit_for_bit_with_tied_weights_and_non_finite_numbers(tmp_path: Path, mapped: bool) -> None:
     weight = torch.randn(3, 4).t()
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
     optimizer.param_groups[0]["params"][0].grad = torch.tensor([1.0, 2.0])
@@ -62,7 +63,7 @@ def test_tensors_come_back_bit_for_bit_with_tied_weights_and_non_finite_numbers(
     }
     store = CheckpointStore(tmp_path)
     store.save(1, state)
-    loaded = store.load_latest()
+    loaded = store.load(1, mapped=True) if mapped else store.load_latest()
     assert loaded is not None
     assert torch.equal(loaded.state["model"]["embed"], weight)
     assert torch.equal(loaded.state["model"]["head"], weight)
@@ -123,6 +124,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert loaded is not None
     assert loaded.state["n"] == 1
     assert str(newest) in caplog.text
+    with pytest.raises(BadData, match="round-00000002"):
+        store.load(2, mapped=True)
 
 
 @pytest.mark.parametrize("version", [1, 99])
