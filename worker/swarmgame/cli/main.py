@@ -22,7 +22,7 @@ from swarmgame.cli.peer import peer
 from swarmgame.cli.report import report
 from swarmgame.cli.run import run
 from swarmgame.cli.validate import validate
-from swarmgame.errors import ExitCode, InvalidManifest, SwarmGameError, exit_code_of
+from swarmgame.errors import ExitCode, InvalidManifest, NotWritable, SwarmGameError, exit_code_of, not_writable
 from swarmgame_chain import cli as chain
 from swarmgame_common.parent_death import follow_parent
 
@@ -79,6 +79,12 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except (SwarmGameError, InvalidManifest) as error:
         print(error, file=sys.stderr)
         return exit_code_of(error)
+    except OSError as error:
+        known = _not_writable(error)
+        if known is None:
+            raise
+        print(known, file=sys.stderr)
+        return exit_code_of(known)
     except UsageError as error:
         error.show()
         return ExitCode.BAD_USAGE
@@ -88,6 +94,13 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return ExitCode.STOPPED
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _not_writable(error: OSError) -> NotWritable | None:
+    """Return an error of a full or read-only disk as a sentence, unless the game's own code raised it."""
+    from swarmgame.runtime.failure import failure_of
+
+    return None if failure_of(error).of_game else not_writable(error)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
