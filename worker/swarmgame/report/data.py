@@ -64,7 +64,7 @@ class Summary:
     chain: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        found = asdict(self)
+        found = asdict(self) | {"participation": [part.as_json() for part in self.participation]}
         if self.chain is None:
             del found["chain"]
         return found
