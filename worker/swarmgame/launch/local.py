@@ -28,7 +28,7 @@ from swarmgame.launch.local_peers import (
     outsiders,
     this_machine,
 )
-from swarmgame.launch.peer_end import indented
+from swarmgame.launch.peer_end import indented, shown_path
 from swarmgame.launch.pod import PeerProgram, peer_program
 from swarmgame.launch.supervisor import RestartPolicy, RunOutcome, Supervisor
 from swarmgame.observability.run_directory import RunDirectory, RunProgress
@@ -249,11 +249,9 @@ def _report(directory: RunDirectory, notify: Notify) -> None:
 
 
 def _report_of(directory: RunDirectory) -> str:
-    shown = directory.report if directory.report.exists() else directory.root
-    try:
-        return f"report: {shown.relative_to(Path.cwd())}"
-    except ValueError:
-        return f"report: {shown}"
+    if directory.report.exists():
+        return f"report: {shown_path(directory.report)}"
+    return f"files: {shown_path(directory.root)}"
 
 
 def _check_chain(manifest: SwarmGame) -> None:
