@@ -72,7 +72,7 @@ class BadGame(SwarmGameError):
 
 
 class Temporary(SwarmGameError):
-    """The same command may work later: a peer is away, a rank died, a port is taken."""
+    """The same command may work later: a peer is away, a rank died, a port is taken, a disk is full."""
 
     exit_code = ExitCode.TEMPORARY
 

@@ -49,6 +49,14 @@ def run(
             help="IPv4 address to listen on for other peers; with 0.0.0.0 other machines can join.",
         ),
     ] = "127.0.0.1",
+    random_keys: Annotated[
+        bool,
+        typer.Option(
+            "--random-keys",
+            help="Make the peers' keys random instead of deriving them from the seed: on a machine with users that "
+            "you do not trust. The run cannot be repeated.",
+        ),
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove what this run has done, and begin again.")] = False,
     report: Report = True,
 ) -> None:

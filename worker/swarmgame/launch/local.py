@@ -63,6 +63,7 @@ class RunOptions:
         fresh: remove what the run has done so far.
         report: whether to write plots and report at the end.
         host: IPv4 address on which the peers listen for others.
+        random_keys: do not derive keys from the seed, even where no other peer can take part.
         program, machine: the tests use others.
     """
 
@@ -73,6 +74,7 @@ class RunOptions:
     fresh: bool = False
     report: bool = True
     host: str = HOST
+    random_keys: bool = False
     program: PeerProgram = peer_program
     machine: Callable[[], Machine] = this_machine
 
@@ -172,7 +174,7 @@ def peer_commands(
 
 
 def _play(manifest: SwarmGame, options: RunOptions, directory: RunDirectory, notify: Notify) -> RunOutcome:
-    network = allocate_network(manifest, directory, options.host, notify)
+    network = allocate_network(manifest, directory, options.host, random_keys=options.random_keys, notify=notify)
     with _chain(manifest, directory, network) as (chain_environment, watch):
         outcome = _supervise(manifest, options, directory, network, chain_environment, watch)
         if watch is not None:

@@ -91,10 +91,21 @@ def load_or_create_key(directory: PeerDirectory, seed: int, index: int, *, secre
 
 
 def allocate_network(
-    manifest: SwarmGame, directory: RunDirectory, host: str = HOST, notify: Callable[[str], None] = lambda line: None
+    manifest: SwarmGame,
+    directory: RunDirectory,
+    host: str = HOST,
+    *,
+    random_keys: bool = False,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> LocalNetwork:
-    """Create the keys that are missing, and choose a port for each peer."""
-    peers, why = manifest.spec.peers.replicas, outsiders(manifest, host)
+    """Create the keys that are missing, and choose a port for each peer.
+
+    Args:
+        random_keys: make new keys random although no other peer can take part.
+        notify: gets a sentence where keys are replaced.
+    """
+    peers = manifest.spec.peers.replicas
+    why = outsiders(manifest, host) or ("--random-keys is given" if random_keys else "")
     keys = [
         load_or_create_key(directory.peer(index), manifest.spec.game.seed, index, secret=bool(why))
         for index in range(peers)

@@ -3,7 +3,8 @@
 The quorum is counted over live members, ourselves included; in a large PULL swarm over our predecessors in the ring,
 which are new in every stage. A member for which a complete deadline was waited in vain is not waited for again until
 its position changes: one that hangs does not cost every stage its deadline. While it waits the barrier requests missing
-announcements, with growing pauses. A contribution is returned once, the result is sorted by (round, peer), and a swarm of one is always reported as ISOLATED.
+announcements, with growing pauses. A contribution is returned once, the result is sorted by (round, peer), and a swarm
+of one is always reported as ISOLATED.
 """
 
 from __future__ import annotations

@@ -289,11 +289,14 @@ def test_a_fresh_run_of_the_same_manifest_has_the_same_peers_and_another_seed_ha
     assert not set(keys(runner)) & set(first)
 
 
-def test_the_peers_of_a_run_that_other_machines_can_reach_have_secret_keys(runner: Runner) -> None:
-    runner(host="0.0.0.0")
+@pytest.mark.parametrize("options", [{"host": "0.0.0.0"}, {"random_keys": True}])
+def test_keys_are_secret_where_other_machines_can_connect_or_the_user_asks_for_it(
+    runner: Runner, options: dict[str, Any]
+) -> None:
+    runner(**options)
     first = keys(runner)
-    assert "--host=127.0.0.1" not in runner.flags(0)
-    runner(fresh=True, host="0.0.0.0")
+    assert ("--host=127.0.0.1" in runner.flags(0)) == ("host" not in options)
+    runner(fresh=True, **options)
     assert not set(keys(runner)) & set(first)
 
 
