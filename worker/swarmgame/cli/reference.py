@@ -26,8 +26,8 @@ MEANINGS = {
     ExitCode.TEMPORARY: "it may work if tried again: a peer is away, a port is taken, a rank died, a disk is full or "
     "read-only",
     ExitCode.REFUSED: "the swarm or the chain refuses this peer",
-    ExitCode.BAD_CONFIG: "the manifest, or what it names, cannot be used (nothing was started), or the game's code fails each "
-    "time",
+    ExitCode.BAD_CONFIG: "the manifest, or what it names, cannot be used (nothing was started), or the game's code "
+    "fails each time",
     ExitCode.STOPPED: "stopped by Ctrl-C or SIGTERM; running again goes on",
 }
 
