@@ -37,7 +37,7 @@ class CodeError:
         kind: name of its class.
         message: its text, at most 500 characters.
         where: `file:line` of the author's code; empty where it is not known.
-        trace: the frames from the author's first one on, as Python prints them; at most 2,000 characters.
+        trace: the frames of the author's code, as Python prints them; at most the last 8, and 2,000 characters.
     """
 
     kind: str
@@ -63,17 +63,13 @@ def describe(error: BaseException, called: Callable[..., Any] | None = None) -> 
     except Exception:  # noqa: BLE001 — its `__str__` is the author's code, or a model's
         message = ""
     if isinstance(error, SyntaxError) and error.filename:
-        return CodeError(kind, message, f"{error.filename}:{error.lineno}")
+        return CodeError(kind, message, printable(f"{error.filename}:{error.lineno}", MAX_TEXT))
     frames = traceback.extract_tb(error.__traceback__, limit=-200)
     first = _first_author_frame(frames)
     if first is None:
-        where = definition(called) if called is not None else ""
-        if not where and frames:
-            where = f"{frames[-1].filename}:{frames[-1].lineno}"
-        return CodeError(kind, message, printable(where, MAX_TEXT))
-    shown = frames[first:]
-    own = [frame for frame in shown if _rank(frame.filename) == _rank(frames[first].filename)]
-    trace = "".join(traceback.format_list(shown[-MAX_FRAMES:]))
+        return CodeError(kind, message, printable(definition(called) if called is not None else "", MAX_TEXT))
+    own = [frame for frame in frames if _rank(frame.filename) == _rank(frames[first].filename)]
+    trace = "".join(traceback.format_list(own[-MAX_FRAMES:]))
     where = f"{own[-1].filename}:{own[-1].lineno}"
     return CodeError(kind, message, printable(where, MAX_TEXT), printable(trace, MAX_TRACE, lines=True).rstrip())
 
@@ -153,4 +149,4 @@ def _as_float(value: numbers.Real | Decimal) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return -math.inf if str(value).startswith("-") else math.inf

@@ -94,7 +94,7 @@ def test_a_model_of_the_hub_without_a_network_is_one_message(folder: Path, comma
     done = swarmgame(folder, command, "game.yaml", "--set", "spec.model.uri=hf://org/name", **away)
     assert done.returncode == ExitCode.BAD_CONFIG, done.stderr
     assert done.stderr == (
-        "game.yaml: spec.model.uri is 'hf://org/name'; expected a model on the hub or in the local cache: it is not "
+        'game.yaml: spec.model.uri is "hf://org/name"; expected a model on the hub or in the local cache: it is not '
         "cached and the hub was not reached\n"
     )
     assert done.stdout == ""
