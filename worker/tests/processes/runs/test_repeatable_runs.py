@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import EXAMPLES, metrics, newest_weights, reproducible, run_to_end
+from running import EXAMPLES, ROOT, metrics, newest_weights, reproducible, run_to_end
 
 pytestmark = pytest.mark.timeout(600)
 
 QUICKSTART = EXAMPLES / "01-quickstart" / "game.yaml"
-DIGITS = EXAMPLES / "03-digits" / "game.yaml"
 
 
 def assert_equal(first: Path, second: Path, peers: int, rounds: int) -> None:
@@ -43,8 +42,11 @@ def test_two_fresh_runs_of_a_language_model_agree_number_for_number(tmp_path: Pa
 
 
 def test_four_peers_play_every_round_twice_alike_and_the_summary_says_so(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        run_to_end("run", DIGITS, "--rounds=30", "--runs", tmp_path, "--name", name)
+    guide = (ROOT / "docs" / "guide" / "repeat-a-run.md").read_text()
+    commands = [line.split()[1:] for line in guide.splitlines() if line.startswith("swarmgame ")]
+    assert [arguments[-1] for arguments in commands] == ["first", "second"]
+    for arguments in commands:
+        run_to_end(*arguments, "--rounds=30", "--runs", tmp_path)
     assert_equal(tmp_path / "first", tmp_path / "second", 4, 30)
     for row in metrics(tmp_path / "first", 0):
         assert (row["missing"], row["closed_by"], len(row["members"])) == ([], "quorum", 4)
