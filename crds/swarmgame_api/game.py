@@ -125,7 +125,8 @@ class ProgressionSpec(Model):
     """When a stage ends."""
 
     quorum: Percentage = "67%"
-    """Share of the live members that must publish before a stage may close. The deadline closes it regardless."""
+    """Share of the live members that must publish before a stage may close. The deadline closes it regardless.
+    `swarmgame run` takes 100 % where none is given, unless others can join."""
     stage_deadline_seconds: Annotated[int, Field(ge=1, le=86_400)] = 120
     """Longest wait of a stage. Late rollouts stay usable for `sharing.maxStalenessRounds` rounds."""
     when_alone: Literal["Continue", "Stop"] = "Continue"
@@ -154,7 +155,7 @@ class GameSpec(Model):
     stages: Annotated[int, Field(ge=1, le=32)] = 1
     """Exchanges inside a round; every stage sees what was published in the earlier ones."""
     seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
-    """All randomness is derived from it, by hash."""
+    """All randomness is derived from it and the peers' ids, by hash; `swarmgame run` derives the ids from it too."""
     data: ComponentSpec
     """The source of questions: a DataManager."""
     rewards: ComponentSpec

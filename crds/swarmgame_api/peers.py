@@ -72,7 +72,8 @@ class PeersSpec(Model):
     processes_per_peer: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1, le=64)], Expected("auto, or an integer from 1 to 64")
     ] = "auto"
-    """Processes of one peer, which share its policy: one per GPU. auto: as many as it has GPUs, and at least 1."""
+    """Processes of one peer, which share its policy: one per GPU. auto: as many as it has GPUs, and at least 1; with
+    `swarmgame run` it has its share of the machine's."""
     image: OptionalImage = ""
     """The worker's image. Empty: the operator's default."""
     resources: Resources = Resources()

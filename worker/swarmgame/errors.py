@@ -8,7 +8,11 @@ since a Job's podFailurePolicy reads it.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 
 from swarmgame_api.errors import InvalidManifest
 
@@ -18,10 +22,13 @@ __all__ = [
     "BadUsage",
     "ExitCode",
     "InvalidManifest",
+    "NotWritable",
     "Refused",
     "SwarmGameError",
     "Temporary",
     "exit_code_of",
+    "not_writable",
+    "writing",
 ]
 
 
@@ -65,9 +72,13 @@ class BadGame(SwarmGameError):
 
 
 class Temporary(SwarmGameError):
-    """The same command may work later: a peer is away, a rank died, a port is taken."""
+    """The same command may work later: a peer is away, a rank died, a port is taken, a disk is full."""
 
     exit_code = ExitCode.TEMPORARY
+
+
+class NotWritable(Temporary):
+    """A file cannot be written: the disk is full, or the folder is read-only. A restart does not help by itself."""
 
 
 class Refused(SwarmGameError):
@@ -83,3 +94,39 @@ def exit_code_of(error: BaseException) -> ExitCode:
     if isinstance(error, SwarmGameError):
         return error.exit_code
     return ExitCode.INTERNAL
+
+
+_NOT_WRITABLE = {
+    errno.ENOSPC: "no space is left on the device; free some, and run again: a run goes on from its last checkpoint",
+    errno.EDQUOT: "the disk quota is used up; free some space, and run again: a run goes on from its last checkpoint",
+    errno.EROFS: "the file system is read-only; make it writable, or choose another folder",
+    errno.EACCES: "permission denied; change the permissions, or choose another folder",
+    errno.EPERM: "the operation is not permitted; change the permissions, or choose another folder",
+}
+
+
+def not_writable(error: BaseException, path: Path | str = "") -> NotWritable | None:
+    """Return an error of a file system that is full or read-only as a sentence; None for every other error.
+
+    Args:
+        path: the file, where the error does not name it.
+    """
+    if not isinstance(error, OSError) or error.errno not in _NOT_WRITABLE:
+        return None
+    return NotWritable(f"{error.filename or path or 'a file'} cannot be written: {_NOT_WRITABLE[error.errno]}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in errors of a block that writes it.
+
+    Raises:
+        NotWritable: the disk is full, or the folder is read-only.
+    """
+    try:
+        yield
+    except OSError as error:
+        known = not_writable(error, path)
+        if known is None:
+            raise
+        raise known from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated
@@ -23,7 +24,7 @@ from swarmgame.cli.peer import peer
 from swarmgame.cli.report import report
 from swarmgame.cli.run import run
 from swarmgame.cli.validate import validate
-from swarmgame.errors import ExitCode, InvalidManifest, SwarmGameError, exit_code_of
+from swarmgame.errors import ExitCode, InvalidManifest, SwarmGameError, exit_code_of, not_writable
 from swarmgame_chain import cli as chain
 from swarmgame_common.parent_death import follow_parent
 
@@ -88,10 +89,31 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.BAD_USAGE
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
+    except Exception as error:  # noqa: BLE001 — raised again unless it is known
+        return _unforeseen(error)
     if result == INTERRUPTED:
         print("stopped", file=sys.stderr)
         return ExitCode.STOPPED
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _unforeseen(error: Exception) -> int:
+    """Show an error that no rule foresees and return its exit code, or raise it.
+
+    Of a peer's failure the traceback begins in the peer. A full or read-only disk is a sentence, unless the game's own
+    code met it.
+    """
+    from swarmgame.runtime.failure import PeerFailure, failure_of
+
+    if isinstance(error, PeerFailure):
+        traceback.print_exception(error.__cause__ or error)
+        print(error, file=sys.stderr)
+        return ExitCode.INTERNAL
+    known = not_writable(error)
+    if known is None or failure_of(error).of_game:
+        raise error
+    print(known, file=sys.stderr)
+    return exit_code_of(known)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

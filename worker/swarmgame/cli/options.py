@@ -43,6 +43,7 @@ IdentityFile = Annotated[
     Path | None,
     typer.Option("--identity", metavar="FILE", help="The peer's key; created when missing. Default: in its folder."),
 ]
+Host = Annotated[str, typer.Option("--host", metavar="HOST", help="IPv4 address to listen on for other peers.")]
 P2pPort = Annotated[
     int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port for other peers; 0 takes any.")
 ]

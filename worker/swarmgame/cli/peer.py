@@ -14,6 +14,7 @@ import typer
 from swarmgame.cli.options import (
     Announce,
     Game,
+    Host,
     HttpPort,
     IdentityFile,
     InitialPeers,
@@ -32,6 +33,7 @@ def peer(
     index: Annotated[int, typer.Option("--index", metavar="N", min=0, help="Number of this peer in the run.")] = 0,
     identity: IdentityFile = None,
     set_: Overrides = None,
+    host: Host = "0.0.0.0",
     port: P2pPort = 0,
     http_port: HttpPort = 0,
     http_host: Annotated[
@@ -131,6 +133,7 @@ def peer(
 
             network = NetworkOptions(
                 identity=identity or files.key,
+                host=host,
                 port=port,
                 announce=tuple(announce or ()),
                 initial_peers=checked_addresses(initial_peers or (), "--initial-peer"),

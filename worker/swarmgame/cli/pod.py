@@ -114,7 +114,8 @@ def errors_in_termination_log() -> Iterator[None]:
         write_termination_message(error.format_message())
         raise
     except Exception as error:
-        write_termination_message(
-            f"{type(error).__name__}: {error}" if exit_code_of(error) is ExitCode.INTERNAL else str(error)
-        )
+        from swarmgame.runtime.failure import PeerFailure, failure_of
+
+        known = isinstance(error, PeerFailure) or exit_code_of(error) is not ExitCode.INTERNAL
+        write_termination_message(str(error) if known else str(failure_of(error)))
         raise

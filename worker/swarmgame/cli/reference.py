@@ -23,9 +23,11 @@ MEANINGS = {
     ExitCode.INTERNAL: "an internal error; the traceback is shown",
     ExitCode.BAD_USAGE: "the command line or the environment is wrong",
     ExitCode.BAD_DATA: "a file that was given cannot be used: a checkpoint, a dataset, a key",
-    ExitCode.TEMPORARY: "it may work if tried again: a peer is away, a port is taken, a rank died",
+    ExitCode.TEMPORARY: "it may work if tried again: a peer is away, a port is taken, a rank died, a disk is full or "
+    "read-only",
     ExitCode.REFUSED: "the swarm or the chain refuses this peer",
-    ExitCode.BAD_CONFIG: "the manifest, or what it names (a class, a reward function), cannot be used; correct it",
+    ExitCode.BAD_CONFIG: "the manifest, or what it names, cannot be used (nothing was started), or the game's code "
+    "fails each time",
     ExitCode.STOPPED: "stopped by Ctrl-C or SIGTERM; running again goes on",
 }
 

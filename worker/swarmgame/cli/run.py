@@ -44,14 +44,33 @@ def run(
             help="dev: a local chain for this run (anvil, play money). Default: the manifest's.",
         ),
     ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="HOST",
+            help="IPv4 address to listen on for other peers; with 0.0.0.0 other machines can join.",
+        ),
+    ] = "127.0.0.1",
+    random_keys: Annotated[
+        bool,
+        typer.Option(
+            "--random-keys",
+            help="Make the peers' keys random instead of deriving them from the seed: on a machine with users that "
+            "you do not trust. The run cannot be repeated.",
+        ),
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove what this run has done, and begin again.")] = False,
     report: Report = True,
 ) -> None:
     """Play a game with several peers on this machine, and watch them learn.
 
-    A terminal shows one live table; a pipe gets one JSON line for each round. Ctrl-C stops cleanly, a second one at
-    once. The same command again goes on where it stopped. Metrics, checkpoints, plots and report.html are in
-    runs/NAME/.
+    A terminal shows one live table; a pipe gets one JSON line for each round, and one with "event" for each process
+    that ended too early. Ctrl-C stops cleanly, a second one at once. The same command again goes on where it stopped.
+    Metrics, checkpoints, plots and report.html are in runs/NAME/.
+
+    Equal manifests give equal numbers on one machine: see docs/guide/repeat-a-run.md. A stage waits for every live
+    peer, unless the manifest names a quorum or --host lets other machines join.
 
     [bold]Examples[/bold]
 
@@ -75,7 +94,9 @@ def run(
         from swarmgame.launch.local import RunOptions, run
         from swarmgame.runtime.assembly import check, prepare
 
-        options = RunOptions(game=game, overrides=overrides, runs=runs, name=name, fresh=fresh, report=report)
+        options = RunOptions(
+            game=game, overrides=overrides, runs=runs, name=name, fresh=fresh, report=report, host=host
+        )
 
         def check_and_warn(manifest: SwarmGame, folder: Path) -> None:
             for warning in check(manifest, folder).warnings:

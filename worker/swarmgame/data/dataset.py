@@ -19,9 +19,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from swarmgame.config import Config
-from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.errors import InvalidManifest, Temporary, not_writable
 from swarmgame.game.components import ComponentContext, DataManager
 from swarmgame.game.state import GameState, Prompt, Question, QuestionRef, Round
+from swarmgame.models.hub import quiet_retries, unreachable_errors
 from swarmgame.seeds import derive_seed
 
 PATH = "spec.game.data.with"
@@ -147,17 +148,20 @@ def load_from_hub(config: FiniteConfig, context: ComponentContext) -> Any:
     name, _, revision = config.source.removeprefix(HUB).partition("@")
     token = context.model_token.read_text().strip() if context.model_token else None
     try:
-        return datasets.load_dataset(
-            name,
-            config.subset or None,
-            split=config.split,
-            revision=revision or None,
-            cache_dir=str(context.cache / "datasets"),
-            token=token,
-        )
+        with quiet_retries():
+            return datasets.load_dataset(
+                name,
+                config.subset or None,
+                split=config.split,
+                revision=revision or None,
+                cache_dir=str(context.cache / "datasets"),
+                token=token,
+            )
     except ConnectionError as error:
         raise Temporary(f"the hub cannot be reached for {config.source}: {error}") from error
     except (datasets.exceptions.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
         raise InvalidManifest(
             f"{PATH}.source", config.source, f"a dataset on the hub with this subset and split ({error})"
         ) from error
+    except unreachable_errors() as error:
+        raise not_writable(error) or Temporary(f"the hub cannot be reached for {config.source}: {error}") from error

@@ -23,7 +23,7 @@ from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.components import DataManager, RewardManager, Trainer
 from swarmgame.game.external_sampling import ExternalSamplingPolicy, has_nonzero_advantage, mean_reward, select_external
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
-from swarmgame.game.report import Evaluation, Observer, RoundReport
+from swarmgame.game.report import Evaluation, Observer, RoundReport, SkipCause
 from swarmgame.game.reward_checks import checked_rewards, name_of, require_scores
 from swarmgame.game.roles import RoleManager
 from swarmgame.game.state import Contribution, GameState, GroupKey, PeerId, Prompt, Rewards, Round
@@ -141,9 +141,13 @@ class GameManager:
             )
         for observer in self.observers:
             observer.game_started(number, self.progression.max_rounds)
+        if first_round is None and number:
+            self._skip(0, number, SkipCause.LATE)
+        cause = SkipCause.SLOW if first_round is None else SkipCause.AWAY
         ending = RunResult.FINISHED
         while number < self.progression.max_rounds:
-            number = self._catch_up(number)
+            number = self._catch_up(number, cause)
+            cause = SkipCause.SLOW
             if number >= self.progression.max_rounds:
                 break
             if self.stopped():
@@ -166,13 +170,18 @@ class GameManager:
         rounds = [m.round for m in self.communication.membership() if m.peer != self.communication.peer]
         return median_low(rounds) if rounds else default
 
-    def _catch_up(self, number: int) -> int:
+    def _catch_up(self, number: int, cause: SkipCause) -> int:
         """Skip rounds that the other peers have left behind."""
         present = self._present_round(number)
-        if present - number > max(1, self.progression.sharing.max_staleness):
-            logger.warning("the swarm is at round %d, this peer at %d: skipping ahead", present, number)
-            return present
-        return number
+        if present - number <= max(1, self.progression.sharing.max_staleness):
+            return number
+        logger.warning("the swarm is at round %d, this peer at %d: skipping ahead", present, number)
+        self._skip(number, present, cause)
+        return present
+
+    def _skip(self, first: int, until: int, cause: SkipCause) -> None:
+        for observer in self.observers:
+            observer.rounds_skipped(first, min(until, self.progression.max_rounds) - first, cause)
 
     def _update_isolated(self, closed_by: ClosedBy) -> bool:
         isolated = closed_by is ClosedBy.ISOLATED and not self.progression.single_peer

@@ -9,10 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from swarmgame.game.protocol import ClosedBy, Collected
 from swarmgame.game.state import GameState, PeerId, Rewards, Round
+
+
+class SkipCause(StrEnum):
+    """Why a peer left out rounds.
+
+    LATE: it entered after the game had begun. AWAY: the swarm went on while it was stopped. SLOW: the other peers
+    closed stages without it, and got further ahead than `maxStalenessRounds` allows.
+    """
+
+    LATE = "late"
+    AWAY = "away"
+    SLOW = "slow"
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,9 @@ class Observer:
 
     def game_started(self, first_round: int, max_rounds: int) -> None:
         """Before the first round of this process."""
+
+    def rounds_skipped(self, first: int, count: int, cause: SkipCause) -> None:
+        """This peer leaves out `count` rounds from `first` on."""
 
     def round_started(self, round: Round) -> None:
         """Membership and seeds are known; nothing has been generated."""

@@ -15,6 +15,7 @@ from typing import Self
 
 from swarmgame.launch.live_table import JsonLines, make_view
 from swarmgame.observability.diagnostics.files import NewWarnings
+from swarmgame.launch.peer_end import PeerEnd
 from swarmgame.observability.peer_progress import KEEP_ROUNDS, PeerProgress
 from swarmgame.observability.run_directory import PeerDirectory
 
@@ -57,6 +58,10 @@ class RunDisplay:
     def print(self, line: str) -> None:
         """Print a message to the user."""
         self._view.print(line)
+
+    def print_end(self, end: PeerEnd) -> None:
+        """Print how a peer's process ended; on a pipe as a JSON line too."""
+        self._view.print_end(end)
 
     def refresh(self, states: Mapping[int, str] | None = None, *, now: bool = False) -> None:
         """Read what is new and show it, unless that was just done.

@@ -1,7 +1,7 @@
 """The live table of a run on a terminal, and one JSON line for each round on a pipe.
 
 Only draws; the data comes from `swarmgame.observability.peer_progress`. Invariant: on a pipe every round that was
-played appears once, in order, and nothing else is written to standard output.
+played appears once, in order, and besides only a line with `event` for each process that ended too early.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from swarmgame.launch.peer_end import PeerEnd
 from swarmgame.observability.metrics import clip_ratio_of, entropy_of, kl_of
 from swarmgame.observability.peer_progress import (
     Line,
@@ -53,6 +54,9 @@ class View(Protocol):
 
     def print(self, line: str) -> None:
         """Print a message to the user."""
+
+    def print_end(self, end: PeerEnd) -> None:
+        """Print how a peer's process ended."""
 
 
 def make_view(title: str, max_rounds: int, *, output: TextIO | None = None) -> View:
@@ -101,6 +105,9 @@ class LiveTable:
         # A line may hold what a model wrote: it is text, not rich's markup.
         self._live.console.print(line, highlight=False, markup=False)
 
+    def print_end(self, end: PeerEnd) -> None:
+        self.print(str(end))
+
 
 class JsonLines:
     """A line for each round: the means over the peers that played it."""
@@ -122,6 +129,10 @@ class JsonLines:
 
     def print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+    def print_end(self, end: PeerEnd) -> None:
+        print(json.dumps(end.as_json()), file=self._output, flush=True)
+        self.print(str(end))
 
     def _write(self, peers: Sequence[PeerProgress], until: int) -> None:
         if self._next is None:

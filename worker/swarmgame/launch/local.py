@@ -7,34 +7,39 @@ be used; a run's folder holds all that running it again needs, so that running a
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
-from swarmgame.errors import BadUsage, ExitCode, InvalidManifest
+from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, NotWritable, not_writable
 from swarmgame.inference.vllm_process import find_program
 from swarmgame.launch.display import RunDisplay
+from swarmgame.launch.local_peers import (
+    HOST,
+    LocalNetwork,
+    Machine,
+    allocate_network,
+    check_host,
+    outsiders,
+    this_machine,
+)
+from swarmgame.launch.peer_end import indented, shown_path
 from swarmgame.launch.pod import PeerProgram, peer_program
 from swarmgame.launch.supervisor import RestartPolicy, RunOutcome, Supervisor
 from swarmgame.observability.run_directory import RunDirectory, RunProgress
 from swarmgame.runtime.options import PeerOptions, peer_arguments
-from swarmgame.swarm.identity import Identity, dial_address
-from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame_api.load import manifest_data
 from swarmgame_api.manifest import SwarmGame
-from swarmgame_common.parent_death import VARIABLE
 
 if TYPE_CHECKING:
     from swarmgame.chain.local import ChainMonitor
 
-HOST = "127.0.0.1"
+ALL_PEERS = "100%"
 GRACE_SECONDS = 30.0
 """The manifest's grace period is meant for a cluster; at a terminal it is at most this."""
 JOIN_SECONDS = 60.0
@@ -57,7 +62,9 @@ class RunOptions:
         name: of the run; empty takes the game's.
         fresh: remove what the run has done so far.
         report: whether to write plots and report at the end.
-        program: the tests use another one.
+        host: IPv4 address on which the peers listen for others.
+        random_keys: do not derive keys from the seed, even where no other peer can take part.
+        program, machine: the tests use others.
     """
 
     game: Path
@@ -66,7 +73,10 @@ class RunOptions:
     name: str = ""
     fresh: bool = False
     report: bool = True
+    host: str = HOST
+    random_keys: bool = False
     program: PeerProgram = peer_program
+    machine: Callable[[], Machine] = this_machine
 
 
 def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step, notify: Notify) -> ExitCode:
@@ -79,7 +89,7 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
 
     Raises:
         InvalidManifest: nothing was started, and nothing was written.
-        BadUsage: the run's folder belongs to another game, or the run's name is not valid.
+        BadUsage: the run's folder belongs to another game, or the run's name or host is not valid.
         Temporary: another process holds the run.
     """
     peers = manifest.spec.peers.replicas
@@ -87,6 +97,8 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
         raise BadUsage("the game has 0 peers, which suspends it; give a number with --peers")
     directory = RunDirectory.of(options.runs, options.name or manifest.metadata.name)
     folder = options.game.absolute().parent
+    check_host(options.host)
+    manifest, options = with_all_peers(manifest, options)
     check(manifest, folder)
     _check_chain(manifest)
     _check_sampler(manifest)
@@ -122,88 +134,48 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
 # ── the peers' processes
 
 
-def free_ports(count: int, host: str = HOST) -> list[int]:
-    """Return that many different TCP ports on which no process listens."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
-        for each in sockets:
-            each.bind((host, 0))
-        return [each.getsockname()[1] for each in sockets]
+def with_all_peers(manifest: SwarmGame, options: RunOptions) -> tuple[SwarmGame, RunOptions]:
+    """Let a stage wait for every live peer, where the manifest names no quorum and all peers are on this machine.
 
-
-def processes_of(manifest: SwarmGame) -> int:
-    """Return the number of processes of one peer. `auto` is 1 here, because the peers share the machine's GPUs."""
-    processes = manifest.spec.peers.processes_per_peer
-    return 1 if processes == "auto" else processes
-
-
-def threads_of(peers: int, processes: int) -> int:
-    """Return the threads of one process, so that all together use the cores of this process, and no more."""
-    return max(1, len(os.sched_getaffinity(0)) // (peers * processes))
-
-
-@dataclass(frozen=True, slots=True)
-class LocalNetwork:
-    """The peers' ids and ports, by index."""
-
-    ids: Sequence[str]
-    ports: Sequence[int]
-
-    @property
-    def addresses(self) -> list[str]:
-        return [dial_address(peer, port, HOST) for peer, port in zip(self.ids, self.ports, strict=True)]
-
-
-def allocate_network(manifest: SwarmGame, directory: RunDirectory) -> LocalNetwork:
-    """Create the keys that are missing, and choose a port for each peer."""
-    peers = manifest.spec.peers.replicas
-    ports = free_ports(peers)
-    return LocalNetwork([Identity.load_or_create(directory.peer(index).key).peer for index in range(peers)], ports)
+    The default of 67 % is for swarms in which some peers are slow or away: here it would leave out the peer that the
+    machine happens to run last. A peer that dies is no longer waited for once its heartbeat has expired.
+    """
+    progression = manifest.spec.game.progression
+    if "quorum" in progression.model_fields_set or outsiders(manifest, options.host):
+        return manifest, options
+    game = manifest.spec.game.model_copy(update={"progression": progression.model_copy(update={"quorum": ALL_PEERS})})
+    spec = manifest.spec.model_copy(update={"game": game})
+    overrides = (*options.overrides, f"spec.game.progression.quorum={ALL_PEERS}")
+    return manifest.model_copy(update={"spec": spec}), replace(options, overrides=overrides)
 
 
 def peer_commands(
-    manifest: SwarmGame, options: RunOptions, directory: RunDirectory, network: LocalNetwork
+    manifest: SwarmGame, options: RunOptions, directory: RunDirectory, network: LocalNetwork, machine: Machine
 ) -> Callable[[int, bool], Sequence[str]]:
     """Return a function from a peer's index, and whether it is restarted, to its command."""
-    peers, processes = manifest.spec.peers.replicas, processes_of(manifest)
-
-    def network_of(index: int) -> NetworkOptions:
-        key = directory.peer(index).key
-        if manifest.spec.communication.backend == "TorchDistributed":
-            return NetworkOptions(key, rendezvous=f"{HOST}:{network.ports[0]}")
-        others = (*network.addresses[:index], *network.addresses[index + 1 :])
-        return NetworkOptions(key, port=network.ports[index], initial_peers=others)
+    peers, processes = manifest.spec.peers.replicas, machine.processes_of(manifest)
 
     def command(index: int, restart: bool) -> Sequence[str]:
+        files = directory.peer(index)
         peer = PeerOptions(
-            directory=directory.peer(index).root,
-            network=network_of(index),
+            directory=files.root,
+            network=network.options_of(index, manifest, files),
             index=index,
             # A restarted peer must not wait for one that has failed meanwhile.
             min_replicas=min(peers, 2) if restart else peers,
             pre_running_deadline_seconds=JOIN_SECONDS,
-            threads=threads_of(peers, processes),
+            threads=machine.threads_of(peers, processes),
         )
         return [*options.program(processes), *peer_arguments(options.game, peer, options.overrides)]
 
     return command
 
 
-def _environment(threads: int) -> Mapping[str, str]:
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        VARIABLE: "1",
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-
-
 # ── the run
 
 
 def _play(manifest: SwarmGame, options: RunOptions, directory: RunDirectory, notify: Notify) -> RunOutcome:
-    network = allocate_network(manifest, directory)
+    network = allocate_network(manifest, directory, options.host, random_keys=options.random_keys, notify=notify)
     with _chain(manifest, directory, network) as (chain_environment, watch):
         outcome = _supervise(manifest, options, directory, network, chain_environment, watch)
         if watch is not None:
@@ -221,24 +193,25 @@ def _supervise(
     watch: ChainMonitor | None,
 ) -> RunOutcome:
     spec = manifest.spec
-    peers, processes = spec.peers.replicas, processes_of(manifest)
+    machine = options.machine()
+    peers, processes = spec.peers.replicas, machine.processes_of(manifest)
     directories = {index: directory.peer(index) for index in range(peers)}
     display = RunDisplay(
-        f"{directory.root.name}: {peers} peers, {spec.game.max_rounds} rounds",
+        f"{directory.root.name}: {peers} peer{'s' if peers > 1 else ''}, {spec.game.max_rounds} rounds",
         spec.game.max_rounds,
         directories,
         caption=lambda: watch.line if watch is not None else "",
     )
     supervisor = Supervisor(
         directories,
-        peer_commands(manifest, options, directory, network),
-        environment={**_environment(threads_of(peers, processes)), **chain_environment},
+        peer_commands(manifest, options, directory, network, machine),
+        environment=lambda index: {**machine.environment_of(index, peers, processes), **chain_environment},
         restart_policy=RestartPolicy(
             restarts=spec.failure_policy.backoff_limit_per_peer,
             failed_peers=spec.failure_policy.max_failed_peers,
             grace_seconds=min(float(spec.termination_grace_period_seconds), GRACE_SECONDS),
         ),
-        notify=display.print,
+        notify=display.print_end,
     )
     with display, _stop_on_signals(supervisor, display.print):
         try:
@@ -249,13 +222,9 @@ def _supervise(
 
 def _conclude(options: RunOptions, directory: RunDirectory, outcome: RunOutcome, notify: Notify) -> None:
     if options.report and any(peer.metrics.exists() for peer in directory.peers().values()):
-        from swarmgame.report import write_report
-
-        summary = write_report(directory)
-        if summary.sentence:
-            notify(summary.sentence)
-    for reason in outcome.failed.values() if outcome.code is ExitCode.DONE else ():
-        notify(f"warning: a peer failed during the run: {reason}")
+        _report(directory, notify)
+    for index, reason in outcome.failed.items() if outcome.code is ExitCode.DONE else ():
+        notify("\n".join([f"warning: peer {index} failed during the run", *indented(reason)]))
     if outcome.message:
         notify(outcome.message)
     if outcome.code is ExitCode.STOPPED:
@@ -273,12 +242,29 @@ def _run_argument(options: RunOptions, directory: RunDirectory) -> str:
     return directory.root.name if options.runs == Path("runs") else str(directory.root)
 
 
-def _report_of(directory: RunDirectory) -> str:
-    shown = directory.report if directory.report.exists() else directory.root
+def _report(directory: RunDirectory, notify: Notify) -> None:
+    """Write the report. A disk that is full must not hide why the run ended."""
+    from swarmgame.report import write_report
+
     try:
-        return f"report: {shown.relative_to(Path.cwd())}"
-    except ValueError:
-        return f"report: {shown}"
+        summary = write_report(directory)
+    except (OSError, NotWritable) as error:
+        known = error if isinstance(error, NotWritable) else not_writable(error)
+        if known is None:
+            raise
+        notify(f"no report: {known}")
+        return
+    if summary.sentence:
+        notify(summary.sentence)
+    for part in summary.participation:
+        for sentence in part.sentences:
+            notify(f"warning: {sentence}")
+
+
+def _report_of(directory: RunDirectory) -> str:
+    if directory.report.exists():
+        return f"report: {shown_path(directory.report)}"
+    return f"files: {shown_path(directory.root)}"
 
 
 def _check_chain(manifest: SwarmGame) -> None:

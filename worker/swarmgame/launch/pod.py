@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swarmgame.errors import ExitCode
-from swarmgame.launch.exit_record import recorded_exit_code, recording_exit, termination_message
+from swarmgame.launch.exit_record import keep_previous, recorded_exit_code, recording_exit, termination_message
 from swarmgame.observability.run_directory import PeerDirectory
 from swarmgame.runtime.options import PeerOptions, peer_arguments
 from swarmgame_api.manifest import SwarmGame
@@ -110,7 +110,7 @@ def run_ranks(
     """
     files = PeerDirectory(options.directory)
     files.root.mkdir(parents=True, exist_ok=True)
-    files.exit.unlink(missing_ok=True)
+    keep_previous(files)
     if not os.environ.get("OMP_NUM_THREADS"):
         options = replace(options, threads=max(1, len(os.sched_getaffinity(0)) // processes))
     ranks = _Torchrun([*program(processes), *peer_arguments(game, options)], _environment(options, grace_seconds))

@@ -13,11 +13,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from swarmgame.errors import ExitCode
-from swarmgame.launch.exit_record import recorded_exit_code, termination_message
+from swarmgame.errors import ExitCode, writing
+from swarmgame.launch.exit_record import exit_record, keep_previous, termination_message
+from swarmgame.launch.peer_end import PeerEnd, indented, shown_path
 from swarmgame.observability.run_directory import PeerDirectory
 from swarmgame_common.parent_death import set_parent_death_signal
 
@@ -83,6 +84,7 @@ class PeerProcess:
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     start_at: float = 0.0
+    last_message: str = ""
 
 
 class Supervisor:
@@ -91,8 +93,8 @@ class Supervisor:
     Args:
         directories: of each peer, by index.
         command: returns the arguments that start a peer, from its index and whether this is a restart.
-        environment: of the children.
-        notify: gets a line about each restart and failure.
+        environment: returns the environment of a peer, from its index.
+        notify: gets each end of a process that did not finish its game.
     """
 
     def __init__(
@@ -100,13 +102,13 @@ class Supervisor:
         directories: Mapping[int, PeerDirectory],
         command: Callable[[int, bool], Sequence[str]],
         *,
-        environment: Mapping[str, str],
+        environment: Callable[[int], Mapping[str, str]],
         restart_policy: RestartPolicy,
-        notify: Callable[[str], None] = lambda line: None,
+        notify: Callable[[PeerEnd], None] = lambda end: None,
     ) -> None:
         self._children = [PeerProcess(index, directory) for index, directory in sorted(directories.items())]
         self._command = command
-        self._environment = dict(environment)
+        self._environment = environment
         self._restart_policy = restart_policy
         self._notify = notify
         self._stops = 0
@@ -139,16 +141,17 @@ class Supervisor:
 
     # ── one child
     def _start(self, child: PeerProcess) -> None:
-        child.directory.root.mkdir(parents=True, exist_ok=True)
-        child.directory.exit.unlink(missing_ok=True)
-        child.directory.http.unlink(missing_ok=True)
+        with writing(child.directory.root):
+            child.directory.root.mkdir(parents=True, exist_ok=True)
+            keep_previous(child.directory)
+            child.directory.http.unlink(missing_ok=True)
         with child.directory.output.open("ab") as output:
             child.process = subprocess.Popen(
                 self._command(child.index, child.restarts > 0),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment,
+                env=dict(self._environment(child.index)),
                 start_new_session=True,  # Ctrl-C reaches only the runner, and the group can be killed as one
                 preexec_fn=set_parent_death_signal,
             )
@@ -169,46 +172,45 @@ class Supervisor:
             self._handle_exit(child, returned)
 
     def _handle_exit(self, child: PeerProcess, returned: int) -> None:
-        code = (
-            recorded_exit_code(child.directory)
-            if returned not in set(ExitCode) or returned == ExitCode.INTERNAL
-            else returned
-        )
-        if code is None:
-            code = returned
-        if code == ExitCode.DONE:
+        if returned == ExitCode.DONE and not child.directory.exit.exists():
             child.state = ProcessState.FINISHED
-        elif code in FATAL:
+            return
+        record = exit_record(child.directory)
+        # Its own record counts: torchrun returns 1 however its ranks end, and game code may call sys.exit(0).
+        code = returned if record.code is None else record.code
+        end = PeerEnd(child.index, code, record, child.directory.output)
+        if code in FATAL or not record.restart:
             child.state = ProcessState.FAILED
-            self._end(
-                ExitCode(code),
-                f"peer {child.index} ended with exit code {code}\n{termination_message(child.directory)}",
-            )
+            self._end(ExitCode(code), "\n".join([end.reason, *self._details(child)]))
         elif self._kill_at is not None:
             child.state = ProcessState.STOPPED
         elif child.restarts < self._restart_policy.restarts:
             child.restarts += 1
             child.start_at = time.monotonic() + self._restart_policy.delay(child.restarts)
             child.state = ProcessState.RESTARTING
-            self._notify(
-                f"peer {child.index} {_describe_exit(code)}; "
-                f"restart {child.restarts} of at most {self._restart_policy.restarts}"
-            )
+            self._tell(child, replace(end, restart=child.restarts, restarts=self._restart_policy.restarts))
         else:
-            self._give_up(child, code)
+            self._give_up(child, end)
 
-    def _give_up(self, child: PeerProcess, code: int) -> None:
+    def _tell(self, child: PeerProcess, end: PeerEnd) -> None:
+        message = end.record.message
+        self._notify(replace(end, is_same=bool(message) and message == child.last_message))
+        child.last_message = message
+
+    def _give_up(self, child: PeerProcess, end: PeerEnd) -> None:
         child.state = ProcessState.FAILED
-        reason = f"peer {child.index} {_describe_exit(code)}, after {child.restarts} restarts"
-        self._notify(f"{reason}; it is given up")
         failed = [each for each in self._children if each.state is ProcessState.FAILED]
+        reason = f"{end.reason}, after {child.restarts} restarts"
         if len(failed) > self._restart_policy.failed_peers or len(failed) == len(self._children):
-            known = ExitCode.INTERNAL if code == ExitCode.INTERNAL else ExitCode.TEMPORARY
-            self._end(
-                known,
-                f"{reason}; {len(failed)} of {len(self._children)} peers have failed\n"
-                f"{termination_message(child.directory)}",
-            )
+            known = ExitCode.INTERNAL if end.code == ExitCode.INTERNAL else ExitCode.TEMPORARY
+            reason = f"{reason}; {len(failed)} of {len(self._children)} peers have failed"
+            self._end(known, "\n".join([reason, *self._details(child)]))
+        else:
+            self._tell(child, replace(end, restarts=child.restarts, given_up=True))
+
+    @staticmethod
+    def _details(child: PeerProcess) -> list[str]:
+        return indented(termination_message(child.directory), f"log: {shown_path(child.directory.output)}")
 
     def _kill_group(self, child: PeerProcess) -> None:
         """Kill what is left of a child's process group: processes that it started must not hold its port."""
@@ -249,13 +251,3 @@ class Supervisor:
         if self._ending is not None and not all_finished:
             return RunOutcome(*self._ending, failed=failed, restarts=restarts)
         return RunOutcome(ExitCode.DONE, failed=failed, restarts=restarts)
-
-
-def _describe_exit(code: int) -> str:
-    if code < 0:
-        return (
-            f"was killed by {signal.Signals(-code).name}"
-            if -code in set(signal.Signals)
-            else f"was killed by signal {-code}"
-        )
-    return f"ended with exit code {code}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmgame.models.builtin import BuiltinOptions
+from swarmgame.models.hub import unreachable_errors
 from swarmgame.models.uri import PATH, ModelUri, Scheme, read_token
 from swarmgame_api.errors import InvalidManifest
 
@@ -82,9 +83,8 @@ def hub_is_offline() -> bool:
 
 def _request_hub(uri: str, name: str, revision: str, token: str | None) -> bool:
     """Return True when the hub has the model, False when it did not answer in time."""
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     def request() -> Any:
         return HfApi(token=token or False).model_info(name, revision=revision or None, timeout=HUB_SECONDS)
@@ -102,7 +102,7 @@ def _request_hub(uri: str, name: str, revision: str, token: str | None) -> bool:
         raise InvalidManifest(
             PATH, uri, "a model that exists on the hub (or a token that may read it, where it is private)"
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError, FutureTimeout):
+    except unreachable_errors(FutureTimeout):
         return False
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.models.hub import connection_errors, quiet_retries, unreachable_errors
 from swarmgame.models.uri import PATH, Scheme, read_token
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
             "PreTrainedTokenizerFast",
         )
         return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(source.name, **arguments)
-    except (OSError, ValueError, KeyError) as error:
+    except unreachable_errors(ValueError, KeyError) as error:
         raise _explained(error, source, "tokenizer") from error
 
 
@@ -74,10 +75,11 @@ def load_model(source: Source, *, dtype: torch.dtype, device: str) -> PreTrained
     # Its progress bars would break the live table of a run.
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source.name, revision=source.revision or "main", token=read_token(source.token), dtype=dtype
-        )
-    except (OSError, ValueError, KeyError) as error:
+        with quiet_retries():
+            model = AutoModelForCausalLM.from_pretrained(
+                source.name, revision=source.revision or "main", token=read_token(source.token), dtype=dtype
+            )
+    except unreachable_errors(ValueError, KeyError) as error:
         raise _explained(error, source, "model") from error
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -121,14 +123,14 @@ def fetch(source: Source) -> None:
         raise InvalidManifest(
             PATH, source.uri, "a model that exists on the hub (or a token that may read it)"
         ) from error
-    except (OSError, ValueError) as error:
+    except unreachable_errors(ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Temporary(f"the model {source.uri} could not be fetched: {reason}") from error
 
 
-def _explained(error: Exception, source: Source, what: str) -> Exception:
+def _explained(error: BaseException, source: Source, what: str) -> Exception:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, ConnectionError | TimeoutError) or "couldn't connect" in reason.lower():
+    if isinstance(error, connection_errors()) or "couldn't connect" in reason.lower():
         return Temporary(f"the {what} of {source.uri} could not be fetched: {reason}")
     return InvalidManifest(
         PATH, source.uri, f"a causal language model that transformers can load; its {what} could not be: {reason}"

@@ -213,6 +213,15 @@ METRICS = (
         labels=("by",),
     ),
     Metric(
+        "rounds_skipped_total",
+        COUNTER,
+        "Rounds that this peer left out, by cause: late (it entered after the game had begun), away (the swarm went on "
+        "while it was stopped), slow (it was too far behind).",
+        "`slow`: the other peers close stages without it: give it more cores, or raise the quorum.",
+        "It plays every round.",
+        labels=("cause",),
+    ),
+    Metric(
         "contributions_total",
         COUNTER,
         "Messages of other peers by outcome: accepted, late, duplicate, bad-signature, bad-hash, too-large, malformed, "

@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 
 from swarmgame.game.protocol import ClosedBy, Collected
-from swarmgame.game.report import Observer, RoundReport
+from swarmgame.game.report import Observer, RoundReport, SkipCause
 from swarmgame.game.state import GameState, Rewards, Round
 from swarmgame.observability.metric_definitions import METRICS, PREFIX
 from swarmgame.observability.status import first_of
@@ -72,6 +72,9 @@ class MetricsObserver(Observer):
     def __init__(self, metrics: PeerMetrics, *, clock: Callable[[], float] = time.time) -> None:
         self._metrics = metrics
         self._clock = clock
+
+    def rounds_skipped(self, first: int, count: int, cause: SkipCause) -> None:
+        self._metrics["rounds_skipped_total"].labels(str(cause)).inc(count)
 
     def round_started(self, round: Round) -> None:
         self._metrics["round"].set(round.number)

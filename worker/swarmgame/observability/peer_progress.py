@@ -137,6 +137,11 @@ class PeerProgress:
         return self.rounds[max(self.rounds)] if self.rounds else None
 
     @property
+    def peer_id(self) -> str:
+        """The peer's id, from its last line; empty before the first."""
+        return str((self.last or {}).get("peer") or "")
+
+    @property
     def finished(self) -> int:
         """Number of finished rounds."""
         return len(self._earlier) + len(self.rounds)

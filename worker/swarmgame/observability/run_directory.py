@@ -2,8 +2,8 @@
 
     game.yaml            the resolved manifest            run.json      progress of the run
     source.json          the folder of the game's file
-    peers/<i>/           peer.key metrics.jsonl warnings.jsonl log.jsonl checkpoints/ exports/ http.json exit.json
-                         output.log
+    peers/<i>/           peer.key metrics.jsonl warnings.jsonl skipped.jsonl log.jsonl checkpoints/ exports/ http.json
+                         exit.json output.log
     report.html  plots/  summary.json                     lock          held by the runner while it lives
     chain/               a chain of its own, and standing.json: the last state of the chain
 
@@ -19,14 +19,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from swarmgame.errors import BadData, BadUsage, Temporary
+from swarmgame.errors import BadData, BadUsage, Temporary, writing
 from swarmgame_api.sampler import is_vllm
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
@@ -74,8 +74,18 @@ class PeerDirectory:
 
     @property
     def exit(self) -> Path:
-        """How the last process of this peer ended, by its own record: `{"code": 78, "message": "…"}`."""
+        """How the last process of this peer ended, by its own record: `{"code": 78, "message": "…", …}`."""
         return self.root / "exit.json"
+
+    @property
+    def previous_exit(self) -> Path:
+        """The record of the process before it, if that one failed."""
+        return self.root / "exit.previous.json"
+
+    @property
+    def skipped(self) -> Path:
+        """A JSON line for each time that the peer left out rounds."""
+        return self.root / "skipped.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +170,12 @@ class RunDirectory:
 
         Raises:
             Temporary: another runner holds it.
+            NotWritable: the disk is full, or the folder is read-only.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("a+", encoding="utf-8") as lock:
+        with ExitStack() as stack:
+            with writing(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context((self.root / "lock").open("a+", encoding="utf-8"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -172,9 +185,10 @@ class RunDirectory:
                     f"the run {self.root.name} is held by another process ({holder}); wait for it, stop it, or choose "
                     "another --name"
                 ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            with writing(self.root / "lock"):
+                lock.truncate(0)
+                lock.write(str(os.getpid()))
+                lock.flush()
             yield
 
     def clear(self) -> None:
@@ -242,11 +256,20 @@ class RunDirectory:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that a reader sees the old text or the new, never half of it.
+
+    Raises:
+        NotWritable: the disk is full, or the folder is read-only; the old text stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from swarmgame.errors import BadData
 from swarmgame.observability.diagnostics.files import read_all
+from swarmgame.observability.participation import Participation, participation
 from swarmgame.observability.peer_progress import (
     Line,
     PeerProgress,
@@ -45,6 +46,7 @@ class Summary:
         tokens: sampled by all peers.
         external: groups of other peers that were trained on, by all peers.
         evaluation: mean reward of the last evaluation over all environments; None without one.
+        participation: rounds that each peer played, left out and was too late in.
         chain: last state of the run's chain (round, proven, reports, …); None, and not in the file, without one.
     """
 
@@ -59,10 +61,11 @@ class Summary:
     tokens: int
     external: int
     evaluation: float | None
+    participation: tuple[Participation, ...] = ()
     chain: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        found = asdict(self)
+        found = asdict(self) | {"participation": [part.as_json() for part in self.participation]}
         if self.chain is None:
             del found["chain"]
         return found
@@ -158,13 +161,14 @@ class RunData:
             tokens=int(sum(_total(peer.rounds.values(), "tokens") for peer in self.peers)),
             external=sum(sum(authors.values()) for authors in self.trained_on().values()),
             evaluation=evaluations[-1] if evaluations else None,
+            participation=participation(self.peers),
             chain=self.chain,
         )
 
     def peer_rows(self) -> list[dict[str, Any]]:
         """Return one row a peer, for the table."""
         rows = []
-        for peer in self.peers:
+        for peer, part in zip(self.peers, participation(self.peers), strict=True):
             rewards = [value for value in peer.rewards if value is not None]
             window = min(ENDS, max(1, len(rewards) // 2))
             lines = peer.rounds.values()
@@ -172,7 +176,9 @@ class RunData:
                 {
                     "name": f"peer {peer.index}",
                     "id": _id_of(peer),
-                    "rounds": len(peer.rounds),
+                    "rounds": part.played,
+                    "skipped": sum(part.skipped.values()),
+                    "late": part.left_out,
                     "first": fmean(rewards[:window]) if rewards else None,
                     "last": fmean(rewards[-window:]) if rewards else None,
                     "tokens": int(_total(lines, "tokens")),

@@ -29,7 +29,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
-from swarmgame.errors import BadData
+from swarmgame.errors import BadData, writing
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.state import GameState, Rewards
 
@@ -82,9 +82,10 @@ class CheckpointStore:
             best: the mean reward of the evaluation of these weights, if it is the best so far.
 
         Raises:
-            OSError: the disk is full or gone; earlier checkpoints are untouched.
+            NotWritable: the disk is full or read-only; earlier checkpoints are untouched, and no other folder is left.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, torch.Tensor] = {}
         tree = _flatten(state, "", tensors)
         files = {_TENSORS: save_tensors(tensors), _STATE: json.dumps(tree, allow_nan=False).encode()}
@@ -98,19 +99,16 @@ class CheckpointStore:
         final = self._folder(next_round)
         temporary = self.folder / f".tmp-{final.name}-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        for name, data in files.items():
-            _write_flushed(temporary / name, data)
-        _write_flushed(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
-        _flush_folder(temporary)
-        if final.exists():
-            # The same round again, after a resume: the old folder stays complete until the new one is.
-            replaced = self.folder / f".old-{final.name}-{os.getpid()}"
-            final.rename(replaced)
-            temporary.rename(final)
-            shutil.rmtree(replaced)
-        else:
-            temporary.rename(final)
+        try:
+            with writing(final):
+                temporary.mkdir()
+                for name, data in files.items():
+                    _write_flushed(temporary / name, data)
+                _write_flushed(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
+                _flush_folder(temporary)
+                _put(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # what a full disk left; after success there is none
         _flush_folder(self.folder)
         if best is not None:
             record = self.folder / f".tmp-{_BEST}"
@@ -259,6 +257,18 @@ def other_version(path: Path, found: str, written: str) -> str:
         f"{path} {found}; this release writes {written}: start afresh with --fresh, or go on with the release that "
         "wrote it"
     )
+
+
+def _put(temporary: Path, final: Path) -> None:
+    """Give a complete folder its final name."""
+    if not final.exists():
+        temporary.rename(final)
+        return
+    # The same round again, after a resume: the old folder stays complete until the new one is.
+    replaced = final.with_name(f".old-{final.name}-{os.getpid()}")
+    final.rename(replaced)
+    temporary.rename(final)
+    shutil.rmtree(replaced)
 
 
 def _write_flushed(path: Path, data: bytes) -> None:

@@ -8,6 +8,7 @@ every rank holds the same result.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -63,7 +64,10 @@ def make_backend(
                 "with TorchDistributed"
             )
         return TorchDistributedCommunication(run_id(manifest), network.identity, address, settings=settings)
-    from swarmgame.swarm.transports.libp2p import HivemindCommunication
+    with warnings.catch_warnings():
+        # hivemind compiles functions of its mixture of experts when it is imported; nothing here uses them.
+        warnings.filterwarnings("ignore", message="`torch.jit.script` is", category=FutureWarning)
+        from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
     known = (*bootnodes, *manifest.spec.communication.initial_peers, *network.initial_peers)
     return HivemindCommunication(run_id(manifest), replace(network, initial_peers=known), settings=settings)

@@ -13,7 +13,7 @@ from pathlib import Path
 from swarmgame.chain.endpoint import ChainEndpoint
 from swarmgame.errors import BadUsage
 from swarmgame.swarm.identity import split_address
-from swarmgame.swarm.network_options import NetworkOptions
+from swarmgame.swarm.network_options import ANY_HOST, NetworkOptions
 from swarmgame_api.manifest import SwarmGame
 
 
@@ -69,6 +69,7 @@ def peer_arguments(game: Path, options: PeerOptions, overrides: Sequence[str] = 
         "announce": network.announce,
         "initial-peer": network.initial_peers,
         "rendezvous": (network.rendezvous,) if network.rendezvous else (),
+        "host": (network.host,) if network.host != ANY_HOST else (),
         "port": (network.port,) if network.port else (),
         "min-replicas": (options.min_replicas,) if options.min_replicas is not None else (),
         "pre-running-deadline-seconds": (

@@ -24,7 +24,7 @@ import torch
 
 import swarmgame
 from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
-from swarmgame.errors import BadData, ExitCode
+from swarmgame.errors import BadData, ExitCode, InvalidManifest, SwarmGameError, not_writable
 from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.manager import GameManager, RunResult
 from swarmgame.game.protocol import CommunicationManager
@@ -53,6 +53,7 @@ from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, Checkpoint
 from swarmgame.runtime.communication import Backend, PeerCommunication, kept_rounds, make_backend
 from swarmgame.runtime.export import ExportWriter
 from swarmgame.runtime.model_card import ExportRecord, make_record
+from swarmgame.runtime.failure import PeerFailure, failure_of, packages_of
 from swarmgame.runtime.options import PeerOptions, run_id
 from swarmgame.runtime.ranks import DistributedRanks, RankedRewards, agreed, ranks_from_environment
 from swarmgame.swarm import codec
@@ -87,6 +88,7 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
 
     Raises:
         InvalidManifest, BadData, Temporary, …: see `swarmgame.errors`.
+        PeerFailure: an exception that no rule foresees, of the game's own code or of this project.
     """
     torch.set_num_threads(options.threads)
     # The libp2p daemon's too: many daemons on few cores, each with a scheduler for every core, take them from each
@@ -108,9 +110,14 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
         status.change(peer=peer)
         try:
             return _play(manifest, resolve_game(manifest, folder), options, ranks, peer, status, stop, cleanup)
-        except BaseException as error:
-            status.change(phase=Phase.FAILED, last_error=f"{type(error).__name__}: {error}")
+        except (SwarmGameError, InvalidManifest) as error:
+            status.change(phase=Phase.FAILED, last_error=str(error))
             raise
+        except (Exception, SystemExit) as error:  # game code may call sys.exit, which would look like a finished game
+            failure = failure_of(error, round=status.current.round, packages=packages_of(manifest))
+            status.change(phase=Phase.FAILED, last_error=str(failure))
+            known = None if failure.of_game else not_writable(error)
+            raise PeerFailure(failure) if known is None else known from error
 
 
 def _play(
@@ -220,9 +227,10 @@ def _play(
         stopped=agreed(stop.is_set, ranks),
     )
     # All objects that exist now live until the end: the garbage collector need not visit them again each time that a
-    # quarter as many have been added.
+    # quarter as many have been added. They are released again at the end: nanobind reports all that is left at exit.
     gc.collect()
     gc.freeze()
+    cleanup.callback(gc.unfreeze)
     result = manager.run(saved.next_round if saved is not None else None)
 
     # 6. the end
@@ -316,6 +324,7 @@ def _observers(
             PeerDirectory(options.directory).metrics,
             index=options.index,
             first_round=saved.next_round if saved is not None else 0,
+            skipped=PeerDirectory(options.directory).skipped,
         ),
         CheckpointWriter(
             store, every_rounds=manifest.spec.storage.checkpoints.every_rounds, state=state, saved=saved_checkpoint

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
@@ -20,7 +21,7 @@ from pathlib import Path
 import base58
 from coincurve import PrivateKey, PublicKey
 
-from swarmgame.errors import BadData
+from swarmgame.errors import BadData, writing
 from swarmgame.game.state import PeerId
 
 SIGNATURE_BYTES = 65
@@ -120,28 +121,40 @@ class Identity:
             raise BadData(f"{path} holds no valid secp256k1 key: {error}") from error
 
     @classmethod
-    def load_or_create(cls, path: Path) -> Identity:
-        """Read a key file, or create one if there is none. Two callers at once get the same key."""
+    def load_or_create(cls, path: Path, create: Callable[[], Identity] | None = None) -> Identity:
+        """Read a key file, or create one if there is none. Two callers at once get the same key.
+
+        Args:
+            create: makes the new key; by default a random one.
+
+        Raises:
+            BadData: the file is not a secp256k1 libp2p key.
+            NotWritable: the disk is full, or the folder is read-only.
+        """
         try:
             return cls.load(path)
         except FileNotFoundError:
             pass
+        identity = create() if create is not None else cls.generate()
+        with writing(path):
+            return identity._write(path)
+
+    def _write(self, path: Path) -> Identity:
         path.parent.mkdir(parents=True, exist_ok=True)
-        identity = cls.generate()
         # mkstemp gives mode 0600; link, unlike rename, never replaces a key that another process has just created.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(_PRIVATE_HEAD + identity.secret)
+                file.write(_PRIVATE_HEAD + self.secret)
                 file.flush()
                 os.fsync(file.fileno())
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                return cls.load(path)
+                return Identity.load(path)
         finally:
             os.unlink(temporary)
-        return identity
+        return self
 
     def sign(self, message: bytes) -> bytes:
         """Return 65 bytes: r, s, recovery id. The same message always gives the same signature."""

@@ -87,6 +87,11 @@ class Membership:
         known = self._others.get(peer)
         return known.heartbeat if known else None
 
+    def position(self, peer: PeerId) -> tuple[int, int]:
+        """Return the last known round and stage of another peer; (0, 0) for an unknown one."""
+        known = self._others.get(peer)
+        return (known.round, known.stage) if known else (0, 0)
+
     def confirmed(self, now: float) -> list[PeerId]:
         """Return the other live peers whose heartbeat has been received, sorted."""
         return sorted(p for p, known in self._others.items() if known.heartbeat is not None and self._live(known, now))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+ANY_HOST = "0.0.0.0"
+"""All addresses of the machine."""
+
 
 @dataclass(frozen=True)
 class NetworkOptions:
@@ -21,7 +24,7 @@ class NetworkOptions:
     """
 
     identity: Path
-    host: str = "0.0.0.0"
+    host: str = ANY_HOST
     port: int = 0
     announce: tuple[str, ...] = ()
     initial_peers: tuple[str, ...] = ()

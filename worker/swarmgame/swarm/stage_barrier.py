@@ -1,8 +1,10 @@
 """The stage barrier: wait until a stage closes, then return the contributions of the other peers.
 
 The quorum is counted over live members, ourselves included; in a large PULL swarm over our predecessors in the ring,
-which are new in every stage. While it waits it requests missing announcements, with growing pauses. A contribution is
-returned once, the result is sorted by (round, peer), and a swarm of one is always reported as ISOLATED.
+which are new in every stage. A member for which a complete deadline was waited in vain is not waited for again until
+its position changes: one that hangs does not cost every stage its deadline. While it waits the barrier requests missing
+announcements, with growing pauses. A contribution is returned once, the result is sorted by (round, peer), and a swarm
+of one is always reported as ISOLATED.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class StageBarrier:
         self.node = node
         self._requested_before = False
         self._bytes = (0, 0)
+        self._hanging: dict[PeerId, tuple[int, int]] = {}
         self._random = random.Random(node.peer)
 
     async def collect(self, round: int, stage: int, policy: CollectPolicy, stopped: Stopped) -> Collected:
@@ -92,13 +95,16 @@ class StageBarrier:
             missing = [peer for peer in expected if peer not in entries or not self._ready(entries[peer], policy)]
             if not expected:
                 return ClosedBy.ISOLATED
-            if 1 + len(expected) - len(missing) >= quorum_of(policy, 1 + len(expected)):
+            awaited = [peer for peer in expected if not self._is_hanging(peer)]
+            if 1 + len(expected) - len(missing) >= quorum_of(policy, 1 + len(awaited)):
                 self._requested_before = True
                 return ClosedBy.QUORUM
             if self._is_lagging(round, policy, now):
                 self._requested_before = True
                 return ClosedBy.LAGGING
             if now >= deadline or stopped():
+                if now >= deadline:
+                    self._hanging = {peer: node.members.position(peer) for peer in missing}
                 self._requested_before = True
                 return ClosedBy.DEADLINE
             if now >= next_request:
@@ -108,6 +114,10 @@ class StageBarrier:
                 self._requested_before = True
                 next_request = now + pause
             await node.clock.wait(node.changed, min(deadline - now, next_request - now, POLL_SECONDS))
+
+    def _is_hanging(self, peer: PeerId) -> bool:
+        """Whether a member is still where it was when a deadline passed without its contribution."""
+        return self._hanging.get(peer) == self.node.members.position(peer)
 
     def _is_lagging(self, round: int, policy: CollectPolicy, now: float) -> bool:
         """Whether most others are so far ahead that they neither accept nor serve contributions of this round."""

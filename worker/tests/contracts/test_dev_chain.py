@@ -19,7 +19,7 @@ import psutil
 import pytest
 from running import EXAMPLES, descendants, kill, metrics, run_to_end, running, wait_until
 
-from swarmgame.launch.local import free_ports
+from swarmgame.launch.local_peers import free_ports
 from swarmgame.swarm.identity import Identity, dial_address
 from swarmgame_chain.anvil import ETHER, Anvil
 from swarmgame_chain.dev import DevChain

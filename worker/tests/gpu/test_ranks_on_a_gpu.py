@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from swarmgame.errors import BadUsage
-from swarmgame.launch.local import free_ports
+from swarmgame.launch.local_peers import free_ports
 from swarmgame.runtime.ranks import DistributedRanks, ranks_from_environment
 
 

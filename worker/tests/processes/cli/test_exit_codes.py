@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,13 +32,14 @@ spec:
 """
 
 
-def swarmgame(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def swarmgame(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
         "NO_COLOR": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        **variables,
     }
     command = [sys.executable, "-m", "swarmgame", *arguments]
     return subprocess.run(
@@ -83,6 +86,35 @@ def test_a_bad_manifest_is_one_message_and_code_78_and_leaves_no_trace(
     assert path in messages[0]
     assert hint in messages[0]
     assert [each.name for each in folder.rglob("*")] == ["game.yaml"]
+
+
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_a_model_of_the_hub_without_a_network_is_one_message(folder: Path, command: str) -> None:
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(folder / ".cache")}
+    done = swarmgame(folder, command, "game.yaml", "--set", "spec.model.uri=hf://org/name", **away)
+    assert done.returncode == ExitCode.BAD_CONFIG, done.stderr
+    assert done.stderr == (
+        'game.yaml: spec.model.uri is "hf://org/name"; expected a model on the hub or in the local cache: it is not '
+        "cached and the hub was not reached\n"
+    )
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "taken"),
+    [("--port", "p2p daemon does not start on port"), ("--http-port", "cannot listen on 127.0.0.1")],
+)
+def test_a_port_that_is_taken_is_one_message_and_code_75(folder: Path, option: str, taken: str) -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0" if option == "--port" else "127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        done = swarmgame(folder, "peer", "game.yaml", "--directory", "peer", option, port, "--min-replicas", "1")
+    assert done.returncode == ExitCode.TEMPORARY, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert taken in last
+    assert port in last
 
 
 @pytest.mark.parametrize(
@@ -177,3 +209,22 @@ def test_every_command_teaches_by_example(command: str, capsys: pytest.CaptureFi
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["--version"]) == ExitCode.DONE
     assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_is_one_message_and_code_75_wherever_a_command_meets_it(
+    number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "peers" / "0").mkdir(parents=True)
+    (tmp_path / "peers" / "0" / "metrics.jsonl").write_text('{"round": 0}\n')
+
+    def refuse(path: Path, text: str, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert run_command(["report", str(tmp_path)]) == ExitCode.TEMPORARY
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert f"{tmp_path / 'report.html'} cannot be written: " in shown.err
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

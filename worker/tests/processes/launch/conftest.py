@@ -22,6 +22,8 @@ FAKE_PEER = textwrap.dedent(
     attempt = int(attempts.read_text()) + 1 if attempts.exists() else 1
     attempts.write_text(str(attempt))
     (directory / "flags.json").write_text(json.dumps(flags))
+    (directory / "environment").write_text(os.environ.get("PEER_OF_TEST", ""))
+    (directory / "devices").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     metrics = directory / "metrics.jsonl"
     done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
     rounds = int(next((f.rpartition("=")[2] for f in reversed(flags) if "maxRounds" in f), 5))
@@ -29,9 +31,9 @@ FAKE_PEER = textwrap.dedent(
     def leave(*_):
         raise SystemExit(143)
 
-    def fail(code, message=""):
-        (directory / "exit.json").write_text(json.dumps({"code": code, "message": message}))
-        raise SystemExit(code)
+    def fail(code, message="", returned=None, **more):
+        (directory / "exit.json").write_text(json.dumps({"code": code, "message": message, **more}))
+        raise SystemExit(code if returned is None else returned)
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if fault == "ignores-stop" else leave)
     (directory / "ready").touch()
@@ -47,6 +49,14 @@ FAKE_PEER = textwrap.dedent(
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "temporary-once" and index == 0 and attempt == 1:
             fail(75, "the port is taken")
+        if fault == "temporary":
+            fail(75, "the port is taken")
+        if fault == "full-disk" and index == 0:
+            fail(75, "no space is left on the device", restart=False)
+        if fault == "exits-with-0":
+            failure = {"kind": "SystemExit", "message": "0", "where": "game.py:3", "function": "rewards", "round": 1}
+            message = "SystemExit: 0 at game.py:3, in rewards (in round 1)"
+            fail(1, message, returned=0, failure=failure | {"of_game": True})
         if fault == "bad-config" and index == 1 and number == 1:
             fail(78, "spec.game.data.use is 'nonsense'; expected something else")
         if fault == "under-torchrun" and index == 1:
@@ -54,7 +64,7 @@ FAKE_PEER = textwrap.dedent(
             raise SystemExit(1)
         if fault == "traceback":
             raise RuntimeError("an internal error")
-        if fault in {"ignores-stop", "endless", "bad-config"} and (fault != "bad-config" or index != 1):
+        if fault in {"ignores-stop", "endless", "bad-config", "full-disk"} and (fault != "bad-config" or index != 1):
             while True:
                 time.sleep(0.01)
     '''

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, Temporary
-from swarmgame.launch.local import RunOptions, free_ports, run, threads_of
+from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, NotWritable, Temporary
+from swarmgame.launch.local import RunOptions, run
+from swarmgame.launch.local_peers import Machine, free_ports, this_machine
 from swarmgame.launch.pod import peer_program
 from swarmgame.observability.run_directory import RunDirectory
 from swarmgame.swarm.identity import Identity
@@ -71,7 +73,8 @@ def test_every_peer_gets_its_key_its_port_and_the_addresses_of_the_others(runner
     for index in range(3):
         flags = dict(flag[2:].split("=", 1) for flag in runner.flags(index) if "initial-peer" not in flag)
         ports.append(flags["port"])
-        assert flags["set"] == "spec.peers.replicas=3"
+        assert "--set=spec.peers.replicas=3" in runner.flags(index)
+        assert flags["host"] == "127.0.0.1"
         assert (flags["index"], flags["min-replicas"]) == (str(index), "3")
         assert flags["identity"] == str(runner.directory.peer(index).key)
     assert len(set(ports)) == 3
@@ -122,10 +125,8 @@ def test_an_unfinished_run_goes_on_with_the_same_identities(runner: Runner) -> N
 def test_fresh_removes_what_the_run_has_done(runner: Runner) -> None:
     runner()
     (runner.directory.root / "report.html").write_text("old")
-    before = runner.directory.peer(0).key.read_bytes()
     assert runner(fresh=True) is ExitCode.DONE
     assert runner.attempts(0) == 1
-    assert runner.directory.peer(0).key.read_bytes() != before
     assert not (runner.directory.root / "report.html").exists()
 
 
@@ -219,6 +220,7 @@ def test_a_pipe_gets_one_line_a_round_and_nothing_else(runner: Runner, capsys: p
     runner()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["round"] for line in lines] == list(range(5))
+    assert all("event" not in line for line in lines)
     assert {"reward", "peers", "tokens_per_second", "exchange_ms", "missing", "external"} <= set(lines[0])
 
 
@@ -288,6 +290,104 @@ def test_several_ranks_are_started_by_torchrun() -> None:
 
 
 def test_every_process_gets_at_least_one_thread() -> None:
-    cores = len(os.sched_getaffinity(0))
-    assert threads_of(1, 1) == cores
-    assert threads_of(1000, 2) == 1
+    machine = this_machine()
+    assert machine.threads_of(1, 1) == len(os.sched_getaffinity(0))
+    assert machine.threads_of(1000, 2) == 1
+
+
+def keys(runner: Runner) -> list[bytes]:
+    return [runner.directory.peer(index).key.read_bytes() for index in range(2)]
+
+
+def test_a_fresh_run_of_the_same_manifest_has_the_same_peers_and_another_seed_has_others(runner: Runner) -> None:
+    runner()
+    first = keys(runner)
+    runner(fresh=True)
+    assert keys(runner) == first
+    assert len(set(first)) == 2
+    runner(fresh=True, overrides=("game.seed=1",))
+    assert not set(keys(runner)) & set(first)
+
+
+@pytest.mark.parametrize("options", [{"host": "0.0.0.0"}, {"random_keys": True}])
+def test_keys_are_secret_where_other_machines_can_connect_or_the_user_asks_for_it(
+    runner: Runner, options: dict[str, Any]
+) -> None:
+    runner(**options)
+    first = keys(runner)
+    assert ("--host=127.0.0.1" in runner.flags(0)) == ("host" not in options)
+    runner(fresh=True, **options)
+    assert not set(keys(runner)) & set(first)
+
+
+def test_a_run_that_is_opened_later_gets_new_keys_and_says_so(runner: Runner) -> None:
+    runner()
+    derived = keys(runner)
+    runner(host="0.0.0.0", overrides=("spec.game.maxRounds=6",))
+    secret = keys(runner)
+    assert not set(secret) & set(derived)
+    assert any("new, random keys" in line and "0.0.0.0" in line for line in runner.messages)
+    runner(overrides=("spec.game.maxRounds=7",))
+    assert keys(runner) == secret
+
+
+def test_a_stage_waits_for_all_peers_of_a_local_run_unless_the_manifest_names_a_quorum(runner: Runner) -> None:
+    runner()
+    assert "--set=spec.game.progression.quorum=100%" in runner.flags(0)
+    assert "quorum: 100%" in runner.directory.manifest.read_text()
+    runner(fresh=True, overrides=("game.progression.quorum=50%",))
+    assert [flag for flag in runner.flags(0) if "quorum" in flag] == ["--set=game.progression.quorum=50%"]
+
+
+def test_a_run_that_others_can_join_keeps_the_default_quorum(runner: Runner) -> None:
+    runner(host="0.0.0.0")
+    assert not [flag for flag in runner.flags(0) if "quorum" in flag]
+
+
+@pytest.mark.parametrize("host", ["nowhere", "192.0.2.1", "::1", ""])
+def test_a_host_that_is_no_address_of_this_machine_is_refused(runner: Runner, host: str) -> None:
+    with pytest.raises(BadUsage, match="--host"):
+        runner(host=host)
+    assert not runner.options.runs.exists()
+
+
+def test_peers_take_the_cuda_devices_in_turn(runner: Runner) -> None:
+    machine = Machine(cores=4, devices=("2", "5", "7"))
+    runner(machine=lambda: machine, overrides=("spec.peers.replicas=4", "spec.peers.processesPerPeer=1"))
+    found = [(runner.directory.peer(index).root / "devices").read_text() for index in range(4)]
+    assert found == ["2", "5", "7", "2"]
+
+
+def test_a_pipe_gets_a_json_line_for_a_process_that_ended_too_early(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runner("temporary-once") is ExitCode.DONE
+    shown = capsys.readouterr()
+    events = [line for line in map(json.loads, shown.out.splitlines()) if "event" in line]
+    assert [(each["event"], each["peer"], each["code"], each["message"]) for each in events] == [
+        ("peer-ended", 0, 75, "the port is taken")
+    ]
+    assert "peer 0 ended with exit code 75; restart 1 of at most 2\n  the port is taken\n  log: " in shown.err
+
+
+def test_a_folder_of_runs_that_cannot_be_written_is_one_sentence(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(NotWritable, match=r"runs/quick cannot be written: the file system is read-only; make it"):
+        runner()
+
+
+def test_a_report_that_does_not_fit_on_the_disk_does_not_hide_how_the_run_ended(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(directory: RunDirectory) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("swarmgame.report.write_report", full)
+    assert runner("always-killed", report=True) is ExitCode.TEMPORARY
+    assert any("no report: a file cannot be written: no space is left" in line for line in runner.messages)
+    assert any("was killed by SIGKILL, after 2 restarts" in line for line in runner.messages)

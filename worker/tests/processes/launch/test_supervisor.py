@@ -14,6 +14,7 @@ import pytest
 
 from swarmgame.errors import ExitCode
 from swarmgame.launch.exit_record import termination_message
+from swarmgame.launch.peer_end import PeerEnd
 from swarmgame.launch.supervisor import ProcessState, RestartPolicy, RunOutcome, Supervisor
 from swarmgame.observability.run_directory import PeerDirectory
 
@@ -26,7 +27,7 @@ class Run:
         self, root: Path, fake_peer: FakePeer, fault: str, *, peers: int = 2, restart_policy: RestartPolicy = QUICK
     ) -> None:
         self.directories = {index: PeerDirectory(root / str(index)) for index in range(peers)}
-        self.messages: list[str] = []
+        self.ends: list[PeerEnd] = []
         self.commands: list[tuple[int, bool]] = []
 
         def command(index: int, restart: bool) -> Sequence[str]:
@@ -36,9 +37,9 @@ class Run:
         self.supervisor = Supervisor(
             self.directories,
             command,
-            environment=os.environ,
+            environment=lambda index: {**os.environ, "PEER_OF_TEST": str(index)},
             restart_policy=restart_policy,
-            notify=self.messages.append,
+            notify=self.ends.append,
         )
 
     def until_end(self, tick: Callable[[], None] = lambda: None) -> RunOutcome:
@@ -50,6 +51,13 @@ class Run:
 
     def ready(self) -> bool:
         return all((directory.root / "ready").exists() for directory in self.directories.values())
+
+    @property
+    def messages(self) -> list[str]:
+        return [str(end) for end in self.ends]
+
+    def log(self, index: int) -> str:
+        return f"  log: {self.directories[index].output}"
 
     @property
     def states(self) -> Mapping[int, ProcessState]:
@@ -70,13 +78,70 @@ def test_a_peer_that_dies_by_a_signal_is_restarted_and_nothing_is_lost(tmp_path:
     assert (outcome.code, outcome.restarts) == (ExitCode.DONE, 1)
     assert [run.rounds(0), run.rounds(1)] == [5, 5]
     assert run.commands == [(0, False), (1, False), (1, True)]
-    assert run.messages == ["peer 1 was killed by SIGKILL; restart 1 of at most 2"]
+    assert run.messages == [f"peer 1 was killed by SIGKILL; restart 1 of at most 2\n{run.log(1)}"]
 
 
 def test_a_temporary_failure_is_tried_again(tmp_path: Path, fake_peer: FakePeer) -> None:
     run = Run(tmp_path, fake_peer, "temporary-once")
     assert run.until_end().code is ExitCode.DONE
-    assert run.messages == ["peer 0 ended with exit code 75; restart 1 of at most 2"]
+    assert run.messages == [
+        f"peer 0 ended with exit code 75; restart 1 of at most 2\n  the port is taken\n{run.log(0)}"
+    ]
+
+
+def test_an_error_that_comes_again_is_shown_once(tmp_path: Path, fake_peer: FakePeer) -> None:
+    run = Run(tmp_path, fake_peer, "temporary", peers=1)
+    assert run.until_end().code is ExitCode.TEMPORARY
+    assert run.messages == [
+        f"peer 0 ended with exit code 75; restart 1 of at most 2\n  the port is taken\n{run.log(0)}",
+        "peer 0 ended with exit code 75; restart 2 of at most 2; the same error again",
+    ]
+
+
+def test_a_full_disk_ends_the_run_at_once_with_75(tmp_path: Path, fake_peer: FakePeer) -> None:
+    run = Run(tmp_path, fake_peer, "full-disk")
+    outcome = run.until_end()
+    assert (outcome.code, outcome.restarts) == (ExitCode.TEMPORARY, 0)
+    assert outcome.message == f"peer 0 ended with exit code 75\n  no space is left on the device\n{run.log(0)}"
+
+
+def test_game_code_that_exits_with_0_does_not_count_as_a_finished_game(tmp_path: Path, fake_peer: FakePeer) -> None:
+    run = Run(tmp_path, fake_peer, "exits-with-0", peers=1)
+    outcome = run.until_end()
+    assert (outcome.code, outcome.restarts) == (ExitCode.INTERNAL, 2)
+    assert "SystemExit: 0 at game.py:3, in rewards (in round 1)" in outcome.message
+
+
+def test_the_end_of_a_process_is_one_json_object_for_machines(tmp_path: Path, fake_peer: FakePeer) -> None:
+    run = Run(tmp_path, fake_peer, "exits-with-0", peers=1)
+    run.until_end()
+    assert [end.as_json() for end in run.ends] == [
+        {
+            "event": "peer-ended",
+            "peer": 0,
+            "code": 1,
+            "message": "SystemExit: 0 at game.py:3, in rewards (in round 1)",
+            "failure": {
+                "kind": "SystemExit",
+                "message": "0",
+                "where": "game.py:3",
+                "function": "rewards",
+                "round": 1,
+                "of_game": True,
+            },
+            "restart": restart,
+            "restarts": 2,
+            "given_up": False,
+            "log": str(run.directories[0].output),
+        }
+        for restart in (1, 2)
+    ]
+
+
+def test_each_peer_has_an_environment_of_its_own(tmp_path: Path, fake_peer: FakePeer) -> None:
+    run = Run(tmp_path, fake_peer, "good")
+    run.until_end()
+    assert [(each.root / "environment").read_text() for each in run.directories.values()] == ["0", "1"]
 
 
 def test_bad_config_ends_the_run_at_once_with_its_code_and_the_peers_message(
@@ -85,9 +150,8 @@ def test_bad_config_ends_the_run_at_once_with_its_code_and_the_peers_message(
     run = Run(tmp_path, fake_peer, "bad-config", peers=3)
     outcome = run.until_end()
     assert outcome.code is ExitCode.BAD_CONFIG
-    assert (
-        outcome.message == "peer 1 ended with exit code 78\nspec.game.data.use is 'nonsense'; expected something else"
-    )
+    expected = "  spec.game.data.use is 'nonsense'; expected something else"
+    assert outcome.message == f"peer 1 ended with exit code 78\n{expected}\n{run.log(1)}"
     assert run.states == {0: ProcessState.STOPPED, 1: ProcessState.FAILED, 2: ProcessState.STOPPED}
 
 
@@ -96,7 +160,7 @@ def test_the_exit_code_that_a_rank_recorded_counts_because_torchrun_hides_it(
 ) -> None:
     outcome = Run(tmp_path, fake_peer, "under-torchrun").until_end()
     assert outcome.code is ExitCode.BAD_CONFIG
-    assert outcome.message.endswith("recorded by a rank")
+    assert "recorded by a rank" in outcome.message
 
 
 def test_restarts_are_bounded_and_then_the_run_ends(tmp_path: Path, fake_peer: FakePeer) -> None:
@@ -113,6 +177,7 @@ def test_a_run_goes_on_with_a_failed_peer_when_the_manifest_allows_it(tmp_path: 
     outcome = run.until_end()
     assert outcome.code is ExitCode.DONE
     assert list(outcome.failed) == [1]
+    assert "after 1 restarts; it is given up, and the run goes on without it" in run.messages[-1]
     assert run.states == {0: ProcessState.FINISHED, 1: ProcessState.FAILED}
 
 
@@ -154,7 +219,7 @@ def test_processes_that_a_peer_started_do_not_outlive_it(tmp_path: Path) -> None
     script = "import subprocess, sys; p = subprocess.Popen(['sleep', '3600']); open(sys.argv[1], 'w').write(str(p.pid))"
     command = [sys.executable, "-S", "-E", "-c", script, str(tmp_path / "helper")]
     supervisor = Supervisor(
-        {0: directory}, lambda index, restart: command, environment=os.environ, restart_policy=QUICK
+        {0: directory}, lambda index, restart: command, environment=lambda index: os.environ, restart_policy=QUICK
     )
     assert supervisor.run().code is ExitCode.DONE
     helper = int((tmp_path / "helper").read_text())
@@ -170,7 +235,8 @@ def test_peers_do_not_outlive_a_runner_that_is_killed(tmp_path: Path) -> None:
         from swarmgame.launch.supervisor import RestartPolicy, Supervisor
         child = [sys.executable, "-S", "-E", "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(3600)"]
         directory = PeerDirectory(Path(sys.argv[1]))
-        Supervisor({0: directory}, lambda i, r: child, environment=os.environ, restart_policy=RestartPolicy()).run()
+        policy = RestartPolicy()
+        Supervisor({0: directory}, lambda i, r: child, environment=lambda i: os.environ, restart_policy=policy).run()
         """
     )
     process = subprocess.Popen([sys.executable, "-c", runner, str(tmp_path)])

@@ -38,19 +38,19 @@ def status(directory: Path) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
-def test_a_peer_of_four_killed_at_quorum_67_is_back_within_two_rounds_with_its_identity_and_weights(
-    tmp_path: Path,
+@pytest.mark.parametrize("quorum", [["--set=game.progression.quorum=67%"], []], ids=["67 %", "all peers"])
+def test_a_peer_of_four_that_is_killed_is_back_within_two_rounds_with_its_identity_and_weights(
+    tmp_path: Path, quorum: list[str]
 ) -> None:
     run = tmp_path / "digits"
-    with running("run", GAME, *ENDLESS, *UNHURRIED, "--runs", tmp_path) as runner:
+    with running("run", GAME, *ENDLESS, *UNHURRIED, *quorum, "--runs", tmp_path) as runner:
         wait_until(lambda: min(last_round(run, index) for index in range(4)) >= 5, "all four have played", runner)
         kill(peer_process(runner.pid, 3))
         killed_at = time.time()
         before = metrics(run, 3)[-1]
         wait_until(lambda: last_round(run, 0) >= before["round"] + 3, "the others go on without it", runner)
         # What it had not yet saved when it was killed is played again, if the swarm is still there; what counts is
-        # what
-        # is new.
+        # what is new.
         wait_until(
             lambda: any(row["time"] > killed_at for row in metrics(run, 3)), "the killed peer plays again", runner
         )
@@ -58,8 +58,7 @@ def test_a_peer_of_four_killed_at_quorum_67_is_back_within_two_rounds_with_its_i
         # It is back where the swarm is.
         assert rounds_behind(again, metrics(run, 0)) <= 2
         assert again["peer"] == before["peer"]
-        # Its weights are those of the checkpoint, one update older than before at the most, and one newer by this
-        # round.
+        # Its weights are those of the checkpoint: one update older than before at the most, one newer by this round.
         assert before["policy_version"] - 1 <= again["policy_version"] - 1 <= before["policy_version"] + 1
         assert len(again["members"]) == 4
 

@@ -12,7 +12,7 @@ from swarmgame.chain.endpoint import ChainEndpoint, resolve_endpoint
 from swarmgame.chain.local import ChainSummary, require_anvil
 from swarmgame.chain.reporter import ChainObserver, make_reporter, start_reporter, winners_of
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, Refused, exit_code_of
-from swarmgame.launch.local import free_ports
+from swarmgame.launch.local_peers import free_ports
 from swarmgame.swarm.identity import Identity
 from swarmgame_api.load import load_manifest
 from swarmgame_api.manifest import SwarmGame

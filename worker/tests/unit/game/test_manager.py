@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from scripted_game import SHARE, TWO, Scripted, manager, remote
+from scripted_game import SHARE, TWO, RecordingObserver, Scripted, manager, remote
 from toys import ToyData, ToyTrainer
 
 from swarmgame import (
@@ -21,7 +21,7 @@ from swarmgame import (
 from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.manager import Progression, RunResult
 from swarmgame.game.protocol import Claim, ClosedBy, Exchange, Member
-from swarmgame.game.report import RoundReport
+from swarmgame.game.report import RoundReport, SkipCause
 
 
 def test_a_policy_improves_on_its_own_rewards_only() -> None:
@@ -232,3 +232,46 @@ def test_an_exception_of_a_component_ends_the_game() -> None:
 
     with pytest.raises(ZeroDivisionError, match="the author's mistake"):
         manager(Scripted(), Progression(max_rounds=3), trainer=Failing())[0].run()
+
+
+class SkipObserver(RecordingObserver):
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped: list[tuple[int, int, SkipCause]] = []
+
+    def rounds_skipped(self, first: int, count: int, cause: SkipCause) -> None:
+        self.skipped.append((first, count, cause))
+
+
+@pytest.mark.parametrize(
+    ("first_round", "present", "skipped", "played"),
+    [
+        (None, 0, [], [0, 1, 2, 3]),
+        (None, 2, [(0, 2, SkipCause.LATE)], [2, 3]),
+        (1, 3, [(1, 2, SkipCause.AWAY)], [3]),
+        (2, 3, [], [2, 3]),
+        (1, 9, [(1, 3, SkipCause.AWAY)], []),
+    ],
+    ids=["from the start", "entered late", "resumed", "one behind is no gap", "after the end"],
+)
+def test_observers_hear_of_skipped_rounds_and_why(
+    first_round: int | None, present: int, skipped: list[tuple[int, int, SkipCause]], played: list[int]
+) -> None:
+    observer = SkipObserver()
+    swarm = Scripted(members=[Member("other", present, 0)])
+    game, _, _ = manager(swarm, replace(SHARE, max_rounds=4), observers=[observer])
+    assert game.run(first_round) is RunResult.FINISHED
+    assert (observer.skipped, observer.began) == (skipped, played)
+
+
+def test_a_peer_that_the_others_have_left_behind_skips_because_it_is_slow() -> None:
+    observer = SkipObserver()
+    swarm = Scripted(members=TWO)
+    game, _, _ = manager(swarm, replace(SHARE, max_rounds=6), observers=[observer])
+
+    def others_go_on() -> None:
+        swarm.members = (Member("other", 4, 0),)
+
+    swarm.on_collect = others_go_on
+    game.run()
+    assert (observer.skipped, observer.began) == ([(1, 3, SkipCause.SLOW)], [0, 4, 5])

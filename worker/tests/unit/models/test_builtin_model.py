@@ -116,6 +116,25 @@ def test_the_same_options_and_demonstrations_give_the_same_weights_whatever_happ
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 
 
+def test_a_warm_start_uses_one_thread_so_that_its_sums_do_not_depend_on_the_machine(tmp_path: Path) -> None:
+    used: list[int] = []
+
+    class Watching(Letters):
+        def demonstrate(self, seed: int, count: int) -> Sequence[Demonstration]:
+            used.append(torch.get_num_threads())
+            return super().demonstrate(seed, count)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        address = f"{SMALL}&accuracy=0.9&steps=1"
+        ensure_model(ComponentContext(model_uri=address, cache=tmp_path, demonstrations=Watching()))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(used) == {1}
+
+
 def test_the_cache_has_one_folder_for_everything_that_went_into_a_model(tmp_path: Path) -> None:
     def folder(address: str, demonstrations: Letters | None = None) -> str:
         return ensure_model(ComponentContext(model_uri=address, cache=tmp_path, demonstrations=demonstrations)).name

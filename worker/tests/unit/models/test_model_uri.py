@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
+import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from swarmgame.errors import InvalidManifest
+from swarmgame.data.dataset import FiniteConfig, load_from_hub
+from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.game.components import ComponentContext
 from swarmgame.models import check as check_module
 from swarmgame.models.builtin import BuiltinOptions
 from swarmgame.models.check import check_model
+from swarmgame.models.loading import Source, fetch, load_model, load_tokenizer
 from swarmgame.models.uri import ModelUri, Scheme, read_token
 
 
@@ -90,8 +95,12 @@ def test_offline_a_hub_model_must_be_in_the_cache(monkeypatch: pytest.MonkeyPatc
     assert check_model("hf://nobody/nothing-of-the-kind").scheme is Scheme.HUB
 
 
-def _answer(status: int) -> httpx.Response:
-    return httpx.Response(status, request=httpx.Request("GET", "https://hub.invalid/api"))
+CLIENT = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+"""The library with which the installed hub client sends requests."""
+
+
+def _answer(status: int) -> Any:
+    return CLIENT.Response(status, request=CLIENT.Request("GET", "https://hub.invalid/api"))
 
 
 @pytest.mark.parametrize(
@@ -101,9 +110,9 @@ def _answer(status: int) -> httpx.Response:
         (GatedRepoError("no", response=_answer(403)), "gated"),
         (RevisionNotFoundError("no", response=_answer(404)), r"spec\.model\.revision"),
         (ConnectionError("no route"), "not reached"),
-        (httpx.ConnectError("no route"), "not reached"),
+        (CLIENT.ConnectError("no route"), "not reached"),
     ],
-    ids=["no such model", "gated", "no such revision", "unreachable", "unreachable by httpx"],
+    ids=["no such model", "gated", "no such revision", "unreachable", "unreachable by its client"],
 )
 def test_errors_of_the_hub_become_invalid_manifests(
     monkeypatch: pytest.MonkeyPatch, raised: Exception, message: str
@@ -135,3 +144,26 @@ def test_a_token_is_read_from_its_file(tmp_path: Path) -> None:
     assert read_token(None) is None
     with pytest.raises(InvalidManifest, match=r"spec\.model\.secretRef"):
         read_token(tmp_path / "missing")
+
+
+def test_a_model_or_dataset_of_a_hub_that_is_away_is_one_temporary_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where the libraries in between let an error of the hub's client through."""
+
+    def away(*_: object, **__: object) -> None:
+        raise CLIENT.ConnectError("no route")
+
+    source = Source("hf://org/name", "org/name")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", away)
+    with pytest.raises(Temporary, match="the model hf://org/name could not be fetched: no route"):
+        fetch(source)
+    monkeypatch.setattr("transformers.models.auto.tokenization_auto.get_tokenizer_config", away)
+    with pytest.raises(Temporary, match="the tokenizer of hf://org/name could not be fetched: no route"):
+        load_tokenizer(source)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", away)
+    with pytest.raises(Temporary, match="the model of hf://org/name could not be fetched: no route"):
+        load_model(source, dtype=torch.float32, device="cpu")
+    monkeypatch.setattr("datasets.load_dataset", away)
+    with pytest.raises(Temporary, match="the hub cannot be reached for hf://org/rows: no route"):
+        load_from_hub(FiniteConfig(source="hf://org/rows"), ComponentContext(cache=tmp_path))

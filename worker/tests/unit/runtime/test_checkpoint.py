@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmgame.errors import BadData
+from swarmgame.errors import BadData, NotWritable
 from swarmgame.runtime import checkpoint
 from swarmgame.runtime.checkpoint import FORMAT_VERSION, CheckpointStore
 
@@ -178,3 +179,23 @@ def test_a_store_without_checkpoints_has_none(tmp_path: Path) -> None:
 def test_what_cannot_be_stored_is_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="/model/layer"):
         CheckpointStore(tmp_path).save(1, {"model": {"layer": object()}})
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_is_full_or_read_only_is_one_sentence_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"x": 1})
+
+    def refuse(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:1])
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint, "_write_flushed", refuse)
+    with pytest.raises(NotWritable, match="round-00000002 cannot be written: "):
+        store.save(2, {"x": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["round-00000001"]
+    latest = store.load_latest()
+    assert latest is not None
+    assert latest.next_round == 1

@@ -51,6 +51,35 @@ def test_a_peer_that_dies_without_notice_is_waited_for_until_its_heartbeat_expir
     assert collected.outcomes["unreachable"] >= 1
 
 
+def test_a_peer_that_hangs_costs_one_deadline_and_is_waited_for_again_once_it_moves(
+    swarm: MemorySwarm, contribution_of: Any
+) -> None:
+    ann, bob, eve = trio(swarm)
+
+    def play(round: int, *others: Any) -> Any:
+        collecting = swarm.begin(ann, round, 0, gather(1.0, swarm.deadline))
+        for peer in others:
+            peer.publish(contribution_of(peer.peer, round))
+        return collecting
+
+    first = play(1, bob)
+    swarm.pass_time(swarm.deadline)
+    assert (first.result(10).closed_by, first.result(10).missing) == (ClosedBy.DEADLINE, (eve.peer,))
+    for round in (2, 3):  # eve's heartbeats go on, so she is still a member
+        collected = play(round, bob).result(10)
+        assert (collected.closed_by, collected.missing) == (ClosedBy.QUORUM, (eve.peer,))
+        assert collected.seconds < 1
+        assert eve.peer in collected.members
+
+    eve.announce_progress(4, 0)
+    swarm.until(lambda: (eve.peer, 4) in {(member.peer, member.round) for member in ann.membership()})
+    waiting = play(4, bob)
+    swarm.pass_time(1.0)
+    assert not waiting.done()
+    eve.publish(contribution_of(eve.peer, 4))
+    assert len(waiting.result(10).contributions) == 2
+
+
 def test_when_all_others_die_the_last_peer_is_alone(swarm: MemorySwarm) -> None:
     ann, bob, eve = trio(swarm)
     collecting = swarm.begin(ann, 0, 0, gather(1.0, 600.0))
