@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from swarmgame.launch.live_table import JsonLines, make_view
-from swarmgame.observability.diagnostics.files import NewWarnings
 from swarmgame.launch.peer_end import PeerEnd
+from swarmgame.observability.diagnostics.files import NewWarnings
 from swarmgame.observability.peer_progress import KEEP_ROUNDS, PeerProgress
 from swarmgame.observability.run_directory import PeerDirectory
 

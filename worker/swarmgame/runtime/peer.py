@@ -52,8 +52,8 @@ from swarmgame.runtime.assembly import (
 from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter, other_version
 from swarmgame.runtime.communication import Backend, PeerCommunication, kept_rounds, make_backend
 from swarmgame.runtime.export import ExportWriter
-from swarmgame.runtime.model_card import ExportRecord, make_record
 from swarmgame.runtime.failure import PeerFailure, failure_of, packages_of
+from swarmgame.runtime.model_card import ExportRecord, make_record
 from swarmgame.runtime.options import PeerOptions, run_id
 from swarmgame.runtime.ranks import DistributedRanks, RankedRewards, agreed, ranks_from_environment
 from swarmgame.swarm import codec
