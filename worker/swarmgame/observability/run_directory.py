@@ -1,7 +1,7 @@
 """The folder of a run, `runs/<name>/`: its files, its lock, and the game that it belongs to.
 
     game.yaml            the resolved manifest            run.json      progress of the run
-    peers/<i>/           peer.key metrics.jsonl log.jsonl checkpoints/ http.json exit.json output.log
+    peers/<i>/           peer.key metrics.jsonl log.jsonl checkpoints/ rollouts/ http.json exit.json output.log
     report.html  plots/  summary.json                     lock          held by the runner while it lives
     chain/               a chain of its own, and standing.json: the last state of the chain
 
@@ -52,6 +52,11 @@ class PeerDirectory:
     def output(self) -> Path:
         """The standard output and standard error of the process."""
         return self.root / "output.log"
+
+    @property
+    def rollouts(self) -> Path:
+        """The archive of rollouts, a Parquet file a round."""
+        return self.root / "rollouts"
 
     @property
     def http(self) -> Path:

@@ -66,7 +66,7 @@ class CheckpointStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, torch.Tensor] = {}
-        tree = _flatten(state, "", tensors)
+        tree = flatten(state, "", tensors)
         files = {_TENSORS: save_tensors(tensors), _STATE: json.dumps(tree, allow_nan=False).encode()}
         manifest = {
             "format": FORMAT_VERSION,
@@ -115,6 +115,26 @@ class CheckpointStore:
             except BadData as error:
                 logger.error("checkpoint skipped: %s", error)
         return None
+
+    def rounds(self) -> list[int]:
+        """Return the next rounds of the checkpoints that are there, complete or not, the oldest first."""
+        return [int(path.name.removeprefix("round-")) for path in self._folders()]
+
+    def load(self, next_round: int) -> Checkpoint:
+        """Return one checkpoint.
+
+        Raises:
+            BadData: it is missing, damaged, or of another format version.
+        """
+        path = self.folder / f"round-{next_round:08d}"
+        try:
+            manifest = json.loads((path / _MANIFEST).read_bytes())
+            version = int(manifest["format"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadData(f"{path}: no usable {_MANIFEST} ({error})") from error
+        if version != FORMAT_VERSION:
+            raise BadData(other_version(path, f"is of format version {version}", f"version {FORMAT_VERSION}"))
+        return self._load(path, manifest)
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("round-*") if path.is_dir()) if self.folder.is_dir() else []
@@ -208,19 +228,32 @@ def _flush_folder(path: Path) -> None:
 # that keys keep their type.
 
 
-def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+def flatten(value: Any, path: str, tensors: dict[str, torch.Tensor], *, copy: bool = True) -> Any:
+    """Return a tree as JSON-like values, with each tensor's name in its place.
+
+    Args:
+        path: of this value in the tree; part of the names.
+        tensors: where the tensors are added, by name; as copies on the CPU unless `copy` is False.
+
+    Raises:
+        TypeError: a value of another type.
+    """
     match value:
         case torch.Tensor():
             # safetensors refuses views that share memory (tied weights): each entry is a copy.
             name = f"{len(tensors)}:{path}"
-            tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+            tensors[name] = value.detach().to("cpu", copy=True).contiguous() if copy else value
             return {"$tensor": name}
         case Mapping():
-            return {"$map": [[_flatten(k, "", tensors), _flatten(v, f"{path}/{k}", tensors)] for k, v in value.items()]}
+            return {
+                "$map": [
+                    [flatten(k, "", tensors), flatten(v, f"{path}/{k}", tensors, copy=copy)] for k, v in value.items()
+                ]
+            }
         case tuple():
-            return {"$tuple": [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}
+            return {"$tuple": [flatten(v, f"{path}/{i}", tensors, copy=copy) for i, v in enumerate(value)]}
         case list():
-            return [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
+            return [flatten(v, f"{path}/{i}", tensors, copy=copy) for i, v in enumerate(value)]
         case bytes():
             return {"$bytes": base64.b64encode(value).decode()}
         case float() if not math.isfinite(value):

@@ -36,6 +36,7 @@ from swarmgame.observability.metrics import MetricsObserver, PeerMetrics
 from swarmgame.observability.metrics_file import MetricsFile
 from swarmgame.observability.run_directory import PeerDirectory
 from swarmgame.observability.status import PeerStatus, Phase, StatusObserver
+from swarmgame.runtime.archiving import make_archive
 from swarmgame.runtime.assembly import (
     Components,
     ResolvedGame,
@@ -50,12 +51,14 @@ from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, Checkpoint
 from swarmgame.runtime.communication import Backend, PeerCommunication, kept_rounds, make_backend
 from swarmgame.runtime.options import PeerOptions, run_id
 from swarmgame.runtime.ranks import DistributedRanks, RankedRewards, agreed, ranks_from_environment
+from swarmgame.runtime.weights import weights_hash
 from swarmgame.swarm import codec
 from swarmgame.swarm.identity import Identity
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_common import logs
 
 if TYPE_CHECKING:
+    from swarmgame.archive.writer import RolloutArchive
     from swarmgame_chain.reporter import ChainReporter, ReporterStatus
 
 logger = logging.getLogger(__name__)
@@ -100,7 +103,7 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
         )
         status.change(peer=peer)
         try:
-            return _play(manifest, resolve_game(manifest, folder), options, ranks, peer, status, stop, cleanup)
+            return _play(manifest, folder, resolve_game(manifest, folder), options, ranks, peer, status, stop, cleanup)
         except BaseException as error:
             status.change(phase=Phase.FAILED, last_error=f"{type(error).__name__}: {error}")
             raise
@@ -108,6 +111,7 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
 
 def _play(
     manifest: SwarmGame,
+    folder: Path,
     resolved: ResolvedGame,
     options: PeerOptions,
     ranks: Ranks,
@@ -159,6 +163,8 @@ def _play(
     if backend is not None:
 
         def state() -> Mapping[str, Any]:
+            if archive is not None:
+                archive.flush()
             return {
                 "trainer": components.trainer.state_dict(),
                 "data": components.data.state_dict(),
@@ -168,7 +174,10 @@ def _play(
                 "members": [member.peer for member in backend.membership()],
             }
 
-        observers = _observers(manifest, options, store, saved, state, status, metrics)
+        archive = make_archive(manifest, folder, options, saved, components, ranks.size, peer)
+        if archive is not None:
+            cleanup.callback(archive.close)
+        observers = _observers(manifest, options, store, saved, state, status, metrics, archive)
     if reporter is not None:
         from swarmgame.chain.reporter import ChainObserver
 
@@ -201,6 +210,7 @@ def _play(
         collected_log=collected_log,
         observers=observers,
         stopped=agreed(stop.is_set, ranks),
+        weights_hash=(lambda: weights_hash(components.trainer)) if ranks.rank == 0 else (lambda: ""),
     )
     # All objects that exist now live until the end: the garbage collector need not visit them again each time that a
     # quarter as many have been added.
@@ -285,8 +295,9 @@ def _observers(
     state: Callable[[], Mapping[str, Any]],
     status: PeerStatus,
     metrics: PeerMetrics,
+    archive: RolloutArchive | None,
 ) -> list[Observer]:
-    """Return the observers of rank 0. Metrics come before checkpoints: after a crash between the two a line is written
+    """Return the observers of rank 0. Metrics and the archive come before checkpoints: after a crash between the two a line is written
     twice, and the resume removes the first; none is lost.
     """
 
@@ -300,6 +311,7 @@ def _observers(
             index=options.index,
             first_round=saved.next_round if saved is not None else 0,
         ),
+        *([archive] if archive is not None else []),
         CheckpointWriter(
             store, every_rounds=manifest.spec.storage.checkpoints.every_rounds, state=state, saved=saved_checkpoint
         ),
