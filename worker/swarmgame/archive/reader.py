@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -32,12 +31,12 @@ class DamagedRound(BadData):
     """A file whose bytes are not those that were written."""
 
 
-def load(file: RoundFile) -> StoredRound:
-    """Read one round.
+def check(file: RoundFile) -> bytes:
+    """Return the bytes of a file.
 
     Raises:
-        DamagedRound: its bytes have changed; names the column and the rollouts that they hold.
-        BadData: another release wrote it, or it cannot be read.
+        DamagedRound: they have changed; names the column and the rollouts that they hold.
+        BadData: it cannot be read.
     """
     try:
         data = file.path.read_bytes()
@@ -45,7 +44,17 @@ def load(file: RoundFile) -> StoredRound:
         raise BadData(f"{file.path} cannot be read: {error}") from error
     if not file.intact(data):
         raise DamagedRound(f"round {file.round}: {file.path} is damaged: {'; '.join(damage(data))}")
-    parquet = pq.ParquetFile(pa.BufferReader(data))
+    return data
+
+
+def load(file: RoundFile) -> StoredRound:
+    """Read one round.
+
+    Raises:
+        DamagedRound: see `check`.
+        BadData: another release wrote it, or it cannot be read.
+    """
+    parquet = pq.ParquetFile(pa.BufferReader(check(file)))
     head = _head(parquet)
     if head.get("format") != FORMAT_VERSION:
         raise BadData(
@@ -113,5 +122,3 @@ def _place(column: str, row: int, head: Head, questions: list[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-

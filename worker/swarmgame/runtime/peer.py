@@ -297,8 +297,8 @@ def _observers(
     metrics: PeerMetrics,
     archive: RolloutArchive | None,
 ) -> list[Observer]:
-    """Return the observers of rank 0. Metrics and the archive come before checkpoints: after a crash between the two a line is written
-    twice, and the resume removes the first; none is lost.
+    """Return the observers of rank 0. Metrics and the archive come before checkpoints: after a crash between them a
+    line is written twice, and the resume removes the first; none is lost.
     """
 
     def saved_checkpoint(next_round: int, seconds: float) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from swarmgame.archive.files import RoundFile, round_files
-from swarmgame.archive.reader import StoredRound, load
+from swarmgame.archive.reader import StoredRound, check, load
 from swarmgame.archive.rows import contributions_of, rewards_of
 from swarmgame.archive.signatures import Proof, proof_of
 from swarmgame.errors import BadData, BadUsage
@@ -84,13 +84,17 @@ def replay(
     recorded = _recorded_weights(directory)
     files = {file.round: file for file in round_files(directory.rollouts)}
     played = [number for number in recorded if end is None or number < end]
-    if not files or not played:
+    # The last rounds of a peer that was killed may be in the metrics only.
+    reached = [number for number in played if number <= max(files, default=-1)]
+    if not reached or reached[-1] < first:
         raise BadData(
-            f"{directory.rollouts} holds no rounds to replay: the run has not finished one, or "
+            f"{directory.rollouts} holds no such rounds to replay: the peer has not finished one, or "
             "spec.observability.rollouts.enabled is false"
         )
     store = CheckpointStore(directory.root / "checkpoints")
-    start, rounds = _plan(played, files, store.rounds(), first)
+    start, rounds = _plan(reached, files, store.rounds(), first)
+    for number in rounds:
+        check(files[number])
     stored = load(files[rounds[0]])
     _check_process(manifest, stored)
     origin = folder or Path(stored.head["folder"])
@@ -114,7 +118,8 @@ def replay(
 def _recorded_weights(directory: PeerDirectory) -> dict[int, str]:
     """Return the hash of the weights after each finished round, from the metrics."""
     try:
-        lines = directory.metrics.read_text(encoding="utf-8").splitlines()
+        # What follows the last line break is a line that is being written, or that a crash cut off.
+        lines = directory.metrics.read_text(encoding="utf-8").split("\n")[:-1]
         found = [json.loads(line) for line in lines]
         return {int(line["round"]): str(line["weights"]) for line in found}
     except KeyError as error:
@@ -189,9 +194,7 @@ class _Repeat:
         self._progression = progression_of(manifest)
         self._roles = roles_of(manifest)
         self._components = components
-        self._verifier = RolloutVerifier(
-            components.data, components.trainer, Exchange(self._progression.exchange)
-        )
+        self._verifier = RolloutVerifier(components.data, components.trainer, Exchange(self._progression.exchange))
         self.proofs: Counter[Proof] = Counter()
 
     def round(self, stored: StoredRound, recorded: str) -> None:
@@ -203,9 +206,7 @@ class _Repeat:
         head = stored.head
         torch.set_num_threads(head["threads"])
         progression, number = self._progression, int(head["round"])
-        round = self._roles.round(
-            progression.seed, progression.stages, head["peer"], number, tuple(head["members"])
-        )
+        round = self._roles.round(progression.seed, progression.stages, head["peer"], number, tuple(head["members"]))
         state, rewards, differences = self._state(round, stored)
         self._components.trainer.train(state, rewards)
         self._components.data.round_finished(state, rewards)
@@ -296,9 +297,7 @@ def _with_payloads(contribution: Contribution, prompts: Mapping[str, Prompt], st
     return replace(contribution, groups=tuple(groups))
 
 
-def _other_outcomes(
-    contribution: Contribution, outcomes: Mapping[str, str], reasons: Mapping[str, str]
-) -> list[str]:
+def _other_outcomes(contribution: Contribution, outcomes: Mapping[str, str], reasons: Mapping[str, str]) -> list[str]:
     """Name the groups that pass the verification now and did not then, or the other way round."""
     refusals = {"unresolvable", "prompt-mismatch", "text-mismatch", "words-only", "duplicate"}
     found = []

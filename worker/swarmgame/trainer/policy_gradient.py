@@ -68,7 +68,7 @@ class PolicyGradientConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class _Action:
-    """One action to train on; `behavior_logprob` is None for our own. `group` and `position` say which rollout it is."""
+    """One action to train on, the rollout `position` of its group; `behavior_logprob` is None for our own."""
 
     group: GroupKey
     position: int

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 class _Payload(NamedTuple):
     announcement: Announcement
-    index: bytes
+    packed_index: bytes
     entries: tuple[ShardEntry, ...]
     bodies: list[bytes]
 
@@ -107,7 +107,7 @@ def _origin(payload: _Payload, positions: Sequence[int]) -> Origin:
     chosen = [payload.entries[position] for position in positions]
     return Origin(
         announcement=payload.announcement.message,
-        index=b"" if payload.announcement.index else payload.index,
+        index=b"" if payload.announcement.index else payload.packed_index,
         shards=tuple(entry.name for entry in chosen),
         groups=tuple(entry.groups for entry in chosen),
     )
