@@ -47,6 +47,11 @@ def prompt_text(row: Row) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
+def answer(row: Row) -> str:
+    """Return the visible text of a rollout."""
+    return cut(row["text"]) or "(empty)"
+
+
 def facts(row: Row, names: Mapping[str, str]) -> list[str]:
     """Return what a rollout is and how it was used, as short phrases.
 
@@ -84,7 +89,7 @@ def block(row: Row, names: Mapping[str, str]) -> RenderableType:
     grid.add_column(overflow="fold")
     if row["prompt"]:
         grid.add_row("prompt", Text(cut(prompt_text(row))))
-    grid.add_row("text", Text(cut(row["text"])))
+    grid.add_row("text", Text(answer(row)))
     title, used = Text(" · ".join(facts(row, names)), style="bold"), Text(" · ".join(use(row)), style="dim")
     return Group(title, used, grid, Text())
 

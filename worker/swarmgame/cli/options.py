@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from swarmgame.errors import InvalidManifest
+from swarmgame.errors import BadUsage, InvalidManifest
 
 if TYPE_CHECKING:
+    from swarmgame.observability.run_directory import RunDirectory
     from swarmgame_api.manifest import SwarmGame
 
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
@@ -35,6 +36,7 @@ Overrides = Annotated[
 Rounds = Annotated[
     int | None, typer.Option("--rounds", metavar="N", min=1, help="Play N rounds in all, instead of the manifest's.")
 ]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", show_default=False)]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs.")]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html and plots at the end.")]
 IdentityFile = Annotated[
@@ -73,6 +75,24 @@ def load_game(game: Path, overrides: Sequence[str] = ()) -> SwarmGame:
     from swarmgame_api.load import load_manifest
 
     return load_manifest(game, overrides)
+
+
+def find_run(run: str, runs: Path) -> RunDirectory:
+    """Return the folder of a run.
+
+    Args:
+        run: its name, or its folder.
+
+    Raises:
+        BadUsage: there is no such run; names those that there are.
+    """
+    from swarmgame.observability.run_directory import RunDirectory
+
+    candidates = [folder for folder in (Path(run), runs / run) if (folder / "peers").is_dir()]
+    if not candidates:
+        known = sorted(path.name for path in runs.iterdir() if (path / "peers").is_dir()) if runs.is_dir() else []
+        raise BadUsage(f"there is no run {run!r}; {runs} holds {', '.join(known) if known else 'none'}")
+    return RunDirectory(candidates[0].absolute())
 
 
 @contextmanager

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from swarmgame.cli.options import Runs
-from swarmgame.errors import BadUsage
+from swarmgame.cli.options import Run, Runs, find_run
 
 
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", show_default=False)],
+    run: Run,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write report.html, plots/*.png and summary.json of a run.
@@ -23,14 +21,9 @@ def report(
 
       swarmgame report /data/runs/quickstart
     """
-    from swarmgame.observability.run_directory import RunDirectory
     from swarmgame.report import write_report
 
-    candidates = [folder for folder in (Path(run), runs / run) if (folder / "peers").is_dir()]
-    if not candidates:
-        known = sorted(path.name for path in runs.iterdir() if (path / "peers").is_dir()) if runs.is_dir() else []
-        raise BadUsage(f"there is no run {run!r}; {runs} holds {', '.join(known) if known else 'none'}")
-    directory = RunDirectory(candidates[0].absolute())
+    directory = find_run(run, runs)
     summary = write_report(directory)
     typer.echo(f"{summary.rounds} rounds of {summary.peers} peers, {summary.tokens:,} tokens")
     if summary.sentence:

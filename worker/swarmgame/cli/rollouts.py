@@ -65,20 +65,22 @@ def rollouts(
     archives = _archives(directory, peer)
     if round is None and not chosen:
         round = _last_round(archives)
-    found = _select(archives, Filter(round, env, own_only=peer is None), chosen)
+    parts = _select(archives, Filter(round, env, own_only=peer is None), chosen)
     names = _names(directory)
     console = Console(highlight=False, markup=False, emoji=False)
     plain = json_ or not console.is_terminal
-    shown = found if plain or chosen else found[:SHOWN]
-    for row in shown:
-        if plain:
-            typer.echo(json.dumps(as_json(row)))
-        else:
-            console.print(block(row, names))
-    if not found:
+    for title, found in parts:
+        if title and not plain:
+            console.print(f"{title} {len(found)}", style="reverse")
+        for row in found if plain or chosen else found[:SHOWN]:
+            if plain:
+                typer.echo(json.dumps(as_json(row)))
+            else:
+                console.print(block(row, names))
+        if not plain and not chosen and len(found) > SHOWN:
+            print_message(f"{len(found) - SHOWN:,} more of round {round}: --json shows all")
+    if not any(found for _, found in parts):
         print_message("no rollout matches")
-    if len(shown) < len(found):
-        print_message(f"{len(found) - len(shown):,} more of round {round}: --json shows all")
     for line in _absences(archives):
         print_message(line)
 
@@ -101,14 +103,15 @@ def _last_round(archives: dict[int, Path]) -> int:
     return max(file.round for folder in archives.values() for file in round_files(folder))
 
 
-def _select(archives: dict[int, Path], wanted: Filter, chosen: list[tuple[str, int]]) -> list[Row]:
+def _select(archives: dict[int, Path], wanted: Filter, chosen: list[tuple[str, int]]) -> list[tuple[str, list[Row]]]:
+    """Return the chosen rollouts under a title each; all that match under none."""
     from swarmgame.archive import selection
 
     rows = list(selection.rows_of(archives, wanted, print_message))
     if not chosen:
-        return rows
+        return [("", rows)]
     functions = {"best": selection.best, "worst": selection.worst, "longest": selection.longest}
-    return [row for name, count in chosen for row in functions[name](rows, count)]
+    return [(name, functions[name](rows, count)) for name, count in chosen]
 
 
 def _names(directory: RunDirectory) -> dict[str, str]:
