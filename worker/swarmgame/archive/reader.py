@@ -65,7 +65,9 @@ def load(file: RoundFile) -> StoredRound:
 
 
 def _head(parquet: pq.ParquetFile) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads(parquet.metadata.metadata[HEAD.encode()])
+    found = json.loads((parquet.metadata.metadata or {})[HEAD.encode()])
+    if not isinstance(found, Mapping):
+        raise ValueError("the head is not a mapping")
     return found
 
 
@@ -76,15 +78,14 @@ def damage(data: bytes) -> list[str]:
     """Return the places where a file's bytes have changed, as phrases: column, author, stage and questions."""
     try:
         parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        head = _head(parquet)
-        questions = _questions(parquet)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        head, questions = _head(parquet), _questions(parquet)
+        found = []
+        for column in parquet.schema_arrow.names:
+            row = _first_damaged_row(parquet, column)
+            if row is not None:
+                found.append(_place(column, row, head, questions))
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         return [f"its footer, which names the columns, cannot be read ({_first_line(error)})"]
-    found = []
-    for column in parquet.schema_arrow.names:
-        row = _first_damaged_row(parquet, column)
-        if row is not None:
-            found.append(_place(column, row, head, questions))
     return found or ["its footer or its first bytes have changed; all rows can be read"]
 
 
@@ -92,10 +93,11 @@ def _first_damaged_row(parquet: pq.ParquetFile, column: str) -> int | None:
     """Return the first row of the first page of a column that cannot be read."""
     read = 0
     try:
-        for batch in parquet.iter_batches(batch_size=PAGE_ROWS, columns=[column]):
+        for batch in parquet.iter_batches(batch_size=1, columns=[column]):
             read += batch.num_rows
     except (pa.ArrowException, OSError):
-        return read
+        # The end of a page's last list is known from the page after it: that one is damaged.
+        return -(-read // PAGE_ROWS) * PAGE_ROWS
     return None
 
 
