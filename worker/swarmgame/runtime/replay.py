@@ -231,6 +231,7 @@ class _Repeat:
         rewards: dict[GroupKey, list[float]] = {}
         by_stage: dict[int, list[tuple[Contribution, dict[str, str]]]] = {}
         own: dict[int, Contribution] = {}
+        trainable: set[GroupKey] = set()
         for head, contribution, rows in contributions_of(stored.head, stored.rows):
             rewards |= rewards_of(rows)
             if head["own"]:
@@ -256,7 +257,8 @@ class _Repeat:
             for (contribution, outcomes), reasons in zip(received, verified.reasons, strict=True):
                 differences += _other_outcomes(contribution, outcomes, reasons)
             state = verified.state
-        external = [GroupKey(*key) for key in stored.head["external"]]
+            trainable |= verified.trainable
+        external = [key for key in (GroupKey(*key) for key in stored.head["external"]) if key in trainable]
         return state.with_external(external), rewards, differences
 
     def _other_uses(self, stored: StoredRound) -> list[str]:
