@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -87,6 +88,8 @@ class RolloutArchive(Observer):
         self._files: deque[tuple[RoundFile, int]] = deque()
         self._total = 0
         self._state = ArchiveState()
+        self._seconds = 0.0
+        self._written = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive")
         self._pending: Future[None] | None = None
         self._guarded(lambda: self._open(first_round))
@@ -112,11 +115,13 @@ class RolloutArchive(Observer):
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
         if self._state.off:
             return
+        began = time.perf_counter()
         self.flush()
         uses = self._last_update()
         record = RoundRecord(state, rewards, tuple(self._stages), uses, self._roles.assign(state.round.members))
         head = {**self._facts, "round": report.round, "members": list(state.round.members), "weights": report.weights}
         self._pending = self._thread.submit(self._guarded, lambda: self._write(record, head))
+        self._seconds += time.perf_counter() - began
 
     def game_finished(self, rounds: int) -> None:
         self.flush()
@@ -133,6 +138,7 @@ class RolloutArchive(Observer):
         """Write what is pending, and end the thread."""
         self.flush()
         self._thread.shutdown()
+        logger.info("archived %d rounds in %.3f s of a processor and of waiting", self._written, self._seconds)
 
     # ── in the thread
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -161,6 +167,7 @@ class RolloutArchive(Observer):
             logger.debug("%s was not written: %s", STATE, error)
 
     def _write(self, record: RoundRecord, head: Mapping[str, Any]) -> None:
+        began = time.thread_time()
         described, rows = round_rows(record)
         data = encode_round({**head, **described}, rows)
         number = record.state.round.number
@@ -179,6 +186,8 @@ class RolloutArchive(Observer):
         # The oldest go first, so that the archive never takes more than the limit.
         self._drop(len(data))
         self._added(write_round(self.folder, number, data), len(data))
+        self._written += 1
+        self._seconds += time.thread_time() - began
 
     def _drop(self, needed: int) -> None:
         before = self._state

@@ -1,8 +1,8 @@
 """The hash of a policy's weights: 32 hexadecimal digits, recorded after every round.
 
-Two sums of each tensor's bits modulo 2^64 are taken where the tensor is, so that a device sends 16 bytes and not its
-weights; BLAKE2b joins them with names, types and shapes. Equal weights have equal hashes on every device. The sums
-find accidents, not forgeries: whoever can choose weights can make two sets with equal sums.
+The beginning of a SHA-256 over names, types, shapes and bytes. Of a tensor on an accelerator only two sums of its bits modulo 2^64 are
+hashed, taken there, so that 16 bytes are moved and not the weights. Equal weights have equal hashes on devices of one
+kind. The sums find accidents, not forgeries: they can be made equal on purpose.
 """
 
 from __future__ import annotations
@@ -26,18 +26,24 @@ def weights_hash(trainer: Trainer) -> str:
     named = trainer.weights()
     tensors: dict[str, torch.Tensor] = {}
     tree = flatten(named or trainer.state_dict(), "", tensors, copy=False)
-    digest = hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=16, person=b"swarmgame-wgt")
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
     for name, tensor in tensors.items():
-        head = [name, str(tensor.dtype), list(tensor.shape), *_sums(tensor.detach())]
-        digest.update(json.dumps(head).encode())
-    return digest.hexdigest()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        flat = tensor.detach().contiguous().view(-1)
+        if flat.device.type == "cpu":
+            digest.update(flat.view(torch.uint8).numpy().data)
+        else:
+            digest.update(json.dumps(sums(flat)).encode())
+    return digest.hexdigest()[:32]
 
 
-def _sums(tensor: torch.Tensor) -> tuple[int, int]:
-    """Return two sums over a tensor's elements as integers, each multiplied by a number that depends on its place."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    bits = tensor.contiguous().view(-1).view(_INTEGERS[tensor.element_size()])
+def sums(flat: torch.Tensor) -> tuple[int, int]:
+    """Return two sums over the elements of a tensor of one dimension, as integers; each element is multiplied by a
+    number that depends on its place.
+    """
+    if flat.is_complex():
+        flat = torch.view_as_real(flat).view(-1)
+    bits = flat.view(_INTEGERS[flat.element_size()])
     first = second = torch.zeros((), dtype=torch.int64, device=bits.device)
     for start in range(0, len(bits), _CHUNK):
         values = bits[start : start + _CHUNK].to(torch.int64)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import ToyTrainer
 
-from swarmgame.runtime.weights import weights_hash
+from swarmgame.runtime.weights import sums, weights_hash
 
 
 class Holding(ToyTrainer):
@@ -58,11 +58,25 @@ def test_order_shape_type_and_name_count() -> None:
     assert len({hash_of(w=values), *others}) == len(others) + 1
 
 
-def test_a_tensor_longer_than_a_chunk_is_hashed_completely(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.int8, torch.bool])
+def test_the_sums_of_an_accelerator_depend_on_every_element_and_its_place(kind: torch.dtype) -> None:
+    values = torch.zeros(64).to(kind)
+    found = {sums(values)}
+    for at in range(64):
+        changed = values.clone()
+        changed[at] = 1
+        found.add(sums(changed))
+    assert len(found) == 65
+    assert sums(torch.tensor([1.0, 2.0])) != sums(torch.tensor([2.0, 1.0]))
+
+
+def test_the_sums_of_a_tensor_longer_than_a_chunk_are_those_of_the_complete_tensor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values = torch.arange(100, dtype=torch.float32)
-    before = hash_of(w=values)
+    before = sums(values)
     monkeypatch.setattr("swarmgame.runtime.weights._CHUNK", 7)
-    assert hash_of(w=values) == before
+    assert sums(values) == before
 
 
 def test_a_trainer_that_names_no_weights_is_hashed_by_its_state() -> None:
