@@ -1,8 +1,8 @@
 """The hash of a policy's weights: 32 hexadecimal digits, recorded after every round.
 
-The beginning of a SHA-256 over names, types, shapes and bytes. Of a tensor on an accelerator only two sums of its bits modulo 2^64 are
-hashed, taken there, so that 16 bytes are moved and not the weights. Equal weights have equal hashes on devices of one
-kind. The sums find accidents, not forgeries: they can be made equal on purpose.
+The beginning of a SHA-256 over names, types, shapes and bytes. Of a tensor on an accelerator only two sums of its bits
+modulo 2^64 are hashed, taken there, so that 16 bytes are moved and not the weights. Equal weights have equal hashes on
+devices of one kind. The sums find accidents, not forgeries: they can be made equal on purpose.
 """
 
 from __future__ import annotations
