@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
-from running import EXAMPLES, metrics, run_to_end
+from running import EXAMPLES, ROOT, metrics, run_to_end
 
 from swarmgame.archive.files import round_files
 from swarmgame.archive.reader import load
@@ -14,11 +18,11 @@ GAME = EXAMPLES / "01-quickstart" / "game.yaml"
 
 
 def test_a_swarms_rollouts_are_shown_replayed_and_a_flipped_byte_is_named(tmp_path: Path) -> None:
-    options = ("--peers", "2", "--set", "game.trainer.with.generations=4", "--runs", tmp_path, "--name", "kept")
+    options = ("--peers", "2", "--set", "game.trainer.with.generations=4", "--runs", tmp_path, "--name", "quickstart")
     run_to_end("run", GAME, "--rounds", "3", *options, "--no-report")
     # The resume begins at the checkpoint of round 3, and the archive goes on.
     run_to_end("run", GAME, "--rounds", "5", *options)
-    run = tmp_path / "kept"
+    run = tmp_path / "quickstart"
     archives = [run / "peers" / str(index) / "rollouts" for index in range(2)]
     assert [[file.round for file in round_files(archive)] for archive in archives] == [[0, 1, 2, 3, 4]] * 2
     assert "<h2>Rollouts</h2>" in (run / "report.html").read_text()
@@ -32,7 +36,7 @@ def test_a_swarms_rollouts_are_shown_replayed_and_a_flipped_byte_is_named(tmp_pa
     assert theirs.items() <= ours.items()
 
     # 2. on a pipe: one JSON line for each
-    shown = run_to_end("rollouts", "kept", "--runs", tmp_path, "--peer", "1", "--round", "2")
+    shown = run_to_end("rollouts", "quickstart", "--runs", tmp_path, "--peer", "1", "--round", "2")
     lines = [json.loads(line) for line in shown.stdout.splitlines()]
     assert len(lines) == len(received)
     assert {line["outcome"] for line in lines} & {"trained", "zero-advantage"}
@@ -41,18 +45,31 @@ def test_a_swarms_rollouts_are_shown_replayed_and_a_flipped_byte_is_named(tmp_pa
 
     # 3. the weights again, from the initial model
     for index in range(2):
-        replayed = run_to_end("replay", "kept", "--runs", tmp_path, "--peer", str(index))
+        replayed = run_to_end("replay", "quickstart", "--runs", tmp_path, "--peer", str(index))
         assert metrics(run, index)[-1]["weights"] in replayed.stdout
         assert "5 rounds (0 to 4) from the initial model: equal weights" in replayed.stdout
         total = sum(line["outcomes"].get("accepted", 0) for line in metrics(run, index))
         assert f"of {total} received contributions are as" in replayed.stdout
 
-    # 4. one flipped byte
+    # 4. the guide's own commands and code
+    guide = (ROOT / "docs" / "guide" / "rollouts.md").read_text()
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 6
+    for line in commands:
+        program, *arguments = shlex.split(line)
+        assert program == "swarmgame"
+        run_to_end(*arguments, "--runs", tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    code = code.replace('"runs/', f'"{tmp_path}/')
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    # 5. one flipped byte
     file = round_files(archives[0])[1]
     data = bytearray(file.path.read_bytes())
     data[data.index(b"PAR1", 4) // 3] ^= 1
     file.path.write_bytes(data)
-    refused = run_to_end("replay", "kept", "--runs", tmp_path, "--peer", "0", expect=65)
+    refused = run_to_end("replay", "quickstart", "--runs", tmp_path, "--peer", "0", expect=65)
     assert "round 1:" in refused.stderr
     assert "damaged: column" in refused.stderr
     assert "author 16Uiu2" in refused.stderr
