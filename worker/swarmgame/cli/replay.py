@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarmgame.cli.options import Run, Runs, find_run, print_message
+from swarmgame.cli.options import Run, Runs, find_run, load_game, print_message
 from swarmgame.errors import BadUsage
 
 if TYPE_CHECKING:
+    from swarmgame.observability.run_directory import PeerDirectory
     from swarmgame.runtime.replay import Replay
+    from swarmgame_api.manifest import SwarmGame
 
 
 def replay(
@@ -25,7 +27,9 @@ def replay(
     game: Annotated[
         Path | None,
         typer.Option(
-            "--game", metavar="GAME", help="The manifest beside the game's own modules, if it has been moved since."
+            "--game",
+            metavar="GAME",
+            help="The manifest beside the game's own modules, if it has been moved; for a peer's folder its manifest.",
         ),
     ] = None,
     runs: Runs = Path("runs"),
@@ -42,25 +46,36 @@ def replay(
       swarmgame replay quickstart --peer 1 --rounds 100:120
     """
     first, end = _range(rounds)
-    directory = find_run(run, runs)
-    peers = directory.peers()
-    if peer not in peers:
-        raise BadUsage(f"the run {directory.root.name} has no peer {peer}; it has {', '.join(map(str, peers))}")
+    manifest, files = _peer(run, runs, peer, game)
     from swarmgame.runtime.replay import replay as run_replay
-    from swarmgame_api.load import load_manifest
 
     folder = game.resolve().parent if game is not None else None
-    manifest = load_manifest(directory.manifest)
     shown = sys.stderr.isatty()
 
     def notify(line: str) -> None:
         if shown:
             typer.echo(f"\r{line} ", err=True, nl=False)
 
-    found = run_replay(manifest, peers[peer], first=first, end=end, folder=folder, notify=notify)
+    found = run_replay(manifest, files, first=first, end=end, folder=folder, notify=notify)
     if shown:
         typer.echo("\r", err=True, nl=False)
     _print(found, peer, first)
+
+
+def _peer(run: str, runs: Path, peer: int, game: Path | None) -> tuple[SwarmGame, PeerDirectory]:
+    """Return the manifest and the folder of a peer: of a run, or of one that was started alone."""
+    from swarmgame.observability.run_directory import PeerDirectory
+
+    own = PeerDirectory(Path(run))
+    if own.rollouts.is_dir():
+        if game is None:
+            raise BadUsage(f"{run} is the folder of one peer, without its manifest; give it with --game")
+        return load_game(game), own
+    directory = find_run(run, runs)
+    peers = directory.peers()
+    if peer not in peers:
+        raise BadUsage(f"the run {directory.root.name} has no peer {peer}; it has {', '.join(map(str, peers))}")
+    return load_game(directory.manifest), peers[peer]
 
 
 def _range(given: str) -> tuple[int, int | None]:

@@ -13,7 +13,6 @@ from swarmgame.errors import BadData, BadUsage
 
 if TYPE_CHECKING:
     from swarmgame.archive.selection import Filter, Row
-    from swarmgame.observability.run_directory import RunDirectory
 
 SHOWN = 10
 """Rollouts on a terminal where no number is given."""
@@ -61,12 +60,11 @@ def rollouts(
     from swarmgame.archive.selection import Filter
 
     chosen = [(name, count) for name, count in (("best", best), ("worst", worst), ("longest", longest)) if count]
-    directory = find_run(run, runs)
-    archives = _archives(directory, peer)
+    archives = _archives(run, runs, peer)
     if round is None and not chosen:
         round = _last_round(archives)
     parts = _select(archives, Filter(round, env, own_only=peer is None), chosen)
-    names = _names(directory)
+    names = _names(_archives(run, runs, None))
     console = Console(highlight=False, markup=False, emoji=False)
     plain = json_ or not console.is_terminal
     for title, found in parts:
@@ -85,7 +83,14 @@ def rollouts(
         print_message(line)
 
 
-def _archives(directory: RunDirectory, peer: int | None) -> dict[int, Path]:
+def _archives(run: str, runs: Path, peer: int | None) -> dict[int, Path]:
+    """Return the archives of a run's peers by index, or that of one peer's own folder."""
+    from swarmgame.observability.run_directory import PeerDirectory
+
+    own = PeerDirectory(Path(run))
+    if own.rollouts.is_dir():
+        return {peer or 0: own.rollouts}
+    directory = find_run(run, runs)
     peers = directory.peers()
     if peer is not None and peer not in peers:
         raise BadUsage(f"the run {directory.root.name} has no peer {peer}; it has {', '.join(map(str, peers))}")
@@ -100,7 +105,7 @@ def _archives(directory: RunDirectory, peer: int | None) -> dict[int, Path]:
 def _last_round(archives: dict[int, Path]) -> int:
     from swarmgame.archive.files import round_files
 
-    return max(file.round for folder in archives.values() for file in round_files(folder))
+    return max((file.round for folder in archives.values() for file in round_files(folder)), default=0)
 
 
 def _select(archives: dict[int, Path], wanted: Filter, chosen: list[tuple[str, int]]) -> list[tuple[str, list[Row]]]:
@@ -114,13 +119,13 @@ def _select(archives: dict[int, Path], wanted: Filter, chosen: list[tuple[str, i
     return [(name, functions[name](rows, count)) for name, count in chosen]
 
 
-def _names(directory: RunDirectory) -> dict[str, str]:
+def _names(archives: dict[int, Path]) -> dict[str, str]:
     from swarmgame.archive.files import round_files
     from swarmgame.archive.reader import load
 
     names = {}
-    for index, files in directory.peers().items():
-        for file in round_files(files.rollouts)[-1:]:
+    for index, folder in archives.items():
+        for file in round_files(folder)[-1:]:
             try:
                 names[load(file).head["peer"]] = f"peer {index}"
             except BadData:

@@ -51,6 +51,11 @@ def test_a_swarms_rollouts_are_shown_replayed_and_a_flipped_byte_is_named(tmp_pa
         total = sum(line["outcomes"].get("accepted", 0) for line in metrics(run, index))
         assert f"of {total} received contributions are as" in replayed.stdout
 
+    alone = run / "peers" / "1"
+    assert "equal weights" in run_to_end("replay", alone, "--game", run / "game.yaml", "--rounds", ":2").stdout
+    assert "--game" in run_to_end("replay", alone, expect=64).stderr
+    assert run_to_end("rollouts", alone, "--peer", "1", "--round", "2").stdout == shown.stdout
+
     # 4. the guide's own commands and code
     guide = (ROOT / "docs" / "guide" / "rollouts.md").read_text()
     commands = [line for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) for line in block.splitlines()]
