@@ -77,7 +77,10 @@ def test_a_refused_group_is_kept_with_its_reason_and_without_reward() -> None:
 def test_the_outcome_says_how_the_update_used_our_own_rollout(uses: list[RolloutUse] | None, expected: str) -> None:
     own = make_contribution("me", groups=1, rollouts=1)
     by_group = None if uses is None else {keys(own)[0]: uses} if uses else {}
-    assert outcomes(record(own, [], uses=by_group), "me") == [expected]
+    found = record(own, [], uses=by_group)
+    assert outcomes(found, "me") == [expected]
+    (weight,) = round_rows(found)[1]["weight"].to_pylist()
+    assert weight == (None if uses is None else uses[0].weight if uses else 0.0)
 
 
 def test_a_rollout_that_was_not_scored_keeps_its_nan() -> None:
