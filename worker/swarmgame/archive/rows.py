@@ -164,7 +164,9 @@ def _add(
             "finish_reason": [str(rollout.finish_reason) for rollout in group.rollouts],
             "reward": [float(reward) for reward in rewards] if len(rewards) == count else [None] * count,
             "advantage": [use.advantage for use in uses] if uses else [None] * count,
-            "weight": [use.weight for use in uses] if uses else [None if in_update and record.uses is None else 0.0] * count,
+            "weight": [use.weight for use in uses]
+            if uses
+            else [None if in_update and record.uses is None else 0.0] * count,
             "outcome": [reason or _outcome(record, in_update, uses[at] if uses else None) for at in range(count)],
             "announcement": [announcement] * count,
         }

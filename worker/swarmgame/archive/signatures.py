@@ -17,8 +17,8 @@ import pyarrow as pa
 from swarmgame.archive.rows import Head
 from swarmgame.game.state import Contribution
 from swarmgame.swarm.codec import encode
-from swarmgame.swarm.identity import verify
-from swarmgame.swarm.messages import Rejected, parse_announcement, parse_index
+from swarmgame.swarm.identity import verify as verify_identity
+from swarmgame.swarm.messages import Rejected, Verify, parse_announcement, parse_index
 
 
 class Proof(StrEnum):
@@ -30,12 +30,15 @@ class Proof(StrEnum):
     ABSENT = "without a signature"
 
 
-def proof_of(head: Head, contribution: Contribution, rows: pa.Table, run: str) -> Proof:
+def proof_of(
+    head: Head, contribution: Contribution, rows: pa.Table, run: str, verify: Verify = verify_identity
+) -> Proof:
     """Compare an archived contribution with the signature that came with it.
 
     Args:
         head, contribution, rows: as `contributions_of` yields them.
         run: id of the run, a part of the signed text.
+        verify: checks a signature by the author's id.
     """
     messages = set(rows["announcement"].to_pylist())
     if not head["shards"] or not messages:
