@@ -105,10 +105,11 @@ def _print(found: Replay, peer: int, first: int) -> None:
     )
     signed, total = found.proofs.get(Proof.SIGNED, 0), sum(found.proofs.values())
     if total:
-        typer.echo(f"{signed} of {total} received contributions are {Proof.SIGNED}")
+        typer.echo(f"{signed} of {total} received contributions are as their authors signed them")
     if unknown := found.proofs.get(Proof.UNKNOWN, 0):
         print_message(
-            f"{unknown} are {Proof.UNKNOWN}: another version of zstandard compressed them, or their rows were changed"
+            f"{unknown} cannot be compared with what their authors signed: another version of zstandard compressed "
+            "them, or their rows were changed"
         )
     if absent := found.proofs.get(Proof.ABSENT, 0):
-        print_message(f"{absent} came {Proof.ABSENT}")
+        print_message(f"{absent} came without a signature")

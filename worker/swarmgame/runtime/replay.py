@@ -98,7 +98,9 @@ def replay(
     stored = load(files[rounds[0]])
     _check_process(manifest, stored)
     origin = folder or Path(stored.head["folder"])
-    with local_modules(origin if origin.is_dir() else directory.root):
+    if not origin.is_dir():
+        raise BadUsage(f"{origin}, from which the run was started, is gone; name the game's manifest with --game")
+    with local_modules(origin):
         components = _components(manifest, resolve_game(manifest, origin), stored, directory)
         try:
             if start is not None:

@@ -48,8 +48,9 @@ def test_a_swarms_rollouts_are_shown_replayed_and_a_flipped_byte_is_named(tmp_pa
         replayed = run_to_end("replay", "quickstart", "--runs", tmp_path, "--peer", str(index))
         assert metrics(run, index)[-1]["weights"] in replayed.stdout
         assert "5 rounds (0 to 4) from the initial model: equal weights" in replayed.stdout
-        total = sum(line["outcomes"].get("accepted", 0) for line in metrics(run, index))
-        assert f"of {total} received contributions are as" in replayed.stdout
+        heads = [load(file).head["contributions"] for file in round_files(archives[index])]
+        total = sum(not each["own"] for head in heads for each in head)
+        assert f"{total} of {total} received contributions are as their authors signed them" in replayed.stdout
 
     alone = run / "peers" / "1"
     assert "equal weights" in run_to_end("replay", alone, "--game", run / "game.yaml", "--rounds", ":2").stdout
