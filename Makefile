@@ -86,7 +86,7 @@ check-generated: generate ## fail when a generated file is not current, and show
 	git diff --exit-code -- crds/swarmgame.yaml docs/reference charts
 
 bench: $(READY) ## every benchmark (about half an hour); JSON in benchmarks/results
-	for script in generation step_vs_trl round_vs_genrl overlap exchange_vs_genrl exchange_scaling soak; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in generation step_vs_trl round_vs_genrl overlap rollout_archive exchange_vs_genrl exchange_scaling soak; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(MAKE) bench-table
 
 bench-table: $(READY) ## write docs/benchmarks.md and the README's figures from the JSON

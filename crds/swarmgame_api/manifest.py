@@ -15,6 +15,7 @@ from swarmgame_api.communication import CommunicationSpec
 from swarmgame_api.coordination import CoordinationSpec, SecretReference
 from swarmgame_api.export import ExportSpec
 from swarmgame_api.game import GameSpec
+from swarmgame_api.observability import ObservabilitySpec
 from swarmgame_api.peers import BootnodeSpec, PeersSpec
 from swarmgame_api.quantities import Annotations, Expected, Labels, Name, ObjectName, Seconds
 from swarmgame_api.storage import IdentitySpec, StorageSpec
@@ -150,6 +151,8 @@ class SwarmGameSpec(Model):
     """The peers' keys."""
     storage: StorageSpec = StorageSpec()
     """Volumes for models, datasets and checkpoints."""
+    observability: ObservabilitySpec = ObservabilitySpec()
+    """What peers record beside their metrics."""
     network_policy: NetworkPolicySpec = NetworkPolicySpec()
     """What the pods may reach."""
     completion: CompletionSpec = CompletionSpec()

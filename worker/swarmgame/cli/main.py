@@ -21,7 +21,9 @@ from swarmgame.cli.join import join
 from swarmgame.cli.new import new
 from swarmgame.cli.options import UsageError
 from swarmgame.cli.peer import peer
+from swarmgame.cli.replay import replay
 from swarmgame.cli.report import report
+from swarmgame.cli.rollouts import rollouts
 from swarmgame.cli.run import run
 from swarmgame.cli.validate import validate
 from swarmgame.errors import ExitCode, InvalidManifest, SwarmGameError, exit_code_of, not_writable
@@ -37,6 +39,8 @@ app.command()(join)
 app.command()(validate)
 app.command()(report)
 app.command()(export)
+app.command()(rollouts)
+app.command()(replay)
 app.command()(new)
 app.command()(peer)
 app.command()(chain.gateway)

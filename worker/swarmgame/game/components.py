@@ -12,14 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel
 
 from swarmgame.config import Config
 from swarmgame.game.ranks import OneRank, Ranks
 from swarmgame.game.reward_checks import ScoringFailure
-from swarmgame.game.state import GameState, Group, PeerId, Prompt, Question, QuestionRef, Rewards, Round
+from swarmgame.game.state import GameState, Group, GroupKey, PeerId, Prompt, Question, QuestionRef, Rewards, Round
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,19 @@ class RewardManager(Component, ABC):
         return {}
 
 
+class RolloutUse(NamedTuple):
+    """How an update used one rollout.
+
+    Args:
+        advantage: the factor of its log-probabilities in the loss; NaN for a rollout that was not scored.
+        weight: factor of the advantage: 1 for a rollout of the policy itself, the mean importance weight of its tokens
+            for one of another policy, 0 for one that the update left out.
+    """
+
+    advantage: float
+    weight: float
+
+
 class Trainer(Component, ABC):
     """A policy: samples rollouts (`generate`) and updates itself (`train`)."""
 
@@ -216,6 +229,16 @@ class Trainer(Component, ABC):
     def train(self, state: GameState, rewards: Rewards) -> Mapping[str, float]:
         """Train on a complete round: per stage, per round or not at all. Our own groups are `state.own_groups()`, the
         selected groups of other peers `state.external`. Return metrics: a number each, NaN where undefined."""
+
+    def last_update(self) -> Mapping[GroupKey, Sequence[RolloutUse]] | None:
+        """Return how the last `train` used the rollouts of each group, one entry a rollout; a group that is absent was
+        not used. None where the trainer does not report it. Only for the archive of rollouts."""
+        return None
+
+    def weights(self) -> Mapping[str, Any]:
+        """Return the trained tensors by name, not copied. Their hash is recorded each round; empty: the hash is of
+        `state_dict()`, which may take long for a large model."""
+        return {}
 
     @abstractmethod
     def state_dict(self) -> Mapping[str, Any]:

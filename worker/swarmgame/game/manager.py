@@ -109,6 +109,7 @@ class GameManager:
         collected_log: CollectedLog | None = None,
         observers: Sequence[Observer] = (),
         stopped: Callable[[], bool] = lambda: False,
+        weights_hash: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.progression = progression
@@ -120,6 +121,7 @@ class GameManager:
         self.collected_log = collected_log or CollectedLog(progression.sharing.max_staleness)
         self.observers = tuple(observers)
         self.stopped = stopped
+        self._weights_hash = weights_hash
         self._clock = clock
         self._verifier = RolloutVerifier(data, trainer, progression.exchange)
         self._was_isolated = False
@@ -216,6 +218,8 @@ class GameManager:
                 self.collected_log.record(late.round, late.stage, [late.peer])
             with self._timed(stats, "listen"):
                 verified = self._verifier.verify(state, collected.contributions, prompts)
+            for observer in self.observers:
+                observer.stage_verified(state, collected, verified)
             state = verified.state
             stats.add(collected, verified.outcomes, verified.trainable)
             for observer in self.observers:
@@ -244,17 +248,8 @@ class GameManager:
         return report.closed_by
 
     def _round(self, number: int, members: tuple[PeerId, ...], *, evaluation: bool = False) -> Round:
-        seed, peer = self.progression.seed, self.communication.peer
-        return Round(
-            number=number,
-            seed=derive_seed(seed, "round", number),
-            peer_seed=derive_seed(seed, "peer", peer, number),
-            stages=self.progression.stages,
-            peer=peer,
-            members=members,
-            role=self.roles.assign(members).get(peer, ""),
-            evaluation=evaluation,
-        )
+        seed, stages = self.progression.seed, self.progression.stages
+        return self.roles.round(seed, stages, self.communication.peer, number, members, evaluation=evaluation)
 
     def _run_stage(self, state: GameState, stage: int, stats: _RoundStats) -> tuple[GameState, Mapping[str, Prompt]]:
         """Make the prompts of one stage, generate, and publish."""
@@ -378,6 +373,7 @@ class GameManager:
             bytes_sent=stats.bytes_sent,
             bytes_received=stats.bytes_received,
             evaluation=evaluation,
+            weights=self._weights_hash(),
         )
 
     @contextmanager

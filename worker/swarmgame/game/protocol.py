@@ -87,6 +87,23 @@ class CollectPolicy:
         return max(1, self.max_staleness)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The proof that a contribution is its author's, for the archive.
+
+    Args:
+        announcement: the signed message that names the index by its hash.
+        index: of the contribution's shards; empty where the announcement holds it.
+        shards: SHA-256 of each shard that was received, in order.
+        groups: how many groups each of them holds.
+    """
+
+    announcement: bytes
+    index: bytes
+    shards: tuple[bytes, ...]
+    groups: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Collected:
     """The result of collecting a stage.
@@ -101,6 +118,7 @@ class Collected:
             …
         seconds: duration of the call.
         bytes_sent, bytes_received: since the last call.
+        origins: one for each contribution, in order; empty where the backend signs nothing.
     """
 
     contributions: tuple[Contribution, ...]
@@ -111,6 +129,7 @@ class Collected:
     seconds: float = 0.0
     bytes_sent: int = 0
     bytes_received: int = 0
+    origins: tuple[Origin, ...] = ()
 
 
 class CommunicationManager(Protocol):

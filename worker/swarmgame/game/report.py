@@ -14,6 +14,7 @@ from typing import Any
 
 from swarmgame.game.protocol import ClosedBy, Collected
 from swarmgame.game.state import GameState, PeerId, Rewards, Round
+from swarmgame.game.verification import VerifiedRollouts
 
 
 class SkipCause(StrEnum):
@@ -64,6 +65,7 @@ class RoundReport:
         outcomes: number of messages by outcome, in this round.
         counters: running totals of the RewardManager (breaches, scorer exceptions).
         evaluation: None when this round had none.
+        weights: hash of the policy's weights after training; empty where it is not computed.
     """
 
     round: int
@@ -84,6 +86,7 @@ class RoundReport:
     bytes_sent: int = 0
     bytes_received: int = 0
     evaluation: Evaluation | None = None
+    weights: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON-like values, with NaN as None."""
@@ -114,6 +117,9 @@ class Observer:
 
     def stage_closed(self, round: Round, stage: int, collected: Collected) -> None:
         """A stage of the round is over."""
+
+    def stage_verified(self, state: GameState, collected: Collected, verified: VerifiedRollouts) -> None:
+        """What was collected in a stage was compared with our own data; `state` is from before."""
 
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
         """After training. Observers are called in order: metrics first, then the checkpoint."""

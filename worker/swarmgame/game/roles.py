@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from swarmgame.game.state import PeerId
+from swarmgame.game.state import PeerId, Round
+from swarmgame.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,28 @@ class RoleManager:
         filler = rest if rest is not None else (self.roles[-1].name if self.roles else "")
         names += [filler] * (len(ordered) - len(names))
         return dict(zip(ordered, names, strict=True))
+
+    def round(
+        self,
+        seed: int,
+        stages: int,
+        peer: PeerId,
+        number: int,
+        members: tuple[PeerId, ...],
+        *,
+        evaluation: bool = False,
+    ) -> Round:
+        """Return a round as a peer sees it: a function of the game's seed, the peer and the live members."""
+        return Round(
+            number=number,
+            seed=derive_seed(seed, "round", number),
+            peer_seed=derive_seed(seed, "peer", peer, number),
+            stages=stages,
+            peer=peer,
+            members=members,
+            role=self.assign(members).get(peer, ""),
+            evaluation=evaluation,
+        )
 
     def _numbers(self, size: int) -> dict[str, int]:
         left = size

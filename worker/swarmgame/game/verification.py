@@ -26,11 +26,13 @@ class VerifiedRollouts:
         state: with the contributions of other peers, without the groups that were dropped.
         trainable: the groups that may be trained on.
         outcomes: number of groups that were dropped or restricted, by reason.
+        reasons: for each contribution, in the order given: question id → reason, for those groups.
     """
 
     state: GameState
     trainable: frozenset[GroupKey]
     outcomes: Mapping[str, int]
+    reasons: tuple[Mapping[str, str], ...] = ()
 
 
 class RolloutVerifier:
@@ -52,11 +54,15 @@ class RolloutVerifier:
             prompts: our own of this stage, by question.
         """
         outcomes: Counter[str] = Counter()
+        reasons: list[dict[str, str]] = []
         trainable: set[GroupKey] = set()
         contributions = tuple(contributions)
         resolved = self._resolved(state, contributions)
         for contribution in contributions:
-            questions = self._questions(resolved, contribution, outcomes)
+            questions = self._questions(resolved, contribution)
+            reason = {g.question_id: "unresolvable" for g in contribution.groups if g.question_id not in questions}
+            outcomes["unresolvable"] += len(reason)
+            reasons.append(reason)
             state = state.with_questions(questions.values())
             expected = self._expected(state, contribution, questions, prompts)
             groups: list[Group] = []
@@ -73,15 +79,18 @@ class RolloutVerifier:
                     # In stage 0 the prompt follows from the question, so a different one is forged (or of another
                     # game).
                     outcomes["prompt-mismatch"] += 1
+                    reason[group.question_id] = "prompt-mismatch"
                     continue
                 else:
                     # A later stage's prompt depends on which contributions its author had collected. The text is
                     # used by the next stage, but not for training.
                     outcomes["words-only"] += 1
+                    reason[group.question_id] = "words-only"
                 if self._text_agrees(contribution, group):
                     groups.append(group)
                 else:
                     outcomes["text-mismatch"] += 1
+                    reason[group.question_id] = "text-mismatch"
                     trainable.discard(
                         GroupKey(contribution.round, contribution.stage, contribution.peer, group.question_id)
                     )
@@ -90,10 +99,11 @@ class RolloutVerifier:
                 state = state.with_contribution(replace(contribution, groups=tuple(groups), references=references))
             except ValueError:
                 outcomes["duplicate"] += 1
+                reason.update({group.question_id: "duplicate" for group in groups})
                 trainable = {
                     key for key in trainable if key[:3] != (contribution.round, contribution.stage, contribution.peer)
                 }
-        return VerifiedRollouts(state, frozenset(trainable), outcomes)
+        return VerifiedRollouts(state, frozenset(trainable), outcomes, tuple(reasons))
 
     def _resolved(self, state: GameState, contributions: Sequence[Contribution]) -> Mapping[str, Question]:
         """Regenerate every question that the contributions refer to, in one call."""
@@ -111,17 +121,13 @@ class RolloutVerifier:
         known = {question_id: state.questions[question_id] for question_id in named if question_id in state.questions}
         return known | {question_id: resolved for question_id, resolved in made if resolved is not None}
 
-    def _questions(
-        self, resolved: Mapping[str, Question], contribution: Contribution, outcomes: Counter[str]
-    ) -> dict[str, Question]:
+    def _questions(self, resolved: Mapping[str, Question], contribution: Contribution) -> dict[str, Question]:
         """Return the questions of one contribution that could be regenerated."""
-        questions: dict[str, Question] = {}
-        for group in contribution.groups:
-            if group.question_id in resolved and contribution.references[group.question_id].id == group.question_id:
-                questions[group.question_id] = resolved[group.question_id]
-            else:
-                outcomes["unresolvable"] += 1
-        return questions
+        return {
+            group.question_id: resolved[group.question_id]
+            for group in contribution.groups
+            if group.question_id in resolved and contribution.references[group.question_id].id == group.question_id
+        }
 
     def _expected(
         self,

@@ -2,8 +2,8 @@
 
     game.yaml            the resolved manifest            run.json      progress of the run
     source.json          the folder of the game's file
-    peers/<i>/           peer.key metrics.jsonl warnings.jsonl skipped.jsonl log.jsonl checkpoints/ exports/ http.json
-                         exit.json output.log
+    peers/<i>/           peer.key metrics.jsonl warnings.jsonl skipped.jsonl log.jsonl checkpoints/ exports/ rollouts/
+                         http.json exit.json output.log
     report.html  plots/  summary.json                     lock          held by the runner while it lives
     chain/               a chain of its own, and standing.json: the last state of the chain
 
@@ -67,6 +67,11 @@ class PeerDirectory:
     def exports(self) -> Path:
         """Models that the peer wrote: `round-00000200`, after that many rounds."""
         return self.root / "exports"
+
+    @property
+    def rollouts(self) -> Path:
+        """The archive of rollouts, a Parquet file a round."""
+        return self.root / "rollouts"
 
     @property
     def http(self) -> Path:

@@ -12,6 +12,7 @@ from swarmgame.observability.run_directory import RunDirectory, write_atomically
 from swarmgame.report.data import RunData, Summary
 from swarmgame.report.html import render
 from swarmgame.report.plots import draw_all
+from swarmgame.report.rollouts import rollouts_section
 
 __all__ = ["Summary", "write_report"]
 
@@ -29,6 +30,8 @@ def write_report(directory: RunDirectory) -> Summary:
     for plot in plots:
         (directory.plots / f"{plot.name}.png").write_bytes(plot.png)
     manifest = directory.manifest.read_text(encoding="utf-8") if directory.manifest.exists() else ""
-    write_atomically(directory.report, render(run, summary, plots, manifest=manifest, version=__version__))
+    rollouts = rollouts_section(directory)
+    page = render(run, summary, plots, manifest=manifest, version=__version__, rollouts=rollouts)
+    write_atomically(directory.report, page)
     write_atomically(directory.summary, json.dumps(summary.as_json(), indent=2) + "\n")
     return summary

@@ -9,16 +9,20 @@ import base64
 from collections.abc import Sequence
 
 import jinja2
+from markupsafe import Markup
 
 from swarmgame.report.data import RunData, Summary
 from swarmgame.report.plots import Plot
 
 
-def render(run: RunData, summary: Summary, plots: Sequence[Plot], *, manifest: str, version: str) -> str:
+def render(
+    run: RunData, summary: Summary, plots: Sequence[Plot], *, manifest: str, version: str, rollouts: Markup
+) -> str:
     """Return the page.
 
     Args:
         manifest: the resolved manifest, as text; empty when it is not known.
+        rollouts: the section that shows some, already escaped.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("swarmgame.report", "."),
@@ -40,6 +44,7 @@ def render(run: RunData, summary: Summary, plots: Sequence[Plot], *, manifest: s
         counters=sorted(run.counters().items()),
         manifest=manifest,
         version=version,
+        rollouts=rollouts,
     )
 
 

@@ -87,7 +87,7 @@ class CheckpointStore:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, torch.Tensor] = {}
-        tree = _flatten(state, "", tensors)
+        tree = flatten(state, "", tensors)
         files = {_TENSORS: save_tensors(tensors), _STATE: json.dumps(tree, allow_nan=False).encode()}
         manifest = {
             "format": FORMAT_VERSION,
@@ -291,19 +291,32 @@ def _flush_folder(path: Path) -> None:
 # that keys keep their type.
 
 
-def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+def flatten(value: Any, path: str, tensors: dict[str, torch.Tensor], *, copy: bool = True) -> Any:
+    """Return a tree as JSON-like values, with each tensor's name in its place.
+
+    Args:
+        path: of this value in the tree; part of the names.
+        tensors: where the tensors are added, by name; as copies on the CPU unless `copy` is False.
+
+    Raises:
+        TypeError: a value of another type.
+    """
     match value:
         case torch.Tensor():
             # safetensors refuses views that share memory (tied weights): each entry is a copy.
             name = f"{len(tensors)}:{path}"
-            tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+            tensors[name] = value.detach().to("cpu", copy=True).contiguous() if copy else value
             return {"$tensor": name}
         case Mapping():
-            return {"$map": [[_flatten(k, "", tensors), _flatten(v, f"{path}/{k}", tensors)] for k, v in value.items()]}
+            return {
+                "$map": [
+                    [flatten(k, "", tensors), flatten(v, f"{path}/{k}", tensors, copy=copy)] for k, v in value.items()
+                ]
+            }
         case tuple():
-            return {"$tuple": [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}
+            return {"$tuple": [flatten(v, f"{path}/{i}", tensors, copy=copy) for i, v in enumerate(value)]}
         case list():
-            return [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
+            return [flatten(v, f"{path}/{i}", tensors, copy=copy) for i, v in enumerate(value)]
         case bytes():
             return {"$bytes": base64.b64encode(value).decode()}
         case float() if not math.isfinite(value):

@@ -38,6 +38,7 @@ from swarmgame.observability.metrics_file import MetricsFile
 from swarmgame.observability.peer_progress import PeerProgress
 from swarmgame.observability.run_directory import PeerDirectory
 from swarmgame.observability.status import PeerStatus, Phase, StatusObserver
+from swarmgame.runtime.archiving import make_archive
 from swarmgame.runtime.assembly import (
     Components,
     ResolvedGame,
@@ -56,12 +57,14 @@ from swarmgame.runtime.failure import PeerFailure, failure_of, packages_of
 from swarmgame.runtime.model_card import ExportRecord, make_record
 from swarmgame.runtime.options import PeerOptions, run_id
 from swarmgame.runtime.ranks import DistributedRanks, RankedRewards, agreed, ranks_from_environment
+from swarmgame.runtime.weights import weights_hash
 from swarmgame.swarm import codec
 from swarmgame.swarm.identity import Identity
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_common import logs
 
 if TYPE_CHECKING:
+    from swarmgame.archive.writer import RolloutArchive
     from swarmgame_chain.reporter import ChainReporter, ReporterStatus
 
 logger = logging.getLogger(__name__)
@@ -109,7 +112,7 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
         )
         status.change(peer=peer)
         try:
-            return _play(manifest, resolve_game(manifest, folder), options, ranks, peer, status, stop, cleanup)
+            return _play(manifest, folder, resolve_game(manifest, folder), options, ranks, peer, status, stop, cleanup)
         except (SwarmGameError, InvalidManifest) as error:
             status.change(phase=Phase.FAILED, last_error=str(error))
             raise
@@ -122,6 +125,7 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
 
 def _play(
     manifest: SwarmGame,
+    folder: Path,
     resolved: ResolvedGame,
     options: PeerOptions,
     ranks: Ranks,
@@ -173,6 +177,8 @@ def _play(
     if backend is not None:
 
         def state() -> Mapping[str, Any]:
+            if archive is not None:
+                archive.flush()
             return {
                 "trainer": components.trainer.state_dict(),
                 "data": components.data.state_dict(),
@@ -191,7 +197,10 @@ def _play(
             status=status,
             metrics=metrics,
         )
-        observers = [diagnostics, *_observers(manifest, options, store, saved, state, status, metrics)]
+        archive = make_archive(manifest, folder, options, saved, components, ranks.size, peer)
+        if archive is not None:
+            cleanup.callback(archive.close)
+        observers = [diagnostics, *_observers(manifest, options, store, saved, state, status, metrics, archive)]
         observers += _export_writers(manifest, options, components)
     if reporter is not None:
         from swarmgame.chain.reporter import ChainObserver
@@ -225,6 +234,7 @@ def _play(
         collected_log=collected_log,
         observers=observers,
         stopped=agreed(stop.is_set, ranks),
+        weights_hash=(lambda: weights_hash(components.trainer)) if ranks.rank == 0 else (lambda: ""),
     )
     # All objects that exist now live until the end: the garbage collector need not visit them again each time that a
     # quarter as many have been added. They are released again at the end: nanobind reports all that is left at exit.
@@ -310,9 +320,10 @@ def _observers(
     state: Callable[[], Mapping[str, Any]],
     status: PeerStatus,
     metrics: PeerMetrics,
+    archive: RolloutArchive | None,
 ) -> list[Observer]:
-    """Return the observers of rank 0. Metrics come before checkpoints: after a crash between the two a line is written
-    twice, and the resume removes the first; none is lost.
+    """Return the observers of rank 0. Metrics and the archive come before checkpoints: after a crash between them a
+    line is written twice, and the resume removes the first; none is lost.
     """
 
     def saved_checkpoint(next_round: int, seconds: float) -> None:
@@ -326,6 +337,7 @@ def _observers(
             first_round=saved.next_round if saved is not None else 0,
             skipped=PeerDirectory(options.directory).skipped,
         ),
+        *([archive] if archive is not None else []),
         CheckpointWriter(
             store, every_rounds=manifest.spec.storage.checkpoints.every_rounds, state=state, saved=saved_checkpoint
         ),

@@ -69,6 +69,7 @@ class Fetcher:
         """Read an index; one that cannot be used makes the entry `failed`."""
         try:
             entry.shards = parse_index(packed, self.limits)
+            entry.index = b"" if entry.announcement.index else packed
         except Rejected as error:
             self._fail(entry, error.reason)
 

@@ -25,6 +25,7 @@ class InboxEntry:
 
     Args:
         shards: named by the index; None until the index is here.
+        index: as received; empty where the announcement holds it.
         parts: decoded shards by position.
         failed: the reason why it cannot be used; empty if there is none.
         consumed: handed out, or skipped because it became too old.
@@ -33,6 +34,7 @@ class InboxEntry:
 
     announcement: Announcement
     shards: tuple[ShardEntry, ...] | None = None
+    index: bytes = b""
     parts: dict[int, Contribution] = field(default_factory=dict)
     failed: str = ""
     consumed: bool = False

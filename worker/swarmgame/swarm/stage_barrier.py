@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 from statistics import median_low
 
-from swarmgame.game.protocol import ClosedBy, Collected, CollectPolicy, Exchange
+from swarmgame.game.protocol import ClosedBy, Collected, CollectPolicy, Exchange, Origin
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.codec import Malformed, merge
 from swarmgame.swarm.inbox import InboxEntry
@@ -62,22 +62,26 @@ class StageBarrier:
                 round, stage, policy, stopped, max(started + policy.deadline_seconds, now) + grace
             )
         ready = {peer for peer, entry in node.inbox.stage(round, stage).items() if self._ready(entry, policy)}
-        contributions = [
-            contribution for entry, positions in fetched if (contribution := self._merged(entry, positions)) is not None
+        received = [
+            (contribution, _origin(entry, positions))
+            for entry, positions in fetched
+            if (contribution := self._merged(entry, positions)) is not None
         ]
+        received.sort(key=lambda each: (each[0].round, each[0].peer, each[0].stage))
         traffic = node.transport.traffic
-        sent, received = traffic.bytes_sent, traffic.bytes_received
+        bytes_sent, bytes_received = traffic.bytes_sent, traffic.bytes_received
         result = Collected(
-            contributions=tuple(sorted(contributions, key=lambda each: (each.round, each.peer, each.stage))),
+            contributions=tuple(contribution for contribution, _ in received),
             members=tuple(sorted([*node.members.others(now), node.peer])),
             missing=tuple(peer for peer in expected if peer not in ready),
             closed_by=closed_by,
             outcomes=node.inbox.take_outcomes(),
             seconds=node.clock.now() - started,
-            bytes_sent=sent - self._bytes[0],
-            bytes_received=received - self._bytes[1],
+            bytes_sent=bytes_sent - self._bytes[0],
+            bytes_received=bytes_received - self._bytes[1],
+            origins=tuple(origin for _, origin in received),
         )
-        self._bytes = (sent, received)
+        self._bytes = (bytes_sent, bytes_received)
         return result
 
     # ── waiting
@@ -206,3 +210,14 @@ class StageBarrier:
             return None
         entry.parts.clear()
         return merged
+
+
+def _origin(entry: InboxEntry, positions: Sequence[int]) -> Origin:
+    assert entry.shards is not None, "its parts were fetched by their names"
+    shards = [entry.shards[position] for position in positions]
+    return Origin(
+        announcement=entry.announcement.message,
+        index=entry.index,
+        shards=tuple(shard.name for shard in shards),
+        groups=tuple(shard.groups for shard in shards),
+    )

@@ -43,6 +43,11 @@ class Optimization:
             list(self._masters.values()), lr=0.0, betas=betas, weight_decay=weight_decay, fused=True
         )
 
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The trained weights by name, in float32; not copies."""
+        return self._masters
+
     def clear(self) -> None:
         """Clear all gradients."""
         for parameter in (*self._parameters.values(), *self._masters.values()):

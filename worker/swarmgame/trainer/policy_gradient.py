@@ -25,7 +25,7 @@ from torch import Tensor
 
 from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import ComponentContext, Trainer
+from swarmgame.game.components import ComponentContext, RolloutUse, Trainer
 from swarmgame.game.state import FinishReason, GameState, Group, GroupKey, Prompt, Rewards, Rollout, Round
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.optimization import Optimization
@@ -68,8 +68,10 @@ class PolicyGradientConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class _Action:
-    """One action to train on; `behavior_logprob` is None for our own."""
+    """One action to train on, the rollout `position` of its group; `behavior_logprob` is None for our own."""
 
+    group: GroupKey
+    position: int
     observation: Tensor
     action: int
     advantage: float
@@ -95,6 +97,7 @@ class PolicyGradientTrainer(Trainer):
             max_grad_norm=config.max_grad_norm,
         )
         self._version = 0
+        self._last_update: dict[GroupKey, list[RolloutUse]] = {}
 
     @property
     def policy_version(self) -> int:
@@ -154,8 +157,12 @@ class PolicyGradientTrainer(Trainer):
         counts: Counter[str] = Counter()
         sums = dict.fromkeys(("loss", "entropy", "importance", "actions"), 0.0)
         norms: list[float] = []
+        self._last_update = {}
         for part in parts:
             actions = self._actions(state, part, rewards, counts)
+            for action in actions:
+                unused = [RolloutUse(math.nan, 0.0)] * len(state.group_of(action.group).rollouts)
+                self._last_update.setdefault(action.group, unused)[action.position] = RolloutUse(action.advantage, 0.0)
             # Without an entropy bonus, equal rewards give no gradient, and a step on old momentum would be noise.
             if not actions or (self.config.entropy_bonus == 0 and all(action.advantage == 0 for action in actions)):
                 continue
@@ -168,6 +175,7 @@ class PolicyGradientTrainer(Trainer):
     def _step(self, actions: Sequence[_Action], sums: dict[str, float]) -> float | None:
         ranks = self.context.ranks
         own = actions[ranks.rank :: ranks.size]
+        measured: list[float] = []
         self._optimization.clear()
         if own:
             device = self.context.device
@@ -186,16 +194,20 @@ class PolicyGradientTrainer(Trainer):
             loss = -(weights_B * advantages_B * chosen_B + self.config.entropy_bonus * entropy_B).sum() / len(actions)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimization.accumulate()
+            measured = weights_B.tolist()
             for name, value in (("loss", loss), ("entropy", entropy_B.sum()), ("importance", weights_B.sum())):
                 sums[name] += float(value.detach())
             sums["actions"] += len(own)
+        for rank, weights in enumerate(map(json.loads, ranks.gather(json.dumps(measured).encode()))):
+            for action, weight in zip(actions[rank :: ranks.size], weights, strict=True):
+                self._last_update[action.group][action.position] = RolloutUse(action.advantage, weight)
         return self._optimization.step(self.config.learning_rate, ranks)
 
     def _actions(
         self, state: GameState, keys: Sequence[GroupKey], rewards: Rewards, counts: Counter[str]
     ) -> list[_Action]:
         """Return the usable actions of the given groups with their advantages; others are counted and left out."""
-        found: list[tuple[Tensor, int, float, float | None, int]] = []
+        found: list[tuple[Tensor, int, float, float | None, int, int]] = []
         for number, key in enumerate(keys):
             own = key.peer == state.peer and key.round == state.round.number
             group, scores = state.group_of(key), rewards.get(key, ())
@@ -214,15 +226,14 @@ class PolicyGradientTrainer(Trainer):
                 else state.questions[key.question_id].payload
             )
             observation = _observation(payload)
-            for rollout, score in zip(group.rollouts, scores, strict=True):
+            for at, (rollout, score) in enumerate(zip(group.rollouts, scores, strict=True)):
                 if not math.isnan(score):
-                    found.append(
-                        (observation, rollout.token_ids[0], float(score), None if own else rollout.logprobs[0], number)
-                    )
-        advantages = self._advantages([(number, score) for _, _, score, _, number in found])
+                    behavior = None if own else rollout.logprobs[0]
+                    found.append((observation, rollout.token_ids[0], float(score), behavior, number, at))
+        advantages = self._advantages([(number, score) for _, _, score, _, number, _ in found])
         return [
-            _Action(observation, action, advantage, behavior_logprob)
-            for (observation, action, _, behavior_logprob, _), advantage in zip(found, advantages, strict=True)
+            _Action(keys[number], at, observation, action, advantage, behavior)
+            for (observation, action, _, behavior, number, at), advantage in zip(found, advantages, strict=True)
         ]
 
     def _advantages(self, scored: Sequence[tuple[int, float]]) -> list[float]:
@@ -267,7 +278,13 @@ class PolicyGradientTrainer(Trainer):
             },
         }
 
+    def last_update(self) -> Mapping[GroupKey, Sequence[RolloutUse]]:
+        return self._last_update
+
     # ── state
+    def weights(self) -> Mapping[str, Any]:
+        return {**self._optimization.weights, **dict(self.module.named_buffers())}
+
     def state_dict(self) -> Mapping[str, Any]:
         buffers = {name: buffer.detach().cpu().clone() for name, buffer in self.module.named_buffers()}
         return {"policy_version": self._version, "optimization": self._optimization.state_dict(), "buffers": buffers}

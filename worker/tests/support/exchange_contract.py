@@ -7,13 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from swarms import RUN, FixedSwarm, RoguePeer, Swarm
+from archived_games import record
+from swarms import RUN, FixedSwarm, MemorySwarm, RoguePeer, Swarm
 
+from swarmgame.archive.rows import contributions_of, round_rows
+from swarmgame.archive.signatures import Proof, proof_of
 from swarmgame.errors import Temporary
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, Exchange
+from swarmgame.game.state import Contribution
 from swarmgame.swarm.blocking import BlockingCommunication
 from swarmgame.swarm.codec import encode
-from swarmgame.swarm.identity import Identity
+from swarmgame.swarm.identity import Identity, verify
 
 
 def gather(quorum: float = 1.0, deadline: float = 60.0, **more: Any) -> CollectPolicy:
@@ -50,6 +54,15 @@ def wait_for_contribution(swarm: Swarm, receiver: BlockingCommunication, author:
     swarm.until(complete)
 
 
+def proofs(swarm: FixedSwarm, own: Contribution, collected: Collected) -> list[Proof]:
+    """Return what is known of the origin of each received contribution, as the archive checks it."""
+    found = record(own, collected.contributions, origins=collected.origins)
+    parts = list(contributions_of(*round_rows(found)))[1:]
+    # Peers in memory have plain names, and their keys are in the hub.
+    check = swarm.hub.verify if isinstance(swarm, MemorySwarm) else verify
+    return [proof_of(*part, RUN, check) for part in parts]
+
+
 class BackendContract:
     def test_what_is_published_is_collected_by_all_sorted_by_peer(
         self, swarm: FixedSwarm, contribution_of: Any
@@ -69,6 +82,7 @@ class BackendContract:
                 assert collected.outcomes["accepted"] == 2
                 assert collected.bytes_sent > 0
                 assert collected.bytes_received > 0
+                assert proofs(swarm, published[peer.peer], collected) == [Proof.SIGNED, Proof.SIGNED]
 
     def test_a_collect_ends_when_the_caller_is_stopped(self, swarm: FixedSwarm, contribution_of: Any) -> None:
         ann, _, _ = trio(swarm)
@@ -125,6 +139,7 @@ class BackendContract:
             for each in collected.contributions:
                 assert each.groups == tuple(published[each.peer].groups[position] for position in (0, 4))
             assert collected.closed_by is ClosedBy.QUORUM
+            assert proofs(swarm, published[peer.peer], collected) == [Proof.SIGNED, Proof.SIGNED]
 
     def test_ten_mebibytes_a_peer_are_exchanged(self, swarm: FixedSwarm, contribution_of: Any) -> None:
         peers = swarm.group("ann", "bob")

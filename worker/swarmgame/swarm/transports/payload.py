@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from typing import NamedTuple
 
 import msgpack
 
-from swarmgame.game.protocol import CollectPolicy, Exchange
+from swarmgame.game.protocol import CollectPolicy, Exchange, Origin
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.codec import Limits, Malformed, decode_shard, merge
 from swarmgame.swarm.messages import (
@@ -31,7 +32,12 @@ from swarmgame.swarm.topology import Offer, choose
 
 logger = logging.getLogger(__name__)
 
-_Payload = tuple[Announcement, tuple[ShardEntry, ...], list[bytes]]
+
+class _Payload(NamedTuple):
+    announcement: Announcement
+    packed_index: bytes
+    entries: tuple[ShardEntry, ...]
+    bodies: list[bytes]
 
 
 def pack_payload(outbound: OutboundContribution) -> bytes:
@@ -51,8 +57,8 @@ def read_payloads(
     verify: Verify,
     limits: Limits,
     outcomes: Counter[str],
-) -> dict[PeerId, Contribution | None]:
-    """Return the contributions of other peers.
+) -> dict[PeerId, tuple[Contribution, Origin] | None]:
+    """Return the contributions of other peers, each with its origin.
 
     Args:
         position: the round and stage that they must be of.
@@ -62,37 +68,49 @@ def read_payloads(
         One entry for each peer whose contribution can be used; None if nothing of it was chosen (PULL).
     """
     read: dict[PeerId, _Payload] = {}
-    for peer, payload in payloads.items():
+    for peer, packed in payloads.items():
         try:
-            read[peer] = _parse(payload, peer, position, run, verify, limits)
+            read[peer] = _parse(packed, peer, position, run, verify, limits)
         except Rejected as error:
             outcomes[error.reason] += 1
     parts: dict[PeerId, dict[int, Contribution]] = {peer: {} for peer in read}
     failed: set[PeerId] = set()
     offers = {
         Offer(peer, *position, number, entry)
-        for peer, (_, entries, _) in read.items()
-        for number, entry in enumerate(entries)
+        for peer, payload in read.items()
+        for number, entry in enumerate(payload.entries)
     }
     taken: list[Offer] = []
     while chosen := choose(offers, policy, taken) if policy.exchange is Exchange.PULL else sorted(offers, key=_order):
         offers.difference_update(chosen)
         for offer in chosen:
-            announcement, _, bodies = read[offer.peer]
+            source = read[offer.peer]
             try:
-                decoded = decode_shard(bodies[offer.position], limits)
-                parts[offer.peer][offer.position] = check_shard(decoded, run, announcement, offer.shard)
+                decoded = decode_shard(source.bodies[offer.position], limits)
+                parts[offer.peer][offer.position] = check_shard(decoded, run, source.announcement, offer.shard)
                 taken.append(offer)
             except Malformed as error:
                 _refuse(offer.peer, error, failed, outcomes)
-    contributions: dict[PeerId, Contribution | None] = {}
+    contributions: dict[PeerId, tuple[Contribution, Origin] | None] = {}
     for peer in read.keys() - failed:
+        positions = sorted(parts[peer])
         try:
-            contributions[peer] = merge([part for _, part in sorted(parts[peer].items())]) if parts[peer] else None
+            merged = merge([parts[peer][position] for position in positions]) if positions else None
+            contributions[peer] = None if merged is None else (merged, _origin(read[peer], positions))
         except Malformed as error:
             _refuse(peer, error, failed, outcomes)
     outcomes["accepted"] += len(contributions)
     return contributions
+
+
+def _origin(payload: _Payload, positions: Sequence[int]) -> Origin:
+    chosen = [payload.entries[position] for position in positions]
+    return Origin(
+        announcement=payload.announcement.message,
+        index=b"" if payload.announcement.index else payload.packed_index,
+        shards=tuple(entry.name for entry in chosen),
+        groups=tuple(entry.groups for entry in chosen),
+    )
 
 
 def _order(offer: Offer) -> tuple[PeerId, int]:
@@ -134,4 +152,4 @@ def _parse(
             raise Rejected("too-large")
         if sha256(body).digest() != entry.name:
             raise Rejected("bad-hash")
-    return announcement, entries, bodies
+    return _Payload(announcement, index, entries, bodies)

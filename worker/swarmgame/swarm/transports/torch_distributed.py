@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median_low
 
 from swarmgame.errors import Temporary
-from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, Member
+from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, Member, Origin
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.identity import Identity, verify
 from swarmgame.swarm.messages import make_outbound
@@ -164,7 +164,7 @@ class TorchDistributedCommunication:
         while exchanged is not None and exchanged.position < self._position:
             exchanged = self._exchange(stopped)
         admitted = {rank: group.peers[rank] for rank in group.others if self.settings.admission(group.peers[rank])}
-        contributions: dict[PeerId, Contribution | None] = {}
+        contributions: dict[PeerId, tuple[Contribution, Origin] | None] = {}
         lagging = False
         if exchanged is not None:
             refused = exchanged.payloads.keys() & set(group.others) - admitted.keys()
@@ -183,9 +183,10 @@ class TorchDistributedCommunication:
         missing = sorted(set(admitted.values()) - contributions.keys())
         closed_by = ClosedBy.QUORUM if not missing else ClosedBy.LAGGING if lagging else ClosedBy.DEADLINE
         outcomes, self._outcomes = self._outcomes, Counter()
+        received = [each for _, each in sorted(contributions.items()) if each is not None]
         before, self._counted = self._counted, (self.traffic.bytes_sent, self.traffic.bytes_received)
         return Collected(
-            contributions=tuple(each for _, each in sorted(contributions.items()) if each is not None),
+            contributions=tuple(contribution for contribution, _ in received),
             members=tuple(sorted([self.peer, *admitted.values()])),
             missing=tuple(missing),
             closed_by=closed_by if admitted else ClosedBy.ISOLATED,
@@ -193,6 +194,7 @@ class TorchDistributedCommunication:
             seconds=time.monotonic() - began,
             bytes_sent=self._counted[0] - before[0],
             bytes_received=self._counted[1] - before[1],
+            origins=tuple(origin for _, origin in received),
         )
 
     def _exchange(self, stopped: Callable[[], bool]) -> Exchanged | None:

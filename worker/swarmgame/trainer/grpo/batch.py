@@ -37,6 +37,8 @@ class TrainingSample:
             `sampler_logprobs`.
         remote: whether another peer sampled it.
         lagged: an older version of our own policy sampled it (`overlap`).
+        group, position: which rollout it is.
+        weight: mean importance weight of its tokens, once training has seen it; 1 for our own.
     """
 
     prompt: tuple[int, ...]
@@ -48,6 +50,9 @@ class TrainingSample:
     initial_logprobs: Tensor | None = None
     remote: bool = False
     lagged: bool = False
+    group: GroupKey | None = None
+    position: int = 0
+    weight: float | Tensor = 1.0
 
     @property
     def length(self) -> int:
@@ -62,11 +67,13 @@ class TrainingBatch:
         samples: those that can change the weights.
         normalizer: over all scored rollouts, including those that were left out.
         counts: numbers of groups and tokens by outcome, for metrics.
+        advantages: one a rollout of every group that was scored; NaN for a rollout that was not.
     """
 
     samples: tuple[TrainingSample, ...]
     normalizer: Normalizer
     counts: Mapping[str, int]
+    advantages: Mapping[GroupKey, Sequence[float]]
 
 
 def training_batches(
@@ -174,11 +181,13 @@ def _training_batch(
 ) -> TrainingBatch:
     counts: Counter[str] = Counter()
     groups: list[tuple[list[TrainingSample], list[float]]] = []
+    by_group: dict[GroupKey, list[float]] = {}
     prompts: dict[Prompt, tuple[int, ...]] = {}
     for key in keys:
         made = _group(state, key, rewards.get(key), policy, config, prompts, counts, version, exact_sampler)
         if made is not None:
             groups.append(made)
+            by_group[key] = [math.nan] * len(state.group_of(key).rollouts)
     scored = [values for _, values in groups]
     advantages = (
         ragged_advantages(scored, scale=config.scale_rewards, epsilon=1e-4, baseline=config.baseline) if groups else []
@@ -192,6 +201,8 @@ def _training_batch(
         counts["groups_trained"] += not flat
         for sample, value in zip(candidates, values, strict=True):
             sample.advantage = value
+            if sample.group is not None:
+                by_group[sample.group][sample.position] = value
             every += 1
             tokens += 0 if config.mask_truncated_completions and sample.truncated else len(sample.completion)
             counts["rollouts_truncated"] += sample.truncated
@@ -200,7 +211,7 @@ def _training_batch(
                 samples.append(sample)
                 counts["tokens_trained"] += len(sample.completion)
     counts["rollouts"] = every
-    return TrainingBatch(tuple(samples), Normalizer(every, tokens, config.max_new_tokens), counts)
+    return TrainingBatch(tuple(samples), Normalizer(every, tokens, config.max_new_tokens), counts, by_group)
 
 
 def _group(
@@ -242,6 +253,8 @@ def _group(
             counts["remote_dropped"] += 1
             return None
         samples = made
+    for position, sample in enumerate(samples):
+        sample.group, sample.position = key, position
     kept = [
         (sample, reward)
         for sample, reward in zip(samples, rewards, strict=True)

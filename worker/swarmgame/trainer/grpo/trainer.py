@@ -23,8 +23,8 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from swarmgame.errors import Temporary
-from swarmgame.game.components import ComponentContext, Trainer
-from swarmgame.game.state import FinishReason, GameState, Group, Prompt, Rewards, Rollout, Round
+from swarmgame.game.components import ComponentContext, RolloutUse, Trainer
+from swarmgame.game.state import FinishReason, GameState, Group, GroupKey, Prompt, Rewards, Rollout, Round
 from swarmgame.inference.engines import make_sampler
 from swarmgame.inference.sampler import Sampled, SamplingParams
 from swarmgame.seeds import derive_seed
@@ -37,6 +37,7 @@ from swarmgame.trainer.grpo.loss import LossInputs, Normalizer, entropy_threshol
 from swarmgame.trainer.grpo.policy import Policy
 from swarmgame.trainer.grpo.schedule import learning_rate
 from swarmgame.trainer.grpo.step_stats import StepStats, lag, report
+from swarmgame.trainer.grpo.uses import rollout_uses
 from swarmgame.trainer.optimization import Optimization
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class GRPOTrainer(Trainer):
         self.generates_ahead = config.overlap
         self._version = 0
         self._sampling_version = 0
+        self._last_update: Mapping[GroupKey, Sequence[RolloutUse]] = {}
         self._rounds = 0
         tokens = config.tokens_per_micro_batch
         self._tokens_per_micro_batch = tokens if tokens != "auto" else 32_768 if self.policy.packed else 16_384
@@ -132,12 +134,14 @@ class GRPOTrainer(Trainer):
         counts: Counter[str] = Counter()
         stats = StepStats()
         version = self._version
+        updates: list[TrainingBatch] = []
         if self._generation.sampler.uses_model:
             self._ahead.finish()
         with self._train_mode(state.round):
             exact = self._generation.sampler.exact
             for update in training_batches(state, rewards, self.policy, self.config, version, exact=exact):
                 counts.update(update.counts)
+                updates.append(update)
                 if not update.samples:
                     continue
                 samples = _share(update.samples, self.context.ranks.rank, self.context.ranks.size)
@@ -145,6 +149,7 @@ class GRPOTrainer(Trainer):
                 for _ in range(self.config.iterations):
                     stats.add(self._step(samples, normalizer, rate))
                 stats.add(lag(samples))
+        self._last_update = rollout_uses(updates, self.context.ranks)
         # Before the checkpoint: it must hold the rollouts of weights that no longer exist.
         self._ahead.finish()
         dropped = self._ahead.forget(state.round.number)
@@ -231,7 +236,11 @@ class GRPOTrainer(Trainer):
         is_own = self._moved([sample.sampler_logprobs is not None for sample in batch], torch.bool).unsqueeze(1)
         old = torch.where(is_own, own, started)
         given = [s.behavior_logprobs if s.sampler_logprobs is None else s.sampler_logprobs for s in batch]
-        return old, importance_weights(old, self._rectangle(given, old, mask), mask, self.config)
+        importance = importance_weights(old, self._rectangle(given, old, mask), mask, self.config)
+        means = (importance * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        for sample, mean in zip(batch, means, strict=True):
+            sample.weight = mean
+        return old, importance
 
     def _rectangle(self, given: Sequence[Sequence[float] | None], otherwise_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Return one row per rollout: the given numbers, or `otherwise_BT` on padding and where none are given."""
@@ -296,7 +305,13 @@ class GRPOTrainer(Trainer):
             finally:
                 self.policy.model.eval()
 
+    def last_update(self) -> Mapping[GroupKey, Sequence[RolloutUse]]:
+        return self._last_update
+
     # ── state
+    def weights(self) -> Mapping[str, Any]:
+        return self._optimization.weights
+
     def state_dict(self) -> Mapping[str, Any]:
         return {
             "policy_version": self._version,

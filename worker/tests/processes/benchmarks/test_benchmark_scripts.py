@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[4] / "benchmarks"
 
 
 @pytest.mark.parametrize(
-    "name", ["round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl", "overlap", "soak"]
+    "name", ["round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl", "overlap", "soak", "rollout_archive"]
 )
 def test_a_smoke_run_prints_one_line_of_json_and_writes_nothing(name: str) -> None:
     written = BENCHMARKS / "results" / f"{name}.json"

@@ -11,16 +11,19 @@ from toys import ToyTrainer
 
 from swarmgame import (
     Contribution,
+    GameState,
     Group,
     GroupKey,
     Message,
+    Observer,
     Prompt,
     Question,
     QuestionRef,
     Round,
 )
 from swarmgame.game.manager import Progression, RunResult
-from swarmgame.game.protocol import Exchange
+from swarmgame.game.protocol import Collected, Exchange
+from swarmgame.game.verification import VerifiedRollouts
 
 
 def test_groups_of_an_honest_peer_are_scored_here_and_trained_on() -> None:
@@ -82,6 +85,20 @@ def test_forged_groups_are_counted_and_not_trained_on(lie: Callable[[Contributio
     assert game.run() is RunResult.FINISHED
     assert seen.reports[0].outcomes[reason] == 3
     assert {key.peer for key in trainer.trained} == {"me"}
+
+
+def test_the_reason_of_each_group_is_given_beside_the_counts() -> None:
+    found: list[VerifiedRollouts] = []
+
+    class Reasons(Observer):
+        def stage_verified(self, state: GameState, collected: Collected, verified: VerifiedRollouts) -> None:
+            found.append(verified)
+
+    honest, liar = remote("other", 0), lie_about_the_answer(remote("liar", 0))
+    game, _, _ = manager(Scripted(lambda own: [honest, liar], members=TWO), SHARE, observers=[Reasons()])
+    game.run()
+    by_peer = dict(zip(("liar", "other"), found[0].reasons, strict=True))
+    assert by_peer == {"other": {}, "liar": {group.question_id: "text-mismatch" for group in liar.groups}}
 
 
 def test_in_every_stage_the_trained_prompts_are_those_that_were_generated_from() -> None:
