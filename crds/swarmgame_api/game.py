@@ -138,12 +138,18 @@ class ProgressionSpec(Model):
 
 
 class EvaluationSpec(Model):
-    """Evaluation on held-out questions, which are never trained on."""
+    """Evaluation on held-out questions, which are never trained on: before the first update, every so many rounds, and
+    after the last round. A peer plays it by itself, with the role that it would have alone."""
 
     every_rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     """Rounds between two evaluations."""
     questions: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Questions of each evaluation; a round never uses one of them."""
+    samples: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Rollouts a question in a second pass, which samples: avg@k, and pass@k for k = 1, 2, 4, … up to this number. 0:
+    no second pass. The first pass takes the likeliest answer, unless the trainer's options say otherwise."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Temperature of the second pass."""
 
 
 class GameSpec(Model):

@@ -175,7 +175,8 @@ class Trainer(Component, ABC):
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
         """Return one group a prompt, in order, each with its prompt with `token_ids` filled in. Seed all random
         numbers from `round.peer_seed`, `round.number`, `round.stage` and `round.evaluation`, so that a
-        resumed round repeats itself."""
+        resumed round repeats itself. `round.sampling`, where it is set, is how many rollouts an evaluation wants for
+        each prompt, and at which temperature."""
 
     generates_ahead: bool = False
     """Whether `generate_ahead` is implemented; only then does the loop make the next round's questions early."""

@@ -28,6 +28,7 @@ from swarmgame.game.external_sampling import ExternalSamplingPolicy
 from swarmgame.game.manager import Progression
 from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
+from swarmgame.game.state import Sampling
 from swarmgame.models.check import check_model
 from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.game import ComponentSpec, GameSpec
@@ -197,7 +198,7 @@ def prepare(manifest: SwarmGame, folder: Path) -> None:
 def progression_of(manifest: SwarmGame) -> Progression:
     """Return the numbers that the loop needs."""
     game = manifest.spec.game
-    sharing = game.sharing
+    sharing, evaluation = game.sharing, game.evaluation
     return Progression(
         max_rounds=game.max_rounds,
         stages=game.stages,
@@ -210,8 +211,11 @@ def progression_of(manifest: SwarmGame) -> Progression:
         ),
         single_peer=manifest.spec.peers.replicas == 1,
         stop_when_isolated=game.progression.when_alone == "Stop",
-        evaluate_every=game.evaluation.every_rounds if game.evaluation else 0,
-        evaluation_questions=game.evaluation.questions if game.evaluation else 0,
+        evaluate_every=evaluation.every_rounds if evaluation else 0,
+        evaluation_questions=evaluation.questions if evaluation else 0,
+        evaluation_sampling=(
+            Sampling(evaluation.samples, evaluation.temperature) if evaluation and evaluation.samples else None
+        ),
     )
 
 
