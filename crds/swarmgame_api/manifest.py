@@ -14,6 +14,7 @@ from swarmgame_api.base import Model, Rule, Transition
 from swarmgame_api.communication import CommunicationSpec
 from swarmgame_api.coordination import CoordinationSpec, SecretReference
 from swarmgame_api.game import GameSpec
+from swarmgame_api.observability import ObservabilitySpec
 from swarmgame_api.peers import BootnodeSpec, PeersSpec
 from swarmgame_api.quantities import Annotations, Expected, Labels, Name, ObjectName, Seconds
 from swarmgame_api.storage import IdentitySpec, StorageSpec
@@ -147,6 +148,8 @@ class SwarmGameSpec(Model):
     """The peers' keys."""
     storage: StorageSpec = StorageSpec()
     """Volumes for models, datasets and checkpoints."""
+    observability: ObservabilitySpec = ObservabilitySpec()
+    """Where a peer's numbers go, besides its own files and `/metrics`."""
     network_policy: NetworkPolicySpec = NetworkPolicySpec()
     """What the pods may reach."""
     completion: CompletionSpec = CompletionSpec()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swarmgame.cli.options import Game, Overrides, found_in, load_game
 
@@ -30,6 +30,7 @@ def validate(game: Game, set_: Overrides = None) -> None:
     from rich.console import Console
     from rich.syntax import Syntax
 
+    from swarmgame.runtime.assembly import resolved_data
     from swarmgame_api.yaml_io import dump_document
 
     manifest, resolved = check_game(game, set_ or ())
@@ -56,17 +57,6 @@ def check_game(game: Path, overrides: Sequence[str] = ()) -> tuple[SwarmGame, Re
 
     with found_in(game):
         return manifest, check(manifest, game.resolve().parent)
-
-
-def resolved_data(manifest: SwarmGame, resolved: ResolvedGame) -> dict[str, Any]:
-    """Return the manifest as plain data with every default, those of the components included."""
-    from swarmgame_api.load import manifest_data
-
-    data = manifest_data(manifest)
-    for name in ("data", "rewards", "trainer"):
-        config = getattr(resolved, name).config
-        data["spec"]["game"][name]["with"] = config.model_dump(mode="json", by_alias=True)
-    return data
 
 
 def summary(manifest: SwarmGame) -> str:

@@ -40,6 +40,9 @@ class ComponentContext:
             run.
         sampler_url: address of a generation server that belongs to this peer; empty where there is none.
         sampler_weights: a folder that the generation server reads under the same path.
+        name: of the run, or else of the game; empty outside of a run.
+        index: number of this peer in its run.
+        manifest: as plain data with every default; for trackers only, else empty.
     """
 
     seed: int = 0
@@ -55,6 +58,9 @@ class ComponentContext:
     directory: Path | None = None
     sampler_url: str = ""
     sampler_weights: Path | None = None
+    name: str = ""
+    index: int = 0
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from threading import Thread
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,8 +30,10 @@ from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.game.state import Sampling
 from swarmgame.models.check import check_model
+from swarmgame.observability.tracker import Tracker
 from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.game import ComponentSpec, GameSpec
+from swarmgame_api.load import manifest_data
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
 from swarmgame_api.validation_messages import did_you_mean, explain
@@ -41,6 +43,7 @@ GROUPS: Mapping[str, tuple[str, type[Component]]] = {
     "data": ("swarmgame.data", DataManager),
     "rewards": ("swarmgame.rewards", RewardManager),
     "trainer": ("swarmgame.trainers", Trainer),
+    "tracker": ("swarmgame.trackers", Tracker),
 }
 """Component of the manifest → entry-point group, and the base class."""
 
@@ -68,11 +71,12 @@ class ResolvedComponent:
 
 @dataclass(frozen=True)
 class ResolvedGame:
-    """The three components of a game, found and valid."""
+    """The three components of a game and its trackers, found and valid."""
 
     data: ResolvedComponent
     rewards: ResolvedComponent
     trainer: ResolvedComponent
+    trackers: tuple[ResolvedComponent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,12 @@ def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
         data = _resolve(game, "data")
         Thread(target=_import_early, args=(game.trainer.use, "trainer"), name="import trainer", daemon=True).start()
         data.component(data.config, context_of(manifest)).close()
-        return ResolvedGame(data=data, rewards=_resolve(game, "rewards"), trainer=_resolve(game, "trainer"))
+        return ResolvedGame(
+            data=data,
+            rewards=_resolve(game, "rewards"),
+            trainer=_resolve(game, "trainer"),
+            trackers=_resolve_trackers(manifest),
+        )
 
 
 def resolve_game(manifest: SwarmGame, folder: Path) -> ResolvedGame:
@@ -131,8 +140,26 @@ def resolve_game(manifest: SwarmGame, folder: Path) -> ResolvedGame:
     game = manifest.spec.game
     with local_modules(folder):
         return ResolvedGame(
-            data=_resolve(game, "data"), rewards=_resolve(game, "rewards"), trainer=_resolve(game, "trainer")
+            data=_resolve(game, "data"),
+            rewards=_resolve(game, "rewards"),
+            trainer=_resolve(game, "trainer"),
+            trackers=_resolve_trackers(manifest),
         )
+
+
+def resolved_data(manifest: SwarmGame, resolved: ResolvedGame) -> dict[str, Any]:
+    """Return the manifest as plain data with every default, those of the `with` blocks included."""
+    data = manifest_data(manifest)
+    for name in ("data", "rewards", "trainer"):
+        data["spec"]["game"][name]["with"] = _options(getattr(resolved, name))
+    trackers = data["spec"].get("observability", {}).get("trackers", ())
+    for entry, tracker in zip(trackers, resolved.trackers, strict=True):
+        entry["with"] = _options(tracker)
+    return data
+
+
+def _options(resolved: ResolvedComponent) -> dict[str, Any]:
+    return resolved.config.model_dump(mode="json", by_alias=True)
 
 
 def context_of(manifest: SwarmGame, **changes: object) -> ComponentContext:
@@ -195,6 +222,22 @@ def prepare(manifest: SwarmGame, folder: Path) -> None:
             data.close()
 
 
+def make_trackers(
+    manifest: SwarmGame, resolved: ResolvedGame, name: str, index: int, directory: Path
+) -> tuple[Tracker, ...]:
+    """Create the trackers of a peer; nothing is opened yet.
+
+    Args:
+        name: of the run.
+        index, directory: of the peer.
+    """
+    context = replace(
+        context_of(manifest, name=name, index=index, directory=directory.absolute()),
+        manifest=resolved_data(manifest, resolved),
+    )
+    return tuple(cast(Tracker, each.component(each.config, context)) for each in resolved.trackers)
+
+
 def progression_of(manifest: SwarmGame) -> Progression:
     """Return the numbers that the loop needs."""
     game = manifest.spec.game
@@ -228,19 +271,32 @@ def roles_of(manifest: SwarmGame) -> RoleManager:
 
 def _resolve(game: GameSpec, kind: str) -> ResolvedComponent:
     spec: ComponentSpec = getattr(game, kind)
-    component = _find(spec.use, kind)
+    return _resolve_at(f"spec.game.{kind}", spec.use, spec.with_, kind)
+
+
+def _resolve_trackers(manifest: SwarmGame) -> tuple[ResolvedComponent, ...]:
+    found = []
+    for number, spec in enumerate(manifest.spec.observability.trackers):
+        path = f"spec.observability.trackers[{number}]"
+        resolved = _resolve_at(path, spec.use, spec.with_, "tracker")
+        cast(type[Tracker], resolved.component).require_package(path)
+        found.append(resolved)
+    return tuple(found)
+
+
+def _resolve_at(path: str, use: str, options: Mapping[str, Any], kind: str) -> ResolvedComponent:
+    component = _find(use, kind, f"{path}.use")
     try:
-        config = component.Config.model_validate(dict(spec.with_), by_alias=True, by_name=False)
+        config = component.Config.model_validate(dict(options), by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidManifest(
-            problems=explain(component.Config, error.errors(include_url=False), f"spec.game.{kind}.with")
+            problems=explain(component.Config, error.errors(include_url=False), f"{path}.with")
         ) from error
     return ResolvedComponent(component, config)
 
 
-def _find(name: str, kind: str) -> type[Component]:
+def _find(name: str, kind: str, path: str) -> type[Component]:
     group, base = GROUPS[kind]
-    path = f"spec.game.{kind}.use"
     if ":" in name:
         found = _import(name, path)
     else:
@@ -259,7 +315,7 @@ def _find(name: str, kind: str) -> type[Component]:
 def _import_early(name: str, kind: str) -> None:
     """Import a component ahead of time. An error is raised again, and reported, when it is needed."""
     with suppress(InvalidManifest):
-        _find(name, kind)
+        _find(name, kind, f"spec.game.{kind}.use")
 
 
 def _import(name: str, path: str) -> object:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 
 import swarmgame
 from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
@@ -34,16 +35,19 @@ from swarmgame.game.state import PeerId
 from swarmgame.observability.http import Endpoints
 from swarmgame.observability.metrics import MetricsObserver, PeerMetrics
 from swarmgame.observability.metrics_file import MetricsFile
-from swarmgame.observability.run_directory import PeerDirectory
+from swarmgame.observability.run_directory import PeerDirectory, write_atomically
 from swarmgame.observability.status import PeerStatus, Phase, StatusObserver
+from swarmgame.observability.tracker import Tracker
 from swarmgame.runtime.assembly import (
     Components,
     ResolvedGame,
     assemble,
     context_of,
     local_modules,
+    make_trackers,
     progression_of,
     resolve_game,
+    resolved_data,
     roles_of,
 )
 from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter, other_version
@@ -169,6 +173,7 @@ def _play(
             }
 
         observers = _observers(manifest, options, store, saved, state, status, metrics)
+        observers += _trackers(manifest, resolved, options, cleanup)
     if reporter is not None:
         from swarmgame.chain.reporter import ChainObserver
 
@@ -306,6 +311,20 @@ def _observers(
         MetricsObserver(metrics),
         StatusObserver(status),
     ]
+
+
+def _trackers(
+    manifest: SwarmGame, resolved: ResolvedGame, options: PeerOptions, cleanup: ExitStack
+) -> tuple[Tracker, ...]:
+    """Return the experiment trackers of rank 0, and write the options that the report shows."""
+    files = PeerDirectory(options.directory.absolute())
+    text = yaml.safe_dump(resolved_data(manifest, resolved), sort_keys=False, allow_unicode=True)
+    write_atomically(files.options, text)
+    name = files.run_name or manifest.metadata.name
+    trackers = make_trackers(manifest, resolved, name, options.index, files.root)
+    for tracker in trackers:
+        cleanup.callback(tracker.close)
+    return trackers
 
 
 def _linger(communication: CommunicationManager, manifest: SwarmGame, over: Callable[[], bool]) -> None:
