@@ -3,7 +3,7 @@ must enforce them.
 
 | pod | ingress from | egress to |
 |---|---|---|
-| peers, bootnode | each other (p2p); operator, Prometheus (http) | DNS, each other, gateway, chain, vLLM server, trackers |
+| peers, bootnode | each other (p2p); operator, Prometheus (http) | DNS, each other, gateway, chain, vLLM, trackers |
 | initializer | none | DNS; port 443 of any address if the model is on the hub |
 | gateway | peers, operator, Prometheus | DNS, Dev chain; any address in mode External (a Secret holds it) |
 | chain (Dev) | gateway, peers | none |
@@ -66,8 +66,8 @@ def _peers(game: GameContext) -> Child:
         egress.append({"to": _pods(game, "chain"), "ports": _tcp(CHAIN_PORT)})
     if game.vllm is not None and game.vllm.url:
         egress.append({"ports": _tcp(_port_of(game.vllm.url))})
-    ports = {tracker.port for tracker in game.spec.observability.trackers} - {None}
-    egress += [{"ports": _tcp(port)} for port in sorted(filter(None, ports))]
+    ports = {tracker.port for tracker in game.spec.observability.trackers if tracker.port is not None}
+    egress += [{"ports": _tcp(port)} for port in sorted(ports)]
     if game.exposed:
         egress.append(ANYWHERE_TCP)
     return _policy(game, "peers", "peer", ("bootnode", "initializer", "peer"), ingress, egress)

@@ -24,6 +24,7 @@ def report(
       swarmgame report /data/runs/quickstart
     """
     from swarmgame.observability.run_directory import RunDirectory
+    from swarmgame.observability.text import counted
     from swarmgame.report import write_report
 
     candidates = [folder for folder in (Path(run), runs / run) if (folder / "peers").is_dir()]
@@ -32,7 +33,7 @@ def report(
         raise BadUsage(f"there is no run {run!r}; {runs} holds {', '.join(known) if known else 'none'}")
     directory = RunDirectory(candidates[0].absolute())
     summary = write_report(directory)
-    typer.echo(f"{summary.rounds} rounds of {summary.peers} peers, {summary.tokens:,} tokens")
-    if summary.sentence:
-        typer.echo(summary.sentence)
+    typer.echo(f"{counted(summary.rounds, 'round')} of {counted(summary.peers, 'peer')}, {summary.tokens:,} tokens")
+    for sentence in summary.sentences:
+        typer.echo(sentence)
     typer.echo(directory.report)

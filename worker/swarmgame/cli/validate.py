@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarmgame.cli.options import Game, Overrides, found_in, load_game
+from swarmgame.observability.text import counted
 
 if TYPE_CHECKING:
     from swarmgame.runtime.assembly import ResolvedGame
@@ -64,13 +65,9 @@ def summary(manifest: SwarmGame) -> str:
     game, peers = manifest.spec.game, manifest.spec.peers
     facts = [
         f"{manifest.metadata.name} is valid",
-        f"{_count(game.max_rounds, 'round')} of {_count(game.stages, 'stage')}",
-        _count(peers.replicas, "peer"),
+        f"{counted(game.max_rounds, 'round')} of {counted(game.stages, 'stage')}",
+        counted(peers.replicas, "peer"),
         f"data {game.data.use}, rewards {game.rewards.use}, trainer {game.trainer.use}",
         f"model {manifest.spec.model.uri}" if manifest.spec.model else "a model of the trainer's own",
     ]
     return " · ".join(facts).replace("[", r"\[")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

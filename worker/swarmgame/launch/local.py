@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from swarmgame.launch.display import RunDisplay
 from swarmgame.launch.pod import PeerProgram, peer_program
 from swarmgame.launch.supervisor import RestartPolicy, RunOutcome, Supervisor
 from swarmgame.observability.run_directory import RunDirectory, RunProgress
+from swarmgame.observability.text import counted
 from swarmgame.runtime.options import PeerOptions, peer_arguments
 from swarmgame.swarm.identity import Identity, dial_address
 from swarmgame.swarm.network_options import NetworkOptions
@@ -82,6 +84,7 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
         BadUsage: the run's folder belongs to another game, or the run's name is not valid.
         Temporary: another process holds the run.
     """
+    began = time.monotonic()
     peers = manifest.spec.peers.replicas
     if peers == 0:
         raise BadUsage("the game has 0 peers, which suspends it; give a number with --peers")
@@ -97,8 +100,8 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
             directory.clear()
         directory.refuse_other_game(manifest_data(manifest))
         before = directory.progress()
-        target = RunProgress(peers=peers, max_rounds=manifest.spec.game.max_rounds, finished=True)
-        if before is not None and before.finished and before.max_rounds >= target.max_rounds:
+        max_rounds = manifest.spec.game.max_rounds
+        if before is not None and before.finished and before.max_rounds >= max_rounds:
             notify(
                 f"the run {directory.root.name} has finished its {before.max_rounds} rounds: {_report_of(directory)}"
             )
@@ -108,12 +111,14 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
         if manifest.spec.model is not None:
             notify(f"preparing {manifest.spec.model.uri}")
         prepare(manifest, folder)
-        directory.record_progress(RunProgress(peers=peers, max_rounds=target.max_rounds, finished=False))
+        seconds = before.seconds if before is not None else 0.0
+        progress = RunProgress(peers=peers, max_rounds=max_rounds, finished=False, seconds=seconds)
+        directory.record_progress(progress)
         if before is not None:
             notify(f"the run {directory.root.name} goes on from its checkpoints")
         outcome = _play(manifest, options, directory, notify)
-        if outcome.code is ExitCode.DONE:
-            directory.record_progress(target)
+        seconds += time.monotonic() - began
+        directory.record_progress(replace(progress, finished=outcome.code is ExitCode.DONE, seconds=seconds))
         _conclude(options, directory, outcome, notify)
         return outcome.code
 
@@ -223,7 +228,7 @@ def _supervise(
     peers, processes = spec.peers.replicas, processes_of(manifest)
     directories = {index: directory.peer(index) for index in range(peers)}
     display = RunDisplay(
-        f"{directory.root.name}: {peers} peers, {spec.game.max_rounds} rounds",
+        f"{directory.root.name}: {counted(peers, 'peer')}, {counted(spec.game.max_rounds, 'round')}",
         spec.game.max_rounds,
         directories,
         caption=lambda: watch.line if watch is not None else "",
@@ -251,8 +256,8 @@ def _conclude(options: RunOptions, directory: RunDirectory, outcome: RunOutcome,
         from swarmgame.report import write_report
 
         summary = write_report(directory)
-        if summary.sentence:
-            notify(summary.sentence)
+        for sentence in summary.sentences:
+            notify(sentence)
     for reason in outcome.failed.values() if outcome.code is ExitCode.DONE else ():
         notify(f"warning: a peer failed during the run: {reason}")
     if outcome.message:

@@ -81,11 +81,13 @@ class RunProgress:
         peers: how many took part last.
         max_rounds: of the last start.
         finished: whether every peer has finished all of them.
+        seconds: wall-clock time of all starts, preparation included.
     """
 
     peers: int
     max_rounds: int
     finished: bool
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
