@@ -204,10 +204,10 @@ Rewards = Mapping[GroupKey, Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an evaluation samples: `samples` rollouts a question at this temperature, above 0."""
+    """How an evaluation samples: `samples` rollouts a question at this temperature; None is that of training."""
 
     samples: int
-    temperature: float = 1.0
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

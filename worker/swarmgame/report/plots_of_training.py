@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -148,7 +149,8 @@ def _learning(run: RunData, layout: Layout) -> Figure | None:
     axes = figure.subplots()
     picture = axes.imshow(cells, cmap=HEAT, vmin=0, vmax=max(cells.max(), 1) * 1.15, aspect="auto")
     upright = len(authors) > (3 if layout.narrow else 8)
-    axes.set_xticks(range(len(authors)), [run.name_of(author) for author in authors], rotation=60 if upright else 0)
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if upright else {}
+    axes.set_xticks(range(len(authors)), [run.name_of(author) for author in authors], **slanted)
     axes.set_yticks(range(len(learners)), [run.name_of(learner) for learner in learners])
     axes.set_xlabel("author of the group")
     axes.set_ylabel("trained on it")

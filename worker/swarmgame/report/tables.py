@@ -17,7 +17,7 @@ from swarmgame.report.results import Change, HeldOut, held_out_of, rewards_at_en
 
 OUTCOMES: Mapping[str, str] = {
     "accepted": "contributions that arrived in time and were complete",
-    "late": "contributions that arrived after their stage had closed; usable while `maxStalenessRounds` allows",
+    "late": "contributions that arrived after their stage had closed; usable while maxStalenessRounds allows",
     "words-only": "groups of a later stage whose prompt differs from ours, because their author had collected other "
     "contributions: later stages read their text, but nothing is trained on them",
     "prompt-mismatch": "groups dropped: the prompt differs from the one that we make for the same question",
@@ -72,7 +72,9 @@ def result_rows(run: RunData, held_out: HeldOut | None) -> list[ResultRow]:
     for stage in range(run.stages) if run.stages > 1 else ():
         known = held_out is not None and stage < len(held_out.stages)
         evaluated = held_out.stages[stage] if held_out is not None and known else nothing
-        rows.append(ResultRow("stage", f"stage {stage}", evaluated, at(lambda line, stage=stage: stage_reward(line, stage))))
+        rows.append(
+            ResultRow("stage", f"stage {stage}", evaluated, at(lambda line, stage=stage: stage_reward(line, stage)))
+        )
     for role in run.roles:
         reward = at(lambda line, role=role: number(line, "reward") if line.get("role") == role else None)
         rows.append(ResultRow("role", role, nothing, reward))

@@ -257,7 +257,7 @@ def progression_of(manifest: SwarmGame) -> Progression:
         evaluate_every=evaluation.every_rounds if evaluation else 0,
         evaluation_questions=evaluation.questions if evaluation else 0,
         evaluation_sampling=(
-            Sampling(evaluation.samples, evaluation.temperature) if evaluation and evaluation.samples else None
+            Sampling(evaluation.samples, evaluation.sampling_temperature) if evaluation and evaluation.samples else None
         ),
     )
 

@@ -115,7 +115,7 @@ class PolicyGradientTrainer(Trainer):
             count = round.sampling.samples
         with torch.no_grad():
             logprobs_PA = self._logprobs(observations).cpu()
-        if round.sampling is not None and round.sampling.temperature != 1.0:
+        if round.sampling is not None and round.sampling.temperature is not None:
             logprobs_PA = torch.log_softmax(logprobs_PA / round.sampling.temperature, dim=-1)
         if round.evaluation and self.config.evaluation_greedy and round.sampling is None:
             actions_PN = logprobs_PA.argmax(dim=1, keepdim=True).expand(-1, count)
