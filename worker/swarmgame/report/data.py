@@ -70,7 +70,7 @@ class Summary:
     chain: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        found = asdict(self)
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if self.chain is None:
             del found["chain"]
         if self.held_out is not None:

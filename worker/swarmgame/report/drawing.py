@@ -137,6 +137,10 @@ def plot_of(run: RunData, subject: Subject) -> Plot | None:
     narrow = subject.draw(run, NARROW)
     if wide is None or narrow is None:
         return None
+    for figure in (wide, narrow):
+        # The layout is the slowest step: once, and not again for each file.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     buffer = io.BytesIO()
     wide.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     svgs = (_svg(figure, f"{subject.name}-{size}") for figure, size in ((wide, "wide"), (narrow, "narrow")))
