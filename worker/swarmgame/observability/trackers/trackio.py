@@ -65,4 +65,6 @@ class TrackioTracker(Tracker):
         self._run.log(dict(values), step=step)
 
     def close_run(self) -> None:
-        self._run.finish()
+        import trackio
+
+        trackio.finish()  # of this process's run; it also ends what would print when the process ends
