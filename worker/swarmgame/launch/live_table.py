@@ -163,8 +163,11 @@ def round_line(played: int, lines: Sequence[Line]) -> dict[str, Any]:
         "missing": sum(len(line.get("missing") or ()) for line in lines),
         "external": int(sum(sum(numbers(line, "external").values()) for line in lines)),
     }
-    evaluated = mean(number(line, "evaluation", "average", "all") for line in lines)
-    return found if evaluated is None else {**found, "evaluation": _rounded(evaluated)}
+    for key in ("first_evaluation", "evaluation"):
+        evaluated = mean(number(line, key, "average", "all") for line in lines)
+        if evaluated is not None:
+            found[key] = _rounded(evaluated)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from scripted_game import Scripted, manager
 
 from swarmgame import ComponentContext
@@ -245,6 +247,21 @@ def test_a_run_keeps_its_key_and_a_fresh_one_gets_another(tmp_path: Path) -> Non
         Recorder(ComponentContext(directory=tmp_path / folder)).run_key() for folder in ("a", "a", "b")
     )
     assert first == again != fresh
+
+
+def test_the_manifests_and_names_of_the_guide_are_right() -> None:
+    guide = (Path(__file__).parents[4] / "docs/guide/trackers.md").read_text(encoding="utf-8")
+    fragments = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    assert len(fragments) == 2
+    for fragment in fragments:
+        manifest = yaml.safe_load(GAME.replace("[TRACKER]", "[]"))
+        manifest["spec"] |= yaml.safe_load(fragment)["spec"]
+        assert loads_manifest(yaml.safe_dump(manifest)).spec.observability.trackers
+    recorder = Recorder()
+    play(recorder)
+    groups = {name.split("/")[0] for _, values in recorder.logged for name in values if "/" in name}
+    assert groups <= set(re.findall(r"`([a-z_]+)/", guide))
+    assert set(re.findall(r"^\| `([a-z]+)` \| `pip", guide, re.MULTILINE)) == {"tensorboard", "wandb", "trackio"}
 
 
 def wandb_records(data: bytes) -> Iterator[bytes]:
