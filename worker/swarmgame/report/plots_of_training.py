@@ -82,9 +82,11 @@ def _own(run: RunData, layout: Layout) -> Figure | None:
 
 
 def _varies(series: Series) -> bool:
-    """Return whether a series is worth a panel: it changes, or is a single number that is not 0."""
-    values = set(series.values())
-    return len(values) > 1 or (len(series) == 1 and values != {0.0})
+    """Return whether a series is worth a panel: it changes by more than rounding, or is one number that is not 0."""
+    if len(series) < 2:
+        return any(series.values())
+    low, high = min(series.values()), max(series.values())
+    return high - low > 1e-5 * max(abs(low), abs(high))
 
 
 def _panels(run: RunData, layout: Layout, picks: list[tuple[str, Pick]]) -> Figure | None:
