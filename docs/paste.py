@@ -30,7 +30,8 @@ def main(run: Path) -> None:
         f"held-out questions: {held_out['first']:.3f} before training, {held_out['last']:.3f} after, "
         f"change {held_out['difference']:+.3f} ± {held_out['error']:.3f} (standard error)"
     )
-    lines.append(f"training reward: first {window} rounds {first:.3f}, last {window} rounds {last:.3f}, rise {summary['rise']:+.3f}")
+    ends = f"first {window} rounds {first:.3f}, last {window} rounds {last:.3f}"
+    lines.append(f"training reward: {ends}, rise {summary['rise']:+.3f}")
     cost = f"{summary['rounds']} rounds in {summary['seconds']:.0f} s, {summary['tokens']:,} tokens"
     lines.append(f"{cost}, {summary['external']:,} external groups trained on")
     image = ROOT / "docs" / "images" / "quickstart.png"
