@@ -42,7 +42,8 @@ class ComponentContext:
         sampler_weights: a folder that the generation server reads under the same path.
         name: of the run, or else of the game; empty outside of a run.
         index: number of this peer in its run.
-        manifest: as plain data with every default; for trackers only, else empty.
+        manifest: as plain data with every default, without variables and template of the pods; for trackers only, else
+            empty.
     """
 
     seed: int = 0

@@ -132,7 +132,6 @@ class RunData:
         self.options = _options_of(directory)
         progress = directory.progress()
         self.wall_seconds = progress.seconds if progress is not None and progress.seconds else None
-        self.max_rounds = progress.max_rounds if progress is not None else None
 
     def name_of(self, peer_id: str) -> str:
         """Return a name for people: the number of a peer of this run, or else the end of its id."""
@@ -184,6 +183,7 @@ class RunData:
         first = fmean(rewards[:window]) if rewards else None
         last = fmean(rewards[-window:]) if rewards else None
         held_out = held_out_of(self.peers)
+        seconds = max(total_of(peer.rounds.values(), "seconds", "round") for peer in self.peers)
         return Summary(
             name=self.name,
             peers=len(self.peers),
@@ -192,12 +192,13 @@ class RunData:
             first10=first,
             last10=last,
             rise=None if first is None or last is None else last - first,
-            seconds=max(total_of(peer.rounds.values(), "seconds", "round") for peer in self.peers),
+            seconds=seconds,
             tokens=int(sum(total_of(peer.rounds.values(), "tokens") for peer in self.peers)),
             external=sum(sum(authors.values()) for authors in self.trained_on().values()),
             evaluation=None if held_out is None else held_out.total.last,
             held_out=held_out,
-            wall_seconds=self.wall_seconds,
+            # A run that goes on after a resume has not counted its present start yet.
+            wall_seconds=self.wall_seconds if self.wall_seconds and self.wall_seconds >= seconds else None,
             temperature=number(_mapping_at(self.options, "spec", "game", "trainer", "with"), "temperature"),
             chain=self.chain,
         )

@@ -5,6 +5,7 @@ Invariant: names of peers, environments and outcomes are data from elsewhere, an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -37,6 +38,9 @@ OUTCOMES: Mapping[str, str] = {
     "not-admitted": "of a peer that the game does not admit",
 }
 """What happened to messages and groups of other peers, by outcome."""
+
+
+_VARIABLE = re.compile(r"peers\.env\[\d+\]\.value")
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,11 @@ def outcome_rows(run: RunData) -> list[tuple[str, int, str]]:
 
 
 def option_rows(options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return every option of the manifest as (path, value), in order."""
-    return list(_leaves(options.get("spec", options), ""))
+    """Return every option of the manifest as (path, value), in order; values of variables of the pods stay hidden."""
+    return [
+        (path, "(hidden)" if _VARIABLE.fullmatch(path) else value)
+        for path, value in _leaves(options.get("spec", options), "")
+    ]
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:

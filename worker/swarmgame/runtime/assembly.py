@@ -231,10 +231,12 @@ def make_trackers(
         name: of the run.
         index, directory: of the peer.
     """
-    context = replace(
-        context_of(manifest, name=name, index=index, directory=directory.absolute()),
-        manifest=resolved_data(manifest, resolved),
-    )
+    options = resolved_data(manifest, resolved)
+    # A tracker may be a service, and an author may have written a password into a variable of the pods.
+    options["spec"]["peers"] = {
+        key: value for key, value in options["spec"]["peers"].items() if key not in ("env", "podTemplate")
+    }
+    context = replace(context_of(manifest, name=name, index=index, directory=directory.absolute()), manifest=options)
     return tuple(cast(Tracker, each.component(each.config, context)) for each in resolved.trackers)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from swarmgame.game.evaluation import Evaluation
 from swarmgame.game.protocol import ClosedBy, Collected
-from swarmgame.game.report import Evaluation, RoundReport
+from swarmgame.game.report import RoundReport
 from swarmgame.game.state import GameState, Round
 from swarmgame.observability.metric_definitions import METRICS, PREFIX, reference
 from swarmgame.observability.metrics import MAX_LABEL_VALUES, MetricsObserver, PeerMetrics, clip_ratio_of

@@ -25,6 +25,7 @@ from swarmgame.game.report import Observer
 from swarmgame.game.state import Sampling
 from swarmgame.observability.tracker import Tracker
 from swarmgame.observability.trackers.tensorboard import TensorBoardTracker
+from swarmgame.report.tables import option_rows
 from swarmgame.runtime.assembly import check, make_trackers, resolved_data
 from swarmgame_api import loads_manifest
 
@@ -47,6 +48,7 @@ PLAY = """
 import json, sys
 from pathlib import Path
 from scripted_game import Scripted, manager
+from swarmgame.report.tables import option_rows
 from swarmgame.runtime.assembly import check, make_trackers
 from swarmgame_api import loads_manifest
 from test_trackers import PROGRESSION, GAME
@@ -240,6 +242,17 @@ def test_a_tracker_knows_the_run_and_every_option(tmp_path: Path, monkeypatch: p
     assert tracker.context.manifest == resolved_data(game, resolved)
     assert tracker.context.manifest["spec"]["observability"]["trackers"][0]["with"] == {"directory": ""}
     assert tracker.context.manifest["spec"]["game"]["data"]["with"] == {"questions": 3, "shared": False}
+
+
+def test_variables_of_the_pods_reach_no_tracker_and_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SUPPORT))
+    peers = "  peers: {env: [{name: TOKEN, value: hunter2}]}"
+    game = loads_manifest(GAME.replace("TRACKER", "{use: tensorboard}") + peers)
+    resolved = check(game, tmp_path)
+    [tracker] = make_trackers(game, resolved, "first", 2, tmp_path)
+    assert "hunter2" not in json.dumps(tracker.context.manifest)
+    rows = dict(option_rows(resolved_data(game, resolved)))
+    assert (rows["peers.env[0].name"], rows["peers.env[0].value"]) == ("TOKEN", "(hidden)")
 
 
 def test_a_run_keeps_its_key_and_a_fresh_one_gets_another(tmp_path: Path) -> None:
