@@ -10,7 +10,7 @@ ARG BUILD_IMAGE=docker.io/library/python:3.11-bookworm
 FROM ${BASE_IMAGE} AS requirements
 WORKDIR /project
 COPY pyproject.toml constraints.txt docker/requirements.py ./
-RUN python3 requirements.py worker,chain > /requirements.txt && python3 requirements.py worker --only torch > /torch.txt && grep '^pycosat==' constraints.txt > /compiled.txt
+RUN python3 requirements.py worker,chain,tensorboard,wandb,trackio > /requirements.txt && python3 requirements.py worker --only torch > /torch.txt && grep '^pycosat==' constraints.txt > /compiled.txt
 
 FROM ${BUILD_IMAGE} AS wheels
 COPY --from=requirements /compiled.txt /

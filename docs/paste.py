@@ -25,7 +25,13 @@ def main(run: Path) -> None:
         mean = sum(rewards) / len(rewards)
         lines.append(f"{start:>6} {mean:>7.3f}   {'█' * round(40 * mean)}")
     window, first, last = summary["window"], summary["first10"], summary["last10"]
-    lines.append(f"first {window} rounds {first:.3f}, last {window} rounds {last:.3f}, rise {summary['rise']:+.3f}")
+    held_out = summary["held_out"]["total"]
+    lines.append(
+        f"held-out questions: {held_out['first']:.3f} before training, {held_out['last']:.3f} after, "
+        f"change {held_out['difference']:+.3f} ± {held_out['error']:.3f} (standard error)"
+    )
+    ends = f"first {window} rounds {first:.3f}, last {window} rounds {last:.3f}"
+    lines.append(f"training reward: {ends}, rise {summary['rise']:+.3f}")
     cost = f"{summary['rounds']} rounds in {summary['seconds']:.0f} s, {summary['tokens']:,} tokens"
     lines.append(f"{cost}, {summary['external']:,} external groups trained on")
     image = ROOT / "docs" / "images" / "quickstart.png"

@@ -37,6 +37,13 @@ ComponentName = Annotated[
 ]
 
 
+Temperature = Annotated[
+    str,
+    StringConstraints(pattern=r"^(10(\.0+)?|[1-9](\.[0-9]+)?|0\.[0-9]*[1-9][0-9]*)$", max_length=6),
+    Expected('a number above 0 and at most 10, in quotes, such as "0.7"'),
+]
+
+
 class ComponentSpec(Model):
     """A component of the game by name, and its configuration."""
 
@@ -139,12 +146,23 @@ class ProgressionSpec(Model):
 
 
 class EvaluationSpec(Model):
-    """Evaluation on held-out questions, which are never trained on."""
+    """Evaluation on held-out questions, which are never trained on: before the first update, every so many rounds, and
+    after the last round. A peer plays it by itself, with the role that it would have alone."""
 
     every_rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     """Rounds between two evaluations."""
     questions: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Questions of each evaluation; a round never uses one of them."""
+    samples: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Rollouts a question in a second pass, which samples: avg@k, and pass@k for k = 1, 2, 4, … up to this number. 0:
+    no second pass. The first pass takes the likeliest answer, unless the trainer's options say otherwise."""
+    temperature: Temperature | None = None
+    """Temperature of the second pass, in quotes. Absent: that of training."""
+
+    @property
+    def sampling_temperature(self) -> float | None:
+        """The temperature as a number."""
+        return None if self.temperature is None else float(self.temperature)
 
 
 class GameSpec(Model):

@@ -152,7 +152,7 @@ class SwarmGameSpec(Model):
     storage: StorageSpec = StorageSpec()
     """Volumes for models, datasets and checkpoints."""
     observability: ObservabilitySpec = ObservabilitySpec()
-    """What peers record beside their metrics."""
+    """What peers record, and where their numbers go besides their own files and `/metrics`."""
     network_policy: NetworkPolicySpec = NetworkPolicySpec()
     """What the pods may reach."""
     completion: CompletionSpec = CompletionSpec()

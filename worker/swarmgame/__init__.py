@@ -33,11 +33,13 @@ from swarmgame.game.state import (
     Rewards,
     Rollout,
     Round,
+    Sampling,
 )
 from swarmgame.seeds import derive_seed
 
 if TYPE_CHECKING:
     from swarmgame.game.manager import GameManager
+    from swarmgame.observability.tracker import Tracker
     from swarmgame_api import load_manifest
 
 __all__ = [
@@ -64,13 +66,19 @@ __all__ = [
     "Rollout",
     "Round",
     "RoundReport",
+    "Sampling",
+    "Tracker",
     "Trainer",
     "derive_seed",
     "load_manifest",
 ]
 __version__ = "0.1.0"
 
-_LAZY = {"GameManager": "swarmgame.game.manager", "load_manifest": "swarmgame_api"}
+_LAZY = {
+    "GameManager": "swarmgame.game.manager",
+    "load_manifest": "swarmgame_api",
+    "Tracker": "swarmgame.observability.tracker",
+}
 
 
 def __getattr__(name: str) -> Any:

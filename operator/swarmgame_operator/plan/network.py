@@ -3,16 +3,16 @@ must enforce them.
 
 | pod | ingress from | egress to |
 |---|---|---|
-| peers, bootnode | each other (p2p); operator, Prometheus (http) | DNS, each other, gateway, Dev chain, vLLM server |
+| peers, bootnode | each other (p2p); operator, Prometheus (http) | DNS, each other, gateway, chain, vLLM, trackers |
 | initializer | none | DNS; port 443 of any address if the model is on the hub |
 | gateway | peers, operator, Prometheus | DNS, Dev chain; any address in mode External (a Secret holds it) |
 | chain (Dev) | gateway, peers | none |
 
 The peers of a closed swarm (TorchDistributed) reach each other on any port: gloo listens on ports of the kernel's
 choice. A game that is exposed, or that joins a remote swarm, has remote members: its peers and bootnode accept any
-address on the p2p port, and reach any address over TCP. A vLLM server that is named by its url is reached on its port
-at any address, because a policy contains no host names. Policies only add up, so an author can allow more with another
-one.
+address on the p2p port, and reach any address over TCP. A vLLM server that is named by its url, or a tracker that is a
+service (wandb), is reached on its port at any address, because a policy contains no host names. Policies only add up,
+so an author can allow more with another one.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ def _peers(game: GameContext) -> Child:
         egress.append({"to": _pods(game, "chain"), "ports": _tcp(CHAIN_PORT)})
     if game.vllm is not None and game.vllm.url:
         egress.append({"ports": _tcp(_port_of(game.vllm.url))})
+    ports = {tracker.port for tracker in game.spec.observability.trackers if tracker.port is not None}
+    egress += [{"ports": _tcp(port)} for port in sorted(ports)]
     if game.exposed:
         egress.append(ANYWHERE_TCP)
     return _policy(game, "peers", "peer", ("bootnode", "initializer", "peer"), ingress, egress)

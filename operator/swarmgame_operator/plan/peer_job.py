@@ -97,8 +97,11 @@ def template_hash(game: GameContext) -> str:
     failure = {key: entry for key, entry in data.get("failurePolicy", {}).items() if key == "backoffLimitPerPeer"}
     storage_data = data.get("storage", {})
     checkpoints = {key: entry for key, entry in storage_data.get("checkpoints", {}).items() if key != "retentionPolicy"}
+    trackers = data.get("observability", {}).get("trackers")
     return digest(
         {
+            # Only where there are any: an operator that knows this field restarts no game without it.
+            **({"trackers": trackers} if trackers else {}),
             "game": data.get("game"),
             "model": data.get("model"),
             "peers": peers,

@@ -42,7 +42,7 @@ class ComponentReference:
     """A component that a manifest may name.
 
     Args:
-        kind: where in `spec.game` it is named: data, rewards or trainer.
+        kind: data, rewards, trainer or tracker.
         use: its name.
         summary: what it is.
         options: of its `with` block.

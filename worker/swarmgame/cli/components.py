@@ -16,7 +16,9 @@ import typer
 from swarmgame.errors import InvalidManifest
 from swarmgame_api.validation_messages import did_you_mean
 
-app = typer.Typer(no_args_is_help=True, help="Data, rewards and trainers that a game may use, and their options.")
+app = typer.Typer(
+    no_args_is_help=True, help="Data, rewards, trainers and trackers that a game may use, and their options."
+)
 
 
 @app.command("list")
@@ -24,7 +26,7 @@ def list_components(
     markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/reference/components.md.")] = False,
 ) -> None:
     """List the installed components: built in, or registered by your own package under swarmgame.data,
-    swarmgame.rewards or swarmgame.trainers.
+    swarmgame.rewards, swarmgame.trainers or swarmgame.trackers.
 
     [bold]Examples[/bold]
 

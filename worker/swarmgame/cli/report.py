@@ -21,11 +21,12 @@ def report(
 
       swarmgame report /data/runs/quickstart
     """
+    from swarmgame.observability.text import counted
     from swarmgame.report import write_report
 
     directory = find_run(run, runs)
     summary = write_report(directory)
-    typer.echo(f"{summary.rounds} rounds of {summary.peers} peers, {summary.tokens:,} tokens")
-    if summary.sentence:
-        typer.echo(summary.sentence)
+    typer.echo(f"{counted(summary.rounds, 'round')} of {counted(summary.peers, 'peer')}, {summary.tokens:,} tokens")
+    for sentence in summary.sentences:
+        typer.echo(sentence)
     typer.echo(directory.report)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swarmgame.cli.options import Game, Overrides, found_in, load_game, print_message
+from swarmgame.observability.text import counted
 
 if TYPE_CHECKING:
     from swarmgame.runtime.assembly import ResolvedGame
@@ -30,6 +31,7 @@ def validate(game: Game, set_: Overrides = None) -> None:
     from rich.console import Console
     from rich.syntax import Syntax
 
+    from swarmgame.runtime.assembly import resolved_data
     from swarmgame_api.yaml_io import dump_document
 
     manifest, resolved = check_game(game, set_ or ())
@@ -60,29 +62,14 @@ def check_game(game: Path, overrides: Sequence[str] = ()) -> tuple[SwarmGame, Re
         return manifest, check(manifest, game.resolve().parent)
 
 
-def resolved_data(manifest: SwarmGame, resolved: ResolvedGame) -> dict[str, Any]:
-    """Return the manifest as plain data with every default, those of the components included."""
-    from swarmgame_api.load import manifest_data
-
-    data = manifest_data(manifest)
-    for name in ("data", "rewards", "trainer"):
-        config = getattr(resolved, name).config
-        data["spec"]["game"][name]["with"] = config.model_dump(mode="json", by_alias=True)
-    return data
-
-
 def summary(manifest: SwarmGame) -> str:
     """Return the game in one line."""
     game, peers = manifest.spec.game, manifest.spec.peers
     facts = [
         f"{manifest.metadata.name} is valid",
-        f"{_count(game.max_rounds, 'round')} of {_count(game.stages, 'stage')}",
-        _count(peers.replicas, "peer"),
+        f"{counted(game.max_rounds, 'round')} of {counted(game.stages, 'stage')}",
+        counted(peers.replicas, "peer"),
         f"data {game.data.use}, rewards {game.rewards.use}, trainer {game.trainer.use}",
         f"model {manifest.spec.model.uri}" if manifest.spec.model else "a model of the trainer's own",
     ]
     return " · ".join(facts).replace("[", r"\[")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

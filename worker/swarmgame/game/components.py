@@ -41,6 +41,10 @@ class ComponentContext:
             run.
         sampler_url: address of a generation server that belongs to this peer; empty where there is none.
         sampler_weights: a folder that the generation server reads under the same path.
+        name: of the run, or else of the game; empty outside of a run.
+        index: number of this peer in its run.
+        manifest: as plain data with every default, without variables and template of the pods; for trackers only, else
+            empty.
     """
 
     seed: int = 0
@@ -56,6 +60,9 @@ class ComponentContext:
     directory: Path | None = None
     sampler_url: str = ""
     sampler_weights: Path | None = None
+    name: str = ""
+    index: int = 0
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +223,8 @@ class Trainer(Component, ABC):
     def generate(self, prompts: Sequence[Prompt], round: Round) -> Sequence[Group]:
         """Return one group a prompt, in order, each with its prompt with `token_ids` filled in. Seed all random
         numbers from `round.peer_seed`, `round.number`, `round.stage` and `round.evaluation`, so that a
-        resumed round repeats itself."""
+        resumed round repeats itself. `round.sampling`, where it is set, is how many rollouts an evaluation wants for
+        each prompt, and at which temperature."""
 
     generates_ahead: bool = False
     """Whether `generate_ahead` is implemented; only then does the loop make the next round's questions early."""

@@ -9,7 +9,6 @@ training; all choices derive from seeds and contributions; an exception of a com
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +20,23 @@ from typing import TYPE_CHECKING
 
 from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.components import DataManager, RewardManager, Trainer
+from swarmgame.game.evaluation import Evaluation, evaluation_of
 from swarmgame.game.external_sampling import ExternalSamplingPolicy, has_nonzero_advantage, mean_reward, select_external
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
-from swarmgame.game.report import Evaluation, Observer, RoundReport, SkipCause
+from swarmgame.game.report import Observer, RoundReport, SkipCause, own_rollouts
 from swarmgame.game.reward_checks import checked_rewards, name_of, require_scores
 from swarmgame.game.roles import RoleManager
-from swarmgame.game.state import Contribution, GameState, GroupKey, PeerId, Prompt, Rewards, Round
+from swarmgame.game.state import (
+    Contribution,
+    GameState,
+    GroupKey,
+    PeerId,
+    Prompt,
+    Question,
+    Rewards,
+    Round,
+    Sampling,
+)
 from swarmgame.game.trainer_checks import checked_groups, checked_metrics
 from swarmgame.game.verification import RolloutVerifier
 from swarmgame.seeds import derive_seed
@@ -49,7 +59,9 @@ class Progression:
         sharing: which groups of other peers are trained on.
         single_peer: the game has one peer by design, so isolation is normal.
         stop_when_isolated: end, resumable, when no other peer is live.
-        evaluate_every, evaluation_questions: held-out evaluation; 0 means never.
+        evaluate_every, evaluation_questions: held-out evaluation every so many rounds, before the first update and
+            after the last round; 0 means never.
+        evaluation_sampling: an evaluation's second pass, for pass@k; None means none.
     """
 
     max_rounds: int
@@ -63,6 +75,7 @@ class Progression:
     stop_when_isolated: bool = False
     evaluate_every: int = 0
     evaluation_questions: int = 64
+    evaluation_sampling: Sampling | None = None
 
 
 class RunResult(StrEnum):
@@ -127,6 +140,7 @@ class GameManager:
         self._was_isolated = False
         self._observed_seconds = 0.0
         self._generates_ahead = trainer.generates_ahead and data.knows_next_round
+        self._evaluates_first = False
 
     # ── the game
     def run(self, first_round: int | None = None) -> RunResult:
@@ -136,6 +150,7 @@ class GameManager:
             first_round: the next round of a checkpoint; None for a new peer, which begins at the swarm's round.
         """
         number = self._present_round(0) if first_round is None else first_round
+        self._evaluates_first = first_round is None and self.progression.evaluate_every > 0
         if self.trainer.generates_ahead and not self._generates_ahead:
             logger.warning(
                 "%s knows a round's questions only after the round before: nothing is generated ahead",
@@ -202,6 +217,8 @@ class GameManager:
         round = self._round(number, tuple(member.peer for member in self.communication.membership()))
         for observer in self.observers:
             observer.round_started(round)
+        with self._timed(stats, "evaluate"):
+            first_evaluation = self._evaluate(number) if self._evaluates_first else None
         with self._timed(stats, "data"):
             state = GameState.begin(round, self.data.round_data(round))
         for stage in range(round.stages):
@@ -236,12 +253,14 @@ class GameManager:
             metrics = checked_metrics(self.trainer.train(state, rewards), type(self.trainer).__name__)
         self.data.round_finished(state, rewards)
         with self._timed(stats, "evaluate"):
-            every = self.progression.evaluate_every
-            evaluation = self._evaluate(number) if every and (number + 1) % every == 0 else None
+            evaluation = self._evaluate(number) if self._evaluates_after(number) else None
         finished = self._clock()
         stats.seconds["checkpoint"] = self._observed_seconds
         stats.seconds["round"] = finished - began
-        report = self._report(state, rewards, metrics, stats, evaluation)
+        report = replace(
+            self._report(state, rewards, metrics, stats), evaluation=evaluation, first_evaluation=first_evaluation
+        )
+        self._evaluates_first = False
         for observer in self.observers:
             observer.round_finished(report, state, rewards)
         self._observed_seconds = self._clock() - finished
@@ -318,24 +337,27 @@ class GameManager:
             collected=self.collected_log.collected,
         )
 
+    def _evaluates_after(self, number: int) -> bool:
+        every = self.progression.evaluate_every
+        return every > 0 and ((number + 1) % every == 0 or number + 1 >= self.progression.max_rounds)
+
     def _evaluate(self, number: int) -> Evaluation | None:
         """Run the stages over held-out questions. Nothing is published or trained, and no random state changes."""
         questions = self.data.evaluation_data(self.progression.evaluation_questions)
         if not questions:
             return None
-        state = GameState.begin(self._round(number, (self.communication.peer,), evaluation=True), questions)
+        evaluation = self._evaluation_pass(number, questions, None)
+        sampling = self.progression.evaluation_sampling
+        if sampling is None:
+            return evaluation
+        return evaluation.with_sampled(self._evaluation_pass(number, questions, sampling))
+
+    def _evaluation_pass(self, number: int, questions: Sequence[Question], sampling: Sampling | None) -> Evaluation:
+        round = replace(self._round(number, (self.communication.peer,), evaluation=True), sampling=sampling)
+        state = GameState.begin(round, questions)
         for stage in range(self.progression.stages):
             state = state.with_contribution(self._generate(state, stage, self.data.stage_inputs(state, stage)))
-        last = self.progression.stages - 1
-        scored = {key: rewards for key, rewards in self._score(state).items() if key.stage == last}
-        average: dict[str, list[float]] = {}
-        passed: dict[str, list[float]] = {}
-        for key, values in scored.items():
-            for name in (state.questions[key.question_id].reference.environment, "all"):
-                average.setdefault(name, []).extend(value for value in values if not math.isnan(value))
-                passed.setdefault(name, []).append(float(any(value >= self.rewards.full_reward for value in values)))
-        samples = max((len(values) for values in scored.values()), default=0)
-        return Evaluation(_means(average), _means(passed), samples)
+        return evaluation_of(state, self._score(state), self.rewards.full_reward)
 
     def _report(
         self,
@@ -343,36 +365,23 @@ class GameManager:
         rewards: Rewards,
         metrics: Mapping[str, float],
         stats: _RoundStats,
-        evaluation: Evaluation | None,
     ) -> RoundReport:
-        own = state.own_groups()
-        by_stage: dict[int, list[float]] = {stage: [] for stage in range(state.round.stages)}
-        by_environment: dict[str, list[float]] = {}
-        for key, _ in own:
-            scored = [reward for reward in rewards.get(key, ()) if not math.isnan(reward)]
-            by_stage[key.stage] += scored
-            by_environment.setdefault(state.questions[key.question_id].reference.environment, []).extend(scored)
         assert stats.last is not None, "a round has at least one stage"
-        stage_means = tuple(_mean(values) for values in by_stage.values())
         return RoundReport(
             round=state.round.number,
             peer=state.peer,
-            reward=_mean([value for values in by_stage.values() for value in values]),
-            stage_rewards=stage_means,
-            environments=_means(by_environment),
+            **own_rollouts(state, rewards),
             metrics=dict(metrics),
             external=dict(sorted(Counter(key.peer for key in state.external).items())),
             members=stats.last.members,
             missing=stats.last.missing,
             closed_by=stats.last.closed_by,
-            tokens=sum(len(rollout.token_ids) for _, group in own for rollout in group.rollouts),
             policy_version=self.trainer.policy_version,
             seconds=dict(stats.seconds),
             outcomes={name: count for name, count in sorted(stats.outcomes.items()) if count},
             counters=dict(self.rewards.counters()),
             bytes_sent=stats.bytes_sent,
             bytes_received=stats.bytes_received,
-            evaluation=evaluation,
             weights=self._weights_hash(),
         )
 
@@ -381,11 +390,3 @@ class GameManager:
         began = self._clock()
         yield
         stats.seconds[phase] += self._clock() - began
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
-
-
-def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: _mean(numbers) for name, numbers in sorted(values.items())}

@@ -7,13 +7,16 @@ contributions, so a resumed run repeats it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from swarmgame.game.evaluation import Evaluation, mean_of
+from swarmgame.game.external_sampling import has_nonzero_advantage
 from swarmgame.game.protocol import ClosedBy, Collected
-from swarmgame.game.state import GameState, PeerId, Rewards, Round
+from swarmgame.game.state import FinishReason, GameState, PeerId, Rewards, Round
 from swarmgame.game.verification import VerifiedRollouts
 
 
@@ -30,21 +33,6 @@ class SkipCause(StrEnum):
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Results on held-out questions, without training: per environment and over all of them (`all`).
-
-    Args:
-        average: environment → mean reward over all rollouts (avg@k).
-        passed: environment → share of questions with at least one rollout of full reward (pass@k).
-        samples: k.
-    """
-
-    average: Mapping[str, float]
-    passed: Mapping[str, float]
-    samples: int
-
-
-@dataclass(frozen=True)
 class RoundReport:
     """One finished round of one peer.
 
@@ -54,6 +42,10 @@ class RoundReport:
         reward: mean reward of our own rollouts over all stages; NaN when none was scored.
         stage_rewards: the same by stage.
         environments: the same by environment.
+        role: of this peer in this round; empty where the game has no roles.
+        rollouts: number of our own rollouts.
+        truncated_share: share of them that used up their budget; NaN without any.
+        zero_advantage_share: share of our own groups whose scored rewards are all equal; NaN without any.
         metrics: what `Trainer.train` returned.
         external: number of groups of other peers that were trained on, by author.
         members, missing: of the last stage, as in `Collected`.
@@ -64,8 +56,9 @@ class RoundReport:
             observers of the round before), round.
         outcomes: number of messages by outcome, in this round.
         counters: running totals of the RewardManager (breaches, scorer exceptions).
-        evaluation: None when this round had none.
         weights: hash of the policy's weights after training; empty where it is not computed.
+        evaluation: after training; None when this round had none.
+        first_evaluation: before the first update; only in the report of a peer's first round.
     """
 
     round: int
@@ -87,20 +80,49 @@ class RoundReport:
     bytes_received: int = 0
     evaluation: Evaluation | None = None
     weights: str = ""
+    first_evaluation: Evaluation | None = None
+    role: str = ""
+    rollouts: int = 0
+    truncated_share: float = math.nan
+    zero_advantage_share: float = math.nan
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON-like values, with NaN as None."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and value != value:
         return None
+    if isinstance(value, Evaluation):
+        return _plain(value.as_json())
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def own_rollouts(state: GameState, rewards: Rewards) -> dict[str, Any]:
+    """Return the fields of a report that are about the peer's own rollouts."""
+    own = state.own_groups()
+    by_stage: dict[int, list[float]] = {stage: [] for stage in range(state.round.stages)}
+    by_environment: dict[str, list[float]] = {}
+    for key, _ in own:
+        scored = [reward for reward in rewards.get(key, ()) if not math.isnan(reward)]
+        by_stage[key.stage] += scored
+        by_environment.setdefault(state.questions[key.question_id].reference.environment, []).extend(scored)
+    rollouts = [rollout for _, group in own for rollout in group.rollouts]
+    return {
+        "reward": mean_of([value for values in by_stage.values() for value in values]),
+        "stage_rewards": tuple(map(mean_of, by_stage.values())),
+        "environments": {name: mean_of(values) for name, values in sorted(by_environment.items())},
+        "role": state.round.role,
+        "tokens": sum(len(rollout.token_ids) for rollout in rollouts),
+        "rollouts": len(rollouts),
+        "truncated_share": mean_of([float(rollout.finish_reason is FinishReason.LENGTH) for rollout in rollouts]),
+        "zero_advantage_share": mean_of([float(not has_nonzero_advantage(rewards.get(key, ()))) for key, _ in own]),
+    }
 
 
 class Observer:

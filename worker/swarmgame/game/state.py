@@ -203,6 +203,14 @@ Rewards = Mapping[GroupKey, Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an evaluation samples: `samples` rollouts a question at this temperature; None is that of training."""
+
+    samples: int
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """One round, as one peer sees it.
 
@@ -216,6 +224,7 @@ class Round:
         role: assigned by the RoleManager; empty where the game has no roles.
         evaluation: a pass over held-out questions by this peer only: nothing is published and nothing is trained.
         stage: the current stage, from 0; part of every seed that sampling uses.
+        sampling: how an evaluation samples; None as the trainer's own options say, usually the likeliest answer.
     """
 
     number: int
@@ -227,6 +236,7 @@ class Round:
     role: str = ""
     evaluation: bool = False
     stage: int = 0
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)

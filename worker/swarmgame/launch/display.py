@@ -7,6 +7,7 @@ requested in a thread of their own, so that a peer that does not answer does not
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -52,12 +53,17 @@ class RunDisplay:
         if isinstance(self._view, JsonLines):
             self._view.skip(self.peers)
         self._refreshed = 0.0
+        self._messages: deque[str] = deque()
         self._done = Event()
         self._statuses = Thread(target=self._fetch_statuses, name="status", daemon=True)
 
     def print(self, line: str) -> None:
-        """Print a message to the user."""
-        self._view.print(line)
+        """Print a message to the user, with the next refresh: a signal handler may call this while the view draws."""
+        self._messages.append(line)
+
+    def _print_messages(self) -> None:
+        while self._messages:
+            self._view.print(self._messages.popleft())
 
     def print_end(self, end: PeerEnd) -> None:
         """Print how a peer's process ended; on a pipe as a JSON line too."""
@@ -76,6 +82,7 @@ class RunDisplay:
         for peer in self.peers:
             peer.state = (states or {}).get(peer.index, peer.state)
             peer.refresh()
+        self._print_messages()
         self._print_warnings()
         self._view.set_caption(self._caption())
         self._view.show(self.peers)
@@ -108,6 +115,7 @@ class RunDisplay:
         self._statuses.join(timeout=5.0)
         for peer in self.peers:
             peer.refresh()
+        self._print_messages()
         self._print_warnings()
         for line in self._warnings.totals():
             self._view.print(line)

@@ -6,6 +6,7 @@ one game and one process at a time, as a run's does.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def join_swarm(manifest: SwarmGame, folder: Path, options: JoinOptions, *, notif
         InvalidManifest: nothing was started, and nothing was written.
         Temporary: no member could be reached, or another process holds the folder.
     """
+    began = time.monotonic()
     for warning in check(manifest, folder).warnings:
         notify(f"warning: {warning}")
     directory, max_rounds = options.directory, manifest.spec.game.max_rounds
@@ -62,11 +64,14 @@ def join_swarm(manifest: SwarmGame, folder: Path, options: JoinOptions, *, notif
                 state = "finished" if code is ExitCode.DONE else "stopped"
             finally:
                 display.refresh({0: state}, now=True)
-        directory.record_progress(RunProgress(peers=1, max_rounds=max_rounds, finished=code is ExitCode.DONE))
+        before = directory.progress()
+        seconds = time.monotonic() - began + (before.seconds if before is not None else 0.0)
+        directory.record_progress(RunProgress(1, max_rounds, finished=code is ExitCode.DONE, seconds=seconds))
         if options.report and display.peers[0].rounds:
             from swarmgame.report import write_report
 
-            write_report(directory)
+            for sentence in write_report(directory).sentences:
+                notify(sentence)
             notify(f"report: {directory.report}")
         if code is ExitCode.DONE:
             notify(f"a model of it, for transformers: swarmgame export {directory.root} FOLDER")

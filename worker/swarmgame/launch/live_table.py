@@ -10,12 +10,15 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 from typing import Any, Protocol, TextIO
 
-from rich.console import Console
+from rich.box import SIMPLE
+from rich.console import Console, JustifyMethod
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -30,6 +33,7 @@ from swarmgame.observability.peer_progress import (
     numbers,
     tokens_per_second,
 )
+from swarmgame.observability.text import duration
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKS = 16
@@ -79,9 +83,10 @@ class LiveTable:
         self._live.start()
 
     def show(self, peers: Sequence[PeerProgress]) -> None:
-        self._live.update(
-            make_table(self._title, peers, self._max_rounds, self._seconds_left(peers), self._caption), refresh=True
-        )
+        self._live.update(self._table(peers, self._seconds_left(peers)), refresh=True)
+
+    def _table(self, peers: Sequence[PeerProgress], seconds_left: float | None) -> Table:
+        return make_table(self._title, peers, self._max_rounds, seconds_left, self._caption, console=self._console)
 
     def _seconds_left(self, peers: Sequence[PeerProgress]) -> float | None:
         """Estimate from the pace since the first new round, without the time of the start; None until there is one."""
@@ -95,7 +100,7 @@ class LiveTable:
         return (now - began) / (total - first) * (self._max_rounds * len(peers) - total) if total > first else None
 
     def close(self, peers: Sequence[PeerProgress]) -> None:
-        self._live.update(make_table(self._title, peers, self._max_rounds, None, self._caption), refresh=True)
+        self._live.update(self._table(peers, None), refresh=True)
         self._live.stop()
 
     def set_caption(self, line: str) -> None:
@@ -170,14 +175,53 @@ def round_line(played: int, lines: Sequence[Line]) -> dict[str, Any]:
         "missing": sum(len(line.get("missing") or ()) for line in lines),
         "external": int(sum(sum(numbers(line, "external").values()) for line in lines)),
     }
-    evaluated = mean(number(line, "evaluation", "average", "all") for line in lines)
-    return found if evaluated is None else {**found, "evaluation": _rounded(evaluated)}
+    for key in ("first_evaluation", "evaluation"):
+        evaluated = mean(number(line, key, "average", "all") for line in lines)
+        if evaluated is not None:
+            found[key] = _rounded(evaluated)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the table.
+
+    Args:
+        heading, footer: of the column.
+        cells: one a peer.
+        importance: of two columns that do not both fit, the one with the lower number stays; 0 always does.
+    """
+
+    heading: str
+    cells: Sequence[str | Text]
+    importance: int
+    footer: str | Text = ""
+    justify: JustifyMethod = "right"
 
 
 def make_table(
-    title: str, peers: Sequence[PeerProgress], max_rounds: int, seconds_left: float | None, caption: str = ""
+    title: str,
+    peers: Sequence[PeerProgress],
+    max_rounds: int,
+    seconds_left: float | None,
+    caption: str = "",
+    *,
+    console: Console | None = None,
 ) -> Table:
-    """Return the table of the present."""
+    """Return the table of the present, with the columns that fit into the console, the most important ones."""
+    console = console or Console()
+    columns = _columns_of(peers, max_rounds, seconds_left)
+    chosen: list[_Column] = []
+    for column in sorted(columns, key=lambda column: column.importance):
+        with_it = [each for each in columns if each is column or each in chosen]
+        drawn = _table(title, with_it, caption)
+        needed = Measurement.get(console, console.options.update(width=10_000), drawn).maximum
+        if column.importance == 0 or needed <= console.width:
+            chosen = with_it
+    return _table(title, chosen, caption)
+
+
+def _table(title: str, columns: Sequence[_Column], caption: str) -> Table:
     drawn = Table(
         title=title,
         title_justify="left",
@@ -186,50 +230,70 @@ def make_table(
         show_footer=True,
         footer_style="bold",
         expand=False,
+        box=SIMPLE,
+        show_edge=False,
     )
-    rewards = list(mean_rewards(peers).values())
-    finished = min((peer.finished for peer in peers), default=0)
-    drawn.add_column("peer", "all", justify="right")
-    drawn.add_column("state", "" if seconds_left is None else f"{_duration(seconds_left)} left")
-    drawn.add_column("round", f"{finished}/{max_rounds}", justify="right")
-    drawn.add_column("stage", justify="right")
-    drawn.add_column("reward", _rise(rewards), justify="right")
-    drawn.add_column("", Text(sparkline(rewards)), no_wrap=True)
-    drawn.add_column("entropy", justify="right")
-    drawn.add_column("tokens/s", _shown(_sum([tokens_per_second(peer.last) for peer in peers]), ".0f"), justify="right")
-    drawn.add_column("peers", justify="right")
-    drawn.add_column("exchange", justify="right")
-    drawn.add_column("missing", justify="right")
-    drawn.add_column("external", justify="right")
     if caption:
         drawn.caption, drawn.caption_justify = caption, "left"
-    for peer in peers:
-        drawn.add_row(*_row(peer))
+    for column in columns:
+        drawn.add_column(column.heading, column.footer, justify=column.justify, no_wrap=True)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        drawn.add_row(*row)
     return drawn
 
 
-def _row(peer: PeerProgress) -> list[str | Text]:
-    last, status = peer.last, peer.status
-    state = peer.state if peer.state and peer.state != "running" else str(status.get("phase") or "starting")
-    alone = bool(status.get("alone")) or bool(last and last.get("closed_by") == "alone")
-    members = status.get("members") or (last or {}).get("members") or ()
-    exchange = number(last, "seconds", "exchange")
-    playing = number(status, "round") if peer.state not in GONE else None
-    shown_round = playing if playing is not None and playing >= 0 else (max(peer.rounds) if peer.rounds else None)
-    return [
-        str(peer.index),
-        Text(f"{state}, alone" if alone and state not in GONE else state, style=_style(state, alone)),
-        _shown(None if shown_round is None else shown_round + 1, ".0f"),
-        _shown(number(status, "stage") if playing is not None and playing >= 0 else None, ".0f"),
-        _shown(number(last, "reward"), ".3f"),
-        Text(sparkline(peer.rewards)),
-        _shown(entropy_of(numbers(last, "metrics")), ".2f"),
-        _shown(tokens_per_second(last), ".0f"),
-        str(len(members)) if members else "·",
-        "·" if exchange is None else f"{exchange * 1000:.0f} ms",
-        str(len(last.get("missing") or ())) if last else "·",
-        _shown(sum(numbers(last, "external").values()) if last else None, ".0f"),
+def _columns_of(peers: Sequence[PeerProgress], max_rounds: int, seconds_left: float | None) -> list[_Column]:
+    rewards = list(mean_rewards(peers).values())
+    finished = min((peer.finished for peer in peers), default=0)
+    last = [peer.last for peer in peers]
+    speeds = [tokens_per_second(line) for line in last]
+    exchange = [number(line, "seconds", "exchange") for line in last]
+    held_out = [peer.held_out for peer in peers]
+    columns = [
+        _Column("peer", [str(peer.index) for peer in peers], 0, "all"),
+        _Column(
+            "state",
+            [_state(peer) for peer in peers],
+            0,
+            "" if seconds_left is None else f"{_left(seconds_left)} left",
+            "left",
+        ),
+        _Column("round", [_shown(_round(peer), ".0f") for peer in peers], 0, f"{finished}/{max_rounds}"),
+        _Column("stage", [_shown(number(peer.status, "stage") if _plays(peer) else None, ".0f") for peer in peers], 7),
+        _Column("held-out", [_shown(value, ".3f") for value in held_out], 2, _shown(mean(held_out), ".3f")),
+        _Column("reward", [_shown(number(line, "reward"), ".3f") for line in last], 1, _rise(rewards)),
+        _Column("", [Text(sparkline(peer.rewards)) for peer in peers], 3, Text(sparkline(rewards)), "left"),
+        _Column("entropy", [_shown(entropy_of(numbers(line, "metrics")), ".2f") for line in last], 6),
+        _Column("tokens/s", [_shown(speed, ".0f") for speed in speeds], 4, _shown(_sum(speeds), ".0f")),
+        _Column("peers", [str(_members(peer) or "·") for peer in peers], 5),
+        _Column("exchange", ["·" if each is None else f"{each * 1000:.0f} ms" for each in exchange], 8),
+        _Column("missing", [str(len(line.get("missing") or ())) if line else "·" for line in last], 9),
+        _Column(
+            "external", [_shown(sum(numbers(line, "external").values()) if line else None, ".0f") for line in last], 10
+        ),
     ]
+    return [column for column in columns if column.heading != "held-out" or any(h is not None for h in held_out)]
+
+
+def _state(peer: PeerProgress) -> Text:
+    state = peer.state if peer.state and peer.state != "running" else str(peer.status.get("phase") or "starting")
+    alone = bool(peer.status.get("alone")) or bool(peer.last and peer.last.get("closed_by") == "alone")
+    return Text(f"{state}, alone" if alone and state not in GONE else state, style=_style(state, alone))
+
+
+def _plays(peer: PeerProgress) -> bool:
+    playing = number(peer.status, "round")
+    return peer.state not in GONE and playing is not None and playing >= 0
+
+
+def _round(peer: PeerProgress) -> float | None:
+    """Return the round in progress, or else the last one, counted from 1."""
+    shown = number(peer.status, "round") if _plays(peer) else max(peer.rounds) if peer.rounds else None
+    return None if shown is None else shown + 1
+
+
+def _members(peer: PeerProgress) -> int:
+    return len(peer.status.get("members") or (peer.last or {}).get("members") or ())
 
 
 def sparkline(values: Sequence[float | None], width: int = SPARKS) -> str:
@@ -279,7 +343,5 @@ def _sum(values: Sequence[float | None]) -> float | None:
     return sum(present) if present else None
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _left(seconds: float) -> str:
+    return duration(seconds) if seconds >= 60 else f"{seconds:.0f} s"

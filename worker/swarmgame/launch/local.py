@@ -8,6 +8,7 @@ be used; a run's folder holds all that running it again needs, so that running a
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from swarmgame.launch.peer_end import indented, shown_path
 from swarmgame.launch.pod import PeerProgram, peer_program
 from swarmgame.launch.supervisor import RestartPolicy, RunOutcome, Supervisor
 from swarmgame.observability.run_directory import RunDirectory, RunProgress
+from swarmgame.observability.text import counted
 from swarmgame.runtime.options import PeerOptions, peer_arguments
 from swarmgame_api.load import manifest_data
 from swarmgame_api.manifest import SwarmGame
@@ -92,6 +94,7 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
         BadUsage: the run's folder belongs to another game, or the run's name or host is not valid.
         Temporary: another process holds the run.
     """
+    began = time.monotonic()
     peers = manifest.spec.peers.replicas
     if peers == 0:
         raise BadUsage("the game has 0 peers, which suspends it; give a number with --peers")
@@ -109,8 +112,8 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
             directory.clear()
         directory.refuse_other_game(manifest_data(manifest))
         before = directory.progress()
-        target = RunProgress(peers=peers, max_rounds=manifest.spec.game.max_rounds, finished=True)
-        if before is not None and before.finished and before.max_rounds >= target.max_rounds:
+        max_rounds = manifest.spec.game.max_rounds
+        if before is not None and before.finished and before.max_rounds >= max_rounds:
             notify(
                 f"the run {directory.root.name} has finished its {before.max_rounds} rounds: {_report_of(directory)}"
             )
@@ -121,12 +124,14 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
             notify(f"preparing {manifest.spec.model.uri}")
         prepare(manifest, folder)
         directory.keep_source(folder)
-        directory.record_progress(RunProgress(peers=peers, max_rounds=target.max_rounds, finished=False))
+        seconds = before.seconds if before is not None else 0.0
+        progress = RunProgress(peers=peers, max_rounds=max_rounds, finished=False, seconds=seconds)
+        directory.record_progress(progress)
         if before is not None:
             notify(f"the run {directory.root.name} goes on from its checkpoints")
         outcome = _play(manifest, options, directory, notify)
-        if outcome.code is ExitCode.DONE:
-            directory.record_progress(target)
+        seconds += time.monotonic() - began
+        directory.record_progress(replace(progress, finished=outcome.code is ExitCode.DONE, seconds=seconds))
         _conclude(options, directory, outcome, notify)
         return outcome.code
 
@@ -197,7 +202,7 @@ def _supervise(
     peers, processes = spec.peers.replicas, machine.processes_of(manifest)
     directories = {index: directory.peer(index) for index in range(peers)}
     display = RunDisplay(
-        f"{directory.root.name}: {peers} peer{'s' if peers > 1 else ''}, {spec.game.max_rounds} rounds",
+        f"{directory.root.name}: {counted(peers, 'peer')}, {counted(spec.game.max_rounds, 'round')}",
         spec.game.max_rounds,
         directories,
         caption=lambda: watch.line if watch is not None else "",
@@ -254,8 +259,8 @@ def _report(directory: RunDirectory, notify: Notify) -> None:
             raise
         notify(f"no report: {known}")
         return
-    if summary.sentence:
-        notify(summary.sentence)
+    for sentence in summary.sentences:
+        notify(sentence)
     for part in summary.participation:
         for sentence in part.sentences:
             notify(f"warning: {sentence}")

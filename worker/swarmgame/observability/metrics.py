@@ -12,6 +12,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from swarmgame.game.evaluation import Evaluation
 from swarmgame.game.protocol import ClosedBy, Collected
 from swarmgame.game.report import Observer, RoundReport, SkipCause
 from swarmgame.game.state import GameState, Rewards, Round
@@ -101,14 +102,30 @@ class MetricsObserver(Observer):
             metrics.labelled("environment_reward", environment).set(reward)
         for outcome, count in report.outcomes.items():
             metrics.labelled("contributions_total", outcome).inc(count)
-        if report.evaluation is not None:
-            for environment, average in report.evaluation.average.items():
-                metrics.labelled("evaluation_average", environment).set(average)
-            for environment, passed in report.evaluation.passed.items():
-                metrics.labelled("evaluation_passed", environment).set(passed)
+        for stage, reward in enumerate(report.stage_rewards):
+            metrics.labelled("stage_reward", str(stage)).set(reward)
+        if report.rollouts:
+            metrics["completion_length"].set(report.tokens / report.rollouts)
+            metrics["truncated_share"].set(report.truncated_share)
+            metrics["zero_advantage_share"].set(report.zero_advantage_share)
+        for evaluation in (report.first_evaluation, report.evaluation):
+            if evaluation is not None:
+                self._evaluation(evaluation)
         self._seconds(report.seconds)
         self._counters(report.counters)
         self._trainer(report.metrics)
+
+    def _evaluation(self, evaluation: Evaluation) -> None:
+        several = evaluation.sampled or evaluation
+        for name, values in (
+            ("evaluation_average", evaluation.average),
+            ("evaluation_error", evaluation.errors),
+            ("evaluation_passed", evaluation.passed),
+            ("evaluation_stage", {str(stage): value for stage, value in enumerate(evaluation.stages)}),
+            ("evaluation_pass_at", several.pass_at),
+        ):
+            for label, value in values.items():
+                self._metrics.labelled(name, label).set(value)
 
     def _seconds(self, seconds: Mapping[str, float]) -> None:
         for part, spent in seconds.items():

@@ -90,6 +90,7 @@ class PeerProgress:
     def __post_init__(self) -> None:
         self._tail = Tail(self.directory.metrics)
         self._earlier, self._earlier_rewards = array("q"), array("d")
+        self._held_out: float | None = None
 
     def refresh(self) -> bool:
         """Read what is new, and return whether there was anything."""
@@ -101,6 +102,7 @@ class PeerProgress:
                 first = bisect_left(self._earlier, number)
                 del self._earlier[first:], self._earlier_rewards[first:]
             self.rounds[number] = line
+            self._held_out = held_out_reward(line, self._held_out)
             if self.keep and len(self.rounds) > self.keep:
                 self._shorten(next(iter(self.rounds)))
         return bool(new)
@@ -142,6 +144,11 @@ class PeerProgress:
         return str((self.last or {}).get("peer") or "")
 
     @property
+    def held_out(self) -> float | None:
+        """The mean reward of the newest evaluation; None before the first."""
+        return self._held_out
+
+    @property
     def finished(self) -> int:
         """Number of finished rounds."""
         return len(self._earlier) + len(self.rounds)
@@ -157,6 +164,12 @@ class PeerProgress:
             yield played, None if math.isnan(reward) else reward
         for played, line in self.rounds.items():
             yield played, number(line, "reward")
+
+
+def held_out_reward(line: Line, otherwise: float | None = None) -> float | None:
+    """Return the mean reward of the newest evaluation in a line; `otherwise` where it has none."""
+    after, before = (number(line, key, "average", "all") for key in ("evaluation", "first_evaluation"))
+    return after if after is not None else before if before is not None else otherwise
 
 
 def number(line: Line | None, *path: str) -> float | None:

@@ -78,6 +78,16 @@ class PeerDirectory:
         return self.root / "http.json"
 
     @property
+    def options(self) -> Path:
+        """The manifest with every default, those of the `with` blocks included."""
+        return self.root / "options.yaml"
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run that this folder is part of; empty for a peer by itself."""
+        return self.root.parent.parent.name if self.root.parent.name == "peers" else ""
+
+    @property
     def exit(self) -> Path:
         """How the last process of this peer ended, by its own record: `{"code": 78, "message": "…", …}`."""
         return self.root / "exit.json"
@@ -101,11 +111,13 @@ class RunProgress:
         peers: how many took part last.
         max_rounds: of the last start.
         finished: whether every peer has finished all of them.
+        seconds: wall-clock time of all starts, preparation included.
     """
 
     peers: int
     max_rounds: int
     finished: bool
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,7 @@ def write_report(directory: RunDirectory) -> Summary:
     directory.plots.mkdir(exist_ok=True)
     for plot in plots:
         (directory.plots / f"{plot.name}.png").write_bytes(plot.png)
-    manifest = directory.manifest.read_text(encoding="utf-8") if directory.manifest.exists() else ""
-    rollouts = rollouts_section(directory)
-    page = render(run, summary, plots, manifest=manifest, version=__version__, rollouts=rollouts)
+    page = render(run, summary, plots, version=__version__, rollouts=rollouts_section(directory))
     write_atomically(directory.report, page)
     write_atomically(directory.summary, json.dumps(summary.as_json(), indent=2) + "\n")
     return summary

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+import yaml
+
 from swarmgame.errors import BadData
 from swarmgame.observability.diagnostics.files import read_all
 from swarmgame.observability.participation import Participation, participation
@@ -23,9 +25,9 @@ from swarmgame.observability.peer_progress import (
     mean_rewards,
     number,
     numbers,
-    tokens_per_second,
 )
 from swarmgame.observability.run_directory import RunDirectory
+from swarmgame.report.results import HeldOut, evaluations_of, held_out_of
 
 ENDS = 10
 PHASES = ("data", "generate", "exchange", "listen", "rewards", "train", "evaluate", "checkpoint")
@@ -41,11 +43,15 @@ class Summary:
         rounds: number of rounds that at least one peer finished.
         window: number of rounds in the means `first10` and `last10`: 10, or half of the rounds if there are fewer than
             20.
-        first10, last10, rise: mean reward over peers at both ends, and the difference; None when nothing was scored.
+        first10, last10, rise: mean reward of the peers' own rollouts at both ends, as sampled for training, and the
+            difference; None when nothing was scored. A policy that only becomes more certain raises it too.
         seconds: in rounds, of the slowest peer.
+        wall_seconds: of all starts of the run, preparation included; None where no runner measured it.
         tokens: sampled by all peers.
         external: groups of other peers that were trained on, by all peers.
         evaluation: mean reward of the last evaluation over all environments; None without one.
+        held_out: the first and the last evaluation, with standard errors; None without one.
+        temperature: of training rollouts, where the trainer has that option.
         participation: rounds that each peer played, left out and was too late in.
         chain: last state of the run's chain (round, proven, reports, …); None, and not in the file, without one.
     """
@@ -58,25 +64,56 @@ class Summary:
     last10: float | None
     rise: float | None
     seconds: float
+    wall_seconds: float | None
     tokens: int
     external: int
     evaluation: float | None
+    held_out: HeldOut | None
+    temperature: float | None = None
     participation: tuple[Participation, ...] = ()
     chain: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        found = asdict(self) | {"participation": [part.as_json() for part in self.participation]}
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        found["participation"] = [part.as_json() for part in self.participation]
         if self.chain is None:
             del found["chain"]
+        if self.held_out is not None:
+            found["held_out"]["total"]["difference"] = self.held_out.total.difference
         return found
 
     @property
-    def sentence(self) -> str:
-        """The change of the reward, for a terminal; empty when nothing was scored."""
-        if self.first10 is None or self.last10 is None or self.rise is None:
-            return ""
-        ends = "round" if self.window == 1 else f"{self.window} rounds"
-        return f"mean reward: first {ends} {self.first10:.3f}, last {ends} {self.last10:.3f}, rise {self.rise:+.3f}"
+    def sentences(self) -> list[str]:
+        """The result in one or two sentences, for a terminal; empty when nothing was scored or evaluated."""
+        found = []
+        if self.held_out is not None:
+            found.append(_held_out_sentence(self.held_out))
+        if self.first10 is not None and self.last10 is not None and self.rise is not None:
+            ends = "round" if self.window == 1 else f"{self.window} rounds"
+            how = "" if self.temperature is None else f" at temperature {self.temperature:g}"
+            found.append(
+                f"training reward{how}: first {ends} {self.first10:.3f}, last {ends} {self.last10:.3f}, "
+                f"rise {self.rise:+.3f}"
+            )
+        return found
+
+
+def _held_out_sentence(held_out: HeldOut) -> str:
+    total = held_out.total
+    questions = f"{held_out.questions} held-out questions" if held_out.questions else "held-out questions"
+    if total.difference is None:
+        return f"{questions}: {_with_error(total.last, total.last_error)} after {held_out.last_round} rounds"
+    before = "before training" if held_out.first_round == 0 else f"after {held_out.first_round} rounds"
+    return (
+        f"{questions}: {_with_error(total.first, total.first_error)} {before} → "
+        f"{_with_error(total.last, total.last_error)} after {held_out.last_round} rounds, "
+        f"change {_with_error(total.difference, total.error, '+.3f')} (± standard error)"
+    )
+
+
+def _with_error(value: float | None, error: float | None, form: str = ".3f") -> str:
+    shown = "–" if value is None else format(value, form)
+    return shown if error is None else f"{shown} ± {error:.3f}"
 
 
 class RunData:
@@ -95,9 +132,12 @@ class RunData:
         self.peers = [peer for peer in all_peers if peer.rounds]
         if not self.peers:
             raise BadData(f"{directory.root} holds no finished round yet; there is nothing to report")
-        self.names = {_id_of(peer): f"peer {peer.index}" for peer in self.peers}
+        self.names = {id_of(peer): f"peer {peer.index}" for peer in self.peers}
         self.warnings = read_all({index: files.warnings for index, files in directory.peers().items()})
         self.rounds = sorted({played for peer in self.peers for played in peer.rounds})
+        self.options = _options_of(directory)
+        progress = directory.progress()
+        self.wall_seconds = progress.seconds if progress is not None and progress.seconds else None
 
     def name_of(self, peer_id: str) -> str:
         """Return a name for people: the number of a peer of this run, or else the end of its id."""
@@ -140,15 +180,16 @@ class RunData:
             total: Counter[str] = Counter()
             for line in peer.rounds.values():
                 total.update({author: int(count) for author, count in numbers(line, "external").items()})
-            trained_on[_id_of(peer)] = total
+            trained_on[id_of(peer)] = total
         return trained_on
 
     def summary(self) -> Summary:
         rewards = list(mean_rewards(self.peers).values())
-        window = min(ENDS, max(1, len(rewards) // 2))
+        window = window_of(len(rewards))
         first = fmean(rewards[:window]) if rewards else None
         last = fmean(rewards[-window:]) if rewards else None
-        evaluations = list(self.mean(lambda line: number(line, "evaluation", "average", "all")).values())
+        held_out = held_out_of(self.peers)
+        seconds = max(total_of(peer.rounds.values(), "seconds", "round") for peer in self.peers)
         return Summary(
             name=self.name,
             peers=len(self.peers),
@@ -157,41 +198,41 @@ class RunData:
             first10=first,
             last10=last,
             rise=None if first is None or last is None else last - first,
-            seconds=max(_total(peer.rounds.values(), "seconds", "round") for peer in self.peers),
-            tokens=int(sum(_total(peer.rounds.values(), "tokens") for peer in self.peers)),
+            seconds=seconds,
+            tokens=int(sum(total_of(peer.rounds.values(), "tokens") for peer in self.peers)),
             external=sum(sum(authors.values()) for authors in self.trained_on().values()),
-            evaluation=evaluations[-1] if evaluations else None,
+            evaluation=None if held_out is None else held_out.total.last,
+            held_out=held_out,
+            # A run that goes on after a resume has not counted its present start yet.
+            wall_seconds=self.wall_seconds if self.wall_seconds and self.wall_seconds >= seconds else None,
+            temperature=number(_mapping_at(self.options, "spec", "game", "trainer", "with"), "temperature"),
             participation=participation(self.peers),
             chain=self.chain,
         )
 
-    def peer_rows(self) -> list[dict[str, Any]]:
-        """Return one row a peer, for the table."""
-        rows = []
-        for peer, part in zip(self.peers, participation(self.peers), strict=True):
-            rewards = [value for value in peer.rewards if value is not None]
-            window = min(ENDS, max(1, len(rewards) // 2))
-            lines = peer.rounds.values()
-            rows.append(
-                {
-                    "name": f"peer {peer.index}",
-                    "id": _id_of(peer),
-                    "rounds": part.played,
-                    "skipped": sum(part.skipped.values()),
-                    "late": part.left_out,
-                    "first": fmean(rewards[:window]) if rewards else None,
-                    "last": fmean(rewards[-window:]) if rewards else None,
-                    "tokens": int(_total(lines, "tokens")),
-                    "tokens_per_second": mean(tokens_per_second(line) for line in lines),
-                    "exchange_ms": _milliseconds(mean(number(line, "seconds", "exchange") for line in lines)),
-                    "sent": int(_total(lines, "bytes_sent")),
-                    "received": int(_total(lines, "bytes_received")),
-                    "external": int(sum(sum(numbers(line, "external").values()) for line in lines)),
-                    "missing": sum(len(line.get("missing") or ()) for line in lines),
-                    "alone": sum(line.get("closed_by") == "alone" for line in lines),
-                }
-            )
-        return rows
+    def evaluated(self, *path: str) -> Series:
+        """Return the mean over peers of a number of the evaluations, by finished rounds."""
+        by_round: dict[int, list[float]] = {}
+        for peer in self.peers:
+            for played, evaluation in evaluations_of(peer.rounds.values()).items():
+                if (value := number(evaluation, *path)) is not None:
+                    by_round.setdefault(played, []).append(value)
+        return {played: fmean(by_round[played]) for played in sorted(by_round)}
+
+    @property
+    def stages(self) -> int:
+        """Number of stages of a round, as far as the lines show."""
+        return max((len(line.get("stage_rewards") or ()) for p in self.peers for line in p.rounds.values()), default=0)
+
+    @property
+    def roles(self) -> list[str]:
+        """The roles that any peer had, sorted; empty where the game has none."""
+        return sorted({str(line.get("role") or "") for p in self.peers for line in p.rounds.values()} - {""})
+
+
+def window_of(rounds: int) -> int:
+    """Return the number of rounds at each end whose rewards are compared."""
+    return min(ENDS, max(1, rounds // 2))
 
 
 def smoothed(series: Series, width: int) -> Series:
@@ -209,13 +250,27 @@ def _chain_of(directory: RunDirectory) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _id_of(peer: PeerProgress) -> str:
+def _options_of(directory: RunDirectory) -> Mapping[str, Any]:
+    """Return the manifest with every default, as the first peer used it; without it the manifest alone."""
+    for path in (*(peer.options for peer in directory.peers().values()), directory.manifest):
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _mapping_at(data: Any, *path: str) -> Mapping[str, Any]:
+    for key in path:
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return data if isinstance(data, Mapping) else {}
+
+
+def id_of(peer: PeerProgress) -> str:
     return str((peer.last or {}).get("peer") or f"peer-{peer.index}")
 
 
-def _total(lines: Iterable[Line], *path: str) -> float:
+def total_of(lines: Iterable[Line], *path: str) -> float:
     return sum(number(line, *path) or 0.0 for line in lines)
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1000

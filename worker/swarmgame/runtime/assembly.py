@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel
 
@@ -26,11 +26,14 @@ from swarmgame.game.lookup import find_component, validate_config
 from swarmgame.game.manager import Progression
 from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
+from swarmgame.game.state import Sampling
 from swarmgame.models.check import check_model
 from swarmgame.observability.diagnostics.records import GameFacts
+from swarmgame.observability.tracker import Tracker
 from swarmgame.runtime.trial import try_game
 from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.game import ComponentSpec, GameSpec
+from swarmgame_api.load import manifest_data
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
 from swarmgame_common.settings import EnvironmentSettings, InvalidSettings, Variable, read_settings
@@ -39,6 +42,7 @@ GROUPS: Mapping[str, tuple[str, type[Component]]] = {
     "data": ("swarmgame.data", DataManager),
     "rewards": ("swarmgame.rewards", RewardManager),
     "trainer": ("swarmgame.trainers", Trainer),
+    "tracker": ("swarmgame.trackers", Tracker),
 }
 """Component of the manifest → entry-point group, and the base class."""
 
@@ -66,7 +70,7 @@ class ResolvedComponent:
 
 @dataclass(frozen=True)
 class ResolvedGame:
-    """The three components of a game, found and valid.
+    """The three components of a game and its trackers, found and valid.
 
     Args:
         warnings: what a trial of the data showed that the author may not want, as sentences.
@@ -76,6 +80,7 @@ class ResolvedGame:
     rewards: ResolvedComponent
     trainer: ResolvedComponent
     warnings: tuple[str, ...] = ()
+    trackers: tuple[ResolvedComponent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,13 @@ def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
             rewards.config,
             context_of(manifest),
         )
-        resolved = ResolvedGame(data=data, rewards=rewards, trainer=_resolve(game, "trainer"), warnings=warnings)
+        resolved = ResolvedGame(
+            data=data,
+            rewards=rewards,
+            trainer=_resolve(game, "trainer"),
+            trackers=_resolve_trackers(manifest),
+            warnings=warnings,
+        )
         if model is None and cast(type[Trainer], resolved.trainer.component).needs_model:
             expected = f"a model, which the trainer {game.trainer.use} trains, such as {{uri: builtin://tiny}}"
             raise InvalidManifest("spec.model", None, expected)
@@ -147,8 +158,26 @@ def resolve_game(manifest: SwarmGame, folder: Path) -> ResolvedGame:
     game = manifest.spec.game
     with local_modules(folder):
         return ResolvedGame(
-            data=_resolve(game, "data"), rewards=_resolve(game, "rewards"), trainer=_resolve(game, "trainer")
+            data=_resolve(game, "data"),
+            rewards=_resolve(game, "rewards"),
+            trainer=_resolve(game, "trainer"),
+            trackers=_resolve_trackers(manifest),
         )
+
+
+def resolved_data(manifest: SwarmGame, resolved: ResolvedGame) -> dict[str, Any]:
+    """Return the manifest as plain data with every default, those of the `with` blocks included."""
+    data = manifest_data(manifest)
+    for name in ("data", "rewards", "trainer"):
+        data["spec"]["game"][name]["with"] = _options(getattr(resolved, name))
+    trackers = data["spec"].get("observability", {}).get("trackers", ())
+    for entry, tracker in zip(trackers, resolved.trackers, strict=True):
+        entry["with"] = _options(tracker)
+    return data
+
+
+def _options(resolved: ResolvedComponent) -> dict[str, Any]:
+    return resolved.config.model_dump(mode="json", by_alias=True)
 
 
 def context_of(manifest: SwarmGame, **changes: object) -> ComponentContext:
@@ -211,10 +240,28 @@ def prepare(manifest: SwarmGame, folder: Path) -> None:
             data.close()
 
 
+def make_trackers(
+    manifest: SwarmGame, resolved: ResolvedGame, name: str, index: int, directory: Path
+) -> tuple[Tracker, ...]:
+    """Create the trackers of a peer; nothing is opened yet.
+
+    Args:
+        name: of the run.
+        index, directory: of the peer.
+    """
+    options = resolved_data(manifest, resolved)
+    # A tracker may be a service, and an author may have written a password into a variable of the pods.
+    options["spec"]["peers"] = {
+        key: value for key, value in options["spec"]["peers"].items() if key not in ("env", "podTemplate")
+    }
+    context = replace(context_of(manifest, name=name, index=index, directory=directory.absolute()), manifest=options)
+    return tuple(cast(Tracker, each.component(each.config, context)) for each in resolved.trackers)
+
+
 def progression_of(manifest: SwarmGame) -> Progression:
     """Return the numbers that the loop needs."""
     game = manifest.spec.game
-    sharing = game.sharing
+    sharing, evaluation = game.sharing, game.evaluation
     return Progression(
         max_rounds=game.max_rounds,
         stages=game.stages,
@@ -227,8 +274,11 @@ def progression_of(manifest: SwarmGame) -> Progression:
         ),
         single_peer=manifest.spec.peers.replicas == 1,
         stop_when_isolated=game.progression.when_alone == "Stop",
-        evaluate_every=game.evaluation.every_rounds if game.evaluation else 0,
-        evaluation_questions=game.evaluation.questions if game.evaluation else 0,
+        evaluate_every=evaluation.every_rounds if evaluation else 0,
+        evaluation_questions=evaluation.questions if evaluation else 0,
+        evaluation_sampling=(
+            Sampling(evaluation.samples, evaluation.sampling_temperature) if evaluation and evaluation.samples else None
+        ),
     )
 
 
@@ -253,16 +303,30 @@ def roles_of(manifest: SwarmGame) -> RoleManager:
 
 def _resolve(game: GameSpec, kind: str) -> ResolvedComponent:
     spec: ComponentSpec = getattr(game, kind)
-    component = _find(spec.use, kind)
-    return ResolvedComponent(component, validate_config(component, spec.with_, f"spec.game.{kind}.with"))
+    return _resolve_at(f"spec.game.{kind}", spec.use, spec.with_, kind)
 
 
-def _find(name: str, kind: str) -> type[Component]:
+def _resolve_trackers(manifest: SwarmGame) -> tuple[ResolvedComponent, ...]:
+    found = []
+    for number, spec in enumerate(manifest.spec.observability.trackers):
+        path = f"spec.observability.trackers[{number}]"
+        resolved = _resolve_at(path, spec.use, spec.with_, "tracker")
+        cast(type[Tracker], resolved.component).require_package(path)
+        found.append(resolved)
+    return tuple(found)
+
+
+def _resolve_at(path: str, use: str, options: Mapping[str, Any], kind: str) -> ResolvedComponent:
+    component = _find(use, kind, f"{path}.use")
+    return ResolvedComponent(component, validate_config(component, options, f"{path}.with"))
+
+
+def _find(name: str, kind: str, path: str) -> type[Component]:
     group, base = GROUPS[kind]
-    return find_component(name, base, group=group, path=f"spec.game.{kind}.use")
+    return find_component(name, base, group=group, path=path)
 
 
 def _import_early(name: str, kind: str) -> None:
     """Import a component ahead of time. An error is raised again, and reported, when it is needed."""
     with suppress(InvalidManifest):
-        _find(name, kind)
+        _find(name, kind, f"spec.game.{kind}.use")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 
 import swarmgame
 from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
@@ -36,8 +37,9 @@ from swarmgame.observability.http import Endpoints
 from swarmgame.observability.metrics import MetricsObserver, PeerMetrics
 from swarmgame.observability.metrics_file import MetricsFile
 from swarmgame.observability.peer_progress import PeerProgress
-from swarmgame.observability.run_directory import PeerDirectory
+from swarmgame.observability.run_directory import PeerDirectory, write_atomically
 from swarmgame.observability.status import PeerStatus, Phase, StatusObserver
+from swarmgame.observability.tracker import Tracker
 from swarmgame.runtime.archiving import make_archive
 from swarmgame.runtime.assembly import (
     Components,
@@ -46,8 +48,10 @@ from swarmgame.runtime.assembly import (
     context_of,
     facts_of,
     local_modules,
+    make_trackers,
     progression_of,
     resolve_game,
+    resolved_data,
     roles_of,
 )
 from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter, other_version
@@ -202,6 +206,7 @@ def _play(
             cleanup.callback(archive.close)
         observers = [diagnostics, *_observers(manifest, options, store, saved, state, status, metrics, archive)]
         observers += _export_writers(manifest, options, components)
+        observers += _trackers(manifest, resolved, options, cleanup)
     if reporter is not None:
         from swarmgame.chain.reporter import ChainObserver
 
@@ -360,6 +365,20 @@ def _export_writers(manifest: SwarmGame, options: PeerOptions, components: Compo
         return make_record(manifest, lines, peer=options.index, rounds=rounds, release=swarmgame.__version__)
 
     return [ExportWriter(components.trainer, spec, files.exports, record=record)]
+
+
+def _trackers(
+    manifest: SwarmGame, resolved: ResolvedGame, options: PeerOptions, cleanup: ExitStack
+) -> tuple[Tracker, ...]:
+    """Return the experiment trackers of rank 0, and write the options that the report shows."""
+    files = PeerDirectory(options.directory.absolute())
+    text = yaml.safe_dump(resolved_data(manifest, resolved), sort_keys=False, allow_unicode=True)
+    write_atomically(files.options, text)
+    name = files.run_name or manifest.metadata.name
+    trackers = make_trackers(manifest, resolved, name, options.index, files.root)
+    for tracker in trackers:
+        cleanup.callback(tracker.close)
+    return trackers
 
 
 def _linger(communication: CommunicationManager, manifest: SwarmGame, over: Callable[[], bool]) -> None:

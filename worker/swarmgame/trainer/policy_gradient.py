@@ -114,9 +114,13 @@ class PolicyGradientTrainer(Trainer):
             return []
         count = self.config.evaluation_generations if round.evaluation else self.config.generations
         observations = torch.stack([_observation(prompt.payload) for prompt in prompts])
+        if round.sampling is not None:
+            count = round.sampling.samples
         with torch.no_grad():
             logprobs_PA = self._logprobs(observations).cpu()
-        if round.evaluation and self.config.evaluation_greedy:
+        if round.sampling is not None and round.sampling.temperature is not None:
+            logprobs_PA = torch.log_softmax(logprobs_PA / round.sampling.temperature, dim=-1)
+        if round.evaluation and self.config.evaluation_greedy and round.sampling is None:
             actions_PN = logprobs_PA.argmax(dim=1, keepdim=True).expand(-1, count)
         else:
             # Every rank samples the same actions: it is cheap, and nothing needs to be gathered.

@@ -180,3 +180,26 @@ def test_the_wallet_and_the_rpc_are_mounted_in_the_gateway_and_nowhere_else() ->
         if "wallet" in str(child.create_manifest or child.apply_manifest) and child.kind != "ConfigMap"
     }
     assert holders == {"sums-gateway"}
+
+
+@pytest.mark.parametrize(
+    ("tracker", "port"),
+    [
+        ({"use": "tensorboard"}, None),
+        ({"use": "wandb"}, 443),
+        ({"use": "wandb", "with": {"mode": "offline"}}, None),
+        ({"use": "trackio"}, None),
+        ({"use": "trackio", "with": {"spaceId": "org/board"}}, 443),
+        ({"use": "trackio", "with": {"serverUrl": "http://track.lab:7860"}}, 7860),
+    ],
+    ids=str,
+)
+def test_isolated_peers_reach_the_port_of_a_tracker_that_is_a_service(
+    tracker: dict[str, Any], port: int | None
+) -> None:
+    game = valid_game({"observability": {"trackers": [tracker]}})
+    [peers] = [each for each in network_policies(game_context(game)) if each.name.endswith("peers")]
+    reached_ports = {
+        port["port"] for rule in peers.apply_manifest["spec"]["egress"] if "to" not in rule for port in rule["ports"]
+    }
+    assert reached_ports - {53} == ({port} if port else set())

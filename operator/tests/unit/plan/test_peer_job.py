@@ -114,8 +114,10 @@ SAME: list[dict[str, Any]] = [
     {"bootnode": {"expose": "NodePort"}},
     {"identity": {"retentionPolicy": "Delete"}},
     {"suspend": True},
+    {"observability": {"trackers": []}},
 ]
 OTHER: list[dict[str, Any]] = [
+    {"observability": {"trackers": [{"use": "tensorboard"}]}},
     {"peers": {"image": "example.dev/w:2"}},
     {"peers": {"env": [{"name": "A", "value": "1"}]}},
     {"peers": {"resources": {"limits": {"memory": "1Gi"}}}},

@@ -109,6 +109,8 @@ class GRPOTrainer(Trainer):
         generations, temperature = config.generations, config.temperature
         if round.evaluation:
             generations, temperature = config.evaluation_generations, config.evaluation_temperature
+            if round.sampling is not None:
+                generations, temperature = round.sampling.samples, round.sampling.temperature or config.temperature
         params = SamplingParams(
             max_new_tokens=config.max_new_tokens,
             temperature=temperature or 1.0,

@@ -22,6 +22,7 @@ SETTINGS = (
     "--set=game.data.with.questionsPerRound=4",
     "--set=game.evaluation.everyRounds=4",
     "--set=game.evaluation.questions=8",
+    "--set=game.evaluation.samples=2",
     "--no-report",
 )
 

@@ -10,6 +10,7 @@ import yaml
 
 from swarmgame import Config
 from swarmgame.cli.validate import check_game, summary, validate
+from swarmgame.runtime.assembly import resolved_data
 from swarmgame_api import InvalidManifest, SwarmGame, load_manifest, loads_manifest
 from swarmgame_api.reference import MINIMAL
 
@@ -34,10 +35,12 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SwarmGame, Path]]:
             rewards=SimpleNamespace(config=Config()),
             trainer=SimpleNamespace(config=config),
             warnings=(),
+            trackers=(),
         )
 
     assembly = ModuleType("swarmgame.runtime.assembly")
     assembly.check = check  # type: ignore[attr-defined]
+    assembly.resolved_data = resolved_data  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "swarmgame.runtime.assembly", assembly)
     return calls
 

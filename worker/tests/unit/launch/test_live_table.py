@@ -32,9 +32,9 @@ def peer(root: Path, index: int, text: str, state: str = "running") -> PeerProgr
     return progress
 
 
-def drawn(peers: list[PeerProgress], seconds_left: float | None = None) -> str:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(make_table("quick", peers, 30, seconds_left))
+def drawn(peers: list[PeerProgress], seconds_left: float | None = None, *, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(make_table("quick", peers, 30, seconds_left, console=console))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -117,16 +117,37 @@ def test_the_table_has_a_row_for_each_peer_and_the_rise_of_all(tmp_path: Path) -
     assert "1 min 15 s left" in shown
     assert "restarting" in shown
     assert "30/30" in shown
-    row = next(each for each in shown.splitlines() if " 0 │" in each)
-    assert [cell.strip() for cell in row.strip("│ ").split("│")][5:] == [
-        "▁▁▂▂▃▃▄▄▅▅▆▆▇▇██",
-        "1.25",
-        "200",
-        "2",
-        "20 ms",
-        "0",
-        "3",
-    ]
+    row = next(each for each in shown.splitlines() if each.startswith("    0 "))
+    assert row.split()[4:] == ["0.967", "▁▁▂▂▃▃▄▄▅▅▆▆▇▇██", "1.25", "200", "2", "20", "ms", "0", "3"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160])
+def test_a_narrow_terminal_gets_fewer_columns_and_no_heading_is_cut(tmp_path: Path, width: int) -> None:
+    evaluation = {"average": {"all": 0.625}}
+    text = "".join(
+        line(number, number / 30, metrics={"entropy": 1.25}, members=["a", "b"], evaluation=evaluation)
+        for number in range(30)
+    )
+    shown = drawn([peer(tmp_path, 0, text), peer(tmp_path, 1, text, state="restarting")], 750, width=width)
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+    headings = shown.splitlines()[1].split()
+    assert headings[:3] == ["peer", "state", "round"]
+    assert len(headings) == {40: 3, 60: 5, 80: 5, 100: 7, 120: 9, 160: 12}[width]
+    assert ("█" in shown) == (width >= 80)
+    assert ("held-out" in headings) == (width >= 60)
+    assert shown.count("quick") == 1
+
+
+def test_the_newest_evaluation_stays_in_the_table_and_the_first_one_counts_before_it(tmp_path: Path) -> None:
+    first = line(0, first_evaluation={"average": {"all": 0.125}})
+    assert "0.125" in drawn([peer(tmp_path, 0, first + line(1))])
+    later = line(2, evaluation={"average": {"all": 0.375}})
+    assert "0.375" in drawn([peer(tmp_path, 1, first + line(1) + later + line(3))])
+
+
+def test_a_game_without_evaluations_has_no_column_for_them(tmp_path: Path) -> None:
+    assert "held-out" not in drawn([peer(tmp_path, 0, line(0))])
 
 
 def test_an_isolated_peer_is_marked(tmp_path: Path) -> None:
@@ -139,7 +160,7 @@ def test_the_status_fills_what_the_metrics_cannot_know_yet(tmp_path: Path) -> No
     assert "joining" in drawn([progress])
     progress.status = {"phase": "running", "round": 4, "stage": 1, "members": ["a", "b", "c"]}
     row = next(each for each in drawn([progress]).splitlines() if "running" in each)
-    assert [cell.strip() for cell in row.strip("│ ").split("│")][2:4] == ["5", "1"]
+    assert row.split()[2:4] == ["5", "1"]
 
 
 def test_a_table_without_any_round_is_drawn(tmp_path: Path) -> None:

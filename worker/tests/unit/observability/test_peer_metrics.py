@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from swarmgame.game.evaluation import Evaluation
 from swarmgame.game.protocol import ClosedBy, Collected
-from swarmgame.game.report import Evaluation, RoundReport
+from swarmgame.game.report import RoundReport
 from swarmgame.game.state import GameState, Round
 from swarmgame.observability.metric_definitions import METRICS, PREFIX, reference
 from swarmgame.observability.metrics import MAX_LABEL_VALUES, MetricsObserver, PeerMetrics, clip_ratio_of
@@ -35,7 +36,17 @@ def report(**changes: object) -> RoundReport:
         "seconds": {"generate": 0.5, "checkpoint": 0.125, "round": 1.0},
         "outcomes": {"accepted": 2, "late": 1},
         "counters": {"breaches": 2, "exceptions": 1},
-        "evaluation": Evaluation(average={"all": 0.5}, passed={"all": 0.75}, samples=4),
+        "evaluation": Evaluation(
+            average={"all": 0.5},
+            passed={"all": 0.75},
+            samples=4,
+            errors={"all": 0.125},
+            stages=(0.375, 0.5),
+            sampled=Evaluation({"all": 0.25}, {"all": 0.5}, 2, pass_at={"1": 0.25, "2": 0.5}),
+        ),
+        "rollouts": 8,
+        "truncated_share": 0.125,
+        "zero_advantage_share": 0.625,
         "bytes_sent": 10,
         "bytes_received": 20,
     }
@@ -85,6 +96,15 @@ def test_every_field_of_a_round_reaches_its_metric() -> None:
         "scoring_total{event=exceptions}": 1,
         "evaluation_average{environment=all}": 0.5,
         "evaluation_passed{environment=all}": 0.75,
+        "evaluation_error{environment=all}": 0.125,
+        "evaluation_stage{stage=0}": 0.375,
+        "evaluation_stage{stage=1}": 0.5,
+        "evaluation_pass_at{k=1}": 0.25,
+        "evaluation_pass_at{k=2}": 0.5,
+        "stage_reward{stage=0}": 0.25,
+        "completion_length": 12.5,
+        "truncated_share": 0.125,
+        "zero_advantage_share": 0.625,
         "peers_connected": 3,
         "missing_total": 1,
         "alone": 0,
@@ -93,6 +113,12 @@ def test_every_field_of_a_round_reaches_its_metric() -> None:
     }
     assert {name: found[name] for name in expected} == expected
     assert found["clip_ratio"] == pytest.approx(0.03)
+
+
+def test_the_evaluation_before_the_first_update_counts_until_there_is_a_later_one() -> None:
+    before = Evaluation(average={"all": 0.125}, passed={"all": 0.25}, samples=1)
+    assert played(report(first_evaluation=before, evaluation=None))["evaluation_average{environment=all}"] == 0.125
+    assert played(report(first_evaluation=before))["evaluation_average{environment=all}"] == 0.5
 
 
 def test_running_totals_of_the_rewards_are_counted_once() -> None:

@@ -1,4 +1,4 @@
-"""The files of an invented run: four peers, a rise, a pause, an unknown peer and an evaluation."""
+"""The files of an invented run: four peers, a rise, a pause, an unknown peer, stages, roles and evaluations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ MakeRun = Callable[..., RunDirectory]
 
 
 def line_of(
-    peer: int, number: int, peers: int, environments: int, rounds: int, random_numbers: random.Random
+    peer: int,
+    number: int,
+    peers: int,
+    environments: int,
+    rounds: int,
+    random_numbers: random.Random,
+    *,
+    stages: int = 1,
+    roles: bool = False,
 ) -> dict[str, object]:
     progress = 1 / (1 + math.exp(-8 * (number / rounds - 0.4)))
     by_environment = {
@@ -31,21 +39,18 @@ def line_of(
         0.08,
         0.05 if number % 10 == 0 else 0.0,
     )
-    evaluation = None
-    if number % 10 == 0:
-        average = {**{name: value * 0.9 for name, value in by_environment.items()}, "all": progress * 0.75}
-        evaluation = {
-            "average": average,
-            "passed": {name: min(1.0, value + 0.15) for name, value in average.items()},
-            "samples": 4,
-        }
+    reward = sum(by_environment.values()) / environments if environments else None
     return {
         "round": number,
         "index": peer,
         "time": 1_700_000_000.0 + number * 1.3,
         "peer": names[peer],
-        "reward": sum(by_environment.values()) / environments if environments else None,
-        "stage_rewards": [],
+        "reward": reward,
+        "stage_rewards": [] if reward is None else [reward * (1 - 0.2 * stage) for stage in range(stages)],
+        "role": ("proposer" if peer == 0 else "solver") if roles else "",
+        "rollouts": 64,
+        "truncated_share": 0.1,
+        "zero_advantage_share": 0.2 + 0.5 * progress,
         "environments": by_environment,
         "metrics": {
             "entropy": 2.2 * (1 - 0.7 * progress) + random_numbers.gauss(0, 0.04),
@@ -53,6 +58,10 @@ def line_of(
             "clip_low": 0.002 + random_numbers.random() * 0.004,
             "clip_high": 0.004 + random_numbers.random() * 0.004,
             "loss": -0.1,
+            "grad_norm": 0.5 + random_numbers.random() * 0.1,
+            "learning_rate": 0.001,
+            "value_loss": 0.4 - 0.3 * progress,
+            "constant": 3.0,
         },
         "external": {
             names[(peer + 1) % peers]: 4,
@@ -78,7 +87,38 @@ def line_of(
         "counters": {"breaches": number // 40, "exceptions": number // 10},
         "bytes_sent": 20_000,
         "bytes_received": 60_000,
-        "evaluation": evaluation,
+        "evaluation": evaluated(peer, (number + 1) / rounds, environments, stages)
+        if (number + 1) % 10 == 0 or number + 1 == rounds
+        else None,
+        "first_evaluation": evaluated(peer, 0.0, environments, stages) if number == 0 else None,
+    }
+
+
+def evaluated(peer: int, progress: float, environments: int, stages: int) -> dict[str, object] | None:
+    """Return an evaluation of 40 questions, harder from one to the next, of which a share is solved."""
+    if not environments:
+        return None
+    solved = {f"{question:016x}": float(question < 8 + 24 * progress + peer) for question in range(40)}
+    mean = sum(solved.values()) / 40
+    error = math.sqrt(mean * (1 - mean) / 39)
+    average = {f"environment_{e}": mean * (1 - 0.1 * (e % 6)) for e in range(environments)} | {"all": mean}
+    return {
+        "average": average,
+        "errors": dict.fromkeys(average, error),
+        "passed": average,
+        "samples": 1,
+        "stages": [mean * (1 - 0.2 * stage) for stage in range(stages)],
+        "pass_at": {"1": mean},
+        "scores": solved,
+        "sampled": {
+            "average": {"all": mean * 0.9},
+            "errors": {"all": error},
+            "passed": {"all": min(1.0, mean + 0.2)},
+            "samples": 4,
+            "stages": [],
+            "pass_at": {"1": mean * 0.9, "2": min(1.0, mean + 0.1), "4": min(1.0, mean + 0.2)},
+            "scores": {},
+        },
     }
 
 
@@ -86,14 +126,24 @@ def line_of(
 def make_run(tmp_path: Path) -> MakeRun:
     """Writes a run and gives its folder."""
 
-    def make(*, peers: int = 4, rounds: int = 120, environments: int = 3, name: str = "quickstart") -> RunDirectory:
+    def make(
+        *,
+        peers: int = 4,
+        rounds: int = 120,
+        environments: int = 3,
+        name: str = "quickstart",
+        stages: int = 1,
+        roles: bool = False,
+    ) -> RunDirectory:
         directory = RunDirectory.of(tmp_path, name)
         random_numbers = random.Random(7)
         for peer in range(peers):
             files = directory.peer(peer)
             files.root.mkdir(parents=True)
             lines = [
-                json.dumps(line_of(peer, number, peers, environments, rounds, random_numbers))
+                json.dumps(
+                    line_of(peer, number, peers, environments, rounds, random_numbers, stages=stages, roles=roles)
+                )
                 for number in range(rounds)
             ]
             files.metrics.write_text("\n".join(lines) + "\n")

@@ -26,7 +26,7 @@ from language_rounds import (
 from pydantic import ValidationError
 from torch import Tensor
 
-from swarmgame.game.state import FinishReason, Message, Prompt
+from swarmgame.game.state import FinishReason, Message, Prompt, Sampling
 from swarmgame.trainer.grpo import batch as batch_module
 from swarmgame.trainer.grpo.batch import training_batches
 from swarmgame.trainer.grpo.config import GRPOConfig
@@ -74,6 +74,21 @@ def test_evaluation_takes_the_likeliest_tokens(cache: Path) -> None:
     for group in groups:
         assert group.rollouts[0] == group.rollouts[1]
     assert contribution_of(learner, replace(round_of(9), evaluation=True)).groups == groups
+
+
+def test_a_sampled_evaluation_has_as_many_rollouts_as_the_game_asks_for_at_its_temperature(cache: Path) -> None:
+    learner = trainer(cache, temperature=2.0)
+    asked = replace(round_of(), evaluation=True, sampling=Sampling(6))
+    groups = contribution_of(learner, asked).groups
+    assert {len(group.rollouts) for group in groups} == {6}
+    assert any(len(set(group.rollouts)) > 1 for group in groups)
+    assert contribution_of(learner, asked).groups == groups
+    hot, cold = (
+        contribution_of(learner, replace(asked, sampling=Sampling(6, temperature))).groups
+        for temperature in (2.0, 0.001)
+    )
+    assert hot == groups  # without a temperature of its own it is that of training
+    assert all(len({rollout.token_ids for rollout in group.rollouts}) == 1 for group in cold)
 
 
 def test_a_chat_template_is_used_where_there_is_one_and_plain_text_otherwise(cache: Path) -> None:

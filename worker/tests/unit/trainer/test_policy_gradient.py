@@ -21,7 +21,7 @@ from torch import nn
 
 from swarmgame.errors import InvalidManifest
 from swarmgame.game.components import ComponentContext
-from swarmgame.game.state import Contribution, GameState, Prompt, Question, QuestionRef, Rollout, Round
+from swarmgame.game.state import Contribution, GameState, Prompt, Question, QuestionRef, Rollout, Round, Sampling
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
 
@@ -135,6 +135,18 @@ def test_an_action_is_a_rollout_of_one_id_with_its_logprob() -> None:
             assert rollout.text == str(action) == learner.decode([action])
             assert rollout.logprobs[0] == pytest.approx(logprobs[action], abs=1e-5)
     assert learner.decode([3]) is learner.decode([-1]) is learner.decode([0, 1]) is None
+
+
+def test_a_sampled_evaluation_has_as_many_actions_as_the_game_asks_for_at_its_temperature() -> None:
+    learner = trainer(evaluation_greedy=True)
+    asked = replace(round_of(), evaluation=True, sampling=Sampling(64))
+    sampled = contribution_of(learner, asked).groups
+    assert {len(group.rollouts) for group in sampled} == {64}
+    assert all(len({rollout.token_ids for rollout in group.rollouts}) > 1 for group in sampled)
+    cold = contribution_of(learner, replace(asked, sampling=Sampling(64, 0.001))).groups
+    greedy = contribution_of(learner, replace(asked, sampling=None)).groups
+    for group, likeliest in zip(cold, greedy, strict=True):
+        assert {rollout.token_ids for rollout in group.rollouts} == {likeliest.rollouts[0].token_ids}
 
 
 def test_random_numbers_come_from_the_rounds_seeds_only() -> None:

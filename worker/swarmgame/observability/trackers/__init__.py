@@ -1,0 +1,1 @@
+"""The built-in experiment trackers; each imports its library when it is opened."""
