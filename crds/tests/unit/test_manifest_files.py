@@ -180,7 +180,7 @@ def test_an_endless_file_is_read_up_to_the_limit() -> None:
             [{"name": "chain_sum"}, {"name": "gcd"}],
         ),
         ("game.trainer.with={lr: 1e-3, steps: [1, 2]}", "spec.game.trainer.with", {"lr": 1e-3, "steps": [1, 2]}),
-        ("game.evaluation.questions=3", "spec.game.evaluation", {"everyRounds": 10, "questions": 3}),
+        ("game.evaluation.questions=3", "spec.game.evaluation", {"everyRounds": 10, "questions": 3, "samples": 0}),
     ],
 )
 def test_set_changes_one_place(override: str, path: str, value: object) -> None:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 
 import swarmgame
 from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
@@ -32,33 +31,25 @@ from swarmgame.game.protocol import CommunicationManager
 from swarmgame.game.ranks import Ranks
 from swarmgame.game.report import Observer
 from swarmgame.game.state import PeerId
-from swarmgame.observability.diagnostics.observer import DiagnosticsObserver
 from swarmgame.observability.http import Endpoints
-from swarmgame.observability.metrics import MetricsObserver, PeerMetrics
-from swarmgame.observability.metrics_file import MetricsFile
-from swarmgame.observability.peer_progress import PeerProgress
-from swarmgame.observability.run_directory import PeerDirectory, write_atomically
-from swarmgame.observability.status import PeerStatus, Phase, StatusObserver
-from swarmgame.observability.tracker import Tracker
+from swarmgame.observability.metrics import PeerMetrics
+from swarmgame.observability.run_directory import PeerDirectory
+from swarmgame.observability.status import PeerStatus, Phase
 from swarmgame.runtime.archiving import make_archive
 from swarmgame.runtime.assembly import (
     Components,
     ResolvedGame,
     assemble,
     context_of,
-    facts_of,
     local_modules,
-    make_trackers,
     progression_of,
     resolve_game,
-    resolved_data,
     roles_of,
 )
-from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter, other_version
+from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, other_version
 from swarmgame.runtime.communication import Backend, PeerCommunication, kept_rounds, make_backend
-from swarmgame.runtime.export import ExportWriter
 from swarmgame.runtime.failure import PeerFailure, failure_of, packages_of
-from swarmgame.runtime.model_card import ExportRecord, make_record
+from swarmgame.runtime.observers import diagnostics, export_writers, record_keepers, trackers
 from swarmgame.runtime.options import PeerOptions, run_id
 from swarmgame.runtime.ranks import DistributedRanks, RankedRewards, agreed, ranks_from_environment
 from swarmgame.runtime.weights import weights_hash
@@ -68,7 +59,6 @@ from swarmgame_api.manifest import SwarmGame
 from swarmgame_common import logs
 
 if TYPE_CHECKING:
-    from swarmgame.archive.writer import RolloutArchive
     from swarmgame_chain.reporter import ChainReporter, ReporterStatus
 
 logger = logging.getLogger(__name__)
@@ -192,21 +182,15 @@ def _play(
                 "members": [member.peer for member in backend.membership()],
             }
 
-        diagnostics = DiagnosticsObserver(
-            facts_of(manifest, components),
-            components.rewards,
-            components.trainer,
-            path=PeerDirectory(options.directory).warnings,
-            index=options.index,
-            status=status,
-            metrics=metrics,
-        )
         archive = make_archive(manifest, folder, options, saved, components, ranks.size, peer)
         if archive is not None:
             cleanup.callback(archive.close)
-        observers = [diagnostics, *_observers(manifest, options, store, saved, state, status, metrics, archive)]
-        observers += _export_writers(manifest, options, components)
-        observers += _trackers(manifest, resolved, options, cleanup)
+        observers = [
+            diagnostics(manifest, options, components, status, metrics),
+            *record_keepers(manifest, options, store, saved, state, status, metrics, archive),
+            *export_writers(manifest, options, components),
+            *trackers(manifest, resolved, options, cleanup),
+        ]
     if reporter is not None:
         from swarmgame.chain.reporter import ChainObserver
 
@@ -315,70 +299,6 @@ def _restore(
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         advice = "it was made by another game or model: remove the run's folder, or give the run another name"
         raise BadData(f"{saved.path}: the checkpoint does not fit this manifest ({error}); {advice}") from error
-
-
-def _observers(
-    manifest: SwarmGame,
-    options: PeerOptions,
-    store: CheckpointStore,
-    saved: Checkpoint | None,
-    state: Callable[[], Mapping[str, Any]],
-    status: PeerStatus,
-    metrics: PeerMetrics,
-    archive: RolloutArchive | None,
-) -> list[Observer]:
-    """Return the observers of rank 0. Metrics and the archive come before checkpoints: after a crash between them a
-    line is written twice, and the resume removes the first; none is lost.
-    """
-
-    def saved_checkpoint(next_round: int, seconds: float) -> None:
-        status.change(checkpoint=next_round)
-        metrics["checkpoint_seconds"].observe(seconds)
-
-    return [
-        MetricsFile(
-            PeerDirectory(options.directory).metrics,
-            index=options.index,
-            first_round=saved.next_round if saved is not None else 0,
-            skipped=PeerDirectory(options.directory).skipped,
-        ),
-        *([archive] if archive is not None else []),
-        CheckpointWriter(
-            store, every_rounds=manifest.spec.storage.checkpoints.every_rounds, state=state, saved=saved_checkpoint
-        ),
-        MetricsObserver(metrics),
-        StatusObserver(status),
-    ]
-
-
-def _export_writers(manifest: SwarmGame, options: PeerOptions, components: Components) -> list[Observer]:
-    """Return the observer that exports the policy, where the game has one. It comes after the checkpoint's."""
-    spec = manifest.spec.model.export if manifest.spec.model is not None else None
-    if spec is None:
-        return []
-    files = PeerDirectory(options.directory)
-
-    def record(rounds: int) -> ExportRecord:
-        played = PeerProgress(options.index, files)
-        played.refresh()
-        lines = played.rounds.values()
-        return make_record(manifest, lines, peer=options.index, rounds=rounds, release=swarmgame.__version__)
-
-    return [ExportWriter(components.trainer, spec, files.exports, record=record)]
-
-
-def _trackers(
-    manifest: SwarmGame, resolved: ResolvedGame, options: PeerOptions, cleanup: ExitStack
-) -> tuple[Tracker, ...]:
-    """Return the experiment trackers of rank 0, and write the options that the report shows."""
-    files = PeerDirectory(options.directory.absolute())
-    text = yaml.safe_dump(resolved_data(manifest, resolved), sort_keys=False, allow_unicode=True)
-    write_atomically(files.options, text)
-    name = files.run_name or manifest.metadata.name
-    trackers = make_trackers(manifest, resolved, name, options.index, files.root)
-    for tracker in trackers:
-        cleanup.callback(tracker.close)
-    return trackers
 
 
 def _linger(communication: CommunicationManager, manifest: SwarmGame, over: Callable[[], bool]) -> None:

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from swarmgame.game.evaluation import Evaluation
 from swarmgame.game.protocol import ClosedBy, Collected
-from swarmgame.game.report import RoundReport
+from swarmgame.game.report import RoundReport, SkipCause
 from swarmgame.game.state import GameState, Round
 from swarmgame.observability.metric_definitions import METRICS, PREFIX, reference
 from swarmgame.observability.metrics import MAX_LABEL_VALUES, MetricsObserver, PeerMetrics, clip_ratio_of
@@ -169,6 +169,7 @@ def test_the_reference_page_lists_every_metric_with_its_meaning() -> None:
     chain = PeerMetrics(peer="a")
     chain.chain(waiting=1, final=2, rejected=0, dropped=0)
     chain["warnings_total"].labels("no-spread").inc()
+    chain["rounds_skipped_total"].labels(str(SkipCause.SLOW)).inc(3)
     exposed = {sample.split("{")[0] for sample in played(report()) | samples(chain)}
     for metric in METRICS:
         assert metric.description
