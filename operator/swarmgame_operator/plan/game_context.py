@@ -103,6 +103,42 @@ class GameContext:
         return self.spec.model is not None and not self.spec.model.uri.startswith("file://")
 
     @cached_property
+    def template_hash(self) -> str:
+        """The hash of what the author specified about the pods, without the number of peers, deadlines and the
+        operator's version.
+        """
+        data = self.spec_data
+        peers = {
+            key: entry
+            for key, entry in data.get("peers", {}).items()
+            if key not in ("replicas", "minReplicas", "maxReplicas")
+        }
+        communication = {key: entry for key, entry in data.get("communication", {}).items() if key != "initialPeers"}
+        failure = {key: entry for key, entry in data.get("failurePolicy", {}).items() if key == "backoffLimitPerPeer"}
+        storage_data = data.get("storage", {})
+        checkpoints = {
+            key: entry for key, entry in storage_data.get("checkpoints", {}).items() if key != "retentionPolicy"
+        }
+        trackers = data.get("observability", {}).get("trackers")
+        return digest(
+            {
+                # Only where there are any: an operator that knows this field restarts no game without it.
+                **({"trackers": trackers} if trackers else {}),
+                "game": data.get("game"),
+                "model": data.get("model"),
+                "peers": peers,
+                "communication": communication,
+                "coordination": data.get("coordination"),
+                "bootnode": data.get("bootnode", {}).get("enabled"),
+                "identity": data.get("identity", {}).get("secretName"),
+                "storage": {**storage_data, "checkpoints": checkpoints},
+                "completion": data.get("completion"),
+                "failure": failure,
+                "grace": data.get("terminationGracePeriodSeconds"),
+            }
+        )
+
+    @cached_property
     def vllm(self) -> VllmOptions | None:
         """The vLLM server that the peers generate with; None if they generate themselves."""
         return self.spec.game.vllm

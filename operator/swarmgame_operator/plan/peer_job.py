@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from swarmgame_operator.plan import initializer, sampler, storage
-from swarmgame_operator.plan.game_context import TEMPLATE_HASH, GameContext, digest
+from swarmgame_operator.plan.game_context import TEMPLATE_HASH, GameContext
 from swarmgame_operator.plan.merge import merge
 from swarmgame_operator.plan.plan_types import Child, Manifest
 from swarmgame_operator.plan.pod import (
@@ -61,7 +61,7 @@ def peer_job(game: GameContext) -> Child:
     created = {
         **metadata,
         "labels": {**labels, **metadata["labels"]},
-        "annotations": {**annotations, TEMPLATE_HASH: template_hash(game)},
+        "annotations": {**annotations, TEMPLATE_HASH: game.template_hash},
     }
     spec: Manifest = {
         **numbers,
@@ -81,40 +81,6 @@ def peer_job(game: GameContext) -> Child:
 def queue(game: GameContext) -> str:
     """Return the Kueue queue that admits the game; empty if there is none."""
     return game.resource.labels.get(QUEUE_LABEL, "")
-
-
-def template_hash(game: GameContext) -> str:
-    """Return the hash of what the author specified about the pods. The number of peers, deadlines and the operator's
-    version are not part of it.
-    """
-    data = game.spec_data
-    peers = {
-        key: entry
-        for key, entry in data.get("peers", {}).items()
-        if key not in ("replicas", "minReplicas", "maxReplicas")
-    }
-    communication = {key: entry for key, entry in data.get("communication", {}).items() if key != "initialPeers"}
-    failure = {key: entry for key, entry in data.get("failurePolicy", {}).items() if key == "backoffLimitPerPeer"}
-    storage_data = data.get("storage", {})
-    checkpoints = {key: entry for key, entry in storage_data.get("checkpoints", {}).items() if key != "retentionPolicy"}
-    trackers = data.get("observability", {}).get("trackers")
-    return digest(
-        {
-            # Only where there are any: an operator that knows this field restarts no game without it.
-            **({"trackers": trackers} if trackers else {}),
-            "game": data.get("game"),
-            "model": data.get("model"),
-            "peers": peers,
-            "communication": communication,
-            "coordination": data.get("coordination"),
-            "bootnode": data.get("bootnode", {}).get("enabled"),
-            "identity": data.get("identity", {}).get("secretName"),
-            "storage": {**storage_data, "checkpoints": checkpoints},
-            "completion": data.get("completion"),
-            "failure": failure,
-            "grace": data.get("terminationGracePeriodSeconds"),
-        }
-    )
 
 
 def processes(game: GameContext) -> str:

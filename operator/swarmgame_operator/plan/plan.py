@@ -18,7 +18,7 @@ from swarmgame_operator.plan.deadlines import seconds_to_deadline, seconds_to_li
 from swarmgame_operator.plan.game_context import GameContext
 from swarmgame_operator.plan.key_secrets import key_secrets
 from swarmgame_operator.plan.peer_health import SHOWN, peer_counts, unhealthy_peers
-from swarmgame_operator.plan.peer_job import JOB, template_hash
+from swarmgame_operator.plan.peer_job import JOB
 from swarmgame_operator.plan.plan_types import Plan
 from swarmgame_operator.plan.progress import checkpoint_status, progress_status, seconds_to_stall
 from swarmgame_operator.plan.reconcile_context import ReconcileContext, write_time
@@ -88,7 +88,7 @@ def _plan(context: ReconcileContext) -> Plan:
             "coordination": _coordination(context),
             "checkpoint": checkpoint_status(context),
             "job_name": game.name(JOB),
-            "template_hash": (context.job.template_hash if context.job is not None else "") or template_hash(game),
+            "template_hash": (context.job.template_hash if context.job is not None else "") or game.template_hash,
             "conditions": conditions,
         }
     )

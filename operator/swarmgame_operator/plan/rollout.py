@@ -13,7 +13,7 @@ from swarmgame_operator.plan import initializer
 from swarmgame_operator.plan.children import needs_update
 from swarmgame_operator.plan.game_context import digest
 from swarmgame_operator.plan.key_secrets import missing_peer_keys
-from swarmgame_operator.plan.peer_job import peer_job, template_hash
+from swarmgame_operator.plan.peer_job import peer_job
 from swarmgame_operator.plan.plan_types import Child, Deletion, DryRun
 from swarmgame_operator.plan.reconcile_context import ReconcileContext, job_condition_reason
 from swarmgame_operator.snapshot import JobFacts
@@ -119,7 +119,7 @@ def _open_dry_run(context: ReconcileContext, child: Child) -> DryRun | None:
 
 
 def _outdated(context: ReconcileContext, job: JobFacts) -> bool:
-    return bool(job.template_hash) and job.template_hash != template_hash(context.game)
+    return bool(job.template_hash) and job.template_hash != context.game.template_hash
 
 
 def _finished(job: JobFacts) -> bool:

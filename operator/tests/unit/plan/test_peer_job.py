@@ -8,7 +8,7 @@ import pytest
 from plan_fixtures import DEFAULTS, game_context, valid_game
 
 from swarmgame_operator.defaults import Defaults
-from swarmgame_operator.plan.peer_job import peer_job, processes, template_hash
+from swarmgame_operator.plan.peer_job import peer_job, processes
 from swarmgame_operator.plan.plan_types import Child
 
 HUB: dict[str, Any] = {"model": {"uri": "hf://a/b", "secretRef": {"name": "hub"}}}
@@ -136,24 +136,23 @@ OTHER: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("spec", SAME, ids=str)
 def test_a_change_that_does_not_affect_pods_keeps_the_hash(spec: dict[str, Any]) -> None:
-    assert template_hash(game_context(valid_game(spec))) == template_hash(game_context(valid_game()))
+    assert game_context(valid_game(spec)).template_hash == game_context(valid_game()).template_hash
 
 
 @pytest.mark.parametrize("spec", OTHER, ids=str)
 def test_a_change_that_affects_pods_changes_the_hash(spec: dict[str, Any]) -> None:
-    assert template_hash(game_context(valid_game(spec))) != template_hash(game_context(valid_game()))
+    assert game_context(valid_game(spec)).template_hash != game_context(valid_game()).template_hash
 
 
 def test_the_operators_own_defaults_are_no_part_of_the_hash() -> None:
     newer = Defaults(worker_image="example.dev/worker:2", image_pull_policy="Always", image_pull_secrets=("registry",))
-    assert template_hash(game_context(valid_game(), newer)) == template_hash(game_context(valid_game()))
+    assert game_context(valid_game(), newer).template_hash == game_context(valid_game()).template_hash
     assert created_job(defaults=newer)["spec"] != created_job()["spec"]
 
 
 def test_an_explicit_default_keeps_the_hash() -> None:
-    assert template_hash(game_context(valid_game({"terminationGracePeriodSeconds": 120}))) == template_hash(
-        game_context(valid_game())
-    )
+    patient = game_context(valid_game({"terminationGracePeriodSeconds": 120}))
+    assert patient.template_hash == game_context(valid_game()).template_hash
 
 
 @pytest.mark.parametrize(
