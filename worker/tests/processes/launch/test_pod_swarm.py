@@ -23,7 +23,7 @@ import pytest
 import yaml
 from running import EXAMPLES, descendants, kill, lines, wait_until
 
-from swarmgame.launch.local import free_ports
+from swarmgame.launch.local_peers import free_ports
 from swarmgame.swarm.identity import Identity, dial_address
 from swarmgame_common.parent_death import VARIABLE
 
