@@ -76,7 +76,7 @@ async def made_or_ended(api: Api, namespace: str, game: str, process: OperatorPr
         return process.process.returncode is not None or await has_job()
 
     try:
-        await eventually(either, 90)
+        await eventually(either, 240)
     except AssertionError as error:
         raise AssertionError(f"it neither works nor ends:\n{process.output}") from error
     return await has_job()
