@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operators import eventually, manifest, names, operator, reconcile_all, settled
+from operators import controllers_at_rest, eventually, manifest, names, operator, reconcile_all, settled
 
 from swarmgame_operator.api import CONFIG_MAP, DEPLOYMENT, GAME, JOB, KINDS, POD, SECRET, SERVICE, Api, ResourceKind
 
@@ -59,6 +59,7 @@ async def test_a_settled_game_causes_no_writes_and_neither_does_a_restart(
         for name in ("one", "two", "three"):
             await api.create(GAME, namespace, manifest(name))
         await eventually(lambda: len(list(first.cache.games())) == 3)
+        await eventually(lambda: controllers_at_rest(api, namespace, 3))  # then only an operator changes anything
         await settled(first)
         before = first.metrics.writes
         assert [await reconcile_all(first) for _ in range(3)] == [3, 3, 3]
