@@ -127,7 +127,7 @@ async def test_a_change_while_no_operator_runs_is_reverted_by_the_next(
 async def test_fields_of_other_managers_stay(api: Api, cluster_config: Path, namespace: str) -> None:
     async with operator(cluster_config, namespace) as running:
         await api.create(GAME, namespace, manifest())
-        await eventually(lambda: running.cache.version_of((namespace, "sums"), JOB, "sums-peers"))
+        await eventually(lambda: controllers_at_rest(api, namespace, 1))
         await settled(running)
         before = running.metrics.writes
         await merge_as_another_manager(
