@@ -181,13 +181,10 @@ class Informer:
                         return progress.version
                     self.last_message = self._clock()
                     self._store_event(json.loads(line), progress)
-        except Gone:
-            self.synced.clear()
-            raise
         except Retry as error:
             self.synced.clear()
-            if progress.version == version:
-                raise  # no message arrived: a failure, with back-off
+            if isinstance(error, Gone) or progress.version == version:
+                raise  # a new list is needed; or no message arrived: a failure, with back-off
             log.info("watch interrupted", kind=self.kind.name, reason=error.reason)
             return progress.version
         finally:

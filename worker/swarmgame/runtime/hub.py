@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from swarmgame.errors import BadUsage, Refused, Temporary
+from swarmgame.models.hub import unreachable_errors
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
@@ -50,10 +51,6 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    # A connection that fails raises the client library's HTTPError; which library that is depends on the hub's client.
-    bases: list[type[BaseException]] = [base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"]
-    failures: tuple[type[BaseException], ...] = (OSError, *bases)
-
     api = HfApi(library_name="swarmgame")
     keep = f"the model is complete in {folder}"
     try:
@@ -69,7 +66,7 @@ def push(folder: Path, name: str, *, public: bool, message: str) -> str:
         if code < 500 and code not in (408, 425, 429):
             raise BadUsage(f"the hub does not accept {name} ({code}): {reason}. {keep}") from error
         raise Temporary(f"the hub did not take {name} ({code}): {reason}. {keep}; try again") from error
-    except failures as error:
+    except unreachable_errors() as error:
         raise Temporary(f"the hub could not be reached: {_first_line(error)}. {keep}; try again") from error
     return str(created)
 

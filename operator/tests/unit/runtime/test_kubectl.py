@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from aiohttp import web
+from kubectl_server import kubectl_server
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -82,7 +80,6 @@ ANSWERS: dict[str, Any] = {
 @pytest.fixture
 def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
     """A runner of commands whose kubeconfig names a server with ANSWERS, namespace `team`."""
-    loop, ports = asyncio.new_event_loop(), []
 
     async def handle(request: web.Request) -> web.Response:
         answer = ANSWERS.get(request.path)
@@ -92,33 +89,11 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunn
             )
         return web.Response(text=answer if isinstance(answer, str) else json.dumps(answer))
 
-    async def start() -> web.AppRunner:
-        server = web.Application()
-        server.router.add_get("/{path:.*}", handle)
-        runner = web.AppRunner(server, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        ports.append(runner.addresses[0][1])
-        return runner
-
-    runner = loop.run_until_complete(start())
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    config = {
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{ports[0]}"}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
-        "current-context": "x",
-    }
     file = tmp_path / "kubeconfig"
-    file.write_text(yaml.safe_dump(config), encoding="utf-8")
     monkeypatch.setenv("KUBECONFIG", str(file))
     monkeypatch.setenv("COLUMNS", "160")
-    yield CliRunner()
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
+    with kubectl_server(handle, file):
+        yield CliRunner()
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["status", "-n", "team"], ["status", "-A"]])

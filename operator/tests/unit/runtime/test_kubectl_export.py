@@ -6,18 +6,16 @@ for the claim.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from aiohttp import web
+from kubectl_server import kubectl_server
 from typer.testing import CliRunner
 
 from swarmgame_api.load import load_manifest
@@ -145,33 +143,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent))
     monkeypatch.setattr(claim_reader, "POLL_SECONDS", 0.01)
-    loop, ports = asyncio.new_event_loop(), []
-
-    async def start() -> web.AppRunner:
-        server = web.Application()
-        server.router.add_route("*", "/{path:.*}", cluster.answer)
-        runner = web.AppRunner(server, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        ports.append(runner.addresses[0][1])
-        return runner
-
-    runner = loop.run_until_complete(start())
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    config = {
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{ports[0]}"}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
-        "current-context": "x",
-    }
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config), encoding="utf-8")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    yield cluster
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
+    with kubectl_server(cluster.answer, tmp_path / "kubeconfig"):
+        yield cluster
 
 
 def export(cluster: Cluster, *arguments: str, expect: int = 0) -> str:
