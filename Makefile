@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 NODE   := $(shell command -v node)
+GO     := $(shell command -v go)
 COMMA  := ,
 CLUSTER := PYTHONPATH=hack/native-cluster $(BIN)/python -m native_cluster
 E2E    ?= auto
@@ -13,8 +14,9 @@ WHOLE  := --maxfail 5 --durations=10
 layer   = $(wildcard */tests/$(1) hack/*/tests/$(1))
 RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 .DEFAULT_GOAL := help
-.PHONY: help install toolchain demo demo-control test test-fast test-swarm test-contracts test-gpu lint types
+.PHONY: help install toolchain demo demo-control examples test test-fast test-attacks test-swarm test-contracts test-gpu lint types
 .PHONY: generate check-generated bench bench-table slither clean
+.PHONY: kind-up kind-load kind-down images images-push
 .PHONY: cluster-prepare cluster-build cluster-tools cluster-tools-api cluster-tools-kind cluster-load cluster-up cluster-down
 .PHONY: e2e e2e-api e2e-cluster
 
@@ -25,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[worker,chain,operator,dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[worker,chain,operator,smol,dev]'
 	@touch $@
 
 install: $(READY) ## the virtual environment, with exact versions
@@ -42,15 +44,23 @@ demo: $(READY) ## four peers learn together on this machine, for about two minut
 demo-control: $(READY) ## the same with shuffled rewards: the reward does not rise
 	$(BIN)/swarmgame run examples/01-quickstart/game.yaml --name control --fresh --set game.rewards.use=control:ShuffledRewards
 
-test: lint types test-fast test-swarm $(if $(NODE),test-contracts) ## every test that needs no cluster: unit, oracle, processes, and with Node contracts
+examples: $(READY) ## the examples of own games and trainers, with the check that each learned: about ten minutes
+	for game in 05-own-game/game 05-own-game/roles 06-own-trainer/game 07-lora-ranks-join/game; do \
+	  name=$$(sed -n 's/^  name: //p' examples/$$game.yaml) && \
+	  $(BIN)/swarmgame run examples/$$game.yaml --fresh && $(BIN)/python examples/check.py runs/$$name || exit 1; done
+
+test: lint types test-fast test-attacks test-swarm $(if $(NODE),test-contracts) ## every test that needs no cluster: unit, oracle, attacks, processes, and with Node contracts
 	@[ -n '$(NODE)' ] || [ -z "$$CI" ] || { echo 'contracts: Node is missing, and a skipped layer is a failure here'; exit 1; }
-	@echo 'layers run: unit, oracle, processes$(if $(NODE),$(COMMA) contracts). Not run: $(if $(NODE),,contracts (Node is missing); )gpu (make test-gpu, on a CUDA device); api, cluster (make e2e)'
+	@echo 'layers run: unit, oracle, attacks, processes$(if $(NODE),$(COMMA) contracts). Not run: $(if $(NODE),,contracts (Node is missing); )gpu (make test-gpu, on a CUDA device); api, cluster (make e2e)'
 
 test-fast: $(READY) ## unit and oracle, two to three minutes
 	$(RUN) -n 2 $(call layer,unit) $(call layer,oracle)
 
 test-swarm: $(READY) ## processes: real peers and sockets, about ten minutes
 	$(RUN) -n 2 --dist worksteal --durations=10 $(call layer,processes)
+
+test-attacks: $(READY) ## untrusted answers against the sandbox, one minute; ATTACKS=--all-scorers for every scorer
+	$(RUN) -n 2 --dist worksteal $(call layer,attacks) $(ATTACKS)
 
 test-contracts: $(READY) toolchain ## forge, anvil, and swarms with a local chain (Node), 2.5 minutes
 	$(RUN) $(call layer,contracts)
@@ -85,15 +95,31 @@ generate: $(READY) ## write the CRD and the reference pages from the code
 check-generated: generate ## fail when a generated file is not current, and show the difference
 	git diff --exit-code -- crds/swarmgame.yaml docs/reference charts
 
-bench: $(READY) ## every benchmark (about half an hour); JSON in benchmarks/results
-	for script in generation step_vs_trl round_vs_genrl overlap rollout_archive exchange_vs_genrl exchange_scaling soak; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+bench: $(READY) ## every benchmark (about two hours); JSON in benchmarks/results
+	for script in generation step_vs_trl trl_overhead ppo_step round_vs_genrl overlap rollout_archive sandbox time_to_first_round smollm exchange_vs_genrl exchange_scaling soak architectures attacks influence; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(MAKE) bench-table
 
 bench-table: $(READY) ## write docs/benchmarks.md and the README's figures from the JSON
 	$(BIN)/python benchmarks/table.py
+	$(BIN)/python benchmarks/attack_table.py
 
 slither: $(READY) ## static analysis of the contract, in its own environment
 	$(BIN)/python contracts/slither.py
+
+kind-up: ## make a kind cluster: export KUBECONFIG=$(make -s kind-up); KUBERNETES=1.34 chooses the version
+	@hack/kind/up.sh
+
+kind-load: ## build the project's images and load them into the kind cluster
+	@hack/kind/load.sh
+
+kind-down: ## remove it; Docker's images stay
+	@hack/kind/down.sh
+
+images: ## build the project's images with Docker
+	@hack/images.sh build
+
+images-push: ## build and push them: make images-push REGISTRY=registry.example.com/team; writes images.yaml for helm
+	@hack/images.sh push $(REGISTRY)
 
 cluster-tools-api: $(READY) ## build etcd, kube-apiserver, kube-controller-manager and kubectl with Go (six minutes, once)
 	$(CLUSTER) tools api
@@ -104,11 +130,14 @@ cluster-tools-kind: $(READY) ## build kind with Go (once)
 cluster-tools: $(READY) ## build these, kind, and the tools of a node and of the chart's tests (twenty minutes, once)
 	$(CLUSTER) tools
 
-e2e: e2e-api e2e-cluster ## tests on an API server and on a cluster; E2E=kind|native|current chooses the cluster
+# On kind and other clusters the tests need no Go. It builds the API server of the layer api.
+e2e: $(if $(GO)$(filter native,$(E2E)),e2e-api) e2e-cluster ## tests on an API server (with Go) and on a cluster; E2E=kind|native|current chooses it
+	@[ -n '$(GO)' ] || [ -z "$$CI" ] || { echo 'api: Go is missing, and a skipped layer is a failure here'; exit 1; }
+	@[ -n '$(GO)' ] || echo 'layers run: cluster. Not run: api (Go is missing, which builds the API server)'
 
 e2e-api: cluster-tools-api ## schemas, server-side apply, RBAC and charts on a real API server, two minutes
 	$(CLUSTER) tools charts
-	$(RUN) $(call layer,api) e2e/api
+	$(RUN) -n 2 --dist loadfile $(call layer,api) e2e/api
 
 ifeq ($(E2E),auto)
 e2e-cluster: ## games on a cluster, 15 minutes: kind where Docker can run it, else the native cluster

@@ -21,7 +21,11 @@ if not Path("/dev/nvidiactl").exists():
 # all later imports. With a path, the module counts as a package and stays.
 operator.__path__ = [str(Path(__file__).parent / "operator")]  # type: ignore[attr-defined]
 
-LAYERS = ("unit", "oracle", "processes", "contracts", "gpu", "api")
+LAYERS = ("unit", "oracle", "processes", "attacks", "contracts", "gpu", "api")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-scorers", action="store_true", help="attack every scorer of reasoning-gym, not a selection")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -9,6 +9,10 @@ Claims: per 1,000 rounds at most 1 MiB of unique memory a process and on a devic
 and no thread; the run's folder grows by its metrics and log alone, at most 8 KiB a round and peer. `day` says how many
 rounds 24 hours are at the speed measured, and what a peer would have gained by then, with the slope's standard error.
 Run as `python benchmarks/soak.py`; `--smoke` plays few rounds and writes nothing; `--overlap` generates ahead.
+
+`--hostile` plays four peers for 45 minutes (`--minutes N`) among strangers that flood them, guests that come and go,
+and with one daemon that dies (`swarm/hostile_soak.py`). Claims: no round of the four is lost, and their memory of the
+last fifth is at most 1.1 × that of the third.
 """
 
 from __future__ import annotations
@@ -26,12 +30,15 @@ from pathlib import Path
 from typing import Any
 
 from harness import claim, machine, publish
+from swarm.hostile_soak import HostileSoak
 from swarm.soak import memory
 
 HERE = Path(__file__).parent
 GAME = HERE.parent / "examples" / "01-quickstart" / "game.yaml"
 PEERS, EVERY = 2, 10
 ROUNDS, WARMUP = 1000, 400
+MINUTES = 45.0
+FLAT = 1.1
 DAY_SECONDS = 86_400
 BOUNDS = {
     "peer_uss": ("MiB of unique memory, a peer", 1.0),
@@ -142,12 +149,32 @@ def growth(samples: Sequence[dict[str, Any]], name: str, warmup: int) -> dict[st
     }
 
 
+def hostile(minutes: float, *, smoke: bool) -> None:
+    """Play the hostile soak, and publish it."""
+    began = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        found = HostileSoak(Path(folder), minutes * 60).play()
+    claims = [
+        claim("rounds of honest peers that were lost", found["rounds_lost"], at_most=0),
+        *(
+            claim(f"{name} of the last fifth of the time, of that of the third", figures["ratio"], at_most=FLAT)
+            for name, figures in found["memory"].items()
+        ),
+    ]
+    publish("soak_hostile", {"claims": claims, "minutes": minutes, **found}, began=began, smoke=smoke)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--smoke", action="store_true", help="60 rounds, nothing written")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--overlap", action="store_true", help="with trainer.with.overlap; written as soak_overlap")
+    parser.add_argument("--hostile", action="store_true", help="among strangers, with churn and a dead daemon")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of the hostile soak; default: 45")
     given = parser.parse_args()
+    if given.hostile:
+        hostile(given.minutes, smoke=given.smoke)
+        return
     rounds, warmup = (60, 20) if given.smoke else (given.rounds, min(WARMUP, given.rounds // 2))
     began = machine()
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from attack_table import influence_rows
 from harness import result
 
 ROOT = Path(__file__).parents[1]
@@ -52,8 +53,14 @@ NAMES = (
     "generation_cuda",
     "training_cuda",
     "step_vs_trl",
+    "step_vs_trl_cuda",
     "exchange_scaling",
     "operator_scale",
+    "operator_turns",
+    "time_to_first_round",
+    "rollout_archive",
+    "smollm",
+    "influence",
 )
 
 
@@ -82,9 +89,15 @@ def _rows() -> list[Row]:
         *_on_a_device(result("generation_cuda")),
         *_training(result("training_cuda")),
         *_step(result("step_vs_trl")),
+        *_step(result("step_vs_trl_cuda")),
         *_scaling(result("exchange_scaling")),
         *_operator(result("operator_scale")),
+        *_operator_turns(result("operator_turns")),
+        *_first_round(result("time_to_first_round")),
+        *_archive(result("rollout_archive")),
         *_images(result("image_sizes")),
+        *_language_model(result("smollm")),
+        *_influence(result("influence")),
     ]
 
 
@@ -180,9 +193,13 @@ def _training(found: Mapping[str, Any] | None) -> Iterator[Row]:
 def _step(found: Mapping[str, Any] | None) -> Iterator[Row]:
     if found is not None:
         other, ours = found["seconds"]["trl"]["median"], found["seconds"]["ours"]["median"]
-        what = "Training step, 8 prompts × 8 completions × 32 tokens"
+        work, device = found["work"], found["machine"].get("device")
+        what = (
+            f"Training step{' on one ' + device.removeprefix('NVIDIA ') if device else ''}, "
+            f"{work['prompts']} prompts × {work['completions']} completions × {work['new_tokens']} tokens"
+        )
         compared = f"TRL {found['machine']['versions']['trl']}: {_seconds(other)}"
-        yield Row(what, compared, _seconds(ours), _times(other, ours), True)
+        yield Row(what, compared, _seconds(ours), _times(other, ours), not device)
 
 
 def _scaling(found: Mapping[str, Any] | None) -> Iterator[Row]:
@@ -193,15 +210,41 @@ def _scaling(found: Mapping[str, Any] | None) -> Iterator[Row]:
     yield Row(f"Cost per peer and round as the swarm grows from {fewest} to {most} peers, pull mode", "", growth, "")
 
 
+def _first_round(found: Mapping[str, Any] | None) -> Iterator[Row]:
+    if found is not None:
+        what = f"`swarmgame run` to the end of round 0: quickstart, {found['shape']['peers']} peers, warm caches"
+        yield Row(what, "", _seconds(found["seconds"]["median"]), "")
+
+
+def _archive(found: Mapping[str, Any] | None) -> Iterator[Row]:
+    if found is not None:
+        share, kept = (claim["measured"] for claim in found["claims"])
+        what = f"Archive of rollouts and hash of the weights, quickstart, {found['shape']['peers']} peers"
+        yield Row(what, "", f"{share:.1%} of a round, {kept:.0f} MB kept after an hour", "")
+
+
 def _operator(found: Mapping[str, Any] | None) -> Iterator[Row]:
     for index, size in enumerate((found or {}).get("sizes", ())):
         cold, growth, objects = size["cold_start"], size["growth"], size["objects"]
         memory = max(cold["resident_mib_at_most"], growth["resident_mib_at_most"])
         writes = max(size["idle"]["writes_a_second"], size["idle_after_it"]["writes_a_second"])
-        what = f"Operator, {objects['swarmgames']:,} games, {objects['pods']:,} pods, API server included, two cores"
+        pace = f"{(found or {})['pace_a_second']:.0f} a second"
+        what = f"Operator, {objects['swarmgames']:,} games at {pace}, {objects['pods']:,} pods, API server here too"
         wait = f"apply → Job p99 {_seconds(growth['apply_to_job_seconds']['p99'])}"
         start = f"cold start {_seconds(cold['seconds'])}, {memory:.0f} MiB"
         yield Row(what, "", f"{wait}, {start}, idle {writes:.1f} writes/s", "", index == 0)
+
+
+def _operator_turns(found: Mapping[str, Any] | None) -> Iterator[Row]:
+    if found is not None:
+        work, arms = found["work"], found["arms"]
+        what = f"Operator, before kopf ({work['other']}) and with it, in turn: {work['games']} games, "
+        what += f"{work['pace_a_second']:.0f} a second: apply → Job p99, processor time a game"
+        other, ours = (
+            f"{_seconds(arms[name]['p99']['median'])}, {arms[name]['processor_ms_a_game']['median']:.0f} ms"
+            for name in ("other", "this")
+        )
+        yield Row(what, other, ours, "")
 
 
 def _images(found: Mapping[str, Any] | None) -> Iterator[Row]:
@@ -212,6 +255,23 @@ def _images(found: Mapping[str, Any] | None) -> Iterator[Row]:
             for name, each in images.items()
         )
         yield Row("Images, uncompressed (rebuilt after a change of the code)", "", figures, "")
+
+
+def _language_model(found: Mapping[str, Any] | None) -> Iterator[Row]:
+    if found is not None:
+        game, control = found["game"], found["control"]
+        shape = f"2 peers on two cores, {game['rounds']} rounds"
+        what = f"SmolLM2-135M, {shape}: mean of {game['questions']} held-out questions"
+        ours = (
+            f"{game['before']:.3f} → {game['after']:.3f} in {game['seconds'] / 60:.0f} minutes, "
+            f"change {game['change']:+.3f} ± {game['standard_error']:.3f}"
+        )
+        yield Row(what, f"shuffled rewards: {control['change']:+.3f} ± {control['standard_error']:.3f}", ours, "")
+
+
+def _influence(found: Mapping[str, Any] | None) -> Iterator[Row]:
+    for attack, what, other, ours in influence_rows(found):
+        yield Row(f"{attack}: {what}", f"without the bounds: {other}", ours, "")
 
 
 def _calls(figures: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 # The operator and the chain's gateway: no torch, no compiler, no process that runs as root.
-# Build from the repository's root: docker build -f docker/operator.Dockerfile -t ghcr.io/swarmgame/operator .
-# A registry of your own: --secret id=pip,src=/etc/pip.conf --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt;
-# the image contains neither file.
+# hack/images.sh builds it, on amd64 and arm64, with this host's package index and certificates as secrets, which no image
+# contains. A BASE_IMAGE with tini needs no Debian mirror.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS requirements

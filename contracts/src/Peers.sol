@@ -12,26 +12,33 @@ import "./Types.sol";
 /// (0.4.2's registerPeer) belongs to the first who asks, until its key speaks: then the claim and all that was scored under it are gone.
 /// Invariant: a proven id never goes to anyone whom its key has not named.
 abstract contract Peers is Rounds, EIP712 {
-    // A report reads the first three slots and writes the third; a commit touches the second and the last alone.
+    // A report reads both of the first two slots and writes the second, and a word of `_reported`; a vote writes the third.
     struct Peer {
         address owner;
-        uint64 position;
-        uint8 kind;
+        uint40 deadline;
+        uint32 firstRound;
+        uint24 position;
         address signer;
-        uint64 deadline;
-        uint32 sealedRound;
-        int128 totalReward;
-        uint32 nextRound;
-        uint32 nextVote;
+        int96 totalReward;
         uint32 wins;
-        bytes32 seal;
     }
+
+    /// Rounds before its registration that a peer may report: the registration may have been on its way.
+    uint256 public constant LATE_ROUNDS = 8;
+    /// A deadline is no further away, so that a proof which was stolen ends.
+    uint256 public constant MAX_DEADLINE = 30 days;
+    /// Seals that are kept of a peer: of the rounds that may be opened, and of as many that are to come.
+    uint256 internal constant SEALS = 16;
 
     bytes32 private constant REGISTER_PEER = keccak256("RegisterPeer(address owner,address signer,uint256 deadline)");
 
     bool public immutable provenOnly;
 
     mapping(bytes32 peerIdHash => Peer) internal _peers;
+    /// A bit for each round, 256 to a word: the order in which reports come does not matter, and none is taken twice.
+    mapping(bytes32 peerIdHash => mapping(uint256 word => uint256 bits)) internal _reported;
+    mapping(bytes32 peerIdHash => mapping(uint256 word => uint256 bits)) internal _voted;
+    mapping(bytes32 peerIdHash => mapping(uint256 slot => bytes32)) internal _seals;
     mapping(address owner => string[]) private _claims;
     mapping(address owner => mapping(uint8 kind => bytes32[])) private _proofs;
 
@@ -48,8 +55,9 @@ abstract contract Peers is Rounds, EIP712 {
     /// @return reasons the selector of the error for which each entry was rejected; 0 where it was not
     function registerPeers(Registration[] calldata registrations) external whenNotPaused returns (bytes4[] memory reasons) {
         reasons = new bytes4[](registrations.length);
+        uint32 first = _firstRound();
         for (uint256 i = 0; i < registrations.length; i++) {
-            reasons[i] = _register(registrations[i]);
+            reasons[i] = _register(registrations[i], first);
             if (reasons[i] != 0) emit EntryRejected(i, reasons[i]);
         }
     }
@@ -61,8 +69,8 @@ abstract contract Peers is Rounds, EIP712 {
         Peer storage peer_ = _peers[keccak256(bytes(peerId))];
         if (peer_.owner != address(0)) revert PeerIdAlreadyRegistered();
         string[] storage claims = _claims[msg.sender];
-        peer_.owner = msg.sender;
-        peer_.position = uint64(claims.length);
+        if (claims.length > type(uint24).max) revert InvalidOwner();
+        (peer_.owner, peer_.position, peer_.firstRound) = (msg.sender, uint24(claims.length), _firstRound());
         claims.push(peerId);
         emit PeerRegistered(msg.sender, peerId);
     }
@@ -101,18 +109,24 @@ abstract contract Peers is Rounds, EIP712 {
 
     /// @notice All that is known of a peer.
     function peer(string calldata peerId) external view returns (PeerInfo memory) {
-        Peer storage p = _peers[keccak256(bytes(peerId))];
+        bytes32 id = keccak256(bytes(peerId));
+        Peer storage p = _peers[id];
+        bytes32[] memory seals = new bytes32[](sealedReports ? SEALS : 0);
+        for (uint256 i = 0; i < seals.length; i++) {
+            seals[i] = _seals[id][i];
+        }
         return PeerInfo({
             owner: p.owner,
             signer: p.signer,
             deadline: p.deadline,
             proven: p.signer != address(0),
-            nextRound: p.nextRound,
-            nextVote: p.nextVote,
-            sealedRound: p.sealedRound,
-            seal: p.seal,
+            firstRound: p.firstRound,
+            round: currentRound(),
+            reported: _recent(_reported[id]),
+            voted: _recent(_voted[id]),
             totalReward: p.totalReward,
-            totalWins: p.wins
+            totalWins: p.wins,
+            seals: seals
         });
     }
 
@@ -120,9 +134,10 @@ abstract contract Peers is Rounds, EIP712 {
         return _domainSeparatorV4();
     }
 
-    function _register(Registration calldata r) private returns (bytes4) {
+    function _register(Registration calldata r, uint32 first) private returns (bytes4) {
         if (r.owner == address(0) || r.signer == address(0)) return InvalidOwner.selector;
-        if (r.deadline < block.timestamp || r.deadline > type(uint64).max) return RegistrationExpired.selector;
+        if (r.deadline < block.timestamp) return RegistrationExpired.selector;
+        if (r.deadline > block.timestamp + MAX_DEADLINE) return RegistrationTooLong.selector;
         (uint8 kind, bytes32 point) = PeerIds.parse(r.key);
         if (kind == PeerIds.CLAIMED) return InvalidKey.selector;
         bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(REGISTER_PEER, r.owner, r.signer, r.deadline)));
@@ -136,13 +151,18 @@ abstract contract Peers is Rounds, EIP712 {
             if (previous != r.owner) _unlist(previous, kind, p.position);
         } else if (previous != address(0)) {
             _unclaim(previous, p.position);
-            delete _peers[id];
+            _forget(id);
             previous = address(0);
         }
-        (p.signer, p.deadline) = (r.signer, uint64(r.deadline));
-        if (previous != r.owner) {
+        p.signer = r.signer;
+        if (previous == r.owner) {
+            p.deadline = uint40(r.deadline);
+        } else {
             bytes32[] storage points = _proofs[r.owner][kind];
-            (p.owner, p.position, p.kind) = (r.owner, uint64(points.length), kind);
+            uint256 position = points.length;
+            if (position > type(uint24).max) revert InvalidOwner();
+            if (previous != address(0)) first = p.firstRound;
+            (p.owner, p.deadline, p.firstRound, p.position) = (r.owner, uint40(r.deadline), first, uint24(position));
             points.push(point);
             emit PeerRegistered(r.owner, peerId);
         }
@@ -150,9 +170,35 @@ abstract contract Peers is Rounds, EIP712 {
         return 0;
     }
 
+    /// The first round that a peer which is registered now may report.
+    function _firstRound() private view returns (uint32) {
+        uint256 current = currentRound();
+        return uint32(current > LATE_ROUNDS ? current - LATE_ROUNDS : 0);
+    }
+
+    /// The bits of the last 256 rounds, the current one lowest.
+    function _recent(mapping(uint256 word => uint256) storage bits) private view returns (uint256 recent) {
+        uint256 current = currentRound();
+        uint256 word = current >> 8;
+        uint256 last = current & 255;
+        // In a word, a round's bit stands the higher the older it is, so that words follow each other.
+        recent = bits[word] >> (255 - last);
+        if (word > 0 && last < 255) recent |= bits[word - 1] << (last + 1);
+    }
+
+    /// Takes a claim away, with all that was reported under it and that the peer itself may still report.
+    function _forget(bytes32 id) private {
+        delete _peers[id];
+        uint256 word = currentRound() >> 8;
+        for (uint256 i = 0; i < 2 && i <= word; i++) {
+            delete _reported[id][word - i];
+            delete _voted[id][word - i];
+        }
+    }
+
     // Both take an entry out in constant time, by moving the last one into its place: nobody can make a hand-over dear by owning much.
 
-    function _unlist(address owner, uint8 kind, uint64 position) private {
+    function _unlist(address owner, uint8 kind, uint24 position) private {
         bytes32[] storage points = _proofs[owner][kind];
         bytes32 last = points[points.length - 1];
         points[position] = last;
@@ -160,7 +206,7 @@ abstract contract Peers is Rounds, EIP712 {
         points.pop();
     }
 
-    function _unclaim(address owner, uint64 position) private {
+    function _unclaim(address owner, uint24 position) private {
         string[] storage claims = _claims[owner];
         string memory last = claims[claims.length - 1];
         claims[position] = last;

@@ -7,9 +7,10 @@ import {PeerIds} from "./PeerIds.sol";
 import {Peers} from "./Peers.sol";
 import "./Types.sol";
 
-/// @title What the peers say of each round
-/// @notice One report a peer and round: its own mean reward, bounded, and votes for at most 8 others. Rounds of a peer only grow, so that
-/// nothing can be said twice and no nonce is needed. A sealed swarm commits in round r and opens in r + 1: nobody can copy.
+/// @title What the peers report of each round
+/// @notice One report a peer and round: its own mean reward, bounded, and votes for at most 8 others. A bit for each round says that it was
+/// reported, so that nothing counts twice, the order does not matter, and no nonce is needed. A sealed swarm commits by the end of the round
+/// and opens in one of the next ones: nobody can copy.
 /// Invariant: what was rejected changed nothing; no vote goes to the voter's own owner or to an id that nobody registered.
 abstract contract Reports is Peers {
     uint256 public constant MAX_VOTES = 8;
@@ -17,21 +18,20 @@ abstract contract Reports is Peers {
     bytes32 private constant REPORT = keccak256("Report(string peerId,uint256 round,uint256 stage,int256 reward,bytes32 winners)");
     bytes32 private constant COMMIT = keccak256("Commit(string peerId,uint256 round,bytes32 seal)");
 
+    bytes32 private constant NO_WINNERS = keccak256(abi.encode(uint256(32), uint256(0)));
+
     uint96 public immutable maxReward;
-    bool public immutable sealedReports;
 
     event RewardSubmitted(address indexed account, uint256 indexed roundNumber, uint256 indexed stageNumber, int256 reward, string peerId);
-    event CumulativeRewardsUpdated(address indexed account, string peerId, int256 totalRewards);
     event WinnerSubmitted(address indexed account, string peerId, uint256 indexed roundNumber, string[] winners);
     event ReportCommitted(string peerId, uint256 indexed roundNumber, bytes32 seal);
 
     constructor(Config memory config) {
-        if (config.maxReward == 0) revert InvalidConfig();
+        if (config.maxReward == 0 || config.maxReward >= 1 << 63) revert InvalidConfig();
         maxReward = config.maxReward;
-        sealedReports = config.sealedReports;
     }
 
-    /// @notice Takes the seals of the current round's reports; anyone may carry them.
+    /// @notice Takes the seals of reports of the current round and of the next few; anyone may carry them.
     function commitReports(SealedReport[] calldata commits) external whenNotPaused returns (bytes4[] memory reasons) {
         reasons = new bytes4[](commits.length);
         uint256 round = currentRound();
@@ -41,8 +41,8 @@ abstract contract Reports is Peers {
         }
     }
 
-    /// @notice Takes reports; anyone may carry them. Open swarms: of any round up to the current one that the peer has not gone beyond.
-    /// Sealed swarms: of the last round, and as committed.
+    /// @notice Takes reports; anyone may carry them, in any order. Of rounds from the peer's registration on, and of the last 256. In a sealed
+    /// swarm, of the last 8 rounds that are over, and as committed.
     function submitReports(Report[] calldata reports) external whenNotPaused returns (bytes4[] memory reasons) {
         reasons = new bytes4[](reports.length);
         uint256 round = currentRound();
@@ -55,22 +55,20 @@ abstract contract Reports is Peers {
     /// @notice A reward, from the peer's owner (0.4.2).
     function submitReward(uint256 roundNumber, uint256 stageNumber, int256 reward, string calldata peerId) external whenNotPaused {
         if (sealedReports) revert SealRequired();
-        if (roundNumber > currentRound()) revert InvalidRoundNumber();
         if (stageNumber != 0) revert InvalidStageNumber();
-        Peer storage p = _ownPeer(peerId);
-        if (roundNumber < p.nextRound) revert RewardAlreadySubmitted();
-        _reward(p, msg.sender, peerId, roundNumber, reward);
+        (Peer storage p, bytes32 id) = _ownPeer(peerId, roundNumber);
+        if (_has(_reported[id], roundNumber)) revert RewardAlreadySubmitted();
+        _reward(p, id, peerId, roundNumber, reward);
     }
 
     /// @notice Votes, from the peer's owner (0.4.2). An empty vote is no vote.
     function submitWinners(uint256 roundNumber, string[] calldata winners, string calldata peerId) external whenNotPaused {
         if (sealedReports) revert SealRequired();
-        if (roundNumber > currentRound()) revert InvalidRoundNumber();
-        Peer storage p = _ownPeer(peerId);
-        if (roundNumber < p.nextVote) revert WinnerAlreadyVoted();
+        (, bytes32 id) = _ownPeer(peerId, roundNumber);
+        if (_has(_voted[id], roundNumber)) revert WinnerAlreadyVoted();
         (bytes32[] memory ids, bool distinct) = _distinct(winners);
         if (!distinct) revert InvalidVote();
-        if (ids.length != 0) _vote(p, msg.sender, peerId, roundNumber, winners, ids);
+        if (ids.length != 0) _vote(id, peerId, roundNumber, winners, ids);
     }
 
     function getTotalRewards(string[] calldata peerIds) external view returns (int256[] memory totals) {
@@ -84,58 +82,83 @@ abstract contract Reports is Peers {
         return _peers[keccak256(bytes(peerId))].wins;
     }
 
-    function _ownPeer(string calldata peerId) private view returns (Peer storage p) {
-        p = _peers[keccak256(bytes(peerId))];
+    function _ownPeer(string calldata peerId, uint256 round) private view returns (Peer storage p, bytes32 id) {
+        if (!_inTime(round, currentRound())) revert InvalidRoundNumber();
+        id = keccak256(bytes(peerId));
+        p = _peers[id];
         if (p.owner != msg.sender) revert InvalidVoterPeerId();
+        if (round < p.firstRound) revert InvalidRoundNumber();
+    }
+
+    function _inTime(uint256 round, uint256 current) private pure returns (bool) {
+        return round <= current && current - round < REPORT_WINDOW;
+    }
+
+    function _has(mapping(uint256 word => uint256) storage bits, uint256 round) private view returns (bool) {
+        return bits[round >> 8] & _bit(round) != 0;
+    }
+
+    function _bit(uint256 round) private pure returns (uint256) {
+        return 1 << (255 - (round & 255));
     }
 
     function _commit(SealedReport calldata c, uint256 current) private returns (bytes4) {
         if (!sealedReports) return NotSealed.selector;
         if (bytes(c.peerId).length > PeerIds.MAX_LENGTH) return InvalidPeerId.selector;
-        if (c.round != current) return InvalidRoundNumber.selector;
+        if (c.round < current || c.round - current >= SEALS - OPENING_WINDOW) return InvalidRoundNumber.selector;
         bytes32 id = keccak256(bytes(c.peerId));
-        Peer storage p = _peers[id];
-        address signer = p.signer;
+        address signer = _peers[id].signer;
         if (signer == address(0)) return UnknownPeer.selector;
-        if (c.round < p.sealedRound) return AlreadySealed.selector;
+        bytes32 sealed_ = _sealOf(c.seal, c.round);
+        if (uint32(uint256(_seals[id][c.round % SEALS])) == uint32(uint256(sealed_))) return AlreadySealed.selector;
         bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(COMMIT, id, c.round, c.seal)));
         if (!_signedBy(signer, digest, c.signature)) return InvalidSignature.selector;
-        p.sealedRound = uint32(c.round + 1);
-        p.seal = c.seal;
+        _seals[id][c.round % SEALS] = sealed_;
         emit ReportCommitted(c.peerId, c.round, c.seal);
         return 0;
     }
 
+    /// A seal as it is kept: its first 28 bytes, and one more than its round.
+    function _sealOf(bytes32 seal, uint256 round) private pure returns (bytes32) {
+        return bytes32(bytes28(seal)) | bytes32(round + 1);
+    }
+
     function _report(Report calldata r, uint256 current) private returns (bytes4) {
-        (bytes4 reason, bytes32[] memory ids) = _checked(r, current);
+        string calldata peerId = r.peerId;
+        if (bytes(peerId).length > PeerIds.MAX_LENGTH) return InvalidPeerId.selector;
+        bytes32 id = keccak256(bytes(peerId));
+        Peer storage p = _peers[id];
+        (bytes4 reason, bytes32[] memory ids) = _checked(r, p, id, current);
         if (reason != 0) return reason;
-        Peer storage p = _peers[keccak256(bytes(r.peerId))];
-        address owner = p.owner;
-        _reward(p, owner, r.peerId, r.round, r.reward);
-        if (ids.length != 0) _vote(p, owner, r.peerId, r.round, r.winners, ids);
+        _reward(p, id, peerId, r.round, r.reward);
+        if (ids.length != 0) _vote(id, peerId, r.round, r.winners, ids);
         return 0;
     }
 
     /// Why a report is not taken, or 0 and the hashes of its winners.
-    function _checked(Report calldata r, uint256 current) private view returns (bytes4, bytes32[] memory ids) {
-        if (bytes(r.peerId).length > PeerIds.MAX_LENGTH) return (InvalidPeerId.selector, ids);
-        if (r.round > current || (sealedReports && current - r.round != 1)) return (InvalidRoundNumber.selector, ids);
-        bytes32 id = keccak256(bytes(r.peerId));
-        Peer storage p = _peers[id];
-        if (p.signer == address(0)) return (UnknownPeer.selector, ids);
-        if (r.round < p.nextRound) return (RewardAlreadySubmitted.selector, ids);
+    function _checked(Report calldata r, Peer storage p, bytes32 id, uint256 current) private view returns (bytes4, bytes32[] memory ids) {
+        uint256 round = r.round;
+        if (!_inTime(round, current)) return (InvalidRoundNumber.selector, ids);
+        if (sealedReports && (current == round || current - round > OPENING_WINDOW)) return (InvalidRoundNumber.selector, ids);
+        address signer = p.signer;
+        if (signer == address(0)) return (UnknownPeer.selector, ids);
+        if (round < p.firstRound) return (InvalidRoundNumber.selector, ids);
+        if (_has(_reported[id], round)) return (RewardAlreadySubmitted.selector, ids);
         bool distinct;
         (ids, distinct) = _distinct(r.winners);
         if (!distinct) return (InvalidVote.selector, ids);
-        bytes32 winners = keccak256(abi.encode(r.winners));
-        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(REPORT, id, r.round, uint256(0), r.reward, winners)));
-        if (!_signedBy(p.signer, digest, r.signature)) return (InvalidSignature.selector, ids);
-        if (sealedReports) {
-            if (p.sealedRound != r.round + 1) return (SealMismatch.selector, ids);
-            if (p.seal != keccak256(abi.encode(r.peerId, r.round, r.reward, winners, r.salt))) return (SealMismatch.selector, ids);
-        }
-        if (ids.length != 0 && r.round < p.nextVote) return (WinnerAlreadyVoted.selector, ids);
+        bytes32 winners = ids.length == 0 ? NO_WINNERS : keccak256(abi.encode(r.winners));
+        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(REPORT, id, round, uint256(0), r.reward, winners)));
+        if (!_signedBy(signer, digest, r.signature)) return (InvalidSignature.selector, ids);
+        if (sealedReports && !_opens(r, id, winners)) return (SealMismatch.selector, ids);
+        if (ids.length != 0 && _has(_voted[id], round)) return (WinnerAlreadyVoted.selector, ids);
         return (0, ids);
+    }
+
+    /// Whether the report is the one that was committed.
+    function _opens(Report calldata r, bytes32 id, bytes32 winners) private view returns (bool) {
+        bytes32 seal = keccak256(abi.encode(r.peerId, r.round, r.reward, winners, r.salt));
+        return _seals[id][r.round % SEALS] == _sealOf(seal, r.round);
     }
 
     function _signedBy(address signer, bytes32 digest, bytes calldata signature) private pure returns (bool) {
@@ -144,14 +167,13 @@ abstract contract Reports is Peers {
         return problem == ECDSA.RecoverError.NoError && recovered == signer;
     }
 
-    function _reward(Peer storage p, address owner, string calldata peerId, uint256 round, int256 reward) private {
+    function _reward(Peer storage p, bytes32 id, string calldata peerId, uint256 round, int256 reward) private {
         int256 bound = int256(uint256(maxReward));
         if (reward > bound) reward = bound;
         else if (reward < -bound) reward = -bound;
-        int128 total = p.totalReward + int128(reward);
-        (p.totalReward, p.nextRound) = (total, uint32(round + 1));
-        emit RewardSubmitted(owner, round, 0, reward, peerId);
-        emit CumulativeRewardsUpdated(owner, peerId, total);
+        p.totalReward += int96(reward);
+        _reported[id][round >> 8] |= _bit(round);
+        emit RewardSubmitted(p.owner, round, 0, reward, peerId);
     }
 
     /// Whether these are at most 8 different ids, and their hashes.
@@ -173,9 +195,8 @@ abstract contract Reports is Peers {
 
     /// Counts the votes for registered peers of other owners. The others are left out of the event too: that client of 0.4.2's votes for
     /// itself when it has nothing to say, and a winner's own registration may be on its way.
-    function _vote(Peer storage p, address owner, string calldata peerId, uint256 round, string[] calldata winners, bytes32[] memory ids)
-        private
-    {
+    function _vote(bytes32 id, string calldata peerId, uint256 round, string[] calldata winners, bytes32[] memory ids) private {
+        address owner = _peers[id].owner;
         uint256 count = 0;
         for (uint256 i = 0; i < ids.length; i++) {
             Peer storage winner = _peers[ids[i]];
@@ -187,7 +208,7 @@ abstract contract Reports is Peers {
                 count++;
             }
         }
-        p.nextVote = uint32(round + 1);
+        _voted[id][round >> 8] |= _bit(round);
         if (count == ids.length) {
             emit WinnerSubmitted(owner, peerId, round, winners);
         } else if (count != 0) {

@@ -5,8 +5,8 @@ pragma solidity ^0.8.30;
 
 /// @param roundDuration seconds after which anyone may advance the round
 /// @param minRoundTime seconds before which not even a stage manager may
-/// @param maxReward bound of one round's reward, on either side of zero
-/// @param sealedReports a report is committed in its round and opened in the next
+/// @param maxReward bound of one round's reward, on either side of zero; less than 2^63
+/// @param sealedReports a report is committed in its round and opened in one of the next ones
 /// @param provenOnly peer ids cannot be claimed without a proof
 struct Config {
     uint32 roundDuration;
@@ -18,7 +18,7 @@ struct Config {
 
 /// @param owner account that the peer belongs to
 /// @param signer key that signs the peer's reports
-/// @param deadline unix time until which this may be carried; a later one replaces an earlier one
+/// @param deadline unix time until which this may be carried, 30 days away at most; a later one replaces an earlier one
 /// @param key the libp2p public key: 64 bytes of secp256k1 (x, y), or 256 bytes of an RSA modulus (exponent 65537)
 /// @param signature of RegisterPeer(owner, signer, deadline) by that key: 65 bytes (r, s, v), or 256 bytes of PKCS #1 v1.5 over the digest
 struct Registration {
@@ -50,19 +50,24 @@ struct Report {
     bytes signature;
 }
 
-/// What is known of a peer. `nextRound` and `nextVote` are the first rounds for which a report and a vote are still accepted; `sealedRound`
-/// is one more than the round of the last seal.
+/// What is known of a peer.
+/// @param firstRound the first round that the peer may report
+/// @param round the current round
+/// @param reported bit i: the peer has reported round - i
+/// @param voted bit i: the peer has voted in round - i
+/// @param seals the seals that were committed last; the last four bytes are one more than the round of the seal. None in an open swarm
 struct PeerInfo {
     address owner;
     address signer;
     uint256 deadline;
     bool proven;
-    uint256 nextRound;
-    uint256 nextVote;
-    uint256 sealedRound;
-    bytes32 seal;
+    uint256 firstRound;
+    uint256 round;
+    uint256 reported;
+    uint256 voted;
     int256 totalReward;
     uint256 totalWins;
+    bytes32[] seals;
 }
 
 // Names that 0.4.2 has too.
@@ -80,6 +85,7 @@ error InvalidOwner();
 error InvalidKey();
 error InvalidSignature();
 error RegistrationExpired();
+error RegistrationTooLong();
 error RegistrationSuperseded();
 error ProofRequired();
 error UnknownPeer();

@@ -13,13 +13,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eth_abi.abi import decode, encode
-from eth_abi.exceptions import DecodingError
-from eth_utils.crypto import keccak
+from eth_abi.abi import encode
+from eth_abi.codec import ABIDecoder
+from eth_abi.decoding import ContextFramesBytesIO
+from eth_abi.exceptions import DecodingError, InsufficientDataBytes
+from eth_abi.registry import registry
+from eth_utils.abi import (
+    abi_to_signature,
+    event_abi_to_log_topic,
+    function_abi_to_4byte_selector,
+    function_signature_to_4byte_selector,
+    get_abi_input_types,
+    get_abi_output_types,
+)
 
-from swarmgame_chain.errors import ChainRefused
+from swarmgame_chain.errors import NoCoordinator
 
 ARTIFACT = "SwarmCoordinator.json"
+MAX_RESULT = 64 << 10
+"""Bytes of a function's result; the longest, 16 bootnodes or a reason for each of 256 entries, has 8 KiB."""
+MAX_DATA = 128 << 10
+"""Bytes of a call or of a log; nodes take no longer transaction."""
+_READS = 4
+"""How often a decoder may read each byte: twice for offsets, which it checks first, else once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +70,10 @@ def artifact() -> Mapping[str, Any]:
     return loaded
 
 
-def creation_code(owner: str, config: Sequence[Any]) -> bytes:
-    """Return the calldata that creates a coordinator.
-
-    Args:
-        config: roundDuration, minRoundTime, maxReward, sealedReports, provenOnly.
-    """
-    arguments: bytes = encode(["address", "(uint32,uint32,uint96,bool,bool)"], [owner, tuple(config)])
-    return bytes.fromhex(artifact()["bytecode"][2:]) + arguments
-
-
 def encode_call(name: str, *arguments: Any) -> bytes:
     """Return the calldata of a call."""
     function = _functions()[name]
+    # eth_abi keeps the encoder of these types.
     encoded: bytes = encode(function.inputs, arguments)
     return function.selector + encoded
 
@@ -75,14 +82,12 @@ def decode_result(name: str, data: bytes) -> Any:
     """Return a function's result: the value, or a tuple where there are several.
 
     Raises:
-        ChainRefused: the bytes are not such a result, so another contract answered.
+        NoCoordinator: the bytes are not such a result.
     """
     try:
-        values = decode(_functions()[name].outputs, data)
-    except (DecodingError, OverflowError) as error:
-        raise ChainRefused(
-            f"{name}() at this address answered {len(data)} bytes that are none of a SwarmCoordinator's"
-        ) from error
+        values = _decode(_functions()[name].outputs, data, MAX_RESULT)
+    except _INVALID as error:
+        raise NoCoordinator(f"{name}() answers {len(data)} bytes that are none of a SwarmCoordinator's") from error
     return values[0] if len(values) == 1 else values
 
 
@@ -92,8 +97,8 @@ def decode_call(name: str, data: bytes) -> tuple[Any, ...] | None:
     if data[:4] != function.selector:
         return None
     try:
-        return tuple(decode(function.inputs, data[4:]))
-    except (DecodingError, OverflowError, ValueError):
+        return _decode(function.inputs, data[4:], MAX_DATA)
+    except _INVALID:
         return None
 
 
@@ -104,7 +109,7 @@ def error_name(data: bytes) -> str:
 
 def selector(error: str) -> bytes:
     """Return the first four bytes of a custom error without arguments."""
-    return bytes(keccak(text=f"{error}()")[:4])
+    return function_signature_to_4byte_selector(f"{error}()")
 
 
 def topic(event: str) -> str:
@@ -122,17 +127,17 @@ def decode_log(log: Mapping[str, Any], position: int) -> ContractEvent | None:
     plain = [i for i in entry["inputs"] if not i["indexed"]]
     try:
         values = {
-            i["name"]: decode([i["type"]], bytes.fromhex(word[2:]))[0]
+            i["name"]: _decode([i["type"]], bytes.fromhex(word[2:]), MAX_DATA)[0]
             for i, word in zip(indexed, topics[1:], strict=True)
         }
         values |= dict(
             zip(
                 (i["name"] for i in plain),
-                decode([i["type"] for i in plain], bytes.fromhex(log["data"][2:])),
+                _decode([i["type"] for i in plain], bytes.fromhex(log["data"][2:]), MAX_DATA),
                 strict=True,
             )
         )
-    except (DecodingError, ValueError, OverflowError):
+    except _INVALID:
         return None
     return ContractEvent(
         entry["name"], values, log["transactionHash"], position, int(log["blockNumber"], 16), log["blockHash"]
@@ -146,29 +151,48 @@ def rejected_entries(receipt: Mapping[str, Any]) -> dict[int, str]:
     return {event.values["index"]: error_name(event.values["reason"]) for event in found}
 
 
+class _BoundedStream(ContextFramesBytesIO):
+    """Bounds what is read: offsets may point to the same bytes, so that 1 MB of them decodes to gigabytes."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)  # type: ignore[no-untyped-call]
+        self._left = _READS * len(data)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self._left -= len(found)
+        if self._left < 0:
+            raise InsufficientDataBytes("parts of the data overlap")
+        return found
+
+
+class _Decoder(ABIDecoder):
+    stream_class = _BoundedStream
+
+
+# A string that is not UTF-8 is a ValueError.
+_INVALID = (DecodingError, OverflowError, ValueError)
+_decoder = _Decoder(registry)
+
+
+def _decode(types: Sequence[str], data: bytes, most: int) -> tuple[Any, ...]:
+    if len(data) > most:
+        raise InsufficientDataBytes(f"{len(data)} bytes are more than {most}")
+    return tuple(_decoder.decode(types, data))
+
+
 @dataclass(frozen=True, slots=True)
 class _Function:
     selector: bytes
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-def _type(entry: Mapping[str, Any]) -> str:
-    name: str = entry["type"]
-    return name.replace("tuple", f"({','.join(map(_type, entry['components']))})") if name.startswith("tuple") else name
-
-
-def _signature(entry: Mapping[str, Any]) -> str:
-    return f"{entry['name']}({','.join(map(_type, entry['inputs']))})"
+    inputs: Sequence[str]
+    outputs: Sequence[str]
 
 
 @cache
 def _functions() -> Mapping[str, _Function]:
     return {
         entry["name"]: _Function(
-            bytes(keccak(text=_signature(entry))[:4]),
-            tuple(map(_type, entry["inputs"])),
-            tuple(map(_type, entry["outputs"])),
+            function_abi_to_4byte_selector(entry), get_abi_input_types(entry), get_abi_output_types(entry)
         )
         for entry in artifact()["abi"]
         if entry["type"] == "function"
@@ -179,7 +203,7 @@ def _functions() -> Mapping[str, _Function]:
 def _errors() -> Mapping[bytes, str]:
     # Errors that only a batch's EntryRejected names may be missing from the ABI.
     known = {
-        bytes(keccak(text=_signature(entry))[:4]): str(entry["name"])
+        function_signature_to_4byte_selector(abi_to_signature(entry)): str(entry["name"])
         for entry in artifact()["abi"]
         if entry["type"] == "error"
     }
@@ -189,13 +213,14 @@ def _errors() -> Mapping[bytes, str]:
 @cache
 def _events() -> Mapping[str, Mapping[str, Any]]:
     return {
-        "0x" + keccak(text=_signature(entry)).hex(): entry for entry in artifact()["abi"] if entry["type"] == "event"
+        "0x" + event_abi_to_log_topic(entry).hex(): entry for entry in artifact()["abi"] if entry["type"] == "event"
     }
 
 
 BATCH_ERRORS = (
     "InvalidOwner",
     "RegistrationExpired",
+    "RegistrationTooLong",
     "InvalidKey",
     "InvalidSignature",
     "RegistrationSuperseded",

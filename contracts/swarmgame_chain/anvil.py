@@ -23,6 +23,7 @@ from typing import IO, Self
 
 from swarmgame_chain.errors import BadChainUsage, ChainUnreachable
 from swarmgame_common.parent_death import set_parent_death_signal
+from swarmgame_common.sockets import host_and_port
 
 CHAIN_ID = 31337
 BINARY_VARIABLE = "SWARMGAME_ANVIL"
@@ -58,6 +59,10 @@ def terminate(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
         process.wait()
 
 
+class AnvilStopped(ChainUnreachable):
+    """It ended at its start: its port is taken, or it cannot read its state."""
+
+
 class Anvil:
     """A running anvil.
 
@@ -73,7 +78,7 @@ class Anvil:
         self, *options: str, port: int = 0, chain_id: int = CHAIN_ID, host: str = "127.0.0.1", follow: bool = False
     ) -> None:
         self.port = port or _free_port()
-        self.url = f"http://{host}:{self.port}"
+        self.url = f"http://{host_and_port(host, self.port)}"
         self._before = end_with_parent if follow else None
         self._options: Sequence[str] = (
             *("--host", host, "--port", str(self.port), "--chain-id", str(chain_id)),
@@ -88,12 +93,13 @@ class Anvil:
         """The child's process id; 0 when it does not run."""
         return self._process.pid if self._process else 0
 
-    def start(self, timeout: float = 20.0) -> Self:
+    def start(self, timeout: float = 60.0) -> Self:
         """Starts it and waits until it answers.
 
         Raises:
             BadChainUsage: anvil is not installed.
-            ChainUnreachable: it died, or does not answer.
+            AnvilStopped: it ended at once.
+            ChainUnreachable: it does not answer.
         """
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop
         self._process = subprocess.Popen(
@@ -109,7 +115,7 @@ class Anvil:
             if self._process.poll() is not None:
                 tail = self._log_tail()
                 self.stop()
-                raise ChainUnreachable(f"anvil stopped at once: {tail}")
+                raise AnvilStopped(f"anvil stopped at once: {tail}")
             if _answers(self.url):
                 return self
             time.sleep(0.02)

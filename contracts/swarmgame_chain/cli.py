@@ -25,8 +25,10 @@ from swarmgame_chain.errors import BadChainUsage, ChainError
 if TYPE_CHECKING:
     from swarmgame_chain.messages import Domain
     from swarmgame_chain.reader import Coordinator
-    from swarmgame_chain.rpc import HttpRpcClient
+    from swarmgame_chain.rpc import NodeClient
 
+_UINT32, _INT64 = 2**32 - 1, 2**63 - 1
+"""The largest numbers of the contract's configuration."""
 RPC_VARIABLE = "SWARMGAME_CHAIN_RPC_FILE"
 app = typer.Typer(name="chain", help="A coordinator contract on your own chain.", no_args_is_help=True)
 
@@ -38,7 +40,9 @@ Rpc = Annotated[
     ),
 ]
 Contract = Annotated[str, typer.Option("--contract", help="The coordinator's address.")]
-ChainId = Annotated[int, typer.Option("--chain-id", help="The chain's id; another chain is refused.")]
+ChainId = Annotated[
+    int, typer.Option("--chain-id", min=1, max=2**64 - 1, help="The chain's id; another chain is refused.")
+]
 KeyFile = Annotated[Path | None, typer.Option("--key-file", help="File with the key's 64 hexadecimal digits.")]
 Keystore = Annotated[Path | None, typer.Option("--keystore", help="Encrypted key, as wallets export it.")]
 Passphrase = Annotated[Path | None, typer.Option("--passphrase-file", help="File with the keystore's passphrase.")]
@@ -52,11 +56,15 @@ def deploy(
     keystore: Keystore = None,
     passphrase_file: Passphrase = None,
     owner: Annotated[str, typer.Option(help="The account that gets all roles; the key's own by default.")] = "",
-    round_seconds: Annotated[int, typer.Option(min=1, help="After this time anyone may end a round.")] = 600,
-    min_round_seconds: Annotated[int, typer.Option(min=0, help="A round lasts at least this long.")] = 5,
-    max_reward: Annotated[int, typer.Option(min=1, help="Bound of one round's reward, in millionths.")] = 1_000_000_000,
+    round_seconds: Annotated[
+        int, typer.Option(min=1, max=_UINT32, help="After this time anyone may end a round.")
+    ] = 600,
+    min_round_seconds: Annotated[int, typer.Option(min=0, max=_UINT32, help="A round lasts at least this long.")] = 5,
+    max_reward: Annotated[
+        int, typer.Option(min=1, max=_INT64, help="Bound of one round's reward, in millionths.")
+    ] = 1_000_000_000,
     sealed: Annotated[
-        bool, typer.Option("--sealed", help="Reports are committed first, and opened a round later.")
+        bool, typer.Option("--sealed", help="Reports are committed first, and opened in one of the next 8 rounds.")
     ] = False,
     proven_only: Annotated[bool, typer.Option("--proven-only", help="Ids cannot be claimed without proof.")] = False,
     as_json: AsJson = False,
@@ -66,7 +74,7 @@ def deploy(
     from swarmgame_chain.keys import load_wallet
     from swarmgame_chain.reader import SwarmConfig
 
-    async def work(chain: HttpRpcClient) -> None:
+    async def work(chain: NodeClient) -> None:
         wallet = load_wallet(key_file, keystore, passphrase_file)
         config = SwarmConfig(round_seconds, min_round_seconds, max_reward, sealed, proven_only)
         domain, receipt = await make(chain, wallet, config, owner)
@@ -125,7 +133,7 @@ def peers(
                 "peer": name,
                 "proven": state.proven,
                 "owner": state.owner,
-                "nextRound": state.next_round,
+                "lastRound": state.last_reported,
                 "wins": state.total_wins,
             }
             for name, state in zip(names, await coordinator.peers(names), strict=True)
@@ -192,16 +200,37 @@ def gateway(
         float, typer.Option(min=0.01, max=1.0, help="Share of the live peers whose reports end a round.")
     ] = 0.67,
     ticks: Annotated[bool, typer.Option("--ticks/--no-ticks", help="Whether it ends rounds.")] = True,
-    interval: Annotated[float, typer.Option(min=0.01, max=60.0, help="Seconds between reads of the chain.")] = 0.25,
+    interval: Annotated[
+        float, typer.Option(min=0.01, max=60.0, help="Least seconds between reads of the chain.")
+    ] = 0.25,
+    max_fee: Annotated[
+        float, typer.Option("--max-fee-gwei", min=0.001, max=1e6, help="Highest fee per unit of gas.")
+    ] = 500,
+    max_tip: Annotated[
+        float, typer.Option("--max-tip-gwei", min=0.001, max=1e6, help="Highest tip of a transaction's first offer.")
+    ] = 30,
+    gas_per_hour: Annotated[int, typer.Option(min=0, help="Gas that transactions may use in an hour; 0: any.")] = 0,
+    registrations: Annotated[
+        int, typer.Option("--registrations-per-minute", min=1, help="Registrations of unknown peers that are taken.")
+    ] = 2_000,
 ) -> None:
     """Carry signed messages to the contract; the only process with a funded key."""
     from swarmgame_chain.gateway import Gateway, GatewayConfig
     from swarmgame_chain.gateway.server import serve
     from swarmgame_chain.keys import load_wallet
 
-    async def work(chain: HttpRpcClient) -> None:
+    async def work(chain: NodeClient) -> None:
         wallet = load_wallet(key_file, keystore, passphrase_file)
-        config = GatewayConfig(confirmations=confirmations, quorum=quorum, ends_rounds=ticks, interval=interval)
+        config = GatewayConfig(
+            confirmations=confirmations,
+            quorum=quorum,
+            ends_rounds=ticks,
+            interval=interval,
+            max_fee=round(max_fee * 10**9),
+            max_tip=round(max_tip * 10**9),
+            gas_per_hour=gas_per_hour,
+            registrations_per_minute=registrations,
+        )
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -215,7 +244,7 @@ def gateway(
 def _with_coordinator(rpc: str, contract: str, chain_id: int, work: Callable[[Coordinator], Awaitable[None]]) -> None:
     from swarmgame_chain.reader import Coordinator
 
-    async def check_and_work(chain: HttpRpcClient) -> None:
+    async def check_and_work(chain: NodeClient) -> None:
         coordinator = Coordinator(chain, _domain(chain_id, contract))
         await coordinator.check()
         await work(coordinator)
@@ -223,11 +252,11 @@ def _with_coordinator(rpc: str, contract: str, chain_id: int, work: Callable[[Co
     _with_chain(rpc, check_and_work)
 
 
-def _with_chain(rpc: str, work: Callable[[HttpRpcClient], Coroutine[Any, Any, None]]) -> None:
+def _with_chain(rpc: str, work: Callable[[NodeClient], Coroutine[Any, Any, None]]) -> None:
     async def open_and_work() -> None:
-        from swarmgame_chain.rpc import HttpRpcClient
+        from swarmgame_chain.rpc import NodeClient
 
-        async with HttpRpcClient(_endpoint(rpc)) as chain:
+        async with NodeClient(_endpoint(rpc)) as chain:
             await work(chain)
 
     try:
@@ -244,33 +273,33 @@ def _with_chain(rpc: str, work: Callable[[HttpRpcClient], Coroutine[Any, Any, No
 
 def _domain(chain_id: int, contract: str) -> Domain:
     from swarmgame_chain.messages import Domain
+    from swarmgame_chain.rpc import is_address
 
-    try:
-        if not contract.startswith("0x") or len(bytes.fromhex(contract[2:])) != 20:
-            raise ValueError
-    except ValueError:
-        raise BadChainUsage(
-            f"the contract is {contract!r}; expected an address: 0x and 40 hexadecimal digits"
-        ) from None
+    if not is_address(contract):
+        raise BadChainUsage(f"the contract is {contract!r}; expected an address: 0x and 40 hexadecimal digits")
     return Domain(chain_id, contract)
 
 
 def _endpoint(rpc: str) -> str:
+    from swarmgame_chain.rpc import NODE_ADDRESSES, is_node_address
+
     named = os.environ.get(RPC_VARIABLE)
     try:
         url = rpc or (Path(named).read_text().strip() if named else "")
     except OSError as error:
         raise BadChainUsage(f"the file that {RPC_VARIABLE} names cannot be read: {error.strerror}") from None
-    if not url.startswith(("http://", "https://")):
-        raise BadChainUsage(f"no node: give --rpc http(s)://…, or name a file with it in {RPC_VARIABLE}")
+    if not is_node_address(url):
+        raise BadChainUsage(
+            f"no node: give --rpc with {NODE_ADDRESSES}; or name a file that holds it in {RPC_VARIABLE}"
+        )
     return url
 
 
 async def _registered(coordinator: Coordinator, since: int) -> list[str]:
     from swarmgame_chain.reader import EventCursor
 
-    new, _ = await EventCursor(coordinator, max(since, 0), ("PeerRegistered", "PeerProven")).poll()
-    return list(dict.fromkeys(event.values["peerId"] for event in new))
+    events = await EventCursor(coordinator, max(since, 0), ("PeerRegistered", "PeerProven")).poll_all()
+    return list(dict.fromkeys(event.values["peerId"] for event in events))
 
 
 def _show(values: dict[str, object], as_json: bool) -> None:

@@ -16,21 +16,25 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from swarmgame_chain.anvil import ETHER, Anvil, end_with_parent, terminate
+from swarmgame_chain.anvil import ETHER, Anvil, AnvilStopped, end_with_parent, terminate
 from swarmgame_chain.deploy import deploy, manage
+from swarmgame_chain.dev_state import StateFile
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
 from swarmgame_chain.keys import Wallet, load_wallet, new_wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, SwarmConfig
-from swarmgame_chain.rpc import HttpRpcClient
+from swarmgame_chain.rpc import NodeClient
 
 log = logging.getLogger(__name__)
 START_TIMEOUT = 60.0
 POLL_SECONDS = 0.5
+KEEP_SECONDS = 30.0
+"""Seconds between two copies of the chain's state."""
 MAX_RESTART_DELAY = 30.0
 """Seconds between two starts of a gateway that keeps dying."""
 
@@ -55,6 +59,7 @@ class DevChain:
         self._config = config or SwarmConfig(round_duration=3_600, min_round_time=0)
         self._bootnodes = bootnodes
         self._quorum = quorum
+        self._state = StateFile(folder)
         self._anvil: Anvil | None = None
         self._process: subprocess.Popen[str] | None = None
         self._stopping = threading.Event()
@@ -74,9 +79,8 @@ class DevChain:
         key = self._folder / "gateway.key"
         wallet = load_wallet(key) if key.exists() else new_wallet(key)
         try:
-            self._anvil = Anvil(
-                "--state", str(self._folder / "state.json"), "--state-interval", "5", follow=True
-            ).start()
+            self._anvil = self._start_anvil()
+            self._state.keep()
             self.rpc = self._anvil.url
             self.domain = asyncio.run(self._prepare(wallet))
             # The gateway is started in a thread that lives as long as it may, since the kernel ends the child with the
@@ -104,6 +108,7 @@ class DevChain:
         if self._anvil is not None:
             self._anvil.stop()
             self._anvil = None
+            self._state.keep()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -113,9 +118,17 @@ class DevChain:
     ) -> None:
         self.stop()
 
+    def _start_anvil(self) -> Anvil:
+        while True:
+            try:
+                return Anvil("--state", str(self._state.path), "--state-interval", "5", follow=True).start()
+            except AnvilStopped as error:
+                if not self._state.set_aside(str(error)):
+                    raise
+
     async def _prepare(self, wallet: Wallet) -> Domain:
         record = self._folder / "chain.json"
-        async with HttpRpcClient(self.rpc) as chain:
+        async with NodeClient(self.rpc) as chain:
             await chain.request("anvil_setBalance", wallet.address, hex(1_000 * ETHER))
             domain = await self._recorded(chain, record)
             if domain is None:
@@ -125,7 +138,7 @@ class DevChain:
                 await manage(chain, wallet, domain.contract, "setBootnodes", list(self._bootnodes))
             return domain
 
-    async def _recorded(self, chain: HttpRpcClient, record: Path) -> Domain | None:
+    async def _recorded(self, chain: NodeClient, record: Path) -> Domain | None:
         try:
             kept = json.loads(record.read_text())
             domain = Domain(int(kept["chainId"]), str(kept["contract"]))
@@ -145,7 +158,11 @@ class DevChain:
             return
         started.put(None)
         port, delay = int(self.gateway.rpartition(":")[2]), POLL_SECONDS
+        kept_at = time.monotonic()
         while not self._stopping.wait(delay):
+            if time.monotonic() - kept_at >= KEEP_SECONDS:
+                kept_at = time.monotonic()
+                self._state.keep()
             if self._process is not None and self._process.poll() is None:
                 delay = POLL_SECONDS
                 continue

@@ -6,6 +6,9 @@ are three different mistakes. No message contains a key.
 
 from __future__ import annotations
 
+REVERTED = 3
+"""JSON-RPC's code for a call that reverted."""
+
 
 class ChainError(Exception):
     """An error with a message for a person."""
@@ -31,6 +34,14 @@ class ChainUnreachable(ChainError):
     exit_code = 75
 
 
+class RequestTooLarge(ChainUnreachable):
+    """The node does not take a batch of this size, or answers with more than is read; a smaller request may work."""
+
+
+class NoCoordinator(ChainUnreachable):
+    """The contract's answer is not a coordinator's: the node lags, or it is another contract."""
+
+
 class ChainRefused(ChainError):
     """The chain or the contract is not the expected one, or the contract refuses."""
 
@@ -51,3 +62,8 @@ class RpcError(ChainError):
         self.code = code
         self.message = message
         self.data = data
+
+    @property
+    def is_revert(self) -> bool:
+        """Whether the contract refused the call, and not the node. Nodes agree on the text, not on the code."""
+        return self.code == REVERTED or len(self.data) >= 4 or "revert" in self.message.lower()

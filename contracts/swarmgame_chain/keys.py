@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from coincurve import PrivateKey
-from eth_account import Account
-from eth_keyfile.keyfile import decode_keyfile_json
 
 from swarmgame_chain.errors import BadChainUsage
+from swarmgame_chain.light_imports import light_imports
 from swarmgame_chain.messages import address_of
+
+with light_imports():
+    from eth_account import Account
+    from eth_keyfile.keyfile import decode_keyfile_json
 
 KEY_FILE_VARIABLE = "SWARMGAME_CHAIN_KEY_FILE"
 
@@ -73,13 +77,36 @@ def load_wallet(
 def new_wallet(path: Path) -> Wallet:
     """Create a key in a new file that only its owner can read.
 
+    The file appears complete or not at all, whatever fails or is killed meanwhile.
+
     Raises:
         FileExistsError: the file exists; it is not changed.
+        OSError: it cannot be written.
     """
     secret = PrivateKey().secret
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secret.hex() + "\n")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(secret.hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _move(Path(temporary), path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
     return Wallet(secret)
+
+
+def _move(source: Path, path: Path) -> None:
+    """Give a file a new name; unlike a rename, this replaces no other file."""
+    try:
+        path.hardlink_to(source)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Some file systems have no links.
+        if path.exists():
+            raise FileExistsError(f"{path} exists") from None
+        source.rename(path)
 
 
 def _unlock(keystore: Path, passphrase_file: Path) -> bytes:

@@ -10,10 +10,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from swarmgame_chain.messages import MessageKind, Registration, SignedMessage
+from swarmgame_chain.messages import TOO_EARLY, MessageKind, Registration, SignedMessage
 from swarmgame_chain.wire import MAX_MESSAGES
 
 log = logging.getLogger(__name__)
+LATER = frozenset({"TooManyRegistrations", "UnknownPeer", TOO_EARLY})
+"""Refusals that may pass: the message waits and is submitted again."""
+
+SIGNED_AGAIN = frozenset({"RegistrationExpired", "RegistrationTooLong", "RegistrationSuperseded"})
+"""Refusals of a registration that a new one with a later deadline does not meet."""
 
 
 @dataclass
@@ -25,6 +30,10 @@ class PendingMessage:
     state: str = "waiting"
 
 
+def _has_round(pending: PendingMessage) -> bool:
+    return pending.message.about_round >= 0
+
+
 class PendingMessages:
     """Messages in the order in which they were added.
 
@@ -32,7 +41,7 @@ class PendingMessages:
         capacity: how many may be pending.
     """
 
-    def __init__(self, capacity: int = 1_000) -> None:
+    def __init__(self, capacity: int = 5_000) -> None:
         self._capacity = capacity
         self._messages: dict[str, PendingMessage] = {}
         self.registered = False
@@ -40,6 +49,10 @@ class PendingMessages:
         self.final = self.rejected_count = self.dropped = 0
         self.rejected = ""
         """The reason of the last rejection."""
+        self.needs_registration = False
+        """Whether the chain does not know the peer, and no registration is pending: it has to be signed again."""
+        self._early: int | None = None
+        """The first round that the gateway did not take yet."""
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -67,30 +80,60 @@ class PendingMessages:
         return taken
 
     def to_submit(self, kind: MessageKind) -> list[PendingMessage]:
-        """Return the messages of a kind to submit now, oldest first: all that are not over, if one of them is new.
+        """Return the messages of a kind to submit now, oldest first.
 
-        A gateway that was restarted remembers none of the older ones. It would carry the newest report first, after
-        which the contract takes no older one. A gateway that knows a message answers with its state.
+        While the gateway does not take a round yet, later rounds are kept back.
         """
-        line = [each for each in self._messages.values() if type(each.message) is kind][:MAX_MESSAGES]
-        return line if any(each.state == "waiting" for each in line) else []
+        waiting = [each for each in self._messages.values() if each.state == "waiting"]
+        if self._early is not None and all(
+            each.message.about_round > self._early for each in waiting if _has_round(each)
+        ):
+            # The message that was to show when the gateway takes more was dropped.
+            self._early = None
+        due = (each for each in waiting if type(each.message) is kind)
+        return [each for each in due if self._early is None or each.message.about_round <= self._early][:MAX_MESSAGES]
 
     def in_transit(self) -> list[PendingMessage]:
         """Return the messages that the gateway has; their state is to be looked up."""
         return [each for each in self._messages.values() if each.state != "waiting"][:MAX_MESSAGES]
+
+    @property
+    def over(self) -> int:
+        """How many messages ended."""
+        return self.final + self.rejected_count
+
+    @property
+    def waiting(self) -> int:
+        """How many messages the gateway has not taken."""
+        return sum(1 for each in self._messages.values() if each.state == "waiting")
+
+    @property
+    def _is_registering(self) -> bool:
+        return any(isinstance(each.message, Registration) for each in self._messages.values())
 
     def apply(self, pending: PendingMessage, answer: Mapping[str, str]) -> None:
         """Take in the gateway's answer for a message."""
         if pending.id not in self._messages:
             return
         state, reason = answer.get("state", ""), answer.get("reason", "")
-        # A gateway that lost the message, or takes no more registrations now, gets it again.
-        lost = state in ("unknown", "dropped") or reason == "TooManyRegistrations"
+        round = pending.message.about_round
+        if reason == TOO_EARLY:
+            self._early = round if self._early is None else min(self._early, round)
+        elif self._early is not None and round >= self._early:
+            self._early = None
+        # A gateway that lost the message, or does not take it now, gets it again.
+        lost = state in ("unknown", "dropped") or reason in LATER
         pending.state = "waiting" if lost else state
+        again = isinstance(pending.message, Registration) and reason in SIGNED_AGAIN
+        if reason == "UnknownPeer" and not self._is_registering:
+            self.needs_registration = True
         if pending.state not in ("final", "rejected"):
             return
         del self._messages[pending.id]
-        if state == "final":
+        if again:
+            self.needs_registration |= not self._is_registering
+            log.info("the registration was not taken (%s); a later one is needed", reason)
+        elif state == "final":
             self.final += 1
             self.registered |= isinstance(pending.message, Registration)
         else:

@@ -7,19 +7,27 @@ back as removed, one that moved to another block is not repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from swarmgame_chain.abi import ContractEvent, decode_log, decode_result, encode_call, topic
-from swarmgame_chain.errors import ChainRefused, RpcError
+from swarmgame_chain.errors import ChainRefused, NoCoordinator, RpcError
+from swarmgame_chain.head import Block, newest_block
+from swarmgame_chain.logs import LogSearch
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.rpc import Call, RpcClient, successes
 
 REWIND = 12
 """Blocks before the cursor that are read again."""
-SPAN = 2_000
-"""Blocks in one search; public endpoints refuse more."""
+MAX_NUMBER = 2**64
+"""Bound of rounds, times and counts; the contract keeps them in fewer bits."""
+SEALS = 16
+"""Seals that the contract keeps of a peer in a swarm with sealed reports."""
+_PEER_WORDS = 13
+"""32-byte words of `peer()` without its seals."""
+MAX_BLOCKS = 200_000
+"""Blocks that one call of a cursor reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +35,46 @@ class PeerState:
     """What the contract knows of a peer.
 
     Args:
-        next_round: the first round that the peer may still report.
-        sealed_round: the round of its last seal, plus one.
+        first_round: the first round that the peer may report.
+        round: the current round of the block that this was read from.
+        reported: bit i says whether the peer has reported the round `round` - i, for the last 256 rounds.
+        voted: the same of its votes.
+        seals: the last seals, 32 bytes each: the first 28 of the seal, then its round, plus one.
     """
 
     owner: str
     signer: str
     deadline: int
     proven: bool
-    next_round: int
-    next_vote: int
-    sealed_round: int
-    seal: bytes
+    first_round: int
+    round: int
+    reported: int
+    voted: int
     total_reward: int
     total_wins: int
+    seals: tuple[bytes, ...] = ()
 
     @property
     def known(self) -> bool:
         return int(self.owner, 16) != 0
+
+    @property
+    def last_reported(self) -> int:
+        """The newest round that the peer has reported; -1 without one in the last 256."""
+        return self.round - ((self.reported & -self.reported).bit_length() - 1) if self.reported else -1
+
+    def has_reported(self, round: int) -> bool:
+        """Return whether the contract has the peer's report of a round; False for one that is too old or to come."""
+        return self.round >= round and bool(self.reported >> (self.round - round) & 1)
+
+    def has_voted(self, round: int) -> bool:
+        """Return whether the contract has the peer's votes of a round."""
+        return self.round >= round and bool(self.voted >> (self.round - round) & 1)
+
+    def seal_of(self, round: int) -> bytes | None:
+        """Return the first 28 bytes of the seal that was committed for a round; None without one."""
+        mark = (round + 1).to_bytes(4)
+        return next((seal[:28] for seal in self.seals if seal[28:] == mark), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +114,7 @@ class Coordinator:
     def __init__(self, chain: RpcClient, domain: Domain) -> None:
         self.chain = chain
         self.domain = domain
+        self.logs = LogSearch(chain, domain.contract)
 
     async def check(self) -> None:
         """Check that the chain and the contract are the expected ones.
@@ -102,7 +133,9 @@ class Coordinator:
             )
         try:
             separator = await self.call("domainSeparator")
-        except RpcError as error:
+        except (RpcError, NoCoordinator) as error:
+            if isinstance(error, RpcError) and not error.is_revert:
+                raise
             raise ChainRefused(
                 f"the contract at {self.domain.contract} on chain {found} is no SwarmCoordinator"
             ) from error
@@ -116,17 +149,10 @@ class Coordinator:
 
         Raises:
             ChainUnreachable, RpcError: as `RpcClient.request`.
-            ChainRefused: the answer is not a coordinator's.
+            NoCoordinator: the answer is not a coordinator's.
         """
         method, parameters = _call(self.domain.contract, name, arguments)
         return decode_result(name, _bytes(await self.chain.request(method, *parameters)))
-
-    async def call_all(self, name: str, arguments: Iterable[Sequence[Any]]) -> list[Any]:
-        """One function for many arguments, in few requests."""
-        answers = successes(
-            await self.chain.request_all([_call(self.domain.contract, name, each) for each in arguments])
-        )
-        return [decode_result(name, _bytes(answer)) for answer in answers]
 
     async def config(self) -> SwarmConfig:
         """Return the contract's configuration."""
@@ -134,13 +160,20 @@ class Coordinator:
         values = [await self.call(name) for name in names]
         return SwarmConfig(*values)
 
-    async def clock(self) -> RoundClock:
-        """Return the round, its deadline, and the chain's time."""
+    async def clock(self, block: Block | None = None) -> RoundClock:
+        """Return the round, its deadline, and the chain's time.
+
+        Args:
+            block: as of this block; by default the newest one.
+        """
+        block = block or await newest_block(self.chain)
         names = ("currentRound", "deadline")
-        calls = [_call(self.domain.contract, name, ()) for name in names]
-        answers = successes(await self.chain.request_all([*calls, ("eth_getBlockByNumber", ("latest", False))]))
-        values = [decode_result(name, _bytes(answer)) for name, answer in zip(names, answers, strict=False)]
-        return RoundClock(values[0], values[1], int(answers[2]["timestamp"], 16), int(answers[2]["number"], 16))
+        calls = [_call(self.domain.contract, name, (), block.tag) for name in names]
+        answers = successes(await self.chain.request_all(calls))
+        round, deadline = (decode_result(name, _bytes(answer)) for name, answer in zip(names, answers, strict=True))
+        if max(round, deadline) > MAX_NUMBER:
+            raise NoCoordinator(f"the contract answers round {round:#x} and deadline {deadline:#x}")
+        return RoundClock(round, deadline, block.time, block.number)
 
     async def round(self) -> int:
         """Return the current round."""
@@ -154,30 +187,27 @@ class Coordinator:
         """Return what is known of one peer; `known` is False for an unknown one."""
         return (await self.peers([peer]))[0]
 
-    async def peers(self, peers: Sequence[str]) -> list[PeerState]:
+    async def peers(self, peers: Sequence[str], block: str = "latest") -> list[PeerState]:
         """Return what is known of many peers, in order."""
-        answers = successes(
-            await self.chain.request_all([_call(self.domain.contract, "peer", (peer,)) for peer in peers])
-        )
-        return [peer_state(_bytes(answer)) for answer in answers]
+        calls = [_call(self.domain.contract, "peer", (peer,), block) for peer in peers]
+        return [peer_state(_bytes(answer)) for answer in successes(await self.chain.request_all(calls))]
 
     async def proven(self, peers: Sequence[str]) -> frozenset[str]:
         """Return which of these peers have proven their id; admission `Registered` lets only these in."""
         return frozenset(peer for peer, state in zip(peers, await self.peers(peers), strict=True) if state.proven)
 
     async def newest_and_settled(
-        self, peers: Sequence[str], confirmations: int
+        self, peers: Sequence[str], confirmations: int, head: Block
     ) -> tuple[list[PeerState], list[PeerState]]:
-        """Return what is known of peers in the newest block, and in the last one that counts as final."""
-        newest = await self.peers(peers)
+        """Return what is known of peers in a block, the newest one, and in the last one that counts as final."""
+        newest = await self.peers(peers, head.tag)
         if confirmations == 1:
             return newest, newest
         # Most messages are new to the chain; the older state matters only for peers that the contract knows.
         known = [index for index, state in enumerate(newest) if state.known]
         settled = list(newest)
         if known:
-            head = int(await self.chain.request("eth_blockNumber"), 16)
-            block = hex(max(0, head - confirmations + 1))
+            block = hex(max(0, head.number - confirmations + 1))
             calls = [_call(self.domain.contract, "peer", (peers[index],), block) for index in known]
             for index, answer in zip(known, await self.chain.request_all(calls), strict=True):
                 # A node that has no such state, or a contract that did not exist yet: nothing is settled.
@@ -199,38 +229,45 @@ class EventCursor:
     coordinator: Coordinator
     block: int = 0
     names: tuple[str, ...] = ()
+    is_behind: bool = False
+    """Whether the last call did not reach the newest block."""
     _recent: dict[tuple[str, int], ContractEvent] = field(default_factory=dict)
 
-    async def poll(self) -> tuple[list[ContractEvent], list[ContractEvent]]:
+    async def poll(self, head: int | None = None) -> tuple[list[ContractEvent], list[ContractEvent]]:
         """Return the events that are new since the last call, in the chain's order, and those that were removed.
+
+        Args:
+            head: the newest block, where the caller has read it.
 
         Raises:
             ChainUnreachable, RpcError: nothing was read; the next call starts where this one did.
         """
-        head = int(await self.coordinator.chain.request("eth_blockNumber"), 16)
+        if head is None:
+            head = int(await self.coordinator.chain.request("eth_blockNumber"), 16)
         # A chain that is shorter than it was has been reorganised, so that the cursor may lie beyond its head.
         first = max(0, min(self.block, head + 1) - REWIND)
-        found: dict[tuple[str, int], ContractEvent] = {}
-        for start in range(first, head + 1, SPAN):
-            found |= await self._read(start, min(start + SPAN - 1, head))
+        last = min(head, first + MAX_BLOCKS - 1)
+        found = await self._read(first, last)
         # Events before the blocks that are read again stay; deeper reorganisations are not noticed.
         removed = [event for key, event in self._recent.items() if event.block >= first and key not in found]
         new = [event for key, event in found.items() if key not in self._recent]
-        self._recent = {key: event for key, event in found.items() if event.block > head - 2 * REWIND}
-        self.block = head + 1
+        self._recent = {key: event for key, event in found.items() if event.block > last - 2 * REWIND}
+        self.block, self.is_behind = last + 1, last < head
         return new, removed
 
+    async def poll_all(self) -> list[ContractEvent]:
+        """Return all events up to the newest block."""
+        new, _ = await self.poll()
+        while self.is_behind:
+            more, _ = await self.poll()
+            new += more
+        return new
+
     async def _read(self, first: int, last: int) -> dict[tuple[str, int], ContractEvent]:
-        query: dict[str, Any] = {
-            "fromBlock": hex(first),
-            "toBlock": hex(last),
-            "address": [self.coordinator.domain.contract],
-        }
-        if self.names:
-            query["topics"] = [[topic(name) for name in self.names]]
         positions: dict[str, int] = {}
         found: dict[tuple[str, int], ContractEvent] = {}
-        for log in await self.coordinator.chain.request("eth_getLogs", query):
+        topics = [[topic(name) for name in self.names]] if self.names else []
+        for log in await self.coordinator.logs.find(first, last, topics):
             transaction = log["transactionHash"]
             position = positions.get(transaction, 0)
             positions[transaction] = position + 1
@@ -242,35 +279,46 @@ class EventCursor:
 
 
 def peer_state(data: bytes) -> PeerState:
-    """Decode the result of `peer()`, ten 32-byte values; by hand, since a gateway does it for every message.
+    """Decode the result of `peer()`; by hand, since a gateway does it for every message.
+
+    It is one dynamic tuple: the offset of the tuple, ten values, the offset of the seals, their number, and the seals.
 
     Raises:
-        ChainRefused: it is not such a result.
+        NoCoordinator: it is not such a result.
     """
-    if len(data) != 320:
-        raise ChainRefused(f"peer() at this address answered {len(data)} bytes that are none of a SwarmCoordinator's")
-    owner, signer, deadline, proven, next_round, next_vote, sealed_round, seal, reward, wins = (
-        data[i : i + 32] for i in range(0, 320, 32)
-    )
-    return PeerState(
+    words = [data[i : i + 32] for i in range(0, len(data), 32)]
+    if len(data) not in (_PEER_WORDS * 32, (_PEER_WORDS + SEALS) * 32) or [
+        int.from_bytes(words[i]) for i in (0, 11, 12)
+    ] != [
+        32,
+        352,
+        len(words) - _PEER_WORDS,
+    ]:
+        raise NoCoordinator(f"peer() answers {len(data)} bytes that are none of a SwarmCoordinator's")
+    owner, signer, deadline, proven, first_round, round, reported, voted, reward, wins = words[1:11]
+    state = PeerState(
         owner="0x" + owner[12:].hex(),
         signer="0x" + signer[12:].hex(),
         deadline=int.from_bytes(deadline),
         proven=any(proven),
-        next_round=int.from_bytes(next_round),
-        next_vote=int.from_bytes(next_vote),
-        sealed_round=int.from_bytes(sealed_round),
-        seal=seal,
+        first_round=int.from_bytes(first_round),
+        round=int.from_bytes(round),
+        reported=int.from_bytes(reported),
+        voted=int.from_bytes(voted),
         total_reward=int.from_bytes(reward, signed=True),
         total_wins=int.from_bytes(wins),
+        seals=tuple(words[_PEER_WORDS:]),
     )
+    if max(state.deadline, state.first_round, state.round, state.total_wins) > MAX_NUMBER:
+        raise NoCoordinator("peer() answers numbers of more than 64 bits, which no SwarmCoordinator has")
+    return state
 
 
 def _call(contract: str, name: str, arguments: Sequence[Any], block: str = "latest") -> Call:
     return ("eth_call", ({"to": contract, "data": "0x" + encode_call(name, *arguments).hex()}, block))
 
 
-_UNKNOWN_PEER = PeerState("0x" + "00" * 20, "0x" + "00" * 20, 0, False, 0, 0, 0, bytes(32), 0, 0)
+_UNKNOWN_PEER = PeerState("0x" + "00" * 20, "0x" + "00" * 20, 0, False, 0, 0, 0, 0, 0, 0)
 
 
 def _bytes(text: str) -> bytes:

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import cast
 
 import aiohttp
+from pydantic_core import from_json
 
-from swarmgame_chain.errors import ChainError, ChainRefused, ChainUnreachable
+from swarmgame_chain.errors import ChainError, ChainRefused
 from swarmgame_chain.messages import (
     KINDS,
     MAX_VOTES,
@@ -38,7 +38,7 @@ from swarmgame_chain.messages import (
 )
 from swarmgame_chain.pending import PendingMessage, PendingMessages
 from swarmgame_chain.reader import Coordinator
-from swarmgame_chain.rpc import HttpRpcClient
+from swarmgame_chain.rpc import NodeClient
 from swarmgame_chain.wire import dump
 
 log = logging.getLogger(__name__)
@@ -104,10 +104,12 @@ class ChainReporter:
         """Whether reports are committed first; None until the contract has answered."""
         self._unknown: set[str] = set()
         self._proven = frozenset({self.peer})
+        self._register_at = 0.0
         self._problem = "the node does not answer"
         self._registered = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._new_message = asyncio.Event()
+        self._finishing = False
         self._first_answer: Future[tuple[str, ...]] = Future()
         self._last_status: ReporterStatus | None = None
         self._thread = threading.Thread(target=self._run, name="chain-reporter", daemon=True)
@@ -179,7 +181,11 @@ class ChainReporter:
             return self._pending.messages
 
     def finish(self, seconds: float, interrupted: Callable[[], bool] = lambda: False) -> ReporterStatus:
-        """Wait until all messages are over, then stop; log how many are not."""
+        """Wait until all messages are over, then stop; log how many are not. A gateway that was away is asked again at
+        once, and often.
+        """
+        self._finishing = True
+        self._call_in_thread(self._new_message.set)
         end = time.monotonic() + seconds
         while self.pending() and not interrupted() and time.monotonic() < end:
             time.sleep(0.05)
@@ -222,18 +228,42 @@ class ChainReporter:
 
     async def _work(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as session:
-            coordinator = Coordinator(HttpRpcClient(self._rpc, REQUEST_SECONDS, session), self._domain)
+        # web3 is imported by peers that have a chain, in their reporter's thread.
+        from swarmgame_chain.providers import http_session
+
+        async with (
+            http_session(REQUEST_SECONDS) as session,
+            NodeClient(self._rpc, REQUEST_SECONDS, session) as chain,
+        ):
+            coordinator = Coordinator(chain, self._domain)
             await asyncio.gather(self._follow_contract(coordinator), self._exchange_messages(session))
 
     async def _follow_contract(self, coordinator: Coordinator) -> None:
-        refused = False
+        retry_at = 0.0
         while True:
-            if self._sealed is None and not refused:
+            if self._sealed is None and time.monotonic() >= retry_at:
+                # A node that lags has no contract yet, so that the wrong chain may become the right one.
                 refused = await self._connect(coordinator)
+                retry_at = time.monotonic() + (MAX_BACKOFF if refused else 0.0)
+            await self._register_again(coordinator)
             await self._update_proven(coordinator)
             self._publish()
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _register_again(self, coordinator: Coordinator) -> None:
+        """Sign the registration again where the chain did not take it in time, or does not know it any more."""
+        now = time.monotonic()
+        if not self._pending.needs_registration or now < self._register_at:
+            return
+        self._register_at = now + MAX_BACKOFF
+        with contextlib.suppress(ChainError):  # it is tried again
+            # This machine's clock may be behind the chain's.
+            deadline = max(int(time.time()), (await coordinator.clock()).now) + REGISTRATION_SECONDS
+            registration = sign_registration(self._domain, self._identity, deadline=deadline)
+            with self._lock:
+                self._pending.needs_registration = False
+                self._add(registration)
+            self._new_message.set()
 
     async def _connect(self, coordinator: Coordinator) -> bool:
         """Read the contract's terms and register; return whether the chain or the contract is the wrong one."""
@@ -241,7 +271,7 @@ class ChainReporter:
             bootnodes, sealed = await read_terms(coordinator)
         except ChainError as error:
             refused = isinstance(error, ChainRefused)
-            if refused:
+            if refused and self._problem != str(error):
                 self._problem = str(error)
                 log.error("the chain is not the expected one: %s", error)
             if not self._first_answer.done():
@@ -268,7 +298,7 @@ class ChainReporter:
             unknown, self._unknown = tuple(self._unknown), set()
         if unknown and self._sealed is not None:
             # After an error, a peer is checked again at its next call.
-            with contextlib.suppress(ChainError), invalid_answers():
+            with contextlib.suppress(ChainError):
                 self._proven |= await coordinator.proven(unknown)
 
     async def _exchange_messages(self, session: aiohttp.ClientSession) -> None:
@@ -276,15 +306,19 @@ class ChainReporter:
         while True:
             # Without anything pending, or before the contract has answered, there is nothing to do but wait.
             idle = self._sealed is None or not len(self._pending)
+            pause = POLL_SECONDS if self._finishing else delay
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if idle else delay):
+                async with asyncio.timeout(None if idle else pause):
                     await self._new_message.wait()
             self._new_message.clear()
             if self._sealed is None:
                 continue
             try:
+                over = self._pending.over
                 await self._exchange_once(session)
-                delay, self._problem = POLL_SECONDS, ""
+                # A gateway that takes nothing now is not asked twice a second.
+                idle = self._pending.over == over and bool(self._pending.waiting)
+                delay, self._problem = min(2 * delay, MAX_BACKOFF / 6) if idle else POLL_SECONDS, ""
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 self._problem = f"the gateway does not answer: {error or type(error).__name__}"
                 delay = min(2 * delay, MAX_BACKOFF)
@@ -330,18 +364,8 @@ async def read_terms(coordinator: Coordinator) -> tuple[tuple[str, ...], bool]:
         ChainRefused: another chain, no contract, or another contract; the message names it.
         ChainUnreachable: the node does not answer.
     """
-    with invalid_answers():
-        await coordinator.check()
-        return await coordinator.bootnodes(), (await coordinator.config()).sealed_reports
-
-
-@contextlib.contextmanager
-def invalid_answers() -> Iterator[None]:
-    """Raise ChainUnreachable for answers of the node that are not of the expected form."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError) as error:
-        raise ChainUnreachable(f"the node's answer is invalid: {error or type(error).__name__}") from error
+    await coordinator.check()
+    return await coordinator.bootnodes(), (await coordinator.config()).sealed_reports
 
 
 async def post(
@@ -351,12 +375,16 @@ async def post(
     async with session.post(url, json=body) as response:
         if response.status not in (200, 202, 400):
             raise aiohttp.ClientError(f"HTTP status {response.status}")
-        answer = json.loads(await response.content.read(4 << 20))
+        answer = from_json(await response.read(), allow_inf_nan=False)
     messages = answer.get("messages") if isinstance(answer, dict) else None
     expected = len(body if isinstance(body, list) else body["ids"])
-    if not isinstance(messages, list) or len(messages) != expected or not all(isinstance(m, dict) for m in messages):
+    if not isinstance(messages, list) or len(messages) != expected or not all(map(_is_state, messages)):
         raise ValueError("the gateway's answer does not fit the request")
     return messages
+
+
+def _is_state(message: object) -> bool:
+    return isinstance(message, dict) and all(isinstance(value, str) for value in message.values())
 
 
 def to_millionths(reward: float) -> int:

@@ -1,25 +1,33 @@
-"""JSON-RPC clients of an Ethereum node: over HTTP, and to an Ethereum machine inside this process for unit tests.
+"""Clients of an Ethereum node, at the level of JSON-RPC methods and hexadecimal results.
 
-Both implement `RpcClient`, at the level of methods and hexadecimal results. They do not retry: the caller knows what
-waiting costs. A missing answer is `ChainUnreachable`; an error that the node returns is `RpcError`.
+`NodeClient` sends requests through web3.py's providers (HTTP, WebSocket, IPC); `contract.py` offers web3.py's contract
+objects over any client. A client repeats a request only where a connection was lost, since the caller knows what
+waiting costs. A missing or malformed answer is `ChainUnreachable`; an error that the node returns is `RpcError`.
+Importing this module loads neither web3 nor aiohttp.
 """
 
 from __future__ import annotations
 
-import ast
-import asyncio
-import json
-from collections.abc import Mapping, Sequence
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import aiohttp
+from swarmgame_chain.errors import RequestTooLarge, RpcError
 
-from swarmgame_chain.errors import ChainUnreachable, RpcError
+if TYPE_CHECKING:
+    import aiohttp
 
-MAX_ANSWER = 64 << 20
+    from swarmgame_chain.providers import NodeConnection
+
+log = logging.getLogger(__name__)
 BATCH = 256
 """Calls in one JSON-RPC batch; public endpoints refuse longer ones."""
+RETRY_AFTER = 100
+"""Requests within a limit of the node, after which twice as much is tried again."""
+NODE_ADDRESSES = "http(s)://…, ws(s)://…, or the absolute path of a node's socket"
 Call = tuple[str, Sequence[Any]]
 
 
@@ -48,57 +56,62 @@ class RpcClient(Protocol):
         ...
 
 
-class HttpRpcClient:
-    """A client of a node over HTTP.
+class NodeClient:
+    """A client of a node.
 
     Args:
-        url: the endpoint. It may hold credentials and is never logged; `name` may be.
+        url: `http(s)://…`, `ws(s)://…`, or the absolute path of the node's socket. It may hold credentials and is never
+            logged; `name` may be.
         timeout: seconds that a request may take.
-        session: the HTTP session to use; by default the client has its own.
+        session: the HTTP session to use, of `providers.http_session`; by default the client has its own.
     """
 
     def __init__(self, url: str, timeout: float = 15.0, session: aiohttp.ClientSession | None = None) -> None:
         self._url = url
-        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._timeout = timeout
         self._session = session
-        self._owns_session = session is None
-        self._id = 0
+        self._opened: NodeConnection | None = None
+        self.batch_limit = BATCH
+        """Calls in one batch; halved whenever the node refuses a batch."""
+        self._least_limit = BATCH
+        self._batches = 0
 
     @property
     def name(self) -> str:
         """The endpoint's host, without credentials and without the path, which may hold a key."""
-        return self._url.split("://")[-1].split("/")[0].split("@")[-1]
+        return shown_name(self._url)
 
     async def request(self, method: str, *parameters: Any) -> Any:
-        self._id += 1
-        answer = await self._post({"jsonrpc": "2.0", "id": self._id, "method": method, "params": list(parameters)})
-        result = _result(answer)
+        result = await self._connection().request(method, list(parameters))
         if isinstance(result, RpcError):
             raise result
         return result
 
     async def request_all(self, calls: Sequence[Call]) -> list[Any | RpcError]:
         results: list[Any | RpcError] = []
-        for start in range(0, len(calls), BATCH):
-            part = calls[start : start + BATCH]
-            body = [
-                {"jsonrpc": "2.0", "id": i, "method": method, "params": list(parameters)}
-                for i, (method, parameters) in enumerate(part)
-            ]
-            answers = await self._post(body)
-            if not isinstance(answers, list):
-                raise ChainUnreachable(f"{self.name} does not answer batches of calls")
-            by_id = {answer.get("id"): answer for answer in answers if isinstance(answer, dict)}
-            results += [
-                _result(by_id.get(i, {"error": {"code": 0, "message": "no answer in the batch"}}))
-                for i in range(len(part))
-            ]
+        while len(results) < len(calls):
+            part = calls[len(results) : len(results) + self.batch_limit]
+            try:
+                results += await self._request_part(part)
+            except RequestTooLarge as error:
+                if len(part) == 1:
+                    raise
+                self.batch_limit, self._batches = max(1, len(part) // 2), 0
+                if self.batch_limit < self._least_limit:
+                    self._least_limit = self.batch_limit
+                    log.warning("%s: batches have at most %d calls from now on", error, self.batch_limit)
+            else:
+                self._widen()
         return results
 
+    def separate(self) -> NodeClient:
+        """Return another client of the same node, with limits and connections of its own."""
+        return NodeClient(self._url, self._timeout, self._session)
+
     async def close(self) -> None:
-        if self._session is not None and self._owns_session:
-            await self._session.close()
-            self._session = None
+        if self._opened is not None:
+            await self._opened.close()
+            self._opened = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,68 +121,75 @@ class HttpRpcClient:
     ) -> None:
         await self.close()
 
-    async def _post(self, body: object) -> Any:
-        if self._session is None:
-            self._session = aiohttp.ClientSession()
-        try:
-            async with self._session.post(self._url, json=body, timeout=self._timeout) as response:
-                raw = bytearray()
-                async for part in response.content.iter_chunked(1 << 16):
-                    raw += part
-                    if len(raw) > MAX_ANSWER:
-                        raise ChainUnreachable(f"{self.name} answers with more than {MAX_ANSWER} bytes")
-                if response.status >= 500 or response.status == 429:
-                    raise ChainUnreachable(f"{self.name} answers with HTTP status {response.status}")
-            return json.loads(raw)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ChainUnreachable(f"{self.name} does not answer: {type(error).__name__}") from error
-        except ValueError as error:
-            raise ChainUnreachable(f"{self.name} does not speak JSON-RPC") from error
+    def _widen(self) -> None:
+        # The refusal may have been a passing one; a limit that stays costs one refused request in a hundred.
+        self._batches += 1
+        if self._batches >= RETRY_AFTER and self.batch_limit < BATCH:
+            self.batch_limit, self._batches = min(2 * self.batch_limit, BATCH), 0
+
+    async def _request_part(self, part: Sequence[Call]) -> list[Any | RpcError]:
+        if self.batch_limit > 1:
+            return await self._connection().request_batch(part)
+        # Some nodes take no batches at all.
+        ((method, parameters),) = part
+        return [await self._connection().request(method, list(parameters))]
+
+    def _connection(self) -> NodeConnection:
+        if self._opened is None:
+            # web3 costs a tenth of a second of processor time, and most peers play without a chain.
+            from swarmgame_chain.providers import NodeConnection
+
+            self._opened = NodeConnection(self._url, self.name, self._timeout, self._session)
+        return self._opened
 
 
-class TesterRpcClient:
-    """A client of an Ethereum machine in this process (eth-tester), for unit tests; every transaction makes a block.
+class CountedClient:
+    """Counts the calls of a client, for metrics.
 
-    It needs `web3[tester]`. It is not thread-safe, so calls are made one at a time in the caller's thread.
+    Attributes:
+        calls: method → count.
     """
 
-    name = "eth-tester"
-    __test__ = False
+    def __init__(self, client: RpcClient, calls: Counter[str] | None = None) -> None:
+        self._client = client
+        self.calls: Counter[str] = Counter() if calls is None else calls
 
-    def __init__(self) -> None:
-        from eth_tester import EthereumTester, PyEVMBackend
-        from web3 import EthereumTesterProvider, Web3
-
-        genesis = PyEVMBackend.generate_genesis_params(overrides={"gas_limit": 60_000_000})
-        self.tester = EthereumTester(PyEVMBackend(genesis_parameters=genesis))
-        self._web3 = Web3(EthereumTesterProvider(self.tester))
-        self._lock = asyncio.Lock()
+    def separate(self) -> CountedClient:
+        """Return a client with limits of its own, whose calls are counted here; itself where there are no limits."""
+        if not isinstance(self._client, NodeClient):
+            return self
+        return CountedClient(self._client.separate(), self.calls)
 
     async def request(self, method: str, *parameters: Any) -> Any:
-        from web3.exceptions import Web3Exception
-        from web3.types import RPCEndpoint
-
-        async with self._lock:
-            try:
-                result = self._web3.manager.request_blocking(RPCEndpoint(method), list(parameters))
-            except Web3Exception as error:
-                raise RpcError(3, str(error)) from error
-            # eth-tester raises exceptions of many unrelated kinds; each stands for an error of the node.
-            except Exception as error:
-                raise RpcError(3, str(error), _reverted(str(error))) from error
-        return _plain(result)
+        self.calls[method] += 1
+        return await self._client.request(method, *parameters)
 
     async def request_all(self, calls: Sequence[Call]) -> list[Any | RpcError]:
-        results: list[Any | RpcError] = []
-        for method, parameters in calls:
-            try:
-                results.append(await self.request(method, *parameters))
-            except RpcError as error:
-                results.append(error)
-        return results
+        self.calls.update(method for method, _ in calls)
+        return await self._client.request_all(calls)
 
     async def close(self) -> None:
-        return
+        await self._client.close()
+
+
+def is_node_address(text: str) -> bool:
+    """Return whether a client can be made for an address; it is not contacted."""
+    return text.startswith(("http://", "https://", "ws://", "wss://", "/"))
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is the address of an account or a contract: 0x and 40 hexadecimal digits."""
+    return re.fullmatch(r"0x[0-9a-fA-F]{40}", text) is not None
+
+
+def shown_name(url: str) -> str:
+    """Return the part of a node's address that may be shown: the host and the port."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return scheme
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    # Such a letter in a password would end the authority too early, and show the user and half of the password.
+    return "the node" if "@" in rest[len(authority) :] else authority.rpartition("@")[2]
 
 
 def successes(answers: Sequence[Any | RpcError]) -> list[Any]:
@@ -182,35 +202,3 @@ def successes(answers: Sequence[Any | RpcError]) -> list[Any]:
         if isinstance(answer, RpcError):
             raise answer
     return list(answers)
-
-
-def _result(answer: Any) -> Any | RpcError:
-    if not isinstance(answer, dict):
-        return RpcError(0, "an answer that is no object")
-    error = answer.get("error")
-    if error is None:
-        return answer.get("result")
-    data = error.get("data") if isinstance(error, dict) else None
-    data = data.get("data") if isinstance(data, dict) else data
-    raw = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") and len(data) % 2 == 0 else b""
-    return RpcError(int(error.get("code", 0)), str(error.get("message", "")), raw)
-
-
-def _reverted(text: str) -> bytes:
-    # eth-tester gives a custom error only as "execution reverted: b'…'".
-    _, found, data = text.partition("execution reverted: b")
-    try:
-        return bytes(ast.literal_eval("b" + data)) if found else b""
-    except (ValueError, SyntaxError):
-        return b""
-
-
-def _plain(value: Any) -> Any:
-    # web3 returns numbers and bytes where a node returns hexadecimal text.
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return hex(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -76,7 +76,7 @@ contract Crowd is Base {
         string memory peerId = id(secret);
         PeerInfo memory p = swarm.peer(peerId);
         uint256 round = swarm.currentRound();
-        if (p.owner == address(0) || p.nextRound > round) return;
+        if (p.owner == address(0) || p.reported & 1 != 0) return;
         vm.prank(p.owner);
         swarm.submitReward(round, 0, claimed, peerId);
         _count(secret, round, claimed);
@@ -84,6 +84,7 @@ contract Crowd is Base {
 
     function advance(uint256 wait) external {
         vm.warp(block.timestamp + wait % 1_200);
+        if (wait % 3 == 0 && wait % 1_200 >= 10) swarm.advanceTo(swarm.currentRound() + 1 + wait % 5);
         bool over = block.timestamp >= swarm.deadline();
         vm.prank(STRANGER);
         try swarm.updateStageAndRound() {}

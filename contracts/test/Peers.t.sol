@@ -66,7 +66,7 @@ contract PeersTest is Base {
         batch[1] = registration(1, address(0), session(1), START + 1);
         batch[2] = registration(1, owner(1), address(0), START + 1);
         batch[3] = registration(1, owner(1), session(1), START - 1);
-        batch[4] = registration(1, owner(1), session(1), uint256(type(uint64).max) + 1);
+        batch[4] = registration(1, owner(1), session(1), START + 30 days + 1);
         batch[5] = registration(1);
         batch[5].key = hex"00";
         batch[6] = registration(1);
@@ -80,7 +80,7 @@ contract PeersTest is Base {
         same(reasons[1], InvalidOwner.selector);
         same(reasons[2], InvalidOwner.selector);
         same(reasons[3], RegistrationExpired.selector);
-        same(reasons[4], RegistrationExpired.selector);
+        same(reasons[4], RegistrationTooLong.selector);
         same(reasons[5], InvalidKey.selector);
         same(reasons[6], InvalidSignature.selector);
         same(reasons[7], InvalidSignature.selector);
@@ -129,6 +129,15 @@ contract PeersTest is Base {
         same(reward(1), 7);
     }
 
+    function test_a_deadline_is_thirty_days_away_at_most() public {
+        same(swarm.registerPeers(one(registration(1, owner(1), session(1), type(uint64).max)))[0], RegistrationTooLong.selector);
+        same(swarm.registerPeers(one(registration(1, owner(1), session(1), type(uint256).max)))[0], RegistrationTooLong.selector);
+        accepted(swarm.registerPeers(one(registration(1, owner(9), session(9), START + 30 days))));
+        vm.warp(START + 1);
+        accepted(swarm.registerPeers(one(registration(1, owner(1), session(1), START + 30 days + 1))));
+        same(swarm.peer(id(1)).owner, owner(1));
+    }
+
     function test_lists_of_an_owner_stay_right_when_peers_leave_it() public {
         for (uint256 i = 1; i <= 6; i++) {
             accepted(swarm.registerPeers(one(registration(i, owner(1), session(i), START + 1 days))));
@@ -160,7 +169,9 @@ contract PeersTest is Base {
         register(1);
         same(reward(1), 0);
         same(swarm.peer(id(1)).owner, owner(1));
-        same(swarm.peer(id(1)).nextRound, 0);
+        same(swarm.peer(id(1)).reported, 0);
+        accepted(swarm.submitReports(one(report(1, 0, 7))));
+        same(reward(1), 7);
         address[] memory owners = new address[](1);
         owners[0] = STRANGER;
         string[][] memory ids = swarm.getPeerId(owners);

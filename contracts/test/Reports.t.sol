@@ -22,6 +22,14 @@ contract ReportsTest is Base {
         }
     }
 
+    function swarm_at(uint256 round) private {
+        while (swarm.currentRound() < round) {
+            vm.warp(block.timestamp + 10);
+            uint256 left = round - swarm.currentRound();
+            swarm.advanceTo(swarm.currentRound() + (left < 128 ? left : 128));
+        }
+    }
+
     function votes(uint256 from, uint256 count) private returns (string[] memory ids) {
         ids = new string[](count);
         for (uint256 i = 0; i < count; i++) {
@@ -42,16 +50,73 @@ contract ReportsTest is Base {
         same(reward(1), 4);
     }
 
-    function test_rounds_of_a_peer_only_grow() public {
+    function test_reports_come_in_any_order_and_none_erases_another() public {
         next();
         next();
-        Report memory early = report(1, 0, 5);
-        accepted(swarm.submitReports(one(report(1, 1, 5))));
-        same(swarm.submitReports(one(early))[0], RewardAlreadySubmitted.selector);
+        accepted(swarm.submitReports(one(report(1, 1, 5, votes(2, 1)))));
         same(swarm.submitReports(one(report(1, 3, 5)))[0], InvalidRoundNumber.selector);
         same(swarm.submitReports(one(report(1, type(uint256).max, 5)))[0], InvalidRoundNumber.selector);
         accepted(swarm.submitReports(one(report(1, 2, 5))));
-        same(reward(1), 10);
+        accepted(swarm.submitReports(one(report(1, 0, 5, votes(2, 1)))));
+        for (uint256 round = 0; round < 3; round++) {
+            same(swarm.submitReports(one(report(1, round, 5)))[0], RewardAlreadySubmitted.selector);
+        }
+        same(reward(1), 15);
+        same(wins(2), 2);
+        PeerInfo memory p = swarm.peer(id(1));
+        same(p.round, 2);
+        same(p.reported, 7);
+        same(p.voted, 6);
+    }
+
+    function test_a_report_is_in_time_for_256_rounds() public {
+        swarm_at(255);
+        accepted(swarm.submitReports(one(report(1, 0, 5))));
+        swarm_at(300);
+        same(swarm.submitReports(one(report(2, 44, 5)))[0], InvalidRoundNumber.selector);
+        accepted(swarm.submitReports(one(report(2, 45, 5))));
+        same(swarm.submitReports(one(report(2, 45, 5)))[0], RewardAlreadySubmitted.selector);
+        accepted(swarm.submitReports(one(report(2, 300, 5))));
+        same(swarm.peer(id(2)).reported, 1 | 1 << 255);
+        swarm_at(301);
+        same(swarm.peer(id(2)).reported, 2);
+        same(reward(2), 10);
+    }
+
+    function testFuzz_every_round_of_the_window_counts_once_in_any_order(uint256 seed) public {
+        swarm_at(255 + seed % 300);
+        uint256 current = swarm.currentRound();
+        for (uint256 i = 0; i < 24; i++) {
+            seed = uint256(keccak256(abi.encode(seed)));
+            uint256 round = current - seed % 256;
+            bool known = swarm.peer(id(1)).reported >> (current - round) & 1 != 0;
+            bytes4 reason = swarm.submitReports(one(report(1, round, 1)))[0];
+            same(reason, known ? RewardAlreadySubmitted.selector : bytes4(0));
+            require(swarm.peer(id(1)).reported >> (current - round) & 1 != 0, "a report left no bit");
+        }
+        uint256 bits = swarm.peer(id(1)).reported;
+        int256 count = 0;
+        for (; bits != 0; bits &= bits - 1) {
+            count++;
+        }
+        same(reward(1), count);
+    }
+
+    function test_a_peer_reports_rounds_from_its_registration_on_and_a_few_before() public {
+        swarm_at(20);
+        register(30);
+        same(swarm.peer(id(30)).firstRound, 12);
+        same(swarm.submitReports(one(report(30, 11, 5)))[0], InvalidRoundNumber.selector);
+        accepted(swarm.submitReports(one(report(30, 12, 5))));
+        accepted(swarm.registerPeers(one(registration(30, owner(5), session(30), START + 2 days))));
+        same(swarm.peer(id(30)).firstRound, 12);
+        vm.prank(STRANGER);
+        swarm.registerPeer("QmLegacy");
+        vm.prank(STRANGER);
+        vm.expectRevert(InvalidRoundNumber.selector);
+        swarm.submitReward(11, 0, 5, "QmLegacy");
+        vm.prank(STRANGER);
+        swarm.submitReward(12, 0, 5, "QmLegacy");
     }
 
     function testFuzz_a_round_gives_no_more_than_the_bound(int256 claimed) public {
@@ -156,7 +221,7 @@ contract ReportsTest is Base {
             vm.prank(owner(1));
             swarm.submitWinners(0, new string[](0), mine);
         }
-        same(swarm.peer(mine).nextVote, 0);
+        same(swarm.peer(mine).voted, 0);
         vm.prank(owner(1));
         vm.expectRevert(InvalidVote.selector);
         swarm.submitWinners(0, twice, mine);
@@ -190,21 +255,71 @@ contract ReportsTest is Base {
         same(wins(2), 1);
     }
 
-    function test_a_seal_comes_in_its_round_and_opens_in_the_next_one_only() public {
+    function test_a_seal_comes_before_its_round_ends_and_opens_in_one_of_the_next_eight() public {
         sealedSwarm();
         Report memory r = report(1, 0, 7);
         accepted(swarm.commitReports(one(commit(r, 1))));
-        same(swarm.commitReports(one(commit(report(2, 1, 7), 2)))[0], InvalidRoundNumber.selector);
+        accepted(swarm.commitReports(one(commit(report(2, 7, 7), 2))));
+        same(swarm.commitReports(one(commit(report(2, 8, 7), 2)))[0], InvalidRoundNumber.selector);
+        same(swarm.submitReports(one(report(2, 7, 7)))[0], InvalidRoundNumber.selector);
         next();
         same(swarm.commitReports(one(commit(report(2, 0, 7), 2)))[0], InvalidRoundNumber.selector);
+        vm.warp(block.timestamp + 10);
+        swarm.advanceTo(8);
+        accepted(swarm.submitReports(one(r)));
+        accepted(swarm.submitReports(one(report(2, 7, 7))));
+        accepted(swarm.commitReports(one(commit(report(1, 8, 7), 1))));
+        vm.warp(block.timestamp + 10);
+        vm.expectRevert(InvalidRoundNumber.selector);
+        swarm.advanceTo(17);
+        swarm.advanceTo(16);
         next();
-        same(swarm.submitReports(one(r))[0], InvalidRoundNumber.selector);
-        SealedReport memory c = commit(report(3, 2, 7), 3);
+        same(swarm.submitReports(one(report(1, 8, 7)))[0], InvalidRoundNumber.selector);
+        same(reward(1), 7);
+        same(reward(2), 7);
+    }
+
+    function test_two_seals_of_a_peer_stand_beside_each_other_and_the_first_of_a_round_stays() public {
+        sealedSwarm();
+        accepted(swarm.commitReports(one(commit(report(1, 0, 7), 1))));
+        accepted(swarm.commitReports(one(commit(report(1, 1, 8), 1))));
+        same(swarm.commitReports(one(commit(report(1, 0, 9), 1)))[0], AlreadySealed.selector);
+        next();
+        next();
+        accepted(swarm.submitReports(one(report(1, 1, 8))));
+        accepted(swarm.submitReports(one(report(1, 0, 7))));
+        same(reward(1), 15);
+        same(uint32(uint256(swarm.peer(id(1)).seals[1])), 2);
+    }
+
+    function test_a_pause_costs_a_sealed_report_none_of_its_time() public {
+        sealedSwarm();
+        Report memory r = report(1, 0, 7);
+        accepted(swarm.commitReports(one(commit(r, 1))));
+        vm.warp(START + 500);
+        swarm.pause();
+        vm.warp(START + 10_500);
+        vm.prank(STRANGER);
+        vm.expectRevert();
+        swarm.updateStageAndRound();
+        same(swarm.deadline(), START + 10_600);
+        swarm.unpause();
+        same(swarm.deadline(), START + 10_600);
+        vm.prank(STRANGER);
+        vm.expectRevert();
+        swarm.updateStageAndRound();
+        next();
+        accepted(swarm.submitReports(one(r)));
+    }
+
+    function test_bad_seals_are_named() public {
+        sealedSwarm();
+        SealedReport memory c = commit(report(3, 0, 7), 3);
         c.seal = bytes32(uint256(1));
         same(swarm.commitReports(one(c))[0], InvalidSignature.selector);
         c.peerId = "00000000001111111111222222222233333333334444444444555555555566666";
         same(swarm.commitReports(one(c))[0], InvalidPeerId.selector);
-        same(swarm.commitReports(one(commit(report(77, 2, 7), 77)))[0], UnknownPeer.selector);
+        same(swarm.commitReports(one(commit(report(77, 0, 7), 77)))[0], UnknownPeer.selector);
         string memory mine = id(1);
         vm.prank(owner(1));
         vm.expectRevert(SealRequired.selector);

@@ -31,9 +31,49 @@ contract RoundsTest is Base {
     }
 
     function testFuzz_no_key_stalls_the_swarm(uint32 late) public {
-        swarm.pause();
         swarm.revokeRole(swarm.STAGE_MANAGER_ROLE(), address(this));
         vm.warp(START + 600 + uint256(late));
+        vm.prank(STRANGER);
+        swarm.updateStageAndRound();
+        same(swarm.currentRound(), 1);
+    }
+
+    function test_the_manager_ends_several_rounds_at_once_and_anyone_else_one() public {
+        vm.warp(START + 10);
+        vm.expectRevert(InvalidRoundNumber.selector);
+        swarm.advanceTo(0);
+        vm.expectRevert(InvalidRoundNumber.selector);
+        swarm.advanceTo(129);
+        vm.prank(STRANGER);
+        vm.expectRevert();
+        swarm.advanceTo(1);
+        swarm.advanceTo(128);
+        same(swarm.currentRound(), 128);
+        same(swarm.deadline(), START + 610);
+        vm.expectRevert(RoundNotOver.selector);
+        swarm.advanceTo(130);
+        vm.warp(START + 610);
+        vm.prank(STRANGER);
+        vm.expectRevert();
+        swarm.advanceTo(130);
+        vm.prank(STRANGER);
+        swarm.advanceTo(129);
+        same(swarm.currentRound(), 129);
+    }
+
+    function test_a_pause_stops_the_clock() public {
+        vm.warp(START + 590);
+        swarm.pause();
+        vm.warp(START + 5_000);
+        vm.expectRevert();
+        swarm.updateStageAndRound();
+        same(swarm.deadline(), START + 5_010);
+        swarm.unpause();
+        vm.warp(START + 5_009);
+        vm.prank(STRANGER);
+        vm.expectRevert();
+        swarm.updateStageAndRound();
+        vm.warp(START + 5_010);
         vm.prank(STRANGER);
         swarm.updateStageAndRound();
         same(swarm.currentRound(), 1);
@@ -130,6 +170,9 @@ contract RoundsTest is Base {
         new SwarmCoordinator(address(this), c);
         c = config();
         c.maxReward = 0;
+        vm.expectRevert(InvalidConfig.selector);
+        new SwarmCoordinator(address(this), c);
+        c.maxReward = 1 << 63;
         vm.expectRevert(InvalidConfig.selector);
         new SwarmCoordinator(address(this), c);
     }

@@ -48,9 +48,18 @@ class ComponentSpec(Model):
     """A component of the game by name, and its configuration."""
 
     use: ComponentName
-    """A registered name (`swarmgame env list` shows environments), or `package.module:Class` of your own."""
+    """A registered name (`swarmgame components list` shows them), or `package.module:Class` of your own."""
     with_: FreeForm = Field(default_factory=dict)
     """The component's own configuration, validated by its `Config` before anything starts."""
+
+
+class EnvironmentSpec(ComponentSpec):
+    """What answers the turns of the policy, so that a rollout has several of them."""
+
+    max_turns: Annotated[int, Field(ge=1, le=256)] = 8
+    """Turns of the policy in an episode. The rollout ends when they are used up."""
+    max_observation_tokens: Annotated[int, Field(ge=1, le=65_536)] = 256
+    """Of one answer of the environment; a longer one loses its end."""
 
 
 class RoleSpec(Model):
@@ -123,9 +132,22 @@ class SharingSpec(Model):
     """Most groups of one peer in a round, so that no peer dominates."""
     max_staleness_rounds: Annotated[int, Field(ge=0, le=64)] = 1
     """For how many rounds a late rollout stays usable."""
+    max_influence: Percentage = "50%"
+    """Largest share of an update that the rollouts of all other peers together may have; one of them may have a third
+    of it, or maxPerPeer / externalGroups of it if that is more. What is beyond is scaled down. 100%: no bound."""
     exchange: Literal["Auto", "Gather", "Pull"] = "Auto"
     """Gather: every peer fetches everything that was published, as later stages need it. Pull: a peer fetches only
     what it trains on. Auto: Gather when a round has more than one stage, else Pull."""
+
+    @property
+    def influence_fraction(self) -> float:
+        """The largest influence in (0, 1]."""
+        return fraction(self.max_influence)
+
+    @property
+    def influence_part(self) -> float:
+        """The part of it that one peer may have, in [0, 1]."""
+        return min(1.0, self.max_per_peer / self.external_groups) if self.external_groups else 0.0
 
 
 class ProgressionSpec(Model):
@@ -150,7 +172,8 @@ class EvaluationSpec(Model):
     after the last round. A peer plays it by itself, with the role that it would have alone."""
 
     every_rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
-    """Rounds between two evaluations."""
+    """Rounds between two evaluations. When two in a row fall while the rollouts of other peers earn as much as before,
+    none of these is trained on until the score is back, or for four evaluations."""
     questions: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Questions of each evaluation; a round never uses one of them."""
     samples: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -180,8 +203,12 @@ class GameSpec(Model):
     """The scores of answers: a RewardManager."""
     trainer: ComponentSpec
     """The policy and its update: a Trainer."""
+    environment: EnvironmentSpec | None = None
+    """What answers the policy's turns: an Environment. Absent: a rollout is one turn."""
     roles: Annotated[tuple[RoleSpec, ...], Field(max_length=16), Keyed("name")] = ()
-    """Roles, assigned by rank in the sorted live membership. Empty: all peers do the same."""
+    """Roles of the live members. Empty: all peers do the same, unless a `roleManager` names roles of its own."""
+    role_manager: ComponentSpec | None = None
+    """What assigns the roles at the beginning of each round: a RoleManager. Absent: by-rank, by the sorted ids."""
     modules: Annotated[tuple[ModuleSpec, ...], Field(max_length=8), Keyed("name")] = ()
     """Your own code for the pods. With `swarmgame run`, modules beside the manifest are importable without an entry
     here."""

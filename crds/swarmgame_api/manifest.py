@@ -17,6 +17,7 @@ from swarmgame_api.export import ExportSpec
 from swarmgame_api.game import GameSpec
 from swarmgame_api.observability import ObservabilitySpec
 from swarmgame_api.peers import BootnodeSpec, PeersSpec
+from swarmgame_api.pods import PodDefaults, PodTemplates
 from swarmgame_api.quantities import Annotations, Expected, Labels, Name, ObjectName, Seconds
 from swarmgame_api.storage import IdentitySpec, StorageSpec
 
@@ -64,13 +65,15 @@ class ModelSource(Model):
         str,
         StringConstraints(
             pattern=r"^(hf://[A-Za-z0-9][A-Za-z0-9._/-]*|file:///.*"
+            r"|pypi://[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(/[^?#\s]+)?"
             r"|builtin://[a-z0-9][a-z0-9-]*(\?[A-Za-z0-9_.=&-]*)?)$",
             min_length=1,
             max_length=512,
         ),
-        Expected("hf://organisation/name, file:///path or builtin://name"),
+        Expected("hf://organisation/name, file:///path, pypi://package or builtin://name"),
     ]
-    """`hf://org/name` (the hub, or a cache of it), `file:///path`, or `builtin://tiny`, which is made from code."""
+    """`hf://org/name` (the hub, or a cache of it), `file:///path`, `pypi://package` (a GGUF file of an installed Python
+    package; `pypi://package/file.gguf` where it has several), or `builtin://tiny`, which is made from code."""
     revision: Annotated[
         str,
         StringConstraints(pattern=r"^[A-Za-z0-9._/-]*$", max_length=128),
@@ -124,6 +127,26 @@ def _keeps_its_size(old: Any, new: Any) -> bool:
     return bool(new.communication.backend == "Hivemind" or old.suspend or len(sizes) == 1 or 0 in sizes)
 
 
+def _initializer_is_a_job(spec: Any) -> bool:
+    cache = spec.storage.cache
+    own_pod = cache.claim_name is None and cache.claim_template is None
+    return spec.pod_templates is None or spec.pod_templates.initializer is None or not own_pod
+
+
+def _is_longer(old: GameSpec, new: GameSpec) -> bool:
+    longer = new.max_rounds > old.max_rounds
+    return longer and new.model_copy(update={"max_rounds": old.max_rounds}) == old
+
+
+_SAME_GAME = " && ".join(
+    f"has(self.game.{name}) == has(oldSelf.game.{name})"
+    f" && (!has(self.game.{name}) || self.game.{name} == oldSelf.game.{name})"
+    for name in (field.alias or name for name, field in GameSpec.model_fields.items())
+    if name != "maxRounds"
+)
+"""CEL: whether two games differ in maxRounds at most."""
+
+
 class SwarmGameSpec(Model):
     """The game, its peers, and their surroundings."""
 
@@ -147,6 +170,10 @@ class SwarmGameSpec(Model):
     """Number of peers, and their resources."""
     bootnode: BootnodeSpec = BootnodeSpec()
     """The address that new peers contact first."""
+    pod_defaults: PodDefaults | None = None
+    """Fields of all pods of the game; they override the installation's. Absent: none."""
+    pod_templates: PodTemplates | None = None
+    """Other fields of the pods of a role. Absent: none."""
     identity: IdentitySpec = IdentitySpec()
     """The peers' keys."""
     storage: StorageSpec = StorageSpec()
@@ -201,6 +228,14 @@ class SwarmGameSpec(Model):
             check=lambda spec: spec.communication.backend == "Hivemind" or spec.peers.replicas <= 64,
             field="peers.replicas",
         ),
+        Rule(
+            cel="!has(self.podTemplates) || !has(self.podTemplates.initializer)"
+            " || has(self.storage.cache.claimName) || has(self.storage.cache.claimTemplate)",
+            expected="nothing without a claim in storage.cache: every pod fills its own cache; set"
+            " peers.podTemplate.spec.initContainers",
+            check=_initializer_is_a_job,
+            field="podTemplates.initializer",
+        ),
     )
     transitions: ClassVar[tuple[Transition, ...]] = (
         Transition(
@@ -210,9 +245,10 @@ class SwarmGameSpec(Model):
             field="managedBy",
         ),
         Transition(
-            cel="oldSelf.suspend || self.game == oldSelf.game",
-            expected="no change while the game runs; suspend it first",
-            check=lambda old, new: old.suspend or new.game == old.game,
+            cel="oldSelf.suspend || self.game == oldSelf.game"
+            " || (self.game.maxRounds > oldSelf.game.maxRounds && " + _SAME_GAME + ")",
+            expected="no change while the game runs, except more maxRounds; suspend it first",
+            check=lambda old, new: old.suspend or new.game == old.game or _is_longer(old.game, new.game),
             field="game",
         ),
         Transition(

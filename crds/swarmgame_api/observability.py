@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from swarmgame_api.base import Model
 from swarmgame_api.game import ComponentName
-from swarmgame_api.quantities import FreeForm
+from swarmgame_api.quantities import FreeForm, has_possible_port
 
 HTTPS = 443
 
@@ -30,6 +31,14 @@ class TrackerSpec(Model):
     """`tensorboard`, `wandb`, `trackio`, another registered name, or `package.module:Class` of your own."""
     with_: FreeForm = Field(default_factory=dict)
     """The tracker's own configuration. Keys and passwords do not belong here: they are read from the environment."""
+
+    @model_validator(mode="after")
+    def _address_is_possible(self) -> Self:
+        address = self.with_.get("serverUrl") if self.use == "trackio" else None
+        if address and not (isinstance(address, str) and has_possible_port(address)):
+            broken = [("with.serverUrl", address, "http://host:port, with a port from 1 to 65535")]
+            raise PydanticCustomError("rules", "expected {summary}", {"summary": broken[0][2], "broken": broken})
+        return self
 
     @property
     def port(self) -> int | None:

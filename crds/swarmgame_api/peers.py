@@ -16,16 +16,17 @@ Quantities = Annotated[dict[QualifiedName, Quantity], Field(max_length=32)]
 
 
 class Resources(Model):
-    """Limits and requests of a peer's container."""
+    """Limits and requests of a container."""
 
     limits: Quantities = Field(default_factory=dict)
     """The most it may use; GPUs belong here."""
     requests: Quantities = Field(default_factory=dict)
-    """What the scheduler reserves. Memory is requested as limited."""
+    """What the scheduler reserves. Without it, memory is requested as limited: pods that use more than they requested
+    are killed first."""
 
 
 class EnvironmentVariable(Model):
-    """A variable in a peer's environment."""
+    """A variable of a container's environment."""
 
     name: Annotated[
         str,
@@ -42,13 +43,14 @@ class EnvironmentVariable(Model):
         Rule(
             cel="!(has(self.value) && has(self.valueFrom))",
             expected="a value or a valueFrom, not both",
+            show=lambda variable: variable.name,  # never its value
             check=lambda variable: variable.value is None or variable.value_from is None,
         ),
     )
 
 
 class PodTemplate(Model):
-    """Any other fields of the peers' pods; merged into them, lists by name."""
+    """Any other fields of the pods; merged into them, lists by name."""
 
     metadata: TemplateMetadata = TemplateMetadata()
     """Labels and annotations of the pods."""

@@ -6,8 +6,10 @@ maximum length, because the API server estimates the cost of a CEL rule from the
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, JsonValue, StringConstraints
 
@@ -57,10 +59,12 @@ Name = Annotated[
     Expected("a name of at most 63 lower-case letters, digits and dashes that begins and ends with a letter or digit"),
 ]
 
+OBJECT_NAME = "the name of a Kubernetes object: lower-case letters, digits, dashes and dots, at most 253"
+
 ObjectName = Annotated[
     str,
     StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", min_length=1, max_length=253),
-    Expected("the name of a Kubernetes object: lower-case letters, digits, dashes and dots, at most 253"),
+    Expected(OBJECT_NAME),
 ]
 
 OptionalObjectName = Annotated[
@@ -115,6 +119,12 @@ Multiaddress = Annotated[
     Expected("a multiaddress that ends with the peer's id, such as /ip4/192.0.2.1/tcp/31000/p2p/16Uiu2HA…"),
 ]
 
+PeerIdText = Annotated[
+    str,
+    StringConstraints(pattern=r"^[1-9A-HJ-NP-Za-km-z]{40,64}$", min_length=40, max_length=64),
+    Expected("the id of a peer, such as 16Uiu2HA…, which its address ends with"),
+]
+
 Address = Annotated[
     str,
     StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$", min_length=42, max_length=42),
@@ -147,3 +157,17 @@ def percent(percentage: str) -> int:
 def fraction(percentage: str) -> float:
     """Return `"67%"` as 0.67."""
     return percent(percentage) / 100
+
+
+def is_object_name(text: str) -> bool:
+    """Return whether a text is what `ObjectName` takes."""
+    return len(text) <= 253 and re.fullmatch(rf"{_LABEL}(\.{_LABEL})*", text) is not None
+
+
+def has_possible_port(url: str) -> bool:
+    """Return whether an address can be parsed, and names no port or one from 1 to 65535."""
+    try:
+        port = urlsplit(url).port
+    except ValueError:
+        return False
+    return port is None or port > 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -18,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from swarmgame_api.base import Model
 from swarmgame_api.errors import Problem
 from swarmgame_api.peers import Resources
-from swarmgame_api.quantities import Expected, OptionalImage
+from swarmgame_api.quantities import Expected, OptionalImage, has_possible_port
 from swarmgame_api.validation_messages import explain
 
 DEFAULT_IMAGE = "docker.io/vllm/vllm-openai:v0.33.0"
@@ -55,14 +54,6 @@ Argument = Annotated[
 
 def _names_of(arguments: tuple[str, ...]) -> set[str]:
     return {argument.partition("=")[0].replace("_", "-") for argument in arguments}
-
-
-def _has_a_possible_port(url: str) -> bool:
-    try:
-        port = urlsplit(url).port
-    except ValueError:
-        return False
-    return port is None or port > 0
 
 
 class VllmOptions(Model):
@@ -120,7 +111,7 @@ class VllmOptions(Model):
             for field, value in (("weightsFolder", self.weights_folder), ("apiKeyEnv", self.api_key_env)):
                 if value:
                     broken.append((field, value, "nothing without url: it belongs to a server that runs already"))
-        elif not _has_a_possible_port(self.url):
+        elif not has_possible_port(self.url):
             broken.append(("url", self.url, "http://host:port, with a port from 1 to 65535"))
         if self.url and self.arguments:
             broken.append(

@@ -19,7 +19,9 @@ Reason = Annotated[
     StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", min_length=1, max_length=128),
     Expected("a name in CamelCase"),
 ]
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+MAX_COUNT = 2**31 - 1
+"""The largest number that a count of the status may be."""
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 ShortText = Annotated[str, StringConstraints(max_length=253), Expected("a text of at most 253 characters")]
 
 REASONS: dict[ConditionType, tuple[str, ...]] = {
@@ -49,15 +51,47 @@ REASONS: dict[ConditionType, tuple[str, ...]] = {
         "WaitingForBootnode",
         "Initializing",
         "Unschedulable",
+        "Blocked",
         "NotAccepted",
         "GameSuspended",
-        "GameComplete",
-        "GameFailed",
+        "Complete",
+        "Failed",
     ),
-    "Progressing": ("RoundAdvancing", "ScalingUp", "ScalingDown", "RollingOut", "Stalled", "Finished"),
-    "Degraded": ("PeersFailing", "ImagePullFailed", "OutOfMemory", "ChainLagging", "CheckpointFailing", "AsExpected"),
+    "Progressing": (
+        "RoundAdvancing",
+        "ScalingUp",
+        "ScalingDown",
+        "RollingOut",
+        "Stalled",
+        "NoAnswer",
+        "NotPolled",
+        "Finished",
+    ),
+    "Degraded": (
+        "PlanFailed",
+        "NotServed",
+        "NameTaken",
+        "KeyUnusable",
+        "ObjectRefused",
+        "PodsRefused",
+        "PodBlocked",
+        "VolumeMissing",
+        "NodeLost",
+        "PodStuck",
+        "SidecarRuns",
+        "SidecarEnded",
+        "ClaimKept",
+        "PeersFailing",
+        "ImagePullFailed",
+        "OutOfMemory",
+        "ChainLagging",
+        "CheckpointFailing",
+        "ChangeWaits",
+        "NotObserved",
+        "AsExpected",
+    ),
     "Suspended": ("SuspendedByUser", "ScaledToZero", "NotAdmitted", "Preempted", "Resumed"),
-    "Complete": ("RoundsReached", "CoordinatorFinished", "AllPeersSucceeded"),
+    "Complete": ("RoundsReached", "CoordinatorFinished", "AllPeersSucceeded", "PlaysOn"),
     "Failed": ("DeadlineExceeded", "PreRunningDeadlineExceeded", "TooManyFailedPeers", "FatalExitCode"),
 }
 """Every reason of each condition. They are an interface: alerts and scripts read them."""
@@ -78,6 +112,10 @@ class Condition(Model):
     """The generation of the game that this describes."""
     last_transition_time: Time
     """Time at which status last changed."""
+
+    @property
+    def is_true(self) -> bool:
+        return self.status == "True"
 
 
 class PeerCounts(Model):

@@ -1,9 +1,11 @@
 """YAML text to JSON data and back, with limits for untrusted files.
 
-A file is read as kubectl reads it: `6e-4` is a number, `12:30` and `2026-01-31` are texts. The data is built from the
-parser's events in one pass, because PyYAML's own constructors bound neither aliases nor merge keys and know more types
-than JSON (docs/decisions/0003-yaml-loading.md). Invariant: the result is JSON (mappings with text keys, lists, texts,
-finite numbers, booleans, null), a tree of bounded size and depth, and no input raises anything but InvalidManifest.
+A file is read as kubectl reads it: `6e-4` is a number, `12:30` and `2026-01-31` are texts. What kubectl, which follows
+YAML 1.1, would read differently (`1_000`, `010`, `y`) is refused, so that a run and a cluster never play two games. The
+data is built from the parser's events in one pass, because PyYAML's own constructors bound neither aliases nor merge
+keys and know more types than JSON (docs/decisions/0003-yaml-loading.md). Invariant: the result is JSON (mappings with
+text keys, lists, texts, finite numbers, booleans, null), a tree of bounded size and depth, and no input raises anything
+but InvalidManifest.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ MAX_KEYS = 2_000
 _CORE = "tag:yaml.org,2002:"
 _INTEGER = re.compile(r"[-+]?(?:0b[01]+|0o[0-7]+|0x[0-9a-fA-F]+|0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?")
+# As in goyaml.v2 of sigs.k8s.io/yaml, resolve.go: it drops underscores first, and 0 alone begins an octal number.
+_KUBECTL_INTEGER = re.compile(
+    r"[-+]?(?:0[bB][01]+|0[oO]?[0-7]+|0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)|0b[-+][01]+",
+)
+_KUBECTL_BOOLEANS = frozenset("yYnN")
+_SIGNS_AND_DIGITS = frozenset("+-0123456789")
 _CONSTANTS: dict[str, bool | float | None] = {
     form: value
     for value, names in ((None, "null"), (True, "yes true on"), (False, "no false off"))
@@ -164,6 +172,12 @@ def _scalar(event: Any) -> Any:
     kind = (event.tag or "!").removeprefix(_CORE)
     if kind == "str" or (kind == "!" and not event.implicit[0]):
         return event.value
+    if _is_read_differently(event.value):
+        raise _error(
+            event,
+            f"kubectl reads {event.value[:50]!r} differently: put quotes around a text; write a boolean as true or "
+            "false, and a number as 1000 or 0x1f",
+        )
     try:
         value = _resolve(event.value)
     except ValueError as error:  # Python reads no integer of more than 4,300 digits
@@ -181,6 +195,16 @@ def _resolve(text: str) -> str | bool | int | float | None:
     if _INTEGER.fullmatch(text):
         return int(text, 0)
     return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def _is_read_differently(text: str) -> bool:
+    """Return whether kubectl reads a text without quotes as another value than `_resolve` does."""
+    if text[:1] not in _SIGNS_AND_DIGITS:
+        return text in _KUBECTL_BOOLEANS
+    plain = text.replace("_", "")
+    if _KUBECTL_INTEGER.fullmatch(plain):
+        return plain != text or not _INTEGER.fullmatch(text)
+    return plain != text and _FLOAT.fullmatch(plain) is not None
 
 
 def _check_tag(event: Any, kind: str) -> None:
@@ -254,7 +278,10 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, data: str) -> yaml.ScalarNode:
-        style = "'" if data in _CONSTANTS or _INTEGER.fullmatch(data) or _FLOAT.fullmatch(data) else None
+        is_other = (
+            data in _CONSTANTS or _INTEGER.fullmatch(data) or _FLOAT.fullmatch(data) or _is_read_differently(data)
+        )
+        style = "'" if is_other else None
         # PyYAML writes the rarer line breaks raw and reads them back as blanks; in double quotes it escapes them.
         style = '"' if any(letter in data for letter in "\x85\u2028\u2029") else style
         return self.represent_scalar(_CORE + "str", data, style)

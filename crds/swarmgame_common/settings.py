@@ -130,7 +130,8 @@ def settings_table(model: type[EnvironmentSettings], prefix: str = "") -> list[s
     rows = ["| variable | what it is | default |", "|---|---|---|"]
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True, validated_data={})
-        shown = ",".join(default) if isinstance(default, tuple) else "" if default is None else str(default)
+        nothing = default is None or isinstance(default, BaseModel)
+        shown = ",".join(default) if isinstance(default, tuple) else "" if nothing else str(default)
         cell = "required" if field.is_required() else f"`{shown}`" if shown else ""
         variables = ", ".join(f"`{each}`" for each in variables_of(name, field, prefix))
         rows.append(f"| {variables} | {' '.join((field.description or '').split())} | {cell} |")

@@ -9,7 +9,7 @@ from clusters import Namespace
 from games import Game
 from polling import until
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(800)
 
 
 def test_peers_of_a_fixed_group_meet_without_a_bootnode_and_resume_when_one_is_lost(
@@ -19,13 +19,13 @@ def test_peers_of_a_fixed_group_meet_without_a_bootnode_and_resume_when_one_is_l
     playing.wait("Ready", seconds=180)
     playing.wait_for_round(3)
     assert not playing.pods("bootnode")
-    until(lambda: len(playing.of_peer(0)["members"]) == 2, 60, every=0.5, seen=namespace.describe)
-    known = until(lambda: playing.identities() if len(playing.identities()) == 2 else {}, 60)
+    until(lambda: playing.members(0) == 2, 120, every=0.5, seen=namespace.describe)
+    known = until(lambda: found if len(found := playing.identities()) == 2 else {}, 60)
 
     lost = playing.peers()[1]["metadata"]["name"]
     namespace.kubectl("delete", "pod", lost, "--wait=false")
     until(lambda: playing.peers().get(1, {}).get("metadata", {}).get("name", lost) != lost, 90, seen=namespace.describe)
     until(lambda: playing.identities() == known, 120, every=0.5, seen=namespace.describe)
-    until(lambda: len(playing.of_peer(1)["members"]) == 2, 90, every=0.5, seen=namespace.describe)
+    until(lambda: playing.members(1) == 2, 180, every=0.5, seen=namespace.describe)
     played = playing.round
     playing.wait_for_round(played + 2)

@@ -43,9 +43,10 @@ def test_two_games_in_one_namespace_and_one_in_another_are_three_swarms(
         reached = far.round
         far.wait_for_round(reached + 1)
 
-        again = game("kept", **keep, peers={"replicas": 1})  # it uses what was kept
+        named = {"checkpoints": {"claimTemplate": None, "claimName": "kept-checkpoints"}}
+        again = game("kept", storage=named, peers={"replicas": 1})  # it uses what was kept, as it names it
         until(lambda: again.identities().get(0) == members[0][0], 150, every=0.5, seen=namespace.describe)
-        until(lambda: again.of_peer(0)["checkpoint"] is not None, 60, every=0.5, seen=lambda: again.of_peer(0))
+        until(lambda: again.status_of_peer(0).get("checkpoint") is not None, 60, every=0.5, seen=namespace.describe)
     finally:
         remove_namespace(elsewhere)
 

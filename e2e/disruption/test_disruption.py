@@ -19,7 +19,7 @@ def test_the_swarm_continues_while_peers_and_the_bootnode_are_lost_one_after_ano
     playing = game()
     playing.wait("Ready", seconds=180)
     playing.wait_for_round(3)
-    known = until(lambda: playing.identities() if len(playing.identities()) == 2 else {}, 60)
+    known = until(lambda: found if len(found := playing.identities()) == 2 else {}, 60)
 
     # Evicted: a disruption, not counted as a failure.
     lost = playing.peers()[1]["metadata"]["name"]
@@ -56,7 +56,7 @@ def test_the_swarm_continues_while_peers_and_the_bootnode_are_lost_one_after_ano
     played = playing.round
     playing.wait_for_round(played + 2)
     until(lambda: playing.status["bootnode"] == {"ready": True, "address": address}, 90, seen=namespace.describe)
-    until(lambda: playing.status["peers"]["ready"] == 2, 60)
+    until(lambda: playing.status["peers"]["ready"] == 2, 120, seen=namespace.describe)
 
 
 def _returned(playing: Game, namespace: Namespace, index: int, lost: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from clusters import Namespace
 from games import Game, Installation
 from polling import until
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_an_upgrade_of_the_chart_does_not_restart_a_running_game(
@@ -23,7 +23,7 @@ def test_an_upgrade_of_the_chart_does_not_restart_a_running_game(
     try:
         # Another operator, and another default image for peers: neither restarts running peers.
         operator.upgrade("--set", "operator.logLevel=DEBUG", "--set", "games.workerImage.tag=another")
-        until(lambda: not before & {pod["metadata"]["uid"] for pod in operator.operator_pods()}, 60)
+        until(lambda: not before & {pod["metadata"]["uid"] for pod in operator.operator_pods()}, 120)
         played = playing.round
         playing.wait_for_round(played + 2)
         assert {pod["metadata"]["uid"] for pod in playing.pods()} == pods

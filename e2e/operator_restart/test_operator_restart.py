@@ -11,7 +11,7 @@ from clusters import Namespace
 from games import SYSTEM, Game, Installation
 from polling import until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 CHILDREN = "jobs,deployments,services,configmaps,networkpolicies"
 
 
@@ -45,7 +45,7 @@ def test_nothing_changes_when_the_operator_is_killed_and_comes_back(
         "--grace-period=0",
         "--force",
     )
-    until(lambda: _ready(operator, killed), 90, seen=operator.operator_pods)
+    until(lambda: _ready(operator, killed), 180, seen=operator.operator_pods)
     played = playing.round
     playing.wait_for_round(played + 2)
     assert _generations(playing) == made
@@ -56,17 +56,20 @@ def test_objects_that_are_changed_or_deleted_by_hand_are_repaired(
     game: Callable[..., Game], namespace: Namespace
 ) -> None:
     playing = game()
-    until(lambda: len(playing.pods()) >= 2, 60)
+    until(lambda: len(playing.pods()) >= 2, 120, seen=namespace.describe)
     service = namespace.get("service", f"{playing.name}-peers")
     broken = json.dumps({"spec": {"selector": {"swarmgame.dev/game": "another"}}})
     namespace.kubectl("patch", "service", f"{playing.name}-peers", "--type=merge", "-p", broken)
     until(
-        lambda: namespace.get("service", f"{playing.name}-peers")["spec"]["selector"] == service["spec"]["selector"], 30
+        lambda: namespace.get("service", f"{playing.name}-peers")["spec"]["selector"] == service["spec"]["selector"],
+        120,
     )
     namespace.kubectl("delete", "configmap", f"{playing.name}-game")
-    until(lambda: namespace.kubectl("get", "configmap", f"{playing.name}-game", "--ignore-not-found", "-o", "name"), 30)
+    until(
+        lambda: namespace.kubectl("get", "configmap", f"{playing.name}-game", "--ignore-not-found", "-o", "name"), 120
+    )
     namespace.kubectl("scale", "deployment", f"{playing.name}-bootnode", "--replicas=0")
-    until(lambda: namespace.get("deployment", f"{playing.name}-bootnode")["spec"]["replicas"] == 1, 30)
+    until(lambda: namespace.get("deployment", f"{playing.name}-bootnode")["spec"]["replicas"] == 1, 120)
 
 
 def _generations(playing: Game) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from collections.abc import Callable
 import pytest
 from clusters import Namespace
 from games import Game
+from polling import until
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(700)
 
 COUNT = """
-import os
+import contextlib, os
 ranks = 0
 for process in filter(str.isdigit, os.listdir("/proc")):
-    with open(f"/proc/{process}/environ", "rb") as file:
+    with contextlib.suppress(OSError), open(f"/proc/{process}/environ", "rb") as file:  # a process may end meanwhile
         ranks += b"LOCAL_RANK=" in file.read()
 print(ranks)
 """
@@ -23,7 +24,8 @@ print(ranks)
 
 def test_a_peer_of_two_ranks_plays_to_the_end(game: Callable[..., Game], namespace: Namespace) -> None:
     playing = game()
-    playing.wait("Ready", seconds=240)
+    # Not at Ready, which the status shows later: the game must not be over.
+    until(playing.identities, 240, every=0.5, seen=namespace.describe)
     pod = playing.peers()[0]["metadata"]["name"]
     assert int(namespace.kubectl("exec", pod, "-c", "peer", "--", "python3", "-c", COUNT)) >= 2
     playing.wait("Complete", seconds=300)

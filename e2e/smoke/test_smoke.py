@@ -4,65 +4,23 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Mapping
-from typing import Any
 
 import pytest
-from clusters import Cluster, Namespace
+from clusters import WEB_PORT, Cluster, Namespace
+from pods import finished, pod
 from polling import until
-
-RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
-IDENTITY = {
-    "runAsNonRoot": True,
-    "runAsUser": 65532,
-    "runAsGroup": 65532,
-    "fsGroup": 65532,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-
-
-def pod(name: str, image: str, *command: str, **spec: Any) -> Mapping[str, Any]:
-    container = {
-        "name": "main",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": list(command),
-        "securityContext": RESTRICTED,
-    }
-    container |= spec.pop("container", {})
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {
-            "securityContext": IDENTITY,
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 1,
-            "containers": [container],
-            **spec,
-        },
-    }
-
-
-def finished(namespace: Namespace, name: str) -> str:
-    """Wait until a pod succeeds, and return its log."""
-    phase = until(lambda: {"Succeeded", "Failed"} & {namespace.get("pod", name)["status"]["phase"]}, 60.0).pop()
-    log = namespace.kubectl("logs", name)
-    assert phase == "Succeeded", log
-    return log
-
 
 FETCH = """
 import time, urllib.request
-for attempt in range(40):  # a pod is ready before every node routes its Service to it
+end = time.monotonic() + 90
+while True:  # a pod is ready before every node routes its Service to it
     try:
         print(urllib.request.urlopen("http://web/hostname", timeout=10).read().decode())
         break
-    except OSError as error:
-        last = error
+    except OSError:
+        if time.monotonic() > end:
+            raise
         time.sleep(0.5)
-else:
-    raise last
 """
 
 
@@ -71,17 +29,23 @@ def test_a_service_is_found_by_name_and_reached_from_a_pod_and_from_the_host(
 ) -> None:
     image = cluster.images["operator"]
     ready = {"container": {"readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1}}}
-    ports = {"selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8000}], "type": "NodePort"}
+    port = {"port": 80, "targetPort": 8000, "nodePort": WEB_PORT}
+    ports = {"selector": {"app": "server"}, "ports": [port], "type": "NodePort"}
     namespace.apply(
         pod("server", image, "python3", "-u", "-m", "http.server", "--directory", "/etc", "8000", **ready),
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": ports},
     )
-    namespace.kubectl("wait", "pod/server", "--for=condition=Ready", "--timeout=60s")
+    namespace.kubectl("wait", "pod/server", "--for=condition=Ready", "--timeout=180s", seconds=200.0)
     namespace.apply(pod("client", image, "python3", "-c", FETCH))
     assert finished(namespace, "client").strip() == "server"
 
-    port = namespace.get("service", "web")["spec"]["ports"][0]["nodePort"]
-    assert urllib.request.urlopen(f"http://{cluster.address}:{port}/hostname", timeout=10).read().strip() == b"server"
+    def answer() -> bytes:
+        try:
+            return bytes(urllib.request.urlopen(f"http://{cluster.address}:{WEB_PORT}/hostname", timeout=10).read())
+        except OSError:  # this node may learn of the Service later than the client's
+            return b""
+
+    assert until(answer, 90).strip() == b"server"
     assert "GET /hostname" in namespace.kubectl("logs", "server")
     assert namespace.kubectl("exec", "server", "--", "id", "-u").strip() == "65532"
 

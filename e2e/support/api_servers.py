@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -115,6 +115,15 @@ def api_namespace(api_server: ApiServer) -> str:
 
 
 @pytest.fixture
+def restricted_api_namespace(api_server: ApiServer) -> str:
+    """Create a namespace in `api_server` that enforces Pod Security at level restricted.
+
+    It has the label from the start: Pod Security reads known namespaces from a watch, so a later label is obeyed later.
+    """
+    return _new_namespace(api_server, {"pod-security.kubernetes.io/enforce": "restricted"})
+
+
+@pytest.fixture
 def new_api_namespace(api_server: ApiServer) -> Callable[[], str]:
     """Return a function that creates namespaces in `api_server`."""
     return lambda: _new_namespace(api_server)
@@ -145,10 +154,10 @@ def _serve(directory: Path, *, controllers: bool) -> Iterator[ApiServer]:
         plane.stop()
 
 
-def _new_namespace(server: ApiServer) -> str:
+def _new_namespace(server: ApiServer, labels: Mapping[str, str] | None = None) -> str:
     from kubernetes import client
 
     name = f"test-{uuid.uuid4().hex[:10]}"
     with server.client() as connection:
-        client.CoreV1Api(connection).create_namespace({"metadata": {"name": name}})
+        client.CoreV1Api(connection).create_namespace({"metadata": {"name": name, "labels": dict(labels or {})}})
     return name

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
@@ -26,9 +27,9 @@ from native_cluster import docker, network, tools
 if TYPE_CHECKING:  # these take a second to import, which every run of pytest would pay
     from kubernetes import client
 
-KIND_NAME = "swarmgame-e2e"
-KIND_SCRIPTS = Path(__file__).resolve().parents[1] / "kind"
-CHOOSE = Path(__file__).resolve().parents[2] / "hack" / "e2e-cluster.sh"
+HACK = Path(__file__).resolve().parents[2] / "hack"
+WEB_PORT, P2P_PORT = 31990, 31991
+"""Node ports of the tests' Services. On kind this host reaches no other: `hack/kind/cluster.yaml` maps them."""
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 
 
@@ -40,13 +41,15 @@ class Cluster:
         kind: kind, current or native.
         kubeconfig: an administrator's.
         images: the project's images on the nodes, by name (operator, worker, chain).
-        address: a node's address, where this host reaches NodePorts.
+        address: where this host reaches WEB_PORT and P2P_PORT of the nodes.
+        host: this host's address for pods.
     """
 
     kind: str
     kubeconfig: Path
     images: Mapping[str, str]
     address: str
+    host: str
 
     def client(self, user: str | None = None, group: str | None = None) -> client.ApiClient:
         """Return a client of the official package, as the administrator or impersonating a user."""
@@ -72,7 +75,7 @@ class Cluster:
         self, *arguments: str, stdin: str | None = None, seconds: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl and return the finished process, whatever its exit code."""
-        command = [_kubectl(), "--kubeconfig", str(self.kubeconfig), *arguments]
+        command = [program("kubectl"), "--kubeconfig", str(self.kubeconfig), *arguments]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds, check=False)
 
     def get(self, *arguments: str) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def remove_namespace(namespace: Namespace) -> None:
 
 
 def _choose() -> str:
-    done = subprocess.run([CHOOSE], capture_output=True, text=True, check=True)
+    done = subprocess.run([HACK / "e2e-cluster.sh"], capture_output=True, text=True, check=True)
     chosen, why = done.stdout.strip(), done.stderr.strip()
     absent = tools.missing([*tools.API_SERVER, *tools.NODE]) if chosen == "native" else []
     if chosen == "kind" or (os.geteuid() == 0 and not absent):
@@ -203,18 +206,31 @@ def _native() -> Iterator[Cluster]:
         absent = [name for name in docker.IMAGES if not native.has_image(name)]
         if absent:
             pytest.fail(f"the cluster lacks the images {', '.join(absent)}: run `make cluster-load`")
-        yield Cluster("native", kubeconfig, docker.IMAGES, network.ADDRESS)
+        yield Cluster("native", kubeconfig, docker.IMAGES, network.ADDRESS, network.ADDRESS)
     finally:
         if not was_up:
             native.down()
 
 
 def _kind() -> Cluster:
-    done = subprocess.run([KIND_SCRIPTS / "up.sh", KIND_NAME], capture_output=True, text=True, check=False)
+    kubeconfig = Path(_script("up.sh").splitlines()[-1])
+    _script("load.sh")
+    node = f"{os.environ.get('KIND_CLUSTER_NAME', 'swarmgame')}-control-plane"
+    # As kind's own entry point finds the host: Docker Desktop's name, else the gateway of the node's network.
+    desktop = _output("docker", "exec", node, "getent", "ahostsv4", "host.docker.internal", check=False).split()
+    if desktop and not desktop[0].startswith("127."):
+        host = desktop[0]
+    else:
+        host = _output("docker", "exec", node, "ip", "-4", "route", "show", "default").split()[2]
+    return Cluster("kind", kubeconfig, docker.IMAGES, "127.0.0.1", host)
+
+
+def _script(name: str) -> str:
+    """Run a script of hack/kind and return its output. Its progress goes to this process's stderr."""
+    done = subprocess.run([HACK / "kind" / name], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        pytest.fail(f"kind did not come up:\n{done.stdout}\n{done.stderr}")
-    kubeconfig = tools.cache_directory() / "kind" / "kubeconfig"
-    return Cluster("kind", kubeconfig, docker.IMAGES, _node_address(kubeconfig))
+        pytest.fail(f"hack/kind/{name} ended with {done.returncode}; its messages are above")
+    return done.stdout
 
 
 def _current() -> Cluster:
@@ -224,14 +240,28 @@ def _current() -> Cluster:
     images = {
         name: os.environ.get(f"SWARMGAME_E2E_{name.upper()}_IMAGE", image) for name, image in docker.IMAGES.items()
     }
-    return Cluster("current", kubeconfig, images, _node_address(kubeconfig))
+    address = _node_address(kubeconfig)
+    return Cluster(
+        "current", kubeconfig, images, address, os.environ.get("SWARMGAME_E2E_HOST") or _own_address(address)
+    )
 
 
 def _node_address(kubeconfig: Path) -> str:
     path = "{.items[0].status.addresses[?(@.type=='InternalIP')].address}"
-    command = [_kubectl(), "--kubeconfig", str(kubeconfig), "get", "nodes", "-o", f"jsonpath={path}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return _output(program("kubectl"), "--kubeconfig", str(kubeconfig), "get", "nodes", "-o", f"jsonpath={path}")
 
 
-def _kubectl() -> str:
-    return shutil.which("kubectl") or str(tools.tool("kubectl"))
+def _own_address(node: str) -> str:
+    """Return this host's address on the way to a node."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # connecting a datagram socket sends nothing
+        probe.connect((node, 9))
+        return str(probe.getsockname()[0])
+
+
+def _output(*command: str, check: bool = True) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=check).stdout.strip()
+
+
+def program(name: str) -> str:
+    """Return kubectl or helm: the one on the PATH, else the one that Go has built."""
+    return shutil.which(name) or str(tools.tool(name))

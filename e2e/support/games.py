@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
-from clusters import RESTRICTED, Cluster, Namespace
+from clusters import RESTRICTED, Cluster, Namespace, program
 from polling import until
 
-from native_cluster import docker, tools
+from native_cluster import docker
 
 CHARTS = Path(__file__).resolve().parents[2] / "charts"
 SYSTEM = "swarmgame-system"
@@ -50,7 +50,11 @@ class Game:
         return next((each for each in self.status.get("conditions", ()) if each["type"] == kind), {})
 
     def wait(self, kind: str, status: str = "True", reason: str = "", seconds: float = 180.0) -> dict[str, str]:
-        """Wait until a condition has this status and, if given, this reason; return it."""
+        """Wait until a condition has this status and, if given, this reason; return it.
+
+        A condition may pass through several reasons of one status: Registered is True with PartlyRegistered before it
+        is True with AllRegistered. A test that expects a reason therefore waits for it.
+        """
 
         def reached() -> dict[str, str]:
             found = self.condition(kind)
@@ -87,19 +91,47 @@ class Game:
         self.namespace.kubectl("patch", PLURAL, self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     def of_peer(self, index: int, path: str = "status") -> Any:
-        """Return the answer of a peer's HTTP endpoint, through the API server's proxy."""
+        """Return the answer of a peer's HTTP endpoint, through the API server's proxy.
+
+        Raises:
+            AssertionError, KeyError: the peer does not answer, or has no pod.
+        """
         pod = self.peers()[index]["metadata"]["name"]
         answer = self.namespace.cluster.kubectl(
             "get", "--raw", f"/api/v1/namespaces/{self.namespace}/pods/{pod}:8080/proxy/{path}"
         )
         return json.loads(answer)
 
+    def wait_for_peer(self, index: int, seconds: float = 150.0) -> dict[str, Any]:
+        """Return a peer's status once that peer is ready; a game can be Ready before each of its peers is."""
+
+        def ready() -> dict[str, Any]:
+            status = self.status_of_peer(index)
+            return status if status.get("ready") else {}
+
+        return until(ready, seconds, every=0.5, seen=self.namespace.describe)
+
+    def wait_for_round_of_peer(self, index: int, round: int, seconds: float = 180.0) -> int:
+        """Wait until a peer itself has finished this many rounds; return the number. The game's status is up to ten
+        seconds older."""
+
+        def finished() -> int:
+            done = int(self.status_of_peer(index).get("rounds_finished", 0))
+            return done if done >= round else 0
+
+        return until(finished, seconds, every=0.5, seen=self.namespace.describe)
+
+    def members(self, index: int) -> int:
+        """Return the number of members that a peer sees; 0 while it does not answer."""
+        return len(self.status_of_peer(index).get("members", ()))
+
     def identities(self) -> dict[int, str]:
         """Return the peer ids by index of the peers that answer."""
-        statuses = {index: self._status_of_peer(index) for index in self.peers()}
+        statuses = {index: self.status_of_peer(index) for index in self.peers()}
         return {index: str(status["peer"]) for index, status in statuses.items() if status}
 
-    def _status_of_peer(self, index: int) -> dict[str, Any]:
+    def status_of_peer(self, index: int) -> dict[str, Any]:
+        """Return a peer's status; empty while it does not answer."""
         try:
             return dict(self.of_peer(index))
         except (AssertionError, KeyError):
@@ -139,7 +171,7 @@ class Installation:
             "HELM_CONFIG_HOME": "/tmp/helm",
         }
         done = subprocess.run(
-            [str(tools.tool("helm")), *arguments],
+            [program("helm"), *arguments],
             env=environment,
             capture_output=True,
             text=True,

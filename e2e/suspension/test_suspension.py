@@ -18,7 +18,7 @@ def test_a_suspended_game_resumes_at_the_next_round_with_its_weights(
     playing = game()
     playing.wait_for_round(4)
     playing.patch({"suspend": True})
-    assert playing.wait("Suspended", seconds=60)["reason"] == "SuspendedByUser"
+    playing.wait("Suspended", reason="SuspendedByUser", seconds=60)
     until(lambda: not playing.pods(), 60, seen=namespace.describe)
     kept = namespace.get("secret", f"{playing.name}-peer-keys")["data"]
     assert namespace.get("pvc", f"{playing.name}-checkpoints")["status"]["phase"] == "Bound"
@@ -26,10 +26,10 @@ def test_a_suspended_game_resumes_at_the_next_round_with_its_weights(
 
     playing.patch({"game": {"maxRounds": 90_000}, "suspend": True})  # spec.game may change only now
     playing.patch({"suspend": False})
-    assert playing.wait("Suspended", "False", seconds=60)["reason"] == "Resumed"
+    playing.wait("Suspended", "False", "Resumed", seconds=60)
     playing.wait("Ready", seconds=150)
-    resumed = playing.of_peer(0)
-    assert resumed["rounds_finished"] >= played - 1, "a peer restarted from round 0"
+    resumed = playing.wait_for_peer(0)
+    assert resumed["rounds_finished"] >= played - 1, f"a peer restarted from an earlier round: {resumed}"
     assert resumed["max_rounds"] == 90_000
     playing.wait_for_round(played + 2)
     assert namespace.get("secret", f"{playing.name}-peer-keys")["data"] == kept

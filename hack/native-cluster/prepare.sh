@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Install the Debian packages of the native cluster: Docker and debootstrap for images, a C library for runc, nftables.
+# Install the Debian packages of the native cluster: Docker and debootstrap for images, a C library for runc, nftables,
+# iptables and ipset.
 # Run it as root. No daemon is started. On other systems install the same packages yourself.
 set -euo pipefail
-packages=(docker.io debootstrap libseccomp-dev pkg-config gcc libc6-dev iproute2 nftables)
+packages=(docker.io debootstrap libseccomp-dev pkg-config gcc libc6-dev iproute2 nftables iptables ipset)
 missing=()
 for package in "${packages[@]}"; do
   status=$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2> /dev/null) || true

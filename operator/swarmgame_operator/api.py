@@ -33,6 +33,10 @@ METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 TIMEOUT_SECONDS = 30
 TOKEN_LIFETIME = timedelta(minutes=30)
 """After this long the token is read again. Kubernetes renews a pod's token when 80 % of its hour have passed."""
+WRITTEN_BY: Mapping[str, str] = {"fieldManager": MANAGER, "fieldValidation": "Ignore"}
+"""The query of writes. By default the API server decodes each body twice to warn of unknown fields, the second time as
+YAML if it is applied; nothing reads the warnings.
+"""
 MAX_ERROR_BYTES = 64 * 1024
 Object = dict[str, Any]
 
@@ -63,7 +67,7 @@ DEPLOYMENT = ResourceKind("Deployment", "apps/v1", "deployments")
 STATEFUL_SET = ResourceKind("StatefulSet", "apps/v1", "statefulsets")
 NETWORK_POLICY = ResourceKind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies")
 LEASE = ResourceKind("Lease", "coordination.k8s.io/v1", "leases")
-EVENT = ResourceKind("Event", "events.k8s.io/v1", "events")
+EVENT = ResourceKind("Event", "v1", "events")
 KINDS: Mapping[str, ResourceKind] = {
     kind.name: kind
     for kind in (GAME, POD, JOB, SECRET, CONFIG_MAP, CLAIM, SERVICE, DEPLOYMENT, STATEFUL_SET, NETWORK_POLICY)
@@ -114,10 +118,19 @@ class Api:
             "expiration": datetime.now(UTC) + TOKEN_LIFETIME if token else None,
         }
 
-    async def get(self, kind: ResourceKind, namespace: str | None, name: str) -> Object | None:
-        """Return the object, or None if it does not exist."""
+    async def get(
+        self, kind: ResourceKind, namespace: str | None, name: str, *, metadata: bool = False
+    ) -> Object | None:
+        """Return the object, or with `metadata` that alone; None if it does not exist.
+
+        Raises:
+            Invalid: the name would lead to something else: none leads to the list of all objects.
+        """
+        if not name or name in (".", "..") or set(name) & set("/?#%"):
+            raise Invalid("InvalidName", f'"{name}" is not the name of a {kind.name}')
+        accept = METADATA if metadata else "application/json"
         try:
-            return await self._call("get", "GET", kind.path(namespace, name))
+            return await self._call("get", "GET", kind.path(namespace, name), accept=accept)
         except NotFound:
             return None
 
@@ -127,6 +140,7 @@ class Api:
         namespace: str | None,
         *,
         selector: str = "",
+        fields: str = "",
         limit: int = 500,
         token: str = "",
         metadata: bool = False,
@@ -136,29 +150,27 @@ class Api:
         Raises:
             Gone: the token is too old.
         """
-        query = {"labelSelector": selector, "limit": limit, "continue": token}
+        query = {"labelSelector": selector, "fieldSelector": fields, "limit": limit, "continue": token}
         accept = METADATA_LIST if metadata else "application/json"
         return await self._call("list", "GET", kind.path(namespace), query=query, accept=accept)
 
     async def create(self, kind: ResourceKind, namespace: str | None, body: Object, *, dry_run: bool = False) -> Object:
         """Create an object. A dry run goes through admission and validation, and writes nothing."""
-        query = {"fieldManager": MANAGER, "dryRun": "All" if dry_run else ""}
+        query = {**WRITTEN_BY, "dryRun": "All" if dry_run else ""}
         verb = "create_dry_run" if dry_run else "create"
         return await self._call(verb, "POST", kind.path(namespace), query=query, body=body)
 
     async def apply(self, kind: ResourceKind, namespace: str | None, body: Object) -> Object:
         """Apply server-side with force: the operator owns the body's fields afterwards."""
         path = kind.path(namespace, body["metadata"]["name"])
-        return await self._call(
-            "apply", "PATCH", path, query={"fieldManager": MANAGER, "force": "true"}, body=body, content=APPLY
-        )
+        return await self._call("apply", "PATCH", path, query={**WRITTEN_BY, "force": "true"}, body=body, content=APPLY)
 
     async def merge(
         self, kind: ResourceKind, namespace: str | None, name: str, patch: Object, *, subresource: str = ""
     ) -> Object:
         """Apply a merge patch."""
         path = kind.path(namespace, name, subresource)
-        return await self._call("patch", "PATCH", path, query={"fieldManager": MANAGER}, body=patch, content=MERGE)
+        return await self._call("patch", "PATCH", path, query=WRITTEN_BY, body=patch, content=MERGE)
 
     async def replace(self, kind: ResourceKind, namespace: str | None, body: Object) -> Object:
         """Replace an object; a conflict if its resourceVersion is not the current one."""
@@ -185,8 +197,19 @@ class Api:
         self, path: str, *, query: Mapping[str, Any] | None = None, largest: int = 4 << 20, seconds: float = 30
     ) -> str:
         """Return the answer as text, cut to a number of bytes: logs, or a pod's answer through the proxy."""
+        return (await self.raw(path, query=query, largest=largest, seconds=seconds)).decode("utf-8", "replace")
+
+    async def raw(
+        self, path: str, *, query: Mapping[str, Any] | None = None, largest: int = 4 << 20, seconds: float = 30
+    ) -> bytes:
+        """Return the answer's bytes, cut to a number."""
+        found = b""
         async with self._request("get", "GET", path, query=query, seconds=seconds) as response:
-            return (await response.content.read(largest)).decode("utf-8", "replace")
+            async for part in response.content.iter_chunked(65_536):
+                found += part
+                if len(found) >= largest:
+                    break
+        return found[:largest]
 
     @asynccontextmanager
     async def lines(
@@ -280,7 +303,7 @@ async def _error_of(response: aiohttp.ClientResponse, request: str) -> OperatorE
 
 def error_of(code: int, reason: str, message: str, retry_after: str = "") -> OperatorError:
     """Return the error for an answer of the API server."""
-    wait = float(retry_after) if retry_after.isdigit() else None
+    wait = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
     if code == 409 and reason == "AlreadyExists":
         return AlreadyExists(None, reason, message, status=code)
     if code == 410:
@@ -316,11 +339,25 @@ async def connect(
         configuration.connection_pool_maxsize = 128
         configuration.proxy = configuration.proxy or proxy_of(configuration.host)
         # With trust_env, every request would use two threads: for ~/.netrc, and for a proxy.
-        configuration.client_session_kwargs = {"trust_env": False}
+        configuration.client_session_kwargs = {"trust_env": False, "trace_configs": [_refuse_redirects_of_pods()]}
         return Api(kubernetes_client.ApiClient(configuration=configuration), count)
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:  # no YAML, another document, no certificate
         message = " ".join(str(error).split())
         raise kubernetes_config.ConfigException(f"{config_file or 'the kubeconfig'} is invalid: {message}") from error
+
+
+def _refuse_redirects_of_pods() -> aiohttp.TraceConfig:
+    """Return what ends a request that a pod answers with a redirect: it would be sent again with our token, to wherever
+    the pod likes. kubernetes.aio has no option for it.
+    """
+
+    async def refuse(session: object, context: object, parameters: aiohttp.TraceRequestRedirectParams) -> None:
+        if "/proxy/" in parameters.url.path:
+            raise aiohttp.ClientError("the pod answered with a redirect")
+
+    found = aiohttp.TraceConfig()
+    found.on_request_redirect.append(refuse)
+    return found
 
 
 def proxy_of(address: str) -> str | None:

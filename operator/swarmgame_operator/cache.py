@@ -3,19 +3,23 @@
 kopf's watch delivers games (`put_game`); informers deliver everything else, and which games exist. Reconciling reads
 it; it makes no requests. A game counts when both agree on its uid: kopf does not report a game that was deleted while
 its watch was away. `changed` is called with a game's key if and only if something changed that a plan may depend on. A
-few hundred bytes are kept per object. An older state never replaces a newer one.
+few hundred bytes are kept per object. An older state never replaces a newer one. Anyone may label an object as a
+game's: one that cannot be read is skipped, and counted in `unreadable`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
+from swarmgame_common.logs import get_logger
 from swarmgame_operator import snapshot_builder
+from swarmgame_operator.adoption import pod_is_of_an_earlier_game
 from swarmgame_operator.api import (
     CLAIM,
     CONFIG_MAP,
@@ -30,12 +34,14 @@ from swarmgame_operator.api import (
     STATEFUL_SET,
     ResourceKind,
 )
-from swarmgame_operator.ownership import detect_drift, owned_fields
-from swarmgame_operator.plan.game_context import GAME_LABEL, INTENT_HASH
-from swarmgame_operator.snapshot import ChildFacts, JobFacts, Observed, PodFacts, ServiceFacts, WorkloadFacts
+from swarmgame_operator.ownership import detect_drift
+from swarmgame_operator.plan.game_context import GAME_LABEL
+from swarmgame_operator.records import GameRecord, ObjectRecord, may_be_left, record_of
+from swarmgame_operator.snapshot import JobFacts, Observed, PodFacts, ServiceFacts, WorkloadFacts
 from swarmgame_operator.snapshot_builder import PodRecord
 
-Facts = TypeVar("Facts")
+log = get_logger(__name__)
+
 Key = tuple[str, str]
 """A game's namespace and name."""
 SELECTOR = f"app.kubernetes.io/managed-by={MANAGER},{GAME_LABEL}"
@@ -46,58 +52,6 @@ WATCHED: Mapping[ResourceKind, bool] = {
 """The informers' kinds, and whether only metadata is watched: no watch brings a Secret's value into this process. Of
 games, only which exist is needed here.
 """
-
-
-@dataclass(slots=True)
-class _ChildRecord:
-    """The fields of an object that show drift.
-
-    Args:
-        owned_fields: the fields that the operator owns.
-        in_sync: it was compared with its manifest, has all its fields, and has not changed since.
-    """
-
-    intent_hash: str
-    deleting: bool
-    owners: tuple[str, ...]
-    owned_fields: str
-    in_sync: bool = False
-
-    @property
-    def facts(self) -> ChildFacts:
-        return ChildFacts(self.intent_hash, self.deleting, not self.in_sync, self.owned_fields, self.owners)
-
-    def same(self, other: _ChildRecord) -> bool:
-        return (self.intent_hash, self.deleting, self.owners, self.owned_fields) == (
-            other.intent_hash, other.deleting, other.owners, other.owned_fields,
-        )  # fmt: skip
-
-
-@dataclass(slots=True)
-class _ObjectRecord:
-    uid: str
-    version: str
-    facts: PodRecord | JobFacts | WorkloadFacts | ServiceFacts | frozenset[str] | None
-    child: _ChildRecord
-
-
-@dataclass(slots=True)
-class GameRecord:
-    """A game as it was last received.
-
-    Args:
-        raw_json: the object without managedFields. Kept as text and parsed when it is needed: a small game takes 2.8
-            kB as JSON and 16 kB parsed, which for 4,000 games is 11 against 63 MiB (of 286 MiB for the whole process).
-    """
-
-    uid: str
-    version: str
-    raw_json: bytes
-
-    @property
-    def body(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.raw_json)
-        return found
 
 
 @dataclass
@@ -117,13 +71,17 @@ class ClusterCache:
     """Games as kopf delivered them; one counts while it exists."""
     _undelivered: dict[Key, float] = field(default_factory=dict)
     """Games that exist and were not delivered, and since when."""
-    _objects: dict[Key, dict[tuple[str, str], _ObjectRecord]] = field(default_factory=dict)
+    _delivered: float = -math.inf
+    """When kopf last delivered anything."""
+    _objects: dict[Key, dict[tuple[str, str], ObjectRecord]] = field(default_factory=dict)
     _game_of: dict[tuple[str, str, str], str] = field(default_factory=dict)
     _texts: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    """Objects (kind, namespace, name) whose present state is skipped, and why."""
 
     # ── for informers
     def put(self, kind: ResourceKind, body: dict[str, Any], *, own_write: bool = False) -> None:
-        """Store an object's state. `own_write`: the operator has just written it, so `changed` is not called."""
+        """Store an object's state. `own_write`: the operator has just written it, for which `changed` is not called."""
         metadata = body["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         if kind is GAME:
@@ -135,7 +93,15 @@ class ClusterCache:
             self._forget(kind.name, namespace, name)
         if not game:
             return
-        record = self._record(kind, body)
+        try:
+            record = record_of(kind, body, self._texts)
+        except Exception as error:  # it would end the watch of this kind, and with it the operator
+            place, problem = (kind.name, namespace, name), f"{type(error).__name__}: {error}"
+            if self.unreadable.get(place) != problem:
+                self.unreadable[place] = problem
+                log.error("object skipped", kind=kind.name, namespace=namespace, name=name, exc_info=error)
+            return  # what was known of it stays
+        self.unreadable.pop((kind.name, namespace, name), None)
         objects = self._objects.setdefault((namespace, game), {})
         old = objects.get((kind.name, name))
         if old is not None and old.uid == record.uid:
@@ -144,10 +110,14 @@ class ClusterCache:
             record.child.in_sync = old.child.in_sync and old.child.same(record.child)
         objects[kind.name, name] = record
         self._game_of[kind.name, namespace, name] = game
-        if old is None or old.uid != record.uid or old.facts != record.facts or not old.child.same(record.child):
-            self._notify((namespace, game), own_write=own_write)
+        same_facts = old is not None and old.facts == record.facts
+        if old is None or old.uid != record.uid or not same_facts or not old.child.same(record.child):
+            # The answer to a write may also show what a controller has done meanwhile; no event of it follows.
+            seen_meanwhile = old is not None and not same_facts and not isinstance(record.facts, frozenset)
+            self._notify((namespace, game), own_write=own_write and not seen_meanwhile)
 
     def remove(self, kind: ResourceKind, namespace: str, name: str, uid: str) -> None:
+        self.unreadable.pop((kind.name, namespace, name), None)
         if kind is GAME:
             self._remove_game((namespace, name), uid)
             return
@@ -163,6 +133,7 @@ class ClusterCache:
             if kind is GAME
             else [(there, name) for of, there, name in self._game_of if of == kind.name]
         )
+        known += [(there, name) for of, there, name in self.unreadable if of == kind.name]
         for there, name in known:
             if namespace in (None, there) and (there, name) not in names:
                 self.remove(kind, there, name, "")
@@ -193,12 +164,17 @@ class ClusterCache:
         self.changed(key)
 
     def put_game(self, key: Key, body: Mapping[str, Any], *, own_write: bool = False) -> None:
-        """Store a game's state, from kopf's watch or (`own_write`) from the answer to a status write."""
+        """Store a game's state, from kopf's watch or (`own_write`) from the answer to a status write. That answer may
+        also have what a user has changed meanwhile; no other event of it follows.
+        """
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+        if not own_write:
+            self._delivered = self.clock()
         text = json.dumps(
             {**body, "apiVersion": GAME.api, "kind": GAME.name, "metadata": metadata}, separators=(",", ":")
         ).encode()
-        record = GameRecord(metadata.get("uid", ""), str(metadata.get("resourceVersion", "")), text)
+        created = snapshot_builder.time_of(metadata.get("creationTimestamp"))
+        record = GameRecord(metadata.get("uid", ""), str(metadata.get("resourceVersion", "")), text, created)
         old = self._games.get(key)
         if own_write and self._existing.get(key) != record.uid:
             return  # the answer came after the game was deleted
@@ -211,7 +187,8 @@ class ClusterCache:
         self._games[key] = record
         if self._existing.get(key) == record.uid:
             self._undelivered.pop(key, None)
-            self._notify(key, own_write=own_write)
+            seen_meanwhile = own_write and old is not None and _written_by_users(old.body) != _written_by_users(body)
+            self._notify(key, own_write=own_write and not seen_meanwhile)
 
     def forget_game(self, key: Key, uid: str) -> None:
         """Drop the state of a deleted game; another of the same name may have been delivered already."""
@@ -223,28 +200,9 @@ class ClusterCache:
         """Return for how long an existing game has not been delivered by kopf; 0 if all were."""
         return self.clock() - min(self._undelivered.values()) if self._undelivered else 0.0
 
-    def _record(self, kind: ResourceKind, body: dict[str, Any]) -> _ObjectRecord:
-        metadata = body["metadata"]
-        facts: PodRecord | JobFacts | WorkloadFacts | ServiceFacts | frozenset[str] | None = None
-        if kind is POD:
-            facts = snapshot_builder.pod_facts(body)
-        elif kind is JOB:
-            facts = snapshot_builder.job_facts(body)
-        elif kind is SERVICE:
-            facts = snapshot_builder.service_facts(body)
-        elif kind in (DEPLOYMENT, STATEFUL_SET):
-            facts = snapshot_builder.workload_facts(kind.name, body)
-        elif kind in (SECRET, CONFIG_MAP):
-            facts = snapshot_builder.secret_keys(body)
-        fields = "" if kind is POD else owned_fields(body, MANAGER)
-        owners = () if kind is POD else metadata.get("ownerReferences") or ()
-        child = _ChildRecord(
-            intent_hash=str((metadata.get("annotations") or {}).get(INTENT_HASH, "")),
-            deleting="deletionTimestamp" in metadata,
-            owners=tuple(sorted(str(owner.get("uid")) for owner in owners)),
-            owned_fields=self._texts.setdefault(fields, fields),  # equal texts of thousands of objects are one string
-        )
-        return _ObjectRecord(str(metadata.get("uid", "")), str(metadata.get("resourceVersion", "")), facts, child)
+    def silent_seconds(self) -> float:
+        """Return for how long a game has waited while kopf delivered nothing at all; 0 if all were delivered."""
+        return min(self.undelivered_seconds(), self.clock() - self._delivered)
 
     def _forget(self, kind: str, namespace: str, name: str) -> None:
         key = (namespace, self._game_of.pop((kind, namespace, name)))
@@ -271,11 +229,14 @@ class ClusterCache:
 
     def pods(self, key: Key, role: str) -> list[PodRecord]:
         """Return the game's pods of a role."""
-        return [each for each in self._of(key, PodRecord) if each.facts.role == role]
+        return [each for each in self._pods(key) if each.facts.role == role]
 
-    def has_ready_pods(self, key: Key) -> bool:
-        """Return whether any pod can be polled."""
-        return any(each.facts.ready for each in self._of(key, PodRecord))
+    def can_be_polled(self, key: Key) -> bool:
+        """Return whether a peer or the gateway can be polled. The bootnode knows no rounds."""
+        pods = (each.facts for each in self._pods(key) if each.ip)
+        return any(
+            pod.ready if pod.role == "peer" else pod.role == "gateway" and pod.phase == "Running" for pod in pods
+        )
 
     def drift_unknown(self, key: Key) -> set[tuple[str, str]]:
         """Return the children that changed since they were last compared with their manifests."""
@@ -301,30 +262,60 @@ class ClusterCache:
 
     def snapshot(self, key: Key, now: datetime) -> Observed:
         """Return what the cache knows about a game's objects."""
-        objects = self._objects.get(key, {})
-        jobs = {each.name: each for each in self._of(key, JobFacts)}
+        current = self._current(key)
+        found = [each.facts for each in current.values() if not each.child.controller]
+        jobs = {each.name: each for each in found if isinstance(each, JobFacts)}
         secrets = {
             name: record.facts
-            for (kind, name), record in objects.items()
+            for (kind, name), record in current.items()
             if kind == "Secret" and isinstance(record.facts, frozenset)
         }
         return Observed(
             now=now,
             job=jobs.get(f"{key[1]}-peers"),
             initializer=jobs.get(f"{key[1]}-initializer"),
-            pods=tuple(sorted((each.facts for each in self._of(key, PodRecord)), key=_pod_order)),
-            workloads=tuple(self._of(key, WorkloadFacts)),
-            services=tuple(self._of(key, ServiceFacts)),
+            pods=tuple(sorted((each.facts for each in found if isinstance(each, PodRecord)), key=_pod_order)),
+            workloads=tuple(each for each in found if isinstance(each, WorkloadFacts)),
+            services=tuple(each for each in found if isinstance(each, ServiceFacts)),
             secrets=secrets,
-            children={place: record.child.facts for place, record in objects.items() if place[0] != "Pod"},
+            children={
+                place: record.child.facts if place in current else replace(record.child.facts, deleting=True)
+                for place, record in self._objects.get(key, {}).items()
+                if place[0] != "Pod"
+            },
         )
 
-    def _of(self, key: Key, facts_type: type[Facts]) -> Iterator[Facts]:
-        return (each.facts for each in self._objects.get(key, {}).values() if isinstance(each.facts, facts_type))
+    def _pods(self, key: Key) -> Iterator[PodRecord]:
+        return (each.facts for each in self._current(key).values() if isinstance(each.facts, PodRecord))
+
+    def _current(self, key: Key) -> dict[tuple[str, str], ObjectRecord]:
+        """Return a game's objects without what a deleted game of its name has left to the garbage collector."""
+        game, objects = self.game(key), self._objects.get(key, {})
+        if game is None or not any(may_be_left(each, game) for each in objects.values()):
+            return objects  # nearly always; this is asked for every poll
+        kept = {place: each for place, each in objects.items() if each.child.game_uid in ("", game.uid)}
+        makers = {
+            each.facts.name[len(key[1]) + 1 :].replace("peers", "peer"): each.facts.created
+            for each in kept.values()
+            if isinstance(each.facts, (JobFacts, WorkloadFacts))
+        }
+        return {
+            place: each
+            for place, each in kept.items()
+            if not isinstance(each.facts, PodRecord)
+            or not pod_is_of_an_earlier_game(each.facts.facts, game.created, makers)
+        }
 
 
 def _pod_order(pod: PodFacts) -> tuple[str, int, str]:
     return pod.role, -1 if pod.index is None else pod.index, pod.name
+
+
+def _written_by_users(game: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what of a game is not written by its status."""
+    metadata = game["metadata"]
+    parts = ("labels", "annotations", "finalizers", "deletionTimestamp", "ownerReferences")
+    return (game.get("spec"), *(metadata.get(part) for part in parts))
 
 
 def _older(version: str, than: str) -> bool:

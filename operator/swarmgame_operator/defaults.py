@@ -1,4 +1,4 @@
-"""The installation's defaults for games: images, and how they are pulled.
+"""The installation's defaults for games: images, how they are pulled, and fields of all pods.
 
 Filled from the operator's settings; plans read nothing else of them. A change does not affect running peers, because a
 Job keeps its template.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from swarmgame_api.pods import NO_POD_DEFAULTS, PodDefaults
 from swarmgame_api.sampler import DEFAULT_IMAGE
 
 
@@ -23,6 +24,10 @@ class Defaults:
         image_pull_policy: empty: Kubernetes' default for the image's tag.
         image_pull_secrets: names of Secrets, expected in the games' namespaces.
         cluster_domain: suffix of `<service>.<namespace>.svc` in host names; empty: none.
+        ipv6: whether the pods' addresses are of IPv6, alone or first.
+        through_api_server: whether the operator reads pods through the API server's proxy.
+        api_server_addresses: networks from which the API server then reaches pods; empty: any.
+        pod_defaults: of all pods of all games; a game's `spec.podDefaults` override them.
     """
 
     worker_image: str = "ghcr.io/swarmgame/worker:latest"
@@ -32,3 +37,7 @@ class Defaults:
     image_pull_policy: str = ""
     image_pull_secrets: tuple[str, ...] = ()
     cluster_domain: str = ""
+    ipv6: bool = False
+    through_api_server: bool = False
+    api_server_addresses: tuple[str, ...] = ()
+    pod_defaults: PodDefaults = NO_POD_DEFAULTS

@@ -50,5 +50,13 @@ class NotFound(Invalid):
     """The object or its kind does not exist."""
 
 
+class NameTaken(Invalid):
+    """An object of the name exists and is not the game's: it is left alone until it is renamed or deleted."""
+
+
 class LeadershipLost(Exception):
     """Another operator leads, or may: nothing may be written any more, and the process ends."""
+
+
+class WatchLost(Exception):
+    """kopf delivers no games: a new process finds the CRD and watches it."""

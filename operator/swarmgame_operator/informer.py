@@ -37,6 +37,8 @@ SHORTEST_SECONDS = 1.0
 """A watch that ends earlier, and without a message, has failed."""
 LONGEST_DELAY = 30.0
 RECONNECT_SECONDS = 0.1
+REFUSALS = frozenset({403, 404, 405})
+"""Answers that stay until a role or the cluster is changed; everything else passes by itself."""
 QUIET_SECONDS = 0.5
 """A watch that was broken and is accepted again delivers what was missed, or that it is too old, at once: after this
 long without a message the store is in step.
@@ -91,6 +93,8 @@ class Informer:
         """Set while the store is in step with the API server: from a list on, until the watch breaks."""
         self.last_message = 0.0
         """Unix time of the API server's last message."""
+        self.problem = ""
+        """Why the last list or watch was refused for good; empty if it was not."""
         self.lists = 0
 
     async def run(self) -> None:
@@ -110,6 +114,7 @@ class Informer:
     async def _back_off(self, error: OperatorError) -> None:
         """Wait after an error: longer each time until a message arrives, and at least as long as required."""
         self.synced.clear()
+        self.problem = error.message if error.status in REFUSALS else ""
         if error.status:
             self.last_message = self._clock()  # an answer: the connection works
         self._failures += 1
@@ -147,6 +152,7 @@ class Informer:
             await asyncio.sleep(0)
         self._store.keep_only(self.kind, self.namespace, names)
         self.lists += 1
+        self.problem = ""
         self.synced.set()
         return version
 

@@ -20,10 +20,16 @@ log = get_logger(__name__)
 
 RENEWALS = 5
 """Renewals per lease duration."""
-RELEASE_SECONDS = 2.0
-"""How long a stopping operator tries to release its Lease; it expires anyway."""
+RELEASE_SECONDS = 10.0
+"""How long a stopping operator tries to release its Lease, which takes two requests. It expires anyway, but others wait
+for that; the process has 20 s for its end, and its pod 30 s.
+"""
 POLL_SECONDS = 1.0
 """A candidate reads the Lease this often, so it takes over at most this much (and a fifth) later than it could."""
+LEADING_SHARE = 2 / 3
+"""Of the lease's duration: how long a leader writes after the beginning of its last renewal. The rest is for requests
+that are under way, and for clocks that run at another speed.
+"""
 
 
 class Leader:
@@ -38,11 +44,18 @@ class Leader:
         self._api, self._namespace, self._name = api, namespace, name
         self._identity, self._seconds = identity, seconds
         self._version, self._expires = "", 0.0
+        self._renewed = 0.0
+        """When the last successful renewal began: the Lease is this candidate's for its duration from then on."""
         self.leads = False
 
     async def acquire(self) -> None:
-        """Wait until this candidate leads."""
-        while not await self._try():
+        """Wait until this candidate leads. It does not with a Lease that it got so slowly that too little of it is
+        left; then it waits until the Lease has expired for the others, which may have a faster connection.
+        """
+        while not (held := await self._take()) or self._left() <= 0:
+            if held:
+                log.warning("lease taken too slowly", seconds=round(self._seconds * LEADING_SHARE - self._left(), 1))
+                await asyncio.sleep(self._seconds)
             delay = min(POLL_SECONDS, self._seconds / RENEWALS) * (1 + random.random() / 5)
             left = self._expires - asyncio.get_running_loop().time()
             await asyncio.sleep(left + 0.01 if 0 < left < delay else delay)
@@ -53,23 +66,20 @@ class Leader:
         """Renew the lease for as long as possible.
 
         Raises:
-            Lost: another operator leads, or the lease could not be renewed in time.
+            LeadershipLost: another operator leads, or the lease could not be renewed in time.
         """
-        loop = asyncio.get_running_loop()
-        renewed = loop.time()
         while True:
-            await asyncio.sleep(self._seconds / RENEWALS)
-            left = renewed + self._seconds * 2 / 3 - loop.time()
+            await asyncio.sleep(max(0.1, min(self._seconds / RENEWALS, self._left())))
             try:
-                async with asyncio.timeout(max(0.1, left)):
-                    started = loop.time()
-                    if await self._try():
-                        renewed = started
+                async with asyncio.timeout(max(0.1, self._left())):
+                    held = await self._take()
             except TimeoutError:
                 log.warning("lease not renewed", error="the API server did not answer in time")
-            if loop.time() - renewed >= self._seconds * 2 / 3:
+                held = None
+            if held is False or self._left() <= 0:
                 self.leads = False
-                raise LeadershipLost(f"the Lease {self._namespace}/{self._name} could not be renewed in time")
+                why = "could not be renewed in time" if held is not False else "is another operator's"
+                raise LeadershipLost(f"the Lease {self._namespace}/{self._name} {why}")
 
     async def release(self) -> None:
         """Release the lease, so another operator can take over at once."""
@@ -87,11 +97,18 @@ class Leader:
         except TimeoutError:
             log.warning("lease not released", reason=f"no answer for {RELEASE_SECONDS:.0f} s")
 
-    async def _try(self) -> bool:
+    def _left(self) -> float:
+        """Return the seconds for which this candidate may lead without another renewal."""
+        return self._renewed + self._seconds * LEADING_SHARE - asyncio.get_running_loop().time()
+
+    async def _take(self) -> bool | None:
+        """Acquire or renew the Lease. Return whether it is this candidate's now; None if that is not known."""
+        began = asyncio.get_running_loop().time()
         try:
             lease = await self._api.get(LEASE, self._namespace, self._name)
             if lease is None:
                 await self._api.create(LEASE, self._namespace, self._body({"metadata": {"name": self._name}}, 0))
+                self._renewed = began
                 return True
             spec = lease.get("spec") or {}
             holder = spec.get("holderIdentity") or ""
@@ -99,10 +116,11 @@ class Leader:
                 return False
             changes = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
             await self._api.replace(LEASE, self._namespace, self._body(lease, changes))
+            self._renewed = began
             return True
         except OperatorError as error:  # a conflict means that another was faster; other errors may pass
             log.info("lease not taken", reason=error.reason, message=error.message)
-            return False
+            return None
 
     def _expired(self, lease: dict[str, Any], spec: dict[str, Any]) -> bool:
         now = asyncio.get_running_loop().time()

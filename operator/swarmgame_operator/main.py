@@ -17,9 +17,10 @@ from kubernetes.aio.config import ConfigException
 
 from swarmgame_common.logs import configure, get_logger
 from swarmgame_common.settings import InvalidSettings
+from swarmgame_common.sockets import host_and_port
 from swarmgame_operator import handlers  # noqa: F401  # registers them
 from swarmgame_operator.api import connect
-from swarmgame_operator.errors import LeadershipLost
+from swarmgame_operator.errors import LeadershipLost, WatchLost
 from swarmgame_operator.operator import package_version
 from swarmgame_operator.settings import OperatorSettings, operator_settings
 
@@ -36,14 +37,14 @@ async def operate(settings: OperatorSettings) -> int:
     """
     await (await connect()).close()  # kopf would report what is wrong with a kubeconfig as a failed handler
     memo = kopf.Memo(settings=settings)
-    host = f"[{settings.probe_host}]" if ":" in settings.probe_host else settings.probe_host
+    probes = host_and_port(settings.probe_host, settings.probe_port)
     try:
         await kopf.operator(
             memo=memo,
             clusterwide=not settings.watch_namespaces,
             namespaces=settings.watch_namespaces,
             standalone=True,
-            liveness_endpoint=f"http://{host}:{settings.probe_port}/healthz" if settings.probe_port else None,
+            liveness_endpoint=f"http://{probes}/healthz" if settings.probe_port else None,
         )
     except Exception as error:
         if "operator" in memo and memo.operator.failure is not None:
@@ -52,8 +53,7 @@ async def operate(settings: OperatorSettings) -> int:
             log.error("not started", error=str(error.__cause__))
             return TEMPORARY if isinstance(error.__cause__.__cause__, OSError) else BAD_CONFIG
         if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):
-            port = f"{settings.probe_host}:{settings.probe_port}"
-            log.error(f"cannot serve /healthz on {port}; set SWARMGAME_OPERATOR_PROBE_PORT", error=str(error))
+            log.error(f"cannot serve /healthz on {probes}; set SWARMGAME_OPERATOR_PROBE_PORT", error=str(error))
             return TEMPORARY
         log.error("the watch of games broke for good; start again", error=repr(error), exc_info=error)
         return TEMPORARY
@@ -63,14 +63,15 @@ async def operate(settings: OperatorSettings) -> int:
 
 def _failed(failure: BaseException) -> int:
     """Log why the operator ended by itself. Return the exit code."""
-    lost = failure.subgroup(LeadershipLost) if isinstance(failure, BaseExceptionGroup) else None
+    lost = failure.subgroup((LeadershipLost, WatchLost)) if isinstance(failure, BaseExceptionGroup) else None
     if lost is None:
         log.error("the operator failed", exc_info=failure)
         return FAILED
     error: BaseException = lost
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    log.error("leadership lost", error=str(error))
+    what = "leadership lost" if isinstance(error, LeadershipLost) else "the watch of games is lost; start again"
+    log.error(what, error=str(error))
     return TEMPORARY
 
 

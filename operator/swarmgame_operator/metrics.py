@@ -18,7 +18,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from swarmgame_common.metrics import MetricDefinition, MetricType, metrics_table
-from swarmgame_operator.cache import GameRecord, Key
+from swarmgame_operator.cache import Key
+from swarmgame_operator.records import GameRecord
 from swarmgame_operator.snapshot_builder import time_of
 
 _GAME = ("namespace", "name")
@@ -124,6 +125,13 @@ OPERATOR_METRICS = (
         _GAUGE,
         "1 while the watch of a kind is in step with the API server",
         low="0 for long: a watch is broken, and nothing is written until it is in step again",
+        labels=("kind",),
+    ),
+    MetricDefinition(
+        "swarmgame_operator_unreadable_objects",
+        _GAUGE,
+        "objects of a kind with a game's labels that the operator skips, because it cannot read them",
+        high="above 0: the log names them",
         labels=("kind",),
     ),
     MetricDefinition(

@@ -23,6 +23,8 @@ class ContainerFacts:
         exit_code: of its last termination; None if it never ended.
         exit_reason: `OOMKilled`, `Error`, `Completed`; empty if it never ended.
         termination_message: what it wrote to /dev/termination-log.
+        running: it runs now.
+        ended: when it last ended; None if it never did.
     """
 
     name: str
@@ -33,6 +35,8 @@ class ContainerFacts:
     exit_code: int | None = None
     exit_reason: str = ""
     termination_message: str = ""
+    running: bool = False
+    ended: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,11 @@ class PodFacts:
         unschedulable: the scheduler's message if PodScheduled is False with reason Unschedulable; else empty.
         host_ip: of its node; empty before it has one.
         containers: init containers first.
+        created: when it was created.
+        end_due: when its grace period is over; None if it is not terminating.
+        finalizers: what must release it before it is deleted.
+        node: its node's name; empty before it has one.
+        node_lost: its containers are ready and the pod is not, as the node's controller marks pods of a lost node.
     """
 
     name: str
@@ -61,6 +70,11 @@ class PodFacts:
     unschedulable: str = ""
     host_ip: str = ""
     containers: tuple[ContainerFacts, ...] = ()
+    created: datetime | None = None
+    end_due: datetime | None = None
+    finalizers: tuple[str, ...] = ()
+    node: str = ""
+    node_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +98,10 @@ class JobFacts:
         active, ready, succeeded, failed, terminating: of the status; `failed` counts pods, not indexes.
         completed_indexes, failed_indexes: in the status's format: `0-2,5`.
         started: `status.startTime`, which Kubernetes resets when a Job is resumed.
+        created: when it was created.
         template_hash: the annotation `swarmgame.dev/template-hash`, set at its creation.
         queue: the label `kueue.x-k8s.io/queue-name`; empty if there is none.
+        checkpoints_claim: the claim on which its pods have their checkpoints; empty if they are on none.
         conditions: those that are True.
     """
 
@@ -103,18 +119,31 @@ class JobFacts:
     completed_indexes: str = ""
     failed_indexes: str = ""
     started: datetime | None = None
+    created: datetime | None = None
     template_hash: str = ""
     queue: str = ""
+    checkpoints_claim: str = ""
     conditions: tuple[JobCondition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadFacts:
-    """A Deployment or StatefulSet of a game: how many of its pods are ready."""
+    """A Deployment or StatefulSet of a game.
+
+    Args:
+        ready: how many of its pods are ready.
+        replicas: how many it should have.
+        refused: why its pods cannot be created, in the API server's words (condition ReplicaFailure); else empty.
+        created: when it was created.
+    """
 
     kind: str
     name: str
     ready: int = 0
+    replicas: int = 1
+    refused: str = ""
+    uid: str = ""
+    created: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +222,9 @@ class ChildFacts:
         drift_unknown: it changed since it was last compared with its manifest; only then are the next two read.
         owned_fields: the fields that the operator owns, as `ownership.owned_fields` returns them.
         owners: uids of its owners.
+        controller: kind and name of another object that controls it; empty if there is none.
+        made_for: uid of the game that a claim was made for; empty if it is not known, and for other kinds.
+        uid: its own.
     """
 
     intent_hash: str = ""
@@ -200,6 +232,70 @@ class ChildFacts:
     drift_unknown: bool = False
     owned_fields: str = "{}"
     owners: tuple[str, ...] = ()
+    controller: str = ""
+    made_for: str = ""
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A write that the API server did not carry out.
+
+    Args:
+        kind, name: of the object.
+        status: the HTTP status of the answer; 0 without one.
+        message: its sentence.
+        since: when the first of these attempts failed.
+        taken: an object of the name exists and is not the game's; `message` says why.
+    """
+
+    kind: str
+    name: str
+    status: int
+    message: str
+    since: datetime
+    taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WarningFacts:
+    """The newest event of one reason about an object, of type Warning."""
+
+    reason: str
+    message: str
+    last: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What the events say about an object that does not start.
+
+    Args:
+        read: when they were read.
+        uid: of the object; its successor needs a diagnosis of its own. Empty: any.
+        warnings: newest first.
+        error: why they could not be read; else empty.
+    """
+
+    read: datetime
+    uid: str = ""
+    warnings: tuple[WarningFacts, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PollFacts:
+    """Whether the peers answer the operator.
+
+    Args:
+        enabled: the operator polls at all.
+        silent_since: since when no ready peer has answered; None if the last one did, or none is ready.
+        error: the last error.
+    """
+
+    enabled: bool = True
+    silent_since: datetime | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,17 +318,22 @@ class Observed:
     Args:
         now: the only clock.
         cluster_version: major and minor, (1, 36).
-        job, initializer: the peers' Job and the one that fills the cache; None if it does not exist.
+        job, initializer: the peers' Job and the one that fills the cache; None if it does not exist, or is another's.
         pods: all pods with the game's label.
-        workloads, services: of the game.
+        workloads, services: of the game, without what another object controls.
         secrets: names of the keys of the existing Secrets in `plan.references(game)`, and of the game's key Secrets.
         config_maps: names of the keys of the existing ConfigMaps in `plan.references(game)`.
         claims: names of the existing claims in `plan.references(game)`.
         bootnode_peer: the peer id of the bootnode's key; empty while there is no key.
+        bootnode_key_unusable: there is a key, and it is no libp2p key.
+        peer_ids: the peer ids of the peers' keys, by index; those without a valid key are left out.
         progress, chain: the last answers; None if there was none since the operator started.
         children: existing objects that the operator has applied, by (kind, name): ConfigMap, Service, Deployment,
             StatefulSet, NetworkPolicy, PersistentVolumeClaim, Job, Secret.
         dry_run: the answer to the last `Plan.dry_run`; None if there was none.
+        refusals: writes of the last attempts that were not carried out.
+        diagnoses: the answers to `Plan.diagnose`, by kind and name.
+        poll: whether the peers answer.
     """
 
     now: datetime
@@ -246,10 +347,15 @@ class Observed:
     config_maps: Mapping[str, frozenset[str]] = field(default_factory=dict)
     claims: frozenset[str] = frozenset()
     bootnode_peer: str = ""
+    bootnode_key_unusable: bool = False
+    peer_ids: tuple[str, ...] = ()
     progress: ProgressFacts | None = None
     chain: ChainFacts | None = None
     children: Mapping[tuple[str, str], ChildFacts] = field(default_factory=dict)
     dry_run: DryRunFacts | None = None
+    refusals: tuple[Refusal, ...] = ()
+    diagnoses: Mapping[tuple[str, str], Diagnosis] = field(default_factory=dict)
+    poll: PollFacts = PollFacts()
 
     def workload(self, kind: str, name: str) -> WorkloadFacts | None:
         return next((each for each in self.workloads if (each.kind, each.name) == (kind, name)), None)

@@ -5,19 +5,30 @@ An object of an unknown shape gives empty facts and never an error, because a ku
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from swarmgame_operator.plan.game_context import ROLE_LABEL, TEMPLATE_HASH
-from swarmgame_operator.snapshot import ContainerFacts, JobCondition, JobFacts, PodFacts, ServiceFacts, WorkloadFacts
+from swarmgame_operator.plan.reconcile_context import INDEX
+from swarmgame_operator.plan.storage import checkpoints_claim
+from swarmgame_operator.snapshot import (
+    ContainerFacts,
+    JobCondition,
+    JobFacts,
+    PodFacts,
+    ServiceFacts,
+    WarningFacts,
+    WorkloadFacts,
+)
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 LONGEST_TEXT = 1024
 """Characters of a kubelet's or a container's message that are kept."""
 Object = Mapping[str, Any]
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +44,12 @@ class PodRecord:
 
 
 def time_of(text: object) -> datetime | None:
-    """Parse a time of the API, aware and in UTC; None if it is missing or malformed."""
+    """Parse a time of the API, aware and in UTC; None if it is missing, malformed or out of range."""
     if not isinstance(text, str):
         return None
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -48,20 +59,27 @@ def pod_facts(body: Object) -> PodRecord:
     conditions = {each.get("type"): each for each in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
     unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    ready, terminating = _is_true(conditions.get("Ready")), "deletionTimestamp" in metadata
+    gates = bool(_at(body, "spec").get("readinessGates"))
     labels, annotations = _at(metadata, "labels"), _at(metadata, "annotations")
     index = annotations.get(INDEX_ANNOTATION, labels.get(INDEX_ANNOTATION))
     statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     facts = PodFacts(
         name=str(metadata.get("name", "")),
         role=str(labels.get(ROLE_LABEL, "")),
-        index=int(index) if isinstance(index, str) and index.isdigit() else None,
+        index=int(index) if isinstance(index, str) and INDEX.fullmatch(index) else None,
         phase=str(status.get("phase") or "Pending"),
-        ready=conditions.get("Ready", {}).get("status") == "True",
-        terminating="deletionTimestamp" in metadata,
-        disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
+        ready=ready,
+        terminating=terminating,
+        disrupted=_is_true(conditions.get("DisruptionTarget")),
         unschedulable=_short(scheduled.get("message")) or "Unschedulable" if unschedulable else "",
         host_ip=str(status.get("hostIP") or ""),
         containers=tuple(_container(each) for each in statuses),
+        created=time_of(metadata.get("creationTimestamp")),
+        end_due=time_of(metadata.get("deletionTimestamp")),  # Kubernetes adds the grace period to it
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        node=str(_at(body, "spec").get("nodeName") or ""),
+        node_lost=not ready and not gates and _is_true(conditions.get("ContainersReady")),
     )
     return PodRecord(facts, str(status.get("podIP") or ""))
 
@@ -80,6 +98,8 @@ def _container(status: Object) -> ContainerFacts:
         exit_code=code if isinstance(code, int) else None,
         exit_reason=str(ended.get("reason") or ""),
         termination_message=_short(ended.get("message")),
+        running=isinstance(state.get("running"), Mapping),
+        ended=time_of(ended.get("finishedAt")),
     )
 
 
@@ -102,8 +122,10 @@ def job_facts(body: Object) -> JobFacts:
         completed_indexes=str(status.get("completedIndexes") or ""),
         failed_indexes=str(status.get("failedIndexes") or ""),
         started=time_of(status.get("startTime")),
+        created=time_of(metadata.get("creationTimestamp")),
         template_hash=str(_at(metadata, "annotations").get(TEMPLATE_HASH, "")),
         queue=str(_at(metadata, "labels").get(QUEUE_LABEL, "")),
+        checkpoints_claim=checkpoints_claim(_at(_at(spec, "template"), "spec")),
         conditions=tuple(
             JobCondition(
                 str(each.get("type", "")),
@@ -121,7 +143,38 @@ def workload_facts(kind: str, body: Object) -> WorkloadFacts:
     """Return the facts of a Deployment or StatefulSet; 0 ready until its controller has observed the newest spec."""
     metadata, status = _at(body, "metadata"), _at(body, "status")
     seen = _count(status.get("observedGeneration")) >= _count(metadata.get("generation"))
-    return WorkloadFacts(kind, str(metadata.get("name", "")), _count(status.get("readyReplicas")) if seen else 0)
+    conditions = [each for each in status.get("conditions") or () if each.get("type") == "ReplicaFailure"]
+    return WorkloadFacts(
+        kind,
+        str(metadata.get("name", "")),
+        ready=_count(status.get("readyReplicas")) if seen else 0,
+        replicas=_count(_at(body, "spec").get("replicas"), 1),
+        refused=next((_short(each.get("message")) for each in conditions if _is_true(each)), ""),
+        uid=str(metadata.get("uid", "")),
+        created=time_of(metadata.get("creationTimestamp")),
+    )
+
+
+def warning_facts(events: Iterable[Object], uid: str) -> tuple[WarningFacts, ...]:
+    """Return the newest warning of each reason, newest first.
+
+    Args:
+        uid: of the object; events about an earlier object of its name are left out. Empty: all.
+    """
+    found: dict[str, WarningFacts] = {}
+    for event in events:
+        if event.get("type") != "Warning" or uid not in ("", _at(event, "involvedObject").get("uid")):
+            continue
+        times = (event.get("lastTimestamp"), _at(event, "series").get("lastObservedTime"), event.get("eventTime"))
+        last = max((moment for text in times if (moment := time_of(text)) is not None), default=None)
+        warning = WarningFacts(str(event.get("reason") or ""), _short(event.get("message")), last)
+        if warning.reason not in found or _before(found[warning.reason].last, last):
+            found[warning.reason] = warning
+    return tuple(sorted(found.values(), key=lambda each: each.last or _LONG_AGO, reverse=True))
+
+
+def _before(one: datetime | None, other: datetime | None) -> bool:
+    return (one or _LONG_AGO) < (other or _LONG_AGO)
 
 
 def service_facts(body: Object) -> ServiceFacts:
@@ -154,6 +207,10 @@ def secret_keys(body: Object) -> frozenset[str]:
 def _at(value: Object, key: str) -> Object:
     found = value.get(key)
     return found if isinstance(found, Mapping) else {}
+
+
+def _is_true(condition: object) -> bool:
+    return isinstance(condition, Mapping) and condition.get("status") == "True"
 
 
 def _count(value: object, default: int = 0) -> int:

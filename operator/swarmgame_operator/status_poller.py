@@ -1,7 +1,8 @@
-"""The status poller: reads `/status` of one ready peer and of the gateway of every game.
+"""The status poller: reads `/status` of one ready peer and of the gateway of every game, at the pod's address or
+through the API server's proxy.
 
 Answers are untrusted: limited in size and time, then validated by a schema with bounds for every field. An invalid
-answer changes nothing. A pod that does not answer is polled less and less often.
+answer changes nothing. Peers that do not answer are polled less and less often, and `silence` says since when.
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from swarmgame_common.logs import get_logger
+from swarmgame_common.sockets import host_and_port
+from swarmgame_operator.api import POD, Api
 from swarmgame_operator.cache import ClusterCache, Key
-from swarmgame_operator.snapshot import ChainFacts, ProgressFacts
+from swarmgame_operator.errors import OperatorError
+from swarmgame_operator.plan.game_context import GATEWAY_PORT, HTTP_PORT
+from swarmgame_operator.snapshot import ChainFacts, PollFacts, ProgressFacts
+from swarmgame_operator.snapshot_builder import PodRecord
 
 log = get_logger(__name__)
 
 MAX_ANSWER_BYTES = 256 * 1024
 REQUEST_SECONDS = 3.0
+MAX_ERROR = 300
+"""Characters of an error that are kept."""
 CONCURRENT_REQUESTS = 32
 MAX_INTERVAL_SECONDS = 60.0
 POLLS_PER_SECOND = 200
@@ -69,7 +77,7 @@ class PeerAnswer(_Answer):
             max_rounds=self.max_rounds,
             members=len(self.members),
             round_finished=None if self.round_finished is None else datetime.fromtimestamp(self.round_finished, UTC),
-            checkpoint=self.checkpoint,
+            checkpoint=self.checkpoint if self.checkpoint is not None and self.checkpoint >= 0 else None,
             last_error=self.last_error[:1024],
             metrics=figures,
         )
@@ -109,6 +117,7 @@ class StatusPoller:
         every: seconds between two polls of a game; 0: never.
         changed: called with the key of a game whose answer changed.
         address: of a pod's HTTP port, from its IP and the port; tests use their own.
+        proxy: reads pods through the API server's proxy; None: at their addresses.
     """
 
     def __init__(
@@ -117,14 +126,17 @@ class StatusPoller:
         *,
         every: float,
         changed: Callable[[Key], None],
-        address: Callable[[str, int], str] = lambda ip, port: f"http://{f'[{ip}]' if ':' in ip else ip}:{port}",
+        address: Callable[[str, int], str] = lambda ip, port: f"http://{host_and_port(ip, port)}",
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        proxy: Api | None = None,
     ) -> None:
+        self._proxy = proxy
         self._cache, self._every, self._changed, self._address, self._now = cache, every, changed, address, now
         self._peers: dict[Key, ProgressFacts] = {}
         self._chains: dict[Key, ChainFacts] = {}
         self._due: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
+        self._silence: dict[Key, tuple[datetime, str]] = {}
         self._slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
     def of(self, key: Key) -> tuple[ProgressFacts | None, ChainFacts | None]:
@@ -132,8 +144,13 @@ class StatusPoller:
         return self._peers.get(key), self._chains.get(key)
 
     def forget(self, key: Key) -> None:
-        for held in (self._peers, self._chains, self._due, self._failures):
+        for held in (self._peers, self._chains, self._due, self._failures, self._silence):
             held.pop(key, None)
+
+    def facts(self, key: Key) -> PollFacts:
+        """Return whether the peers answer."""
+        since, error = self._silence.get(key, (None, ""))
+        return PollFacts(self._every > 0, since, error)
 
     async def run(self) -> None:
         """Poll forever."""
@@ -146,48 +163,70 @@ class StatusPoller:
             while True:
                 loop = asyncio.get_running_loop()
                 began = loop.time()
-                due = [
-                    key
-                    for key, _ in self._cache.games()
-                    if self._due.get(key, 0.0) <= began and self._cache.has_ready_pods(key)
-                ]
+                due = self._due_games(began)
                 await asyncio.gather(*(self._poll_and_schedule(session, key) for key in due))
                 await asyncio.sleep(max(0.2, min(1.0, self._every / 2) - (loop.time() - began)))
 
+    def _due_games(self, now: float) -> list[Key]:
+        """Return the games to poll. What could not answer is forgotten of a game with nothing to poll: it is suspended,
+        or its peers start again.
+        """
+        found = []
+        for key, _ in self._cache.games():
+            if self._due.get(key, 0.0) > now and key not in self._silence:
+                continue
+            if not self._cache.can_be_polled(key):
+                self._failures.pop(key, None)
+                self._due.pop(key, None)
+                if self._silence.pop(key, None) is not None:
+                    self._changed(key)
+            elif self._due.get(key, 0.0) <= now:
+                found.append(key)
+        return found
+
     async def _poll_and_schedule(self, session: aiohttp.ClientSession, key: Key) -> None:
         async with self._slots:
-            answered = await self.poll(session, key)
-        failures = 0 if answered else self._failures.get(key, 0) + 1
-        self._failures[key] = failures
-        interval = max(self._every, len(self._due) / POLLS_PER_SECOND)
+            await self.poll(session, key)
+        last = self._peers.get(key)
+        # The first round is shown soon after it has ended.
+        every = self._every if last is not None and last.rounds_finished else self._every / 2
+        interval = max(every, len(self._due) / POLLS_PER_SECOND)
+        failures = max(0, self._failures.get(key, 0) - 1)  # a busy peer may miss one
         self._due[key] = asyncio.get_running_loop().time() + min(
             max(MAX_INTERVAL_SECONDS, interval), interval * 2.0 ** min(failures, 10)
         )
 
-    async def poll(self, session: aiohttp.ClientSession, key: Key) -> bool:
-        """Poll one game. Return whether a pod answered."""
-        answered = False
+    async def poll(self, session: aiohttp.ClientSession, key: Key) -> None:
+        """Poll one game's peers and its gateway."""
         ready = [
             pod for pod in self._cache.pods(key, "peer") if pod.facts.ready and pod.ip and not pod.facts.terminating
         ]
         if ready:
             # After a failure the next peer is polled, because a busy peer says nothing about the others.
             pod = sorted(ready, key=lambda each: each.facts.index or 0)[self._failures.get(key, 0) % len(ready)]
-            answer = await self._fetch(session, key, self._address(pod.ip, 8080), PeerAnswer)
-            if answer is not None:
-                answered = True
+            answer = await self._fetch(session, key, pod, HTTP_PORT, PeerAnswer)
+            if isinstance(answer, PeerAnswer):
+                self._failures[key] = 0
                 self._keep_peer(key, answer.facts(self._now()))
+            else:
+                self._failures[key] = self._failures.get(key, 0) + 1
+                self._keep_silence(key, f"{pod.facts.name}: {answer}")
+        elif self._silence.pop(key, None) is not None:
+            self._changed(key)
         gateways = [pod for pod in self._cache.pods(key, "gateway") if pod.ip and pod.facts.phase == "Running"]
         if gateways:
-            status = await self._fetch(session, key, self._address(gateways[0].ip, 8645), GatewayAnswer)
-            if status is not None:
-                answered = True
+            status = await self._fetch(session, key, gateways[0], GATEWAY_PORT, GatewayAnswer)
+            if isinstance(status, GatewayAnswer):
                 self._keep_chain(key, status.facts())
-        return answered
+
+    def _keep_silence(self, key: Key, error: str) -> None:
+        if key not in self._silence:
+            self._silence[key] = (self._now(), error)
+            self._changed(key)
 
     def _keep_peer(self, key: Key, facts: ProgressFacts) -> None:
-        old = self._peers.get(key)
-        if old is None or replace(old, seen=facts.seen) != facts:
+        old, silence = self._peers.get(key), self._silence.pop(key, None)
+        if silence is not None or old is None or replace(old, seen=facts.seen) != facts:
             self._peers[key] = facts
             self._changed(key)
 
@@ -198,18 +237,32 @@ class StatusPoller:
             self._chains[key] = facts
             self._changed(key)
 
-    async def _fetch(self, session: aiohttp.ClientSession, key: Key, root: str, schema: type[Answer]) -> Answer | None:
+    async def _fetch(
+        self, session: aiohttp.ClientSession, key: Key, pod: PodRecord, port: int, schema: type[Answer]
+    ) -> Answer | str:
+        """Return the answer, or why there is none."""
+        where = f"{pod.facts.name}:{port}"
         try:
-            async with session.get(f"{root}/status", allow_redirects=False) as response:
-                raw = await _read(response)
-            return schema.model_validate_json(raw)
+            return schema.model_validate_json(await self._read_status(session, key[0], pod, port))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.debug("no answer", key=key, address=root, error=type(error).__name__)
+            log.debug("no answer", key=key, pod=where, error=type(error).__name__)
+            return " ".join(str(error).split())[:MAX_ERROR] or type(error).__name__
+        except OperatorError as error:
+            log.debug("no answer", key=key, pod=where, error=error.reason)
+            return " ".join(error.message.split())[:MAX_ERROR]
         except ValidationError as error:
-            log.warning("answer refused", key=key, address=root, problem=_first(error))
+            log.warning("answer refused", key=key, pod=where, problem=_first(error))
+            return f"its answer is refused: {_first(error)}"
         except ValueError as error:
-            log.warning("answer refused", key=key, address=root, problem=str(error))
-        return None
+            log.warning("answer refused", key=key, pod=where, problem=str(error))
+            return f"its answer is refused: {error}"
+
+    async def _read_status(self, session: aiohttp.ClientSession, namespace: str, pod: PodRecord, port: int) -> bytes:
+        if self._proxy is not None:
+            path = POD.path(namespace, f"{pod.facts.name}:{port}", "proxy/status")
+            return _bounded(await self._proxy.raw(path, largest=MAX_ANSWER_BYTES + 1, seconds=REQUEST_SECONDS))
+        async with session.get(f"{self._address(pod.ip, port)}/status", allow_redirects=False) as response:
+            return await _read(response)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -222,9 +275,13 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         raise ValueError(f"status {response.status}; expected 200")
     raw = b""
     async for part in response.content.iter_chunked(16_384):
-        raw += part
-        if len(raw) > MAX_ANSWER_BYTES:
-            raise ValueError(f"more than {MAX_ANSWER_BYTES} bytes")
+        raw = _bounded(raw + part)
+    return raw
+
+
+def _bounded(raw: bytes) -> bytes:
+    if len(raw) > MAX_ANSWER_BYTES:
+        raise ValueError(f"more than {MAX_ANSWER_BYTES} bytes")
     return raw
 
 

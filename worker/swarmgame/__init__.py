@@ -13,11 +13,11 @@ from swarmgame.config import Config
 from swarmgame.game.components import (
     ComponentContext,
     DataManager,
-    Demonstration,
-    Demonstrations,
     RewardManager,
     Trainer,
 )
+from swarmgame.game.demonstrations import Demonstration, Demonstrations
+from swarmgame.game.environment import Environment, Episode, Step, Tool
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.game.state import (
@@ -49,6 +49,8 @@ __all__ = [
     "DataManager",
     "Demonstration",
     "Demonstrations",
+    "Environment",
+    "Episode",
     "FinishReason",
     "GameManager",
     "GameState",
@@ -67,6 +69,8 @@ __all__ = [
     "Round",
     "RoundReport",
     "Sampling",
+    "Step",
+    "Tool",
     "Tracker",
     "Trainer",
     "derive_seed",

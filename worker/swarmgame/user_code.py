@@ -49,6 +49,11 @@ class CodeError:
         text = f"{self.kind}: {self.message}" if self.message else self.kind
         return f"{text} at {short_path(self.where)}" if self.where else text
 
+    @property
+    def below(self) -> str:
+        """The trace as further lines of a message; empty without one."""
+        return f"\n{self.trace}" if self.trace else ""
+
 
 def describe(error: BaseException, called: Callable[..., Any] | None = None) -> CodeError:
     """Return an exception as text; never raises, although its `__str__` may.
@@ -89,25 +94,25 @@ def as_number(value: object) -> float | None:
     Python's numbers, bool and Decimal count, and so do scalars and 0-d arrays or tensors of numpy, torch and their
     like. Text, complex numbers and dates do not. NaN and infinity are returned: the caller decides.
     """
-    if isinstance(value, numbers.Real | Decimal):
-        return _as_float(value)
-    if getattr(value, "shape", None) != ():
+    try:
+        if not isinstance(value, numbers.Real | Decimal):
+            item = getattr(value, "item", None)
+            value = item() if getattr(value, "shape", None) == () and callable(item) else None
+        return _as_float(value) if isinstance(value, numbers.Real | Decimal) else None
+    except Exception:  # noqa: BLE001 — the methods of a value are its author's code; a signalling NaN raises too
         return None
-    item = getattr(value, "item", None)
-    scalar = item() if callable(item) else None
-    return _as_float(scalar) if isinstance(scalar, numbers.Real | Decimal) else None
 
 
 def kind_of(value: object) -> str:
     """Return what a value is, for a message: `None`, `'good' (str)`, `Tensor of shape (3,)`."""
     if value is None:
         return "None"
-    shape = getattr(value, "shape", None)
-    if isinstance(shape, tuple):
-        return f"{type(value).__name__} of shape {tuple(shape)}"
     try:
+        shape = getattr(value, "shape", None)
+        if isinstance(shape, tuple):
+            return f"{type(value).__name__} of shape {tuple(shape)}"
         text = printable(repr(value), 60)
-    except Exception:  # noqa: BLE001 — its `__repr__` is the author's code
+    except Exception:  # noqa: BLE001 — its `shape` and `__repr__` are the author's code
         return type(value).__name__
     return text if isinstance(value, int | float) else f"{text} ({type(value).__name__})"
 

@@ -29,10 +29,18 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "swarmgame.labels" -}}
 {{ include "swarmgame.selectorLabels" . }}
+{{ include "swarmgame.sharedLabels" . }}
+{{- end -}}
+
+{{/* Labels of every object, whatever its component. */}}
+{{- define "swarmgame.sharedLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: swarmgame
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "swarmgame.serviceAccountName" -}}
@@ -43,22 +51,29 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end -}}
 
-{{/* An image by digest, else by tag; of {image, chart}. */}}
+{{/*
+An image by digest, else by tag; of {image, root}. global.imageRegistry replaces the host of the repository: its first
+part, where that has a dot or a colon or is localhost, as in Docker's names.
+*/}}
 {{- define "swarmgame.image" -}}
+{{- $repository := .image.repository -}}
+{{- with .root.Values.global.imageRegistry -}}
+{{- $repository = printf "%s/%s" . (regexReplaceAll "^(localhost|[^/]*[.:][^/]*)/" $repository "") -}}
+{{- end -}}
 {{- if .image.digest -}}
-{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- printf "%s@%s" $repository .image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" .image.repository (default .chart.AppVersion .image.tag) -}}
+{{- printf "%s:%s" $repository (default .root.Chart.AppVersion .image.tag) -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "swarmgame.operatorImage" -}}
-{{- include "swarmgame.image" (dict "image" .Values.image "chart" .Chart) -}}
+{{- include "swarmgame.image" (dict "image" .Values.image "root" .) -}}
 {{- end -}}
 
 {{- define "swarmgame.gatewayImage" -}}
 {{- if .Values.games.gatewayImage.repository -}}
-{{- include "swarmgame.image" (dict "image" .Values.games.gatewayImage "chart" .Chart) -}}
+{{- include "swarmgame.image" (dict "image" .Values.games.gatewayImage "root" .) -}}
 {{- else -}}
 {{- include "swarmgame.operatorImage" . -}}
 {{- end -}}
@@ -72,13 +87,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{- define "swarmgame.leaseName" -}}
 {{- default (include "swarmgame.fullname" .) .Values.leaderElection.leaseName -}}
-{{- end -}}
-
-{{- define "swarmgame.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
 {{- end -}}
 
 {{/* The operator's rights in a namespace that it watches, resource by resource. */}}
@@ -108,8 +116,14 @@ capabilities:
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
-# kopf posts the games' events, in the core group.
+{{- if eq .Values.operator.reachPods "Proxy" }}
+# The progress of peers and gateways, read through the API server.
+- apiGroups: [""]
+  resources: [pods/proxy]
+  verbs: [get]
+{{- end }}
+# kopf posts the games' events, in the core group; of an object that does not start, the operator reads the events.
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [create, list]
 {{- end -}}

@@ -12,7 +12,7 @@ import raw
 from api_servers import ApiServer
 from kubernetes import client
 from polling import until
-from rendered import DEFINITION, EVERYTHING, NAMESPACE, OPERATOR, render
+from rendered import DEFINITION, EVERYTHING, NAMESPACE, OPERATOR, SECURE, render
 
 from native_cluster import tools
 
@@ -23,6 +23,7 @@ SCHEMAS = Path(__file__).parent / "schemas"
 CASES = {
     "default": (OPERATOR, {}),
     "everything": (OPERATOR, EVERYTHING),
+    "secure metrics": (OPERATOR, SECURE),
     "namespaces": (OPERATOR, {"watchNamespaces": ["a", "b"], "metrics": {"podMonitor": {"enabled": True}}}),
     "definition": (DEFINITION, {}),
 }
@@ -109,6 +110,7 @@ def test_the_api_server_takes_every_manifest_in_a_restricted_namespace_and_warns
     bare_server: ApiServer, restricted: str
 ) -> None:
     values = {"replicaCount": 2, "podDisruptionBudget": {"enabled": True}, "networkPolicy": {"restrictEgress": True}}
+    values["metrics"] = {"secure": {"enabled": True}}
     text = render(values=values, release="tried").text.replace(f"namespace: {NAMESPACE}", f"namespace: {restricted}")
     kubectl = [str(tools.tool("kubectl")), "--kubeconfig", str(bare_server.kubeconfig)]
     command = [*kubectl, "apply", "--dry-run=server", "--validate=strict", "-f", "-"]

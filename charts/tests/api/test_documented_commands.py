@@ -24,7 +24,7 @@ from native_cluster import tools
 
 ROOT = CHARTS.parent
 GUIDE = ROOT / "docs" / "guide" / "kubernetes.md"
-PAGES = [GUIDE, *sorted((ROOT / "docs" / "runbooks").glob("*.md"))]
+PAGES = [GUIDE, ROOT / "docs" / "guide" / "platforms.md", *sorted((ROOT / "docs" / "runbooks").glob("*.md"))]
 WITHOUT_PODS = ("get", "events", "scale", "patch", "label", "create", "apply")
 WHERE = ("swarmgame.dev", "v1alpha1", "default", "swarmgames")
 

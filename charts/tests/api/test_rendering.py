@@ -124,7 +124,7 @@ def test_the_operator_reads_the_settings_that_the_chart_writes() -> None:
             "workers": 3,
             "debounceSeconds": 1,
             "progressSeconds": 30,
-            "staleSeconds": 60,
+            "staleSeconds": 90,
             "logFormat": "text",
             "logLevel": "DEBUG",
         },
@@ -137,7 +137,7 @@ def test_the_operator_reads_the_settings_that_the_chart_writes() -> None:
         3,
         1,
         30,
-        60,
+        90,
     )
     assert (settings.log_format, settings.log_level) == ("text", "DEBUG")
     assert (settings.lease_namespace, settings.lease_name, settings.lease_seconds) == (NAMESPACE, "one", 20)
@@ -174,10 +174,10 @@ def test_one_replica_needs_no_lease_and_never_overlaps_with_the_next() -> None:
 
 
 @pytest.mark.parametrize("values", [{"replicaCount": 2}, {"leaderElection": {"mode": "always"}}])
-def test_several_operators_elect_a_leader_and_are_replaced_one_by_one(values: dict[str, Any]) -> None:
+def test_several_operators_elect_a_leader_and_never_overlap_with_one_that_elects_none(values: dict[str, Any]) -> None:
     rendered = render(values=values)
     variables = environment(rendered.one("Deployment"))
-    assert rendered.one("Deployment")["spec"]["strategy"]["type"] == "RollingUpdate"
+    assert rendered.one("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
     assert variables["SWARMGAME_OPERATOR_LEASE_NAMESPACE"] == NAMESPACE
     assert variables["SWARMGAME_OPERATOR_LEASE_NAME"] == "swarmgame"
     assert rendered.one("Role", "swarmgame-lease")["rules"][0]["resourceNames"] == ["swarmgame"]

@@ -86,7 +86,16 @@ def test_a_game_is_set_up_scaled_repaired_suspended_and_deleted_without_one_refu
         def jobs() -> dict[str, Any]:
             return {job.metadata.name: job.spec for job in batch.list_namespaced_job("in-use").items}
 
-        games.create_namespaced_custom_object(*where, copy.deepcopy(GAME))
+        def created() -> bool:
+            try:
+                games.create_namespaced_custom_object(*where, copy.deepcopy(GAME))
+            except client.ApiException as refused:  # the kind is served a moment after its definition is Established
+                if refused.status != 404:
+                    raise
+                return False
+            return True
+
+        until(created)
         until(lambda: "quickstart-peers" in jobs(), 60, seen=lambda: (tmp_path / "operator.log").read_text()[-3000:])
         games.patch_namespaced_custom_object(*where, "quickstart", {"spec": {"peers": {"replicas": 6}}})
         until(lambda: jobs()["quickstart-peers"].parallelism == 6)
@@ -103,8 +112,12 @@ def test_a_game_is_set_up_scaled_repaired_suspended_and_deleted_without_one_refu
         events = client.EventsV1Api(administrator)
         until(lambda: events.list_namespaced_event("in-use", field_selector="regarding.kind=SwarmGame").items)
         games.delete_namespaced_custom_object(*where, "quickstart")
-        until(lambda: counted(figures(), "swarmgame_info", name="quickstart") == 0)
-        answer = figures()
+
+        def without_the_game() -> str:
+            text = figures()  # empty while it does not answer
+            return text if counted(text, "swarmgame_info", name="quickstart") == 0 else ""
+
+        answer = until(without_the_game)
         # A watch is counted when it ends, and one that is refused ends at once.
         for verb in ("list", "get", "create", "apply", "patch", "delete"):
             assert counted(answer, "swarmgame_operator_k8s_requests_total", verb=verb) > 0, verb

@@ -26,7 +26,18 @@ EVERYTHING = {
     "metrics": {name: {"enabled": True} for name in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")},
     "networkPolicy": {"restrictEgress": True},
 }
-"""Values that turn everything on."""
+"""Values that turn everything on that has no sidecar."""
+SECURE = {
+    "metrics": {
+        "secure": {
+            "enabled": True,
+            "certificateSecret": "metrics-tls",
+            "readers": [{"kind": "ServiceAccount", "name": "prometheus", "namespace": "monitoring"}],
+        },
+        "serviceMonitor": {"enabled": True},
+    }
+}
+"""Values of secure metrics, with all that belongs to them."""
 
 
 class Refused(Exception):

@@ -48,8 +48,10 @@ def gateway_metrics() -> set[str]:
     status = {"waiting": {"report": 1}, "inFlight": 0, "round": 0, "roundAge": 0}
     counts = SimpleNamespace(sent=0, bumped=0, reorganised=0, lost=0, filled=0, gas=0)
     queue = SimpleNamespace(ended={("report", "final", ""): 1})
-    sender = SimpleNamespace(counts=counts, out_of_funds=False)
-    text = gateway.render(SimpleNamespace(status=lambda: status, sender=sender, queue=queue, ready=True)).decode()
+    sender = SimpleNamespace(counts=counts, out_of_funds=False, budget_spent=False)
+    chain = SimpleNamespace(calls={"eth_call": 1})
+    running = SimpleNamespace(status=lambda: status, sender=sender, queue=queue, chain=chain, failures=0, ready=True)
+    text = gateway.render(running).decode()
     return set(re.findall(r"^(\w+)[{ ]", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE), re.MULTILINE))
 
 

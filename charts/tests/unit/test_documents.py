@@ -116,7 +116,7 @@ def test_every_value_that_a_page_mentions_exists(page: Path) -> None:
 
 
 def test_the_commands_use_only_known_programs() -> None:
-    known = {"helm", "kubectl", "swarmgame", "curl", "export", "sleep", "POD=$(kubectl"}
+    known = {"helm", "kubectl", "make", "swarmgame", "curl", "export", "sleep", "POD=$(kubectl"}
     for page in PAGES:
         for block in blocks(page, "sh"):
             first = {line.split()[0] for line in block.splitlines() if line.strip()}

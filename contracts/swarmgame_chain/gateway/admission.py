@@ -7,16 +7,26 @@ gets the contract's own error as its reason.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence, Set
 
-from swarmgame_chain.errors import BadMessage
+from swarmgame_chain.errors import BadMessage, ChainUnreachable
 from swarmgame_chain.gateway.queue import MessageQueue, MessageState, QueuedMessage
-from swarmgame_chain.messages import SignedMessage
+from swarmgame_chain.messages import TOO_EARLY, SignedMessage
+from swarmgame_chain.messages.base import MAX_ROUNDS_AHEAD
 from swarmgame_chain.reader import Coordinator, RoundClock, SwarmConfig
 
+log = logging.getLogger(__name__)
 MAX_SIGNERS = 100_000
 """Signers that are remembered."""
+LOOKUPS_PER_MINUTE = 6_000
+"""Peers whose signer is read from the chain: anyone may invent peers, and each costs the node a call. Messages signed
+by a signer that is remembered cost none.
+"""
+LOOKUPS_PER_CLIENT = 600
+"""Of these, for one address."""
+MAX_CLIENTS = 4096
 
 
 class Admission:
@@ -37,11 +47,16 @@ class Admission:
         self._coordinator = coordinator
         self._domain = coordinator.domain
         self._queue = queue
-        self._rate = registrations_per_minute
-        self._allowance = float(registrations_per_minute)
-        self._allowance_updated = clock()
+        self._registrations = _Allowance(registrations_per_minute, clock)
+        self._lookups = _Allowance(LOOKUPS_PER_MINUTE, clock)
+        self._lookups_of: dict[str, _Allowance] = {}
         self._clock = clock
+        self._is_reported = False
         self._signers: dict[str, str] = {}
+        self.on_early: Callable[[str, int], None] = lambda peer, round: None
+        """Called with the peer and the round of a signed message that is too far ahead of the chain, or the last round
+        that is not where that is less.
+        """
 
     @property
     def proven(self) -> Set[str]:
@@ -49,14 +64,15 @@ class Admission:
         return self._signers.keys()
 
     async def submit(
-        self, messages: Sequence[SignedMessage | BadMessage], swarm: SwarmConfig, clock: RoundClock
+        self, messages: Sequence[SignedMessage | BadMessage], swarm: SwarmConfig, clock: RoundClock, client: str = ""
     ) -> list[QueuedMessage | BadMessage]:
         """Return every message's entry, in order: queued, known from before, or rejected with the reason.
 
         Raises:
-            ChainUnreachable: signers had to be read from the chain and the node does not answer; nothing was added.
+            ChainUnreachable: signers had to be read from the chain and the node does not answer, or too many had to be
+                read in the last minute; nothing was added.
         """
-        await self._fetch_signers(messages)
+        await self._fetch_signers(messages, client)
         return [
             message if isinstance(message, BadMessage) else self._submit(message, swarm, clock) for message in messages
         ]
@@ -64,9 +80,13 @@ class Admission:
     def _submit(self, message: SignedMessage, swarm: SwarmConfig, clock: RoundClock) -> QueuedMessage:
         entry = QueuedMessage(message.id(self._domain), message)
         known = self._queue.get(entry.id)
-        if known is not None and known.state is not MessageState.DROPPED:
+        if known is not None and not known.may_return:
             return known
-        reason = message.refusal(swarm, clock) or self._signature_refusal(message)
+        early = message.refusal(swarm, clock)
+        reason = early if early not in ("", TOO_EARLY) else self._signature_refusal(message) or early
+        if reason == TOO_EARLY:
+            # Whatever the round: an untrusted number must not count for ever.
+            self.on_early(message.peer, min(message.about_round, clock.round + MAX_ROUNDS_AHEAD))
         if reason:
             entry.state, entry.reason = MessageState.REJECTED, reason
             return entry
@@ -78,24 +98,14 @@ class Admission:
             return "UnknownPeer"
         if not message.is_signed(self._domain, signers):
             return "InvalidSignature"
-        return "" if not message.proves_identity or self._is_within_rate() else "TooManyRegistrations"
-
-    def _is_within_rate(self) -> bool:
-        now = self._clock()
-        earned = (now - self._allowance_updated) * self._rate / 60
-        self._allowance = min(float(self._rate), self._allowance + earned)
-        self._allowance_updated = now
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
+        return "" if not message.proves_identity or self._registrations.take(1) else "TooManyRegistrations"
 
     def _signers_of(self, peer: str) -> set[str]:
         registration = self._queue.registration_of(peer)
         found = {self._signers.get(peer, "")} | ({registration.signer.lower()} if registration is not None else set())
         return found - {""}
 
-    async def _fetch_signers(self, messages: Sequence[SignedMessage | BadMessage]) -> None:
+    async def _fetch_signers(self, messages: Sequence[SignedMessage | BadMessage], client: str) -> None:
         missing: dict[str, None] = {}
         for message in messages:
             if isinstance(message, BadMessage) or message.proves_identity:
@@ -105,8 +115,46 @@ class Admission:
                 missing[message.peer] = None
         if not missing:
             return
+        if not (self._share_of(client).take(len(missing)) and self._lookups.take(len(missing))):
+            if not self._is_reported:
+                log.warning(
+                    "messages name more than %d peers a minute whose signer is not known, or %d from one address; "
+                    "those beyond are answered with 503 and may be sent again",
+                    LOOKUPS_PER_MINUTE,
+                    LOOKUPS_PER_CLIENT,
+                )
+            self._is_reported = True
+            raise ChainUnreachable("too many messages of peers whose signer is not known; send them again later")
         if len(self._signers) > MAX_SIGNERS:
             self._signers.clear()
         for peer, state in zip(missing, await self._coordinator.peers(list(missing)), strict=True):
             if state.proven:
                 self._signers[peer] = state.signer.lower()
+
+    def _share_of(self, client: str) -> _Allowance:
+        """Return what one address may use. The addresses that were seen last are remembered."""
+        share = self._lookups_of.pop(client, None) or _Allowance(LOOKUPS_PER_CLIENT, self._clock)
+        self._lookups_of[client] = share
+        if len(self._lookups_of) > MAX_CLIENTS:
+            del self._lookups_of[next(iter(self._lookups_of))]
+        return share
+
+
+class _Allowance:
+    """A count a minute, all of which may be used at once."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
+        self._rate = per_minute
+        self._left = float(per_minute)
+        self._updated = clock()
+        self._clock = clock
+
+    def take(self, count: int) -> bool:
+        """Use up some of it; return False where less is left, and use nothing."""
+        now = self._clock()
+        self._left = min(float(self._rate), self._left + (now - self._updated) * self._rate / 60)
+        self._updated = now
+        if self._left < count:
+            return False
+        self._left -= count
+        return True

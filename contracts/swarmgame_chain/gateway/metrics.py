@@ -46,6 +46,15 @@ class _Collector:
             transactions.add_metric([what], getattr(counts, what))
         yield transactions
         yield CounterMetricFamily("swarmgame_gateway_gas", "Gas used by transactions that are final", value=counts.gas)
+        calls = CounterMetricFamily("swarmgame_gateway_node_calls", "Calls to the node", labels=["method"])
+        for method, count in self._gateway.chain.calls.items():
+            calls.add_metric([method], count)
+        yield calls
+        yield CounterMetricFamily(
+            "swarmgame_gateway_node_failures",
+            "Steps that ended because the node did not answer, or not as it should",
+            value=self._gateway.failures,
+        )
         for name, help_, value in (
             ("in_flight", "Transactions that are not final yet", status["inFlight"]),
             ("ready", "1 when the chain answers and is the right one", int(self._gateway.ready)),
@@ -54,6 +63,7 @@ class _Collector:
                 "1 when the wallet could not pay for the last transaction",
                 int(self._gateway.sender.out_of_funds),
             ),
+            ("budget_spent", "1 when the gas of this hour is used up", int(self._gateway.sender.budget_spent)),
             ("round", "The round on chain", status["round"]),
             ("round_age_seconds", "How long the round on chain has lasted", status["roundAge"]),
         ):

@@ -21,14 +21,16 @@ from typing import Annotated, Literal
 from eth_utils.crypto import keccak
 from pydantic import BeforeValidator, Field
 
-from swarmgame_chain.deploy import deploy, manage
+from swarmgame_chain.deploy import FeeCaps, deploy, manage
 from swarmgame_chain.errors import BadChainUsage, ChainError, ChainRefused, ChainUnreachable, RpcError
+from swarmgame_chain.gateway.config import GatewayConfig
+from swarmgame_chain.gateway.sender import GWEI
 from swarmgame_chain.gateway.server import serve
-from swarmgame_chain.gateway.service import Gateway, GatewayConfig
+from swarmgame_chain.gateway.service import Gateway
 from swarmgame_chain.keys import Wallet, load_wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, SwarmConfig
-from swarmgame_chain.rpc import HttpRpcClient, RpcClient
+from swarmgame_chain.rpc import NODE_ADDRESSES, NodeClient, RpcClient, is_node_address
 from swarmgame_common import logs
 from swarmgame_common.settings import (
     Digits,
@@ -48,6 +50,10 @@ DEV_CONFIG = SwarmConfig(round_duration=3_600, min_round_time=0)
 RETRY_SECONDS = 10.0
 CHAIN_ID = "a number from 1 to 9223372036854775808"
 ADDRESS = "an address: 0x and 40 hexadecimal digits"
+
+
+GWEI_RANGE = "gwei, above 0 and at most 1000000"
+Gwei = Annotated[float, BeforeValidator(float), Field(gt=0, le=10**6, allow_inf_nan=False)]
 
 
 class GatewayEnvironment(EnvironmentSettings):
@@ -76,6 +82,23 @@ class GatewayEnvironment(EnvironmentSettings):
         Field(gt=0, le=1, allow_inf_nan=False),
         Variable(expected="a share above 0 and at most 1"),
     ] = 0.67
+    gateway_interval: Annotated[
+        float,
+        BeforeValidator(float),
+        Field(ge=0.01, le=60, allow_inf_nan=False),
+        Variable(expected="seconds from 0.01 to 60"),
+    ] = 0.25
+    """Least seconds between two reads of the chain; an idle gateway reads it about once a block."""
+    gateway_max_fee_gwei: Annotated[Gwei, Variable(expected=GWEI_RANGE)] = 500
+    """Highest fee per unit of gas."""
+    gateway_max_tip_gwei: Annotated[Gwei, Variable(expected=GWEI_RANGE)] = 30
+    """Highest tip of a first offer; the node proposes one."""
+    gateway_gas_per_hour: Annotated[int, Digits, Field(ge=0, le=10**12), Variable(expected="a number of gas")] = 0
+    """Gas that transactions may use in an hour; 0 sets no limit."""
+    gateway_registrations_per_minute: Annotated[
+        int, Digits, Field(ge=1, le=10**6), Variable(expected="a number from 1 to 1000000")
+    ] = 2_000
+    """Registrations of unknown peers that are taken in a minute."""
     gateway_host: str = "0.0.0.0"
     gateway_port: Annotated[Port, Variable(expected="a number from 0 to 65535")] = 8645
     gateway_bootnodes: SpaceSeparated = ()
@@ -106,9 +129,9 @@ class GatewayEnvironment(EnvironmentSettings):
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise BadChainUsage(f"the file that SWARMGAME_CHAIN_RPC_FILE names cannot be read: {reason}") from None
-        if not url.startswith(("http://", "https://")):
+        if not is_node_address(url):
             raise BadChainUsage(
-                "no node: set SWARMGAME_CHAIN_RPC to http(s)://…, or SWARMGAME_CHAIN_RPC_FILE to a file that holds it"
+                f"no node: set SWARMGAME_CHAIN_RPC to {NODE_ADDRESSES}; or SWARMGAME_CHAIN_RPC_FILE to a file with it"
             )
         return url
 
@@ -150,7 +173,13 @@ class PodSettings:
             domain=given.domain(wallet),
             wallet=wallet,
             config=GatewayConfig(
-                confirmations=given.gateway_confirmations or (1 if dev else 2), quorum=given.gateway_quorum
+                confirmations=given.gateway_confirmations or (1 if dev else 2),
+                quorum=given.gateway_quorum,
+                interval=given.gateway_interval,
+                max_fee=round(given.gateway_max_fee_gwei * GWEI),
+                max_tip=round(given.gateway_max_tip_gwei * GWEI),
+                gas_per_hour=given.gateway_gas_per_hour,
+                registrations_per_minute=given.gateway_registrations_per_minute,
             ),
             host=given.gateway_host,
             port=given.gateway_port,
@@ -165,7 +194,7 @@ async def run(settings: PodSettings, stop: asyncio.Event, announce: Callable[[st
         ChainRefused: also where the contract cannot be deployed on a Dev chain.
         ChainUnreachable: a Dev chain has started anew; the gateway must be restarted.
     """
-    async with HttpRpcClient(settings.rpc) as chain:
+    async with NodeClient(settings.rpc) as chain:
 
         async def prepare(gateway: Gateway) -> None:
             while True:
@@ -203,7 +232,8 @@ async def make_ready(chain: RpcClient, settings: PodSettings) -> None:
     await coordinator.check()
     if settings.bootnodes and await coordinator.bootnodes() != settings.bootnodes:
         try:
-            await manage(chain, settings.wallet, domain.contract, "setBootnodes", list(settings.bootnodes))
+            caps = FeeCaps(settings.config.max_fee, settings.config.max_tip)
+            await manage(chain, settings.wallet, domain.contract, "setBootnodes", list(settings.bootnodes), caps=caps)
         except ChainRefused as error:
             # Another account manages the contract; peers have the addresses from the manifest too.
             log.warning("the bootnodes are not put on chain: %s", error)
@@ -242,7 +272,8 @@ async def _deploy(chain: RpcClient, settings: PodSettings) -> None:
             f"there is no contract at {settings.domain.contract}, and it cannot be made there: that is for the first "
             f"transaction of {wallet.address}, which has sent {sent}; give the chain a new state"
         )
-    made, _ = await deploy(chain, wallet, DEV_CONFIG)
+    caps = FeeCaps(settings.config.max_fee, settings.config.max_tip)
+    made, _ = await deploy(chain, wallet, DEV_CONFIG, caps=caps)
     log.info("deployed the contract %s", made.contract)
 
 

@@ -1,18 +1,21 @@
 """The gateway's queue: the messages that were submitted, and how each ended.
 
-It is bounded: when it is full, the oldest waiting message is dropped and counted, since the newest report is worth
-more than the oldest. At most one message per subject (a peer's registration, its report or commit of a round) is on
-its way. A message is in exactly one state; `final`, `rejected` and `dropped` never change. No clock and no network.
+It is bounded: when it is full, the oldest waiting message of the peer that has the most is dropped and counted, since
+the newest report is worth more than the oldest. At most one message per subject (a peer's registration, its report or
+commit of a round) is on its way. A message is in exactly one state; `final`, `rejected` and `dropped` never change,
+except that one that was dropped, or whose peer was unknown, may be submitted again. No clock and no network.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from swarmgame_chain.messages import KINDS, MessageKind, Registration, SignedMessage
+from swarmgame_chain.reader import SwarmConfig
 
 Subject = tuple[MessageKind, str, int]
 
@@ -39,7 +42,9 @@ class QueuedMessage:
         reason: the name of the contract's error, for a rejection.
         transaction: the hash of the transaction that carried it, if this gateway sent it.
         attempts: how many transactions or simulations did not take it.
-        waited_in: the last round of the chain in which it had to wait.
+        waited_in: the last round of the chain in which it had to wait, though its peer was registered.
+        judged_at: the newest block when it was last decided that it has to wait.
+        failures: in how many blocks the node failed on it, and not on others.
     """
 
     id: str
@@ -49,6 +54,8 @@ class QueuedMessage:
     transaction: str = ""
     attempts: int = 0
     waited_in: int = -1
+    judged_at: str = ""
+    failures: int = 0
 
     @property
     def kind(self) -> MessageKind:
@@ -58,6 +65,11 @@ class QueuedMessage:
     def subject(self) -> Subject:
         """What it is about: two messages with one subject contradict each other."""
         return (self.kind, self.message.peer, self.message.about_round)
+
+    @property
+    def may_return(self) -> bool:
+        """Whether it ended for a reason that may pass, so that it is taken when it is submitted again."""
+        return self.state is MessageState.DROPPED or self.reason == "UnknownPeer"
 
     def view(self) -> dict[str, str]:
         """Return the JSON object for its sender."""
@@ -79,6 +91,8 @@ class MessageQueue:
         self._entries: dict[str, QueuedMessage] = {}
         self._subjects: dict[Subject, QueuedMessage] = {}
         self._waiting: dict[MessageKind, OrderedDict[str, QueuedMessage]] = {kind: OrderedDict() for kind in KINDS}
+        self._held: dict[MessageKind, dict[str, OrderedDict[str, QueuedMessage]]] = {kind: {} for kind in KINDS}
+        """The messages of each peer that are not over, oldest first."""
         self._over: OrderedDict[str, QueuedMessage] = OrderedDict()
         self.ended: dict[tuple[str, MessageState, str], int] = {}
         """How messages ended: (the kind's path, state, reason) → count."""
@@ -96,29 +110,28 @@ class MessageQueue:
         """Return how many messages of a kind wait for a transaction."""
         return len(self._waiting[kind])
 
-    def ahead_of(self, round: int) -> frozenset[str]:
-        """Return the peers that have a waiting message of a later round."""
-        messages = (entry.message for line in self._waiting.values() for entry in line.values())
-        return frozenset(message.peer for message in messages if message.about_round > round)
-
-    def unsent_rounds(self, kind: MessageKind) -> dict[str, set[int]]:
-        """Return, for each peer, the rounds of its messages of a kind that no transaction carries yet."""
-        found: dict[str, set[int]] = {}
+    def newest_rounds(self) -> dict[str, int]:
+        """Return the newest round of each peer that has a message on its way."""
+        found: dict[str, int] = {}
         for entry in self._entries.values():
-            if entry.state is MessageState.QUEUED and entry.kind is kind:
-                found.setdefault(entry.message.peer, set()).add(entry.message.about_round)
+            round = entry.message.about_round
+            if round > found.get(entry.message.peer, -1):
+                found[entry.message.peer] = round
         return found
 
-    def needs_round(self, round: int) -> bool:
-        """Return whether a message waits that a sealed swarm takes in this round only.
+    def last_round(self, config: SwarmConfig, round: int) -> int | None:
+        """Return the last round in which the contract takes all waiting messages; None where any round will do.
 
-        A message that was examined in this round and has to wait for something else does not count.
+        A message that was examined in this round and has to wait for something else does not count, nor does one that
+        is too late already.
         """
-        return any(
-            entry.message.only_round == round and entry.waited_in != round
+        rounds = (
+            entry.message.last_round(config)
             for line in self._waiting.values()
             for entry in line.values()
+            if entry.waited_in != round
         )
+        return min((each for each in rounds if each is not None and each >= round), default=None)
 
     def rejections(self) -> dict[str, int]:
         """Return how many messages were rejected, by reason."""
@@ -140,7 +153,7 @@ class MessageQueue:
         way is rejected.
         """
         known = self.get(entry.id)
-        if known is not None and known.state is not MessageState.DROPPED:
+        if known is not None and not known.may_return:
             return known
         rival = self._subjects.get(entry.subject)
         if rival is not None:
@@ -154,13 +167,28 @@ class MessageQueue:
         self._over.pop(entry.id, None)
         self._entries[entry.id] = entry
         self._subjects[entry.subject] = entry
+        self._held[entry.kind].setdefault(entry.message.peer, OrderedDict())[entry.id] = entry
         self._waiting[entry.kind][entry.id] = entry
         return entry
 
-    def take(self, kind: MessageKind, most: int) -> list[QueuedMessage]:
-        """Take the oldest waiting messages out of the line; the caller finishes them or gives them back."""
+    def take(self, kind: MessageKind, most: int, block: str = "", round: int = -1) -> list[QueuedMessage]:
+        """Take the oldest waiting messages out of the line; the caller finishes them or gives them back.
+
+        Args:
+            block: the newest block's hash; messages that had to wait at this block are left out.
+            round: the chain's round; messages of a later one that had to wait in this one are left out.
+        """
         line = self._waiting[kind]
-        return [line.popitem(last=False)[1] for _ in range(min(most, len(line)))]
+        due = (
+            entry
+            for entry in line.values()
+            if not (block and entry.judged_at == block)
+            and not (entry.waited_in == round and entry.message.about_round > round >= 0)
+        )
+        taken = list(itertools.islice(due, most))
+        for entry in taken:
+            del line[entry.id]
+        return taken
 
     def give_back(self, entries: Iterable[QueuedMessage], *, first: bool = True) -> None:
         """Make messages wait again: at the head of the line, or at its end."""
@@ -176,7 +204,11 @@ class MessageQueue:
         """End a message, once."""
         if entry.state in OVER:
             return
-        self._entries.pop(entry.id, None)
+        if self._entries.pop(entry.id, None) is not None:
+            peer, held = entry.message.peer, self._held[entry.kind]
+            del held[peer][entry.id]
+            if not held[peer]:
+                del held[peer]
         if self._subjects.get(entry.subject) is entry:
             del self._subjects[entry.subject]
         self._waiting[entry.kind].pop(entry.id, None)
@@ -193,7 +225,11 @@ class MessageQueue:
     def _drop_oldest(self) -> None:
         # Reports are many and lose their worth; a registration is dropped only when nothing else waits.
         for kind in sorted(KINDS, key=lambda kind: kind.drop_order):
-            line = self._waiting[kind]
-            if line:
-                self.finish(next(iter(line.values())), MessageState.DROPPED, "QueueFull")
-                return
+            if not self._waiting[kind]:
+                continue
+            held = self._held[kind]
+            # Of the peer that has the most: one key must not push out the messages of others.
+            most = sorted(held, key=lambda peer: len(held[peer]), reverse=True)
+            waiting = (each for peer in most for each in held[peer].values() if each.id in self._waiting[kind])
+            self.finish(next(waiting), MessageState.DROPPED, "QueueFull")
+            return

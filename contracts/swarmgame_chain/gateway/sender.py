@@ -1,10 +1,10 @@
 """Transactions of one wallet under consecutive nonces: sent, replaced at a higher fee, sent again, and followed until
 a reorganisation can no longer undo them.
 
-At most eight are in flight. A transaction that is not mined in time is replaced under the same nonce at a fee an
-eighth higher, up to a cap; every hash that a nonce ever had is remembered, since any of them may be mined. When
-another process has used a nonce, its messages go back into the queue; the contract takes nothing twice. `step` returns
-each request once, when its outcome is final.
+At most eight are in flight, and one more where it fills a gap before them. A transaction that is not mined in time is
+replaced under the same nonce at a fee an eighth higher, up to a cap; every hash that a nonce ever had is remembered,
+since any of them may be mined. When another process has used a nonce, its messages go back into the queue; the contract
+takes nothing twice. `step` returns each request once, when its outcome is final.
 """
 
 from __future__ import annotations
@@ -12,31 +12,25 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from swarmgame_chain.deploy import fees
-from swarmgame_chain.errors import RpcError
-from swarmgame_chain.gateway.batcher import MessageBatch
+from swarmgame_chain.errors import ChainUnreachable, RequestTooLarge, RpcError
+from swarmgame_chain.gateway.batcher import GAS_CAP, MessageBatch
+from swarmgame_chain.gateway.budget import GasBudget
 from swarmgame_chain.keys import Wallet
-from swarmgame_chain.rpc import RpcClient
+from swarmgame_chain.rpc import RpcClient, successes
+from swarmgame_chain.send_result import SendResult, classify
 
 log = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 8
+GWEI = 10**9
+DEFAULT_TIP = GWEI
+"""Wei per gas, where the node proposes none."""
 MAX_MISSING_RECEIPTS = 3
 """Steps in which a used nonce may lack a receipt before it counts as lost: nodes show receipts a little late."""
-
-
-class SendResult(Enum):
-    """What a node's refusal of a transaction means."""
-
-    KNOWN = "known"
-    NONCE_USED = "nonce used"
-    UNDERPRICED = "underpriced"
-    NO_FUNDS = "no funds"
-    REFUSED = "refused"
 
 
 class TxOutcome(Enum):
@@ -108,20 +102,6 @@ class TxCounts:
     gas: int = 0
 
 
-def classify(error: RpcError) -> SendResult:
-    """Return what a node's refusal means. Nodes agree on the text, not on the codes."""
-    text = error.message.lower()
-    if "already known" in text or "already imported" in text or "known transaction" in text:
-        return SendResult.KNOWN
-    if "nonce too low" in text or "nonce is too low" in text or "nonce has already been used" in text:
-        return SendResult.NONCE_USED
-    if "underpriced" in text or "less than block base fee" in text or "fee too low" in text or "fee cap" in text:
-        return SendResult.UNDERPRICED
-    if "insufficient funds" in text or "insufficient balance" in text:
-        return SendResult.NO_FUNDS
-    return SendResult.REFUSED
-
-
 class TransactionSender:
     """Sends the transactions of one wallet.
 
@@ -129,6 +109,8 @@ class TransactionSender:
         confirmations: blocks after which a transaction counts as final, its own included.
         bump_after: seconds after which an unmined transaction is replaced by one at a higher fee.
         max_fee: the highest fee per unit of gas, in wei.
+        max_tip: the highest tip of a first offer, in wei; the node proposes one. A replacement may offer more.
+        gas_per_hour: gas that transactions may use in an hour; 0 sets no limit.
         clock: monotonic seconds.
     """
 
@@ -142,6 +124,8 @@ class TransactionSender:
         confirmations: int = 2,
         bump_after: float = 30.0,
         max_fee: int = 500 * 10**9,
+        max_tip: int = 30 * 10**9,
+        gas_per_hour: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain = chain
@@ -151,10 +135,16 @@ class TransactionSender:
         self._confirmations = confirmations
         self._bump_after = bump_after
         self._max_fee = max_fee
+        self._max_tip = max_tip
+        self._budget = GasBudget(gas_per_hour)
         self._clock = clock
         self._next: int | None = None
         self._gap_since: float | None = None
         self._pending: list[PendingTx] = []
+        self._results: list[TxResult] = []
+        self._tip_capped = False
+        self.sent_at = -math.inf
+        """When the newest version of a transaction was signed."""
         self.out_of_funds = False
         """Whether the wallet could not pay for the last transaction."""
         self.counts = TxCounts()
@@ -162,22 +152,31 @@ class TransactionSender:
     @property
     def room(self) -> int:
         """How many more may be sent now."""
-        return 0 if self.out_of_funds else MAX_IN_FLIGHT - len(self._pending)
+        # A transaction that fills a gap may be a ninth.
+        return 0 if self.out_of_funds or self.budget_spent else max(0, MAX_IN_FLIGHT - len(self._pending))
+
+    @property
+    def budget_spent(self) -> bool:
+        """Whether the gas of this hour is used up."""
+        return self._budget.is_spent(self._clock())
 
     @property
     def in_flight(self) -> int:
         return len(self._pending)
 
-    def carries(self, data: bytes) -> bool:
-        """Return whether a transaction whose data begins with this is in flight."""
-        return any(pending.request.data.startswith(data) for pending in self._pending)
+    def carries(self, data: bytes, head: int) -> bool:
+        """Return whether a transaction whose data begins with this is on its way: not mined up to the block `head`."""
+        return any(
+            pending.request.data.startswith(data) and (pending.mined is None or pending.mined > head)
+            for pending in self._pending
+        )
 
     async def send(self, request: TxRequest) -> None:
         """Send a transaction; `step` returns its outcome.
 
         Raises:
             ChainUnreachable: the fee or the nonce could not be read; it was not sent.
-            RpcError: the node refuses it; it was not sent.
+            RpcError, RequestTooLarge: the node refuses it; it was not sent.
         """
         if self._next is None:
             self._next = int(await self._chain.request("eth_getTransactionCount", self._wallet.address, "pending"), 16)
@@ -190,35 +189,65 @@ class TransactionSender:
         self._next += 1
         try:
             await self._offer(pending)
-        except RpcError:
+        except (RpcError, RequestTooLarge):
             self._pending.remove(pending)
             self._next -= 1
             raise
+        except ChainUnreachable as error:
+            # It may have arrived: its messages must not be sent under another nonce too. `step` offers it again.
+            log.warning("whether a transaction arrived is not known, nonce %d: %s", pending.nonce, error)
         self.counts.sent += 1
+        self._budget.add(request.gas, self._clock())
 
-    async def step(self) -> list[TxResult]:
-        """Follow the transactions in flight; return those with a final outcome.
+    async def send_first(self, calls: Sequence[bytes]) -> bool:
+        """Send the first of these calls that the contract would take; return whether there is one.
 
         Raises:
-            ChainUnreachable: nothing changed.
+            ChainUnreachable, RpcError, RequestTooLarge: as of `send`.
+        """
+        for data in calls:
+            call = {"from": self._wallet.address, "to": self._contract, "data": "0x" + data.hex()}
+            (gas,) = await self._chain.request_all([("eth_estimateGas", (call,))])
+            if not isinstance(gas, RpcError):
+                await self.send(TxRequest(data, min(int(gas, 16) * 5 // 4, GAS_CAP)))
+                return True
+        return False
+
+    async def step(self, head: int) -> list[TxResult]:
+        """Follow the transactions in flight; return those with a final outcome.
+
+        Args:
+            head: the number of the newest block. Nonces are read as of it; a receipt of a later block counts as mined,
+                not as final.
+
+        Raises:
+            ChainUnreachable, RpcError: the next call returns what this one found.
         """
         if not self._pending:
             return []
-        receipts_of = [("eth_getTransactionReceipt", (name,)) for pending in self._pending for name in pending.hashes]
-        calls = [("eth_blockNumber", ()), ("eth_getTransactionCount", (self._wallet.address, "latest")), *receipts_of]
-        answers = await self._chain.request_all(calls)
-        if isinstance(answers[0], RpcError) or isinstance(answers[1], RpcError):
-            return []
-        head, used = int(answers[0], 16), int(answers[1], 16)
-        receipts = {answer["transactionHash"]: answer for answer in answers[2:] if isinstance(answer, dict)}
-        results: list[TxResult] = []
+        names = [name for pending in self._pending for name in pending.hashes]
+        calls = [
+            ("eth_getTransactionCount", (self._wallet.address, hex(head))),
+            *(("eth_getTransactionReceipt", (name,)) for name in names),
+        ]
+        count, *answers = await self._chain.request_all(calls)
+        used = int(successes([count])[0], 16)
+        found = dict(zip(names, answers, strict=True))
         for pending in list(self._pending):
-            receipt = next((receipts[name] for name in pending.hashes if name in receipts), None)
+            answered = [found[name] for name in pending.hashes if name in found]
+            receipt = next((each for each in answered if isinstance(each, dict)), None)
+            if receipt is None and any(isinstance(each, RpcError) for each in answered):
+                # Whether it is mined is not known, so it is neither missing nor reorganised.
+                continue
             result = self._mined(pending, receipt, head) if receipt is not None else await self._unmined(pending, used)
             if result is not None:
                 self._pending.remove(pending)
-                results.append(result)
+                self._results.append(result)
+        if not self._pending:
+            # None is left whose offer would tell whether the wallet can pay again; the next one does.
+            self.out_of_funds = False
         await self._fill_gap(used)
+        results, self._results = self._results, []
         return results
 
     def _mined(self, pending: PendingTx, receipt: dict[str, Any], head: int) -> TxResult | None:
@@ -244,7 +273,8 @@ class TransactionSender:
             self._next = max(self._next or 0, used)
             return TxResult(pending.request, TxOutcome.LOST)
         pending.missing = 0
-        if self._clock() - pending.since >= self._bump_after:
+        # An empty wallet cannot pay a higher fee either.
+        if not self.out_of_funds and self._clock() - pending.since >= self._bump_after:
             await self._bump(pending)
         if self._clock() - pending.offered >= min(5.0, self._bump_after):
             try:
@@ -296,17 +326,36 @@ class TransactionSender:
             if result is SendResult.UNDERPRICED:
                 # A transaction with this nonce has a higher fee: the next step replaces it.
                 pending.since = -math.inf
-            if result is SendResult.NO_FUNDS and not self.out_of_funds:
-                log.error(
-                    "the wallet %s cannot pay for its transactions; messages wait until it can", self._wallet.address
-                )
+            if result is SendResult.NO_FUNDS:
+                # It is offered at this fee for as long as any other, once the wallet can pay.
+                pending.since = self._clock()
+                if not self.out_of_funds:
+                    log.error(
+                        "the wallet %s cannot pay for its transactions; messages wait until it can",
+                        self._wallet.address,
+                    )
             self.out_of_funds = result is SendResult.NO_FUNDS
             return
         self.out_of_funds = False
 
     async def _price(self) -> tuple[int, int]:
-        fee, tip = await fees(self._chain)
-        return min(fee, self._max_fee), min(tip, self._max_fee)
+        """Return the fees to offer now, in wei per gas: the maximum (twice the base fee plus the tip), and the tip."""
+        block = await self._chain.request("eth_getBlockByNumber", "latest", False)
+        base = int(block.get("baseFeePerGas") or "0x0", 16)
+        try:
+            tip = int(await self._chain.request("eth_maxPriorityFeePerGas"), 16)
+        except RpcError:
+            tip = DEFAULT_TIP
+        if tip > self._max_tip:
+            if not self._tip_capped:
+                log.warning(
+                    "the node proposes a tip of %.3g gwei; %.3g gwei are offered (SWARMGAME_GATEWAY_MAX_TIP_GWEI)",
+                    tip / GWEI,
+                    self._max_tip / GWEI,
+                )
+            tip = self._max_tip
+            self._tip_capped = True
+        return min(2 * base + tip, self._max_fee), min(tip, self._max_fee)
 
     def _sign(self, pending: PendingTx) -> None:
         transaction: dict[str, object] = {
@@ -322,4 +371,4 @@ class TransactionSender:
         }
         pending.raw, name = self._wallet.sign(transaction)
         pending.hashes.append(name)
-        pending.since = self._clock()
+        pending.since = self.sent_at = self._clock()

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from pydantic_core import from_json
 
-from swarmgame_chain.errors import BadChainUsage, BadMessage, ChainUnreachable, RpcError
+from swarmgame_chain.errors import BadChainUsage, BadMessage, ChainUnreachable, RequestTooLarge, RpcError
 from swarmgame_chain.gateway.metrics import render
 from swarmgame_chain.gateway.queue import QueuedMessage
 from swarmgame_chain.gateway.rpc_proxy import MALFORMED, ReadOnlyRpcProxy
@@ -22,6 +22,7 @@ from swarmgame_chain.gateway.service import Gateway
 from swarmgame_chain.messages import KINDS, MessageKind
 from swarmgame_chain.wire import MAX_BODY, MAX_MESSAGES, parse
 from swarmgame_common.metrics import CONTENT_TYPE
+from swarmgame_common.sockets import host_and_port, listening_socket
 
 MAX_IDS = 4 * MAX_MESSAGES
 
@@ -38,7 +39,9 @@ class HttpServer:
         self._host = host
         self._port = port
         self._runner: web.AppRunner | None = None
-        self._proxy = ReadOnlyRpcProxy(gateway.chain, gateway.domain.contract)
+        # What others ask for must not narrow the limits that the gateway found for its own requests.
+        self._proxied = gateway.chain.separate()
+        self._proxy = ReadOnlyRpcProxy(self._proxied, gateway.domain.contract)
 
     async def start(self) -> int:
         """Listen; return the port.
@@ -58,7 +61,7 @@ class HttpServer:
         application.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
+        site = web.SockSite(self._runner, listening_socket(self._host, self._port))
         await site.start()
         self._port = self._runner.addresses[0][1]
         return self._port
@@ -67,12 +70,14 @@ class HttpServer:
         """Stop listening."""
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._proxied is not self._gateway.chain:
+            await self._proxied.close()
 
     def _submission_handler(self, kind: MessageKind) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def submit(request: web.Request) -> web.Response:
             try:
                 messages = parse(kind, await request.read())
-                entries = await self._gateway.submit(messages)
+                entries = await self._gateway.submit(messages, request.remote or "")
             except BadMessage as error:
                 return web.json_response({"error": str(error)}, status=400)
             except (ChainUnreachable, RpcError) as error:
@@ -101,6 +106,8 @@ class HttpServer:
             return web.json_response(
                 {"jsonrpc": "2.0", "id": None, "error": {"code": MALFORMED, "message": str(error)}}, status=400
             )
+        except RequestTooLarge as error:
+            return web.json_response({"error": str(error)}, status=413)
         except (ChainUnreachable, RpcError):
             return web.json_response({"error": "the node does not answer"}, status=503, headers={"Retry-After": "2"})
 
@@ -140,7 +147,7 @@ async def serve(
     try:
         bound = await server.start()
     except OSError as error:
-        raise BadChainUsage(f"the gateway cannot listen on {host}:{port}: {error.strerror}") from error
+        raise BadChainUsage(f"the gateway cannot listen on {host_and_port(host, port)}: {error.strerror}") from error
 
     async def work() -> None:
         if prepare is not None:
@@ -149,7 +156,7 @@ async def serve(
 
     working = asyncio.create_task(work())
     stopping = asyncio.create_task(stop.wait())
-    announce(f"gateway listens on http://{host}:{bound}")
+    announce(f"gateway listens on http://{host_and_port(host, bound)}")
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -5,7 +5,7 @@
 module, one entry here, and its function in the contract.
 """
 
-from swarmgame_chain.messages.base import MAX_ROUNDS_AHEAD, Action, ChainState, Decision, SignedMessage
+from swarmgame_chain.messages.base import MAX_ROUNDS_AHEAD, TOO_EARLY, Action, ChainState, Decision, SignedMessage
 from swarmgame_chain.messages.commit import Commit, sign_commit
 from swarmgame_chain.messages.registration import Registration, proves, sign_registration
 from swarmgame_chain.messages.report import MAX_VOTES, Report, sign_report
@@ -22,8 +22,8 @@ from swarmgame_chain.messages.signing import (
 
 MessageKind = type[SignedMessage]
 KINDS: list[MessageKind] = [Registration, Report, Commit]
-"""In the order in which they are sent: the contract keeps one seal per peer, so a report is opened before the next one
-is sealed. A gateway that knew only the next seal could also end the round in which the report must be opened."""
+"""In the order in which they are sent. A gateway that knew only later seals could end the round in which a report must
+be opened, so that reports come before commits."""
 
 
 def kind_of_path(path: str) -> MessageKind:
@@ -40,6 +40,7 @@ __all__ = [
     "MAX_PEER_ID",
     "MAX_ROUNDS_AHEAD",
     "MAX_VOTES",
+    "TOO_EARLY",
     "Action",
     "ChainState",
     "Commit",

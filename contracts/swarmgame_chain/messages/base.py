@@ -8,6 +8,7 @@ A subclass of `SignedMessage` is a frozen dataclass with `validate` (from JSON),
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Set
 from dataclasses import dataclass
@@ -22,8 +23,14 @@ from swarmgame_chain.messages.signing import MAX_PEER_ID, Domain, recover
 if TYPE_CHECKING:
     from swarmgame_chain.reader import Coordinator, PeerState, RoundClock, SwarmConfig
 
-MAX_ROUNDS_AHEAD = 64
-"""Rounds that a message may be ahead of the chain's: the swarm continues while the chain is unreachable."""
+MAX_ROUNDS_AHEAD = 128
+"""Rounds that a message may be ahead of the chain's, as many as end in one step. Later ones wait at their peer."""
+REPORT_WINDOW = 256
+"""Rounds whose reports the contract takes, the current one among them."""
+OPENING_WINDOW = 8
+"""Rounds after a commit in which its report may be opened, and rounds for which a commit may come early."""
+TOO_EARLY = "TooEarly"
+"""Why a gateway does not take a message yet. No error of the contract: the peer submits the message again."""
 
 
 class Action(Enum):
@@ -83,8 +90,6 @@ class SignedMessage(ABC):
     """When the queue is full, waiting messages of the lowest number are dropped first."""
     proves_identity: ClassVar[bool] = False
     """Whether its own key signs it, so that the peer need not be known. Such messages are rate-limited."""
-    in_order: ClassVar[bool] = False
-    """Whether the contract takes a peer's messages in the order of their rounds only."""
 
     peer: str
     signature: bytes
@@ -132,20 +137,15 @@ class SignedMessage(ABC):
     def size(self) -> int:
         """Return an upper bound of the bytes of its entry."""
 
-    async def outcome(self, coordinator: Coordinator, newest: PeerState, config: SwarmConfig) -> Decision:
+    async def outcome(self, coordinator: Coordinator, newest: PeerState, config: SwarmConfig, head: int) -> Decision:
         """Return DONE where the contract recorded this very message, and a rejection where it recorded another one.
 
-        Called after a decision to COMPARE.
-        """
-        return reject(self.repeated)
-
-    def follows(self, unsent: Set[int], newest: PeerState) -> bool:
-        """Return whether the message has to wait for one of the peer's unsent messages of the same kind.
+        WAIT where the node does not show what the contract recorded. Called after a decision to COMPARE.
 
         Args:
-            unsent: the rounds of these messages; empty unless the kind is `in_order`.
+            head: the number of the block that the decision was made in.
         """
-        return False
+        return reject(self.repeated)
 
     def replaces(self, other: SignedMessage) -> bool:
         """Return whether the message takes the place of another one about the same thing that still waits."""
@@ -156,10 +156,9 @@ class SignedMessage(ABC):
         """The round that the message is about; -1 where it is about none."""
         return -1
 
-    @property
-    def only_round(self) -> int:
-        """The only round of the chain in which a swarm with sealed reports takes the message; -1 where any will do."""
-        return -1
+    def last_round(self, config: SwarmConfig) -> int | None:
+        """Return the last round of the chain in which the contract takes the message; None where any will do."""
+        return None
 
     @lru_cache(maxsize=24_576)  # noqa: B019  messages are small and the cache is bounded
     def digest(self, domain: Domain) -> bytes:
@@ -183,7 +182,11 @@ class RoundMessage(SignedMessage):
         return self.round
 
     def refusal(self, config: SwarmConfig, clock: RoundClock) -> str:
-        return "InvalidRoundNumber" if self.round > clock.round + MAX_ROUNDS_AHEAD else ""
+        last = self.last_round(config)
+        if last is not None and last + REPORT_WINDOW + MAX_ROUNDS_AHEAD < clock.round:
+            # Not as soon as it is late: the contract may have it, and a reorganisation may take rounds back.
+            return "InvalidRoundNumber"
+        return TOO_EARLY if self.round > clock.round + MAX_ROUNDS_AHEAD else ""
 
     def is_signed(self, domain: Domain, signers: Set[str]) -> bool:
         signer = recover(self.digest(domain), self.signature)
@@ -192,11 +195,20 @@ class RoundMessage(SignedMessage):
     def decide(self, newest: PeerState, settled: PeerState, state: ChainState) -> Decision:
         if not newest.proven:
             return WAIT if state.registration_pending or settled.proven else reject("UnknownPeer")
+        if self.round < newest.first_round:
+            return reject("InvalidRoundNumber") if settled.proven and self.round < settled.first_round else WAIT
+        last = self.last_round(state.config)
+        if last is not None and settled.round > last and not self.is_recorded(newest):
+            return reject("InvalidRoundNumber")
         decision = self.decide_by_round(newest, settled, state)
         unsettled = decision == SEND or (decision == WAIT and not state.registration_pending)
         if unsettled and not self.is_signed(state.domain, {newest.signer.lower()}):
             return WAIT if state.registration_pending else reject("InvalidSignature")
         return decision
+
+    def is_recorded(self, newest: PeerState) -> bool:
+        """Return whether the contract has something of the peer for this round."""
+        return newest.has_reported(self.round)
 
     @abstractmethod
     def decide_by_round(self, newest: PeerState, settled: PeerState, state: ChainState) -> Decision:
@@ -206,10 +218,12 @@ class RoundMessage(SignedMessage):
 def hexadecimal(*sizes: int) -> Callable[[str], str]:
     """Return a check for text of 0x and as many bytes as one of `sizes`."""
 
+    # Not bytes.fromhex, which skips blanks.
+    form = re.compile("|".join(f"0x[0-9a-fA-F]{{{2 * size}}}" for size in sizes))
+
     def check(text: str) -> str:
-        if not text.startswith("0x") or (len(text) - 2) // 2 not in sizes or len(text) % 2:
+        if form.fullmatch(text) is None:
             raise ValueError(f"expected 0x and {' or '.join(str(2 * size) for size in sizes)} hexadecimal digits")
-        bytes.fromhex(text[2:])
         return text
 
     return check

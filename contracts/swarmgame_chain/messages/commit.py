@@ -1,4 +1,4 @@
-"""Commits: the seal of a report, sent in the report's own round; the report opens it in the next one."""
+"""Commits: the seal of a report, sent before the report's round ends; the report opens it in one of the next ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eth_utils.crypto import keccak
 
 from swarmgame_chain.messages.base import (
     DONE,
-    MAX_ROUNDS_AHEAD,
+    OPENING_WINDOW,
     SEND,
     WAIT,
     ChainState,
@@ -67,18 +67,19 @@ class Commit(RoundMessage):
     def refusal(self, config: SwarmConfig, clock: RoundClock) -> str:
         return super().refusal(config, clock) if config.sealed_reports else "NotSealed"
 
+    def is_recorded(self, newest: PeerState) -> bool:
+        return newest.has_reported(self.round) or newest.seal_of(self.round) is not None
+
     def decide_by_round(self, newest: PeerState, settled: PeerState, state: ChainState) -> Decision:
         if not state.config.sealed_reports:
             return reject("NotSealed")
-        if newest.sealed_round > self.round:
-            if settled.sealed_round <= self.round:
-                return WAIT
-            # A seal of a later round has replaced this one's, which therefore was taken or came too late.
-            same = settled.sealed_round == self.round + 1 and settled.seal == self.seal
-            return DONE if same else reject("AlreadySealed")
-        if self.round == state.round:
-            return SEND
-        return WAIT if state.round < self.round <= state.round + MAX_ROUNDS_AHEAD else reject("InvalidRoundNumber")
+        if newest.has_reported(self.round):
+            # Opened, and therefore taken.
+            return DONE if settled.has_reported(self.round) else WAIT
+        if newest.seal_of(self.round) is not None:
+            seal = settled.seal_of(self.round)
+            return WAIT if seal is None else DONE if seal == self.seal[:28] else reject("AlreadySealed")
+        return SEND if state.round <= self.round < state.round + OPENING_WINDOW else WAIT
 
     def encode(self) -> tuple[object, ...]:
         return (self.peer, self.round, self.seal, self.signature)
@@ -89,8 +90,7 @@ class Commit(RoundMessage):
     def size(self) -> int:
         return 352
 
-    @property
-    def only_round(self) -> int:
+    def last_round(self, config: SwarmConfig) -> int:
         return self.round
 
 

@@ -5,6 +5,7 @@ A later deadline replaces an earlier registration, which is how a peer changes i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Set
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 from pydantic import AfterValidator, Field
 
+from swarmgame_chain.errors import BadMessage
 from swarmgame_chain.messages.base import (
     DONE,
     SEND,
@@ -41,14 +43,24 @@ from swarmgame_chain.messages.signing import (
 if TYPE_CHECKING:
     from swarmgame_chain.reader import PeerState, RoundClock, SwarmConfig
 
+MAX_DEADLINE = 30 * 24 * 3600
+"""Seconds that a deadline may be away; the contract takes no later one."""
 _TYPE = keccak(text="RegisterPeer(address owner,address signer,uint256 deadline)")
+
+
+def _provable(text: str) -> str:
+    try:
+        peer_id(to_bytes(text))
+    except BadMessage as error:
+        raise ValueError(str(error)) from None
+    return text
 
 
 class RegistrationBody(MessageBody):
     owner: Address
     signer: Address
     deadline: Annotated[int, Field(ge=0, lt=2**64)]
-    key: Annotated[str, Field(max_length=514), AfterValidator(hexadecimal(64, 256))]
+    key: Annotated[str, Field(max_length=514), AfterValidator(hexadecimal(64, 256)), AfterValidator(_provable)]
     signature: Annotated[str, Field(max_length=514), AfterValidator(hexadecimal(65, 256))]
 
 
@@ -57,7 +69,7 @@ class Registration(SignedMessage):
     """A peer's proof of its id.
 
     Args:
-        deadline: unix seconds until which it may be carried.
+        deadline: unix seconds until which it may be carried, 30 days away at most.
         key: 64 bytes of secp256k1 (x, y), or 256 bytes of an RSA modulus.
     """
 
@@ -96,7 +108,10 @@ class Registration(SignedMessage):
     def refusal(self, config: SwarmConfig, clock: RoundClock) -> str:
         if int(self.owner, 16) == 0 or int(self.signer, 16) == 0:
             return "InvalidOwner"
-        return "RegistrationExpired" if self.deadline < clock.now else ""
+        if self.deadline < clock.now:
+            return "RegistrationExpired"
+        # The last block of a chain that makes blocks on demand may be old.
+        return "RegistrationTooLong" if self.deadline > max(clock.now, time.time()) + MAX_DEADLINE else ""
 
     def is_signed(self, domain: Domain, signers: Set[str]) -> bool:
         return proves(self, domain)
@@ -122,8 +137,9 @@ class Registration(SignedMessage):
         return isinstance(other, Registration) and self.deadline > other.deadline
 
     def _is_recorded(self, state: PeerState) -> bool:
+        # With the same accounts, another deadline changes nothing.
         accounts = (int(state.owner, 16), int(state.signer, 16)) == (int(self.owner, 16), int(self.signer, 16))
-        return state.proven and state.deadline == self.deadline and accounts
+        return state.proven and accounts
 
 
 def sign_registration(

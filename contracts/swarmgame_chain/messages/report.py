@@ -1,13 +1,12 @@
 """Reports: a peer's mean reward of a round, and the peers whose groups it trained on most.
 
-In a swarm with sealed reports, a report opens the commit of the round before. Whether a report that the contract
+In a swarm with sealed reports, a report opens its commit in one of the next rounds. Whether a report that the contract
 recorded is this one is read from its events and from the transaction that carried it.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -20,7 +19,8 @@ from swarmgame_chain.errors import BadMessage
 from swarmgame_chain.messages.base import (
     COMPARE,
     DONE,
-    MAX_ROUNDS_AHEAD,
+    OPENING_WINDOW,
+    REPORT_WINDOW,
     SEND,
     WAIT,
     ChainState,
@@ -63,7 +63,6 @@ class Report(RoundMessage):
     function = "submitReports"
     max_per_transaction = 256
     repeated = "RewardAlreadySubmitted"
-    in_order = True
 
     peer: str
     round: int
@@ -101,19 +100,16 @@ class Report(RoundMessage):
 
     def decide_by_round(self, newest: PeerState, settled: PeerState, state: ChainState) -> Decision:
         sealed = state.config.sealed_reports
-        if newest.next_round > self.round:
-            return COMPARE if settled.next_round > self.round else WAIT
-        opens = self.round + sealed
-        if opens > state.round:
-            return WAIT if opens <= state.round + MAX_ROUNDS_AHEAD else reject("InvalidRoundNumber")
-        if sealed and opens < state.round:
-            return reject("InvalidRoundNumber")
-        if sealed and (newest.sealed_round != self.round + 1 or newest.seal != self.seal):
-            return reject("SealMismatch")
-        return reject("WinnerAlreadyVoted") if self.winners and newest.next_vote > self.round else SEND
-
-    def follows(self, unsent: Set[int], newest: PeerState) -> bool:
-        return any(newest.next_round <= round < self.round for round in unsent)
+        if newest.has_reported(self.round):
+            return COMPARE if settled.has_reported(self.round) else WAIT
+        if self.round + sealed > state.round or state.round > self.last_round(state.config):
+            return WAIT
+        if sealed and newest.seal_of(self.round) != self.seal[:28]:
+            # No seal is taken after the end of its round, so one that the settled state has not never comes.
+            return reject("SealMismatch") if settled.round > self.round else WAIT
+        if self.winners and newest.has_voted(self.round):
+            return reject("WinnerAlreadyVoted") if settled.has_voted(self.round) else WAIT
+        return SEND
 
     def encode(self) -> tuple[object, ...]:
         return (self.peer, self.round, self.reward, list(self.winners), self.salt, self.signature)
@@ -125,49 +121,50 @@ class Report(RoundMessage):
     def size(self) -> int:
         return 480 + 128 * len(self.winners)
 
-    @property
-    def only_round(self) -> int:
-        return self.round + 1
+    def last_round(self, config: SwarmConfig) -> int:
+        return self.round + (OPENING_WINDOW if config.sealed_reports else REPORT_WINDOW - 1)
 
-    async def outcome(self, coordinator: Coordinator, newest: PeerState, config: SwarmConfig) -> Decision:
+    async def outcome(self, coordinator: Coordinator, newest: PeerState, config: SwarmConfig, head: int) -> Decision:
         """Return DONE where the recorded report has the same reward and names the same winners.
 
         The events name only the winners that counted, so the transaction itself is read. A report that came through
         another contract, or from a client of 0.4.2, shows none: then the winners that counted must be all that this
         one names.
         """
-        chain = coordinator.chain
-        head = int(await chain.request("eth_blockNumber"), 16)
-        query = {
-            "fromBlock": hex(max(0, head - MAX_BLOCKS_BACK)),
-            "toBlock": hex(head),
-            "address": [coordinator.domain.contract],
-            "topics": [
-                topic("RewardSubmitted"),
-                "0x" + newest.owner[2:].lower().rjust(64, "0"),
-                f"0x{self.round:064x}",
-            ],
-        }
+        topics = [topic("RewardSubmitted"), "0x" + newest.owner[2:].lower().rjust(64, "0"), f"0x{self.round:064x}"]
         bounded = max(-config.max_reward, min(config.max_reward, self.reward))
-        for log in await chain.request("eth_getLogs", query):
-            event = decode_log(log, 0)
-            if event is not None and event.values["peerId"] == self.peer:
-                same_reward = event.values["reward"] == bounded
-                same = same_reward and await self._recorded_winners(chain, event.transaction) == self.winners
-                return DONE if same else reject(self.repeated)
-        return reject(self.repeated)
+        first, last = max(0, head - MAX_BLOCKS_BACK), head
+        # Backwards, since most reports that are compared are recent, and some nodes search ten blocks at a time.
+        while last >= first:
+            start = max(first, last - coordinator.logs.span + 1)
+            for log in await coordinator.logs.find(start, last, topics):
+                event = decode_log(log, 0)
+                if event is None or event.values["peerId"] != self.peer:
+                    continue
+                if event.values["reward"] != bounded:
+                    return reject(self.repeated)
+                winners = await self._recorded_winners(coordinator.chain, event.transaction)
+                if winners is None:
+                    return WAIT
+                return DONE if winners == self.winners else reject(self.repeated)
+            last = start - 1
+        return WAIT
 
-    async def _recorded_winners(self, chain: RpcClient, transaction: str) -> tuple[str, ...]:
-        """Return the winners that a transaction names in this peer's report of this round."""
+    async def _recorded_winners(self, chain: RpcClient, transaction: str) -> tuple[str, ...] | None:
+        """Return the winners that a transaction names in this peer's report of this round; None where the node does not
+        show the transaction.
+        """
         carried = await chain.request("eth_getTransactionByHash", transaction)
         receipt: dict[str, Any] | None = await chain.request("eth_getTransactionReceipt", transaction)
-        call = decode_call(self.function, to_bytes(carried["input"])) if carried else None
+        if carried is None or receipt is None:
+            return None
+        call = decode_call(self.function, to_bytes(carried["input"]))
         if call is not None:
-            refused = rejected_entries(receipt) if receipt else {}
+            refused = rejected_entries(receipt)
             for index, (peer, round, _, winners, *_) in enumerate(call[0]):
                 if (peer, round) == (self.peer, self.round) and index not in refused:
                     return tuple(winners)
-        for log in receipt["logs"] if receipt else ():
+        for log in receipt["logs"]:
             event = decode_log(log, 0)
             if event is not None and event.name == "WinnerSubmitted":
                 values = event.values

@@ -86,7 +86,8 @@ def peer_id(key: bytes) -> str:
         raw = b"\x12\x20" + hashlib.sha256(_RSA_HEAD + key + _RSA_TAIL).digest()
     else:
         raise BadMessage(
-            f"a key of {len(key)} bytes cannot be proven; expected 64 of secp256k1 or 256 of a 2048-bit RSA modulus"
+            f"a key of {len(key)} bytes cannot be proven; expected 64 of secp256k1, or 256 of an RSA modulus of 2048 "
+            "bits, whose first byte is at least 0x80"
         )
     encoded: bytes = base58.b58encode(raw)
     return encoded.decode()

@@ -20,10 +20,10 @@ from swarmgame_chain.gateway.queue import MessageState, QueuedMessage
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reporter import ChainReporter
-from swarmgame_chain.rpc import HttpRpcClient
+from swarmgame_chain.rpc import NodeClient
 
 
-class CuttableClient(HttpRpcClient):
+class CuttableClient(NodeClient):
     """A client whose connection can be cut."""
 
     cut = False
@@ -239,7 +239,7 @@ async def test_killed_with_a_full_queue_stuck_and_reorganised_every_message_is_f
         port = listener.getsockname()[1]
     count = 50
     with Anvil() as anvil:
-        async with HttpRpcClient(anvil.url) as chain:
+        async with NodeClient(anvil.url) as chain:
             await chain.request("anvil_setBalance", CARRIER.address, hex(1_000 * ETHER))
             ground = await make_ground(chain)
             for _ in range(6):

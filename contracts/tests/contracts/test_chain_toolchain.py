@@ -30,7 +30,7 @@ def run(*command: str | Path) -> str:
 
 
 def test_forges_unit_fuzz_and_invariant_tests_pass() -> None:
-    assert re.search(r"Ran 5 test suites .*: 40 tests passed, 0 failed, 0 skipped", run(FORGE, "test"))
+    assert re.search(r"Ran 5 test suites .*: 49 tests passed, 0 failed, 0 skipped", run(FORGE, "test"))
 
 
 def test_gas_is_within_two_percent_of_the_snapshot() -> None:

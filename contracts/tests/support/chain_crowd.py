@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from swarmgame_chain.deploy import deploy
 from swarmgame_chain.gateway import Gateway, GatewayConfig
@@ -23,10 +25,14 @@ from swarmgame_chain.messages import (
     sign_report,
 )
 from swarmgame_chain.reader import Coordinator, SwarmConfig
-from swarmgame_chain.rpc import RpcClient, TesterRpcClient
+from swarmgame_chain.rpc import RpcClient
+
+if TYPE_CHECKING:
+    from tester_chain import TesterClient
 
 CARRIER = Wallet(sha256(b"the carrier").digest())
-FAR = 4_000_000_000
+FAR = int(time.time()) + 20 * 24 * 3600
+"""A deadline of registrations; the contract takes none that is more than 30 days away."""
 ETHER = 10**18
 
 
@@ -68,9 +74,12 @@ async def make_ground(chain: RpcClient, **config: object) -> Ground:
     return Ground(chain, domain)
 
 
-async def tester_chain(*addresses: str) -> TesterRpcClient:
+async def tester_chain(*addresses: str) -> TesterClient:
     """Return a chain in this process on which these accounts have funds."""
-    chain = TesterRpcClient()
+    # eth-tester takes seconds to import, and tests on anvil need none of it.
+    from tester_chain import TesterClient
+
+    chain = TesterClient()
     for address in addresses or (CARRIER.address,):
         funds = {"from": chain.tester.get_accounts()[0], "to": address, "value": 1_000 * ETHER, "gas": 21_000}
         chain.tester.send_transaction(funds)

@@ -11,7 +11,7 @@ from eth_abi.abi import encode
 from swarmgame_chain.deploy import Receipt, manage
 from swarmgame_chain.errors import ChainRefused, RpcError
 from swarmgame_chain.gateway.batcher import BYTES_TARGET, GAS_TARGET, cut, simulate
-from swarmgame_chain.gateway.queue import QueuedMessage
+from swarmgame_chain.gateway.queue import MessageState, QueuedMessage
 from swarmgame_chain.messages import Domain, SignedMessage, address_of, sign_commit, sign_registration, sign_report
 from swarmgame_chain.reader import EventCursor
 
@@ -55,7 +55,7 @@ async def test_bad_messages_are_rejected_with_a_reason_and_the_others_are_final(
         "rejected UnknownPeer",
         "rejected InvalidSignature",
         "rejected RewardAlreadySubmitted",
-        "rejected InvalidRoundNumber",
+        "rejected TooEarly",
         "final",
     ]
     peers = await ground.coordinator.peers([peer(n) for n in range(3)])
@@ -111,6 +111,16 @@ async def test_a_proof_displaces_a_squatter_and_a_later_registration_changes_the
     assert await ground.coordinator.proven([peer(1), peer(2)]) == {peer(1)}
 
 
+async def test_a_report_whose_registration_expired_is_taken_after_the_next_registration() -> None:
+    ground = await tester_ground()
+    gateway = ground.gateway()
+    await gateway.start()
+    report = ground.report(1, 0)
+    first = QueuedMessage(report.id(ground.domain), report)
+    gateway.queue.finish(gateway.queue.add(first), MessageState.REJECTED, "UnknownPeer")
+    assert states(await stepped(gateway, [ground.registration(1), report])) == ["final", "final"]
+
+
 async def test_a_sealed_swarm_commits_then_opens() -> None:
     ground = await tester_ground(sealed_reports=True)
     gateway = ground.gateway(ends_rounds=True, interval=0.0, quorum=1.0)
@@ -143,10 +153,19 @@ async def test_a_sealed_swarm_that_has_run_ahead_of_its_chain_loses_no_report() 
     assert [state.total_reward for state in await ground.coordinator.peers([peer(n) for n in range(3)])] == [10, 15, 20]
 
 
-async def test_reports_of_a_peer_are_sent_in_the_order_of_their_rounds_whatever_order_they_arrive_in() -> None:
+async def test_early_commits_that_waited_for_the_registration_are_taken_before_their_rounds_end() -> None:
+    ground, rounds = await tester_ground(sealed_reports=True), 5
+    gateway = ground.gateway(ends_rounds=True, interval=0.0, quorum=0.6)
+    reports = [ground.report(n, round) for round in range(rounds) for n in range(2)]
+    commits = [sign_commit(ground.domain, secret(index % 2), report) for index, report in enumerate(reports)]
+    registrations: list[SignedMessage] = [ground.registration(n) for n in range(2)]
+    entries = await stepped(gateway, [*registrations, *reports, *commits], most=60)
+    assert states(entries) == ["final"] * (2 + 4 * rounds)
+
+
+async def test_reports_of_a_peer_count_whatever_order_they_arrive_in() -> None:
     ground = await tester_ground()
-    for _ in range(3):
-        await call(ground, "updateStageAndRound")
+    await call(ground, "advanceTo", 3)
     gateway = ground.gateway()
     await stepped(gateway, [ground.registration(n) for n in range(2)])
     newest_first = [ground.report(n, round, 1 + round) for round in (3, 1, 2, 0) for n in range(2)]
@@ -169,6 +188,85 @@ async def test_the_round_ends_by_quorum_and_stays_open_while_the_swarm_is_idle()
     entries = await stepped(gateway, [ground.report(2, 0), ground.report(3, 1)])
     assert states(entries) == ["final", "final"]
     assert await ground.coordinator.round() == 1
+
+
+async def test_whoever_carries_a_later_report_first_erases_no_earlier_one() -> None:
+    ground = await tester_ground()
+    await call(ground, "advanceTo", 2)
+    gateway = ground.gateway()
+    await stepped(gateway, [ground.registration(1)])
+    early, late = ground.report(1, 0, 3, [2]), ground.report(1, 2, 4)
+    await call(ground, "submitReports", [late.encode()])
+    assert states(await stepped(ground.gateway(), [early, late])) == ["final", "final"]
+    state = await ground.coordinator.peer(peer(1))
+    assert (state.total_reward, state.last_reported) == (7, 2)
+    assert [state.has_reported(round) for round in (0, 1, 2, 3)] == [True, False, True, False]
+
+
+async def test_a_swarm_that_is_faster_than_its_chain_loses_no_report() -> None:
+    """Sixty rounds of three peers between two blocks; a fourth peer is registered and silent."""
+    ground, rounds = await tester_ground(), 60
+    gateway = ground.gateway(ends_rounds=True, interval=0.0, quorum=0.67)
+    await stepped(gateway, [ground.registration(n) for n in range(4)])
+    reports = [ground.report(n, round, 1) for round in range(rounds) for n in range(3)]
+    entries = await stepped(gateway, reports, most=20)
+    assert states(entries) == ["final"] * (3 * rounds)
+    assert await ground.coordinator.round() <= rounds
+    assert [state.total_reward for state in await ground.coordinator.peers([peer(n) for n in range(4)])] == [
+        60,
+        60,
+        60,
+        0,
+    ]
+    assert gateway.sender.counts.sent <= 12
+
+
+async def test_a_chain_that_is_far_behind_its_swarm_catches_up() -> None:
+    ground = await tester_ground()
+    gateway = ground.gateway(ends_rounds=True, interval=0.0)
+    await stepped(gateway, [ground.registration(1)])
+    forged = dataclasses.replace(ground.report(1, 9_000), reward=6)
+    for _ in range(12):
+        entries = await stepped(gateway, [ground.report(1, 600, 1), forged])
+        await gateway.step()
+    assert states(entries) == ["final", "rejected InvalidSignature"]
+    assert await ground.coordinator.round() == 601
+
+
+async def test_the_same_accounts_with_another_deadline_are_registered_already() -> None:
+    ground = await tester_ground()
+    gateway = ground.gateway()
+    await stepped(gateway, [ground.registration(1)])
+    sent = gateway.sender.counts.sent
+    for deadline in (FAR - 3_600, FAR + 3_600):
+        assert states(await stepped(gateway, [ground.registration(1, deadline)])) == ["final"]
+    assert gateway.sender.counts.sent == sent
+    too_long = ground.registration(2, FAR + 30 * 24 * 3_600)
+    assert states(await stepped(gateway, [too_long])) == ["rejected RegistrationTooLong"]
+
+
+async def test_a_peer_cannot_report_rounds_long_before_its_registration() -> None:
+    ground = await tester_ground()
+    await call(ground, "advanceTo", 60)
+    gateway = ground.gateway()
+    await stepped(gateway, [ground.registration(1)])
+    entries = await stepped(gateway, [ground.report(1, round, 1_000) for round in range(40, 61)])
+    assert states(entries) == ["rejected InvalidRoundNumber"] * 12 + ["final"] * 9
+
+
+async def test_a_sealed_report_is_opened_several_rounds_later_and_after_a_pause() -> None:
+    ground = await tester_ground(sealed_reports=True)
+    gateway = ground.gateway()
+    await stepped(gateway, [ground.registration(1)])
+    reports = [ground.report(1, round, 5) for round in range(3)]
+    commits = [sign_commit(ground.domain, secret(1), each) for each in reports]
+    assert states(await stepped(gateway, commits)) == ["final"] * 3
+    await call(ground, "pause")
+    await call(ground, "unpause")
+    await call(ground, "advanceTo", 8)
+    assert states(await stepped(ground.gateway(), reports)) == ["final"] * 3
+    assert states(await stepped(ground.gateway(), commits)) == ["final"] * 3
+    assert (await ground.coordinator.peer(peer(1))).total_reward == 15
 
 
 async def test_a_paused_contract_keeps_messages_waiting() -> None:
@@ -218,6 +316,18 @@ async def test_a_transaction_is_cut_by_gas_bytes_and_count() -> None:
     voting = [QueuedMessage(str(n), ground.report(1, 0, 1, range(2, 10))) for n in range(300)]
     chosen, _ = cut(voting)
     assert len(chosen) * (480 + 8 * 128) <= BYTES_TARGET
+
+
+async def test_a_message_that_has_failed_twice_is_sent_alone() -> None:
+    ground = await tester_ground()
+    entries = [QueuedMessage(str(n), ground.report(n % 4, 0, 1)) for n in range(6)]
+    entries[2].attempts = 2
+    sizes = []
+    left = entries
+    while left:
+        chosen, left = cut(left)  # type: ignore[assignment]
+        sizes.append(len(chosen))
+    assert sizes == [2, 1, 3]
 
 
 class ExpensiveNode:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from chain_crowd import CARRIER, Ground, peer, stepped, tester_chain, tester_ground
+from tester_chain import TesterClient
 
 from swarmgame_chain.abi import encode_call
 from swarmgame_chain.errors import BadChainUsage, BadMessage, ChainRefused, ChainUnreachable
@@ -18,7 +19,6 @@ from swarmgame_chain.gateway.pod import DEV_SECRET, PodSettings, first_contract,
 from swarmgame_chain.gateway.rpc_proxy import MAX_CONCURRENT, NOT_ALLOWED, ReadOnlyRpcProxy
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.reader import Coordinator
-from swarmgame_chain.rpc import TesterRpcClient
 
 DEV = {"SWARMGAME_CHAIN_MODE": "Dev", "SWARMGAME_CHAIN_RPC": "http://chain:8545"}
 ELSEWHERE = "0x" + "11" * 20
@@ -48,10 +48,18 @@ def test_an_external_gateway_reads_secrets_from_files_and_shows_none(tmp_path: P
         "SWARMGAME_GATEWAY_BOOTNODES": "/ip4/1.2.3.4/tcp/1/p2p/a /ip4/1.2.3.5/tcp/1/p2p/b",
         "SWARMGAME_GATEWAY_QUORUM": "0.5",
         "SWARMGAME_GATEWAY_CONFIRMATIONS": "12",
+        "SWARMGAME_GATEWAY_INTERVAL": "2.5",
+        "SWARMGAME_GATEWAY_MAX_FEE_GWEI": "50",
+        "SWARMGAME_GATEWAY_MAX_TIP_GWEI": "0.5",
+        "SWARMGAME_GATEWAY_GAS_PER_HOUR": "1000000",
+        "SWARMGAME_GATEWAY_REGISTRATIONS_PER_MINUTE": "9",
     }
     settings = PodSettings.from_environment(environment)
     assert settings.wallet == CARRIER
     assert (settings.config.quorum, settings.config.confirmations, len(settings.bootnodes)) == (0.5, 12, 2)
+    config = settings.config
+    assert (config.interval, config.max_fee, config.max_tip) == (2.5, 50 * 10**9, 5 * 10**8)
+    assert (config.gas_per_hour, config.registrations_per_minute) == (1_000_000, 9)
     assert "password" not in repr(settings)
     assert CARRIER.secret.hex() not in repr(settings)
 
@@ -67,6 +75,10 @@ def test_an_external_gateway_reads_secrets_from_files_and_shows_none(tmp_path: P
         ({"SWARMGAME_GATEWAY_PORT": "70000"}, "SWARMGAME_GATEWAY_PORT is '70000'; expected a number from 0 to 65535"),
         ({"SWARMGAME_GATEWAY_QUORUM": "1.5"}, "a share above 0"),
         ({"SWARMGAME_GATEWAY_QUORUM": "nan"}, "a share above 0"),
+        ({"SWARMGAME_GATEWAY_INTERVAL": "0"}, "SWARMGAME_GATEWAY_INTERVAL is '0'; expected seconds from 0.01 to 60"),
+        ({"SWARMGAME_GATEWAY_MAX_TIP_GWEI": "-1"}, "expected gwei, above 0"),
+        ({"SWARMGAME_GATEWAY_MAX_FEE_GWEI": "inf"}, "expected gwei, above 0"),
+        ({"SWARMGAME_GATEWAY_GAS_PER_HOUR": "1e6"}, "expected a number of gas"),
         ({"SWARMGAME_CHAIN_MODE": "External"}, "no key"),
     ],
 )
@@ -89,11 +101,11 @@ def test_an_external_chain_needs_its_id_and_its_contract(missing: str, tmp_path:
 def test_the_address_of_the_node_is_never_shown() -> None:
     with pytest.raises(BadChainUsage) as caught:
         PodSettings.from_environment(
-            DEV | {"SWARMGAME_CHAIN_RPC": "ws://user:password@a", "SWARMGAME_GATEWAY_QUORUM": "2"}
+            DEV | {"SWARMGAME_CHAIN_RPC": "ftp://user:password@a", "SWARMGAME_GATEWAY_QUORUM": "2"}
         )
     assert "password" not in str(caught.value)
     with pytest.raises(BadChainUsage) as caught:
-        PodSettings.from_environment(DEV | {"SWARMGAME_CHAIN_RPC": "ws://user:password@a"})
+        PodSettings.from_environment(DEV | {"SWARMGAME_CHAIN_RPC": "ftp://user:password@a"})
     assert "password" not in str(caught.value)
 
 
@@ -232,7 +244,7 @@ async def test_a_revert_passes_with_the_contracts_error() -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b"[1]", b"[" * 100_000, json.dumps([{}] * 257).encode()])
 async def test_a_body_that_is_not_a_request_is_refused(body: bytes) -> None:
     with pytest.raises(BadMessage):
-        await ReadOnlyRpcProxy(TesterRpcClient(), ELSEWHERE).answer(body)
+        await ReadOnlyRpcProxy(TesterClient(), ELSEWHERE).answer(body)
 
 
 async def test_too_many_requests_at_once_are_refused() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,20 @@ from eth_account import Account
 from swarmgame_chain.errors import BadChainUsage
 from swarmgame_chain.gateway.queue import MessageQueue, MessageState, QueuedMessage
 from swarmgame_chain.keys import KEY_FILE_VARIABLE, Wallet, load_wallet, new_wallet
-from swarmgame_chain.messages import Domain, Registration, Report, sign_registration, sign_report
+from swarmgame_chain.messages import (
+    Action,
+    ChainState,
+    Commit,
+    Domain,
+    Registration,
+    Report,
+    address_of,
+    sign_commit,
+    sign_registration,
+    sign_report,
+)
+from swarmgame_chain.messages.base import MAX_ROUNDS_AHEAD, REPORT_WINDOW
+from swarmgame_chain.reader import PeerState, RoundClock, SwarmConfig
 
 DOMAIN = Domain(31337, "0x" + "11" * 20)
 
@@ -36,6 +51,28 @@ def test_a_key_comes_from_a_file_a_keystore_or_the_file_that_a_variable_names(
     assert load_wallet(keystore=tmp_path / "store.json", passphrase_file=tmp_path / "passphrase") == wallet
     with pytest.raises(FileExistsError):
         new_wallet(tmp_path / "key")
+
+
+def test_a_key_that_cannot_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        new_wallet(tmp_path / "key")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_replaces_no_file_where_links_are_not_supported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", unsupported)
+    wallet = new_wallet(tmp_path / "key")
+    with pytest.raises(FileExistsError):
+        new_wallet(tmp_path / "key")
+    assert load_wallet(tmp_path / "key") == wallet
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
 def test_an_invalid_key_is_an_error_that_never_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +114,18 @@ def test_a_full_queue_drops_the_oldest_report_and_counts_it() -> None:
     assert queue.add(entry(1)).state is MessageState.QUEUED
 
 
+def test_a_full_queue_drops_the_oldest_report_of_the_peer_that_has_the_most() -> None:
+    queue = MessageQueue(capacity=4)
+    honest = queue.add(entry(1))
+    flood = [queue.add(entry(2, round)) for round in range(3)]
+    (taken,) = queue.take(Report, 1)
+    assert taken is honest
+    queue.give_back([taken])
+    queue.add(entry(2, 3))
+    assert [each.state for each in flood] == [MessageState.DROPPED, MessageState.QUEUED, MessageState.QUEUED]
+    assert honest.state is MessageState.QUEUED
+
+
 def test_the_same_message_is_one_entry_and_another_about_the_same_is_rejected() -> None:
     queue = MessageQueue()
     first = queue.add(entry(1))
@@ -105,3 +154,43 @@ def test_what_is_over_stays_over() -> None:
     queue.finish(first, MessageState.REJECTED, "UnknownPeer")
     queue.give_back([first])
     assert (first.state, first.reason, queue.on_their_way, queue.waiting(Report)) == (MessageState.FINAL, "", 0, 0)
+
+
+def test_a_message_of_a_peer_that_was_unknown_is_taken_again_once_and_other_refusals_stay() -> None:
+    queue = MessageQueue()
+    first = queue.add(entry(1))
+    queue.finish(first, MessageState.REJECTED, "UnknownPeer")
+    second = queue.add(entry(1))
+    assert (second.state, queue.get(second.id), queue.waiting(Report)) == (MessageState.QUEUED, second, 1)
+    queue.finish(second, MessageState.REJECTED, "InvalidSignature")
+    assert queue.add(entry(1)).state is MessageState.REJECTED
+
+
+def test_one_key_that_fills_the_queue_pushes_out_its_own_messages() -> None:
+    queue = MessageQueue(capacity=4)
+    entries = [queue.add(each) for each in (entry(1), entry(2, 0), entry(2, 1), entry(2, 2), entry(3), entry(4))]
+    assert [each.id for each in entries if each.state is MessageState.DROPPED] == ["2/0/1", "2/1/1"]
+
+
+def test_messages_of_rounds_that_are_long_over_are_not_admitted() -> None:
+    report = entry(1, round=3).message
+    commit = Commit(peer(1), 3, bytes(32), bytes(65))
+    for message, last in ((report, 3 + REPORT_WINDOW - 1), (commit, 3)):
+        end = last + REPORT_WINDOW + MAX_ROUNDS_AHEAD
+        config = SwarmConfig(sealed_reports=message is commit)
+        assert [message.refusal(config, RoundClock(round, 9, 1)) for round in (3, end, end + 1)] == [
+            "",
+            "",
+            "InvalidRoundNumber",
+        ]
+
+
+@pytest.mark.parametrize(("is_settled", "action"), [(True, Action.DONE), (False, Action.WAIT)])
+def test_a_commit_that_is_on_chain_is_not_refused_when_its_round_is_over(is_settled: bool, action: Action) -> None:
+    commit = sign_commit(DOMAIN, secret(1), sign_report(DOMAIN, secret(1), peer=peer(1), round=3, reward=1))
+    owner = address_of(secret(1))
+    before = PeerState(owner, owner, FAR, True, 0, 20, 0, 0, 0, 0)
+    after = replace(before, seals=(commit.seal[:28] + (4).to_bytes(4),))
+    state = ChainState(DOMAIN, SwarmConfig(sealed_reports=True), 20, 0)
+    assert commit.decide(after, after if is_settled else before, state).action is action
+    assert commit.decide(before, before, state).reason == "InvalidRoundNumber"

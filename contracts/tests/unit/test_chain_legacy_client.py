@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from chain_crowd import CARRIER, ETHER, make_ground
+from tester_chain import TesterClient
 
 from swarmgame_chain.deploy import manage
-from swarmgame_chain.rpc import TesterRpcClient
 
 
 def function(name: str, inputs: str, outputs: str = "", mutability: str = "nonpayable") -> dict[str, object]:
@@ -104,8 +104,8 @@ async def test_a_client_of_0_4_2_takes_part() -> None:
     from eth_account import Account
     from web3.logs import DISCARD
 
-    chain = TesterRpcClient()
-    web3 = chain._web3
+    chain = TesterClient()
+    web3 = chain.web3
     rich = chain.tester.get_accounts()[0]
     people = [Account.create() for _ in range(2)]
     for account in (CARRIER.address, *(person.address for person in people)):

@@ -50,7 +50,7 @@ class Pledge(RoundMessage):
         return Commit(self.peer, self.round, self.seal, b"").struct_hash()
 
     def decide_by_round(self, newest: Any, settled: Any, state: ChainState) -> Decision:
-        return COMPARE if newest.sealed_round > self.round else SEND
+        return COMPARE if newest.seal_of(self.round) is not None else SEND
 
     def encode(self) -> tuple[object, ...]:
         return (self.peer, self.round, self.seal, self.signature)
@@ -61,8 +61,8 @@ class Pledge(RoundMessage):
     def size(self) -> int:
         return 352
 
-    async def outcome(self, coordinator: Any, newest: Any, config: Any) -> Decision:
-        return DONE if newest.seal == self.seal else reject(self.repeated)
+    async def outcome(self, coordinator: Any, newest: Any, config: Any, head: int) -> Decision:
+        return DONE if newest.seal_of(self.round) == self.seal[:28] else reject(self.repeated)
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def registered() -> Iterator[None]:
     KINDS.remove(Pledge)
 
 
-def pledge(domain: Domain, number: int, seal: bytes = bytes(31) + b"\x01") -> Pledge:
+def pledge(domain: Domain, number: int, seal: bytes = b"\x01" + bytes(31)) -> Pledge:
     unsigned = Pledge(peer(number), 0, seal, b"")
     return Pledge(peer(number), 0, seal, sign(secret(number), unsigned.digest(domain)))
 
@@ -96,12 +96,12 @@ async def test_a_new_kind_goes_from_json_to_its_outcome_on_chain() -> None:
     unknown = pledge(ground.domain, 7)
     entries = await stepped(gateway, [parsed, forged, unknown, parsed])
     assert states(entries) == ["final", "rejected InvalidSignature", "rejected UnknownPeer", "final"]
-    assert (await ground.coordinator.peer(peer(0))).sealed_round == 1
+    assert (await ground.coordinator.peer(peer(0))).seal_of(0) == message.seal[:28]
     assert gateway.status()["waiting"]["pledges"] == 0
     assert gateway.queue.ended["pledges", "final", ""] == 1  # type: ignore[index]
 
     # A gateway that remembers nothing compares with the chain.
-    other = pledge(ground.domain, 0, bytes(31) + b"\x02")
+    other = pledge(ground.domain, 0, b"\x02" + bytes(31))
     fresh = ground.gateway()
     entries = await stepped(fresh, [message])
     assert states(entries) == ["final"]

@@ -175,6 +175,27 @@ def test_an_invalid_field_is_named(change: dict[str, object], where: str) -> Non
     assert str(parsed).startswith(where)
 
 
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"owner": "0x" + "11" * 19 + "  "}, "owner"),
+        ({"signer": "0x" + "11" * 19 + " 1"}, "signer"),
+        ({"signer": "0x" + "١" * 40}, "signer"),
+        ({"signature": "0x" + "11" * 64 + "\n\n"}, "signature"),
+        ({"key": "0x" + "7f" * 256}, "key"),
+        ({"key": "0x" + "11" * 63 + "  "}, "key"),
+    ],
+)
+def test_a_registration_with_blanks_or_a_key_that_proves_nothing_spoils_no_other(
+    change: dict[str, object], where: str
+) -> None:
+    good = sign_registration(DOMAIN, secret(1), deadline=9)
+    bad, kept = parse(Registration, json.dumps([dump(good) | change, dump(good)]).encode())
+    assert isinstance(bad, BadMessage)
+    assert str(bad).startswith(where)
+    assert kept == good
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"[" * 100_000, b" " * (MAX_BODY + 1), b"[" + b"1," * 300 + b"1]"])
 def test_an_invalid_body_is_refused(body: bytes) -> None:
     with pytest.raises(BadMessage):

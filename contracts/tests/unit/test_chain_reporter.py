@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -13,11 +14,11 @@ from typing import Any
 
 import pytest
 from chain_crowd import peer, secret
+from fake_node import fake_node
 
 from swarmgame_chain import reporter as module
 from swarmgame_chain.errors import ChainRefused, ChainUnreachable
-from swarmgame_chain.messages import Commit, Domain, Registration, Report, sign_registration, sign_report
-from swarmgame_chain.pending import PendingMessages
+from swarmgame_chain.messages import Domain
 from swarmgame_chain.reporter import ChainReporter, ReporterStatus, to_millionths
 
 DOMAIN = Domain(31337, "0x" + "11" * 20)
@@ -29,6 +30,9 @@ class FakeGateway:
 
     def __init__(self, port: int = 0) -> None:
         self.state: Callable[[str, dict[str, Any]], str] = lambda path, message: "final"
+        self.answer: Callable[[str, dict[str, Any]], dict[str, str]] = lambda path, message: {
+            "state": self.state(path, message)
+        }
         self.bodies: list[tuple[str, Any]] = []
         self.connections = 0
         gateway = self
@@ -45,7 +49,7 @@ class FakeGateway:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 gateway.bodies.append((path, body))
                 messages = [{}] * len(body["ids"]) if path == "lookups" else body
-                answer = json.dumps({"messages": [{"state": gateway.state(path, each)} for each in messages]}).encode()
+                answer = json.dumps({"messages": [gateway.answer(path, each) for each in messages]}).encode()
                 self.send_response(202)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
@@ -132,21 +136,6 @@ def test_one_thread_and_one_connection_do_all_of_it(gateway: FakeGateway, contra
     until(lambda: threading.active_count() <= before + 1)  # the fake gateway's own
 
 
-def test_a_restarted_gateway_gets_the_old_reports_before_the_new_one(
-    gateway: FakeGateway, contract: FakeContract
-) -> None:
-    """The contract takes no report that is older than the peer's last one."""
-    gateway.state = lambda path, message: "final" if path == "registrations" else "queued"
-    reporter = make(gateway.url)
-    reporter.start()
-    for round in (0, 1, 2):
-        reporter.report(round, 0.5)
-        until(lambda: round in [sent["round"] for body in gateway.received("reports") for sent in body])  # noqa: B023
-    # Each submission holds all that is not over, oldest first, so a gateway that remembers nothing gets all of it.
-    assert [sent["round"] for sent in gateway.received("reports")[-1]] == [0, 1, 2]
-    reporter.stop()
-
-
 @pytest.mark.parametrize("lost", ["unknown", "dropped"])
 def test_what_a_gateway_has_lost_is_submitted_again(gateway: FakeGateway, contract: FakeContract, lost: str) -> None:
     def state(path: str, message: dict[str, Any]) -> str:
@@ -168,16 +157,40 @@ def test_an_unreachable_gateway_delays_nothing_and_drops_are_counted_and_logged(
     reporter = make(UNREACHABLE)
     reporter.start()
     start = time.monotonic()
-    for round in range(1_200):
+    for round in range(5_200):
         reporter.report(round, 0.5)
-    assert (time.monotonic() - start) / 1_200 < 0.01
+    assert (time.monotonic() - start) / 5_200 < 0.01
     until(lambda: "the gateway does not answer" in reporter.status().problem)
     assert not reporter.wait_until_registered(0)
     status = reporter.finish(0.0)
-    assert (status.waiting, status.dropped) == (1_000, 201)
+    assert (status.waiting, status.dropped) == (5_000, 201)
     assert "201" not in caplog.text
     assert "200 messages to the chain were dropped" in caplog.text
-    assert "1000 messages did not reach the chain: the gateway does not answer" in caplog.text
+    assert "5000 messages did not reach the chain: the gateway does not answer" in caplog.text
+
+
+def test_a_reporter_that_finishes_asks_a_gateway_that_was_away_without_its_long_pause(
+    gateway: FakeGateway, contract: FakeContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, refusals = module.post, 1
+
+    async def refused(*arguments: Any) -> list[dict[str, str]]:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise OSError("away")
+        return await sent(*arguments)
+
+    monkeypatch.setattr(module, "post", refused)
+    monkeypatch.setattr(module, "POLL_SECONDS", 1e5)
+    monkeypatch.setattr(module, "MAX_BACKOFF", 1e6)
+    reporter = make(gateway.url)
+    reporter.start()
+    until(lambda: "does not answer: away" in reporter.status().problem)
+    refusals = 2
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    assert reporter.finish(60).waiting == 0
+    assert refusals == 0
 
 
 def test_a_gateway_that_comes_back_gets_everything(contract: FakeContract) -> None:
@@ -246,6 +259,40 @@ def test_a_chain_that_does_not_answer_admits_only_this_peer() -> None:
     reporter.stop()
 
 
+async def test_a_node_that_answers_nonsense_delays_admission_and_does_not_end_the_thread(
+    gateway: FakeGateway, contract: FakeContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
+    proven = "0x" + "".join(f"{number:064x}" for number in (32, 1, 1, 9, 1, 0, 0, 0, 0, 0, 0, 352, 0))
+    async with fake_node() as node:
+        reporter = ChainReporter(node.url, DOMAIN, secret(1), gateway.url)
+        await asyncio.to_thread(reporter.start)
+        answers = ({"result": None}, {"result": 7}, {"result": "0x"}, {"result": "0x" + "f" * 832}, {"error": []})
+        for answer in (*answers, {"result": proven}):
+            node.answer = lambda method, parameters, answer=answer: answer  # type: ignore[misc]
+            before = len(node.calls)
+            admitted = reporter.admits(peer(2))
+            while len(node.calls) == before:
+                await asyncio.sleep(0.01)
+            assert not admitted
+        while not reporter.admits(peer(2)):
+            await asyncio.sleep(0.01)
+        assert reporter._thread.is_alive()
+        await asyncio.to_thread(reporter.stop)
+
+
+async def test_a_reporter_that_stops_leaves_no_connection_to_the_node_open(gateway: FakeGateway) -> None:
+    async with fake_node() as node:
+        reporter = ChainReporter(node.url.replace("http", "ws"), DOMAIN, secret(1), gateway.url)
+        with pytest.raises(ChainRefused):
+            await asyncio.to_thread(reporter.start)
+        await asyncio.to_thread(reporter.stop)
+        async with asyncio.timeout(10):
+            while node.ended < node.connections:
+                await asyncio.sleep(0.01)
+        assert node.close_codes == [1000], "closed by the reporter, not by the end of its thread"
+
+
 def test_text_that_is_not_a_peer_id_is_not_checked_on_chain() -> None:
     reporter = make(UNREACHABLE)
     assert not any(reporter.admits(text) for text in ("", "\ud800", "x" * 10_000, "QmMissing"))
@@ -255,54 +302,30 @@ def test_text_that_is_not_a_peer_id_is_not_checked_on_chain() -> None:
     assert len(reporter._unknown) == module.MAX_UNKNOWN
 
 
+async def test_an_expired_registration_is_replaced_by_the_chains_clock(
+    gateway: FakeGateway, contract: FakeContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
+    ahead = int(time.time()) + 3 * 24 * 3600
+    states = iter(("expired",))
+    reasons = {"expired": {"state": "rejected", "reason": "RegistrationExpired"}}
+    gateway.answer = lambda path, body: reasons.get(next(states, ""), {"state": "final"})
+    async with fake_node() as node:
+        node.answer = lambda method, parameters: (
+            {"result": {"number": "0x1", "hash": "0x" + "ab" * 32, "timestamp": hex(ahead)}}
+            if method == "eth_getBlockByNumber"
+            else {"result": "0x" + f"{5:064x}"}
+        )
+        reporter = ChainReporter(node.url, DOMAIN, secret(1), gateway.url)
+        await asyncio.to_thread(reporter.start)
+        assert await asyncio.to_thread(reporter.wait_until_registered, 30)
+        await asyncio.to_thread(reporter.stop)
+    first, second = (body[0]["deadline"] for body in gateway.received("registrations"))
+    assert first < ahead < second
+
+
 @pytest.mark.parametrize(
     ("reward", "expected"), [(0.25, 250_000), (-1.0, -1_000_000), (float("nan"), 0), (float("inf"), 0), (1e80, 0)]
 )
 def test_a_reward_is_recorded_in_millionths(reward: float, expected: int) -> None:
     assert to_millionths(reward) == expected
-
-
-# ── the pending messages
-
-
-def registration() -> Registration:
-    return sign_registration(DOMAIN, secret(1), deadline=99)
-
-
-def report(round: int) -> Report:
-    return sign_report(DOMAIN, secret(1), peer=peer(1), round=round, reward=1)
-
-
-def test_a_full_buffer_drops_the_oldest_report_and_never_the_registration() -> None:
-    pending = PendingMessages(capacity=3)
-    for number, message in enumerate((registration(), *map(report, range(4)))):
-        pending.add(str(number), message)
-    assert [each.id for each in pending.messages] == ["0", "3", "4"]
-    assert pending.dropped == 2
-
-
-def test_a_message_ends_once_and_an_answer_after_its_drop_does_not_count() -> None:
-    pending = PendingMessages(capacity=1)
-    pending.add("a", report(0))
-    (first,) = pending.to_submit(Report)
-    assert pending.to_submit(Commit) == []
-    pending.apply(first, {"state": "queued"})
-    assert pending.to_submit(Report) == []
-    assert pending.in_transit() == [first]
-    pending.add("b", report(1))
-    pending.apply(first, {"state": "final"})
-    (second,) = pending.to_submit(Report)
-    pending.apply(second, {"state": "rejected", "reason": "UnknownPeer"})
-    pending.apply(second, {"state": "final"})
-    assert (pending.final, pending.dropped, pending.rejected_count, pending.rejected) == (0, 1, 1, "UnknownPeer")
-
-
-def test_a_registration_that_a_gateway_takes_later_is_submitted_again() -> None:
-    pending = PendingMessages()
-    pending.add("r", registration())
-    (first,) = pending.to_submit(Registration)
-    pending.apply(first, {"state": "rejected", "reason": "TooManyRegistrations"})
-    assert pending.to_submit(Registration) == [first]
-    assert (pending.rejected_count, pending.registered) == (0, False)
-    pending.apply(first, {"state": "final"})
-    assert (pending.final, pending.registered, len(pending)) == (1, True, 0)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from chain_crowd import CARRIER
 
-from swarmgame_chain.errors import RpcError
-from swarmgame_chain.gateway.sender import SendResult, TransactionSender, TxOutcome, TxRequest, TxResult, classify
+from swarmgame_chain.errors import ChainUnreachable, RpcError
+from swarmgame_chain.gateway.sender import TransactionSender, TxOutcome, TxRequest, TxResult
 from swarmgame_chain.rpc import Call
+from swarmgame_chain.send_result import SendResult, classify
 
 CONTRACT = "0x" + "11" * 20
 
@@ -22,7 +23,10 @@ class Node:
         self.head, self.used, self.refusal = 10, 0, ""
         self.pool: dict[int, dict[str, Any]] = {}
         self.receipts: dict[str, dict[str, str]] = {}
-        self.base = 100
+        self.base, self.tip = 100, 10
+        self.broken = False
+        self.unanswered: set[str] = set()
+        """Methods that are carried out and not answered."""
 
     async def request(self, method: str, *parameters: Any) -> Any:
         (answer,) = await self.request_all([(method, parameters)])
@@ -50,11 +54,17 @@ class Node:
 
     def _answer(self, method: str, parameters: Sequence[Any]) -> Any:
         if method == "eth_sendRawTransaction":
-            return self._take(parameters[0])
+            taken = self._take(parameters[0])
+            if method in self.unanswered:
+                raise ChainUnreachable("the node does not answer: TimeoutError")
+            return taken
+        if method in self.unanswered:
+            raise ChainUnreachable("the node answers with HTTP status 429")
+        if method == "eth_getTransactionReceipt" and self.broken:
+            return RpcError(-32000, "transaction indexing is in progress")
         plain = {
-            "eth_blockNumber": hex(self.head),
             "eth_getTransactionCount": hex(self.used),
-            "eth_maxPriorityFeePerGas": "0xa",
+            "eth_maxPriorityFeePerGas": hex(self.tip),
             "eth_getBlockByNumber": {"baseFeePerGas": hex(self.base)},
         }
         return self.receipts.get(parameters[0]) if method == "eth_getTransactionReceipt" else plain[method]
@@ -98,7 +108,7 @@ def line(node: Node, **options: Any) -> tuple[TransactionSender, Time]:
 async def step_times(sender: TransactionSender, times: int) -> list[TxResult]:
     settled: list[TxResult] = []
     for _ in range(times):
-        settled += await sender.step()
+        settled += await sender.step(sender._chain.head)  # type: ignore[attr-defined]
     return settled
 
 
@@ -108,13 +118,13 @@ async def test_a_stuck_transaction_gets_a_fee_an_eighth_higher_and_any_of_its_ha
     await sender.send(TxRequest(b"a", 21_000))
     first = dict(node.pool[0])
     time.now = 31
-    await sender.step()
+    await sender.step(node.head)
     assert node.pool[0]["fee"] >= first["fee"] * 9 // 8
     node.pool[0] = first
     node.mine(0)
-    assert await sender.step() == []
+    assert await sender.step(node.head) == []
     node.mine()
-    assert [result.outcome for result in await sender.step()] == [TxOutcome.MINED]
+    assert [result.outcome for result in await sender.step(node.head)] == [TxOutcome.MINED]
     assert sender.counts.bumped == 1
 
 
@@ -124,8 +134,49 @@ async def test_the_fee_stops_at_its_cap() -> None:
     await sender.send(TxRequest(b"a", 21_000))
     for _ in range(5):
         time.now += 31
-        await sender.step()
+        await sender.step(node.head)
     assert node.pool[0]["fee"] <= 240
+
+
+async def test_the_tip_of_a_first_offer_has_a_cap_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    node = Node()
+    node.tip = 400 * 10**9
+    sender, time = line(node, max_tip=30 * 10**9)
+    for _ in range(3):
+        await sender.send(TxRequest(b"", 21_000))
+    assert [sent["fee"] for sent in node.pool.values()] == [2 * node.base + 30 * 10**9] * 3
+    assert caplog.text.count("the node proposes a tip of 400 gwei; 30 gwei are offered") == 1
+    time.now = 31.0
+    await sender.step(node.head)
+    assert node.pool[0]["fee"] > 2 * node.base + 30 * 10**9
+
+
+async def test_the_gas_of_an_hour_is_a_budget(caplog: pytest.LogCaptureFixture) -> None:
+    node = Node()
+    sender, time = line(node, gas_per_hour=100_000)
+    await sender.send(TxRequest(b"", 60_000))
+    assert sender.room
+    time.now = 1_000.0
+    await sender.send(TxRequest(b"", 60_000))
+    assert (sender.room, sender.budget_spent) == (0, True)
+    assert caplog.text.count("the gas of this hour is used up: 100000; messages wait") == 1
+    time.now = 3_599.0
+    assert sender.room == 0
+    time.now = 3_600.0
+    assert (sender.room, sender.budget_spent) == (6, False)
+
+
+async def test_a_node_that_cannot_tell_a_receipt_loses_no_transaction() -> None:
+    node = Node()
+    sender, _ = line(node)
+    await sender.send(TxRequest(b"", 21_000))
+    node.mine(0)
+    node.broken = True
+    assert await step_times(sender, 10) == []
+    node.broken = False
+    node.head += 5
+    assert [result.outcome for result in await sender.step(node.head)] == [TxOutcome.MINED]
+    assert sender.counts.lost == 0
 
 
 async def test_an_underpriced_transaction_is_replaced_until_the_node_takes_it() -> None:
@@ -135,7 +186,7 @@ async def test_an_underpriced_transaction_is_replaced_until_the_node_takes_it() 
     await sender.send(TxRequest(b"a", 21_000))
     for _ in range(12):
         time.now += 1
-        await sender.step()
+        await sender.step(node.head)
     assert node.pool[0]["hash"] != "0xother"
 
 
@@ -156,10 +207,10 @@ async def test_a_receipt_that_is_gone_is_a_reorganisation_and_the_same_bytes_are
     await sender.send(TxRequest(b"a", 21_000))
     name = node.pool[0]["hash"]
     node.mine(0)
-    await sender.step()
+    await sender.step(node.head)
     node.receipts.clear()
     node.used = 0
-    await sender.step()
+    await sender.step(node.head)
     assert node.pool[0]["hash"] == name
     assert sender.counts.reorganised == 1
 
@@ -172,9 +223,22 @@ async def test_a_gap_below_what_waits_is_filled() -> None:
     node.used = 0
     for _ in range(3):
         time.now += 31
-        await sender.step()
+        await sender.step(node.head)
     assert sorted(node.pool) == [0, 1]
     assert sender.counts.filled == 1
+
+
+async def test_a_transaction_that_fills_a_gap_leaves_no_room_below_zero() -> None:
+    node = Node()
+    sender, time = line(node)
+    node.used = 1
+    for _ in range(8):
+        await sender.send(TxRequest(b"a", 21_000))
+    node.used = 0
+    for _ in range(3):
+        time.now += 31
+        await sender.step(node.head)
+    assert (sender.in_flight, sender.counts.filled, sender.room) == (9, 1, 0)
 
 
 async def test_an_empty_wallet_stops_sending_until_it_can_pay() -> None:
@@ -185,8 +249,72 @@ async def test_an_empty_wallet_stops_sending_until_it_can_pay() -> None:
     assert (sender.out_of_funds, sender.room) == (True, 0)
     node.refusal = ""
     time.now = 6
-    await sender.step()
+    await sender.step(node.head)
     assert (sender.out_of_funds, list(node.pool)) == (False, [0])
+
+
+async def test_an_empty_wallet_sends_again_though_another_process_used_its_only_nonce() -> None:
+    node = Node()
+    node.refusal = "insufficient funds for gas * price + value"
+    sender, _ = line(node)
+    await sender.send(TxRequest(b"a", 21_000))
+    node.used = 1
+    assert [result.outcome for result in await step_times(sender, 3)] == [TxOutcome.LOST]
+    assert (sender.out_of_funds, sender.room) == (False, 8)
+    node.refusal = ""
+    await sender.send(TxRequest(b"b", 21_000))
+    assert list(node.pool) == [1]
+
+
+async def test_a_fee_stays_while_the_wallet_is_empty() -> None:
+    node = Node()
+    node.refusal = "insufficient funds for gas * price + value"
+    sender, time = line(node)
+    await sender.send(TxRequest(b"a", 21_000))
+    for _ in range(20):
+        time.now += 31
+        await sender.step(node.head)
+    node.refusal = ""
+    time.now += 6
+    await sender.step(node.head)
+    assert (node.pool[0]["fee"], sender.counts.bumped) == (2 * node.base + node.tip, 0)
+
+
+@pytest.mark.parametrize("method", ["eth_getBlockByNumber", "eth_sendRawTransaction"])
+@pytest.mark.parametrize("outcome", [TxOutcome.MINED, TxOutcome.LOST])
+async def test_a_result_is_returned_though_the_node_fails_on_a_later_transaction(
+    method: str, outcome: TxOutcome
+) -> None:
+    node = Node()
+    sender, time = line(node, confirmations=1)
+    first, second = TxRequest(b"a", 21_000), TxRequest(b"b", 21_000)
+    await sender.send(first)
+    await sender.send(second)
+    node.mine(0)
+    if outcome is TxOutcome.LOST:
+        node.receipts.clear()
+    node.unanswered = {method}
+    for _ in range(4):
+        time.now += 31
+        with pytest.raises(ChainUnreachable):
+            await sender.step(node.head)
+    node.unanswered = set()
+    assert [(result.request, result.outcome) for result in await sender.step(node.head)] == [(first, outcome)]
+    node.mine(1)
+    assert [result.request for result in await sender.step(node.head)] == [second], "each result is returned once"
+
+
+async def test_a_transaction_that_is_not_answered_counts_as_sent_and_is_offered_again() -> None:
+    node = Node()
+    sender, time = line(node, gas_per_hour=50_000)
+    node.unanswered = {"eth_sendRawTransaction"}
+    await sender.send(TxRequest(b"a", 60_000))
+    assert (sender.in_flight, sender.counts.sent, sender.budget_spent) == (1, 1, True)
+    node.pool.clear()
+    node.unanswered = set()
+    time.now = 6
+    await sender.step(node.head)
+    assert list(node.pool) == [0]
 
 
 async def test_a_refused_transaction_uses_no_nonce() -> None:
@@ -214,3 +342,14 @@ async def test_a_refused_transaction_uses_no_nonce() -> None:
 )
 def test_a_refusal_is_classified_by_its_text(text: str, result: SendResult) -> None:
     assert classify(RpcError(-32000, text)) is result
+
+
+async def test_a_call_is_on_its_way_until_it_is_mined_and_not_until_it_is_final() -> None:
+    node = Node()
+    sender, _ = line(node)
+    await sender.send(TxRequest(b"advance", 21_000))
+    assert sender.carries(b"adv", node.head)
+    node.mine(0)
+    assert await sender.step(node.head) == []
+    assert (sender.in_flight, sender.carries(b"adv", node.head)) == (1, False)
+    assert sender.carries(b"adv", node.head - 1), "that block has it not yet"

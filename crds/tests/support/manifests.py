@@ -30,6 +30,7 @@ spec:
       with: {environments: [{name: chain_sum, weight: 2, config: {max_terms: 2}}, {name: gcd}]}
     rewards: {use: "my_game.rewards:Mine"}
     trainer: {use: grpo, with: {generations: 8, loss: dapo, learningRate: 6.0e-4, update: per-round}}
+    environment: {use: number-guessing, with: {perTurn: 0.2}, maxTurns: 4, maxObservationTokens: 64}
     roles: [{name: solver, share: 50%}, {name: proposer, count: 1}, {name: evaluator}]
     modules:
       - {name: my-game, image: {reference: "example.dev/my-game@sha256:0123"}, mountPath: /modules/my-game}
@@ -89,6 +90,7 @@ def complete() -> dict[str, Any]:
         "emptyDir": {"medium": ""},
         "retentionPolicy": {"whenDeleted": "Delete", "whenFinished": "Delete"},
     }
+    data["spec"]["podDefaults"] = {"env": [{"name": "A", "value": "b"}], "imagePullSecrets": [{"name": "a"}]}
     return data
 
 

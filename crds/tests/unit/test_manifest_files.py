@@ -68,7 +68,7 @@ def test_a_text_that_is_not_a_manifest_is_refused_with_the_reason(text: str, exp
 
 
 @pytest.mark.parametrize(
-    "bomb", ["[*a{0}, *a{0}, *a{0}]", "{{<<: [*a{0}, *a{0}, *a{0}], b{0}: 1}}", "{{x: *a{0}, y: *a{0}}}"]
+    "bomb", ["[*a{0}, *a{0}, *a{0}]", "{{<<: [*a{0}, *a{0}, *a{0}], b{0}: 1}}", "{{x: *a{0}, z: *a{0}}}"]
 )
 def test_aliases_cannot_grow_a_small_file_into_a_large_one(bomb: str) -> None:
     lines = [f"a{index}: &a{index} {bomb.format(index - 1)}" for index in range(1, 50)]
@@ -77,8 +77,8 @@ def test_aliases_cannot_grow_a_small_file_into_a_large_one(bomb: str) -> None:
 
 
 def test_aliases_and_merge_keys_of_usual_size_are_read() -> None:
-    assert load_documents("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: *a") == [
-        {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"x": 1, "y": 2}}
+    assert load_documents("a: &a {x: 1, z: 2}\nb: {<<: *a, z: 3}\nc: *a") == [
+        {"a": {"x": 1, "z": 2}, "b": {"x": 1, "z": 3}, "c": {"x": 1, "z": 2}}
     ]
 
 
@@ -91,7 +91,17 @@ def test_aliases_and_merge_keys_of_usual_size_are_read() -> None:
         ("0x1f", 31),
         ("12:30", "12:30"),
         ("2026-01-31", "2026-01-31"),
-        ("1_000", "1_000"),
+        ("_1", "_1"),
+        ("1_a", "1_a"),
+        (".5_0", ".5_0"),
+        ("08", 8.0),
+        ("01.5", 1.5),
+        ("0o10", 8),
+        ("+0b11", 3),
+        ("0", 0),
+        ("'1_000'", "1_000"),
+        ("!!str y", "y"),
+        ("yy", "yy"),
         ("None", "None"),
         ("~", None),
         ("yes", True),
@@ -106,6 +116,19 @@ def test_aliases_and_merge_keys_of_usual_size_are_read() -> None:
 )
 def test_scalars_are_read_as_kubernetes_reads_them(text: str, value: object) -> None:
     assert load_documents(f"a: {text}") == [{"a": value}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1_000", "-1_0.5", "1_", "010", "-07", "00", "0X1F", "0B1", "0O7", "0x1_f", "0b-1", "y", "N", "!!float 010"],
+)
+def test_a_scalar_that_kubectl_reads_differently_is_refused_with_its_line(text: str) -> None:
+    for document in (f"b: 1\na: {text}", f"b: 1\na: [{text}]"):
+        assert "not valid YAML at line 2" in message(document)
+        assert "put quotes around a text" in message(document)
+    assert "put quotes around a text" in message(f"{text}: 1")
+    bare = text.removeprefix("!!float ")
+    assert load_documents(dump_document({"a": bare, bare: 1})) == [{"a": bare, bare: 1}]
 
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:

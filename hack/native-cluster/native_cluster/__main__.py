@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from native_cluster import cluster, daemons, docker, network, tools
+from native_cluster import cluster, daemons, docker, network, policies, tools
 
 
 def main() -> int:
@@ -40,6 +40,7 @@ def main() -> int:
         daemons.DaemonFailed,
         docker.ImageFailed,
         network.NetworkFailed,
+        policies.PoliciesFailed,
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

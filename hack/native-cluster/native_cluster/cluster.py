@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from native_cluster import control_plane, daemons, dns, docker, layers, network, node, pause, storage, tools
+from native_cluster import control_plane, daemons, dns, docker, layers, network, node, pause, policies, storage, tools
 from native_cluster.tools import cache_directory, tool
 
 
@@ -49,6 +49,7 @@ _DAEMONS = {
     "kubelet",
     "kube-proxy",
     "coredns",
+    "kube-router",
     "storage",
 }
 
@@ -91,6 +92,7 @@ def _down() -> None:
     found = daemons.running(directory())
     for name in (
         "storage",
+        "kube-router",
         "kubelet",
         "kube-proxy",
         "coredns",
@@ -109,6 +111,7 @@ def _down() -> None:
     network.tear_down(directory())
     node.sweep()
     shutil.rmtree(directory(), ignore_errors=True)
+    policies.tear_down()  # last: it raises where sets cannot be listed, and the others are removed all the same
 
 
 def load(names: Sequence[str]) -> None:
@@ -163,11 +166,11 @@ def _locked() -> Iterator[None]:
 def _require() -> None:
     if sys.platform != "linux" or os.geteuid() != 0:
         raise ClusterFailed(
-            "the native cluster needs Linux and root; with Docker, use kind: e2e/kind/up.sh, then pytest --cluster=kind"
+            "the native cluster needs Linux and root; with Docker, use kind: make kind-up kind-load e2e E2E=kind"
         )
-    absent = [each for each in ("ip", "nft") if shutil.which(each) is None]
+    absent = [each for each in ("ip", "nft", *policies.PROGRAMS) if shutil.which(each) is None]
     if absent:
-        raise ClusterFailed(f"{', '.join(absent)} missing: apt-get install iproute2 nftables")
+        raise ClusterFailed(f"{', '.join(absent)} missing: make cluster-prepare")
     missing = tools.missing([*tools.API_SERVER, *tools.NODE])
     if missing:
         raise tools.NotBuilt(f"{', '.join(missing)} not built: run `make cluster-tools`")
@@ -182,7 +185,7 @@ def _bring_up(where: Path) -> None:
         raise ClusterFailed(f"the image {node.PAUSE} could not be imported\n{runtime.log_tail()}")
     plane = control_plane.start(where, controllers=True, scheduler=True, address=network.ADDRESS)
     node.start(plane, runtime)
-    _apply([*dns.objects(), *storage.objects()])
+    _apply([*dns.objects(), *policies.objects(), *storage.objects()])
     dns.start(plane)
     daemons.start(
         "storage",
@@ -197,6 +200,7 @@ def _bring_up(where: Path) -> None:
             == "True"
         ),
     )
+    policies.start(plane)
     _wait(
         "there was no default service account", lambda: _kubectl("get", "serviceaccount", "default", "-o", "name") != ""
     )

@@ -6,13 +6,18 @@ directory; `start` returns when the API server is ready.
 
 from __future__ import annotations
 
+import fcntl
+import os
+import random
 import socket
 import ssl
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from native_cluster import daemons
 from native_cluster.authority import Authority, signing_key, write_private
@@ -22,6 +27,11 @@ SERVICES = "10.96.0.0/16"
 """Addresses of Services; the first is the API server's, the tenth the DNS server's."""
 API_SERVICE = "10.96.0.1"
 _READY_SECONDS = 60.0
+_PORTS = range(20_000, 30_000)
+"""Below node ports (30,000) and those that the kernel gives to clients (32,768)."""
+_LOCKS = Path(tempfile.gettempdir()) / f"swarmgame-ports-{os.getuid()}"
+_RESERVED: list[TextIO] = []
+"""Open files, whose locks end with this process."""
 
 
 @dataclass(frozen=True)
@@ -210,15 +220,38 @@ def scheduler_arguments(directory: Path, port: int) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of this host that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Reserve ports of this host that are free now, for as long as this process lives.
+
+    A server binds its port seconds after this call. Another process that calls this meanwhile gets other ports: each
+    port has a file that its owner locks.
+
+    Raises:
+        OSError: fewer ports are left.
+    """
+    _LOCKS.mkdir(mode=0o700, exist_ok=True)
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):  # no seed, which processes could share
+        if len(found) == count:
+            break
+        if _reserve(port):
+            found.append(port)
+    if len(found) < count:
+        raise OSError(f"{count} free ports are needed, and {len(found)} of {_PORTS[0]} to {_PORTS[-1]} are free")
+    return found
+
+
+def _reserve(port: int) -> bool:
+    """Lock a port's file, and return whether the port is this process's and free."""
+    lock = (_LOCKS / str(port)).open("w")
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with socket.socket() as probe:
+            probe.bind(("", port))
+    except OSError:  # reserved, or bound by a program that reserves nothing
+        lock.close()
+        return False
+    _RESERVED.append(lock)
+    return True
 
 
 def answers(url: str, authority: Path | None = None) -> Callable[[], bool]:

@@ -1,8 +1,8 @@
 """Build the project's images with the running Docker engine, or with one that is started for the build.
 
-Images are built from docker/*.Dockerfile. Where no registry can be reached, the base image is made by debootstrap from
-the host's Debian mirror. Invariant: the mirror, package index and certificates of this host are read at run time, and
-no image contains them.
+`hack/images.sh` builds them, as for kind and for a registry. Where no registry can be reached, the base image is made
+by debootstrap from the host's Debian mirror. Invariant: mirror, package index and certificates of this host are read at
+run time, and no image contains them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import fcntl
 import functools
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -29,7 +30,8 @@ RUNTIME = Path("/run/swarmgame-docker")
 _VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 IMAGES = {name: f"ghcr.io/swarmgame/{name}:{_VERSION}" for name in ("operator", "worker", "chain")}
 """The chart's default names, so that `helm install` needs no values where these are loaded."""
-_ANVIL = ROOT / "contracts/node_modules/@foundry-rs/anvil-linux-amd64"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_ANVIL = ROOT / f"contracts/node_modules/@foundry-rs/anvil-linux-{_ARCHITECTURES.get(platform.machine(), 'amd64')}"
 _SUITE = "bookworm"
 _BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "tini")
 _BUILD_PACKAGES = (*_BASE_PACKAGES, "gcc", "libc6-dev", "python3-dev")
@@ -93,24 +95,11 @@ def build(names: Sequence[str], environment: dict[str, str]) -> dict[str, str]:
         The id of each image, which differs when the image changed.
     """
     bases = _bases(environment)
+    # Without a bridge an engine of this module's own has only the host's network.
+    always = environment | {"DOCKER": client(), "ANVIL": str(_ANVIL), "BUILD_NETWORK": "host"}
     for name in names:
-        print(f"building {IMAGES[name]}", flush=True)
-        context = _ANVIL if name == "chain" else ROOT
-        if not context.exists():
-            raise ImageFailed(f"{context} does not exist: run `make toolchain` (it needs Node)")
-        command: list[str | Path] = [
-            client(),
-            "build",
-            "--network=host",
-            "--file",
-            ROOT / "docker" / f"{name}.Dockerfile",
-            "--tag",
-            IMAGES[name],
-            *_base_arguments(name, bases),
-            *_secrets(),
-            context,
-        ]
-        _run(command, environment | {"DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain"})
+        variables = always | _base_variables(name, bases) | {"BUILDKIT_PROGRESS": "plain"}
+        _run([ROOT / "hack/images.sh", "build", name], variables)
     return {name: image_id(IMAGES[name], environment) for name in names}
 
 
@@ -149,12 +138,11 @@ def _bases(environment: dict[str, str]) -> dict[str, str]:
     return {name: image for name, (image, _) in made.items()}
 
 
-def _base_arguments(name: str, bases: Mapping[str, str]) -> list[str]:
-    """Return arguments of `docker build` for one image. The worker's image needs a C compiler, which the build image
-    has: a build reaches no Debian mirror.
+def _base_variables(name: str, bases: Mapping[str, str]) -> dict[str, str]:
+    """Return the base images of one image, as variables of hack/images.sh. The worker's image needs a C compiler, which
+    the build image has: a build reaches no Debian mirror.
     """
-    chosen = {**bases, "BASE_IMAGE": bases["BUILD_IMAGE"]} if bases and name == "worker" else bases
-    return [part for argument, image in chosen.items() for part in ("--build-arg", f"{argument}={image}")]
+    return {**bases, "BASE_IMAGE": bases["BUILD_IMAGE"]} if bases and name == "worker" else dict(bases)
 
 
 def _bootstrap(image: str, packages: Sequence[str], environment: dict[str, str]) -> None:
@@ -201,15 +189,6 @@ def _mirror() -> str:
         "run `apt-get update`, "
         "or set SWARMGAME_E2E_PUBLIC_BASE=true to pull them"
     )
-
-
-def _secrets() -> list[str]:
-    """Return this host's settings for package indices, visible during a build step and in no layer."""
-    files = {
-        "pip": Path(os.environ.get("PIP_CONFIG_FILE", "/etc/pip.conf")),
-        "ca": Path("/etc/ssl/certs/ca-certificates.crt"),
-    }
-    return [part for name, path in files.items() if path.exists() for part in ("--secret", f"id={name},src={path}")]
 
 
 @functools.cache

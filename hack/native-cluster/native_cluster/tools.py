@@ -65,6 +65,7 @@ TOOLS: Mapping[str, Tool] = {
     **{name: _cni(name) for name in ("bridge", "loopback", "host-local", "portmap")},
     "pause": Tool("pause", "."),
     "coredns": Tool("coredns", "."),
+    "kube-router": Tool("kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"),
     "helm": Tool("helm", "helm.sh/helm/v3/cmd/helm"),
     "kwok": Tool("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
     "kubeconform": Tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
@@ -87,6 +88,7 @@ NODE = (
     "portmap",
     "pause",
     "coredns",
+    "kube-router",
 )
 """For a cluster with a node, besides."""
 CHARTS = ("helm", "kubeconform", "promtool")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -22,3 +23,9 @@ def test_what_an_image_copies_is_in_its_build_context(name: str) -> None:
     ]
     assert copied
     assert [source for source in copied if source not in ALLOWED or not (ROOT / source).exists()] == []
+
+
+def test_the_chains_image_has_the_anvil_of_the_contracts_tests() -> None:
+    package = json.loads((ROOT / "contracts/package.json").read_text())
+    (version,) = re.findall(r"^ARG ANVIL_VERSION=(.*)$", (ROOT / "docker/chain.Dockerfile").read_text(), re.MULTILINE)
+    assert version == package["devDependencies"]["@foundry-rs/anvil"]

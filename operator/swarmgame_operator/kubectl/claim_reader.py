@@ -41,8 +41,8 @@ async def claim_reader(
     if await api.get(CLAIM, namespace, claim) is None:
         raise ExportError(NOT_FOUND, f"there is no claim {claim} in namespace {namespace}, and no peer of {game} runs")
     job = await api.get(JOB, namespace, f"{game}-peers")
-    template: Mapping[str, Any] = job["spec"]["template"]["spec"] if job is not None else {}
-    chosen = image or next((each["image"] for each in template.get("containers") or ()), "")
+    template: Mapping[str, Any] = job["spec"]["template"] if job is not None else {}
+    chosen = image or next((each["image"] for each in template.get("spec", {}).get("containers") or ()), "")
     if not chosen:
         raise ExportError(BAD_USAGE, f"{game} has no Job of peers any more: name the worker's image with --image")
     created = await api.create(POD, namespace, reader_pod(game, claim, chosen, template))

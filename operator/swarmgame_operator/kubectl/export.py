@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -26,6 +27,8 @@ PEER_FOLDER = f"{CHECKPOINTS}/peer"
 RECORD = "swarmgame.json"
 LIFETIME_SECONDS = 3600
 CONTAINER = "export"
+OWN = re.compile(r"(app|batch)\.kubernetes\.io/|swarmgame\.dev/|kueue\.x-k8s\.io/|(controller-uid|job-name)$")
+"""Labels and annotations of the operator, of Jobs and of queues."""
 Object = dict[str, Any]
 
 LIST = """
@@ -130,9 +133,19 @@ def reader_pod(game: str, claim: str, image: str, template: Mapping[str, Any]) -
     ends by itself.
 
     Args:
-        template: the spec of the peers' pods, for the registry's Secrets and the nodes that they may use.
+        template: of the peers' pods, for what the platform asks for: labels, annotations, the registry's Secrets,
+            nodes, a user, the container's security, a limit of CPU.
     """
-    label = {"swarmgame.dev/export-of": game}
+    peers: Mapping[str, Any] = template.get("spec") or {}
+    labels, annotations = (
+        {key: text for key, text in ((template.get("metadata") or {}).get(name) or {}).items() if not OWN.match(key)}
+        for name in ("labels", "annotations")
+    )
+    containers: Sequence[Mapping[str, Any]] = peers.get("containers") or ()
+    security = next((each.get("securityContext") for each in containers if each.get("name") == "peer"), None)
+    resources = small("256Mi", "50m")
+    if any("cpu" in (each.get("resources") or {}).get("limits", {}) for each in containers):
+        resources["limits"]["cpu"] = "500m"
     near = {"labelSelector": {"matchLabels": {"swarmgame.dev/game": game}}, "topologyKey": "kubernetes.io/hostname"}
     spec: Object = {
         "restartPolicy": "Never",
@@ -140,7 +153,7 @@ def reader_pod(game: str, claim: str, image: str, template: Mapping[str, Any]) -
         "terminationGracePeriodSeconds": 0,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": pod_security(),
+        "securityContext": peers.get("securityContext") or pod_security(),
         # A claim that is mounted on one node (ReadWriteOnce) can be mounted again there only.
         "affinity": {
             "podAffinity": {
@@ -152,17 +165,18 @@ def reader_pod(game: str, claim: str, image: str, template: Mapping[str, Any]) -
                 "name": CONTAINER,
                 "image": image,
                 "command": ["python3", "-c", f"import time; time.sleep({LIFETIME_SECONDS})"],
-                "securityContext": container_security(),
-                "resources": small("256Mi", "50m"),
+                "securityContext": security or container_security(),
+                "resources": resources,
                 "volumeMounts": [mount("checkpoints", CHECKPOINTS, readOnly=True)],
             }
         ],
         "volumes": [volume("checkpoints", persistentVolumeClaim={"claimName": claim})],
     }
-    for name in ("imagePullSecrets", "nodeSelector", "tolerations", "runtimeClassName"):
-        if template.get(name):
-            spec[name] = template[name]
-    metadata = {"generateName": f"{game}-export-", "labels": label}
+    for name in ("imagePullSecrets", "nodeSelector", "tolerations", "runtimeClassName", "priorityClassName"):
+        if peers.get(name):
+            spec[name] = peers[name]
+    labels["swarmgame.dev/export-of"] = game
+    metadata = {"generateName": f"{game}-export-", "labels": labels, "annotations": annotations}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 

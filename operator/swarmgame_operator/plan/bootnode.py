@@ -15,12 +15,14 @@ from swarmgame_operator.plan.pod import (
     mount,
     p2p_port,
     pod_spec,
+    pod_template,
     scratch,
     slow_start_probes,
     small,
     value,
     volume,
 )
+from swarmgame_operator.plan.services import own_address
 from swarmgame_operator.plan.storage import BOOTNODE_KEY, GAME, IDENTITY, READ_BY_GROUP
 
 DEPLOYMENT = "bootnode"
@@ -35,9 +37,10 @@ def bootnode(game: GameContext, *, running: bool) -> tuple[Child, ...]:
         "replicas": int(running),
         "strategy": {"type": "Recreate"},
         "selector": {"matchLabels": game.selector("bootnode")},
-        "template": {
-            "metadata": {"labels": game.labels("bootnode")},
-            "spec": pod_spec(
+        "template": pod_template(
+            game,
+            "bootnode",
+            pod_spec(
                 game,
                 terminationGracePeriodSeconds=10,
                 containers=[_container(game)],
@@ -47,7 +50,7 @@ def bootnode(game: GameContext, *, running: bool) -> tuple[Child, ...]:
                     volume("identity", secret={"secretName": game.name("bootnode-key"), "defaultMode": READ_BY_GROUP}),
                 ],
             ),
-        },
+        ),
     }
     return (
         Child(
@@ -62,7 +65,6 @@ def bootnode(game: GameContext, *, running: bool) -> tuple[Child, ...]:
 
 
 def _container(game: GameContext) -> Manifest:
-    port = game.spec.communication.port
     return container(
         game,
         CONTAINER,
@@ -73,7 +75,7 @@ def _container(game: GameContext) -> Manifest:
             value("HOME", "/tmp"),
             value("SWARMGAME_GAME", f"{GAME}/game.yaml"),
             value("SWARMGAME_IDENTITY", f"{IDENTITY}/{BOOTNODE_KEY}"),
-            value("SWARMGAME_ANNOUNCE", f"/ip4/$(POD_IP)/tcp/{port}"),
+            value("SWARMGAME_ANNOUNCE", own_address(game)),
         ],
         ports=[p2p_port(game), http_port()],
         resources=small("512Mi", "50m"),

@@ -8,8 +8,20 @@ from __future__ import annotations
 
 from swarmgame_operator.plan.game_context import CHAIN_PORT, GATEWAY_PORT, GameContext
 from swarmgame_operator.plan.plan_types import Child, Manifest
-from swarmgame_operator.plan.pod import container, http_port, http_probe, mount, pod_spec, scratch, small, value, volume
-from swarmgame_operator.plan.services import DEV_CHAIN_ID, bootnode_address, chain_rpc, contract
+from swarmgame_operator.plan.pod import (
+    container,
+    http_port,
+    http_probe,
+    mount,
+    pod_spec,
+    pod_template,
+    scratch,
+    small,
+    value,
+    volume,
+    waiting_probe,
+)
+from swarmgame_operator.plan.services import DEV_CHAIN_ID, bootnode_address, chain_rpc, contract, every_address
 from swarmgame_operator.plan.storage import READ_BY_GROUP
 
 GATEWAY = "gateway"
@@ -30,7 +42,7 @@ def _gateway(game: GameContext) -> Child:
     coordination = game.spec.coordination
     environment = [
         value("HOME", "/tmp"),
-        value("SWARMGAME_GATEWAY_HOST", "0.0.0.0"),
+        value("SWARMGAME_GATEWAY_HOST", every_address(game)),
         value("SWARMGAME_GATEWAY_PORT", str(GATEWAY_PORT)),
         value("SWARMGAME_GATEWAY_QUORUM", f"{game.spec.game.progression.quorum_fraction:g}"),
         value("SWARMGAME_GATEWAY_BOOTNODES", bootnode_address(game)),
@@ -71,7 +83,7 @@ def _gateway(game: GameContext) -> Child:
         ports=[http_port(GATEWAY_PORT)],
         resources=small("256Mi", "50m"),
         volumeMounts=mounts,
-        startupProbe=http_probe("/healthz", periodSeconds=2, failureThreshold=60, timeoutSeconds=5),
+        startupProbe=waiting_probe(GATEWAY_PORT),
         readinessProbe=http_probe("/readyz", periodSeconds=5, failureThreshold=3, timeoutSeconds=5),
         livenessProbe=http_probe("/healthz", periodSeconds=20, failureThreshold=6, timeoutSeconds=10),
     )
@@ -79,10 +91,7 @@ def _gateway(game: GameContext) -> Child:
         "replicas": 1,
         "strategy": {"type": "Recreate"},  # two gateways would race for the wallet's nonces
         "selector": {"matchLabels": game.selector("gateway")},
-        "template": {
-            "metadata": {"labels": game.labels("gateway")},
-            "spec": pod_spec(game, containers=[pod], volumes=volumes),
-        },
+        "template": pod_template(game, "gateway", pod_spec(game, containers=[pod], volumes=volumes)),
     }
     return Child(
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": game.metadata(GATEWAY, "gateway"), "spec": spec}
@@ -96,24 +105,26 @@ def _dev_chain(game: GameContext) -> Child:
         CHAIN,
         game.defaults.chain_image,
         args=[
-            *("--host", "0.0.0.0", "--port", str(CHAIN_PORT), "--chain-id", str(DEV_CHAIN_ID)),
+            *("--host", every_address(game), "--port", str(CHAIN_PORT), "--chain-id", str(DEV_CHAIN_ID)),
             *("--state", f"{STATE}/anvil.json", "--state-interval", "5"),
         ],
         env=[value("HOME", "/tmp")],
         ports=[{"name": "rpc", "containerPort": CHAIN_PORT, "protocol": "TCP"}],
         resources=small("512Mi", "50m"),
         volumeMounts=[mount("tmp", "/tmp"), mount("state", STATE)],
-        readinessProbe={**probe, "periodSeconds": 2, "failureThreshold": 3},
+        # anvil listens within a second, and a probe that fails before is a Warning.
+        readinessProbe={**probe, "initialDelaySeconds": 3, "periodSeconds": 2, "failureThreshold": 3},
         livenessProbe={**probe, "periodSeconds": 20, "failureThreshold": 6},
     )
     spec: Manifest = {
         "replicas": 1,
+        # The chain's state goes with its pod, so a newer operator's template waits until somebody deletes the pod.
+        "updateStrategy": {"type": "OnDelete"},
         "serviceName": game.name(CHAIN),
         "selector": {"matchLabels": game.selector("chain")},
-        "template": {
-            "metadata": {"labels": game.labels("chain")},
-            "spec": pod_spec(game, containers=[pod], volumes=[scratch(), volume("state", emptyDir={})]),
-        },
+        "template": pod_template(
+            game, "chain", pod_spec(game, containers=[pod], volumes=[scratch(), volume("state", emptyDir={})])
+        ),
     }
     return Child(
         {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": game.metadata(CHAIN, "chain"), "spec": spec}

@@ -55,18 +55,33 @@ def needs_update(children: Iterable[Child], existing: Children, *, only_existing
             if not only_existing:
                 created = None if child.create_manifest is None else with_intent(child.create_manifest, intent)
                 found.append(Child(manifest, created))
-        elif not facts.deleting:
+        elif not facts.deleting and not taken(facts):
             drifted = detect_drift(manifest, facts)
+            if child.kind == "PersistentVolumeClaim":  # one that was enlarged by hand stays so
+                drifted = tuple(each for each in drifted if not each.startswith("spec"))
             if facts.intent_hash != intent or drifted:
                 found.append(Child(manifest, drifted=drifted))
     return tuple(found)
 
 
-def orphans(children: Iterable[Child], existing: Children) -> tuple[Deletion, ...]:
-    """Return what exists and is no longer needed."""
+def taken(facts: ChildFacts) -> str:
+    """Return what controls an object instead of the game; empty if nothing does."""
+    return facts.controller
+
+
+def orphans(children: Iterable[Child], existing: Children, owner: str) -> tuple[Deletion, ...]:
+    """Return what the game owns and no longer needs. A copy of a child that somebody made has its labels, but no owner.
+
+    Args:
+        owner: the game's uid.
+    """
     names = {(child.kind, child.name) for child in children}
     return tuple(
-        Deletion(kind, name)
+        Deletion(kind, name, uid=facts.uid)
         for (kind, name), facts in sorted(existing.items())
-        if kind in PRUNED and (kind, name) not in names and not facts.deleting
+        if kind in PRUNED
+        and (kind, name) not in names
+        and not facts.deleting
+        and not taken(facts)
+        and owner in facts.owners
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from swarmgame_operator.plan.reconcile_context import ReconcileContext
 
 MAX_MESSAGE = 2_000
-ConditionStatus = Literal["True", "False"]
+ConditionStatus = Literal["True", "False", "Unknown"]
 
 
 class ConditionUpdate(NamedTuple):
@@ -45,6 +45,7 @@ class Reason:
         message: a sentence with `{fields}`; a call fills them in.
         quiet: no event is published if this is the first reason of its status.
         warning: its event is a Warning.
+        silent: no event is ever published: another condition has the same one.
     """
 
     type: ConditionType
@@ -53,6 +54,7 @@ class Reason:
     message: str
     quiet: bool = False
     warning: bool = False
+    silent: bool = False
 
     def __call__(self, **fields: object) -> ConditionUpdate:
         """Return the update with this reason, its sentence on one line and of bounded length."""

@@ -14,7 +14,11 @@ def admitted_seconds(context: ReconcileContext) -> float | None:
     """Return for how long peers may have run; None while they may not."""
     if context.suspended or not context.accepted:
         return None
-    return min(context.seconds_since("Suspended", "False"), context.seconds_since("Accepted", "True"))
+    since = [context.seconds_since("Suspended", "False"), context.seconds_since("Accepted", "True")]
+    last = context.last("Complete")
+    if last is not None and not last.is_true:  # it plays on since then
+        since.append(context.seconds_since("Complete", "False"))
+    return min(since)
 
 
 def seconds_to_deadline(context: ReconcileContext) -> float | None:

@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from swarmgame_api.manifest import API_VERSION, KIND, SwarmGame, SwarmGameSpec
+from swarmgame_api.peers import PodTemplate
+from swarmgame_api.pods import NO_POD_DEFAULTS, PodDefaults
 from swarmgame_api.resource import GameResource
 from swarmgame_api.sampler import VllmOptions
 from swarmgame_operator.defaults import Defaults
 from swarmgame_operator.plan.plan_types import Manifest
 
 GAME_LABEL = "swarmgame.dev/game"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+INSTANCE_LABEL = "app.kubernetes.io/instance"
 ROLE_LABEL = "swarmgame.dev/role"
 INTENT_HASH = "swarmgame.dev/intent-hash"
 TEMPLATE_HASH = "swarmgame.dev/template-hash"
+MADE_FOR = "swarmgame.dev/made-for"
+"""The uid of the game that a claim was made for."""
 
+HUB = "hf://"
 HTTP_PORT = 8080
 GATEWAY_PORT = 8645
 CHAIN_PORT = 8545
@@ -44,12 +51,14 @@ class GameContext:
         resource: the object.
         manifest: its manifest.
         bootnode_peer: the peer id of the bootnode's key; empty while there is no key.
+        peer_ids: the peer ids of the peers' keys.
     """
 
     resource: GameResource
     manifest: SwarmGame
     defaults: Defaults
     bootnode_peer: str = ""
+    peer_ids: tuple[str, ...] = ()
 
     @property
     def spec(self) -> SwarmGameSpec:
@@ -103,10 +112,27 @@ class GameContext:
         return self.spec.model is not None and not self.spec.model.uri.startswith("file://")
 
     @cached_property
+    def model_on_hub(self) -> bool:
+        return self.spec.model is not None and self.spec.model.uri.startswith(HUB)
+
+    @cached_property
+    def data_on_hub(self) -> bool:
+        """Whether an option of the game's data is an address on the hub."""
+        return any(text.startswith(HUB) for text in _texts_in(self.spec.game.data.with_))
+
+    @cached_property
     def template_hash(self) -> str:
-        """The hash of what the author specified about the pods, without the number of peers, deadlines and the
-        operator's version.
+        """The hash of what the author specified about the pods, without the number of peers, deadlines, the size of
+        claims and the operator's version.
         """
+        return self._template_hash(sizes=False)
+
+    @cached_property
+    def earlier_template_hash(self) -> str:
+        """The same with the size of claims, as earlier operators wrote it: their Jobs are not replaced."""
+        return self._template_hash(sizes=True)
+
+    def _template_hash(self, *, sizes: bool) -> str:
         data = self.spec_data
         peers = {
             key: entry
@@ -115,7 +141,7 @@ class GameContext:
         }
         communication = {key: entry for key, entry in data.get("communication", {}).items() if key != "initialPeers"}
         failure = {key: entry for key, entry in data.get("failurePolicy", {}).items() if key == "backoffLimitPerPeer"}
-        storage_data = data.get("storage", {})
+        storage_data = data.get("storage", {}) if sizes else _without_sizes(data.get("storage", {}))
         checkpoints = {
             key: entry for key, entry in storage_data.get("checkpoints", {}).items() if key != "retentionPolicy"
         }
@@ -124,6 +150,7 @@ class GameContext:
             {
                 # Only where there are any: an operator that knows this field restarts no game without it.
                 **({"trackers": trackers} if trackers else {}),
+                **({"podDefaults": self.pod_defaults_data} if self.pod_defaults_data else {}),
                 "game": data.get("game"),
                 "model": data.get("model"),
                 "peers": peers,
@@ -137,6 +164,35 @@ class GameContext:
                 "grace": data.get("terminationGracePeriodSeconds"),
             }
         )
+
+    @cached_property
+    def pod_levels(self) -> tuple[PodDefaults, ...]:
+        """The defaults of all pods, lowest first: the installation's and the game's, without those that say nothing."""
+        levels = (self.defaults.pod_defaults, self.spec.pod_defaults)
+        return tuple(level for level in levels if level is not None and level != NO_POD_DEFAULTS)
+
+    @cached_property
+    def pod_defaults_data(self) -> dict[str, Any]:
+        """`spec.podDefaults` without fields at their defaults, but with nulls, which remove a key."""
+        defaults = self.spec.pod_defaults
+        if defaults is None:
+            return {}
+        data: dict[str, Any] = defaults.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return data
+
+    @cached_property
+    def arbitrary_user(self) -> bool:
+        """Whether the platform chooses the user of the pods."""
+        given = [level.arbitrary_user for level in self.pod_levels if level.arbitrary_user is not None]
+        return bool(given) and given[-1]
+
+    def pod_template(self, role: str) -> PodTemplate:
+        """Return what the game says of the pods of a role."""
+        if role == "peer":
+            return self.spec.peers.pod_template
+        templates = self.spec.pod_templates
+        found: PodTemplate | None = getattr(templates, role) if templates is not None else None
+        return found or PodTemplate()
 
     @cached_property
     def vllm(self) -> VllmOptions | None:
@@ -164,10 +220,10 @@ class GameContext:
     def labels(self, role: str) -> dict[str, str]:
         return {
             "app.kubernetes.io/name": "swarmgame",
-            "app.kubernetes.io/instance": self.resource.name,
+            INSTANCE_LABEL: self.resource.name,
             "app.kubernetes.io/component": role,
             "app.kubernetes.io/part-of": "swarmgame",
-            "app.kubernetes.io/managed-by": "swarmgame-operator",
+            MANAGED_BY_LABEL: "swarmgame-operator",
             GAME_LABEL: self.resource.name,
             ROLE_LABEL: role,
         }
@@ -197,16 +253,44 @@ class GameContext:
         annotations: Mapping[str, str] | None = None,
     ) -> Manifest:
         """Return a child's metadata. The author's labels and annotations never replace the operator's."""
+        common = {key: text for level in self.pod_levels for key, text in level.labels.items()}
         found: Manifest = {
             "name": self.name(suffix),
             "namespace": self.namespace,
-            "labels": {**(labels or {}), **self.labels(role)},
+            "labels": {**common, **(labels or {}), **self.labels(role)},
         }
         if annotations:
             found["annotations"] = dict(annotations)
         if owned:
             found["ownerReferences"] = [self.owner]
+        else:
+            # By this label Argo CD finds what an Application owns, and prunes it where nothing else owns it.
+            del found["labels"][INSTANCE_LABEL]
         return found
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield every text in JSON-like data."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _texts_in(entry)
+    elif isinstance(value, Sequence):
+        for entry in value:
+            yield from _texts_in(entry)
+
+
+def _without_sizes(storage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `spec.storage` without the claims' sizes: a claim grows while its pods run."""
+    found: dict[str, Any] = {}
+    for name, volume in storage.items():
+        if isinstance(volume, Mapping) and "claimTemplate" in volume:
+            template = volume["claimTemplate"]
+            spec = {key: entry for key, entry in template.get("spec", {}).items() if key != "resources"}
+            volume = {**volume, "claimTemplate": {**template, "spec": spec}}
+        found[name] = volume
+    return found
 
 
 def with_intent(manifest: Manifest, intent: str) -> Manifest:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from swarmgame_api.peers import Resources
 from swarmgame_operator.plan import storage
+from swarmgame_operator.plan.devices import tolerations
 from swarmgame_operator.plan.game_context import TEMPLATE_HASH, GameContext, digest
 from swarmgame_operator.plan.merge import merge
 from swarmgame_operator.plan.plan_types import Child, Manifest
-from swarmgame_operator.plan.pod import container, gpu_toleration, mount, pod_spec, threads, with_memory_requested
+from swarmgame_operator.plan.pod import container, mount, pod_spec, pod_template, threads
 
 JOB = CONTAINER = "initializer"
 RETRIES = 6
@@ -31,9 +33,12 @@ def is_a_job(game: GameContext) -> bool:
 
 
 def initializer_hash(game: GameContext) -> str:
-    """Return the hash of what the cache is filled for. A Job with another hash is replaced."""
+    """Return the hash of what the cache is filled for, and of what its pod has of the defaults and of its own template.
+    A Job with another hash is replaced.
+    """
     data = game.spec_data
     peers = data.get("peers", {})
+    template = data.get("podTemplates", {}).get("initializer")
     return digest(
         [
             data.get("model"),
@@ -41,6 +46,8 @@ def initializer_hash(game: GameContext) -> str:
             data.get("storage", {}).get("cache"),
             peers.get("image"),
             peers.get("env"),
+            *([game.pod_defaults_data] if game.pod_defaults_data else []),
+            *([template] if template else []),
         ]
     )
 
@@ -54,7 +61,7 @@ def initializer_job(game: GameContext) -> Child:
         restartPolicy="Never",
         containers=[initializer_container(game)],
         volumes=[*storage.game_volumes(game), *storage.token_volumes(game)],
-        **gpu_toleration(game),
+        **({"tolerations": found} if (found := tolerations(game)) else {}),
     )
     fatal = {"containerName": CONTAINER, "operator": "In", "values": [64, 77, 78]}
     spec = {
@@ -66,7 +73,7 @@ def initializer_job(game: GameContext) -> Child:
                 {"action": "FailJob", "onExitCodes": fatal},
             ]
         },
-        "template": {"metadata": {"labels": game.labels("initializer")}, "spec": merge(pod, patch)},
+        "template": pod_template(game, "initializer", merge(pod, patch)),
     }
     created = {**metadata, "annotations": {TEMPLATE_HASH: initializer_hash(game)}}
     return Child({**identity, "metadata": metadata}, {**identity, "metadata": created, "spec": spec})
@@ -75,14 +82,9 @@ def initializer_job(game: GameContext) -> Child:
 def initializer_container(game: GameContext) -> Manifest:
     """Return the container. It has the peers' memory and CPU, because it loads the same model, but no GPU."""
     peers = game.spec.peers
-    variables = [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in peers.env]
     fields: dict[str, Any] = {
         "args": ["pod", "initialize"],
-        "env": merge(
-            [*storage.game_environment(game), *storage.token_environment(game), threads(game, CONTAINER)],
-            variables,
-            "env",
-        ),
+        "env": [*storage.game_environment(game), *storage.token_environment(game), threads(game, CONTAINER)],
         "volumeMounts": [*storage.game_mounts(game), *storage.token_mounts(game)],
     }
     if in_the_pod(game):
@@ -91,6 +93,5 @@ def initializer_container(game: GameContext) -> Manifest:
         {name: amount for name, amount in each.items() if "/" not in name}
         for each in (peers.resources.limits, peers.resources.requests)
     )
-    if resources := with_memory_requested(limits, requests):
-        fields["resources"] = resources
-    return container(game, CONTAINER, game.worker_image, **fields)
+    own = Resources(limits=limits, requests=requests)
+    return container(game, CONTAINER, game.worker_image, variables=peers.env, own_resources=own, **fields)

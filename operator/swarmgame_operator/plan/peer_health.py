@@ -6,13 +6,18 @@ removed on purpose does not make its peer unhealthy.
 
 from __future__ import annotations
 
+import re
+
 from swarmgame_api.status import PeerCounts, UnhealthyPeer
-from swarmgame_operator.plan import sampler
+from swarmgame_operator.plan import initializer
+from swarmgame_operator.plan.peer_job import CONTAINER
 from swarmgame_operator.plan.reconcile_context import ENDED, ORDINARY_WAITS, ReconcileContext, termination_summary
 from swarmgame_operator.snapshot import ContainerFacts, PodFacts
 
 SHOWN = 16
 MESSAGE = 1_000
+_REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,126}[A-Za-z0-9_])?")
+"""Reasons that the status takes; a pod's are what its kubelet wrote."""
 
 
 def unhealthy_peers(context: ReconcileContext) -> tuple[UnhealthyPeer, ...]:
@@ -23,6 +28,7 @@ def unhealthy_peers(context: ReconcileContext) -> tuple[UnhealthyPeer, ...]:
         problem = _failed_for_good(context, index, pods) or _pod_problem(context, index, pods)
         if problem is not None:
             reason, message = problem
+            reason = reason if _REASON.fullmatch(reason) else "Error"
             found.append(UnhealthyPeer(index=index, reason=reason, message=" ".join(message.split())[:MESSAGE]))
     return tuple(found)
 
@@ -41,13 +47,14 @@ def peer_counts(context: ReconcileContext) -> PeerCounts:
 
 
 def failed_container(pod: PodFacts) -> ContainerFacts | None:
-    """Return the container that made a pod fail; None if the pod was removed. A server beside the peer ends with it,
-    and is not the cause.
+    """Return the container that made a pod fail; None if the pod was removed. The peer or its initializer, if one of
+    them failed: what runs beside them ends with them, and is not the cause.
     """
     if pod.phase != "Failed" or pod.disrupted or pod.terminating:
         return None
     ended = [container for container in pod.containers if container.exit_code]
-    return next((container for container in ended if container.name != sampler.CONTAINER), next(iter(ended), None))
+    own = (container for container in ended if container.name in (CONTAINER, initializer.CONTAINER))
+    return next(own, next(iter(ended), None))
 
 
 def _failed_for_good(context: ReconcileContext, index: int, pods: list[PodFacts]) -> tuple[str, str] | None:

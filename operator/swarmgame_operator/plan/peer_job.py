@@ -12,26 +12,24 @@ from __future__ import annotations
 from typing import Any
 
 from swarmgame_operator.plan import initializer, sampler, storage
+from swarmgame_operator.plan.devices import processes, tolerations, uncounted_devices
 from swarmgame_operator.plan.game_context import TEMPLATE_HASH, GameContext
-from swarmgame_operator.plan.merge import merge
 from swarmgame_operator.plan.plan_types import Child, Manifest
 from swarmgame_operator.plan.pod import (
     container,
     from_field,
-    gpu_toleration,
-    gpus,
     http_port,
     http_probe,
     mount,
     p2p_port,
     pod_spec,
+    pod_template,
     slow_start_probes,
     threads,
     value,
     volume,
-    with_memory_requested,
 )
-from swarmgame_operator.plan.services import bootnode_address, chain_environment, rendezvous
+from swarmgame_operator.plan.services import bootnode_address, chain_environment, own_address, rendezvous
 
 JOB = "peers"
 CONTAINER = "peer"
@@ -43,12 +41,18 @@ PARTIAL_ADMISSION = "kueue.x-k8s.io/job-min-parallelism"
 INDEX_ANNOTATION = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
-def peer_job(game: GameContext) -> Child:
-    """Return the Job: the fields that the operator keeps applying, and the complete object for its creation."""
+def peer_job(game: GameContext, *, template_hash: str = "") -> Child:
+    """Return the Job: the fields that the operator keeps applying, and the complete object for its creation. The hash
+    of its template is applied too: an earlier operator's hash contains the size of claims, and would match no more
+    after the next change of a size.
+
+    Args:
+        template_hash: of a Job whose pods the game's settings wait for. Empty: the game's.
+    """
     size = game.spec.peers.replicas
     if size < 1:
         raise ValueError("a Job of no peers would succeed at once; a game without peers is suspended")
-    metadata = game.metadata(JOB, "peer")
+    metadata = game.metadata(JOB, "peer", annotations={TEMPLATE_HASH: template_hash or game.template_hash})
     numbers = {
         "parallelism": size,
         "completions": size,
@@ -61,7 +65,7 @@ def peer_job(game: GameContext) -> Child:
     created = {
         **metadata,
         "labels": {**labels, **metadata["labels"]},
-        "annotations": {**annotations, TEMPLATE_HASH: game.template_hash},
+        "annotations": {**annotations, **metadata["annotations"]},
     }
     spec: Manifest = {
         **numbers,
@@ -83,22 +87,9 @@ def queue(game: GameContext) -> str:
     return game.resource.labels.get(QUEUE_LABEL, "")
 
 
-def processes(game: GameContext) -> str:
-    """Return a peer's processes; `auto` if the limits name no GPU: other claims are only visible inside the pod."""
-    processes = game.spec.peers.processes_per_peer
-    if processes != "auto":
-        return str(processes)
-    return str(gpus(game)) if gpus(game) else "auto"
-
-
 def template(game: GameContext) -> Manifest:
     """Return the peers' pod template, with the author's podTemplate merged into it."""
-    patch = game.spec.peers.pod_template
-    labels = {**patch.metadata.labels, **game.labels("peer")}
-    metadata: Manifest = {"labels": labels}
-    if patch.metadata.annotations:
-        metadata["annotations"] = dict(patch.metadata.annotations)
-    return {"metadata": metadata, "spec": merge(_pod(game), patch.spec)}
+    return pod_template(game, "peer", _pod(game))
 
 
 def _pod(game: GameContext) -> Manifest:
@@ -128,14 +119,16 @@ def _pod(game: GameContext) -> Manifest:
     if (options := game.vllm_sidecar) is not None:
         fields.setdefault("initContainers", []).append(sampler.sampler_container(game, options))
         fields["volumes"] += sampler.sampler_volumes()
-    return pod_spec(game, **fields, **gpu_toleration(game))
+    if found := tolerations(game):
+        fields["tolerations"] = found
+    return pod_spec(game, **fields)
 
 
 def _container(game: GameContext) -> Manifest:
     peers = game.spec.peers
     fields: dict[str, Any] = {
         "args": ["pod", "peer"],
-        "env": merge(_environment(game), [_variable(each) for each in peers.env], "env"),
+        "env": _environment(game),
         "ports": [p2p_port(game), http_port()],
         "volumeMounts": [
             *storage.game_mounts(game),
@@ -152,13 +145,10 @@ def _container(game: GameContext) -> Manifest:
         "lifecycle": {"preStop": http_probe("/drain")},
         **slow_start_probes(),
     }
-    if resources := with_memory_requested(peers.resources.limits, peers.resources.requests):
-        fields["resources"] = resources
-    return container(game, CONTAINER, game.worker_image, **fields)
+    return container(game, CONTAINER, game.worker_image, variables=peers.env, own_resources=peers.resources, **fields)
 
 
 def _environment(game: GameContext) -> list[Manifest]:
-    spec = game.spec
     found = [
         from_field("JOB_COMPLETION_INDEX", INDEX_ANNOTATION),
         from_field("POD_IP", "status.podIP"),
@@ -167,20 +157,18 @@ def _environment(game: GameContext) -> list[Manifest]:
         value("SWARMGAME_IDENTITY", f"{storage.IDENTITY}/peer.key"),
         *([value("SWARMGAME_RENDEZVOUS", rendezvous(game))] if game.closed else []),
         value("SWARMGAME_INITIAL_PEERS", bootnode_address(game) if game.has_bootnode else ""),
-        value("SWARMGAME_ANNOUNCE", f"/ip4/$(POD_IP)/tcp/{spec.communication.port}"),
+        value("SWARMGAME_ANNOUNCE", own_address(game)),
         *chain_environment(game),
         *(sampler.sampler_environment() if game.vllm_sidecar is not None else []),
     ]
-    if game.must_be_initialized and spec.model is not None and spec.model.uri.startswith("hf://"):
+    if game.must_be_initialized and (game.model_on_hub or game.data_on_hub):
         found.append(value("HF_HUB_OFFLINE", "1"))
-    if processes(game) in ("auto", "1"):
+    uncounted = uncounted_devices(game) if processes(game) == "auto" else ()
+    if uncounted:
+        found += [value("SWARMGAME_DEVICES", ", ".join(uncounted)), threads(game, CONTAINER, "SWARMGAME_CPUS")]
+    elif processes(game) in ("auto", "1"):
         found.append(threads(game, CONTAINER))
     return found
-
-
-def _variable(variable: Any) -> Manifest:
-    data: Manifest = variable.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return data
 
 
 def _failure_rules(game: GameContext) -> list[Manifest]:

@@ -6,6 +6,8 @@ out is followed by one with nothing to do.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from swarmgame_api.resource import MANAGER, GameResource
 from swarmgame_api.status import BootnodeStatus, CoordinationStatus
 from swarmgame_operator.defaults import Defaults
@@ -17,14 +19,21 @@ from swarmgame_operator.plan.conditions.accepted import MANAGED_EXTERNALLY, inva
 from swarmgame_operator.plan.deadlines import seconds_to_deadline, seconds_to_live
 from swarmgame_operator.plan.game_context import GameContext
 from swarmgame_operator.plan.key_secrets import key_secrets
+from swarmgame_operator.plan.obstacles import seconds_to_obstacle, to_read
 from swarmgame_operator.plan.peer_health import SHOWN, peer_counts, unhealthy_peers
 from swarmgame_operator.plan.peer_job import JOB
 from swarmgame_operator.plan.plan_types import Plan
-from swarmgame_operator.plan.progress import checkpoint_status, progress_status, seconds_to_stall
+from swarmgame_operator.plan.progress import (
+    checkpoint_status,
+    progress_status,
+    seconds_to_silence,
+    seconds_to_stall,
+)
 from swarmgame_operator.plan.reconcile_context import ReconcileContext, write_time
 from swarmgame_operator.plan.rollout import initializer_step, peers_step
 from swarmgame_operator.plan.services import DEV_CHAIN_ID, contract, public_address
 from swarmgame_operator.plan.status_conditions import condition_events, merge_conditions
+from swarmgame_operator.plan.unplanned import not_served, plan_failed
 from swarmgame_operator.snapshot import Observed
 
 
@@ -38,17 +47,32 @@ def build_plan(game: GameResource, observed: Observed, defaults: Defaults) -> Pl
     if game.managed_by != MANAGER:
         if game.status.conditions:
             return Plan(game.status)  # the other controller's, or our own earlier note
-        return _only_condition(game, observed, MANAGED_EXTERNALLY(manager=game.managed_by))
+        return _only_condition(game, observed.now, MANAGED_EXTERNALLY(manager=game.managed_by))
     if game.game is None:
-        return _only_condition(game, observed, invalid_manifest(game.problems))
-    return _plan(
-        ReconcileContext(GameContext(game, game.game, defaults, observed.bootnode_peer), observed, game.status)
-    )
+        return _only_condition(game, observed.now, invalid_manifest(game.problems))
+    context = GameContext(game, game.game, defaults, observed.bootnode_peer, observed.peer_ids)
+    return _plan(ReconcileContext(context, observed, game.status))
 
 
-def _only_condition(game: GameResource, observed: Observed, update: ConditionUpdate) -> Plan:
+def plan_of_unserved(game: GameResource, now: datetime, kind: str, error: str) -> Plan:
+    """Return the plan of a game whose namespace the operator cannot watch, or (no kind) whose references it cannot
+    read: one condition, which says why.
+    """
+    if game.managed_by != MANAGER or game.deleted is not None:
+        return Plan(game.status)
+    return _only_condition(game, now, not_served(kind, error))
+
+
+def plan_of_failure(game: GameResource, now: datetime, error: Exception) -> Plan:
+    """Return the plan of a game for which `build_plan` raised an error: one condition, which quotes it."""
+    if game.managed_by != MANAGER or game.deleted is not None:
+        return Plan(game.status)
+    return _only_condition(game, now, plan_failed(error))
+
+
+def _only_condition(game: GameResource, now: datetime, update: ConditionUpdate) -> Plan:
     """Return a plan that sets one condition. What runs already goes on."""
-    conditions = merge_conditions(game.status, [update], observed.now, game.generation)
+    conditions = merge_conditions(game.status, [update], now, game.generation)
     status = game.status.model_copy(update={"observed_generation": game.generation, "conditions": conditions})
     return Plan(status, events=condition_events(game.status, conditions))
 
@@ -61,14 +85,13 @@ def _plan(context: ReconcileContext) -> Plan:
     peers, filling = peers_step(context), initializer_step(context)
     desired = desired_children(game, running=context.playing, over=over)
     secrets = key_secrets(game, observed.secrets, observed.children) if context.accepted and not over else ()
-    # Other children contain the bootnode's id, so its key comes first.
+    # Other children contain the ids of the bootnode and of the peers, so their keys come first.
     has_id = bool(observed.bootnode_peer) or not game.has_bootnode
     allowed = over or (context.accepted and has_id and not any(each.missing for each in secrets))
-    children = needs_update(desired, observed.children, only_existing=over) if allowed else ()
-    deletions = orphans(desired, observed.children) if allowed else ()
-    claims = tuple(
-        each for each in storage.claims_to_delete(game, over=over) if (each.kind, each.name) in observed.children
-    )
+    needed = [child for child in desired if child.name != context.kept_claim]
+    children = needs_update(needed, observed.children, only_existing=over) if allowed else ()
+    deletions = orphans(desired, observed.children, game.resource.uid) if allowed else ()
+    claims = storage.claims_to_delete(game, observed.children, over=over)
 
     conditions = merge_conditions(before, context.updates.values(), observed.now, game.resource.generation)
     now = write_time(observed.now)
@@ -76,7 +99,7 @@ def _plan(context: ReconcileContext) -> Plan:
         update={
             "observed_generation": game.resource.generation,
             "start_time": before.start_time or (now if context.accepted and not context.suspended else None),
-            "completion_time": before.completion_time or (now if over else None),
+            "completion_time": (before.completion_time or now) if over else None,
             "selector": ",".join(f"{key}={value}" for key, value in sorted(game.selector("peer").items())),
             "replicas": len(context.active_pods),
             "peers": peer_counts(context),
@@ -92,6 +115,7 @@ def _plan(context: ReconcileContext) -> Plan:
             "conditions": conditions,
         }
     )
+    reading = to_read(context)
     after = ReconcileContext(game, observed, status, context.updates)
     to_live = seconds_to_live(after) if over else None
     return Plan(
@@ -100,9 +124,10 @@ def _plan(context: ReconcileContext) -> Plan:
         children=(*children, *filling.children, *peers.children),
         deletions=(*peers.deletions, *filling.deletions, *deletions, *claims),
         dry_run=peers.dry_run,
+        diagnose=reading,
         delete_game=to_live is not None and to_live <= 0,
         events=condition_events(before, conditions),
-        requeue_after=0.0 if secrets or peers.dry_run is not None else _requeue_after(after, to_live),
+        requeue_after=0.0 if secrets or peers.dry_run is not None or reading else _requeue_after(after, to_live),
     )
 
 
@@ -121,8 +146,10 @@ def _coordination(context: ReconcileContext) -> CoordinationStatus | None:
 def _requeue_after(context: ReconcileContext, to_live: float | None) -> float | None:
     """Return the seconds until time alone may change the plan."""
     if context.over:
-        return None if to_live is None else max(0.0, to_live)
-    waits = [seconds_to_deadline(context)]
+        waits = [None if to_live is None else max(0.0, to_live), seconds_to_obstacle(context)]
+        return min((each for each in waits if each is not None), default=None)
+    waits = [seconds_to_deadline(context), seconds_to_obstacle(context)]
     if not context.suspended:
         waits.append(seconds_to_stall(context, context.before.progress))
+        waits.append(seconds_to_silence(context))
     return min((each for each in waits if each is not None), default=None)

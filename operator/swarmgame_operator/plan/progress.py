@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from swarmgame_api.status import CheckpointStatus, MetricStatus, ProgressStatus
-from swarmgame_operator.plan.reconcile_context import ReconcileContext, read_time, write_time
+from swarmgame_api.status import MAX_COUNT, CheckpointStatus, MetricStatus, ProgressStatus
+from swarmgame_operator.plan.reconcile_context import ReconcileContext, read_time, terminal_condition, write_time
 
 NEWEST_WEIGHT = 0.3
 """Weight of the newest rounds in the usual time of a round."""
@@ -19,13 +19,19 @@ PEER_LAG = 2
 STALL_ROUNDS = 10
 """A game is stalled after this many usual round times without a round."""
 MIN_STALL_SECONDS = 300
+SILENT_SECONDS = 25.0
+"""Peers that have never answered for this long are reported, within 30 s of their being ready; later after twice as
+long, because a busy peer may miss an answer.
+"""
 MAX_METRICS = 32
 
 
 def progress_status(context: ReconcileContext) -> ProgressStatus:
     """Return the status's progress. A ready swarm has begun, even if no peer has answered yet."""
-    rounds, before, answer = context.spec.game.max_rounds, context.before.progress, context.observed.progress
+    rounds, before, answer = context.rounds, context.before.progress, context.observed.progress
     now = context.observed.now
+    if terminal_condition(context.before) is not None and context.over:
+        return before  # its maxRounds are those that were played
     if context.end == "Complete":
         played = before.round if context.spec.completion.policy == "Coordinator" else rounds
         return before.model_copy(
@@ -45,12 +51,13 @@ def progress_status(context: ReconcileContext) -> ProgressStatus:
     moved = played != before.round or before.last_updated_time is None
     updated = min(answer.round_finished or answer.seen, now) if moved else None
     seconds = _seconds_per_round(context, played)
+    remaining = None if seconds is None else min(MAX_COUNT, round((rounds - played) * seconds))
     return ProgressStatus(
         round=played,
         stage=max(0, answer.stage),
         max_rounds=rounds,
         percentage=min(100, 100 * played // rounds),
-        estimated_remaining_seconds=None if seconds is None else round((rounds - played) * seconds),
+        estimated_remaining_seconds=remaining,
         last_updated_time=write_time(updated) if updated is not None else before.last_updated_time,
         metrics=_metrics(answer.metrics),
     )
@@ -59,25 +66,44 @@ def progress_status(context: ReconcileContext) -> ProgressStatus:
 def checkpoint_status(context: ReconcileContext) -> CheckpointStatus | None:
     """Return the newest checkpoint that a peer reported, with the time of the first report."""
     answer, before = context.observed.progress, context.before.checkpoint
-    if answer is None or answer.checkpoint is None or (before is not None and before.round == answer.checkpoint):
+    if answer is None or answer.checkpoint is None or answer.checkpoint < 0:
+        return before
+    if before is not None and before.round == answer.checkpoint:
         return before
     return CheckpointStatus(round=answer.checkpoint, time=write_time(min(answer.seen, context.observed.now)))
 
 
 def seconds_to_stall(context: ReconcileContext, progress: ProgressStatus) -> float | None:
-    """Return the seconds until the game may count as stalled."""
-    if progress.last_updated_time is None:
+    """Return the seconds until the game may count as stalled; None if it does, or if no peer has answered."""
+    if progress.last_updated_time is None or context.observed.progress is None:
         return None
-    quiet = _seconds_since_round(context, progress.last_updated_time)
-    return max(1.0, _stall_limit(context, progress) - quiet + 1.0)
+    left = _stall_limit(context, progress) - _seconds_since_round(context, progress.last_updated_time)
+    return left + 1.0 if left >= 0 else None
 
 
-def stalled_for(context: ReconcileContext, progress: ProgressStatus) -> tuple[int, int] | None:
-    """Return for how many seconds no round has ended, and the limit; None within the limit."""
-    if progress.last_updated_time is None:
+def stalled_after(context: ReconcileContext, progress: ProgressStatus) -> int | None:
+    """Return the seconds for which no round has ended at least; None within the limit, and while no peer has answered:
+    then nothing is known of the rounds.
+    """
+    if progress.last_updated_time is None or context.observed.progress is None:
         return None
-    quiet, limit = _seconds_since_round(context, progress.last_updated_time), _stall_limit(context, progress)
-    return (round(quiet), round(limit)) if quiet > limit else None
+    limit = _stall_limit(context, progress)
+    return round(limit) if _seconds_since_round(context, progress.last_updated_time) > limit else None
+
+
+def is_silent(context: ReconcileContext) -> bool:
+    """Return whether the ready peers have not answered for so long that it is no accident."""
+    return context.observed.poll.silent_since is not None and seconds_to_silence(context) is None
+
+
+def seconds_to_silence(context: ReconcileContext) -> float | None:
+    """Return the seconds until peers that do not answer are reported; None if they are, or if they answer."""
+    since = context.observed.poll.silent_since
+    if since is None:
+        return None
+    patience = SILENT_SECONDS if context.observed.progress is None else 2 * SILENT_SECONDS
+    left = patience - (context.observed.now - since).total_seconds()
+    return left if left > 0 else None
 
 
 def _seconds_since_round(context: ReconcileContext, updated: str) -> float:
@@ -114,7 +140,8 @@ def _seconds_per_round(context: ReconcileContext, played: int) -> float | None:
     suspended = context.last("Suspended")
     if suspended is not None and read_time(suspended.last_transition_time) > since:
         return usual  # the time in between contains a suspension
-    newest = max(0.0, (answer.round_finished - since).total_seconds()) / advanced
+    finished = min(answer.round_finished, context.observed.now)
+    newest = max(0.0, (finished - since).total_seconds()) / advanced
     return newest if usual is None else (1 - NEWEST_WEIGHT) * usual + NEWEST_WEIGHT * newest
 
 

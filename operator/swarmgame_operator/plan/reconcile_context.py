@@ -6,6 +6,7 @@ Shared readings of these are properties here. They only read; decisions are in `
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,7 +15,9 @@ from swarmgame_api.manifest import SwarmGameSpec
 from swarmgame_api.status import Condition, ConditionType, SwarmGameStatus
 from swarmgame_operator.plan.condition_policy import ConditionUpdate
 from swarmgame_operator.plan.game_context import GameContext
-from swarmgame_operator.plan.peer_job import FATAL_EXIT_CODES
+from swarmgame_operator.plan.initializer import CONTAINER as INITIALIZER
+from swarmgame_operator.plan.peer_job import CONTAINER, FATAL_EXIT_CODES, template
+from swarmgame_operator.plan.storage import checkpoints_claim, keeps_checkpoints
 from swarmgame_operator.snapshot import ContainerFacts, JobFacts, Observed, PodFacts
 
 ENDED = frozenset({"Succeeded", "Failed"})
@@ -30,6 +33,8 @@ IMAGE_ERRORS = frozenset(
     }
 )
 ORDINARY_WAITS = frozenset({"", "ContainerCreating", "PodInitializing"})
+INDEX = re.compile(r"[0-9]{1,6}")
+"""An index of a Job: Kubernetes allows 100,000 completions of an Indexed Job."""
 
 
 def read_time(text: str) -> datetime:
@@ -42,11 +47,13 @@ def write_time(moment: datetime) -> str:
 
 
 def parse_indexes(text: str) -> frozenset[int]:
-    """Parse a Job's list of indexes, such as `0-2,5`."""
+    """Parse a Job's list of indexes, such as `0-2,5`. What is no index of a Job is left out."""
     found: set[int] = set()
-    for part in filter(None, text.split(",")):
+    for part in text.split(","):
         first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
+        last = last or first
+        if INDEX.fullmatch(first) and INDEX.fullmatch(last):
+            found.update(range(int(first), int(last) + 1))
     return frozenset(found)
 
 
@@ -117,7 +124,75 @@ class ReconcileContext:
     def end(self) -> ConditionType | None:
         """Complete or Failed of a game that is over, since now or since before."""
         ended = terminal_condition(self.before)
-        return ended.type if ended is not None else next((type for type in TERMINAL if type in self.updates), None)
+        if ended is not None and not self.plays_on:
+            return ended.type
+        return next((type for type in TERMINAL if type in self.updates and self.updates[type].is_true), None)
+
+    @cached_property
+    def was_extended(self) -> bool:
+        """Whether maxRounds was raised after the game was complete."""
+        last = self.last("Complete")
+        return last is not None and last.is_true and self.spec.game.max_rounds > self.before.progress.max_rounds
+
+    @cached_property
+    def plays_on(self) -> bool:
+        """Whether a complete game has more rounds to play, from its checkpoints, and its old Job is still there."""
+        if self.was_extended:
+            return keeps_checkpoints(self.game) and self._claim_has_rounds
+        last = self.last("Complete")
+        ended = job_condition_reason(self.job, "Complete", "Failed", "SuccessCriteriaMet", "FailureTarget") is not None
+        outdated = self.job is not None and self.job.template_hash != self.game.template_hash
+        return last is not None and not last.is_true and ended and outdated
+
+    @cached_property
+    def new_claim(self) -> str:
+        """The claim on which new pods have their checkpoints; empty if they are on none."""
+        return checkpoints_claim(template(self.game)["spec"])
+
+    @cached_property
+    def keeps_rounds(self) -> bool:
+        """Whether new pods go on from the checkpoints of the present Job: they are on a claim, and it stays."""
+        return self.job is not None and self.job.checkpoints_claim == self.new_claim != ""
+
+    @property
+    def _claim_has_rounds(self) -> bool:
+        """Whether the claim of a complete game has its checkpoints."""
+        checkpoints = self.spec.storage.checkpoints
+        if checkpoints.claim_name is None and checkpoints.claim_template is not None:
+            facts = self.observed.children.get(("PersistentVolumeClaim", self.game.name("checkpoints")))
+            if facts is None or facts.deleting:
+                return False
+        return self.job is None or self.keeps_rounds
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the peers' Job was made from other settings than the game has now."""
+        current = (self.game.template_hash, self.game.earlier_template_hash)
+        return self.job is not None and bool(self.job.template_hash) and self.job.template_hash not in current
+
+    @property
+    def rounds(self) -> int:
+        """The rounds that the peers play. Those of a Job that waits for its replacement play what they started with."""
+        answer, known = self.observed.progress, self.before.progress.max_rounds
+        if not self.outdated:
+            return self.spec.game.max_rounds
+        return (answer.max_rounds if answer is not None else 0) or known or self.spec.game.max_rounds
+
+    @cached_property
+    def kept_claim(self) -> str:
+        """The checkpoints' claim if it was made for an earlier game of this name; empty if it was not. A Job that was
+        adopted runs on its claim already.
+        """
+        name = self.game.name("checkpoints")
+        facts = self.observed.children.get(("PersistentVolumeClaim", name))
+        if facts is None or self.spec.storage.checkpoints.claim_template is None or self.job is not None:
+            return ""
+        return name if facts.made_for not in ("", self.game.resource.uid) else ""
+
+    @cached_property
+    def name_is_taken(self) -> bool:
+        """Whether an object that bears a child's name is controlled by another."""
+        return any(facts.controller for facts in self.observed.children.values())
 
     @property
     def over(self) -> bool:
@@ -157,6 +232,14 @@ class ReconcileContext:
         return frozenset(pod.index for pod in self.active_pods if pod.ready and pod.index is not None)
 
     @cached_property
+    def peers_run(self) -> bool:
+        """Whether a peer runs, also one that is not Ready: it may be busy, or its node may have missed heartbeats."""
+        return any(
+            pod.ready or any(each.name == CONTAINER and each.running for each in pod.containers)
+            for pod in self.active_pods
+        )
+
+    @cached_property
     def failed_indexes(self) -> frozenset[int]:
         """Peers that have failed for good."""
         return parse_indexes(self.job.failed_indexes) if self.job else frozenset()
@@ -164,6 +247,12 @@ class ReconcileContext:
     @cached_property
     def completed_indexes(self) -> frozenset[int]:
         return parse_indexes(self.job.completed_indexes) if self.job else frozenset()
+
+    @cached_property
+    def finished_indexes(self) -> frozenset[int]:
+        """Peers that have played their last round. A pod has ended a moment before its Job counts it."""
+        ended = (pod.index for pod in self.peer_pods if pod.phase == "Succeeded" and pod.index is not None)
+        return self.completed_indexes | frozenset(ended)
 
     @cached_property
     def queued(self) -> bool:
@@ -188,7 +277,7 @@ class ReconcileContext:
                 (pod, container)
                 for pod in (*self.observed.pods_of("initializer"), *self.peer_pods)
                 for container in pod.containers
-                if container.exit_code in FATAL_EXIT_CODES
+                if container.exit_code in FATAL_EXIT_CODES and container.name in (CONTAINER, INITIALIZER)
             ),
             None,
         )

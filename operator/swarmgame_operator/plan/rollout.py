@@ -2,7 +2,9 @@
 
 The peers' Job waits for its keys, the bootnode's id and a full cache. If its author wrote into the pod, a dry run
 comes first. A Job is deleted in the foreground: when it is gone its pods are gone, so no two pods use
-one key. A Job whose peers run is only deleted if its author suspends or changes the game, or the game is over.
+one key. A Job whose peers run is only deleted if its author suspends or changes the game, or the game is over; and a
+change waits for a suspension where the peers would lose rounds, because their checkpoints are not on a claim, or new
+pods would use another one.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swarmgame_operator.plan import initializer
-from swarmgame_operator.plan.children import needs_update
+from swarmgame_operator.plan.children import needs_update, taken
 from swarmgame_operator.plan.game_context import digest
 from swarmgame_operator.plan.key_secrets import missing_peer_keys
 from swarmgame_operator.plan.peer_job import peer_job
@@ -45,9 +47,20 @@ def dry_run_of(child: Child) -> DryRun:
 def is_rolling_out(context: ReconcileContext) -> bool:
     """Return whether the peers' Job is being replaced by one with other pods."""
     job = context.job
-    if job is None or not context.playing or not _outdated(context, job):
+    if job is None or not context.playing or not context.outdated:
         return False
-    return job.deleting or (context.accepted and not _finished(job))
+    if job.deleting:
+        return True
+    return context.accepted and (not _finished(job) or context.plays_on) and not change_waits(context)
+
+
+def change_waits(context: ReconcileContext) -> bool:
+    """Return whether the author has changed the pods of running peers that would lose what they have learnt."""
+    job = context.job
+    if job is None or job.deleting or not context.playing or _finished(job) or not context.outdated:
+        return False
+    # On a claim the rounds are kept also while no peer runs: pods that replace them go on from it.
+    return context.begun and not context.keeps_rounds and (context.peers_run or bool(job.checkpoints_claim))
 
 
 def peers_step(context: ReconcileContext) -> RolloutStep:
@@ -58,17 +71,19 @@ def peers_step(context: ReconcileContext) -> RolloutStep:
     if not context.playing:
         if job is None or (context.over and _finished(job)):
             return RolloutStep()
-        return RolloutStep(deletions=(_delete(job),))
+        return RolloutStep(deletions=_delete(context, job))
     child = peer_job(context.game)
     if job is None:
         return _create(context, child) if context.accepted else RolloutStep()
-    if _finished(job) or not context.accepted:
+    if not context.accepted or (_finished(job) and not context.plays_on):
         return RolloutStep()
-    if _outdated(context, job):
+    if context.outdated and not change_waits(context):
         dry_run = _open_dry_run(context, child)
-        return RolloutStep(dry_run=dry_run) if dry_run is not None else RolloutStep(deletions=(_delete(job),))
+        return RolloutStep(dry_run=dry_run) if dry_run is not None else RolloutStep(deletions=_delete(context, job))
     if missing_peer_keys(context.game, context.observed.secrets):
         return RolloutStep()
+    if context.outdated:  # the change waits, and the numbers do not
+        child = peer_job(context.game, template_hash=job.template_hash)
     return RolloutStep(children=needs_update((child,), context.observed.children))
 
 
@@ -85,7 +100,7 @@ def initializer_step(context: ReconcileContext) -> RolloutStep:
         return RolloutStep()
     outdated = context.job is None and job.template_hash != initializer.initializer_hash(context.game)
     if not needed or (context.playing and outdated) or (not context.playing and not _finished(job)):
-        return RolloutStep(deletions=(_delete(job),))
+        return RolloutStep(deletions=_delete(context, job))
     return RolloutStep()
 
 
@@ -101,7 +116,7 @@ def cache_is_ready(context: ReconcileContext) -> bool:
 def _create(context: ReconcileContext, child: Child) -> RolloutStep:
     game = context.game
     waits = missing_peer_keys(game, context.observed.secrets) or (game.has_bootnode and not game.bootnode_peer)
-    if waits or not cache_is_ready(context):
+    if waits or context.kept_claim or context.name_is_taken or not cache_is_ready(context):
         return RolloutStep()
     dry_run = _open_dry_run(context, child)
     if dry_run is not None:
@@ -112,19 +127,18 @@ def _create(context: ReconcileContext, child: Child) -> RolloutStep:
 def _open_dry_run(context: ReconcileContext, child: Child) -> DryRun | None:
     """Return the dry run to do first; None if its answer is known, or if the author wrote nothing into the pod."""
     peers = context.spec.peers
-    own_pod = bool(peers.pod_template.spec) or any(variable.value_from for variable in peers.env)
+    own_pod = bool(peers.pod_template.spec or context.game.pod_levels) or any(each.value_from for each in peers.env)
     dry_run = dry_run_of(child)
     answered = context.observed.dry_run is not None and context.observed.dry_run.hash == dry_run.hash
     return dry_run if own_pod and not answered else None
-
-
-def _outdated(context: ReconcileContext, job: JobFacts) -> bool:
-    return bool(job.template_hash) and job.template_hash != context.game.template_hash
 
 
 def _finished(job: JobFacts) -> bool:
     return job_condition_reason(job, *ENDS) is not None
 
 
-def _delete(job: JobFacts) -> Deletion:
-    return Deletion("Job", job.name, "Foreground")
+def _delete(context: ReconcileContext, job: JobFacts) -> tuple[Deletion, ...]:
+    facts = context.observed.children.get(("Job", job.name))
+    if facts is not None and taken(facts):
+        return ()
+    return (Deletion("Job", job.name, "Foreground", uid=job.uid),)

@@ -13,13 +13,29 @@ from swarmgame_api.sampler import SERVER_ENVIRONMENT, SERVER_URL, SERVER_WEIGHTS
 from swarmgame_operator.plan import storage
 from swarmgame_operator.plan.game_context import GameContext
 from swarmgame_operator.plan.plan_types import Manifest
-from swarmgame_operator.plan.pod import container, mount, value, volume, with_memory_requested
+from swarmgame_operator.plan.pod import container, mount, value, volume
 
 CONTAINER = "vllm"
 PORT = 8000
 WEIGHTS = "/weights"
 PERIOD_SECONDS = 10
-_HEALTH = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}/health', timeout=4)"
+STARTUP_WAIT_SECONDS = 540
+_URL = f"http://127.0.0.1:{PORT}/health"
+# Without a proxy that the container's environment names: the server is in the same pod.
+_HEALTH = f"import urllib.request as r; r.build_opener(r.ProxyHandler({{}})).open({_URL!r}, timeout=4)"
+_WAIT = """\
+import sys, time, urllib.request
+url, end = sys.argv[1], time.monotonic() + float(sys.argv[2])
+here = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+while True:
+    try:
+        here.open(url, timeout=4)
+        break
+    except OSError:
+        if time.monotonic() > end:
+            sys.exit("the server does not answer yet")
+        time.sleep(0.5)
+"""
 
 
 def sampler_container(game: GameContext, options: VllmOptions) -> Manifest:
@@ -42,12 +58,28 @@ def sampler_container(game: GameContext, options: VllmOptions) -> Manifest:
             mount("shm", "/dev/shm"),
             mount("weights", WEIGHTS, readOnly=True),
         ],
-        "startupProbe": {**probe, "failureThreshold": max(1, -(-options.startup_seconds // PERIOD_SECONDS))},
+        "startupProbe": startup_probe(options.startup_seconds),
         "livenessProbe": {**probe, "failureThreshold": 6},
     }
-    if resources := with_memory_requested(options.resources.limits, options.resources.requests):
-        fields["resources"] = resources
-    return container(game, CONTAINER, options.image or game.defaults.sampler_image, **fields)
+    image = options.image or game.defaults.sampler_image
+    return container(game, CONTAINER, image, own_resources=options.resources, **fields)
+
+
+def startup_probe(seconds: int) -> Manifest:
+    """Return a probe that waits inside the container until the server answers. Each failure of a probe is a Warning
+    event, so one that asks again and again warns at every start; this one only if the start takes minutes.
+
+    Args:
+        seconds: how long the server may take.
+    """
+    attempts = -(-seconds // STARTUP_WAIT_SECONDS)
+    wait = -(-seconds // attempts)
+    return {
+        "exec": {"command": ["python3", "-c", _WAIT, _URL, str(wait)]},
+        "periodSeconds": PERIOD_SECONDS,
+        "failureThreshold": attempts,
+        "timeoutSeconds": wait + 30,
+    }
 
 
 def sampler_volumes() -> list[Manifest]:

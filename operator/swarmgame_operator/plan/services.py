@@ -39,7 +39,18 @@ def bootnode_address(game: GameContext) -> str:
     """Return the bootnode's address inside the cluster; empty while it has no key."""
     if not game.bootnode_peer:
         return ""
-    return f"/dns4/{game.host('bootnode')}/tcp/{game.spec.communication.port}/p2p/{game.bootnode_peer}"
+    kind = "dns6" if game.defaults.ipv6 else "dns4"
+    return f"/{kind}/{game.host('bootnode')}/tcp/{game.spec.communication.port}/p2p/{game.bootnode_peer}"
+
+
+def own_address(game: GameContext) -> str:
+    """Return the address that a pod announces, with Kubernetes' reference to its variable POD_IP."""
+    return f"/{'ip6' if game.defaults.ipv6 else 'ip4'}/$(POD_IP)/tcp/{game.spec.communication.port}"
+
+
+def every_address(game: GameContext) -> str:
+    """Return the host on which a server in a pod listens."""
+    return "::" if game.defaults.ipv6 else "0.0.0.0"
 
 
 def public_address(game: GameContext, observed: Observed) -> str:
@@ -49,10 +60,10 @@ def public_address(game: GameContext, observed: Observed) -> str:
     if not inside or external is None:
         return inside
     if external.ingress:
-        return _multiaddress(external.ingress[0], game.spec.communication.port, game.bootnode_peer)
+        return _multiaddress(game, external.ingress[0], game.spec.communication.port)
     port = external.node_ports.get("p2p")
     host = next((pod.host_ip for pod in observed.pods_of("bootnode") if pod.host_ip), "")
-    return _multiaddress(host, port, game.bootnode_peer) if port and host else inside
+    return _multiaddress(game, host, port) if port and host else inside
 
 
 def chain_environment(game: GameContext) -> list[Manifest]:
@@ -82,8 +93,10 @@ def contract(game: GameContext) -> str:
     return game.spec.coordination.contract_address or DEV_CONTRACT
 
 
-def _multiaddress(host: str, port: int | None, peer: str) -> str:
-    kind = "ip6" if ":" in host else "ip4" if host.replace(".", "").isdigit() else "dns4"
+def _multiaddress(game: GameContext, host: str, port: int | None) -> str:
+    name = "dns6" if game.defaults.ipv6 else "dns4"
+    kind = "ip6" if ":" in host else "ip4" if host.replace(".", "").isdigit() else name
+    peer = game.bootnode_peer
     return f"/{kind}/{host}/tcp/{port}/p2p/{peer}"
 
 

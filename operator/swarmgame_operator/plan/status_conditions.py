@@ -27,7 +27,7 @@ def merge_conditions(
     ended = terminal_condition(before)
     for update in updates:
         old = found.get(update.type)
-        if update.type in TERMINAL and ended is not None:
+        if update.type in TERMINAL and ended is not None and update.is_true:
             continue
         same = old is not None and old.status == update.status
         found[update.type] = Condition(
@@ -50,7 +50,7 @@ def condition_events(before: SwarmGameStatus, after: Iterable[Condition]) -> tup
         if earlier is not None and (earlier.status, earlier.reason) == (condition.status, condition.reason):
             continue
         reason = find_reason(condition.type, condition.reason)
-        if reason.quiet and (earlier is None or earlier.status == condition.status):
+        if reason.silent or (reason.quiet and (earlier is None or earlier.status in (condition.status, "Unknown"))):
             continue
         message = condition.message[:MAX_EVENT]
         found.append(GameEvent("Warning" if reason.warning else "Normal", condition.reason, message))

@@ -1,18 +1,24 @@
 """Volumes and claims: the peers' shared cache, their checkpoints, the game's file, modules and the hub's token.
 
-A claim is created once and only its metadata is applied later, because its spec is almost immutable. A claim under
-Retain has no owner, so it outlives its game; a later game of the same name uses it again.
+A claim's template is applied when it changes: a larger size enlarges the claim, and what cannot change is refused by
+the API server, which the conditions quote. A claim under Retain has no owner, so it outlives its game; it is marked
+with the game that it was made for, and a later game of the same name uses it only if it names it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from swarmgame_api.storage import CacheSpec, CheckpointsSpec, ClaimTemplate, EmptyDir, RetentionPolicy
-from swarmgame_operator.plan.game_context import GameContext
+from swarmgame_operator.plan.game_context import MADE_FOR, GameContext
 from swarmgame_operator.plan.plan_types import Child, Deletion, Manifest
 from swarmgame_operator.plan.pod import mount, value, volume
+from swarmgame_operator.snapshot import ChildFacts
 
 CACHE = "/cache"
 CHECKPOINTS = "/checkpoints"
+CHECKPOINTS_VOLUME = "checkpoints"
 GAME = "/etc/swarmgame/game"
 IDENTITY = "/etc/swarmgame/identity"
 BOOTNODE_KEY = "bootnode.key"
@@ -39,20 +45,42 @@ def claims(game: GameContext, *, over: bool) -> tuple[Child, ...]:
     return tuple(found)
 
 
-def claims_to_delete(game: GameContext, *, over: bool) -> tuple[Deletion, ...]:
-    """Return the claims that a finished game deletes: only claims that the operator created."""
+def keeps_checkpoints(game: GameContext) -> bool:
+    """Return whether the peers' checkpoints outlive their pods and the game's end."""
     checkpoints = game.spec.storage.checkpoints
-    if over and checkpoints.claim_template is not None and retention(checkpoints).when_finished == "Delete":
-        return (Deletion("PersistentVolumeClaim", game.name("checkpoints")),)
-    return ()
+    templated = checkpoints.claim_template is not None and retention(checkpoints).when_finished == "Retain"
+    return checkpoints.claim_name is not None or templated
+
+
+def checkpoints_claim(pod: Mapping[str, Any]) -> str:
+    """Return the claim on which a pod of this spec has its checkpoints; empty if they are on none."""
+    volumes = (each for each in pod.get("volumes") or () if each.get("name") == CHECKPOINTS_VOLUME)
+    claims = ((each.get("persistentVolumeClaim") or {}).get("claimName") for each in volumes)
+    return next((str(name) for name in claims if name), "")
+
+
+def claims_to_delete(
+    game: GameContext, existing: Mapping[tuple[str, str], ChildFacts], *, over: bool
+) -> tuple[Deletion, ...]:
+    """Return the claims that a finished game deletes: only claims that the operator created for this game. One that is
+    kept of an earlier game of its name has that game's checkpoints.
+    """
+    checkpoints = game.spec.storage.checkpoints
+    if not over or checkpoints.claim_template is None or retention(checkpoints).when_finished != "Delete":
+        return ()
+    place = ("PersistentVolumeClaim", game.name("checkpoints"))
+    facts = existing.get(place)
+    if facts is None or facts.controller or facts.made_for not in ("", game.resource.uid):
+        return ()
+    return (Deletion(*place, uid=facts.uid),)
 
 
 def _claim(game: GameContext, suffix: str, template: ClaimTemplate, *, owned: bool) -> Child:
-    metadata = game.metadata(
-        suffix, "game", owned=owned, labels=template.metadata.labels, annotations=template.metadata.annotations
-    )
-    applied: Manifest = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata}
-    return Child(applied, {**applied, "spec": template.spec.model_dump(mode="json", by_alias=True, exclude_none=True)})
+    annotations = {**template.metadata.annotations, MADE_FOR: game.resource.uid}
+    metadata = game.metadata(suffix, "game", owned=owned, labels=template.metadata.labels, annotations=annotations)
+    spec = template.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    manifest = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+    return Child(manifest, manifest)
 
 
 def game_volumes(game: GameContext) -> list[Manifest]:
@@ -93,15 +121,15 @@ def game_environment(game: GameContext) -> list[Manifest]:
 
 
 def checkpoint_volume(game: GameContext) -> Manifest:
-    return volume("checkpoints", **_source(game, game.spec.storage.checkpoints, "checkpoints"))
+    return volume(CHECKPOINTS_VOLUME, **_source(game, game.spec.storage.checkpoints, "checkpoints"))
 
 
 def checkpoint_mount(game: GameContext) -> Manifest:
     """Return the mount: in a claim, which the peers share, each has the folder of its index."""
     source = _source(game, game.spec.storage.checkpoints, "checkpoints")
     if "emptyDir" in source:
-        return mount("checkpoints", CHECKPOINTS)
-    return mount("checkpoints", f"{CHECKPOINTS}/peer", subPathExpr="$(JOB_COMPLETION_INDEX)")
+        return mount(CHECKPOINTS_VOLUME, CHECKPOINTS)
+    return mount(CHECKPOINTS_VOLUME, f"{CHECKPOINTS}/peer", subPathExpr="$(JOB_COMPLETION_INDEX)")
 
 
 def shared_memory(game: GameContext) -> Manifest:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 import yaml
 from api_servers import ApiServer
-from operators import eventually
+from operators import collector_knows_games, eventually
 
 from swarmgame_operator.api import Api, ResourceKind, connect
 
@@ -23,7 +23,7 @@ ACCOUNT = ResourceKind("ServiceAccount", "v1", "serviceaccounts")
 
 @pytest.fixture(scope="session")
 def cluster_config(api_server_with_controllers: ApiServer) -> Path:
-    """The kubeconfig of an API server with the CRD."""
+    """The kubeconfig of an API server with the CRD, whose controllers know it."""
 
     async def install() -> None:
         api = await connect(config_file=str(api_server_with_controllers.kubeconfig))
@@ -35,6 +35,7 @@ def cluster_config(api_server_with_controllers: ApiServer) -> Path:
             return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
         await eventually(established)
+        await collector_knows_games(api)
         await api.close()
 
     asyncio.run(install())
@@ -56,14 +57,15 @@ async def namespace(api: Api) -> str:
 
 
 @pytest.fixture
-def new_namespace(api: Api) -> Callable[[], Awaitable[str]]:
-    """Return a function that makes namespaces."""
-    return lambda: make_namespace(api)
+def new_namespace(api: Api) -> Callable[..., Awaitable[str]]:
+    """Return a function that makes namespaces, with these labels if any are given."""
+    return lambda labels=None: make_namespace(api, labels)
 
 
-async def make_namespace(api: Api) -> str:
+async def make_namespace(api: Api, labels: Mapping[str, str] | None = None) -> str:
+    """Make a namespace. Pod Security obeys labels that it has from the start; later ones after a moment."""
     name = f"test-{uuid.uuid4().hex[:10]}"
-    await api.create(NAMESPACE, None, {"metadata": {"name": name}})
+    await api.create(NAMESPACE, None, {"metadata": {"name": name, "labels": dict(labels or {})}})
 
     async def has_account() -> bool:
         return await api.get(ACCOUNT, name, "default") is not None

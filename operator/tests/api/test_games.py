@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
 import pytest
-from operators import controllers_at_rest, eventually, manifest, names, operator, reconcile_all, settled
+from operators import (
+    RunningOperator,
+    all_at_rest,
+    eventually,
+    manifest,
+    names,
+    operator,
+    reconcile_all,
+    settled,
+)
 
 from swarmgame_operator.api import CONFIG_MAP, DEPLOYMENT, GAME, JOB, KINDS, POD, SECRET, SERVICE, Api, ResourceKind
+from swarmgame_operator.libp2p_keys import peer_id_of
 
 EVENT_KIND = ResourceKind("Event", "events.k8s.io/v1", "events")
 
@@ -32,10 +43,13 @@ async def test_a_game_gets_its_children_and_its_job_gets_pods(api: Api, cluster_
         assert "sums-peers" in await names(api, JOB, namespace)
         assert {"sums-peers", "sums-bootnode"} <= await names(api, SERVICE, namespace)
         assert {"sums-bootnode"} == await names(api, DEPLOYMENT, namespace)
-        assert "sums-game" in await names(api, CONFIG_MAP, namespace)
         secret = await api.get(SECRET, namespace, "sums-peer-keys")
         assert secret is not None
         assert set(secret["data"]) == {"peer-0.key", "peer-1.key"}
+        file = await api.get(CONFIG_MAP, namespace, "sums-game")
+        assert file is not None
+        ids = [peer_id_of(base64.b64decode(secret["data"][f"peer-{index}.key"])) for index in range(2)]
+        assert file["data"]["peers"].split() == ids, "the game's own peers count from the start"
         assert (await condition(api, namespace, "sums", "Accepted"))["reason"] == "Valid"
         game = await api.get(GAME, namespace, "sums")
         assert game is not None
@@ -59,16 +73,21 @@ async def test_a_settled_game_causes_no_writes_and_neither_does_a_restart(
         for name in ("one", "two", "three"):
             await api.create(GAME, namespace, manifest(name))
         await eventually(lambda: len(list(first.cache.games())) == 3)
-        await eventually(lambda: controllers_at_rest(api, namespace, 3))  # then only an operator changes anything
-        await settled(first)
-        before = first.metrics.writes
+        await all_at_rest(first, api, namespace, 3)
+        before, lists = first.metrics.writes, listed(first)
         assert [await reconcile_all(first) for _ in range(3)] == [3, 3, 3]
         assert first.metrics.writes == before
+        assert listed(first) == lists, "events are read only of what does not start"
     async with operator(cluster_config, namespace) as second:
         await second.works()
         await eventually(lambda: len(list(second.cache.games())) == 3)
         assert [await reconcile_all(second) for _ in range(3)] == [3, 3, 3]
         assert second.metrics.writes == 0
+
+
+def listed(running: RunningOperator) -> float:
+    """Return the number of lists that the operator has requested."""
+    return float(running.metrics.requests.labels("list", "200")._value.get())
 
 
 @pytest.mark.parametrize(
@@ -127,8 +146,7 @@ async def test_a_change_while_no_operator_runs_is_reverted_by_the_next(
 async def test_fields_of_other_managers_stay(api: Api, cluster_config: Path, namespace: str) -> None:
     async with operator(cluster_config, namespace) as running:
         await api.create(GAME, namespace, manifest())
-        await eventually(lambda: controllers_at_rest(api, namespace, 1))
-        await settled(running)
+        await all_at_rest(running, api, namespace, 1)
         before = running.metrics.writes
         await merge_as_another_manager(
             api, SERVICE, namespace, "sums-peers", {"metadata": {"labels": {"team": "blue"}, "annotations": {"a": "b"}}}

@@ -54,15 +54,13 @@ class Server:
 
 
 @pytest.fixture
-def server(api_server: ApiServer, api_namespace: str) -> Server:
+def server(api_server: ApiServer, restricted_api_namespace: str) -> Server:
     from kubernetes import client
 
     with api_server.client() as connection:
         core = client.CoreV1Api(connection)
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        core.patch_namespace(api_namespace, {"metadata": {"labels": labels}})
-        core.create_namespaced_service_account(api_namespace, {"metadata": {"name": "default"}})
-    return Server(api_server, api_namespace)
+        core.create_namespaced_service_account(restricted_api_namespace, {"metadata": {"name": "default"}})
+    return Server(api_server, restricted_api_namespace)
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -83,7 +81,8 @@ def test_a_restricted_namespace_accepts_the_pods(name: str, server: Server) -> N
 
 
 def test_a_restricted_namespace_accepts_the_pod_that_reads_a_claim(server: Server) -> None:
-    template = {"tolerations": [{"key": "gpu", "operator": "Exists"}], "imagePullSecrets": [{"name": "registry"}]}
+    spec = {"tolerations": [{"key": "gpu", "operator": "Exists"}], "imagePullSecrets": [{"name": "registry"}]}
+    template = {"metadata": {"labels": {"team": "a"}}, "spec": spec}
     made = server.request("POST", reader_pod("sums", "sums-checkpoints", "worker:1", template), query="&dryRun=All")
     assert made["metadata"]["name"].startswith("sums-export-")
     assert made["spec"]["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]

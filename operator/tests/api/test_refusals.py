@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from api_proxy import (
     kopf_watches_games,
 )
 from kubernetes.aio import client
-from operators import RunningOperator, controllers_at_rest, eventually, manifest, names, operator, settled
+from operators import RunningOperator, all_at_rest, eventually, manifest, names, operator, settled
 
 from swarmgame_operator import handlers, informer
+from swarmgame_operator import operator as operator_module
 from swarmgame_operator.api import GAME, JOB, SECRET, Api
 from swarmgame_operator.cache import WATCHED
 from swarmgame_operator.settings import OperatorSettings
@@ -39,6 +41,10 @@ FATAL = {
     "watch": {400, 401, 404, 409, 410, "half"},
 }
 """What ends kopf's watcher for good, and so the operator. A certificate that is refused is not tried again."""
+RELISTED = {400, 404, 410}
+"""What makes an informer list again. It is in step from then on until its next watch is refused too, and what it has
+listed may be acted on meanwhile.
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -114,8 +120,7 @@ async def survive_at_work(api: Api, cluster_config: Path, namespace: str, kind: 
     await api.create(GAME, namespace, manifest("g0"))
     async with api_proxy(api) as proxy:
         async with operator(cluster_config, namespace, connection=connecting(proxy), may_end=True) as running:
-            await eventually(lambda: controllers_at_rest(api, namespace, 1))
-            await settled(running)
+            await all_at_rest(running, api, namespace, 1)
             kinds = 1 if chosen is kopf_watches_games else len(WATCHED)
             await eventually(lambda: len({each.plural for each in proxy.requests if chosen(each)}) == kinds)
             proxy.fault = Fault(chosen, kind)
@@ -131,7 +136,7 @@ async def survive_at_work(api: Api, cluster_config: Path, namespace: str, kind: 
                 return not await has_job(api, namespace, "g0")
 
             await eventually(collected)
-            if chosen is informers_watch:
+            if chosen is informers_watch and kind not in RELISTED:
                 assert len(proxy.writes) == before
             await lift(running, proxy, chosen is kopf_watches_games and kind in FATAL["watch"])
             async with replaced(running, proxy, cluster_config, namespace) as last:
@@ -166,7 +171,8 @@ async def replaced(
 async def test_an_operator_whose_token_is_refused_logs_in_again_with_the_new_one_and_not_too_often(
     api: Api, cluster_config: Path, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens = ["first"]
+    tokens, pause = ["first"], 0.2
+    monkeypatch.setattr(handlers, "LOGIN_SECONDS", pause)
 
     async def connection(count: Callable[[str, str], None]) -> Api:
         async def renew(configuration: client.Configuration) -> None:
@@ -185,9 +191,13 @@ async def test_an_operator_whose_token_is_refused_logs_in_again_with_the_new_one
         refused = len(proxy.requests)
         proxy.cut()
         await api.create(GAME, namespace, manifest("g1"))
-        await asyncio.sleep(2.0)  # kopf logs in with the token that is still the old one, again and again
-        attempts = [request for request in proxy.requests[refused:] if request.by_kopf]
-        assert 2 <= len(attempts) <= 12
+
+        def attempts() -> list[float]:
+            return [request.when for request in proxy.requests[refused:] if request.by_kopf]
+
+        # kopf logs in with the old token again and again, and makes three requests at most with each login.
+        await eventually(lambda: len(attempts()) >= 7)
+        assert attempts()[6] - attempts()[0] >= 2 * pause
         assert not await has_job(api, namespace, "g1")
         tokens.append("second")
         await eventually(lambda: has_job(api, namespace, "g1"))
@@ -207,14 +217,18 @@ async def test_without_rights_to_one_kind_the_operator_is_not_ready_names_it_and
             problem = "not in step, so nothing is written: NetworkPolicy"
             await eventually(lambda: running.inner.readiness_problem() == problem)
             async with aiohttp.ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{running.inner.port}/readyz") as answer:
-                    assert (answer.status, await answer.text()) == (503, f"{problem}\n")
+
+                async def answers(status: int, text: str) -> bool:
+                    async with session.get(f"http://127.0.0.1:{running.inner.port}/readyz") as answer:
+                        return (answer.status, await answer.text()) == (status, text)
+
+                # On a busy machine the short timeouts of these tests can put other informers out of step for a moment.
+                await eventually(lambda: answers(503, f"{problem}\n"))
                 assert proxy.writes == []
                 assert not running.inner.liveness_problem()
                 proxy.fault = None
                 await eventually(lambda: has_job(api, namespace, "g0"))
-                async with session.get(f"http://127.0.0.1:{running.inner.port}/readyz") as answer:
-                    assert (answer.status, await answer.text()) == (200, "ok\n")
+                await eventually(lambda: answers(200, "ok\n"))
 
 
 async def test_with_rights_to_one_namespace_alone_the_operator_starts_and_works(
@@ -237,20 +251,89 @@ async def test_informers_wait_as_long_as_an_overloaded_api_server_requires(
     api: Api, cluster_config: Path, namespace: str
 ) -> None:
     async with api_proxy(api) as proxy:
-        proxy.fault = Fault(lambda each: each.plural == "jobs", 429, {"Retry-After": "2"})
+        proxy.fault = Fault(lambda each: each.plural == "jobs", 429, {"Retry-After": "1"})
         async with operator(cluster_config, namespace, connection=connecting(proxy)):
-            await eventually(lambda: len(proxy.faulted) == 2)
+            await eventually(lambda: len(proxy.faulted) >= 2)
             # The back-off alone is at most 0.45 s here.
-            assert proxy.faulted[1].when - proxy.faulted[0].when > 1.9
+            assert proxy.faulted[1].when - proxy.faulted[0].when > 0.95
 
 
 async def test_an_api_server_that_forgets_its_history_at_once_is_not_flooded_with_lists(
-    api: Api, cluster_config: Path, namespace: str
+    api: Api, cluster_config: Path, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pause = 0.1
+    monkeypatch.setattr(informer, "LONGEST_DELAY", pause)
     async with api_proxy(api) as proxy:
         proxy.fault = Fault(informers_watch, 410)
         async with operator(cluster_config, namespace, connection=connecting(proxy)):
-            await eventually(lambda: len(proxy.faulted) >= 2 * len(WATCHED))
-            before = proxy.count(informers_list)
-            await asyncio.sleep(2.0)
-            assert 0 < proxy.count(informers_list) - before <= 8 * len(WATCHED)  # a back-off is at least 0.3 s
+
+            def lists() -> dict[str, list[float]]:
+                found: dict[str, list[float]] = {}
+                for request in proxy.requests:
+                    if informers_list(request):
+                        found.setdefault(request.path, []).append(request.when)
+                return found
+
+            await eventually(lambda: len(lists()) == len(WATCHED) and min(map(len, lists().values())) >= 6)
+            for path, when in lists().items():
+                # The second list follows at once: one interruption is usual.
+                assert min(later - earlier for earlier, later in pairwise(when[1:])) >= pause, path
+
+
+async def test_a_namespace_without_rights_says_so_in_its_games_and_does_not_stop_the_others(
+    api: Api, cluster_config: Path, new_namespace: NewNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator_module, "IN_STEP_SECONDS", 1.0)
+    served, refused = await new_namespace(), await new_namespace()
+    for namespace in (served, refused):
+        for number in range(3):
+            await api.create(GAME, namespace, manifest(f"g{number}"))
+
+    async def degraded(name: str) -> dict[str, Any]:
+        game = await api.get(GAME, refused, name)
+        found = ((game or {}).get("status") or {}).get("conditions") or ()
+        return next((each for each in found if each["type"] == "Degraded"), {})
+
+    async with api_proxy(api) as proxy:
+        chosen = f"/namespaces/{refused}/networkpolicies"
+        proxy.fault = Fault(lambda request: request.path.endswith(chosen), 403)
+        async with operator(
+            cluster_config, served, connection=connecting(proxy), watch_namespaces=(served, refused), workers=2
+        ) as running:
+
+            async def all_served() -> bool:
+                return all([await has_job(api, served, f"g{number}") for number in range(3)])
+
+            async def all_told() -> bool:
+                return all([(await degraded(f"g{number}")).get("reason") == "NotServed" for number in range(3)])
+
+            await eventually(all_served)
+            await eventually(all_told)
+            assert not running.inner.readiness_problem()
+            assert await names(api, JOB, refused) == set()
+            proxy.fault = None
+            await eventually(lambda: has_job(api, refused, "g0"))
+
+            async def mended() -> bool:
+                return (await degraded("g0"))["reason"] != "NotServed"
+
+            await eventually(mended)
+
+
+async def test_references_that_may_not_be_read_are_told_and_not_said_to_be_missing(
+    api: Api, cluster_config: Path, namespace: str
+) -> None:
+    async with api_proxy(api) as proxy:
+        proxy.fault = Fault(lambda request: request.path.endswith("/secrets/hub"), 403)
+        async with operator(cluster_config, namespace, connection=connecting(proxy)):
+            model = {"uri": "hf://org/name", "secretRef": {"name": "hub"}}
+            await api.create(GAME, namespace, manifest("g0", model=model))
+
+            async def told() -> dict[str, Any]:
+                game = await api.get(GAME, namespace, "g0")
+                found = {each["type"]: each for each in ((game or {}).get("status") or {}).get("conditions") or ()}
+                return found if found.get("Degraded", {}).get("reason") == "ObjectRefused" else {}
+
+            conditions = await eventually(told)
+            assert "cannot be read" in conditions["Degraded"]["message"]
+            assert conditions.get("Accepted", {}).get("reason") != "SecretNotFound"

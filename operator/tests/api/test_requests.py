@@ -4,31 +4,37 @@ kopf's in the objects.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
-from api_proxy import api_proxy
-from operators import controllers_at_rest, eventually, manifest, operator, reconcile_all, settled
+from api_proxy import Request, api_proxy
+from operators import all_at_rest, eventually, manifest, operator, reconcile_all, settled
 
 from swarmgame_operator.api import GAME, JOB, SECRET, Api
 
 
-async def test_a_cold_start_with_settled_games_writes_nothing_and_neither_does_idle_time(
+def watches(request: Request) -> bool:
+    return request.is_watch
+
+
+async def test_a_cold_start_with_settled_games_writes_nothing_and_neither_does_the_renewal_of_every_watch(
     api: Api, cluster_config: Path, namespace: str, tmp_path: Path
 ) -> None:
     async with operator(cluster_config, namespace) as first:
         for name in ("one", "two", "three"):
             await api.create(GAME, namespace, manifest(name))
         await eventually(lambda: len(list(first.cache.games())) == 3)
-        await eventually(lambda: controllers_at_rest(api, namespace, 3))
-        await settled(first)
+        await all_at_rest(first, api, namespace, 3)
     async with api_proxy(api) as proxy, operator(proxy.kubeconfig(tmp_path / "config"), namespace) as second:
         await second.works()
         await eventually(lambda: len(list(second.cache.games())) == 3)
         assert await reconcile_all(second) == 3
         assert await reconcile_all(second) == 3
-        await asyncio.sleep(3.0)  # idle: neither the operator nor kopf has a reason to write
+        # An idle operator only opens its watches again when they end.
+        before = proxy.count(watches)
+        proxy.cut(watches)
+        await eventually(lambda: proxy.count(watches) >= 2 * before)
+        await eventually(lambda: not second.inner.readiness_problem())
         assert await reconcile_all(second) == 3
         written = [request for request in proxy.requests if request.method != "GET"]
         assert [(each.method, each.path) for each in written] == []
@@ -64,12 +70,20 @@ async def test_a_game_carries_neither_annotation_nor_finalizer_of_kopf_and_its_e
             assert all(event["involvedObject"]["uid"] == made["metadata"]["uid"] for event in events)
             return [(event["reason"], event["message"]) for event in events]
 
-        await eventually(posted)
+        async def stored() -> list[tuple[str, str]]:
+            events = await api._call("list", "GET", f"/api/v1/namespaces/{namespace}/events")
+            of_game = [each for each in events["items"] if each["involvedObject"]["kind"] == "SwarmGame"]
+            return [(each["reason"], each["message"]) for each in of_game]
+
         await reconcile_all(running)
+        published = running.inner.events._published  # kopf posts them one after another, in the background
+
+        async def all_stored() -> bool:
+            return 0 < len(published) == len(await stored())
+
+        await eventually(all_stored)
     assert len(posted()) == len(set(posted()))
-    stored = await api._call("list", "GET", f"/api/v1/namespaces/{namespace}/events")
-    of_game = [each for each in stored["items"] if each["involvedObject"]["kind"] == "SwarmGame"]
-    assert sorted((each["reason"], each["message"]) for each in of_game) == sorted(posted())
+    assert sorted(await stored()) == sorted(posted())
 
 
 async def test_no_list_and_no_watch_brings_the_value_of_a_secret(

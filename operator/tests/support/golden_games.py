@@ -16,6 +16,7 @@ import yaml
 from plan_fixtures import DEFAULTS, EMPTY, apply_plan, valid_game, with_status
 
 from swarmgame_api.resource import GameResource
+from swarmgame_operator.defaults import Defaults
 from swarmgame_operator.plan import build_plan
 from swarmgame_operator.plan.game_context import INTENT_HASH
 from swarmgame_operator.snapshot import DryRunFacts, JobCondition, Observed
@@ -135,6 +136,27 @@ GAMES: dict[str, GameResource] = {
     "closed-swarm": quickstart(
         {"communication": {"backend": "TorchDistributed"}, "peers": {"replicas": 3, "minReplicas": 3}}
     ),
+    "pod-defaults": quickstart(
+        {
+            "podDefaults": {
+                "labels": {"team": "research"},
+                "annotations": {"mesh.example/inject": "false"},
+                "nodeSelector": {"pool": "games"},
+                "tolerations": [{"key": "games", "operator": "Exists"}],
+                "resources": {"limits": {"cpu": "2"}},
+                "imagePullSecrets": [{"name": "registry"}],
+                "env": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
+                "volumes": [{"name": "company-ca", "configMap": {"name": "company-ca"}}],
+                "volumeMounts": [{"name": "company-ca", "mountPath": "/etc/ssl/company", "readOnly": True}],
+            },
+            "podTemplates": {
+                "bootnode": {
+                    "spec": {"containers": [{"name": "bootnode", "resources": {"limits": {"memory": "256Mi"}}}]}
+                }
+            },
+            "peers": {"resources": {"limits": {"cpu": "8", "memory": "16Gi"}}},
+        }
+    ),
     "without-a-bootnode": quickstart(
         {
             "model": None,
@@ -145,14 +167,14 @@ GAMES: dict[str, GameResource] = {
 }
 
 
-def written_manifests(resource: GameResource) -> list[dict[str, Any]]:
+def written_manifests(resource: GameResource, defaults: Defaults = DEFAULTS) -> list[dict[str, Any]]:
     """Return everything that the plans of a new game write until nothing is left to do. The initializer succeeds at
     once. Keys are without their bytes.
     """
     observed = EXISTING
     written: list[dict[str, Any]] = []
     for _ in range(10):
-        found = build_plan(resource, observed, DEFAULTS)
+        found = build_plan(resource, observed, defaults)
         if found.dry_run is not None:
             observed = replace(observed, dry_run=DryRunFacts(found.dry_run.hash))
             continue
@@ -195,7 +217,9 @@ def _comparable(manifest: Mapping[str, Any]) -> dict[str, Any]:
     found = copy.deepcopy(dict(manifest))
     found["metadata"].get("annotations", {}).pop(INTENT_HASH, None)
     if manifest["kind"] == "ConfigMap":
-        found["data"] = {name: json.loads(text) for name, text in manifest["data"].items()}
+        found["data"] = {
+            name: json.loads(text) if name.endswith(".yaml") else text for name, text in manifest["data"].items()
+        }
     return found
 
 

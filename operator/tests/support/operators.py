@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 import kopf
 
 from swarmgame_operator import handlers  # noqa: F401  # registers them
-from swarmgame_operator.api import DEPLOYMENT, GAME, JOB, Api, ResourceKind, connect
-from swarmgame_operator.cache import ClusterCache
+from swarmgame_operator.api import DEPLOYMENT, GAME, JOB, POD, Api, ResourceKind, connect
+from swarmgame_operator.cache import SELECTOR, ClusterCache
+from swarmgame_operator.errors import OperatorError
 from swarmgame_operator.metrics import OperatorMetrics
 from swarmgame_operator.operator import Operator
+from swarmgame_operator.plan.game_context import GAME_LABEL
+from swarmgame_operator.plan.status_changes import COUNTS_SECONDS
 from swarmgame_operator.settings import OperatorSettings
 
 Result = TypeVar("Result")
@@ -135,7 +138,8 @@ async def operator(
         may_end: it may end by itself in the block; else its error is raised at the block's end.
     """
     quick: dict[str, Any] = {"metrics_port": 0, "probe_port": 0, "debounce_seconds": 0.02, "progress_seconds": 0}
-    chosen = OperatorSettings(watch_namespaces=(namespace,) if namespace else (), **{**quick, **settings})
+    watched = {"watch_namespaces": (namespace,) if namespace else ()}
+    chosen = OperatorSettings(**{**quick, **watched, **settings})
     running = RunningOperator(chosen, str(kubeconfig), connection)
     running.start()
     await running.started()
@@ -168,11 +172,17 @@ async def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any
 
 
 async def settled(running: RunningOperator, seconds: float = 30.0) -> None:
-    """Wait until every game has been reconciled twice more without a single write."""
+    """Wait until every game has been reconciled twice more without a single write, also of counts that waited."""
     await running.works(seconds)
+    await _quiet(running)
+    await asyncio.sleep(1.1 * COUNTS_SECONDS)
+    await _quiet(running)
+
+
+async def _quiet(running: RunningOperator) -> None:
     quiet = 0
     for _ in range(200):
-        before = running.metrics.writes
+        before = running.metrics.writes  # with the renewals of a lease, so the two rounds follow each other at once
         await reconcile_all(running)
         quiet = quiet + 1 if running.metrics.writes == before else 0
         if quiet == 2:
@@ -201,6 +211,49 @@ async def names(api: Api, kind: ResourceKind, namespace: str) -> set[str]:
     """Return the names of all objects of a kind."""
     page = await api.list_page(kind, namespace)
     return {each["metadata"]["name"] for each in page["items"]}
+
+
+async def all_at_rest(running: RunningOperator, api: Api, namespace: str, count: int) -> None:
+    """Wait until the controllers are at rest with so many games, the operator knows what they did, and it is settled.
+    From then on nothing but a change of a game or of a child causes a write.
+    """
+    await eventually(lambda: controllers_at_rest(api, namespace, count), 60)
+    await eventually(lambda: caught_up(running, api, namespace))
+    await settled(running)
+
+
+async def caught_up(running: RunningOperator, api: Api, namespace: str) -> bool:
+    """Return whether the operator's cache has the present version of all Jobs, Deployments and pods of games."""
+    for kind in (JOB, DEPLOYMENT, POD):
+        for each in (await api.list_page(kind, namespace, selector=SELECTOR))["items"]:
+            metadata = each["metadata"]
+            key = (namespace, metadata["labels"][GAME_LABEL])
+            present = f"{metadata['uid']}/{metadata['resourceVersion']}"
+            if running.cache.version_of(key, kind, metadata["name"]) != present:
+                return False
+    return True
+
+
+async def collector_knows_games(api: Api) -> None:
+    """Wait until the garbage collector acts on games, by a game that only it can delete. It finds a new kind within
+    30 s; until then no object of a deleted game is deleted.
+    """
+
+    async def made() -> bool:
+        try:
+            await api.create(GAME, "default", manifest("probe"))
+        except OperatorError as error:  # 404 or 429 while the API server sets up the kind
+            if error.status not in (404, 409, 429):
+                raise
+            return error.status == 409
+        return True
+
+    async def gone() -> bool:
+        return await api.get(GAME, "default", "probe") is None
+
+    await eventually(made)
+    await api.delete(GAME, "default", "probe", propagation="Foreground")
+    await eventually(gone, 90)
 
 
 async def controllers_at_rest(api: Api, namespace: str, count: int) -> bool:

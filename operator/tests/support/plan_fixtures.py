@@ -14,6 +14,7 @@ from swarmgame_api.status import Condition, SwarmGameStatus
 from swarmgame_operator.defaults import Defaults
 from swarmgame_operator.plan import Plan, build_plan
 from swarmgame_operator.plan.game_context import INTENT_HASH, TEMPLATE_HASH, GameContext
+from swarmgame_operator.plan.storage import checkpoints_claim
 from swarmgame_operator.snapshot import (
     ChildFacts,
     ContainerFacts,
@@ -21,6 +22,7 @@ from swarmgame_operator.snapshot import (
     JobFacts,
     Observed,
     PodFacts,
+    ProgressFacts,
     ServiceFacts,
     WorkloadFacts,
 )
@@ -65,6 +67,11 @@ def body(
         "spec": {**yaml.safe_load(SPEC), **copy.deepcopy(spec or {})},
         "status": status_document(status) if status is not None else {},
     }
+
+
+def peer_id(index: int) -> str:
+    """Return the id of a peer's key."""
+    return f"{BOOTNODE_PEER[:-1]}{index + 2}"
 
 
 def game(spec: dict[str, Any] | None = None, **rest: Any) -> GameResource:
@@ -113,7 +120,8 @@ def apply_plan(observed: Observed, done: Plan, name: str = "sums") -> Observed:
     for child in done.children:
         manifest = child.create_manifest or child.apply_manifest
         annotations = manifest["metadata"]["annotations"]
-        children[(child.kind, child.name)] = ChildFacts(annotations[INTENT_HASH])
+        owners = tuple(str(each["uid"]) for each in manifest["metadata"].get("ownerReferences") or ())
+        children[(child.kind, child.name)] = ChildFacts(annotations[INTENT_HASH], owners=owners)
         if child.kind == "Job":
             made = job if child.name == f"{name}-peers" else initializer
             if child.create_manifest is not None:
@@ -122,6 +130,7 @@ def apply_plan(observed: Observed, done: Plan, name: str = "sums") -> Observed:
                     suspended=bool(manifest["spec"].get("suspend")),
                     template_hash=annotations[TEMPLATE_HASH],
                     queue=manifest["metadata"]["labels"].get("kueue.x-k8s.io/queue-name", ""),
+                    checkpoints_claim=checkpoints_claim(manifest["spec"]["template"]["spec"]),
                 )
             assert made is not None, f"a Job that does not exist cannot be changed: {child.name}"
             numbers = manifest.get("spec", {})
@@ -154,6 +163,7 @@ def apply_plan(observed: Observed, done: Plan, name: str = "sums") -> Observed:
         workloads=tuple(workloads),
         services=tuple(services),
         bootnode_peer=BOOTNODE_PEER if f"{name}-bootnode-key" in secrets else "",
+        peer_ids=tuple(peer_id(index) for index in range(len(secrets.get(f"{name}-peer-keys", ())))),
     )
 
 
@@ -208,8 +218,24 @@ def running(resource: GameResource, observed: Observed = EMPTY) -> tuple[GameRes
     return with_status(resource, build_plan(resource, observed, DEFAULTS).status), observed
 
 
+def heard(observed: Observed) -> Observed:
+    """Return the snapshot with an answer of a peer that has not finished a round."""
+    return replace(observed, progress=ProgressFacts(observed.now))
+
+
 def job_with(observed: Observed, *conditions: tuple[str, str], **fields: Any) -> Observed:
     """Return the snapshot with these conditions, (type, reason), on the peers' Job."""
     assert observed.job is not None
     added = tuple(JobCondition(type, reason) for type, reason in conditions)
     return replace(observed, job=replace(observed.job, conditions=added, **fields))
+
+
+def jobs(found: Plan) -> list[str]:
+    """Return the names of the Jobs that a plan writes."""
+    return [child.name for child in found.children if child.kind == "Job"]
+
+
+def changed(spec: dict[str, Any], before: dict[str, Any] | None = None) -> tuple[GameResource, Observed]:
+    """Return a game whose spec has just changed, and its snapshot with all peers and the bootnode ready."""
+    resource, observed = running(valid_game(before))
+    return valid_game(spec, status=resource.status, generation=2), observed

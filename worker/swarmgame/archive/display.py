@@ -15,6 +15,8 @@ from swarmgame.archive.selection import Row
 
 MOST_CHARACTERS = 1_200
 """Longest prompt or text on a terminal; JSON has all of it."""
+_ENDS = {"length": ", cut off", "turns": ", no turns left", "error": ", its environment failed"}
+"""How a rollout ended, where neither the policy nor the environment ended it."""
 _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"})
 
 
@@ -47,9 +49,16 @@ def prompt_text(row: Row) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
-def answer(row: Row) -> str:
-    """Return the visible text of a rollout."""
-    return cut(row["text"]) or "(empty)"
+def answer(row: Row) -> list[tuple[str, str]]:
+    """Return the visible texts of a rollout, each with its author: `text`, or `turn 1`, `environment` and so on."""
+    segments = row.get("segments") or ()
+    if not segments:
+        return [("text", cut(row["text"]) or "(empty)")]
+    authors = ("environment" if index % 2 else f"turn {index // 2 + 1}" for index in range(len(segments)))
+    most = max(80, MOST_CHARACTERS // len(segments))
+    return [
+        (author, cut(segment["text"], most) or "(empty)") for author, segment in zip(authors, segments, strict=True)
+    ]
 
 
 def facts(row: Row, names: Mapping[str, str]) -> list[str]:
@@ -67,13 +76,13 @@ def facts(row: Row, names: Mapping[str, str]) -> list[str]:
 
 def use(row: Row) -> list[str]:
     """Return a rollout's reward, advantage, weight, length and outcome, as short phrases."""
-    tokens = len(row["token_ids"])
+    tokens = len(row["logprobs"])  # the policy's
     found = ["not scored" if missing(row["reward"]) else f"reward {row['reward']:.3f}"]
     if not missing(row["advantage"]):
         found.append(f"advantage {row['advantage']:+.3f}")
     if not missing(row["weight"]) and row["weight"] not in (0.0, 1.0):
         found.append(f"weight {row['weight']:.3f}")
-    end = "" if row["finish_reason"] == "stop" else ", cut off"
+    end = _ENDS.get(row["finish_reason"], "")
     return [*found, f"{tokens:,} token{'s' if tokens != 1 else ''}{end}", row["outcome"]]
 
 
@@ -89,7 +98,8 @@ def block(row: Row, names: Mapping[str, str]) -> RenderableType:
     grid.add_column(overflow="fold")
     if row["prompt"]:
         grid.add_row("prompt", Text(cut(prompt_text(row))))
-    grid.add_row("text", Text(answer(row)))
+    for author, text in answer(row):
+        grid.add_row(author, Text(text))
     title, used = Text(" · ".join(facts(row, names)), style="bold"), Text(" · ".join(use(row)), style="dim")
     return Group(title, used, grid, Text())
 

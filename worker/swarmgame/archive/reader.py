@@ -1,11 +1,13 @@
 """Reads an archive: rounds with their heads, and the place of a damaged byte.
 
 Invariant: `load` returns only bytes that match the digest in the file's name, so what it returns was written so.
+
+Arrow reads without threads here: a process that ends shortly after its pool of threads began may abort instead
+(apache/arrow#34314), and a round is small.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from swarmgame import bounded_json
 from swarmgame.archive.files import FORMAT_VERSION, HEAD, PAGE_ROWS, RoundFile
 from swarmgame.archive.rows import Head
 from swarmgame.errors import BadData
@@ -61,11 +64,11 @@ def load(file: RoundFile) -> StoredRound:
             f"{file.path} is of format version {head.get('format')}; this release reads version {FORMAT_VERSION}: use "
             "the release that wrote it"
         )
-    return StoredRound(file, head, parquet.read())
+    return StoredRound(file, head, parquet.read(use_threads=False))
 
 
 def _head(parquet: pq.ParquetFile) -> Mapping[str, Any]:
-    found = json.loads((parquet.metadata.metadata or {})[HEAD.encode()])
+    found = bounded_json.loads((parquet.metadata.metadata or {})[HEAD.encode()])
     if not isinstance(found, Mapping):
         raise ValueError("the head is not a mapping")
     return found
@@ -93,7 +96,7 @@ def _first_damaged_row(parquet: pq.ParquetFile, column: str) -> int | None:
     """Return the first row of the first page of a column that cannot be read."""
     read = 0
     try:
-        for batch in parquet.iter_batches(batch_size=1, columns=[column]):
+        for batch in parquet.iter_batches(batch_size=1, columns=[column], use_threads=False):
             read += batch.num_rows
     except (pa.ArrowException, OSError):
         # The end of a page's last list is known from the page after it: that one is damaged.
@@ -104,7 +107,7 @@ def _first_damaged_row(parquet: pq.ParquetFile, column: str) -> int | None:
 def _questions(parquet: pq.ParquetFile) -> list[str]:
     """Return the question of each row; none where that column itself is damaged."""
     try:
-        found: list[str] = parquet.read(columns=["question"])["question"].to_pylist()
+        found: list[str] = parquet.read(columns=["question"], use_threads=False)["question"].to_pylist()
         return found
     except (pa.ArrowException, OSError):
         return []

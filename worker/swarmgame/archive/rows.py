@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from swarmgame import bounded_json
 from swarmgame.game.components import RolloutUse
 from swarmgame.game.protocol import Collected, Origin
 from swarmgame.game.state import (
@@ -27,11 +28,11 @@ from swarmgame.game.state import (
     Group,
     GroupKey,
     Message,
-    PeerId,
     Prompt,
     QuestionRef,
     Rewards,
     Rollout,
+    Segment,
 )
 from swarmgame.game.verification import VerifiedRollouts
 
@@ -55,6 +56,7 @@ SCHEMA = pa.schema(
         ("text", pa.string()),
         ("token_ids", pa.list_(pa.uint32())),
         ("logprobs", pa.list_(pa.float64())),
+        ("segments", pa.list_(pa.struct([("tokens", pa.int64()), ("text", pa.string())]))),
         ("finish_reason", pa.string()),
         ("reward", pa.float64()),
         ("advantage", pa.float64()),
@@ -87,14 +89,12 @@ class RoundRecord:
         rewards: our own scores.
         stages: what was received.
         uses: how the update used each group; None where the trainer does not report it.
-        roles: of the members.
     """
 
     state: GameState
     rewards: Rewards
     stages: tuple[StageRecord, ...]
     uses: Mapping[GroupKey, Sequence[RolloutUse]] | None
-    roles: Mapping[PeerId, str]
 
 
 Head = Mapping[str, Any]
@@ -109,12 +109,13 @@ def round_rows(record: RoundRecord) -> tuple[Head, pa.Table]:
     for stage, received in enumerate(record.stages):
         own = record.state.own(stage)
         if own is not None:
-            heads.append(_add(columns, record, order, own, stage, None, {}))
+            heads.append(_add(columns, record, order, own, stage, None, {}, 0))
         collected = received.collected
         origins: Sequence[Origin | None] = collected.origins or [None] * len(collected.contributions)
-        for each in zip(collected.contributions, origins, received.verified.reasons, strict=True):
-            contribution, origin, reasons = each
-            heads.append(_add(columns, record, order, contribution, stage, origin, reasons))
+        arrivals = collected.arrivals or range(len(collected.contributions))
+        for each in zip(collected.contributions, origins, received.verified.reasons, arrivals, strict=True):
+            contribution, origin, reasons, arrival = each
+            heads.append(_add(columns, record, order, contribution, stage, origin, reasons, arrival))
     table = pa.Table.from_arrays([_array(columns[field.name], field) for field in SCHEMA], schema=SCHEMA)
     return {"contributions": heads, "external": [list(key) for key in record.state.external]}, table
 
@@ -127,10 +128,11 @@ def _add(
     collected_in: int,
     origin: Origin | None,
     reasons: Mapping[str, str],
+    arrival: int,
 ) -> dict[str, Any]:
     """Add the rows of one contribution, and return its head."""
     own = contribution.peer == record.state.peer
-    role = record.roles.get(contribution.peer, "")
+    role = record.state.round.roles.get(contribution.peer, "")
     announcement = origin.announcement if origin is not None else None
     rows, cut = 0, []
     for group in contribution.groups:
@@ -141,7 +143,8 @@ def _add(
         limit = None if in_update else CELL
         if not in_update and _longest(group) > CELL:
             cut.append(group.question_id)
-        count = len(group.rollouts)
+        rollouts = group.rollouts if limit is None else [_shortened(rollout, limit) for rollout in group.rollouts]
+        count = len(rollouts)
         reference = contribution.references[group.question_id]
         rewards = record.rewards.get(key, ()) if usable else ()
         uses = record.uses.get(key) if record.uses is not None and in_update else None
@@ -158,10 +161,11 @@ def _add(
             "position": list(range(count)),
             "prompt": [[(_utf8(m.role), _utf8(m.content[:limit])) for m in group.prompt.messages]] * count,
             "prompt_ids": [group.prompt.token_ids[:limit]] * count,
-            "text": [_utf8(rollout.text[:limit]) for rollout in group.rollouts],
-            "token_ids": [rollout.token_ids[:limit] if limit else rollout.token_ids for rollout in group.rollouts],
-            "logprobs": [rollout.logprobs[:limit] if limit else rollout.logprobs for rollout in group.rollouts],
-            "finish_reason": [str(rollout.finish_reason) for rollout in group.rollouts],
+            "text": [_utf8(rollout.text) for rollout in rollouts],
+            "token_ids": [rollout.token_ids for rollout in rollouts],
+            "logprobs": [rollout.logprobs for rollout in rollouts],
+            "segments": [[(each.tokens, _utf8(each.text)) for each in rollout.segments] for rollout in rollouts],
+            "finish_reason": [str(rollout.finish_reason) for rollout in rollouts],
             "reward": [float(reward) for reward in rewards] if len(rewards) == count else [None] * count,
             "advantage": [use.advantage for use in uses] if uses else [None] * count,
             "weight": [use.weight for use in uses]
@@ -179,8 +183,10 @@ def _add(
         "author_round": contribution.round,
         "stage": contribution.stage,
         "collected_in": collected_in,
+        "arrival": arrival,
         "tokenizer": contribution.tokenizer,
         "policy_version": contribution.policy_version,
+        "role": contribution.role,
         "rows": rows,
         "cut": cut,
         "shards": [[name.hex(), count] for name, count in zip(origin.shards, origin.groups, strict=True)]
@@ -192,7 +198,21 @@ def _add(
 
 def _longest(group: Group) -> int:
     prompt = max((len(group.prompt.token_ids), *(len(message.content) for message in group.prompt.messages)))
-    return max((prompt, *(max(len(rollout.text), len(rollout.token_ids)) for rollout in group.rollouts)))
+    return max((prompt, *map(_size, group.rollouts)))
+
+
+def _size(rollout: Rollout) -> int:
+    """Return the length of the rollout's longest cell."""
+    texts = sum(len(segment.text) for segment in rollout.segments)
+    return max(len(rollout.text), len(rollout.token_ids), len(rollout.segments), texts)
+
+
+def _shortened(rollout: Rollout, limit: int) -> Rollout:
+    """Return a rollout whose cells are not longer than that; a transcript that is cut has no segments left."""
+    if _size(rollout) <= limit:
+        return rollout
+    size = min(limit, len(rollout.logprobs))
+    return Rollout(rollout.text[:limit], rollout.token_ids[:size], rollout.logprobs[:size], rollout.finish_reason)
 
 
 def _outcome(record: RoundRecord, in_update: bool, use: RolloutUse | None) -> str:
@@ -250,9 +270,11 @@ def _contribution(head: Head, rows: pa.Table) -> Contribution:
         if question not in prompts:
             messages = tuple(Message(**message) for message in row["prompt"])
             prompts[question] = Prompt(question, messages, tuple(row["prompt_ids"]))
-            references[question] = QuestionRef(row["environment"], *json.loads(row["reference"]))
+            references[question] = QuestionRef(row["environment"], *bounded_json.loads(row["reference"]))
         numbers = tuple(row["token_ids"]), tuple(row["logprobs"])
-        rollout = Rollout(row["text"], *numbers, FinishReason(row["finish_reason"]))
+        # An archive of an earlier release has no such column.
+        segments = tuple(Segment(each["tokens"], each["text"]) for each in row.get("segments") or ())
+        rollout = Rollout(row["text"], *numbers, FinishReason(row["finish_reason"]), segments)
         rollouts.setdefault(question, []).append(rollout)
     return Contribution(
         peer=head["author"],
@@ -262,6 +284,7 @@ def _contribution(head: Head, rows: pa.Table) -> Contribution:
         references=references,
         tokenizer=head["tokenizer"],
         policy_version=head["policy_version"],
+        role=head.get("role", ""),  # an archive of an earlier release has none
     )
 
 

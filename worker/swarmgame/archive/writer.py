@@ -19,10 +19,9 @@ from typing import Any
 
 from swarmgame.archive.files import RoundFile, encode_round, remove_from, round_files, write_round
 from swarmgame.archive.rows import RoundRecord, StageRecord, round_rows
-from swarmgame.game.components import RolloutUse
+from swarmgame.game.components import Notice, RolloutUse
 from swarmgame.game.protocol import Collected
 from swarmgame.game.report import Observer, RoundReport
-from swarmgame.game.roles import RoleManager
 from swarmgame.game.state import GameState, GroupKey, Rewards, Round
 from swarmgame.game.verification import VerifiedRollouts
 
@@ -65,7 +64,6 @@ class RolloutArchive(Observer):
         max_bytes: of all files together.
         first_round: files of this and later rounds are removed: they will be played again.
         facts: of the process, for each file's head (the game, versions, threads, …); JSON-like.
-        roles: of the game.
         last_update: see `Trainer.last_update`.
     """
 
@@ -76,13 +74,11 @@ class RolloutArchive(Observer):
         max_bytes: int,
         first_round: int,
         facts: Mapping[str, Any],
-        roles: RoleManager,
         last_update: LastUpdate,
     ) -> None:
         self.folder = folder
         self._max_bytes = max_bytes
         self._facts = facts
-        self._roles = roles
         self._last_update = last_update
         self._stages: list[StageRecord] = []
         self._files: deque[tuple[RoundFile, int]] = deque()
@@ -118,7 +114,7 @@ class RolloutArchive(Observer):
         began = time.perf_counter()
         self.flush()
         uses = self._last_update()
-        record = RoundRecord(state, rewards, tuple(self._stages), uses, self._roles.assign(state.round.members))
+        record = RoundRecord(state, rewards, tuple(self._stages), uses)
         head = {**self._facts, "round": report.round, "members": list(state.round.members), "weights": report.weights}
         self._pending = self._thread.submit(self._guarded, lambda: self._write(record, head))
         self._seconds += time.perf_counter() - began
@@ -133,6 +129,11 @@ class RolloutArchive(Observer):
         if self._pending is not None:
             self._pending.result()
             self._pending = None
+
+    def notices(self) -> Sequence[Notice]:
+        """Return that the archive was switched off; nothing while it is on."""
+        off = self._state.off
+        return (Notice("archive-off", f"the archive of rollouts was switched off: {off}"),) if off else ()
 
     def close(self) -> None:
         """Write what is pending, and end the thread."""

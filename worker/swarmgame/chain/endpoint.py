@@ -15,6 +15,7 @@ from pathlib import Path
 from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, Refused, SwarmGameError, Temporary
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_chain.errors import ChainError
+from swarmgame_chain.rpc import NODE_ADDRESSES, is_address, is_node_address
 
 RPC, RPC_FILE, GATEWAY, CHAIN_ID, CONTRACT = (
     f"SWARMGAME_CHAIN_{name}" for name in ("RPC", "RPC_FILE", "GATEWAY", "ID", "CONTRACT")
@@ -94,10 +95,11 @@ def resolve_endpoint(manifest: SwarmGame, given: ChainEndpoint | None = None) ->
             f"{', '.join(missing)} (`swarmgame run --coordination dev` brings a chain of its own; "
             "--set coordination.mode=None plays without)"
         )
-    for name in (RPC, GATEWAY):
-        if not str(values[name]).startswith(("http://", "https://")):
-            raise BadUsage(f"{name} is no address; expected http://… or https://…")
-    if not _is_address(found.contract):
+    if not is_node_address(found.rpc):
+        raise BadUsage(f"{RPC} is no address of a node; expected {NODE_ADDRESSES}")
+    if not found.gateway.startswith(("http://", "https://")):
+        raise BadUsage(f"{GATEWAY} is no address; expected http://… or https://…")
+    if not is_address(found.contract):
         raise BadUsage(f"{CONTRACT} is {found.contract!r}; expected an address: 0x and 40 hexadecimal digits")
     return found
 
@@ -118,10 +120,3 @@ def to_worker_error(error: ChainError) -> SwarmGameError:
     """Return the error of `swarmgame.errors` for one of the chain."""
     kind = {ExitCode.BAD_USAGE: BadUsage, ExitCode.REFUSED: Refused}.get(ExitCode(error.exit_code), Temporary)
     return kind(str(error))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        return text.startswith("0x") and len(bytes.fromhex(text[2:])) == 20
-    except ValueError:
-        return False

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from swarmgame.chain.endpoint import ChainEndpoint, chain_errors
-from swarmgame.errors import InvalidManifest
+from swarmgame.errors import InvalidManifest, writing
 from swarmgame.game.state import PeerId
 from swarmgame.observability.run_directory import write_atomically
 from swarmgame_chain.anvil import find_anvil
@@ -25,7 +25,7 @@ from swarmgame_chain.dev import DevChain
 from swarmgame_chain.errors import BadChainUsage, ChainError
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, EventCursor
-from swarmgame_chain.rpc import HttpRpcClient
+from swarmgame_chain.rpc import NodeClient
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
@@ -52,7 +52,7 @@ def dev_chain(folder: Path, bootnodes: Sequence[str]) -> Iterator[ChainEndpoint]
     Raises:
         Temporary: a process did not start; the message names it.
     """
-    with chain_errors("Dev"):
+    with chain_errors("Dev"), writing(folder):
         chain = DevChain(folder, bootnodes=tuple(bootnodes)).start()
     try:
         yield ChainEndpoint(chain.rpc, chain.gateway, chain.domain.chain_id, chain.domain.contract)
@@ -104,6 +104,7 @@ class ChainMonitor:
         self._first = 0 if from_genesis else -1
         self._cursor: EventCursor | None = None
         self._reports = 0
+        self._is_away = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="chain-watch", daemon=True)
         self.summary: ChainSummary | None = None
@@ -138,12 +139,15 @@ class ChainMonitor:
         try:
             self.summary = asyncio.run(self._read())
         except ChainError as error:
-            logger.debug("the chain does not answer: %s", error)
+            if not self._is_away:
+                logger.warning("the chain cannot be shown: %s; it is read again every two seconds", error)
+            self._is_away = True
             return False
+        self._is_away = False
         return True
 
     async def _read(self) -> ChainSummary:
-        async with HttpRpcClient(self._rpc, timeout=5.0) as chain:
+        async with NodeClient(self._rpc, timeout=5.0) as chain:
             coordinator = Coordinator(chain, self._domain)
             if self._first < 0:
                 self._first = int(await chain.request("eth_blockNumber"), 16) + 1

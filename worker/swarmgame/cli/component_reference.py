@@ -13,11 +13,14 @@ from typing import Union
 
 from pydantic import BaseModel
 
+from swarmgame.environments.toolbox import GROUP as TOOLS
 from swarmgame.game.components import Component
 from swarmgame.runtime.assembly import GROUPS
 from swarmgame_api.type_descriptions import TypeInfo, default_cell, default_of, describe, field_type_info, type_info
 
 _SEE = "See the module."
+_GROUPS = {**{kind: group for kind, (group, _) in GROUPS.items()}, "tool": TOOLS}
+"""Kind of a component → entry-point group."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class ComponentReference:
     """A component that a manifest may name.
 
     Args:
-        kind: data, rewards, trainer or tracker.
+        kind: data, rewards, trainer, environment, tool or tracker.
         use: its name.
         summary: what it is.
         options: of its `with` block.
@@ -56,7 +59,7 @@ class ComponentReference:
 
 def component_names() -> set[str]:
     """Return the values of `use` that name no module; imports none of them."""
-    return {entry.name for group, _ in GROUPS.values() for entry in entry_points(group=group)}
+    return {entry.name for group in _GROUPS.values() for entry in entry_points(group=group)}
 
 
 def installed_components(use: str | None = None) -> list[ComponentReference]:
@@ -64,7 +67,7 @@ def installed_components(use: str | None = None) -> list[ComponentReference]:
     are not imported.
     """
     found = []
-    for kind, (group, _) in GROUPS.items():
+    for kind, group in _GROUPS.items():
         entries = entry_points(group=group) if use is None else entry_points(group=group, name=use)
         for entry in sorted(entries, key=lambda entry: entry.name):
             component: type[Component] = entry.load()

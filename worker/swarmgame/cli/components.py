@@ -17,7 +17,7 @@ from swarmgame.errors import InvalidManifest
 from swarmgame_api.validation_messages import did_you_mean
 
 app = typer.Typer(
-    no_args_is_help=True, help="Data, rewards, trainers and trackers that a game may use, and their options."
+    no_args_is_help=True, help="Data, rewards, trainers, environments, tools and trackers that a game may use."
 )
 
 
@@ -26,7 +26,8 @@ def list_components(
     markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/reference/components.md.")] = False,
 ) -> None:
     """List the installed components: built in, or registered by your own package under swarmgame.data,
-    swarmgame.rewards, swarmgame.trainers or swarmgame.trackers.
+    swarmgame.rewards, swarmgame.trainers, swarmgame.turn_environments, swarmgame.tools, swarmgame.roles or
+    swarmgame.trackers.
 
     [bold]Examples[/bold]
 

@@ -9,11 +9,14 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swarmgame.errors import BadData, InvalidManifest
+from swarmgame.cli.env_game import is_game, pinned_and_repeatable
+from swarmgame.cli.options import Overrides
+from swarmgame.errors import BadData, BadGame, BadUsage, InvalidManifest
 from swarmgame_api.validation_messages import did_you_mean
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="The environments from which a game takes its questions.")
 
 _MODULE = "swarmgame.data.environments"
+_CATALOG = "swarmgame.data.environment_catalog"
 _EXAMPLE_SEED = 2026
 _LONGEST_EXAMPLE = 2000
 
@@ -39,10 +43,10 @@ def list_environments(
       swarmgame env list | jq -r .name
     """
     with _sandbox() as sandbox:
-        rows = sandbox.call_trusted(f"{_MODULE}:catalog")
+        rows = sandbox.call_trusted(f"{_CATALOG}:catalog")
         if markdown:
             typer.echo(
-                _page(rows, {row["name"]: sandbox.call_trusted(f"{_MODULE}:fields", row["name"]) for row in rows}),
+                _page(rows, {row["name"]: sandbox.call_trusted(f"{_CATALOG}:fields", row["name"]) for row in rows}),
                 nl=False,
             )
             return
@@ -68,9 +72,11 @@ def show(
     """
     with _sandbox() as sandbox:
         row = _known(sandbox, [name])[0]
-        fields = sandbox.call_trusted(f"{_MODULE}:fields", name)
+        fields = sandbox.call_trusted(f"{_CATALOG}:fields", name)
         config = {"datasets": [{"name": "chain_sum"}]} if any(field["required"] for field in fields) else {}
-        outcome = sandbox.call_untrusted(f"{_MODULE}:make", [[name, config, _EXAMPLE_SEED]], deadline=10.0)[0]
+        outcome = sandbox.call_untrusted(
+            f"{_MODULE}:make", [[name, config, _EXAMPLE_SEED]], deadline=10.0, together=True
+        )[0]
     example = outcome.value or {"question": f"(none: {outcome.message})", "answer": ""}
     if not sys.stdout.isatty():
         typer.echo(json.dumps({**row, "fields": fields, "example": example}))
@@ -85,18 +91,34 @@ def show(
 @app.command()
 def check(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME…|all", help="Names of environments, or `all`.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="GAME|NAME…|all", help="A manifest, or names of environments, or `all`.", show_default=False
+        ),
     ],
+    set_: Overrides = None,
 ) -> None:
-    """Check environments: whether they are deterministic, accept their own answer, reject garbage, and how fast they
-    are.
+    """Check a game: what it rests on, with fingerprints that peers compare, and whether its data is deterministic.
+
+    Or check environments by name: whether they are deterministic, accept their own answer, reject garbage, and how
+    fast they are.
+
+    Exit codes: 0 fit, 65 an environment is unfit, 78 the game cannot be used, or makes other questions the second time.
 
     [bold]Examples[/bold]
+
+      swarmgame env check game.yaml
 
       swarmgame env check chain_sum spell_backward
 
       swarmgame env check all
     """
+    if is_game(names[0]):
+        if len(names) > 1:
+            raise BadUsage(f"{names[0]} is a game, and is checked by itself: leave out {' '.join(names[1:])}")
+        rows = pinned_and_repeatable(Path(names[0]), set_ or ())
+        _show(f"{names[0]} rests on", {"source": "source", "fingerprint": "fingerprint", "of": "of"}, rows)
+        return
     from swarmgame.data.checks import check as check_environment
 
     found = []
@@ -112,6 +134,7 @@ def check(
     if sys.stdout.isatty():
         columns = {
             "name": "name",
+            "fingerprint": "fingerprint",
             "own_answer": "own answer",
             "garbage": "garbage",
             "exceptions": "raises",
@@ -120,6 +143,8 @@ def check(
             "problems": "problems",
         }
         _show(f"sandbox: {protections}", columns, [result.as_json() for result in found])
+    if changing := [result for result in found if not result.deterministic]:
+        raise BadGame(f"{changing[0].name}: {changing[0].problems[0]}")
     unfit = [result.name for result in found if result.problems]
     if unfit:
         raise BadData(f"{len(unfit)} of {len(found)} environments are unfit: {', '.join(unfit)}")
@@ -137,7 +162,7 @@ def _sandbox() -> Iterator[Sandbox]:
 
 
 def _known(sandbox: Sandbox, names: Sequence[str]) -> list[dict[str, Any]]:
-    catalog = {row["name"]: row for row in sandbox.call_trusted(f"{_MODULE}:catalog")}
+    catalog = {row["name"]: row for row in sandbox.call_trusted(f"{_CATALOG}:catalog")}
     if list(names) == ["all"]:
         return list(catalog.values())
     for name in names:

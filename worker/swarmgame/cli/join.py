@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from swarmgame.cli.options import (
+    Anchors,
     Announce,
     Game,
     HttpPort,
@@ -18,6 +19,7 @@ from swarmgame.cli.options import (
     P2pPort,
     Report,
     Rounds,
+    Threads,
     found_in,
     load_game,
     print_message,
@@ -28,6 +30,7 @@ from swarmgame.errors import BadUsage, InvalidManifest
 def join(
     game: Game,
     initial_peers: InitialPeers = None,
+    anchors: Anchors = None,
     identity: IdentityFile = None,
     port: P2pPort = 0,
     http_port: HttpPort = 0,
@@ -37,6 +40,7 @@ def join(
     ] = None,
     rounds: Rounds = None,
     set_: Overrides = None,
+    threads: Threads = None,
     report: Report = True,
 ) -> None:
     """Join a running swarm with one peer, and leave at any time.
@@ -49,6 +53,8 @@ def join(
       swarmgame join game.yaml --initial-peer /ip4/192.0.2.7/tcp/31000/p2p/16Uiu2HAm…
 
       swarmgame join game.yaml --initial-peer … --port 31000 --announce /dns4/me.example.org/tcp/31000
+
+      swarmgame join game.yaml --initial-peer … --threads 1   [dim]beside other peers on this machine[/dim]
     """
     overrides = (*(set_ or ()), *((f"spec.game.maxRounds={rounds}",) if rounds is not None else ()))
     manifest = load_game(game, overrides)
@@ -56,8 +62,8 @@ def join(
         if manifest.spec.communication.backend == "TorchDistributed":
             expected = "Hivemind: a swarm of this backend has a fixed set of peers, and no other can join it"
             raise InvalidManifest("spec.communication.backend", "TorchDistributed", expected)
-    from swarmgame.runtime.options import PeerOptions, checked_addresses
-    from swarmgame.swarm.network_options import NetworkOptions
+    from swarmgame.runtime.options import PeerOptions, checked_addresses, checked_announcements, checked_ids
+    from swarmgame.swarm.network_options import NetworkOptions, host_for_peers
 
     addresses = checked_addresses(initial_peers or (), "--initial-peer")
     if not addresses and not manifest.spec.communication.initial_peers:
@@ -75,12 +81,18 @@ def join(
         peer = PeerOptions(
             directory=files.root,
             network=NetworkOptions(
-                identity=identity or files.key, port=port, announce=tuple(announce or ()), initial_peers=addresses
+                identity=identity or files.key,
+                host=host_for_peers((*addresses, *manifest.spec.communication.initial_peers)),
+                port=port,
+                announce=checked_announcements(announce or (), "--announce"),
+                initial_peers=addresses,
             ),
             http_port=http_port,
             min_replicas=2,
             pre_running_deadline_seconds=JOIN_SECONDS,
-            threads=len(os.sched_getaffinity(0)),
+            threads=threads or len(os.sched_getaffinity(0)),
+            anchors=checked_ids(anchors or (), "--anchor"),
         )
-        code = join_swarm(manifest, game.absolute().parent, JoinOptions(run, peer, report=report), notify=print_message)
+        options = JoinOptions(game, overrides, run, peer, report=report)
+        code = join_swarm(manifest, options, notify=print_message)
     raise typer.Exit(int(code))

@@ -6,6 +6,7 @@ Importing this loads neither torch nor a game, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -21,6 +22,7 @@ from swarmgame.cli.join import join
 from swarmgame.cli.new import new
 from swarmgame.cli.options import UsageError
 from swarmgame.cli.peer import peer
+from swarmgame.cli.peers import peers
 from swarmgame.cli.replay import replay
 from swarmgame.cli.report import report
 from swarmgame.cli.rollouts import rollouts
@@ -43,6 +45,7 @@ app.command()(rollouts)
 app.command()(replay)
 app.command()(new)
 app.command()(peer)
+app.command()(peers)
 app.command()(chain.gateway)
 app.add_typer(env.app, name="env")
 app.add_typer(components.app, name="components")
@@ -77,6 +80,10 @@ def swarmgame(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
     follow_parent()
+    # A thread that waits for another one sleeps. By default it computes in a loop meanwhile, which takes the core from
+    # the thread that it waits for where other programs run. Read when torch is loaded, and by all processes that this
+    # one starts (docs/decisions/0012-daemon-threads.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(int(run_command(arguments)))
 

@@ -39,6 +39,7 @@ class GameKind(StrEnum):
 
     TEXT = "text"
     IMAGES = "images"
+    ENVIRONMENT = "environment"
 
 
 def new(
@@ -47,8 +48,17 @@ def new(
         typer.Argument(metavar="NAME", help="Name of the game, and of the folder that is made.", show_default=False),
     ],
     kind: Annotated[
-        GameKind, typer.Option("--kind", help="Words and a language model, or pictures and a small network.")
-    ] = GameKind.TEXT,
+        GameKind | None,
+        typer.Option(
+            "--kind",
+            help="`text`: words and a language model (the default). `images`: pictures and a small network. "
+            "`environment`: as --environment.",
+            show_default=False,
+        ),
+    ] = None,
+    environment: Annotated[
+        bool, typer.Option("--environment", help="A game of several turns, with an environment that answers.")
+    ] = False,
 ) -> None:
     """Make a game of your own: a folder with a manifest, two classes to change, and a test that passes.
 
@@ -57,9 +67,13 @@ def new(
       swarmgame new my-game
 
       swarmgame new stripes --kind images
+
+      swarmgame new lock --environment
     """
+    if environment and kind not in (None, GameKind.ENVIRONMENT):
+        raise BadUsage(f"--environment makes another kind of game than --kind {kind}; give one of them")
     package = package_of(name)
-    folder = scaffold(name, kind)
+    folder = scaffold(name, GameKind.ENVIRONMENT if environment else kind or GameKind.TEXT)
     print_message(f"{folder}/ is ready. Begin with {folder}/{package}/__init__.py, then:")
     print_message(f"  cd {folder} && pytest && swarmgame run game.yaml")
 

@@ -38,12 +38,25 @@ Rounds = Annotated[
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", show_default=False)]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        envvar="OMP_NUM_THREADS",
+        help="Threads of torch and of the libp2p daemon. Default: all cores.",
+    ),
+]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html and plots at the end.")]
 IdentityFile = Annotated[
     Path | None,
     typer.Option("--identity", metavar="FILE", help="The peer's key; created when missing. Default: in its folder."),
 ]
-Host = Annotated[str, typer.Option("--host", metavar="HOST", help="IPv4 address to listen on for other peers.")]
+Host = Annotated[
+    str,
+    typer.Option("--host", metavar="HOST", help="Address to listen on for other peers; :: for all, of IPv4 and IPv6."),
+]
 P2pPort = Annotated[
     int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port for other peers; 0 takes any.")
 ]
@@ -59,6 +72,15 @@ InitialPeers = Annotated[
         "--initial-peer",
         metavar="ADDRESS",
         help="Address of a member: /ip4/192.0.2.7/tcp/31000/p2p/16Uiu2HA… May be repeated.",
+    ),
+]
+Anchors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--anchor",
+        metavar="ID",
+        help="Id of a peer that you vouch for: it counts from the start, others after some complete rounds. May be "
+        "repeated.",
     ),
 ]
 Announce = Annotated[

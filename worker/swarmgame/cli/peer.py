@@ -5,13 +5,18 @@ How it ends is recorded in `exit.json` as well, because torchrun does not return
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from swarmgame.cli.options import (
+    Anchors,
     Announce,
     Game,
     Host,
@@ -20,6 +25,7 @@ from swarmgame.cli.options import (
     InitialPeers,
     Overrides,
     P2pPort,
+    Threads,
     found_in,
     load_game,
 )
@@ -40,6 +46,7 @@ def peer(
         str, typer.Option("--http-host", metavar="HOST", help="0.0.0.0 to be reached from other machines.")
     ] = "127.0.0.1",
     initial_peers: InitialPeers = None,
+    anchors: Anchors = None,
     announce: Announce = None,
     rendezvous: Annotated[
         str,
@@ -98,18 +105,12 @@ def peer(
             help="The coordinator. Default: SWARMGAME_CHAIN_CONTRACT, or the manifest's.",
         ),
     ] = "",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads",
-            metavar="N",
-            min=1,
-            envvar="OMP_NUM_THREADS",
-            help="Threads of torch and of the libp2p daemon. Default: all cores.",
-        ),
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Run one peer of a game, as `swarmgame run` and pods do.
+
+    Its log has the address at which other peers reach it and the command that joins there; a pipe gets them as a JSON
+    line on standard output too.
 
     Exit codes: 0 done, 64 bad usage, 65 bad data, 75 temporary, 77 refused, 78 bad config, 143 stopped.
 
@@ -120,6 +121,7 @@ def peer(
       torchrun --standalone --nproc-per-node=2 -m swarmgame peer game.yaml --directory peers/0
     """
     from swarmgame.launch.exit_record import recording_exit
+    from swarmgame.launch.reachable import reachable
     from swarmgame.observability.run_directory import PeerDirectory
 
     files = PeerDirectory(directory)
@@ -127,7 +129,7 @@ def peer(
         with found_in(game):
             manifest = load_game(game, set_ or ())
             from swarmgame.chain.endpoint import ChainEndpoint
-            from swarmgame.runtime.options import PeerOptions, checked_addresses
+            from swarmgame.runtime.options import PeerOptions, checked_addresses, checked_announcements, checked_ids
             from swarmgame.runtime.peer import run_peer
             from swarmgame.swarm.network_options import NetworkOptions
 
@@ -135,7 +137,7 @@ def peer(
                 identity=identity or files.key,
                 host=host,
                 port=port,
-                announce=tuple(announce or ()),
+                announce=checked_announcements(announce or (), "--announce"),
                 initial_peers=checked_addresses(initial_peers or (), "--initial-peer"),
                 rendezvous=rendezvous,
             )
@@ -148,8 +150,18 @@ def peer(
                 min_replicas=min_replicas,
                 pre_running_deadline_seconds=pre_running_deadline_seconds,
                 threads=threads or len(os.sched_getaffinity(0)),
+                anchors=checked_ids(anchors or (), "--anchor"),
                 chain=ChainEndpoint(chain_rpc, chain_gateway, chain_id, chain_contract),
             )
-            code = run_peer(manifest, game.parent, options)
+
+            def show(addresses: Sequence[str]) -> None:
+                found = reachable(game, set_ or (), addresses)
+                logging.getLogger(__name__).info(
+                    "other peers reach this one at %s; %s", " ".join(found.addresses), found
+                )
+                if not sys.stdout.isatty():
+                    typer.echo(json.dumps(found.as_json()))
+
+            code = run_peer(manifest, game.parent, options, show)
         record(code)
     raise typer.Exit(int(code))

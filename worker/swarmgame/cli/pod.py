@@ -37,7 +37,7 @@ def peer() -> None:
         settings = pod_settings(WorkerPodSettings)
         with found_in(settings.game):
             manifest = load_game(settings.game)
-            ended = run_pod_peer(manifest, settings.game, settings.peer_options(manifest))
+            ended = run_pod_peer(manifest, settings.game, settings.peer_options(manifest), settings.devices)
         if ended.message:
             print_message(ended.message)
             if ended.code is not ExitCode.DONE:

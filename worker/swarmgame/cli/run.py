@@ -49,7 +49,7 @@ def run(
         typer.Option(
             "--host",
             metavar="HOST",
-            help="IPv4 address to listen on for other peers; with 0.0.0.0 other machines can join.",
+            help="Address to listen on for other peers; with 0.0.0.0, or :: for IPv6 too, other machines can join.",
         ),
     ] = "127.0.0.1",
     random_keys: Annotated[
@@ -65,8 +65,9 @@ def run(
 ) -> None:
     """Play a game with several peers on this machine, and watch them learn.
 
-    A terminal shows one live table; a pipe gets one JSON line for each round, and one with "event" for each process
-    that ended too early. Ctrl-C stops cleanly, a second one at once. The same command again goes on where it stopped.
+    A terminal shows one live table; a pipe gets one JSON line for each round, and lines with "event": where one more
+    peer can join, and each process that ended too early. Ctrl-C stops cleanly, a second one at once. The same command
+    again goes on where it stopped.
     Metrics, checkpoints, plots and report.html are in runs/NAME/.
 
     Equal manifests give equal numbers on one machine: see docs/guide/repeat-a-run.md. A stage waits for every live
@@ -80,7 +81,7 @@ def run(
 
       swarmgame run game.yaml --coordination dev
 
-      swarmgame run game.yaml --set game.seed=7 --name seed-7 | jq .reward
+      swarmgame run game.yaml --set game.seed=7 --name seed-7 | jq 'select(.round).reward'
     """
     shortcuts = (
         ("spec.peers.replicas", peers),
@@ -95,7 +96,14 @@ def run(
         from swarmgame.runtime.assembly import check, prepare
 
         options = RunOptions(
-            game=game, overrides=overrides, runs=runs, name=name, fresh=fresh, report=report, host=host
+            game=game,
+            overrides=overrides,
+            runs=runs,
+            name=name,
+            fresh=fresh,
+            report=report,
+            host=host,
+            random_keys=random_keys,
         )
 
         def check_and_warn(manifest: SwarmGame, folder: Path) -> None:

@@ -59,7 +59,7 @@ def check_game(game: Path, overrides: Sequence[str] = ()) -> tuple[SwarmGame, Re
     from swarmgame.runtime.assembly import check
 
     with found_in(game):
-        return manifest, check(manifest, game.resolve().parent)
+        return manifest, check(manifest, game.resolve().parent, load_model=True)
 
 
 def summary(manifest: SwarmGame) -> str:
@@ -69,7 +69,8 @@ def summary(manifest: SwarmGame) -> str:
         f"{manifest.metadata.name} is valid",
         f"{counted(game.max_rounds, 'round')} of {counted(game.stages, 'stage')}",
         counted(peers.replicas, "peer"),
-        f"data {game.data.use}, rewards {game.rewards.use}, trainer {game.trainer.use}",
+        f"data {game.data.use}, rewards {game.rewards.use}, trainer {game.trainer.use}"
+        + (f", environment {game.environment.use}" if game.environment is not None else ""),
         f"model {manifest.spec.model.uri}" if manifest.spec.model else "a model of the trainer's own",
     ]
     return " · ".join(facts).replace("[", r"\[")

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from swarmgame.data.environments import LENIENT, NOT_SOLVED_BY_OWN_ANSWER
+from swarmgame.data.environment_catalog import LENIENT, NOT_SOLVED_BY_OWN_ANSWER
 from swarmgame.sandbox.client import CallResult, Sandbox
 from swarmgame.seeds import derive_seed
+from swarmgame.user_code import printable, short_path
 
 _MODULE = "swarmgame.data.environments"
+_CATALOG = "swarmgame.data.environment_catalog"
 _MAKING_SECONDS = 10.0
+_SHOWN = 60
 GARBAGE = ("", "garbage", "[[1, 2", '{"a": 1}', "nil", "(" * 500, "\x00\ufffd", "-1/0")
 MOST_FOR_GARBAGE = 0.25
 """Most that garbage may score: some scorers give a little for any answer (0.01 for countdown, 0.2 for gcd)."""
@@ -27,6 +30,7 @@ class EnvironmentCheck:
 
     Args:
         name: of the environment.
+        fingerprint: of its name, its options and the version of its library; part of each reference.
         deterministic: two processes make the same questions from the same seeds.
         distinct: number of different questions.
         own_answer: lowest score of a stored answer; None where none is stored.
@@ -37,6 +41,7 @@ class EnvironmentCheck:
     """
 
     name: str
+    fingerprint: str
     deterministic: bool
     distinct: int
     own_answer: float | None
@@ -74,7 +79,7 @@ def check(sandbox: Sandbox, name: str, config: Mapping[str, Any] | None = None, 
 
     problems = [f"makes no question: {message}" for message in failures[:1]]
     if not same:
-        problems.append("two processes make different questions of one seed")
+        problems.insert(0, _difference(sandbox, name, seeds, made, again))
     if name not in NOT_SOLVED_BY_OWN_ANSWER and own_answer is not None and own_answer < 0.99:
         problems.append(f"scores its own answer {own_answer:g}")
     if name not in LENIENT and highest > MOST_FOR_GARBAGE:
@@ -85,6 +90,7 @@ def check(sandbox: Sandbox, name: str, config: Mapping[str, Any] | None = None, 
         )
     return EnvironmentCheck(
         name=name,
+        fingerprint=sandbox.call_trusted(f"{_CATALOG}:resolve", name, settings).get("digest", ""),
         deterministic=same,
         distinct=len({value["question"] for _, value in questions_made}),
         own_answer=own_answer,
@@ -96,13 +102,31 @@ def check(sandbox: Sandbox, name: str, config: Mapping[str, Any] | None = None, 
     )
 
 
+def _difference(sandbox: Sandbox, name: str, seeds: list[int], made: list[CallResult], again: list[CallResult]) -> str:
+    """Name the first seed whose question differs, what differs, and the line of the author's code."""
+    pairs = zip(seeds, made, again, strict=True)
+    seed, before, after = next(each for each in pairs if each[1].value != each[2].value)
+    found = [each.value if isinstance(each.value, dict) else {"question": each.message} for each in (before, after)]
+    field = next(key for key in ("question", "answer") if found[0].get(key) != found[1].get(key))
+    texts = " and then ".join(printable(repr(each.get(field)), _SHOWN) for each in found)
+    place = sandbox.call_trusted(f"{_CATALOG}:place", name)
+    return f"two processes make different questions of seed {seed}: the {field} is {texts}" + (
+        f"; see {short_path(place)}" if place else ""
+    )
+
+
 def _make(sandbox: Sandbox, name: str, config: dict[str, Any], seeds: list[int]) -> list[CallResult]:
-    return sandbox.call_untrusted(f"{_MODULE}:make", [[name, config, seed] for seed in seeds], deadline=_MAKING_SECONDS)
+    calls = [[name, config, seed] for seed in seeds]
+    return sandbox.call_untrusted(f"{_MODULE}:make", calls, deadline=_MAKING_SECONDS, together=True)
 
 
 def _score(sandbox: Sandbox, name: str, config: dict[str, Any], answers: list[tuple[int, str]]) -> list[CallResult]:
     return sandbox.call_untrusted(
-        f"{_MODULE}:score", [[name, config, seed, answer] for seed, answer in answers], deadline=_MAKING_SECONDS
+        f"{_MODULE}:score",
+        [[name, config, seed, answer] for seed, answer in answers],
+        deadline=_MAKING_SECONDS,
+        before=f"{_MODULE}:ready",
+        shared=3,
     )
 
 

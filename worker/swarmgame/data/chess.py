@@ -20,7 +20,8 @@ from pydantic import Field
 
 from swarmgame.config import Config
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import ComponentContext, DataManager, Demonstration, Demonstrations
+from swarmgame.game.components import ComponentContext, DataManager
+from swarmgame.game.demonstrations import Demonstration, Demonstrations
 from swarmgame.game.state import GameState, Message, Prompt, Question, QuestionRef, Round
 from swarmgame.seeds import SEED_BITS, derive_seed
 

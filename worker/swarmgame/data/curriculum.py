@@ -1,19 +1,27 @@
-"""Curricula: an environment gets harder while the rewards are high, and easier when they are low.
+"""Levels of an environment, and its curriculum: harder while the rewards are high, easier when they are low.
 
-The levels are those of reasoning-gym's curricula. `level_configs` computes their configurations in the sandbox; the
-level moves by the mean reward of our own groups over a window. Invariant: the level is a function of the rewards seen,
-and part of `state_dict`. Every level has a digest of its own, so peers at different levels can exchange rollouts.
+An environment without a curriculum has one level. The others are those of reasoning-gym's curricula. `level_configs`
+computes their configurations in the sandbox; the level moves by the mean reward of our own groups over a window.
+Invariant: the level is a function of the rewards seen, and part of `state_dict`. Every level has a digest of its own,
+so peers at different levels can exchange rollouts.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from swarmgame.config import Config
+from swarmgame.errors import InvalidManifest
+
+if TYPE_CHECKING:
+    from swarmgame.sandbox.client import Sandbox
+
+_CATALOG = "swarmgame.data.environment_catalog"
 
 
 class CurriculumConfig(Config):
@@ -75,6 +83,60 @@ class CurriculumLevel:
         self._window = deque((float(reward) for reward in state["window"]), maxlen=self._config.window)
 
 
+@dataclass(frozen=True)
+class Level:
+    """An environment of a game in one configuration.
+
+    Args:
+        digest: of name, configuration and version of the library.
+        position: of the environment in the game's mix.
+        level: number of the level.
+    """
+
+    name: str
+    config: dict[str, Any]
+    digest: str
+    position: int
+    level: int
+
+
+def resolve_levels(
+    sandbox: Sandbox, name: str, config: dict[str, Any], curriculum: CurriculumConfig | None, position: int, path: str
+) -> list[Level]:
+    """Return all levels of an environment of a game.
+
+    Args:
+        path: of the environment in the manifest, for messages.
+
+    Raises:
+        InvalidManifest: name, configuration or curriculum cannot be used.
+    """
+
+    def digest(config: dict[str, Any]) -> str:
+        return str(_valued(sandbox.call_trusted(f"{_CATALOG}:resolve", name, config), path)["digest"])
+
+    configs, digests = [config], [digest(config)]
+    if curriculum is not None:
+        wanted = (list(curriculum.attributes), curriculum.max_level, curriculum.start_level)
+        answer = sandbox.call_trusted(f"{__name__}:level_configs", name, config, *wanted)
+        configs = _valued(answer, path)["levels"]
+        digests = [digest(each) for each in configs]
+    pairs = zip(configs, digests, strict=True)
+    return [Level(name, each, found, position, level) for level, (each, found) in enumerate(pairs)]
+
+
+def _valued(answer: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return what a function of the sandbox found.
+
+    Raises:
+        InvalidManifest: it found a mistake.
+    """
+    if "problem" in answer:
+        problem = answer["problem"]
+        raise InvalidManifest(f"{path}.{problem['path']}", problem["got"], problem["expected"])
+    return answer
+
+
 def level_configs(
     name: str, config: dict[str, Any], attributes: list[str], most: int | None, start: int = 0
 ) -> dict[str, Any]:
@@ -92,7 +154,7 @@ def level_configs(
     from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext
     from reasoning_gym.factory import CURRICULA
 
-    from swarmgame.data.environments import resolve
+    from swarmgame.data.environment_catalog import resolve
 
     if name not in CURRICULA:
         return {

@@ -3,38 +3,37 @@ and an author's own.
 
 All of this module runs inside the sandbox (`swarmgame.sandbox.client`), called by name with JSON arguments: some
 generators execute code, some scorers evaluate the answer, and five datasets depend on the interpreter's hash seed,
-which the sandbox fixes. The training process never imports reasoning-gym. Invariant: `make` and `score` depend only on
+which the sandbox fixes. The training process never imports reasoning-gym. `environment_catalog` lists and checks
+them. Invariant: `make` and `score` depend only on
 (name, config, seed) and the library's version; the version is part of the digest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-import difflib
 import functools
-import hashlib
 import importlib
 import importlib.metadata
 import json
 import random
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from swarmgame.config import Config
+from swarmgame.data.reasoning_gym_import import factory
 from swarmgame.sandbox.expressions import guarded
 from swarmgame.seeds import derive_seed
 
 COMPOSITE = "composite"
 ENTRY_POINTS = "swarmgame.environments"
-DISTRIBUTION = "reasoning-gym"
 
 NARROW_SEEDS = frozenset({"pool_matrix"})
 """Datasets that pass their seed to numpy, which takes 32 bits."""
@@ -47,11 +46,8 @@ KEPT = {
 once and re-seeded.
 """
 
-NOT_SOLVED_BY_OWN_ANSWER = frozenset({"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"})
-"""Datasets that store no answer: any solution counts."""
-
-LENIENT = frozenset({"game_of_life_halting"})
-"""Datasets that read any text as "no", and so may give garbage full marks."""
+EXECUTING = frozenset({"codeio"})
+"""Datasets whose questions are made by executing a program."""
 
 _NOT_REPEATABLE = re.compile(r"\b(now|today|utcnow|time|time_ns|uuid\d|urandom)\(|\bsecrets\.")
 """Programs of codeio that use the clock or true randomness, one in a hundred: their questions cannot be regenerated."""
@@ -85,83 +81,35 @@ class Environment(ABC):
         return float(answer.strip() == question.answer.strip())
 
 
-# ── the catalog
-def catalog() -> list[dict[str, Any]]:
-    """Return a row for every environment: name, summary, category, has a curriculum, evaluates answers."""
-    factory = _factory()
-    rows = []
-    for name in sorted(factory.DATASETS):
-        dataset, _ = factory.DATASETS[name]
-        rows.append(
-            {
-                "name": name,
-                "summary": "A weighted mix of other environments" if name == COMPOSITE else _summary(dataset),
-                "category": COMPOSITE if name == COMPOSITE else dataset.__module__.split(".")[1],
-                "curriculum": factory.has_curriculum(name),
-                "evaluates": bool({"eval", "parse_expr"} & set(dataset.score_answer.__code__.co_names)),
-            }
-        )
-    for name, environment in sorted(_own().items()):
-        rows.append(
-            {"name": name, "summary": _summary(environment), "category": "own", "curriculum": False, "evaluates": False}
-        )
-    return rows
+_prepared: dict[tuple[str, str, int], tuple[Any, GeneratedQuestion]] = {}
+"""What `ready` has made for the next answer: a copy costs the process of an answer 0.3 ms, since it touches 80 pages.
+An answer never gets what another one had: its scorer may have changed it.
+"""
 
 
-def fields(name: str) -> list[dict[str, Any]]:
-    """Return name, type and default of each field of an environment's configuration, without seed and size, which the
-    game sets.
-    """
-    if name == COMPOSITE:
-        return [{"name": "datasets", "type": "list of {name, weight, config}", "default": None, "required": True}]
-    if name in _own():
-        model = _own()[name].Config.model_fields
-        return [
-            {
-                "name": key,
-                "type": str(field.annotation),
-                "default": _plain(field.default),
-                "required": field.is_required(),
-            }
-            for key, field in model.items()
-        ]
-    rows = []
-    for field in dataclasses.fields(_factory().DATASETS[name][1]):
-        if field.name not in ("seed", "size"):
-            default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-            kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
-            kind = str(field.type).replace("typing.", "") if "[" in str(field.type) else kind
-            missing = default is dataclasses.MISSING
-            rows.append(
-                {"name": field.name, "type": kind, "default": None if missing else _plain(default), "required": missing}
-            )
-    return rows
-
-
-def resolve(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Check an environment's name and configuration.
-
-    Returns:
-        `{"digest": …}`, or `{"problem": {"path", "got", "expected"}}` with a path such as `config.min_terms`.
-    """
-    try:
-        return {"digest": _digest(name, config)}
-    except _Problem as problem:
-        return {"problem": {"path": problem.path, "got": _plain(problem.got), "expected": problem.expected}}
-
-
+# ── questions and scores
 def warm() -> None:
-    """Import reasoning-gym before the first batch: it takes a second."""
-    _factory()
+    """Import reasoning-gym, and what all environments use, before the first batch: it takes a second."""
+    factory()
+    importlib.import_module("numpy.random")
+    own_environments()
+    _keep_names_of_sympy()
 
 
 def keep(name: str, config: dict[str, Any]) -> None:
-    """Construct a dataset of `KEPT` ahead of time."""
+    """Construct a dataset of `KEPT`, and make and score a question, ahead of time: the first one imports what it uses,
+    which takes 60 to 200 ms.
+    """
+    warm()
     if name == COMPOSITE:
         for part in config["datasets"]:
             keep(part["name"], part.get("config", {}))
-    elif name in KEPT:
+        return
+    if name in KEPT:
         _kept(name, _canonical(config))
+    if name not in EXECUTING:
+        with contextlib.suppress(Exception):  # where a question fails, so will the peer's own, with a message
+            score(name, config, 0, make(name, config, 0)["answer"])
 
 
 def make(name: str, config: dict[str, Any], seed: int) -> dict[str, str]:
@@ -170,18 +118,22 @@ def make(name: str, config: dict[str, Any], seed: int) -> dict[str, str]:
     return {"question": question.question, "answer": question.answer}
 
 
+def ready(name: str, config: dict[str, Any], seed: int) -> None:
+    """Make the question of a seed and what scores its answers, for the processes of the answers: the next call of
+    `score` uses them up.
+    """
+    _prepared.clear()
+    _prepared[name, _canonical(config), seed] = _scoring(name, config, seed)
+
+
 def score(name: str, config: dict[str, Any], seed: int, answer: str) -> float:
     """Return the score of an answer to the question of a seed."""
-    canonical = _canonical(config)
-    question = copy.deepcopy(_question(name, canonical, seed))
-    part, part_config, part_seed = _part(name, config, seed)
-    if part in _own():
-        environment = _own_environment(part, _canonical(part_config))
-        with guarded():
-            return float(environment.score(answer, question))
-    dataset = _dataset(part, part_config, part_seed)
+    prepared = _prepared.pop((name, _canonical(config), seed), None)
+    scorer, question = prepared or _scoring(name, config, seed)
     with guarded():
-        return float(dataset.score_answer(answer, dict(question.metadata)))
+        if isinstance(scorer, Environment):
+            return float(scorer.score(answer, question))
+        return float(scorer.score_answer(answer, dict(question.metadata)))
 
 
 def demonstrate(name: str, config: dict[str, Any], seed: int) -> dict[str, str] | None:
@@ -191,17 +143,14 @@ def demonstrate(name: str, config: dict[str, Any], seed: int) -> dict[str, str] 
 
 
 # ── reasoning-gym
-def _factory() -> Any:
-    # Importing the first two registers the datasets.
-    return [importlib.import_module(f"reasoning_gym{name}") for name in ("", ".composite", ".factory")][-1]
-
-
 @functools.lru_cache(maxsize=1024)
 def _question(name: str, canonical: str, seed: int) -> GeneratedQuestion:
     part, config, part_seed = _part(name, json.loads(canonical), seed)
-    if part in _own():
-        return _own_environment(part, _canonical(config)).make(Random(part_seed))
-    dataset = _dataset(part, config, part_seed)
+    if part in own_environments():
+        made = _own_environment(part, _canonical(config)).make(Random(part_seed))
+        answer = "" if made.answer is None else str(made.answer)
+        return dataclasses.replace(made, question=str(made.question), answer=answer)
+    dataset = dataset_of(part, config, part_seed)
     # list_functions, and the programs that codeio runs, draw from the global generators.
     random.seed(part_seed)
     importlib.import_module("numpy").random.seed(part_seed % 2**32)
@@ -220,11 +169,11 @@ def _part(name: str, config: dict[str, Any], seed: int) -> tuple[str, dict[str, 
     return name, config, seed
 
 
-def _dataset(name: str, config: dict[str, Any], seed: int) -> Any:
+def dataset_of(name: str, config: dict[str, Any], seed: int) -> Any:
     """Return a dataset whose item 0 is the question of the seed."""
     seed = derive_seed("narrow", seed) >> 31 if name in NARROW_SEEDS else seed
     if name not in KEPT:
-        return _factory().create_dataset(name, seed=seed, size=1, **_arguments(name, config))
+        return factory().create_dataset(name, seed=seed, size=1, **arguments_of(name, config))
     dataset = _kept(name, _canonical(config))
     dataset.seed = seed
     if name == "codeio":
@@ -233,9 +182,18 @@ def _dataset(name: str, config: dict[str, Any], seed: int) -> Any:
     return dataset
 
 
+def _scoring(name: str, config: dict[str, Any], seed: int) -> tuple[Any, GeneratedQuestion]:
+    """Return what scores the answers to a question, and a copy of the question, which a scorer may change."""
+    question = copy.deepcopy(_question(name, _canonical(config), seed))
+    part, part_config, part_seed = _part(name, config, seed)
+    if part in own_environments():
+        return _own_environment(part, _canonical(part_config)), question
+    return dataset_of(part, part_config, part_seed), question
+
+
 @functools.lru_cache(maxsize=128)
 def _kept(name: str, canonical: str) -> Any:
-    dataset = _factory().create_dataset(name, seed=0, size=1, **_arguments(name, json.loads(canonical)))
+    dataset = factory().create_dataset(name, seed=0, size=1, **arguments_of(name, json.loads(canonical)))
     if name == "codeio":
         programs = type(dataset)._jsonl_data
         dataset.programs = [
@@ -244,15 +202,34 @@ def _kept(name: str, canonical: str) -> Any:
     return dataset
 
 
-def _arguments(name: str, config: dict[str, Any]) -> dict[str, Any]:
+def arguments_of(name: str, config: dict[str, Any]) -> dict[str, Any]:
     """Convert lists to tuples where the default is a tuple: JSON has no tuples."""
-    defaults = {field.name: field.default for field in dataclasses.fields(_factory().DATASETS[name][1])}
+    defaults = {field.name: field.default for field in dataclasses.fields(factory().DATASETS[name][1])}
     return {key: tuple(value) if isinstance(defaults.get(key), tuple) else value for key, value in config.items()}
+
+
+@functools.cache
+def _keep_names_of_sympy() -> None:
+    """Give `parse_expr` the namespace that it makes of sympy's 900 names in each call. In the process of an answer,
+    that writes to, and so copies, 1,000 pages of memory: 5 ms.
+    """
+    parse = importlib.import_module("sympy.parsing.sympy_parser").parse_expr
+    local, transformations, names, evaluate = parse.__defaults__
+    made: list[dict[str, Any]] = []
+
+    def keep(tokens: list[Any], _: dict[str, Any], namespace: dict[str, Any]) -> list[Any]:
+        made.append(namespace)
+        return tokens
+
+    parse("1", transformations=(keep,))
+    if names is None:
+        parse.__defaults__ = (local, transformations, made[0], evaluate)
 
 
 # ── an author's own
 @functools.cache
-def _own() -> dict[str, type[Environment]]:
+def own_environments() -> dict[str, type[Environment]]:
+    """Return the environments of authors by name, those that are installed under `swarmgame.environments`."""
     found = {}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         environment = entry.load()
@@ -264,111 +241,9 @@ def _own() -> dict[str, type[Environment]]:
 
 @functools.lru_cache(maxsize=128)
 def _own_environment(name: str, canonical: str) -> Environment:
-    environment = _own()[name]
+    environment = own_environments()[name]
     return environment(environment.Config.model_validate_json(canonical))
-
-
-# ── checking
-class _Problem(Exception):
-    def __init__(self, path: str, got: object, expected: str) -> None:
-        super().__init__(path)
-        self.path, self.got, self.expected = path, got, expected
-
-
-def _digest(name: str, config: dict[str, Any], path: str = "") -> str:
-    """Return a digest of the resolved configuration, defaults included, and of the library's version."""
-    if name in _own():
-        try:
-            resolved = _own()[name].Config.model_validate(config).model_dump(mode="json")
-        except ValidationError as error:
-            first = error.errors()[0]
-            at = ".".join([f"{path}config", *map(str, first["loc"])])
-            raise _Problem(at, first.get("input"), first["msg"]) from error
-        version = _own()[name].__module__
-    elif name == COMPOSITE:
-        resolved, version = {"datasets": _resolve_parts(config, path)}, ""
-    else:
-        resolved, version = _resolve_dataset(name, config, path), importlib.metadata.version(DISTRIBUTION)
-    text = json.dumps([name, version, resolved], sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8, person=b"swarmgame-config").hexdigest()
-
-
-def _resolve_parts(config: dict[str, Any], path: str) -> list[list[Any]]:
-    _refuse_unknown(config, ["datasets"], f"{path}config")
-    parts = config.get("datasets")
-    if not isinstance(parts, list) or not parts:
-        raise _Problem(f"{path}config.datasets", parts, "a list of {name, weight, config}, at least one")
-    resolved = []
-    for position, part in enumerate(parts):
-        at = f"{path}config.datasets[{position}]"
-        if not isinstance(part, dict) or not isinstance(part.get("config", {}), dict):
-            raise _Problem(at, part, "a mapping with name, weight and config")
-        _refuse_unknown(part, ["name", "weight", "config"], at)
-        weight = part.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
-            raise _Problem(f"{at}.weight", weight, "a number above 0")
-        resolved.append([weight, _digest(str(part.get("name", "")), part.get("config", {}), f"{at}.")])
-    return resolved
-
-
-def _resolve_dataset(name: str, config: dict[str, Any], path: str) -> dict[str, Any]:
-    datasets = _factory().DATASETS
-    if name not in datasets:
-        raise _Problem(f"{path}name", name, "the name of an environment" + _suggestion(name, [*datasets, *_own()]))
-    config_class = datasets[name][1]
-    known = [field.name for field in dataclasses.fields(config_class) if field.name not in ("seed", "size")]
-    for key in ("seed", "size"):
-        if key in config:
-            raise _Problem(f"{path}config.{key}", config[key], "to be left out: the game sets it")
-    _refuse_unknown(config, known, f"{path}config")
-    hints = get_type_hints(config_class)
-    for key, value in config.items():
-        try:
-            TypeAdapter(hints[key]).validate_json(json.dumps(value), strict=True)
-        except ValidationError as error:
-            raise _Problem(
-                f"{path}config.{key}", value, error.errors()[0]["msg"].removeprefix("Input should be ")
-            ) from error
-    try:
-        instance = config_class(seed=0, size=1, **_arguments(name, config))
-        if hasattr(instance, "validate"):
-            instance.validate()
-        _dataset(name, config, 0)
-    except (AssertionError, ValueError, TypeError) as error:
-        named = [key for key in config if key in str(error)]
-        at = f"{path}config.{named[0]}" if named else f"{path}config"
-        raise _Problem(at, config[named[0]] if named else config, f"what {name} accepts: {error}") from error
-    return {key: _plain(getattr(instance, key)) for key in known}
-
-
-def _refuse_unknown(config: Mapping[str, Any], known: list[str], path: str) -> None:
-    for key in config:
-        if key not in known:
-            raise _Problem(
-                f"{path}.{key}",
-                config[key],
-                "a known key" + (_suggestion(str(key), known) or f": one of {', '.join(known)}"),
-            )
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def _canonical(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True)
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON-like values; anything that JSON cannot express becomes text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, set | frozenset):
-        value = sorted(value, key=str)
-    return json.loads(json.dumps(value, default=str))
-
-
-def _summary(thing: type) -> str:
-    documentation = thing.__doc__ or sys.modules[thing.__module__].__doc__ or ""
-    return documentation.strip().split("\n")[0].rstrip(".") or thing.__name__

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from random import Random
 from typing import Annotated, Any
@@ -18,9 +17,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from swarmgame.config import Config
-from swarmgame.data.curriculum import CurriculumConfig, CurriculumLevel
+from swarmgame.data.curriculum import CurriculumConfig, CurriculumLevel, Level, resolve_levels
+from swarmgame.data.template import Template
 from swarmgame.errors import BadGame, InvalidManifest
-from swarmgame.game.components import ComponentContext, DataManager, Demonstration, Demonstrations
+from swarmgame.game.components import ComponentContext, DataManager
+from swarmgame.game.demonstrations import Demonstration, Demonstrations
 from swarmgame.game.state import GameState, Message, Prompt, Question, QuestionRef, Rewards, Round
 from swarmgame.sandbox.client import CallResult, Sandbox, SandboxBroken, SharedSandbox
 from swarmgame.seeds import SEED_BITS, derive_seed
@@ -81,20 +82,9 @@ class ReasoningGymConfig(Config):
     system_prompt: str = ""
     """Put before every question as a system message; for the tagged format, the default explains the tags."""
     prompt_template: str = "{question}"
-    """The user's message; `{question}` stands for the question."""
+    """The user's message; `{question}` stands for the question, and `{{NAME}}` is that name in braces."""
     answer_format: AnswerFormat = AnswerFormat.PLAIN
     """`plain`: the complete text is the answer. `tagged`: the text within <answer></answer>."""
-
-
-@dataclass(frozen=True)
-class _Level:
-    """An environment of this game in one configuration."""
-
-    name: str
-    config: dict[str, Any]
-    digest: str
-    position: int
-    level: int
 
 
 class ReasoningGymData(DataManager, Demonstrations):
@@ -102,14 +92,28 @@ class ReasoningGymData(DataManager, Demonstrations):
 
     Config = ReasoningGymConfig
     config: ReasoningGymConfig
+    own_options = DataManager.own_options | {"environments"}  # in `content_digest`, without their weights
 
     def __init__(self, config: ReasoningGymConfig, context: ComponentContext) -> None:
         super().__init__(config, context)
         self._check()
+        self._template = Template(config.prompt_template, ["question"], path=f"{PATH}.promptTemplate")
         self._sandbox: Sandbox | None = SharedSandbox.hold()
         self._cache: OrderedDict[QuestionRef, Question] = OrderedDict()
         try:
-            self._levels = [self._levels_of(position, entry) for position, entry in enumerate(config.environments)]
+            self._levels = [
+                resolve_levels(
+                    self._sandbox,
+                    entry.name,
+                    entry.config,
+                    entry.curriculum,
+                    position,
+                    f"{PATH}.environments[{position}]",
+                )
+                for position, entry in enumerate(config.environments)
+            ]
+            for level in (level for levels in self._levels for level in levels):
+                self._sandbox.prepare(f"{_ENVIRONMENTS}:keep", level.name, level.config)
         except BaseException:
             self.close()
             raise
@@ -141,7 +145,7 @@ class ReasoningGymData(DataManager, Demonstrations):
         system = self.config.system_prompt or (
             TAGGED_INSTRUCTION if self.config.answer_format == AnswerFormat.TAGGED else ""
         )
-        text = self.config.prompt_template.replace("{question}", question.text)
+        text = self._template.fill({"question": question.text})
         messages = (Message("system", system), Message("user", text)) if system else (Message("user", text),)
         return Prompt(question_id=question.id, messages=messages)
 
@@ -167,12 +171,16 @@ class ReasoningGymData(DataManager, Demonstrations):
             for reference in references
         ]
 
-    def _level_of(self, reference: QuestionRef) -> _Level | None:
+    def _level_of(self, reference: QuestionRef) -> Level | None:
         """Return the level that a reference belongs to; None when no round of this game can have it."""
         of_a_round = (
             reference.index == 0 and 0 <= reference.seed < 1 << SEED_BITS and _purpose(reference.seed) == Purpose.ROUND
         )
         return self._by_digest.get((reference.environment, reference.config)) if of_a_round else None
+
+    def content_digest(self) -> str:
+        """Return the environments with all their levels, and the version of the library, which is in the digests."""
+        return " ".join(sorted({f"{level.name}:{level.digest}" for levels in self._levels for level in levels}))
 
     def evaluation_data(self, count: int) -> Sequence[Question]:
         """Return the same questions on every peer: the environments in turn, each at its start level."""
@@ -251,7 +259,7 @@ class ReasoningGymData(DataManager, Demonstrations):
             SharedSandbox.release()
 
     # ── making questions
-    def _make(self, purpose: Purpose, levels: Sequence[_Level], stream: tuple[str | int, ...]) -> list[Question]:
+    def _make(self, purpose: Purpose, levels: Sequence[Level], stream: tuple[str | int, ...]) -> list[Question]:
         """Make one question a level. Some generators fail for rare seeds; every peer then tries the same next seed."""
         questions: dict[int, Question] = {}
         last: CallResult | None = None
@@ -284,7 +292,7 @@ class ReasoningGymData(DataManager, Demonstrations):
             raise BadGame(f"{why}: {last.error}\n{last.error.trace}".rstrip())
         raise SandboxBroken(f"{why} ({last.message if last else ''}); see `swarmgame env check {failing}`")
 
-    def _call(self, levels: Sequence[_Level], seeds: Sequence[int], function: str = "make") -> list[CallResult]:
+    def _call(self, levels: Sequence[Level], seeds: Sequence[int], function: str = "make") -> list[CallResult]:
         if self._sandbox is None:
             raise RuntimeError("the data manager is closed")
         calls = [[level.name, level.config, seed] for level, seed in zip(levels, seeds, strict=True)]
@@ -292,7 +300,9 @@ class ReasoningGymData(DataManager, Demonstrations):
         return [
             result
             for batch in batches
-            for result in self._sandbox.call_untrusted(f"{_ENVIRONMENTS}:{function}", batch, deadline=MAKING_SECONDS)
+            for result in self._sandbox.call_untrusted(
+                f"{_ENVIRONMENTS}:{function}", batch, deadline=MAKING_SECONDS, together=True
+            )
         ]
 
     def _store(self, question: Question) -> Question:
@@ -306,7 +316,7 @@ class ReasoningGymData(DataManager, Demonstrations):
         curriculum = self._curricula.get(position)
         return curriculum.level if curriculum is not None else 0
 
-    def _start(self, position: int) -> _Level:
+    def _start(self, position: int) -> Level:
         curriculum = self.config.environments[position].curriculum
         levels = self._levels[position]
         return levels[min(curriculum.start_level, len(levels) - 1)] if curriculum is not None else levels[0]
@@ -336,41 +346,6 @@ class ReasoningGymData(DataManager, Demonstrations):
             raise InvalidManifest(
                 f"{PATH}.shared", True, "false where there is a curriculum: each peer moves through it at its own pace"
             )
-        if "{question}" not in self.config.prompt_template:
-            raise InvalidManifest(
-                f"{PATH}.promptTemplate", self.config.prompt_template, "a text that contains {question}"
-            )
-
-    def _levels_of(self, position: int, entry: EnvironmentConfig) -> list[_Level]:
-        assert self._sandbox is not None
-        path = f"{PATH}.environments[{position}]"
-        digest = _valued(self._sandbox.call_trusted(f"{_ENVIRONMENTS}:resolve", entry.name, entry.config), path)[
-            "digest"
-        ]
-        configs = [entry.config]
-        if entry.curriculum is not None:
-            curriculum = entry.curriculum
-            wanted = (list(curriculum.attributes), curriculum.max_level, curriculum.start_level)
-            answer = self._sandbox.call_trusted(
-                "swarmgame.data.curriculum:level_configs", entry.name, entry.config, *wanted
-            )
-            configs = _valued(answer, path)["levels"]
-        levels = []
-        for level, config in enumerate(configs):
-            if entry.curriculum is not None:
-                digest = _valued(self._sandbox.call_trusted(f"{_ENVIRONMENTS}:resolve", entry.name, config), path)[
-                    "digest"
-                ]
-            self._sandbox.prepare(f"{_ENVIRONMENTS}:keep", entry.name, config)
-            levels.append(_Level(entry.name, config, digest, position, level))
-        return levels
-
-
-def _valued(answer: dict[str, Any], path: str) -> dict[str, Any]:
-    if "problem" in answer:
-        problem = answer["problem"]
-        raise InvalidManifest(f"{path}.{problem['path']}", problem["got"], problem["expected"])
-    return answer
 
 
 def _seed(purpose: Purpose, *parts: str | int) -> int:
@@ -381,7 +356,7 @@ def _purpose(seed: int) -> int:
     return seed >> (SEED_BITS - 2)
 
 
-def _question(level: _Level, seed: int, result: CallResult, answer_format: AnswerFormat) -> Question:
+def _question(level: Level, seed: int, result: CallResult, answer_format: AnswerFormat) -> Question:
     metadata = {
         "environment": level.name,
         "config": level.config,

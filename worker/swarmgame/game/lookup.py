@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -40,7 +40,7 @@ def find_component(name: str, base: type, *, group: str, path: str) -> type[Comp
                 f"one of {', '.join(sorted(registered))}, or package.module:Class{did_you_mean(name, registered)}"
             )
             raise InvalidManifest(path, name, expected)
-        found = registered[name].load()
+        found = _loaded(registered[name], path)
     if not (isinstance(found, type) and issubclass(found, Component) and issubclass(found, base)):
         raise InvalidManifest(path, name, f"a subclass of swarmgame.{base.__name__}")
     if inspect.isabstract(found):
@@ -64,6 +64,18 @@ def validate_config(component: type[Component], given: Mapping[str, Any], path: 
         raise InvalidManifest(problems=explain(component.Config, error.errors(include_url=False), path)) from error
 
 
+def _loaded(entry: EntryPoint, path: str) -> object:
+    """Return the class of an entry point, which a package of the author's may have added."""
+    try:
+        return entry.load()
+    except Exception as error:
+        if entry.module.partition(".")[0] == "swarmgame":
+            raise
+        found = describe(error)
+        expected = f"a component whose class {entry.value} can be imported; {found}{found.below}"
+        raise InvalidManifest(path, entry.name, expected) from error
+
+
 def _import(name: str, path: str) -> object:
     module_name, _, attribute = name.partition(":")
     try:
@@ -74,8 +86,7 @@ def _import(name: str, path: str) -> object:
     except Exception as error:
         # An author's module may raise anything while it is imported; the author needs to know where.
         found = describe(error)
-        trace = f"\n{found.trace}" if found.trace else ""
-        raise InvalidManifest(path, name, f"a module that can be imported; {found}{trace}") from error
+        raise InvalidManifest(path, name, f"a module that can be imported; {found}{found.below}") from error
     if not hasattr(module, attribute):
         raise InvalidManifest(
             path, name, f"a class that {module_name} has; it has {', '.join(_classes(module)) or 'none'}"

@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from statistics import median_low
-from typing import TYPE_CHECKING
 
+from swarmgame.game.author_records import DOUBT, DOUBTFUL_ROUNDS
 from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.components import DataManager, RewardManager, Trainer
+from swarmgame.game.environment import Episodes
 from swarmgame.game.evaluation import Evaluation, evaluation_of
 from swarmgame.game.external_sampling import ExternalSamplingPolicy, has_nonzero_advantage, mean_reward, select_external
-from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Exchange
+from swarmgame.game.present_round import present_round
+from swarmgame.game.protocol import Claim, ClosedBy, CollectPolicy, CommunicationManager, Exchange
 from swarmgame.game.report import Observer, RoundReport, SkipCause, own_rollouts
 from swarmgame.game.reward_checks import checked_rewards, name_of, require_scores
 from swarmgame.game.roles import RoleManager
+from swarmgame.game.round_stats import RoundStats
+from swarmgame.game.sharing_records import SharingRecords
 from swarmgame.game.state import (
     Contribution,
     GameState,
@@ -40,9 +42,6 @@ from swarmgame.game.state import (
 from swarmgame.game.trainer_checks import checked_groups, checked_metrics
 from swarmgame.game.verification import RolloutVerifier
 from swarmgame.seeds import derive_seed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -86,27 +85,6 @@ class RunResult(StrEnum):
     ISOLATED = "isolated"
 
 
-@dataclass
-class _RoundStats:
-    """Totals of the round in progress."""
-
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    outcomes: Counter[str] = field(default_factory=Counter)
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    trainable: set[GroupKey] = field(default_factory=set)
-    last: Collected | None = None
-
-    def add(self, collected: Collected, outcomes: Mapping[str, int], trainable: frozenset[GroupKey]) -> None:
-        self.outcomes.update(collected.outcomes)
-        self.outcomes.update(outcomes)
-        self.seconds["exchange"] += collected.seconds
-        self.bytes_sent += collected.bytes_sent
-        self.bytes_received += collected.bytes_received
-        self.trainable |= trainable
-        self.last = collected
-
-
 class GameManager:
     """Runs a game for one peer. Every rank of a peer runs one, in lockstep."""
 
@@ -120,6 +98,8 @@ class GameManager:
         communication: CommunicationManager,
         roles: RoleManager | None = None,
         collected_log: CollectedLog | None = None,
+        sharing_records: SharingRecords | None = None,
+        episodes: Episodes | None = None,
         observers: Sequence[Observer] = (),
         stopped: Callable[[], bool] = lambda: False,
         weights_hash: Callable[[], str] = lambda: "",
@@ -132,11 +112,21 @@ class GameManager:
         self.communication = communication
         self.roles = roles or RoleManager()
         self.collected_log = collected_log or CollectedLog(progression.sharing.max_staleness)
+        self._records = sharing_records or SharingRecords(progression.sharing.max_staleness)
         self.observers = tuple(observers)
         self.stopped = stopped
         self._weights_hash = weights_hash
         self._clock = clock
-        self._verifier = RolloutVerifier(data, trainer, progression.exchange)
+        self._episodes = episodes
+        self._verifier = RolloutVerifier(
+            data,
+            trainer,
+            progression.exchange,
+            self._records.seen,
+            episodes,
+            seed=progression.seed,
+            roles=self.roles,
+        )
         self._was_isolated = False
         self._observed_seconds = 0.0
         self._generates_ahead = trainer.generates_ahead and data.knows_next_round
@@ -165,13 +155,13 @@ class GameManager:
         while number < self.progression.max_rounds:
             number = self._catch_up(number, cause)
             cause = SkipCause.SLOW
-            if number >= self.progression.max_rounds:
-                break
             if self.stopped():
                 ending = RunResult.STOPPED
                 break
+            collected = self.collected_log.state_dict()
             closed_by = self._run_round(number)
-            if closed_by is None:
+            if closed_by is None:  # the round is played again after a resume, with the same contributions
+                self.collected_log.load_state_dict(collected)
                 ending = RunResult.STOPPED
                 break
             number += 1
@@ -182,23 +172,23 @@ class GameManager:
             observer.game_finished(number)
         return ending
 
-    def _present_round(self, default: int) -> int:
-        """Return the median round of the other peers: one peer that lies cannot move it far."""
-        rounds = [m.round for m in self.communication.membership() if m.peer != self.communication.peer]
-        return median_low(rounds) if rounds else default
+    def _present_round(self, default: int, *, to_enter: bool = False) -> int:
+        """Return the round that half of the counted weight has reached, at most the game's last one."""
+        present = present_round(self.communication.membership(), self.communication.peer, to_enter=to_enter)
+        return default if present is None else min(present, self.progression.max_rounds - 1)
 
     def _catch_up(self, number: int, cause: SkipCause) -> int:
         """Skip rounds that the other peers have left behind."""
-        present = self._present_round(number)
-        if present - number <= max(1, self.progression.sharing.max_staleness):
+        if self._present_round(number) - number <= max(1, self.progression.sharing.max_staleness):
             return number
+        present = self._present_round(number, to_enter=True)
         logger.warning("the swarm is at round %d, this peer at %d: skipping ahead", present, number)
         self._skip(number, present, cause)
         return present
 
     def _skip(self, first: int, until: int, cause: SkipCause) -> None:
         for observer in self.observers:
-            observer.rounds_skipped(first, min(until, self.progression.max_rounds) - first, cause)
+            observer.rounds_skipped(first, until - first, cause)
 
     def _update_isolated(self, closed_by: ClosedBy) -> bool:
         isolated = closed_by is ClosedBy.ISOLATED and not self.progression.single_peer
@@ -213,13 +203,15 @@ class GameManager:
     def _run_round(self, number: int) -> ClosedBy | None:
         """Run one round. Return None when a stop request ended it early: nothing was trained."""
         began = self._clock()
-        stats = _RoundStats()
-        round = self._round(number, tuple(member.peer for member in self.communication.membership()))
+        stats = RoundStats(self._clock)
+        members = self.communication.membership()
+        round = self._round(number, tuple(member.peer for member in members if member.weight))
+        stats.outcomes["role-without-taker"] = len(self.roles.without_taker(round))
         for observer in self.observers:
             observer.round_started(round)
-        with self._timed(stats, "evaluate"):
+        with stats.timed("evaluate"):
             first_evaluation = self._evaluate(number) if self._evaluates_first else None
-        with self._timed(stats, "data"):
+        with stats.timed("data"):
             state = GameState.begin(round, self.data.round_data(round))
         for stage in range(round.stages):
             state, prompts = self._run_stage(state, stage, stats)
@@ -230,32 +222,43 @@ class GameManager:
             )
             if self.stopped():
                 return None
-            self.collected_log.record(number, stage, set(collected.members) - set(collected.missing))
+            self.collected_log.record(number, stage, collected.delivered)
             for late in collected.contributions:
                 self.collected_log.record(late.round, late.stage, [late.peer])
-            with self._timed(stats, "listen"):
-                verified = self._verifier.verify(state, collected.contributions, prompts)
+            with stats.timed("listen"):
+                verified = self._verifier.verify(state, collected.contributions, prompts, collected.arrivals)
             for observer in self.observers:
                 observer.stage_verified(state, collected, verified)
+            self.collected_log.record_invalid(number, verified.invalid)
             state = verified.state
-            stats.add(collected, verified.outcomes, verified.trainable)
+            stats.add_stage(collected, verified)
             for observer in self.observers:
                 observer.stage_closed(round, stage, collected)
-        with self._timed(stats, "rewards"):
+        with stats.timed("rewards"):
             rewards = self._score(state)
             require_scores(rewards, state, name_of(self.rewards))
             self.rewards.round_scored(state)
+            stats.leave_out(self._records.authors.doubtful(number), paused=self._records.drift.paused)
             seed = derive_seed(round.peer_seed, "external")
             state = state.with_external(
                 select_external(stats.trainable, rewards, self.progression.sharing, round=number, seed=seed)
             )
-        with self._timed(stats, "train"):
+            self._records.drift.add_rewards(rewards[key] for key in state.external)
+        with stats.timed("train"):
             metrics = checked_metrics(self.trainer.train(state, rewards), type(self.trainer).__name__)
+            uses = self.trainer.remote_uses()
+        stats.add_update(uses)
+        for peer in sorted(self._records.authors.record(number, uses)):
+            logger.warning("groups of peer %s are not used for %d rounds: %s", peer, DOUBTFUL_ROUNDS, DOUBT)
         self.data.round_finished(state, rewards)
-        with self._timed(stats, "evaluate"):
+        with stats.timed("evaluate"):
             evaluation = self._evaluate(number) if self._evaluates_after(number) else None
+        if evaluation is not None and (change := self._records.drift.add_evaluation(evaluation)):
+            logger.warning("%s", change)
         finished = self._clock()
         stats.seconds["checkpoint"] = self._observed_seconds
+        if self._episodes is not None:
+            stats.seconds["environment"] = self._episodes.take_seconds()
         stats.seconds["round"] = finished - began
         report = replace(
             self._report(state, rewards, metrics, stats), evaluation=evaluation, first_evaluation=first_evaluation
@@ -270,20 +273,20 @@ class GameManager:
         seed, stages = self.progression.seed, self.progression.stages
         return self.roles.round(seed, stages, self.communication.peer, number, members, evaluation=evaluation)
 
-    def _run_stage(self, state: GameState, stage: int, stats: _RoundStats) -> tuple[GameState, Mapping[str, Prompt]]:
+    def _run_stage(self, state: GameState, stage: int, stats: RoundStats) -> tuple[GameState, Mapping[str, Prompt]]:
         """Make the prompts of one stage, generate, and publish."""
         self.communication.announce_progress(state.round.number, stage)
         prompts = self.data.stage_inputs(state, stage)
-        with self._timed(stats, "generate"):
+        with stats.timed("generate"):
             contribution = self._generate(state, stage, prompts)
         state = state.with_contribution(contribution)
         if self._generates_ahead and stage == state.round.stages - 1:
-            with self._timed(stats, "data"):
+            with stats.timed("data"):
                 self._generate_ahead(state.round)
         claims: tuple[Claim, ...] = ()
         if self.progression.exchange is Exchange.PULL:
             # Other peers select by our claims, so the rewards are needed before publishing.
-            with self._timed(stats, "rewards"):
+            with stats.timed("rewards"):
                 claims = self._claims(contribution, self._score(state))
         self.communication.publish(contribution, claims)
         return state, {prompt.question_id: prompt for prompt in prompts}
@@ -309,6 +312,7 @@ class GameManager:
             references={group.question_id: state.questions[group.question_id].reference for group in groups},
             tokenizer=self.trainer.tokenizer,
             policy_version=self.trainer.sampling_version,
+            role=state.round.role,
         )
 
     def _score(self, state: GameState) -> Rewards:
@@ -333,8 +337,10 @@ class GameManager:
             max_per_peer=sharing.max_per_peer,
             prefer_nonzero_advantage=sharing.strategy == "nonzero-advantage",
             max_staleness=sharing.max_staleness,
+            avoided=self._records.authors.doubtful(round.number),
             seed=derive_seed(round.peer_seed, "pull", stage),
             collected=self.collected_log.collected,
+            invalid=self.collected_log.invalid,
         )
 
     def _evaluates_after(self, number: int) -> bool:
@@ -364,7 +370,7 @@ class GameManager:
         state: GameState,
         rewards: Rewards,
         metrics: Mapping[str, float],
-        stats: _RoundStats,
+        stats: RoundStats,
     ) -> RoundReport:
         assert stats.last is not None, "a round has at least one stage"
         return RoundReport(
@@ -373,20 +379,16 @@ class GameManager:
             **own_rollouts(state, rewards),
             metrics=dict(metrics),
             external=dict(sorted(Counter(key.peer for key in state.external).items())),
+            influence=stats.influence,
+            refused=stats.refused_by_author(),
             members=stats.last.members,
             missing=stats.last.missing,
             closed_by=stats.last.closed_by,
             policy_version=self.trainer.policy_version,
             seconds=dict(stats.seconds),
             outcomes={name: count for name, count in sorted(stats.outcomes.items()) if count},
-            counters=dict(self.rewards.counters()),
+            counters={**self.rewards.counters(), **(self._episodes.counters() if self._episodes is not None else {})},
             bytes_sent=stats.bytes_sent,
             bytes_received=stats.bytes_received,
             weights=self._weights_hash(),
         )
-
-    @contextmanager
-    def _timed(self, stats: _RoundStats, phase: str) -> Iterator[None]:
-        began = self._clock()
-        yield
-        stats.seconds[phase] += self._clock() - began

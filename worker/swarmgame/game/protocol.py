@@ -17,11 +17,29 @@ from swarmgame.game.state import Contribution, PeerId
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A live peer and its position in the game, from its last heartbeat."""
+    """A live peer and its position in the game, from its last heartbeat.
+
+    Args:
+        weight: in the present round; 0 for a peer that does not count. One with a weight has a role, and others stay
+            for it after their last round.
+        contributed: the latest round of which we have its last announcement; None where positions are believed.
+    """
 
     peer: PeerId
     round: int
     stage: int
+    weight: float = 1.0
+    contributed: int | None = None
+
+    @property
+    def reached(self) -> int:
+        """The round that the peer has reached, by what it has contributed."""
+        return self.round if self.contributed is None else min(self.round, self.contributed + 1)
+
+    @property
+    def next(self) -> int:
+        """The round in which a peer that skips ahead meets this one: its position may be that of its last message."""
+        return self.round if self.contributed is None else self.contributed + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +77,17 @@ class CollectPolicy:
 
     Args:
         exchange: GATHER or PULL.
-        quorum: share of the live members, this peer included, that must have published; in (0, 1].
-        deadline_seconds: longest wait, from the call.
+        quorum: share of the weight of the counted members, this peer included, that must have published; in (0, 1].
+        deadline_seconds: longest wait, from the call. For peers that are no anchors it may be shorter.
         external_groups: PULL: number of groups of other peers to fetch; backends fetch complete shards, so a few more
             may come.
         max_per_peer: PULL: at most this many groups of one peer are counted towards `external_groups`.
         prefer_nonzero_advantage: PULL: fetch groups that claim a nonzero advantage first.
         max_staleness: greatest age of a contribution in rounds, in both modes; 0 means this round only.
+        avoided: PULL: peers of whom nothing is fetched.
         seed: PULL: breaks ties.
         collected: (round, stage, peer) of contributions that were already returned, perhaps by an earlier process.
+        invalid: (round, stage, peer) of returned contributions with groups that could not be used.
     """
 
     exchange: Exchange
@@ -77,8 +97,10 @@ class CollectPolicy:
     max_per_peer: int = 0
     prefer_nonzero_advantage: bool = True
     max_staleness: int = 0
+    avoided: frozenset[PeerId] = frozenset()
     seed: int = 0
     collected: frozenset[tuple[int, int, PeerId]] = frozenset()
+    invalid: frozenset[tuple[int, int, PeerId]] = frozenset()
 
     @property
     def max_lag(self) -> int:
@@ -104,6 +126,23 @@ class Origin:
     groups: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ClockError:
+    """How far this machine's clock is from those of other peers.
+
+    Args:
+        seconds: that ours is ahead; negative: behind. 0 unless more than half of the counted weight agrees.
+        peers: whose clocks are known, of those that count.
+    """
+
+    seconds: float
+    peers: int
+
+
+COUNTING = frozenset({"anchor", "counted", "provisional"})
+"""Standings of peers for which stages wait."""
+
+
 @dataclass(frozen=True)
 class Collected:
     """The result of collecting a stage.
@@ -111,7 +150,7 @@ class Collected:
     Args:
         contributions: of other peers, sorted by (round, peer); in PULL mode with the fetched groups only.
         members: live members when the stage closed, sorted, this peer included.
-        missing: members that had not published when it closed.
+        missing: counted members that had not published when it closed.
         closed_by: why it closed.
         outcomes: number of messages by outcome since the last call: `accepted`, `late`,
             `duplicate`, `bad-signature`, `bad-hash`, `too-large`, `malformed`, `stale`, `not-admitted`, `unreachable`,
@@ -119,6 +158,9 @@ class Collected:
         seconds: duration of the call.
         bytes_sent, bytes_received: since the last call.
         origins: one for each contribution, in order; empty where the backend signs nothing.
+        arrivals: one number for each contribution: whose is less, that was announced to us first; empty: as listed.
+        standings: whether each other live member counts, and why; empty where all do.
+        clock_error: of this machine; None where no other clock is known.
     """
 
     contributions: tuple[Contribution, ...]
@@ -130,6 +172,15 @@ class Collected:
     bytes_sent: int = 0
     bytes_received: int = 0
     origins: tuple[Origin, ...] = ()
+    arrivals: tuple[int, ...] = ()
+    standings: Mapping[PeerId, str] = field(default_factory=dict)
+    clock_error: ClockError | None = None
+
+    @property
+    def delivered(self) -> frozenset[PeerId]:
+        """The members that count and are not missing. A stage does not wait for others, so they may still deliver."""
+        idle = {peer for peer, standing in self.standings.items() if standing not in COUNTING}
+        return frozenset(self.members) - set(self.missing) - idle
 
 
 class CommunicationManager(Protocol):

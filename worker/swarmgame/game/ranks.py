@@ -6,6 +6,7 @@ calls in the same order.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ class Ranks(Protocol):
         """Sum the gradients of all ranks in place; a parameter without gradient on a rank counts as zeros."""
         ...
 
+    def guarded(self, doing: str) -> AbstractContextManager[None]:
+        """Return a context for other collective calls of the ranks, in which the loss of a rank becomes `Temporary`.
+        Other errors leave it as they are.
+        """
+        ...
+
 
 class OneRank:
     """The ranks of a peer with a single process."""
@@ -50,3 +57,6 @@ class OneRank:
 
     def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Do nothing: there is one rank."""
+
+    def guarded(self, doing: str) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -16,7 +16,7 @@ from typing import Any
 from swarmgame.game.evaluation import Evaluation, mean_of
 from swarmgame.game.external_sampling import has_nonzero_advantage
 from swarmgame.game.protocol import ClosedBy, Collected
-from swarmgame.game.state import FinishReason, GameState, PeerId, Rewards, Round
+from swarmgame.game.state import FinishReason, GameState, PeerId, Rewards, Rollout, Round
 from swarmgame.game.verification import VerifiedRollouts
 
 
@@ -45,17 +45,21 @@ class RoundReport:
         role: of this peer in this round; empty where the game has no roles.
         rollouts: number of our own rollouts.
         truncated_share: share of them that used up their budget; NaN without any.
+        turns: mean number of the policy's turns in our own rollouts; NaN without an environment.
         zero_advantage_share: share of our own groups whose scored rewards are all equal; NaN without any.
         metrics: what `Trainer.train` returned.
         external: number of groups of other peers that were trained on, by author.
+        influence: share of the update of other peers' rollouts, by author; empty where the trainer does not report it.
+        refused: groups and rollouts of other peers that were not trained on, by author and outcome. Those that are only
+            not selected are not counted.
         members, missing: of the last stage, as in `Collected`.
         closed_by: of the last stage.
         tokens: number of ids that this peer sampled.
         policy_version: after training.
         seconds: wall time by phase: data, generate, exchange, listen, rewards, train, evaluate, checkpoint (all
-            observers of the round before), round.
+            observers of the round before), round; environment: of its plays, which are part of other phases.
         outcomes: number of messages by outcome, in this round.
-        counters: running totals of the RewardManager (breaches, scorer exceptions).
+        counters: running totals of the RewardManager (breaches, scorer exceptions) and of the environment.
         weights: hash of the policy's weights after training; empty where it is not computed.
         evaluation: after training; None when this round had none.
         first_evaluation: before the first update; only in the report of a peer's first round.
@@ -85,6 +89,9 @@ class RoundReport:
     rollouts: int = 0
     truncated_share: float = math.nan
     zero_advantage_share: float = math.nan
+    turns: float = math.nan
+    influence: Mapping[PeerId, float] = field(default_factory=dict)
+    refused: Mapping[PeerId, Mapping[str, int]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON-like values, with NaN as None."""
@@ -118,11 +125,17 @@ def own_rollouts(state: GameState, rewards: Rewards) -> dict[str, Any]:
         "stage_rewards": tuple(map(mean_of, by_stage.values())),
         "environments": {name: mean_of(values) for name, values in sorted(by_environment.items())},
         "role": state.round.role,
-        "tokens": sum(len(rollout.token_ids) for rollout in rollouts),
+        "tokens": sum(len(rollout.logprobs) for rollout in rollouts),
         "rollouts": len(rollouts),
         "truncated_share": mean_of([float(rollout.finish_reason is FinishReason.LENGTH) for rollout in rollouts]),
+        "turns": mean_of([float(len(rollout.turns)) for rollout in rollouts if is_played(rollout)]),
         "zero_advantage_share": mean_of([float(not has_nonzero_advantage(rewards.get(key, ()))) for key, _ in own]),
     }
+
+
+def is_played(rollout: Rollout) -> bool:
+    """Return whether an environment answered a rollout, or failed to."""
+    return bool(rollout.segments or rollout.turn_rewards) or rollout.finish_reason is FinishReason.ERROR
 
 
 class Observer:

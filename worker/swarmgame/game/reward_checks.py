@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from swarmgame.errors import BadGame
-from swarmgame.game.state import GameState, GroupKey, Rewards
+from swarmgame.game.state import FinishReason, GameState, GroupKey, Rewards
 from swarmgame.user_code import CodeError, as_number, kind_of
 
 EXPECTED = "a number for each rollout, finite, or NaN for a rollout that could not be scored"
@@ -34,7 +34,7 @@ class ScoringFailure:
 
 
 def checked_rewards(rewards: object, state: GameState, name: str) -> Rewards:
-    """Return the rewards as floats.
+    """Return the rewards as floats; NaN for a rollout whose environment failed, whatever was returned.
 
     Args:
         rewards: what the manager returned.
@@ -58,19 +58,25 @@ def checked_rewards(rewards: object, state: GameState, name: str) -> Rewards:
                 "expected keys of state.groups()"
             )
         key = GroupKey(*key)
-        checked[key] = _checked_group(values, len(groups[key].rollouts), f"{name}.rewards, {_place(key)}")
+        rollouts = groups[key].rollouts
+        found = _checked_group(values, len(rollouts), f"{name}.rewards, {_place(key)}")
+        checked[key] = [
+            math.nan if rollout.finish_reason is FinishReason.ERROR else value
+            for value, rollout in zip(found, rollouts, strict=True)
+        ]
     return checked
 
 
 def require_scores(rewards: Rewards, state: GameState, name: str) -> None:
-    """Check that at least one rollout of a round was scored.
+    """Check that at least one rollout of a round was scored. Rollouts of other peers alone end no run.
 
     Raises:
-        BadGame: there are rollouts, and every reward is NaN or missing.
+        BadGame: there are own rollouts, and every reward is NaN or missing.
     """
     rollouts = {key: len(group.rollouts) for key, group in state.groups()}
     total = sum(rollouts.values())
-    if not total or any(not math.isnan(value) for values in rewards.values() for value in values):
+    has_own = any(count for key, count in rollouts.items() if key.peer == state.peer)
+    if not has_own or any(not math.isnan(value) for values in rewards.values() for value in values):
         return
     missing = sum(count for key, count in rollouts.items() if key not in rewards)
     found = "no group had rewards" if missing == total else "every reward was NaN"

@@ -11,19 +11,32 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from swarmgame.game.rollout import FinishReason, Rollout, Segment
+from swarmgame.seeds import derive_seed
+
+__all__ = [
+    "Contribution",
+    "FinishReason",
+    "GameState",
+    "Group",
+    "GroupKey",
+    "Message",
+    "PeerId",
+    "Prompt",
+    "Question",
+    "QuestionRef",
+    "Rewards",
+    "Rollout",
+    "Round",
+    "Sampling",
+    "Segment",
+]
+
 PeerId = str
 """A libp2p peer id (base58 of the identity multihash of a secp256k1 public key), or any unique name in tests."""
-
-
-class FinishReason(StrEnum):
-    """Why a rollout ended: the policy stopped (EOS is its last token), or the token budget was used up."""
-
-    STOP = "stop"
-    LENGTH = "length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,30 +133,6 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
-    """One completion, exactly as it was sampled.
-
-    Args:
-        text: without special tokens, for people, rewards and later stages; not re-tokenised for training when the
-            tokenizers agree.
-        token_ids: the sampled ids, with EOS when there was one; for a policy over discrete actions, the actions.
-        logprobs: natural-log probability of each id under the sampling policy at its temperature, before top-k or
-            top-p; one an id. These and the ids are tuples where they were sampled, a `PackedNumbers` where they came
-            from others.
-        finish_reason: STOP when the policy ended it.
-    """
-
-    text: str = ""
-    token_ids: Sequence[int] = ()
-    logprobs: Sequence[float] = ()
-    finish_reason: FinishReason = FinishReason.STOP
-
-    def __post_init__(self) -> None:
-        if len(self.token_ids) != len(self.logprobs):
-            raise ValueError(f"{len(self.token_ids)} token ids but {len(self.logprobs)} log-probabilities")
-
-
-@dataclass(frozen=True, slots=True)
 class Group:
     """The rollouts of one prompt (GRPO's G of them)."""
 
@@ -166,6 +155,7 @@ class Contribution:
         references: of every question in the groups, so that a receiver can regenerate it.
         tokenizer: hash of the tokenizer (or action space) that the ids belong to.
         policy_version: number of updates of the sampling policy.
+        role: of the author in that round. Other peers replace it by the one that they assign themselves.
     """
 
     peer: PeerId
@@ -175,6 +165,7 @@ class Contribution:
     references: Mapping[str, QuestionRef]
     tokenizer: str = ""
     policy_version: int = 0
+    role: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "references", _frozen(self.references))
@@ -225,6 +216,7 @@ class Round:
         evaluation: a pass over held-out questions by this peer only: nothing is published and nothing is trained.
         stage: the current stage, from 0; part of every seed that sampling uses.
         sampling: how an evaluation samples; None as the trainer's own options say, usually the likeliest answer.
+        roles: of all members, by peer; a member without a role has an empty one.
     """
 
     number: int
@@ -237,6 +229,17 @@ class Round:
     evaluation: bool = False
     stage: int = 0
     sampling: Sampling | None = None
+    roles: Mapping[PeerId, str] = field(default_factory=dict, hash=False)
+
+    def player(self, role: str, question_id: str) -> PeerId:
+        """Return the peer that plays a role on a question: one of those with this role, by a hash of both, so that
+        all peers name the same one and each role plays about as many questions with each peer. In an evaluation it is
+        this peer, whatever the role. Empty where no member has the role.
+        """
+        if self.evaluation:
+            return self.peer
+        players = (peer for peer, assigned in self.roles.items() if assigned == role)
+        return max(players, key=lambda peer: (derive_seed(self.seed, "player", question_id, peer), peer), default="")
 
 
 @dataclass(frozen=True)
@@ -319,6 +322,16 @@ class GameState:
         """Return the groups of all peers for one question in a stage, sorted by peer."""
         pairs = ((c.peer, c.group(question_id)) for c in self.contributions(stage))
         return tuple((peer, group) for peer, group in pairs if group is not None)
+
+    def move(self, question_id: str, stage: int, role: str) -> Rollout | None:
+        """Return the move that the player of a role made on a question: the first rollout of its group. None where it
+        made none. Groups of other peers are no moves.
+        """
+        if stage >= len(self.stages):
+            return None
+        contribution = self.stages[stage].get(self.round.player(role, question_id))
+        group = contribution.group(question_id) if contribution is not None else None
+        return group.rollouts[0] if group is not None and group.rollouts else None
 
     def groups(self) -> Iterator[tuple[GroupKey, Group]]:
         """Iterate over all groups, late ones last, in an order that does not depend on arrival."""

@@ -20,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from swarmgame.inference.architecture import Architecture
 from swarmgame.inference.graphs import Graph, GraphPool
 from swarmgame.inference.llama import FusedLlamaDecoder
-from swarmgame.inference.ops import AttentionShape, Batch, Lanes, LayerCache
+from swarmgame.inference.ops import AttentionShape, Batch, Lanes, LayerCache, complete
+from swarmgame.inference.projections import query_key_value_bias
 from swarmgame.inference.sampler import SamplingParams
 from swarmgame.inference.token_sampler import TokenSampler
 
@@ -111,21 +113,32 @@ class Arena:
         self._steps: dict[int, Graph] = {}
         self._prefills: OrderedDict[tuple[int, int], Graph] = OrderedDict()
         weights, device, steps = model.model.embed_tokens.weight, model.device, shape.params.max_new_tokens
-        cos, sin = decoder.rotary_tables(shape.longest)
-        self._attention = AttentionShape(
-            decoder.num_heads,
-            decoder.num_kv_heads,
-            decoder.head_dim,
-            decoder.scaling,
-            cos.contiguous(),
-            sin.contiguous(),
-            shape.longest,
+        architecture = decoder.architecture
+        shapes = {
+            rotates: AttentionShape(
+                architecture.num_heads,
+                architecture.num_kv_heads,
+                architecture.head_dim,
+                decoder.scaling,
+                cos.contiguous(),
+                sin.contiguous(),
+                shape.longest,
+            )
+            for rotates, (cos, sin) in decoder.rotary_tables(shape.longest).items()
+        }
+        self._shapes = [shapes[rotates] for rotates in architecture.rotary]
+        size = LayerCache.size(
+            architecture.num_kv_heads, architecture.head_dim, shape.prompt_tokens, shape.lanes, steps
         )
-        size = LayerCache.size(decoder.num_kv_heads, decoder.head_dim, shape.prompt_tokens, shape.lanes, steps)
         self._caches = [
             # Zeros, not whatever was there: a share of 0 of NaN would be NaN.
             LayerCache(
-                weights.new_zeros(size), weights.new_zeros(size), shape.prompt_tokens, steps, *_head_norms(layer)
+                weights.new_zeros(size),
+                weights.new_zeros(size),
+                shape.prompt_tokens,
+                steps,
+                *_head_norms(layer, architecture),
+                bias=query_key_value_bias(layer),
             )
             for layer in model.model.layers
         ]
@@ -135,6 +148,7 @@ class Arena:
             return torch.zeros(*size, dtype=dtype, device=device)
 
         lanes, rows = shape.lanes, shape.rows
+        self._every_lane = torch.arange(lanes, device=device)
         self.lanes = Lanes(
             token=zeros(lanes),
             row=zeros(lanes),
@@ -224,12 +238,11 @@ class Arena:
     def _compute(self, count: int) -> None:
         lanes = self.lanes.first(count)
         attentions = [
-            partial(self._kernels.decode_attention, layer=cache, lanes=lanes, shape=self._attention)
-            for cache in self._caches
+            partial(self._kernels.decode_attention, layer=cache, lanes=lanes, shape=shape)
+            for cache, shape in zip(self._caches, self._shapes, strict=True)
         ]
         logits = self._decoder(lanes.token, attentions)
-        source = torch.arange(count, device=logits.device)
-        token, logprob = self._sample(logits, source, lanes.uniform, lanes.forbid_eos)
+        token, logprob = self._sample(logits, self._every_lane[:count], lanes.uniform, lanes.forbid_eos)
         self._kernels.advance(lanes, self.batch, token, logprob, self._eos, self.shape.params.min_new_tokens)
 
     def _sample(self, logits: Tensor, source: Tensor, uniforms: Tensor, forbid_eos: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,11 +307,12 @@ class Arena:
 
     def _read(self, count: int, width: int, given: Tensor) -> Tensor:
         """Logits [P, V] for ids, places in the cache and last tokens, one behind the other."""
-        shape, tokens = self._attention, count * width
+        tokens = count * width
         ids, places, last = torch.split(given, [tokens, tokens, count])
         positions = torch.arange(width, device=given.device).repeat(count)
 
-        def attention(qkv: Tensor, layer: LayerCache) -> Tensor:
+        def attention(qkv: Tensor, layer: LayerCache, shape: AttentionShape) -> Tensor:
+            qkv = complete(qkv, layer.bias, layer.keys.dtype)
             query, key = self._kernels.prefill_rotary(qkv, layer, shape, positions, places)
             value = qkv.view(tokens, -1, shape.head_dim)[:, shape.num_heads + shape.num_kv_heads :]
             query, key, value = (
@@ -309,15 +323,19 @@ class Arena:
             )
             return attended.transpose(1, 2).reshape(tokens, -1)
 
-        return self._decoder(ids, [partial(attention, layer=cache) for cache in self._caches], last)
+        attentions = [
+            partial(attention, layer=cache, shape=shape)
+            for cache, shape in zip(self._caches, self._shapes, strict=True)
+        ]
+        return self._decoder(ids, attentions, last)
 
 
-def _head_norms(layer: Any) -> tuple[Tensor | None, Tensor | None, float]:
-    """The scales and epsilon of the norms of queries and keys, where the architecture has them."""
+def _head_norms(layer: Any, architecture: Architecture) -> tuple[Tensor | None, Tensor | None, float]:
+    """The scales and epsilon of the norms of queries and keys, where the architecture has them, a head at a time."""
     query, key = getattr(layer.self_attn, "q_norm", None), getattr(layer.self_attn, "k_norm", None)
-    return (
-        (None, None, 0.0) if query is None or key is None else (query.weight, key.weight, float(query.variance_epsilon))
-    )
+    if architecture.norms_behind or query is None or key is None:
+        return None, None, 0.0
+    return query.weight, key.weight, float(query.variance_epsilon)
 
 
 def _chunks(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

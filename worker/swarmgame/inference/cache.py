@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionCacheLayerMixin
 
 
 class BufferLayer(DynamicLayer):  # type: ignore[misc]
@@ -84,13 +84,46 @@ def decoding_cache(config: Any, capacity: int) -> Cache:
     return Cache(layer_class_to_replicate=partial(BufferLayer, capacity))
 
 
+def repeat_rows(cache: Cache, repeats: int) -> None:
+    """Repeat each row of a cache, states of recurrent layers included."""
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            rows = torch.arange(_rows_of(layer), device=layer.device)
+            layer.reorder_cache(rows.repeat_interleave(repeats))
+        else:
+            layer.batch_repeat_interleave(repeats)
+
+
+def select_rows(cache: Cache, rows: Tensor) -> None:
+    """Keep these rows of a cache."""
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(rows)
+        else:
+            layer.batch_select_indices(rows)
+
+
+def _rows_of(layer: LinearAttentionCacheLayerMixin) -> int:
+    states = [*layer.conv_states.values(), *layer.recurrent_states.values()]
+    return next((len(state) for state in states if state is not None), 0)
+
+
 def is_windowed(config: Any) -> bool:
     """Whether some layer is anything else than full attention over everything before (a window, a state, a chunk)."""
     text = config.get_text_config()
-    kinds = getattr(text, "layer_types", None)
+    kinds = getattr(text, "layer_types", None) or getattr(text, "attention_layers", None)  # GPT-Neo's: global, local
     if kinds is not None:
-        return set(kinds) != {"full_attention"}
+        return not set(kinds) <= {"full_attention", "global"}
     return getattr(text, "sliding_window", None) is not None
+
+
+def has_window_in_reach(config: Any) -> bool:
+    """Whether some row that fits into the model's context may be longer than what a layer attends to."""
+    text = config.get_text_config()
+    window, context = getattr(text, "sliding_window", None), getattr(text, "max_position_embeddings", None)
+    kinds = set(getattr(text, "layer_types", None) or ())
+    is_wide = window is not None and context is not None and window > context
+    return is_windowed(config) and not (is_wide and kinds <= {"full_attention", "sliding_attention"})
 
 
 def _room(like: Tensor, capacity: int, rows: int | None = None) -> Tensor:

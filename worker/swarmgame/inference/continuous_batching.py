@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from swarmgame.inference import ops
+from swarmgame.inference.architecture import is_supported
 from swarmgame.inference.arena import Arena, ArenaShape, Occupancy, bucket, even
+from swarmgame.inference.decoding import Decoding
 from swarmgame.inference.eager import EagerSampler
-from swarmgame.inference.llama import is_supported, join_projections
+from swarmgame.inference.projections import join_projections
 from swarmgame.inference.sampler import ModelSampler, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -58,10 +60,16 @@ class EngineSampler(ModelSampler):
         self._arenas: OrderedDict[ArenaShape, Arena] = OrderedDict()
         self._addresses: tuple[int, ...] = ()
 
+    @property
+    def quickest(self) -> Decoding:
+        """See `ModelSampler.quickest`."""
+        return Decoding.FUSED if is_supported(self.model) else Decoding.CACHED
+
     def limit(self, rows: int) -> int:
         """See `Sampler.limit`: rows beyond the lanes wait for one, so a call may request several times as many."""
         self.max_lanes = rows
-        return rows * 8 if self._kernels is not None and is_supported(self.model) else rows
+        has_lanes = self._kernels is not None and self.decoding is Decoding.FUSED and is_supported(self.model)
+        return rows * 8 if has_lanes else rows
 
     def release(self) -> bool:
         """Give the memory of all arenas back; they are made anew when they are needed."""
@@ -77,8 +85,9 @@ class EngineSampler(ModelSampler):
         uniforms_RT: Tensor,
         budgets: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
-        kernels = self._kernels if is_supported(self.model) else None
+        kernels = self._kernels if self.decoding is Decoding.FUSED and is_supported(self.model) else None
         if kernels is None:
+            self._eager.decoding = self.decoding
             return self._eager._rollout(prompts, n, params, uniforms_RT, budgets)
         # Triton launches, and graphs are captured, on the current device.
         with torch.cuda.device(self.model.device) if self.model.device.type == "cuda" else nullcontext():

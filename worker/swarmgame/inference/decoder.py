@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from swarmgame.inference.architecture import is_foldable
 from swarmgame.inference.attention import SharedPromptAttention
-from swarmgame.inference.llama import FusedLlamaDecoder, is_foldable
+from swarmgame.inference.llama import FusedLlamaDecoder
 from swarmgame.inference.rope import RotaryEmbedding
 
 
@@ -23,7 +24,7 @@ class SharedPromptDecoder:
     """Decode steps of one model after one batch of prompts.
 
     Args:
-        model: one that `llama.is_supported`.
+        model: one that `architecture.is_supported`.
         cache: filled by the model's own forward over the prompts, one row each.
         mask: which positions of the (left-padded) prompts are real [P, W], or None when all are.
         samples_per_prompt: rows of each prompt; rows are ordered by prompt.
@@ -35,8 +36,12 @@ class SharedPromptDecoder:
         self, model: Any, cache: Cache, mask: Tensor | None, samples_per_prompt: int, steps: int, positions: int
     ) -> None:
         self._decoder = FusedLlamaDecoder(model, folded=is_foldable(model))
-        self._rope = RotaryEmbedding(*self._decoder.rotary_tables(positions), interleaved=self._decoder.folded)
-        order = RotaryEmbedding.interleave_permutation(self._decoder.head_dim) if self._decoder.folded else slice(None)
+        architecture = self._decoder.architecture
+        self._ropes = {
+            rotates: RotaryEmbedding(*cos_sin, interleaved=self._decoder.folded)
+            for rotates, cos_sin in self._decoder.rotary_tables(positions).items()
+        }
+        order = RotaryEmbedding.interleave_permutation(architecture.head_dim) if self._decoder.folded else slice(None)
         self._attentions = [
             SharedPromptAttention(
                 layer.keys[..., order],
@@ -44,11 +49,11 @@ class SharedPromptDecoder:
                 mask,
                 samples_per_prompt,
                 steps,
-                num_heads=self._decoder.num_heads,
-                rope=self._rope,
+                num_heads=architecture.num_heads,
+                rope=self._ropes[rotates],
                 scaling=self._decoder.scaling,
             )
-            for layer in cache.layers
+            for layer, rotates in zip(cache.layers, architecture.rotary, strict=True)
         ]
 
     def select(self, rows: Tensor) -> None:
@@ -60,6 +65,16 @@ class SharedPromptDecoder:
     def __call__(self, token_B: Tensor, position_B: Tensor) -> Tensor:
         """Logits [B, V] after one more token a row: the one sampled last, and its position."""
         prompts, samples, row_of_slot = self._attentions[0].slots
-        cos_sin = self._rope.cos_sin(position_B if row_of_slot is None else position_B[row_of_slot])
-        cos_sin = cos_sin.view(prompts, samples, 1, *cos_sin.shape[1:])
-        return self._decoder(token_B, [partial(attention, cos_sin=cos_sin) for attention in self._attentions])
+        position_S = position_B if row_of_slot is None else position_B[row_of_slot]
+        cos_sin = {}
+        for rotates, rope in self._ropes.items():
+            turns_S = rope.cos_sin(position_S)
+            cos_sin[rotates] = turns_S.view(prompts, samples, 1, *turns_S.shape[1:])
+        rotary = self._decoder.architecture.rotary
+        return self._decoder(
+            token_B,
+            [
+                partial(attention, cos_sin=cos_sin[rotates])
+                for attention, rotates in zip(self._attentions, rotary, strict=True)
+            ],
+        )

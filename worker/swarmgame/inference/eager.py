@@ -2,7 +2,7 @@
 
 Each prompt is read once, whatever the number of completions, and its cache repeated; all rows advance together,
 left-padded, with explicit positions; rows that have finished leave the batch when less than three quarters are alive.
-Invariant: see `sampler.py`.
+How steps are taken is one of `decoding.Decoding`. Invariant: see `sampler.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swarmgame.inference.cache import is_windowed
+from swarmgame.inference.architecture import is_supported
 from swarmgame.inference.decoder import SharedPromptDecoder
-from swarmgame.inference.llama import is_supported
+from swarmgame.inference.decoding import CachedDecoder, Decoder, Decoding, RecomputingDecoder
 from swarmgame.inference.prefill import prefill
 from swarmgame.inference.sampler import ModelSampler, SamplingParams
 from swarmgame.inference.token_sampler import TokenSampler
@@ -33,15 +33,20 @@ class EagerSampler(ModelSampler):
     """Samples operation by operation.
 
     Args:
-        written_out: take decode steps with `SharedPromptDecoder` where the model is supported; otherwise always with
-            the model's own forward.
+        decoding: how steps are taken; None takes the quickest way.
     """
 
     def __init__(
-        self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int, *, written_out: bool = True
+        self, model: Any, eos_token_ids: Sequence[int], pad_token_id: int, *, decoding: Decoding | None = None
     ) -> None:
         super().__init__(model, eos_token_ids, pad_token_id)
-        self.written_out = written_out
+        if decoding is not None:
+            self.decoding = decoding
+
+    @property
+    def quickest(self) -> Decoding:
+        """See `ModelSampler.quickest`."""
+        return Decoding.FUSED if is_supported(self.model) else Decoding.CACHED
 
     def _rollout(
         self,
@@ -51,9 +56,32 @@ class EagerSampler(ModelSampler):
         uniforms_RT: Tensor,
         budgets: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
+        lengths = [len(prompt) for prompt in prompts]
+        if self.decoding is not Decoding.UNPADDED or min(lengths) == max(lengths):
+            return self._batch(prompts, n, params, uniforms_RT, budgets)
+        ids = torch.zeros(len(budgets), max(budgets), dtype=torch.long, device=self.model.device)
+        logprobs = torch.zeros(ids.shape, device=self.model.device)
+        for length in sorted(set(lengths)):
+            own = [index for index, each in enumerate(lengths) if each == length]
+            rows = [index * n + sample for index in own for sample in range(n)]
+            part = self._batch(
+                [prompts[index] for index in own], n, params, uniforms_RT[rows], [budgets[row] for row in rows]
+            )
+            for whole, some in zip((ids, logprobs), part, strict=True):
+                whole[rows, : some.shape[1]] = some
+        return ids, logprobs
+
+    def _batch(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        uniforms_RT: Tensor,
+        budgets: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:
+        """Sample rows that advance together; see `_rollout`."""
         device = self.model.device
-        rows, width = len(prompts) * n, max(len(prompt) for prompt in prompts)
-        steps = max(budgets)
+        rows, steps = len(prompts) * n, max(budgets)
         uniforms_TR = uniforms_RT.t().contiguous().to(device)
         sample_token = TokenSampler(params, self.eos_token_ids)
         # Where all rows have the same budget the loop ends at it, and no row needs to be checked.
@@ -64,15 +92,7 @@ class EagerSampler(ModelSampler):
         )
         logprobs = torch.zeros(steps, rows, device=device)
 
-        read = prefill(self.model, prompts, width, self.pad_token_id, room=steps)
-        logits, cache, mask = read.logits.repeat_interleave(n, dim=0), read.cache, read.mask
-        decoder = seen = None
-        if self.written_out and is_supported(self.model):
-            decoder = SharedPromptDecoder(self.model, cache, mask, n, steps, width + steps)
-        else:
-            cache.batch_repeat_interleave(n)
-            seen = _DecodeMask(self.model, mask.repeat_interleave(n, dim=0), width, steps) if mask is not None else None
-        positions = read.positions.repeat_interleave(n, dim=0)
+        logits, positions, decoder = self._read(prompts, n, steps)
         alive = torch.arange(rows, device=device)
         finished = torch.zeros(rows, dtype=torch.bool, device=device)
         every = 1 if device.type == "cpu" else SYNC_EVERY
@@ -98,49 +118,23 @@ class EagerSampler(ModelSampler):
                         keep = (~finished).nonzero().squeeze(1)
                         alive, token, positions, finished = alive[keep], token[keep], positions[keep], finished[keep]
                         last = None if last is None else last[keep]
-                        if decoder is not None:
-                            decoder.select(keep)
-                        else:
-                            cache.batch_select_indices(keep)
-                        if seen is not None:
-                            seen.select(keep)
-            if decoder is not None:
-                logits = decoder(token, positions)
-            else:
-                outputs = self.model(
-                    input_ids=token.unsqueeze(1),
-                    attention_mask=None if seen is None else seen.at(step),
-                    position_ids=positions.unsqueeze(1),
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                logits = outputs.logits[:, -1]
+                        decoder.select(keep)
+            logits = decoder(token, positions)
             positions = positions + 1
         return ids.t(), logprobs.t()
 
-
-class _DecodeMask:
-    """What each row may attend to while it decodes, made once for all steps.
-
-    A mask of four dimensions is passed through by transformers as it is, which saves building one from two dimensions
-    at every step; models with windows or other kernels still get the two-dimensional one.
-    """
-
-    def __init__(self, model: Any, mask_BW: Tensor, width: int, steps: int) -> None:
-        mask_BS = torch.cat([mask_BW, mask_BW.new_ones(len(mask_BW), steps)], dim=1)
-        windowed = is_windowed(model.config)
-        implementation = model.config.get_text_config()._attn_implementation
-        self._width = width
-        self._mask = mask_BS
-        if not windowed and implementation in ("sdpa", "eager"):
-            lowest = torch.finfo(model.dtype).min
-            self._mask = torch.zeros(mask_BS.shape, dtype=model.dtype, device=mask_BS.device).masked_fill(
-                ~mask_BS, lowest
-            )[:, None, None, :]
-
-    def select(self, rows: Tensor) -> None:
-        self._mask = self._mask[rows]
-
-    def at(self, step: int) -> Tensor:
-        """The mask for the token drawn at `step`, which attends to itself and all before it."""
-        return self._mask[..., : self._width + step + 1]
+    def _read(self, prompts: Sequence[Sequence[int]], n: int, steps: int) -> tuple[Tensor, Tensor, Decoder]:
+        """Read the prompts; return the logits of all first tokens [R, V], their positions [R], and what decodes."""
+        if self.decoding is Decoding.RECOMPUTED:
+            recomputing = RecomputingDecoder(self.model, prompts, n, steps, self.pad_token_id)
+            positions = torch.tensor([len(prompt) for prompt in prompts], device=self.model.device)
+            return recomputing.first_logits.repeat_interleave(n, dim=0), positions.repeat_interleave(n), recomputing
+        width = max(map(len, prompts))
+        read = prefill(self.model, prompts, width, self.pad_token_id, room=steps)
+        decoder: Decoder
+        if self.decoding is Decoding.FUSED and is_supported(self.model):
+            decoder = SharedPromptDecoder(self.model, read.cache, read.mask, n, steps, width + steps)
+        else:
+            plain = self.decoding is Decoding.PLAIN_MASK
+            decoder = CachedDecoder(self.model, read, n, steps, plain_mask=plain)
+        return read.logits.repeat_interleave(n, dim=0), read.positions.repeat_interleave(n), decoder

@@ -21,11 +21,11 @@ from swarmgame.inference.token_sampler import TokenSampler
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """What all layers share.
+    """What all layers share that rotate queries and keys, or all that do not.
 
     Args:
         scaling: of attention scores.
-        cos, sin: rotary tables [positions, D], in the model's type.
+        cos, sin: rotary tables [positions, D], in the model's type; ones and zeros where nothing is rotated.
         longest: positions that a row can reach.
     """
 
@@ -47,6 +47,7 @@ class LayerCache:
             those of own tokens [S, K, steps, D].
         query_scale, key_scale: [D], or None where the architecture has no such norms.
         epsilon: of those norms.
+        bias: of the product that makes queries, keys and values [(G + 2) * K * D], for one that comes in parts.
     """
 
     keys: Tensor
@@ -56,6 +57,7 @@ class LayerCache:
     query_scale: Tensor | None
     key_scale: Tensor | None
     epsilon: float
+    bias: Tensor | None = None
 
     @staticmethod
     def size(kv_heads: int, head_dim: int, prompt_capacity: int, slots: int, steps: int) -> int:
@@ -152,8 +154,18 @@ def add_rms_norm(hidden: Tensor, delta: Tensor | None, scale: Tensor, epsilon: f
 
 
 def split_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A product for `add_rms_norm`: complete [B, H], or in parts along its inner dimension [S, B, H] in fp32."""
+    """A product for `add_rms_norm` or the attention: complete [B, N], or in parts along its inner dimension [S, B, N],
+    in fp32 and without its bias.
+    """
     return F.linear(x, weight, bias)
+
+
+def complete(product: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Add up a product in parts [S, B, N] and its bias [N]; one that is complete [B, N] is returned as it is."""
+    if product.dim() == 2:
+        return product
+    added = product.sum(0)
+    return (added if bias is None else added + bias).to(dtype)
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
@@ -168,11 +180,13 @@ def decode_attention(qkv: Tensor, layer: LayerCache, lanes: Lanes, shape: Attent
     one.
 
     Args:
-        qkv: queries, keys and values of the new token [B, (G + 2) * K * D], neither normalised nor rotated.
+        qkv: queries, keys and values of the new token [B, (G + 2) * K * D], neither normalised nor rotated; or parts
+            of them [S, B, (G + 2) * K * D], to be added up with the layer's bias.
 
     Returns:
         [B, K * G * D].
     """
+    qkv = complete(qkv, layer.bias, layer.keys.dtype)
     keys, rows = shape.num_kv_heads, len(qkv)
     query, key, value = _rotate(qkv, layer, shape, lanes.prompt_length + lanes.length)
     own_keys, own_values = layer.own(layer.keys, shape), layer.own(layer.values, shape)
@@ -243,7 +257,8 @@ def sample_tokens(
         forbid_eos: [B], not 0 where EOS must not be sampled.
 
     Returns:
-        Ids [M] and their log-probabilities [M] in fp32, before EOS was forbidden.
+        Ids [M] and their log-probabilities [M] in fp32, of the distribution without EOS where it is forbidden; NaN
+        where a row's logits are not finite.
     """
     sampler = TokenSampler(SamplingParams(1, temperature=temperature), eos_ids.tolist())
     return sampler(logits[source], uniforms, forbid_eos=forbid_eos[source] != 0)

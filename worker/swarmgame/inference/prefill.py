@@ -6,7 +6,6 @@ have alone.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from swarmgame.inference.arguments import Arguments
 from swarmgame.inference.cache import decoding_cache
 
 
@@ -27,12 +27,14 @@ class Prefilled:
         cache: keys and values, one row a prompt.
         mask: which positions are real [P, W]; None when all are.
         positions: where the first token stands [P].
+        arguments: of the model's forward.
     """
 
     logits: Tensor
     cache: Cache
     mask: Tensor | None
     positions: Tensor
+    arguments: Arguments
 
 
 def prefill(model: Any, prompts: Sequence[Sequence[int]], width: int, pad_token_id: int, *, room: int = 0) -> Prefilled:
@@ -46,14 +48,11 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], width: int, pad_token_
     device = model.device
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     ids = torch.tensor([[pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask = None
-    more: dict[str, Any] = (
-        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    )
-    if int(lengths.min()) < width:
-        mask = (torch.arange(width) >= (width - lengths).unsqueeze(1)).to(device)
-        more["attention_mask"] = mask.long()
+    arguments = Arguments(model)
+    mask = (torch.arange(width) >= (width - lengths).unsqueeze(1)).to(device) if int(lengths.min()) < width else None
     positions = (torch.arange(width) - (width - lengths).unsqueeze(1)).clamp(min=0).to(device)
     cache = decoding_cache(model.config, width + room)
-    outputs = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, **more)
-    return Prefilled(outputs.logits[:, -1], cache, mask, lengths.to(device))
+    more: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in arguments else {}
+    given = arguments.cached(mask=None if mask is None else mask.long(), positions=positions, cache=cache)
+    outputs = model(input_ids=ids, **given, **more)
+    return Prefilled(outputs.logits[:, -1], cache, mask, lengths.to(device), arguments)

@@ -3,8 +3,9 @@
 Holds the request (`SamplingParams`), the answer (`Sampled`) and what samplers of a transformers model share. Backends:
 `eager.py` (any model, any device), `engine.py` (CUDA graphs, continuous batching), `vllm.py` (another process). A
 completion holds exactly the sampled ids, EOS included, and for each id the log-probability under the policy at the
-sampling temperature, before top-k, top-p and minimum lengths. Completions depend on the seed, the prompts and `n`, not
-on which rows shared a batch or when they left it.
+sampling temperature, before top-k and top-p; where EOS was forbidden it is that among the other tokens, as in training
+(`logprobs.EarlyEos`). A log-probability is NaN where the logits were not finite. Completions depend on the seed, the
+prompts and `n`, not on which rows shared a batch or when they left it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+
+from swarmgame.inference.decoding import Decoding
 
 ONE_MINUS_EPS = 1.0 - 1e-12
 """A share of a sum that stays below the sum after rounding in fp64."""
@@ -33,6 +36,8 @@ class SamplingParams:
         top_p: sample among the fewest tokens that together have this probability; 1 means all.
         min_new_tokens: EOS is not sampled before that many tokens.
         greedy: take the likeliest token instead of sampling.
+        stop: strings that end a completion. An engine of another process may end there; whoever reads the completion
+            cuts what is beyond (`stop_strings`).
     """
 
     max_new_tokens: int
@@ -41,6 +46,7 @@ class SamplingParams:
     top_p: float = 1.0
     min_new_tokens: int = 0
     greedy: bool = False
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -69,7 +75,7 @@ class Sampled:
     Args:
         token_ids: as sampled, with EOS when it was.
         logprobs: one an id, natural logarithm.
-        stopped: whether the last id is an EOS; otherwise the budget ran out.
+        stopped: whether the last id is an EOS, or completes a stop string; otherwise the budget ran out.
     """
 
     token_ids: tuple[int, ...]
@@ -161,6 +167,14 @@ class ModelSampler(ABC):
         self.model = model
         self.eos_token_ids = tuple(eos_token_ids)
         self.pad_token_id = pad_token_id
+        self.decoding = self.quickest
+
+    @property
+    @abstractmethod
+    def quickest(self) -> Decoding:
+        """The quickest way to take steps that this sampler has for the model; `decoding` is set to a slower one where
+        it does not give the model's numbers.
+        """
 
     @torch.inference_mode()
     def sample(

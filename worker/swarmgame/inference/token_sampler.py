@@ -39,18 +39,21 @@ class TokenSampler:
 
         Args:
             uniform_B: fp64; ignored when greedy.
-            forbid_eos: for all rows, or one bool a row [B].
+            forbid_eos: for all rows, or one bool a row [B]. EOS then counts as impossible, and log-probabilities are
+                those of the other tokens. NaN where a row's logits are not finite.
         """
         # Dividing needs fp32; where there is nothing to divide, the softmax reads the logits as they are.
         scaled = logits_BV if self.params.temperature == 1.0 else logits_BV.float() / self.params.temperature
+        # Before the softmax: beside a policy that is sure of EOS every other probability underflows to 0.
+        scaled = self._without_eos(scaled, forbid_eos)
         if not self.params.is_plain:
             logprobs = torch.log_softmax(scaled, dim=-1, dtype=torch.float32)
-            allowed = self._filtered(logprobs, forbid_eos)
+            allowed = self._filtered(logprobs)
             ids = allowed.argmax(dim=-1) if self.params.greedy else self._invert(allowed.exp(), uniform_B)
             return ids, logprobs.gather(1, ids.unsqueeze(1)).squeeze(1)
-        # Nothing but EOS is forbidden, so only the sampled token's logarithm is needed; its probability is not 0.
+        # Only the sampled token's logarithm is needed; its probability is not 0.
         probabilities = torch.softmax(scaled, dim=-1, dtype=torch.float32)
-        ids = self._invert(self._without_eos(probabilities, 0.0, forbid_eos), uniform_B)
+        ids = self._invert(probabilities, uniform_B)
         return ids, probabilities.gather(1, ids.unsqueeze(1)).squeeze(1).log_()
 
     @staticmethod
@@ -72,24 +75,22 @@ class TokenSampler:
         within = ((target - cumulative.gather(1, block) + own) / own).squeeze(1).clamp_(0.0, ONE_MINUS_EPS)
         chosen = blocks.gather(1, block.unsqueeze(2).expand(-1, 1, BLOCK)).squeeze(1)
         place, _ = _search(chosen.cumsum(dim=-1, dtype=torch.float64), within)
-        return (block * BLOCK + place).squeeze(1)
+        # Sums that are NaN lead to the last block's padding.
+        return (block * BLOCK + place).squeeze(1).clamp_(max=probabilities_BV.shape[1] - 1)
 
-    def _without_eos(self, x: Tensor, value: float, forbid_eos: bool | Tensor) -> Tensor:
+    def _without_eos(self, x: Tensor, forbid_eos: bool | Tensor) -> Tensor:
         if forbid_eos is False or not self._eos_ids:
             return x
         if self._eos is None:
             self._eos = torch.tensor(self._eos_ids, device=x.device)
         if forbid_eos is True:
-            return x.index_fill(1, self._eos, value)
-        kept = torch.where(forbid_eos.unsqueeze(1), value, x.index_select(1, self._eos))
+            return x.index_fill(1, self._eos, -torch.inf)
+        kept = torch.where(forbid_eos.unsqueeze(1), -torch.inf, x.index_select(1, self._eos))
         return x.index_copy(1, self._eos, kept)
 
-    def _filtered(self, logprobs: Tensor, forbid_eos: bool | Tensor) -> Tensor:
-        """Log-probabilities with -inf for what may not be sampled: EOS too early, then all but top-k, then all but
-        top-p.
-        """
+    def _filtered(self, allowed: Tensor) -> Tensor:
+        """Log-probabilities with -inf for what may not be sampled: all but top-k, then all but top-p."""
         params = self.params
-        allowed = self._without_eos(logprobs, -torch.inf, forbid_eos)
         if params.greedy:
             return allowed
         if 0 < params.top_k < allowed.shape[1]:

@@ -19,6 +19,7 @@ def rms_norm(
 ):
     row = tl.program_id(0).to(tl.int64)
     inner = tl.arange(0, BLOCK)
+    scale = tl.load(scale_ptr + inner, mask=inner < H, other=0.0)  # on its way while the sum is made
     x = tl.load(x_ptr + row * H + inner, mask=inner < H, other=0.0).to(tl.float32)
     if PARTS > 0:
         for part in tl.static_range(PARTS):
@@ -27,7 +28,6 @@ def rms_norm(
         tl.store(x_ptr + row * H + inner, x, mask=inner < H)
         x = x.to(tl.float32)
     normed = (x * tl.rsqrt(tl.sum(x * x, axis=0) / H + epsilon)).to(out_ptr.dtype.element_ty)
-    scale = tl.load(scale_ptr + inner, mask=inner < H, other=0.0)
     tl.store(out_ptr + row * H + inner, (normed * scale).to(out_ptr.dtype.element_ty), mask=inner < H)
 
 
@@ -43,60 +43,73 @@ def silu_mul(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
 
 # ── attention
 @triton.jit
-def rotated(
-    x_ptr, places, partner, sign, cos, sin, mask, scale_ptr, dims, epsilon, D: tl.constexpr, HAS_NORM: tl.constexpr
+def summed(
+    x_ptr, bias_ptr, base, places, mask, part_size, dtype: tl.constexpr, PARTS: tl.constexpr, HAS_BIAS: tl.constexpr
 ):
-    """Load heads [R, D], normalise them where the model does, and rotate them; fp32."""
-    x = tl.load(x_ptr + places, mask=mask, other=0.0).to(tl.float32)
-    other = tl.load(x_ptr + partner, mask=mask, other=0.0).to(tl.float32)
+    """Load places of one row of a product, add up its parts and its bias, and round as one product would be; fp32."""
+    x = tl.load(x_ptr + base + places, mask=mask, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        x += tl.load(x_ptr + part * part_size + base + places, mask=mask, other=0.0)
+    if HAS_BIAS:
+        x += tl.load(bias_ptr + places, mask=mask, other=0.0).to(tl.float32)
+    return x.to(dtype).to(tl.float32)
+
+
+@triton.jit
+def rotated(x, partner, sign, cos, sin, scale_ptr, dims, epsilon, D: tl.constexpr, HAS_NORM: tl.constexpr):
+    """Normalise heads [R, D] where the model does, and rotate them; `partner` holds the other number of each pair."""
     if HAS_NORM:
         factor = tl.rsqrt(tl.sum(x * x, axis=1) / D + epsilon)[:, None]
         x = x * factor * tl.load(scale_ptr + dims, mask=dims < D, other=0.0).to(tl.float32)[None, :]
         rolled = (dims + D // 2) % D
-        other = other * factor * tl.load(scale_ptr + rolled, mask=dims < D, other=0.0).to(tl.float32)[None, :]
-    return x * cos[None, :] + other * sign[None, :] * sin[None, :]
+        partner = partner * factor * tl.load(scale_ptr + rolled, mask=dims < D, other=0.0).to(tl.float32)[None, :]
+    return x * cos[None, :] + partner * sign[None, :] * sin[None, :]
 
 
 @triton.jit
 def decode_attention(
-    qkv_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, keys_ptr, values_ptr, prompt_start_ptr,
+    qkv_ptr, bias_ptr, cos_ptr, sin_ptr, query_scale_ptr, key_scale_ptr, keys_ptr, values_ptr, prompt_start_ptr,
     prompt_length_ptr, slot_ptr,
-    length_ptr, out_ptr, partial_ptr, peak_ptr, scaling, epsilon, prompt_capacity, steps,
+    length_ptr, out_ptr, partial_ptr, peak_ptr, scaling, epsilon, prompt_capacity, steps, part_size,
     K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    SPLITS: tl.constexpr, HAS_NORM: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     lane, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    dtype: tl.constexpr = keys_ptr.dtype.element_ty
     prompt_length, length = tl.load(prompt_length_ptr + lane).to(tl.int32), tl.load(length_ptr + lane).to(tl.int32)
-    slot = tl.load(slot_ptr + lane).to(tl.int64)
+    slot, prompt_start = tl.load(slot_ptr + lane).to(tl.int64), tl.load(prompt_start_ptr + lane)
     dims, group = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_G)
+    prompt_run = (head * prompt_capacity + prompt_start).to(tl.int64)
+    own_run = (K * prompt_capacity + (slot * K + head) * steps).to(tl.int64)
     partner, sign = (dims + D // 2) % D, tl.where(dims < D // 2, -1.0, 1.0)
     angle = (prompt_length + length) * D + dims
     cos = tl.load(cos_ptr + angle, mask=dims < D, other=0.0).to(tl.float32)
     sin = tl.load(sin_ptr + angle, mask=dims < D, other=0.0).to(tl.float32)
     base = lane * (K * G + 2 * K) * D
-    query_rows = base + (head * G + group[:, None]) * D
+    query_rows = (head * G + group[:, None]) * D
     real = (group[:, None] < G) & (dims[None, :] < D)
     query = rotated(
-        qkv_ptr, query_rows + dims[None, :], query_rows + partner[None, :], sign, cos, sin, real, query_scale_ptr, dims,
-        epsilon, D, HAS_NORM
+        summed(qkv_ptr, bias_ptr, base, query_rows + dims[None, :], real, part_size, dtype, PARTS, HAS_BIAS),
+        summed(qkv_ptr, bias_ptr, base, query_rows + partner[None, :], real, part_size, dtype, PARTS, HAS_BIAS),
+        sign, cos, sin, query_scale_ptr, dims, epsilon, D, HAS_NORM,
     )  # fmt: skip
-    query = (query * scaling).to(qkv_ptr.dtype.element_ty)
-    prompt_run = (head * prompt_capacity + tl.load(prompt_start_ptr + lane)).to(tl.int64)
-    own_run = (K * prompt_capacity + (slot * K + head) * steps).to(tl.int64)
+    query = (query * scaling).to(dtype)
     peak = tl.full((BLOCK_G,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK_G,), tl.float32)
     attended = tl.zeros((BLOCK_G, BLOCK_D), tl.float32)
     if split == 0:
         # The new token itself: its key and value go to the cache, and the softmax begins with it.
         one = tl.arange(0, 1)
-        key_row = base + (K * G + head) * D + one[:, None] * D
+        key_row, inside = (K * G + head) * D + one[:, None] * D, dims[None, :] < D
         key = rotated(
-            qkv_ptr, key_row + dims[None, :], key_row + partner[None, :], sign, cos, sin, dims[None, :] < D,
-            key_scale_ptr, dims, epsilon, D, HAS_NORM
-        ).to(qkv_ptr.dtype.element_ty)  # fmt: skip
+            summed(qkv_ptr, bias_ptr, base, key_row + dims[None, :], inside, part_size, dtype, PARTS, HAS_BIAS),
+            summed(qkv_ptr, bias_ptr, base, key_row + partner[None, :], inside, part_size, dtype, PARTS, HAS_BIAS),
+            sign, cos, sin, key_scale_ptr, dims, epsilon, D, HAS_NORM,
+        ).to(dtype)  # fmt: skip
         key = tl.reshape(key, (BLOCK_D,))
-        value = tl.load(qkv_ptr + base + (K * G + K + head) * D + dims, mask=dims < D, other=0.0)
+        value_row = (K * G + K + head) * D + dims
+        value = summed(qkv_ptr, bias_ptr, base, value_row, dims < D, part_size, dtype, PARTS, HAS_BIAS).to(dtype)
         tl.store(keys_ptr + (own_run + length) * D + dims, key, mask=dims < D)
         tl.store(values_ptr + (own_run + length) * D + dims, value, mask=dims < D)
         peak = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], axis=1)
@@ -105,8 +118,7 @@ def decode_attention(
     chunk = tl.cdiv(prompt_length + length, SPLITS)
     start = split * chunk
     stop = tl.minimum(start + chunk, prompt_length + length)
-    # One loop over the prompt's keys and the row's own, so that there is one ramp of loads; both are parts of one
-    # buffer.
+    # One loop over the prompt's keys and the row's own, which lie in one buffer, so that there is one ramp of loads.
     for first in range(start, stop, BLOCK_N):
         place = first + tl.arange(0, BLOCK_N)
         # Multiplied by D behind the choice: only then does the compiler see that a row begins at a multiple of 16
@@ -115,14 +127,14 @@ def decode_attention(
         keys = tl.load(
             keys_ptr + offset[None, :] + dims[:, None], mask=(place[None, :] < stop) & (dims[:, None] < D), other=0.0
         )
+        values = tl.load(
+            values_ptr + offset[:, None] + dims[None, :], mask=(place[:, None] < stop) & (dims[None, :] < D), other=0.0
+        )
         scores = tl.dot(query, keys, input_precision=PRECISION)
         scores = tl.where(place[None, :] < stop, scores, -float("inf"))
         higher = tl.maximum(peak, tl.max(scores, axis=1))
         shares = tl.exp(scores - higher[:, None])
         faded = tl.exp(peak - higher)
-        values = tl.load(
-            values_ptr + offset[:, None] + dims[None, :], mask=(place[:, None] < stop) & (dims[None, :] < D), other=0.0
-        )
         attended = attended * faded[:, None] + tl.dot(shares.to(values.dtype), values, input_precision=PRECISION)
         total = total * faded + tl.sum(shares, axis=1)
         peak = higher
@@ -171,19 +183,10 @@ def prefill_rotary(
     rows = base + heads[:, None] * D
     real = (heads[:, None] < K * G) & (dims[None, :] < D)
     query = rotated(
-        qkv_ptr,
-        rows + dims[None, :],
-        rows + partner[None, :],
-        sign,
-        cos,
-        sin,
-        real,
-        query_scale_ptr,
-        dims,
-        epsilon,
-        D,
-        HAS_NORM,
-    )
+        tl.load(qkv_ptr + rows + dims[None, :], mask=real, other=0.0).to(tl.float32),
+        tl.load(qkv_ptr + rows + partner[None, :], mask=real, other=0.0).to(tl.float32),
+        sign, cos, sin, query_scale_ptr, dims, epsilon, D, HAS_NORM,
+    )  # fmt: skip
     tl.store(
         query_ptr + token * K * G * D + heads[:, None] * D + dims[None, :],
         query.to(query_ptr.dtype.element_ty),
@@ -192,19 +195,10 @@ def prefill_rotary(
     real = (heads[:, None] < K) & (dims[None, :] < D)
     rows = base + (K * G + heads[:, None]) * D
     key = rotated(
-        qkv_ptr,
-        rows + dims[None, :],
-        rows + partner[None, :],
-        sign,
-        cos,
-        sin,
-        real,
-        key_scale_ptr,
-        dims,
-        epsilon,
-        D,
-        HAS_NORM,
-    )
+        tl.load(qkv_ptr + rows + dims[None, :], mask=real, other=0.0).to(tl.float32),
+        tl.load(qkv_ptr + rows + partner[None, :], mask=real, other=0.0).to(tl.float32),
+        sign, cos, sin, key_scale_ptr, dims, epsilon, D, HAS_NORM,
+    )  # fmt: skip
     key = key.to(key_ptr.dtype.element_ty)
     tl.store(key_ptr + token * K * D + heads[:, None] * D + dims[None, :], key, mask=real)
     value = tl.load(qkv_ptr + base + (K * G + K + heads[:, None]) * D + dims[None, :], mask=real, other=0.0)
@@ -222,7 +216,6 @@ def block_sums(
     eos_ptr,
     peak_ptr,
     sum_ptr,
-    allowed_ptr,
     inverse_temperature,
     V,
     EOS: tl.constexpr,
@@ -232,22 +225,19 @@ def block_sums(
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     ids = block * BLOCK + tl.arange(0, BLOCK)
     logits = tl.load(logits_ptr + row * V + ids, mask=ids < V, other=-float("inf")).to(tl.float32) * inverse_temperature
+    if tl.load(forbid_ptr + row) != 0:
+        for index in range(EOS):
+            logits = tl.where(ids == tl.load(eos_ptr + index), -float("inf"), logits)
     peak = tl.max(logits, axis=0)
     # A block of which all logits are -inf has no probability, and must not become NaN.
     weights = tl.exp(logits - tl.where(peak == -float("inf"), 0.0, peak))
     tl.store(peak_ptr + row * BLOCKS + block, peak)
-    total = tl.sum(weights, axis=0)
-    tl.store(sum_ptr + row * BLOCKS + block, total)
-    if tl.load(forbid_ptr + row) != 0:
-        for index in range(EOS):
-            weights = tl.where(ids == tl.load(eos_ptr + index), 0.0, weights)
-        total = tl.sum(weights, axis=0)
-    tl.store(allowed_ptr + row * BLOCKS + block, total)
+    tl.store(sum_ptr + row * BLOCKS + block, tl.sum(weights, axis=0))
 
 
 @triton.jit
 def sample(
-    logits_ptr, source_ptr, forbid_ptr, eos_ptr, peak_ptr, sum_ptr, allowed_ptr, uniform_ptr, token_ptr, logprob_ptr,
+    logits_ptr, source_ptr, forbid_ptr, eos_ptr, peak_ptr, sum_ptr, uniform_ptr, token_ptr, logprob_ptr,
     inverse_temperature, V, BLOCKS,
     EOS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -258,8 +248,8 @@ def sample(
     peaks = tl.load(peak_ptr + row * BLOCKS + block, mask=real, other=-float("inf"))
     peak = tl.max(peaks, axis=0)
     factors = tl.where(peaks == -float("inf"), 0.0, tl.exp(peaks - peak))
-    normalizer = peak + tl.log(tl.sum(tl.load(sum_ptr + row * BLOCKS + block, mask=real, other=0.0) * factors, axis=0))
-    weights = tl.load(allowed_ptr + row * BLOCKS + block, mask=real, other=0.0) * factors
+    weights = tl.load(sum_ptr + row * BLOCKS + block, mask=real, other=0.0) * factors
+    normalizer = peak + tl.log(tl.sum(weights, axis=0))
     cumulative = tl.cumsum(weights, axis=0)
     uniform = tl.load(uniform_ptr + lane)
     target = uniform * tl.sum(weights, axis=0)
@@ -271,10 +261,10 @@ def sample(
     within = tl.minimum(tl.maximum((target - before) / own, 0.0), 1.0)
     ids = chosen * BLOCK + tl.arange(0, BLOCK)
     logits = tl.load(logits_ptr + row * V + ids, mask=ids < V, other=-float("inf")).to(tl.float32) * inverse_temperature
-    weights = tl.exp(logits - tl.max(logits, axis=0))
     if tl.load(forbid_ptr + row) != 0:
         for index in range(EOS):
-            weights = tl.where(ids == tl.load(eos_ptr + index), 0.0, weights)
+            logits = tl.where(ids == tl.load(eos_ptr + index), -float("inf"), logits)
+    weights = tl.exp(logits - tl.max(logits, axis=0))
     cumulative = tl.cumsum(weights, axis=0)
     target = within * tl.sum(weights, axis=0)
     place = tl.min(tl.where((cumulative > target) & (weights > 0.0), ids, V), axis=0)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
-from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.errors import InvalidManifest, Temporary, writing
 from swarmgame.game.ranks import Ranks
 from swarmgame.inference.sampler import Sampled, SamplingParams, check_request
 from swarmgame.inference.vllm_client import VllmClient
@@ -310,7 +310,8 @@ class VllmSampler:
             shutil.rmtree(aside, ignore_errors=True)
             try:
                 aside.mkdir(parents=True)
-                self._save(aside)
+                with writing(self._folder):  # safetensors raises no OSError
+                    self._save(aside)
                 if not folder.exists():
                     aside.rename(folder)
             except OSError as error:

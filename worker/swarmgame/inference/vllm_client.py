@@ -13,7 +13,6 @@ forward in fp32. Retries, versions and processes are in `vllm.py`.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from swarmgame import bounded_json
 from swarmgame.errors import InvalidManifest
 from swarmgame.inference.sampler import Sampled, SamplingParams
 from swarmgame.inference.vllm_completions import (
@@ -97,7 +97,7 @@ class VllmClient:
                     self._completions.body(model, request, params),
                     limit=request.largest_answer,
                 )
-                return self._completions.parse(answer, model, request, weights, greedy=params.greedy)
+                return self._completions.parse(answer, model, request, weights, params)
             except (ServerUnavailable, StaleWeights) as problem:
                 return problem
 
@@ -286,15 +286,15 @@ def _read(content: bytes, url: str) -> Any:
         raise ValueError(f"{constant} is no JSON")
 
     try:
-        return json.loads(content, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        return bounded_json.loads(content, parse_constant=refuse)
+    except ValueError as error:
         raise invalid_answer(url, f"what is no JSON ({str(error)[:100]})") from error
 
 
 def _message(text: str) -> str:
     """Return the message of an error: vLLM's `{"error": {"message": …}}`, FastAPI's `{"detail": …}`, or the text."""
     try:
-        found = json.loads(text)
+        found = bounded_json.loads(text)
         error = found.get("error", found.get("detail", text))
         message = error.get("message", error) if isinstance(error, Mapping) else error
     except (ValueError, AttributeError):

@@ -88,11 +88,15 @@ class Completions:
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,
             "return_weight_versions": True,
+            # Without it, vLLM hides the string in the text only: the ids have it in either case.
+            **({"stop": list(params.stop), "include_stop_str_in_output": True} if params.stop else {}),
         }
 
-    def parse(self, answer: Any, model: str, request: PromptRequest, weights: str, *, greedy: bool) -> list[Sampled]:
+    def parse(
+        self, answer: Any, model: str, request: PromptRequest, weights: str, params: SamplingParams
+    ) -> list[Sampled]:
         choices = answer.get("choices") if isinstance(answer, Mapping) else None
-        expected = 1 if greedy else request.n
+        expected = 1 if params.greedy else request.n
         if (
             not isinstance(choices, list)
             or len(choices) != expected
@@ -112,10 +116,11 @@ class Completions:
         }
         if weights and labels - {weights}:
             raise StaleWeights(f"the answer is of the weights {sorted(map(str, labels))}, expected {weights}")
-        found = [self._parse_choice(choice, request) for choice in sorted(choices, key=lambda choice: choice["index"])]
-        return found * request.n if greedy else found
+        ordered = sorted(choices, key=lambda choice: choice["index"])
+        found = [self._parse_choice(choice, request, params.stop) for choice in ordered]
+        return found * request.n if params.greedy else found
 
-    def _parse_choice(self, choice: Mapping[str, Any], request: PromptRequest) -> Sampled:
+    def _parse_choice(self, choice: Mapping[str, Any], request: PromptRequest, stop: Sequence[str]) -> Sampled:
         reason = choice.get("finish_reason")
         if reason in ("abort", "error"):
             raise ServerUnavailable(f"the server gave a request up ({reason})")
@@ -141,7 +146,7 @@ class Completions:
                 if not (isinstance(value, int | float) and LEAST_LOGPROB <= value <= LARGEST_LOGPROB)
             )
             raise invalid_answer(self._url, f"the log-probability {wrong!r} of a sampled token")
-        stopped = ids[-1] in self._eos
+        stopped = ids[-1] in self._eos or (reason == "stop" and choice.get("stop_reason") in stop)
         if any(token in self._eos for token in ids[:-1]):
             raise invalid_answer(self._url, "tokens behind an end-of-sequence token")
         if not stopped and len(ids) < request.budget:

@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from swarmgame.errors import InvalidManifest, Temporary
+from swarmgame.errors import InvalidManifest, Temporary, writing
 from swarmgame.inference import process_guard
 from swarmgame_api.sampler import SERVER_ENVIRONMENT, VllmOptions
 
@@ -86,9 +86,11 @@ class VllmProcess:
         self.stop()
         self._ready = False
         self.starts += 1
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.log):
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            output = self.log.open("ab")
         command = [sys.executable, "-S", process_guard.__file__, *self._program, *self._arguments(self._port)]
-        with self.log.open("ab") as output:
+        with output:
             self._guard = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,

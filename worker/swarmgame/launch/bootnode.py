@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +25,7 @@ from swarmgame.observability.http import Endpoints
 from swarmgame.observability.metric_definitions import BOOTNODE, BOOTNODE_PREFIX
 from swarmgame.observability.status import PeerStatus, Phase
 from swarmgame.swarm.discovery import HELLO
+from swarmgame.swarm.gate import COUNTED, Gate
 from swarmgame.swarm.identity import Identity
 from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame.swarm.transport import CALL_BYTES, Handlers, Traffic
@@ -99,7 +102,8 @@ async def serve(
 
     endpoints.start()
     try:
-        await transport.start(Handlers(call=answer, body=lambda name: None))
+        gate = Gate(time.time, lambda peer: False, Counter(), together=COUNTED)
+        await transport.start(Handlers(call=answer, body=lambda name: None, gate=gate))
         await transport.connect_initial_peers()
         addresses = tuple(f"{address}/p2p/{identity.peer}" for address in transport.addresses())
         status.change(phase=Phase.RUNNING, addresses=addresses)

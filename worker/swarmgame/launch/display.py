@@ -14,12 +14,13 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
-from swarmgame.launch.live_table import JsonLines, make_view
-from swarmgame.launch.peer_end import PeerEnd
+from swarmgame.launch.live_table import JsonLines, RunEvent, make_view
 from swarmgame.observability.diagnostics.files import NewWarnings
 from swarmgame.observability.peer_progress import KEEP_ROUNDS, PeerProgress
 from swarmgame.observability.run_directory import PeerDirectory
 
+Notify = Callable[[str], None]
+"""Prints a message to the user; never called with a secret."""
 STATUS_SECONDS = 1.0
 REFRESH_SECONDS = 0.4
 """Between two refreshes: drawing must not take the peers' cores."""
@@ -65,9 +66,9 @@ class RunDisplay:
         while self._messages:
             self._view.print(self._messages.popleft())
 
-    def print_end(self, end: PeerEnd) -> None:
-        """Print how a peer's process ended; on a pipe as a JSON line too."""
-        self._view.print_end(end)
+    def print_event(self, event: RunEvent) -> None:
+        """Print an event of the run; on a pipe as a JSON line too."""
+        self._view.print_event(event)
 
     def refresh(self, states: Mapping[int, str] | None = None, *, now: bool = False) -> None:
         """Read what is new and show it, unless that was just done.

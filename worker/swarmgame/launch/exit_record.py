@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swarmgame.errors import BadGame, ExitCode, NotWritable, exit_code_of
+from swarmgame.errors import BadGame, ExitCode, NotWritable, exit_code_of, free_space, writing
 from swarmgame.observability.run_directory import PeerDirectory
 from swarmgame.runtime.failure import Failure, PeerFailure, failure_of
 
@@ -52,9 +52,10 @@ def recording_exit(directory: PeerDirectory) -> Iterator[Callable[[ExitCode], No
     Raises:
         BadGame: instead of an exception of the game's own code that the process before ended with too.
     """
-    directory.root.mkdir(parents=True, exist_ok=True)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        keep_previous(directory)
+    with writing(directory.root):
+        directory.root.mkdir(parents=True, exist_ok=True)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            keep_previous(directory)
 
     def record(code: ExitCode, message: str = "", failure: Failure | None = None, *, restart: bool = True) -> None:
         log = directory.output if directory.output.exists() else directory.log
@@ -75,7 +76,8 @@ def recording_exit(directory: PeerDirectory) -> Iterator[Callable[[ExitCode], No
 
     def recorded(code: ExitCode) -> None:
         if code is ExitCode.DONE:
-            directory.previous_exit.unlink(missing_ok=True)
+            with writing(directory.previous_exit):
+                directory.previous_exit.unlink(missing_ok=True)
         else:
             record(code)
 
@@ -109,7 +111,8 @@ def exit_record(directory: PeerDirectory) -> ExitRecord:
     """Return the record of a process that has ended; an empty one where it was killed, or where the disk was full."""
     found = _read(directory.exit)
     if found.code is None and _is_full(directory.root):
-        full = f"{directory.root} cannot be written: no space is left on the device; free some, and run again"
+        free = free_space(directory.root)
+        full = f"{directory.root} cannot be written: no space is left on the device{free}; free some, and run again"
         return ExitRecord(int(ExitCode.TEMPORARY), full, restart=False)
     return found
 

@@ -1,7 +1,8 @@
 """The live table of a run on a terminal, and one JSON line for each round on a pipe.
 
 Only draws; the data comes from `swarmgame.observability.peer_progress`. Invariant: on a pipe every round that was
-played appears once, in order, and besides only a line with `event` for each process that ended too early.
+played appears once, in order, and besides only lines with `event`: where peers can be reached, and each process that
+ended too early.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from swarmgame.launch.peer_end import PeerEnd
 from swarmgame.observability.metrics import clip_ratio_of, entropy_of, kl_of
 from swarmgame.observability.peer_progress import (
     Line,
@@ -44,6 +44,14 @@ LAG = 2
 GONE = frozenset({"finished", "failed", "stopped"})
 
 
+class RunEvent(Protocol):
+    """An event of a run: a message for people, and an object with `event` for machines."""
+
+    def __str__(self) -> str: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
 class View(Protocol):
     """Shows a run."""
 
@@ -59,8 +67,8 @@ class View(Protocol):
     def print(self, line: str) -> None:
         """Print a message to the user."""
 
-    def print_end(self, end: PeerEnd) -> None:
-        """Print how a peer's process ended."""
+    def print_event(self, event: RunEvent) -> None:
+        """Print an event of the run."""
 
 
 def make_view(title: str, max_rounds: int, *, output: TextIO | None = None) -> View:
@@ -110,8 +118,8 @@ class LiveTable:
         # A line may hold what a model wrote: it is text, not rich's markup.
         self._live.console.print(line, highlight=False, markup=False)
 
-    def print_end(self, end: PeerEnd) -> None:
-        self.print(str(end))
+    def print_event(self, event: RunEvent) -> None:
+        self.print(str(event))
 
 
 class JsonLines:
@@ -135,9 +143,9 @@ class JsonLines:
     def print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    def print_end(self, end: PeerEnd) -> None:
-        print(json.dumps(end.as_json()), file=self._output, flush=True)
-        self.print(str(end))
+    def print_event(self, event: RunEvent) -> None:
+        print(json.dumps(event.as_json()), file=self._output, flush=True)
+        self.print(str(event))
 
     def _write(self, peers: Sequence[PeerProgress], until: int) -> None:
         if self._next is None:

@@ -17,9 +17,11 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
-from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, NotWritable, not_writable
+from swarmgame.errors import BadUsage, ExitCode, InvalidManifest, NotWritable
 from swarmgame.inference.vllm_process import find_program
-from swarmgame.launch.display import RunDisplay
+from swarmgame.launch.common_round import set_back
+from swarmgame.launch.display import Notify, RunDisplay
+from swarmgame.launch.fork_server import PeerForkServer, can_fork, modules_of
 from swarmgame.launch.local_peers import (
     HOST,
     LocalNetwork,
@@ -29,12 +31,16 @@ from swarmgame.launch.local_peers import (
     outsiders,
     this_machine,
 )
-from swarmgame.launch.peer_end import indented, shown_path
+from swarmgame.launch.peer_end import indented
+from swarmgame.launch.peer_process import StartProcess, start_command
 from swarmgame.launch.pod import PeerProgram, peer_program
+from swarmgame.launch.reachable import Reachable, reachable
+from swarmgame.launch.results import export_hint, place_of, record_end, report_results
 from swarmgame.launch.supervisor import RestartPolicy, RunOutcome, Supervisor
 from swarmgame.observability.run_directory import RunDirectory, RunProgress
 from swarmgame.observability.text import counted
 from swarmgame.runtime.options import PeerOptions, peer_arguments
+from swarmgame.sandbox.client import SharedSandbox
 from swarmgame_api.load import manifest_data
 from swarmgame_api.manifest import SwarmGame
 
@@ -49,8 +55,6 @@ JOIN_SECONDS = 60.0
 
 Step = Callable[[SwarmGame, Path], object]
 """Does something with a manifest and its folder."""
-Notify = Callable[[str], None]
-"""Prints a message to the user; never called with a secret."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,14 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
     folder = options.game.absolute().parent
     check_host(options.host)
     manifest, options = with_all_peers(manifest, options)
-    check(manifest, folder)
-    _check_chain(manifest)
-    _check_sampler(manifest)
     with ExitStack() as stack:
+        # First of all, as its imports take seconds: the checks run meanwhile.
+        start = stack.enter_context(_fork_server(manifest, options, notify))
+        sandbox = stack.enter_context(ExitStack())
+        sandbox.enter_context(SharedSandbox.held())  # for both `check` and `prepare`
+        check(manifest, folder)
+        _check_chain(manifest)
+        _check_sampler(manifest)
         stack.enter_context(_removed_if_invalid(directory.root))
         stack.enter_context(directory.locked())
         if options.fresh:
@@ -114,25 +122,31 @@ def run(manifest: SwarmGame, options: RunOptions, *, check: Step, prepare: Step,
         before = directory.progress()
         max_rounds = manifest.spec.game.max_rounds
         if before is not None and before.finished and before.max_rounds >= max_rounds:
-            notify(
-                f"the run {directory.root.name} has finished its {before.max_rounds} rounds: {_report_of(directory)}"
-            )
+            notify(f"the run {directory.root.name} has finished its {before.max_rounds} rounds: {place_of(directory)}")
             notify("play more with --rounds, begin again with --fresh, or choose another --name")
             return ExitCode.DONE
         directory.keep_manifest(manifest_data(manifest))
         if manifest.spec.model is not None:
             notify(f"preparing {manifest.spec.model.uri}")
         prepare(manifest, folder)
+        sandbox.close()
         directory.keep_source(folder)
         seconds = before.seconds if before is not None else 0.0
         progress = RunProgress(peers=peers, max_rounds=max_rounds, finished=False, seconds=seconds)
         directory.record_progress(progress)
         if before is not None:
             notify(f"the run {directory.root.name} goes on from its checkpoints")
-        outcome = _play(manifest, options, directory, notify)
+            if not outsiders(manifest, options.host):  # others would be ahead of peers that go back
+                common = set_back(
+                    {index: directory.peer(index) for index in range(peers)},
+                    manifest.spec.storage.checkpoints.every_rounds,
+                )
+                if common is not None:
+                    notify(f"not all peers had saved the last rounds: all go on from round {common}")
+        outcome = _play(manifest, options, directory, notify, start)
         seconds += time.monotonic() - began
-        directory.record_progress(replace(progress, finished=outcome.code is ExitCode.DONE, seconds=seconds))
-        _conclude(options, directory, outcome, notify)
+        record_end(directory, replace(progress, finished=outcome.code is ExitCode.DONE, seconds=seconds), notify)
+        _conclude(manifest, options, directory, outcome, notify)
         return outcome.code
 
 
@@ -170,6 +184,7 @@ def peer_commands(
             min_replicas=min(peers, 2) if restart else peers,
             pre_running_deadline_seconds=JOIN_SECONDS,
             threads=machine.threads_of(peers, processes),
+            anchors=network.others_of(index),
         )
         return [*options.program(processes), *peer_arguments(options.game, peer, options.overrides)]
 
@@ -179,12 +194,17 @@ def peer_commands(
 # ── the run
 
 
-def _play(manifest: SwarmGame, options: RunOptions, directory: RunDirectory, notify: Notify) -> RunOutcome:
+def _play(
+    manifest: SwarmGame, options: RunOptions, directory: RunDirectory, notify: Notify, start: StartProcess
+) -> RunOutcome:
     network = allocate_network(manifest, directory, options.host, random_keys=options.random_keys, notify=notify)
     with _chain(manifest, directory, network) as (chain_environment, watch):
-        outcome = _supervise(manifest, options, directory, network, chain_environment, watch)
+        outcome = _supervise(manifest, options, directory, network, chain_environment, watch, start)
         if watch is not None:
-            watch.settle(manifest.spec.game.max_rounds if outcome.code is ExitCode.DONE else 0)
+            try:
+                watch.settle(manifest.spec.game.max_rounds if outcome.code is ExitCode.DONE else 0)
+            except NotWritable as error:  # it must not hide how the run ended
+                notify(f"the last state of the chain is not kept: {error}")
             notify(watch.line or "chain: the node does not answer")
     return outcome
 
@@ -196,6 +216,7 @@ def _supervise(
     network: LocalNetwork,
     chain_environment: Mapping[str, str],
     watch: ChainMonitor | None,
+    start: StartProcess,
 ) -> RunOutcome:
     spec = manifest.spec
     machine = options.machine()
@@ -216,60 +237,46 @@ def _supervise(
             failed_peers=spec.failure_policy.max_failed_peers,
             grace_seconds=min(float(spec.termination_grace_period_seconds), GRACE_SECONDS),
         ),
-        notify=display.print_end,
+        notify=display.print_event,
+        start=start,
     )
     with display, _stop_on_signals(supervisor, display.print):
+        if spec.communication.backend != "TorchDistributed":
+            display.print_event(_reachable(options, network))
         try:
             return supervisor.run(lambda: display.refresh(supervisor.states))
         finally:
             display.refresh(supervisor.states, now=True)
 
 
-def _conclude(options: RunOptions, directory: RunDirectory, outcome: RunOutcome, notify: Notify) -> None:
-    if options.report and any(peer.metrics.exists() for peer in directory.peers().values()):
-        _report(directory, notify)
+def _reachable(options: RunOptions, network: LocalNetwork) -> Reachable:
+    """Return where one more peer joins the peers of a run."""
+    hint = "--host 0.0.0.0 lets other machines join" if network.host == HOST else ""
+    return reachable(options.game, options.overrides, network.addresses_for_others, hint)
+
+
+def _conclude(
+    manifest: SwarmGame, options: RunOptions, directory: RunDirectory, outcome: RunOutcome, notify: Notify
+) -> None:
+    if any(peer.metrics.exists() for peer in directory.peers().values()):
+        report_results(directory, notify, page=options.report)
     for index, reason in outcome.failed.items() if outcome.code is ExitCode.DONE else ():
         notify("\n".join([f"warning: peer {index} failed during the run", *indented(reason)]))
     if outcome.message:
         notify(outcome.message)
     if outcome.code is ExitCode.STOPPED:
         notify("stopped; run the same command again to go on")
-    notify(_report_of(directory))
+    notify(place_of(directory))
     exported = [path for peer in directory.peers().values() for path in peer.exports.glob("round-*")]
     if exported:
         notify(f"{len(exported)} models for transformers: {directory.root}/peers/*/exports")
     elif outcome.code is ExitCode.DONE:
-        notify(f"a model of it, for transformers: swarmgame export {_run_argument(options, directory)} FOLDER")
+        notify(export_hint(manifest, _run_argument(options, directory)))
 
 
 def _run_argument(options: RunOptions, directory: RunDirectory) -> str:
     """Return the run as the argument of another command in this folder: its name, or its path."""
     return directory.root.name if options.runs == Path("runs") else str(directory.root)
-
-
-def _report(directory: RunDirectory, notify: Notify) -> None:
-    """Write the report. A disk that is full must not hide why the run ended."""
-    from swarmgame.report import write_report
-
-    try:
-        summary = write_report(directory)
-    except (OSError, NotWritable) as error:
-        known = error if isinstance(error, NotWritable) else not_writable(error)
-        if known is None:
-            raise
-        notify(f"no report: {known}")
-        return
-    for sentence in summary.sentences:
-        notify(sentence)
-    for part in summary.participation:
-        for sentence in part.sentences:
-            notify(f"warning: {sentence}")
-
-
-def _report_of(directory: RunDirectory) -> str:
-    if directory.report.exists():
-        return f"report: {shown_path(directory.report)}"
-    return f"files: {shown_path(directory.root)}"
 
 
 def _check_chain(manifest: SwarmGame) -> None:
@@ -312,6 +319,16 @@ def _chain(
         watch = ChainMonitor(place, network.ids, directory.chain_standing, from_genesis=mode == "Dev")
         watch.start()
         yield place.environment(), watch
+
+
+@contextmanager
+def _fork_server(manifest: SwarmGame, options: RunOptions, notify: Notify) -> Iterator[StartProcess]:
+    """Yield the function that starts peers: as forks where that is safe and quicker, else as commands."""
+    if options.program is peer_program and can_fork(manifest):
+        with PeerForkServer(modules_of(manifest), notify) as server:
+            yield server.start
+    else:
+        yield start_command
 
 
 @contextmanager

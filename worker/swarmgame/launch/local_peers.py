@@ -8,21 +8,22 @@ belong to no other swarm; where others can reach them (`outsiders`), new keys ar
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import ip_address
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from swarmgame.errors import BadUsage
+from swarmgame.errors import BadUsage, writing
+from swarmgame.launch.reachable import host_for_others
 from swarmgame.observability.run_directory import PeerDirectory, RunDirectory
 from swarmgame.swarm.identity import Identity, dial_address
-from swarmgame.swarm.network_options import NetworkOptions
+from swarmgame.swarm.network_options import ANY_HOSTS, NetworkOptions
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_common.parent_death import VARIABLE
+from swarmgame_common.sockets import listening_socket
 
 HOST = "127.0.0.1"
 """This machine only."""
@@ -40,8 +41,19 @@ class LocalNetwork:
     @property
     def addresses(self) -> list[str]:
         """Where the peers reach each other."""
-        host = HOST if self.host == "0.0.0.0" else self.host
+        return self._at(HOST if self.host in ANY_HOSTS else self.host)
+
+    @property
+    def addresses_for_others(self) -> list[str]:
+        """Where other peers reach them."""
+        return self._at(host_for_others(self.host))
+
+    def _at(self, host: str) -> list[str]:
         return [dial_address(peer, port, host) for peer, port in zip(self.ids, self.ports, strict=True)]
+
+    def others_of(self, index: int) -> tuple[str, ...]:
+        """Return the ids of the other peers, which count from the start."""
+        return (*self.ids[:index], *self.ids[index + 1 :])
 
     def options_of(self, index: int, manifest: SwarmGame, directory: PeerDirectory) -> NetworkOptions:
         """Return the network options of one peer."""
@@ -86,7 +98,8 @@ def load_or_create_key(directory: PeerDirectory, seed: int, index: int, *, secre
     found = Identity.load_or_create(directory.key)
     if found.peer != derived.peer:
         return found, False
-    directory.key.unlink()
+    with writing(directory.key):
+        directory.key.unlink()
     return Identity.load_or_create(directory.key), True
 
 
@@ -112,7 +125,7 @@ def allocate_network(
     ]
     if any(replaced for _, replaced in keys):
         notify(f"the peers get new, random keys, since {why}: those of the run so far derive from the seed")
-    ports = free_ports(peers, HOST if host == "0.0.0.0" else host)
+    ports = free_ports(peers, HOST if host in ANY_HOSTS else host)
     return LocalNetwork([identity.peer for identity, _ in keys], ports, host)
 
 
@@ -120,27 +133,25 @@ def check_host(host: str) -> None:
     """Check that this machine can listen on an address.
 
     Raises:
-        BadUsage: it is not an IPv4 address of this machine.
+        BadUsage: it is not an address of this machine.
     """
     try:
-        free_ports(1, str(IPv4Address(host)))
-    except (AddressValueError, OSError) as error:
-        raise BadUsage(f"--host is {host!r}; expected an IPv4 address of this machine, or 0.0.0.0 ({error})") from error
+        free_ports(1, str(ip_address(host)))
+    except (ValueError, OSError) as error:
+        raise BadUsage(f"--host is {host!r}; expected an IP address of this machine, or 0.0.0.0 ({error})") from error
 
 
 def free_ports(count: int, host: str = HOST) -> list[int]:
     """Return that many different TCP ports on which no process listens."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
-        for each in sockets:
-            each.bind((host, 0))
+        sockets = [stack.enter_context(listening_socket(host, 0)) for _ in range(count)]
         return [each.getsockname()[1] for each in sockets]
 
 
 def _is_loopback(host: str) -> bool:
     try:
-        return IPv4Address(host).is_loopback
-    except AddressValueError:
+        return ip_address(host).is_loopback
+    except ValueError:
         return False
 
 

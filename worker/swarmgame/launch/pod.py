@@ -7,7 +7,6 @@ outlives this process.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from swarmgame.errors import ExitCode
+from swarmgame.errors import BadData, ExitCode, InvalidManifest, writing
 from swarmgame.launch.exit_record import keep_previous, recorded_exit_code, recording_exit, termination_message
 from swarmgame.observability.run_directory import PeerDirectory
+from swarmgame.runtime.checkpoint_manifest import intact_manifest
 from swarmgame.runtime.options import PeerOptions, peer_arguments
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_common.parent_death import VARIABLE, set_parent_death_signal
@@ -39,15 +39,16 @@ def peer_program(processes: int) -> Sequence[str]:
     """Return the start of the command of a peer with this many ranks."""
     if processes == 1:
         return (sys.executable, "-m", "swarmgame", "peer")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+    torchrun = ("-m", "swarmgame.launch.loopback_torchrun", f"--nproc-per-node={processes}")
     return (sys.executable, *torchrun, "-m", "swarmgame", "peer")
 
 
-def run_pod_peer(manifest: SwarmGame, game: Path, options: PeerOptions) -> PeerExit:
+def run_pod_peer(manifest: SwarmGame, game: Path, options: PeerOptions, devices: str = "") -> PeerExit:
     """Run the peer of a pod until the end of the game. One whose game is complete ends at once.
 
     Args:
         game: the manifest's file.
+        devices: that the pod asks for and whose number is not known.
     """
     spec = manifest.spec
     if rounds_finished(options.directory) >= spec.game.max_rounds:
@@ -60,7 +61,7 @@ def run_pod_peer(manifest: SwarmGame, game: Path, options: PeerOptions) -> PeerE
                 ", and the policy is exported" if export_missing(manifest, game.parent, files, options.index) else ""
             )
         return PeerExit(ExitCode.DONE, f"all {spec.game.max_rounds} rounds are finished{exported}")
-    processes = process_count(spec.peers.processes_per_peer)
+    processes = process_count(spec.peers.processes_per_peer, devices)
     if processes > 1:
         return run_ranks(game, options, processes, spec.termination_grace_period_seconds)
     with recording_exit(PeerDirectory(options.directory)) as record:
@@ -73,23 +74,37 @@ def run_pod_peer(manifest: SwarmGame, game: Path, options: PeerOptions) -> PeerE
     return PeerExit(code)
 
 
-def process_count(processes_per_peer: int | str) -> int:
-    """Return the number of ranks in this pod. `auto`: one for each CUDA device, and at least one."""
-    if processes_per_peer == "auto":
-        import torch
+def process_count(processes_per_peer: int | str, devices: str = "") -> int:
+    """Return the number of ranks in this pod. `auto`: one for each CUDA device, and at least one.
 
-        return max(1, torch.cuda.device_count())
-    return int(processes_per_peer)
+    Args:
+        devices: that the pod asks for; empty if it asks for none, or their number is known.
+
+    Raises:
+        InvalidManifest: `auto`, and PyTorch sees none of the devices.
+    """
+    if processes_per_peer != "auto":
+        return int(processes_per_peer)
+    import torch
+
+    found = torch.cuda.device_count()
+    if devices and not found:
+        expected = (
+            f"a number, because the pod has {devices} and PyTorch sees no CUDA device in it: 1 for a peer that "
+            "computes on the CPU, or an image whose PyTorch knows the device"
+        )
+        raise InvalidManifest("spec.peers.processesPerPeer", "auto", expected)
+    return max(1, found)
 
 
 def rounds_finished(directory: Path) -> int:
     """Return the next round of the newest complete checkpoint of a peer; 0 without one. Loads no tensor."""
     for folder in sorted((directory / "checkpoints").glob("round-*"), reverse=True):
         try:
-            manifest = json.loads((folder / "manifest.json").read_bytes())
+            manifest = intact_manifest(folder)
             if all((folder / name).stat().st_size == file["bytes"] for name, file in manifest["files"].items()):
                 return int(manifest["nextRound"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (BadData, OSError, KeyError, TypeError, AttributeError):
             continue  # damaged: the peer logs it and takes the one before
     return 0
 
@@ -109,10 +124,11 @@ def run_ranks(
         program: the tests use another one.
     """
     files = PeerDirectory(options.directory)
-    files.root.mkdir(parents=True, exist_ok=True)
-    keep_previous(files)
+    with writing(files.root):
+        files.root.mkdir(parents=True, exist_ok=True)
+        keep_previous(files)
     if not os.environ.get("OMP_NUM_THREADS"):
-        options = replace(options, threads=max(1, len(os.sched_getaffinity(0)) // processes))
+        options = replace(options, threads=max(1, options.threads // processes))
     ranks = _Torchrun([*program(processes), *peer_arguments(game, options)], _environment(options, grace_seconds))
     returned = ranks.wait()
     return peer_exit_of(

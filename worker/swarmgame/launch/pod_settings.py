@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field
 
 from swarmgame.errors import BadUsage
-from swarmgame.runtime.options import PeerOptions, checked_addresses
+from swarmgame.runtime.options import PeerOptions, checked_addresses, checked_announcements, checked_ids
 from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_common.settings import (
@@ -22,6 +22,7 @@ from swarmgame_common.settings import (
     Variable,
     read_settings,
 )
+from swarmgame_common.sockets import EVERY_ADDRESS
 
 PREFIX = "SWARMGAME_"
 
@@ -43,21 +44,28 @@ class WorkerPodSettings(EnvironmentSettings):
     """Multiaddresses at which other peers reach this pod, separated by spaces."""
     initial_peers: SpaceSeparated = ()
     """Multiaddresses to connect to first, beside the manifest's, separated by spaces."""
+    peers: Path = Path("/etc/swarmgame/game/peers")
+    """File with the ids of the game's own peers, one a line: they count from the start. Not there: none do."""
     rendezvous: str = ""
     """HOST:PORT of peer 0, with the backend TorchDistributed."""
-    http_host: str = "0.0.0.0"
-    """Address of the endpoints."""
+    http_host: str = EVERY_ADDRESS
+    """Address of the endpoints. `::`: every address, of IPv4 and IPv6."""
     http_port: Port = 8080
     """Port of the endpoints."""
     threads: Annotated[int | None, Digits, Field(ge=1), Variable("OMP_NUM_THREADS")] = None
-    """Threads of torch and of the libp2p daemon. Not set: all cores."""
+    """Threads of torch and of the libp2p daemon. Not set: the pod's CPUs."""
+    cpus: Annotated[int | None, Digits, Field(ge=1)] = None
+    """CPUs of the pod, which its ranks share. Not set: all cores."""
+    devices: str = ""
+    """Devices that the pod asks for and whose number is not known, for the message where PyTorch sees none."""
 
     def network(self, manifest: SwarmGame) -> NetworkOptions:
         """Return the network of this pod."""
         return NetworkOptions(
             identity=self.identity,
+            host=EVERY_ADDRESS,
             port=manifest.spec.communication.port if self.port is None else self.port,
-            announce=self.announce,
+            announce=checked_announcements(self.announce, "SWARMGAME_ANNOUNCE"),
             initial_peers=checked_addresses(self.initial_peers, "SWARMGAME_INITIAL_PEERS"),
             rendezvous=self.rendezvous,
         )
@@ -70,8 +78,21 @@ class WorkerPodSettings(EnvironmentSettings):
             index=self.index,
             http_host=self.http_host,
             http_port=self.http_port,
-            threads=self.threads or len(os.sched_getaffinity(0)),
+            threads=self.threads or self.cpus or len(os.sched_getaffinity(0)),
+            anchors=self.anchors(),
         )
+
+    def anchors(self) -> tuple[str, ...]:
+        """Return the ids of the game's own peers.
+
+        Raises:
+            BadUsage: the file holds something else.
+        """
+        try:
+            text = self.peers.read_text()
+        except FileNotFoundError:
+            return ()
+        return checked_ids(text.split(), str(self.peers))
 
 
 class BootnodeSettings(WorkerPodSettings):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,8 @@ from enum import StrEnum
 from swarmgame.errors import ExitCode, writing
 from swarmgame.launch.exit_record import exit_record, keep_previous, termination_message
 from swarmgame.launch.peer_end import PeerEnd, indented, shown_path
+from swarmgame.launch.peer_process import ChildProcess, StartProcess, start_command
 from swarmgame.observability.run_directory import PeerDirectory
-from swarmgame_common.parent_death import set_parent_death_signal
 
 FATAL = frozenset({ExitCode.BAD_USAGE, ExitCode.BAD_DATA, ExitCode.REFUSED, ExitCode.BAD_CONFIG})
 """Exit codes with which the same command would end again."""
@@ -81,7 +80,7 @@ class PeerProcess:
     index: int
     directory: PeerDirectory
     state: ProcessState = ProcessState.RUNNING
-    process: subprocess.Popen[bytes] | None = None
+    process: ChildProcess | None = None
     restarts: int = 0
     start_at: float = 0.0
     last_message: str = ""
@@ -95,6 +94,7 @@ class Supervisor:
         command: returns the arguments that start a peer, from its index and whether this is a restart.
         environment: returns the environment of a peer, from its index.
         notify: gets each end of a process that did not finish its game.
+        start: starts a process.
     """
 
     def __init__(
@@ -105,12 +105,14 @@ class Supervisor:
         environment: Callable[[int], Mapping[str, str]],
         restart_policy: RestartPolicy,
         notify: Callable[[PeerEnd], None] = lambda end: None,
+        start: StartProcess = start_command,
     ) -> None:
         self._children = [PeerProcess(index, directory) for index, directory in sorted(directories.items())]
         self._command = command
         self._environment = environment
         self._restart_policy = restart_policy
         self._notify = notify
+        self._start_process = start
         self._stops = 0
         self._ending: tuple[ExitCode, str] | None = None
         self._kill_at: float | None = None
@@ -145,16 +147,9 @@ class Supervisor:
             child.directory.root.mkdir(parents=True, exist_ok=True)
             keep_previous(child.directory)
             child.directory.http.unlink(missing_ok=True)
-        with child.directory.output.open("ab") as output:
-            child.process = subprocess.Popen(
-                self._command(child.index, child.restarts > 0),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=dict(self._environment(child.index)),
-                start_new_session=True,  # Ctrl-C reaches only the runner, and the group can be killed as one
-                preexec_fn=set_parent_death_signal,
-            )
+        child.process = self._start_process(
+            self._command(child.index, child.restarts > 0), self._environment(child.index), child.directory.output
+        )
         child.state = ProcessState.RUNNING
 
     def _check(self, child: PeerProcess) -> None:
@@ -169,6 +164,7 @@ class Supervisor:
             and (returned := child.process.poll()) is not None
         ):
             self._kill_group(child)
+            child.process = None  # its number may soon be another process's
             self._handle_exit(child, returned)
 
     def _handle_exit(self, child: PeerProcess, returned: int) -> None:

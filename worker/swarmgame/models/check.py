@@ -7,18 +7,22 @@ library.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
 from swarmgame.models.builtin import BuiltinOptions
-from swarmgame.models.hub import unreachable_errors
-from swarmgame.models.uri import PATH, ModelUri, Scheme, read_token
+from swarmgame.models.hub import HUB_SECONDS, refuses_token, unreachable_errors
+from swarmgame.models.package import find_weights
+from swarmgame.models.uri import EXPECTED_TOKEN, PATH, TOKEN_SOURCES, ModelUri, Scheme, read_token
 from swarmgame_api.errors import InvalidManifest
 
-HUB_SECONDS = 3.0
+READ_AS_FLOATS = frozenset({"gguf", "mxfp4", "fp8"})
+"""Quantizations that transformers reads back to floating numbers where the device has no kernels for them."""
 
 
 def check_model(uri: str, revision: str = "", token: Path | None = None) -> ModelUri:
@@ -36,6 +40,10 @@ def check_model(uri: str, revision: str = "", token: Path | None = None) -> Mode
             raise InvalidManifest("spec.model.revision", revision, "no revision: the builtin model has none")
     elif parsed.scheme is Scheme.FILE:
         _check_folder(uri, Path(parsed.name))
+    elif parsed.scheme is Scheme.PACKAGE:
+        find_weights(uri, parsed)
+        if revision:
+            raise InvalidManifest("spec.model.revision", revision, "no revision: a package has the installed version")
     else:
         _check_hub(uri, parsed.name, revision, token)
     return parsed
@@ -46,10 +54,37 @@ def _check_folder(uri: str, folder: Path) -> None:
         raise InvalidManifest(PATH, uri, "an existing folder with a model as `save_pretrained` writes it")
     if not (folder / "config.json").is_file():
         raise InvalidManifest(PATH, uri, "a folder with a config.json, as `save_pretrained` writes it")
+    check_unquantized(uri, _configuration(uri, folder))
     if not _has(folder, ("*.safetensors", "*.bin", "*.index.json")):
         raise InvalidManifest(PATH, uri, "a folder with weights (*.safetensors), as `save_pretrained` writes it")
     if not _has(folder, ("tokenizer*", "vocab*", "*.model")):
         raise InvalidManifest(PATH, uri, "a folder with a tokenizer, as the tokenizer's `save_pretrained` writes it")
+
+
+def _configuration(uri: str, folder: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidManifest(PATH, uri, f"a folder with a config.json that is JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidManifest(PATH, uri, "a folder with a config.json that describes a model")
+    return found
+
+
+def check_unquantized(uri: str, configuration: Mapping[str, Any]) -> None:
+    """Check that weights are not stored in a type that cannot be trained.
+
+    Raises:
+        InvalidManifest: they are.
+    """
+    quantization = configuration.get("quantization_config")
+    method = quantization.get("quant_method", "") if isinstance(quantization, Mapping) else ""
+    if method and method not in READ_AS_FLOATS:
+        expected = (
+            f"weights that are not quantized, since quantized ones ({method}) cannot be trained: take the model from "
+            "which they were made"
+        )
+        raise InvalidManifest(PATH, uri, expected)
 
 
 def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
@@ -87,7 +122,7 @@ def _request_hub(uri: str, name: str, revision: str, token: str | None) -> bool:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     def request() -> Any:
-        return HfApi(token=token or False).model_info(name, revision=revision or None, timeout=HUB_SECONDS)
+        return HfApi(token=token).model_info(name, revision=revision or None, timeout=HUB_SECONDS)
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="hub-check")
     try:
@@ -96,13 +131,20 @@ def _request_hub(uri: str, name: str, revision: str, token: str | None) -> bool:
         raise InvalidManifest("spec.model.revision", revision, f"a branch, tag or commit of {name}") from error
     except GatedRepoError as error:
         raise InvalidManifest(
-            PATH, uri, "a model that you may read: this one is gated, so its licence must be accepted and a token given"
+            PATH,
+            uri,
+            "a model that you may read: this one is gated, so its licence must be accepted and a token given "
+            f"({TOKEN_SOURCES})",
         ) from error
     except RepositoryNotFoundError as error:
         raise InvalidManifest(
-            PATH, uri, "a model that exists on the hub (or a token that may read it, where it is private)"
+            PATH,
+            uri,
+            f"a model that exists on the hub, or a token that may read it, where it is private ({TOKEN_SOURCES})",
         ) from error
-    except unreachable_errors(FutureTimeout):
+    except unreachable_errors(FutureTimeout) as error:
+        if refuses_token(error):
+            raise InvalidManifest(PATH, uri, EXPECTED_TOKEN) from error
         return False
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
 from swarmgame.errors import InvalidManifest, Temporary
-from swarmgame.models.hub import connection_errors, quiet_retries, unreachable_errors
-from swarmgame.models.uri import PATH, Scheme, read_token
+from swarmgame.models.hub import connection_errors, quiet_retries, refuses_token, unreachable_errors
+from swarmgame.models.noise import remove_noise
+from swarmgame.models.tensors import check_tensors
+from swarmgame.models.uri import EXPECTED_TOKEN, PATH, TOKEN_SOURCES, Scheme, read_token
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+UNREADABLE = (ValueError, KeyError, RuntimeError, ImportError, SafetensorError, UnpicklingError, StrictDataclassError)
+"""What transformers raises for files that it cannot load: an unknown architecture, a torn file, a missing package."""
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 """The files beside the weights: configuration and tokenizer."""
 
@@ -57,18 +65,18 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
             "PreTrainedTokenizerFast",
         )
         return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(source.name, **arguments)
-    except unreachable_errors(ValueError, KeyError) as error:
+    except unreachable_errors(*UNREADABLE) as error:
         raise _explained(error, source, "tokenizer") from error
 
 
 def load_model(source: Source, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """Load the weights, on the device, in eval mode. Without dropout: training must use the policy that sampled.
+    """Load the weights, on the device, in eval mode. Without noise: training must use the policy that sampled.
 
     Raises:
-        InvalidManifest: there is no causal language model at the address that transformers can load.
+        InvalidManifest: there is no causal language model at the address that transformers can load, or its files lack
+            tensors.
         Temporary: the hub did not answer.
     """
-    import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
@@ -76,14 +84,23 @@ def load_model(source: Source, *, dtype: torch.dtype, device: str) -> PreTrained
     transformers_logging.disable_progress_bar()
     try:
         with quiet_retries():
-            model = AutoModelForCausalLM.from_pretrained(
-                source.name, revision=source.revision or "main", token=read_token(source.token), dtype=dtype
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source.name,
+                revision=source.revision or "main",
+                token=read_token(source.token),
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
-    except unreachable_errors(ValueError, KeyError) as error:
+    except unreachable_errors(*UNREADABLE) as error:
         raise _explained(error, source, "model") from error
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    stored = {parameter.dtype for parameter in model.parameters() if parameter.element_size() < 2}
+    if stored:
+        kinds = ", ".join(sorted(str(each).removeprefix("torch.") for each in stored))
+        expected = f"weights that are not quantized, since quantized ones ({kinds}) cannot be trained"
+        raise InvalidManifest(PATH, source.uri, expected)
+    check_tensors(model, info, source.uri)
+    remove_noise(model)
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
 
@@ -102,7 +119,7 @@ def fetch(source: Source) -> None:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     def download(*patterns: str) -> Path:
-        token = read_token(source.token) or False
+        token = read_token(source.token)
         return Path(
             snapshot_download(source.name, revision=source.revision or None, token=token, allow_patterns=list(patterns))
         )
@@ -113,7 +130,9 @@ def fetch(source: Source) -> None:
             download("*.bin")
     except GatedRepoError as error:
         raise InvalidManifest(
-            PATH, source.uri, "a model that you may read: it is gated, so accept its licence and give a token"
+            PATH,
+            source.uri,
+            f"a model that you may read: it is gated, so accept its licence and give a token ({TOKEN_SOURCES})",
         ) from error
     except RevisionNotFoundError as error:
         raise InvalidManifest(
@@ -121,15 +140,19 @@ def fetch(source: Source) -> None:
         ) from error
     except RepositoryNotFoundError as error:
         raise InvalidManifest(
-            PATH, source.uri, "a model that exists on the hub (or a token that may read it)"
+            PATH, source.uri, f"a model that exists on the hub, or a token that may read it ({TOKEN_SOURCES})"
         ) from error
     except unreachable_errors(ValueError) as error:
+        if refuses_token(error):
+            raise InvalidManifest(PATH, source.uri, EXPECTED_TOKEN) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Temporary(f"the model {source.uri} could not be fetched: {reason}") from error
 
 
 def _explained(error: BaseException, source: Source, what: str) -> Exception:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # The first line of a check of the configuration names the check only.
+    reason = lines[1].strip() if lines[0].endswith(":") and len(lines) > 1 else lines[0]
     if isinstance(error, connection_errors()) or "couldn't connect" in reason.lower():
         return Temporary(f"the {what} of {source.uri} could not be fetched: {reason}")
     return InvalidManifest(

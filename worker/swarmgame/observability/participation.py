@@ -1,17 +1,20 @@
 """How many rounds each peer of a run played, and why it did not play the others.
 
 Reads `metrics.jsonl` and `skipped.jsonl`; shows and writes nothing. Two different things are counted: rounds that a
-peer left out, and rounds that it played but that others closed without its contribution.
+peer left out, and rounds that it played but that others closed without its contribution. What a warning of the run has
+shown already is counted, and not repeated in a sentence.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from swarmgame.game.report import SkipCause
+from swarmgame.observability.diagnostics.files import RunWarning
+from swarmgame.observability.diagnostics.rules import MISSING_MEMBERS, SKIPPED_ROUNDS
 from swarmgame.observability.peer_progress import PeerProgress, Tail
 
 CAUSES: Mapping[str, str] = {
@@ -30,28 +33,41 @@ class Participation:
         played: rounds that it finished.
         skipped: rounds that it left out, by cause.
         left_out: rounds that it finished, and that at least one other peer closed without its contribution.
+        warned_slow: whether a warning of this peer has shown that it skips rounds because it is slow.
+        warned_late: whether a warning of any peer has shown that stages close without some members.
     """
 
     index: int
     played: int
     skipped: Mapping[str, int] = field(default_factory=dict)
     left_out: int = 0
+    warned_slow: bool = False
+    warned_late: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            "index": self.index,
+            "played": self.played,
+            "skipped": dict(self.skipped),
+            "left_out": self.left_out,
+        }
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What people should know; nothing for a peer that took part in every round."""
+        """What people should know, and no warning has shown; nothing for a peer that took part in every round."""
         found = []
-        total = sum(self.skipped.values())
-        if total:
+        skipped = {
+            cause: count
+            for cause, count in sorted(self.skipped.items())
+            if not (cause == SkipCause.SLOW and self.warned_slow)
+        }
+        if skipped:
             causes = [
-                f"{_rounds(count) if len(self.skipped) > 1 else ''} {CAUSES.get(cause, cause)}".strip()
-                for cause, count in sorted(self.skipped.items())
+                f"{_rounds(count) if len(skipped) > 1 else ''} {CAUSES.get(cause, cause)}".strip()
+                for cause, count in skipped.items()
             ]
-            found.append(f"peer {self.index} skipped {_rounds(total)}: {', '.join(causes)}")
-        if self.left_out:
+            found.append(f"peer {self.index} skipped {_rounds(sum(skipped.values()))}: {', '.join(causes)}")
+        if self.left_out and not self.warned_late:
             found.append(
                 f"peer {self.index} was too late in {_rounds(self.left_out)} that it played: others closed a stage "
                 "without its contribution; a higher progression.quorum waits for it"
@@ -59,15 +75,23 @@ class Participation:
         return tuple(found)
 
 
-def participation(peers: Sequence[PeerProgress]) -> tuple[Participation, ...]:
-    """Return the part of each peer, from all of its lines."""
+def participation(peers: Sequence[PeerProgress], warnings: Sequence[RunWarning] = ()) -> tuple[Participation, ...]:
+    """Return the part of each peer, from all of its lines.
+
+    Args:
+        warnings: of the run.
+    """
     missing = _missing(peers)
+    slow = {index for warning in warnings if warning.diagnostic.code == SKIPPED_ROUNDS for index in warning.peers}
+    late = any(warning.diagnostic.code == MISSING_MEMBERS for warning in warnings)
     return tuple(
         Participation(
             index=peer.index,
             played=peer.finished,
             skipped=_skipped(Tail(peer.directory.skipped).read()),
             left_out=len(missing.get(peer.peer_id, frozenset()) & peer.rounds.keys()),
+            warned_slow=peer.index in slow,
+            warned_late=late,
         )
         for peer in peers
     )

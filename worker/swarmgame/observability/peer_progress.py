@@ -26,6 +26,8 @@ KEEP_ROUNDS = 256
 """Lines a peer that a runner keeps: the table shows the last one, the JSON lines wait for the slowest peer."""
 Line = Mapping[str, Any]
 """A finished round of a peer: a line of `metrics.jsonl`."""
+LOST = "lost"
+"""Key of a line whose round changed weights that were lost in a crash; see `metrics_file`."""
 
 
 class Tail:
@@ -164,6 +166,11 @@ class PeerProgress:
             yield played, None if math.isnan(reward) else reward
         for played, line in self.rounds.items():
             yield played, number(line, "reward")
+
+
+def is_lost(line: Line) -> bool:
+    """Return whether the policy has not learned from a finished round, since its weights were lost."""
+    return line.get(LOST) is True
 
 
 def held_out_reward(line: Line, otherwise: float | None = None) -> float | None:

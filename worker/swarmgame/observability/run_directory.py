@@ -28,6 +28,7 @@ import yaml
 
 from swarmgame.errors import BadData, BadUsage, Temporary, writing
 from swarmgame_api.sampler import is_vllm
+from swarmgame_api.yaml_io import dump_document
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 
@@ -217,9 +218,10 @@ class RunDirectory:
         found = {path.name for path in self.root.iterdir()} - {"lock"}
         if found and "game.yaml" not in found:
             raise BadUsage(f"{self.root} is not a run (it has no game.yaml), so --fresh leaves it alone")
-        for name in found:
-            path = self.root / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with writing(self.root):
+            for name in found:
+                path = self.root / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def refuse_other_game(self, manifest: Mapping[str, Any]) -> None:
         """Check that the manifest is the one that the run began with. Rounds, number of peers, and where it runs may
@@ -240,7 +242,7 @@ class RunDirectory:
 
     def keep_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the resolved manifest, for the reader and for the next start."""
-        write_atomically(self.manifest, yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True))
+        write_atomically(self.manifest, dump_document(dict(manifest)))
 
     def keep_source(self, folder: Path) -> None:
         """Record the folder of the game's file: the game's own modules are there."""
@@ -301,7 +303,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _essence(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what identifies a game: its data, rewards, trainer, model and stages, not its length, its size, what
-    it exports, or where it runs and generates.
+    it exports, or where it runs and generates. A revision of the model may be named later: the checkpoint knows its
+    files.
     """
     spec = manifest.get("spec", {})
     game = {
@@ -310,18 +313,15 @@ def _essence(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
         if key not in {"maxRounds", "evaluation", "progression"}
     }
     trainer = game.get("trainer")
-    if (
-        isinstance(trainer, Mapping)
-        and isinstance(trainer.get("with"), Mapping)
-        and is_vllm(trainer["with"].get("sampler"))
-    ):
-        game["trainer"] = {
-            **trainer,
-            "with": {key: value for key, value in trainer["with"].items() if key != "sampler"},
-        }
+    if isinstance(trainer, Mapping) and isinstance(trainer.get("with"), Mapping):
+        left_out = {"sharding"} if trainer.get("use") == "grpo" else set()
+        if is_vllm(trainer["with"].get("sampler")):
+            left_out.add("sampler")
+        kept = {key: value for key, value in trainer["with"].items() if key not in left_out}
+        game["trainer"] = {**trainer, "with": kept}
     model = spec.get("model")
     if isinstance(model, Mapping):
-        model = {key: value for key, value in model.items() if key != "export"}
+        model = {key: value for key, value in model.items() if key not in ("export", "revision")}
     return {"game": game, "model": model}
 
 

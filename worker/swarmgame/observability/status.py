@@ -16,8 +16,14 @@ from typing import Any
 from swarmgame.game.protocol import ClosedBy, Collected
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.state import GameState, Rewards, Round
+from swarmgame.observability.author_totals import AuthorTotals
+from swarmgame.swarm.counted_peers import COUNTING
 
 DRAIN_SECONDS = 60.0
+MAX_STANDINGS = 256
+"""Members of which the status shows the standing: any number of invented ones may be there."""
+MAX_AUTHORS = 64
+"""Authors whose totals it shows, beside those members."""
 
 
 class Phase(StrEnum):
@@ -40,12 +46,19 @@ class Snapshot:
         peer: its id; empty until the identity is known.
         index: its number in this run or in its Job.
         version: of the swarmgame package.
+        sources: fingerprints of what the game rests on: rounds, data, code, rewards, model.
         addresses: multiaddrs at which other peers reach it.
         round, stage: in progress; -1 before the first. `rounds_finished` counts those of earlier processes too.
         max_rounds: of the game.
         members: live members as of the last stage (or of joining), this peer included.
+        authors: by author, since this process began: groups that were trained on, mean share of an update, and what was
+            refused by reason; of the members above, and of 64 others with most refusals.
         missing: members that had not published when the last stage closed.
+        standings: of the other members: whether each counts for quorum and present round, and why; at most 256, those
+            that count first.
         alone: no other peer was in the swarm when the last stage closed.
+        clock_error: seconds by which this machine's clock is ahead of those of the members that count (negative:
+            behind); None where none is known.
         reward: mean reward of the last finished round; None when none was scored.
         registered: whether the peer is registered on the chain; None where no registration is required.
         last_error: the last error as a sentence; empty without one.
@@ -62,6 +75,7 @@ class Snapshot:
     peer: str = ""
     index: int = 0
     version: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
     round: int = -1
     stage: int = -1
@@ -69,7 +83,10 @@ class Snapshot:
     max_rounds: int = 0
     members: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    standings: Mapping[str, str] = field(default_factory=dict)
+    authors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     alone: bool = False
+    clock_error: float | None = None
     reward: float | None = None
     registered: bool | None = None
     last_error: str = ""
@@ -97,6 +114,12 @@ class Snapshot:
         if self.registered is False:
             return "the peer is not registered on the chain yet, and the game admits registered peers only"
         return ""
+
+    @property
+    def not_joined(self) -> str:
+        """Why the peer is not ready, unless it was and is about to end."""
+        draining = self.phase is Phase.RUNNING and time.time() < self.draining_until
+        return "" if draining or self.phase in (Phase.FINISHED, Phase.STOPPING) else self.not_ready
 
 
 class PeerStatus:
@@ -141,6 +164,7 @@ class StatusObserver(Observer):
 
     def __init__(self, status: PeerStatus) -> None:
         self._status = status
+        self._authors = AuthorTotals()
 
     def game_started(self, first_round: int, max_rounds: int) -> None:
         self._status.change(phase=Phase.RUNNING, rounds_finished=first_round, max_rounds=max_rounds)
@@ -153,18 +177,31 @@ class StatusObserver(Observer):
             stage=stage,
             members=collected.members,
             missing=collected.missing,
+            standings=dict(sorted(collected.standings.items(), key=_counts_first)[:MAX_STANDINGS]),
             alone=collected.closed_by is ClosedBy.ISOLATED,
+            clock_error=collected.clock_error.seconds if collected.clock_error is not None else None,
         )
 
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
+        self._authors.add(report.external, report.influence, report.refused)
+        totals = self._authors.rows(MAX_AUTHORS, always=self._status.current.standings)
         self._status.change(
-            rounds_finished=report.round + 1, reward=finite(report.reward), round_finished=time.time(), peer=report.peer
+            rounds_finished=report.round + 1,
+            reward=finite(report.reward),
+            round_finished=time.time(),
+            peer=report.peer,
+            authors={total.author: total.as_json() for total in totals},
         )
 
     def game_finished(self, rounds: int) -> None:
         current = self._status.current
         done = rounds >= current.max_rounds and current.phase is not Phase.STOPPING
         self._status.change(phase=Phase.FINISHED if done else Phase.STOPPING)
+
+
+def _counts_first(standing: tuple[str, str]) -> tuple[bool, str]:
+    peer, found = standing
+    return found not in COUNTING, peer
 
 
 def finite(value: float) -> float | None:

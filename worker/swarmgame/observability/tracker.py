@@ -12,19 +12,22 @@ import logging
 import secrets
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import Component
+from swarmgame.game.components import Component, Notice
 from swarmgame.game.evaluation import Evaluation
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.state import GameState, Rewards
+from swarmgame.observability.run_directory import write_atomically
 
 logger = logging.getLogger(__name__)
+RECORD = "tracker.json"
+"""In the peer's folder: the key of the run, and how many rounds each tracker has logged."""
 
 
 class Tracker(Component, Observer, ABC):
@@ -34,8 +37,13 @@ class Tracker(Component, Observer, ABC):
     """The package that must be installed; empty for none."""
     extra: ClassVar[str] = ""
     """The extra of swarmgame that installs it."""
+    replaces: ClassVar[bool] = False
+    """Whether numbers of rounds that are played again after a crash replace the first ones. Where they cannot, these
+    rounds are not logged again."""
 
     _running = False
+    _logged = 0
+    _off = ""
 
     @classmethod
     def require_package(cls, path: str) -> None:
@@ -58,7 +66,7 @@ class Tracker(Component, Observer, ABC):
         """Begin the run, or go on with it.
 
         Args:
-            first_round: numbers of this and later rounds, from before a crash, are replaced where that is possible.
+            first_round: with `replaces`, numbers of this and later rounds, from before a crash, are to be replaced.
 
         Raises:
             InvalidManifest: the configuration or the environment (a missing key) cannot be used.
@@ -85,22 +93,52 @@ class Tracker(Component, Observer, ABC):
         """Return eight digits that name this run of this peer, the same after a resume and other ones after a fresh
         start: names and ids of runs contain them.
         """
-        path = self.directory / "tracker.json"
-        if path.exists():
-            return str(json.loads(path.read_text(encoding="utf-8"))["run"])
-        found = secrets.token_hex(4)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"run": found}) + "\n", encoding="utf-8")
+        found = self._record()
+        if "run" not in found:
+            found["run"] = secrets.token_hex(4)
+            self._write_record(found)
+        return str(found["run"])
+
+    def notices(self) -> Sequence[Notice]:
+        """Return that this tracker is off after an error; nothing while it is on."""
+        return (Notice("tracker-off", self._off),) if self._off else ()
+
+    # ── the record of this run, for the next process
+    def _record(self) -> dict[str, Any]:
+        path = self.directory / RECORD
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return found
+
+    def _write_record(self, record: Mapping[str, Any]) -> None:
+        write_atomically(self.directory / RECORD, json.dumps(record) + "\n")
+
+    def _key(self) -> str:
+        """The name of this tracker in the record: its class and options."""
+        return f"{type(self).__name__} {self.config.model_dump_json()}"
+
+    def _remember(self, rounds: int) -> None:
+        record = self._record()
+        self._write_record({**record, "logged": {**record.get("logged", {}), self._key(): rounds}})
 
     # ── hooks
     def game_started(self, first_round: int, max_rounds: int) -> None:
         self._running = True
-        self._attempt(lambda: self.open(first_round))
+        self._attempt(lambda: self._open(first_round))
 
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
+        if report.round >= self._logged:
+            self._attempt(lambda: self._log_round(report))
+
+    def _open(self, first_round: int) -> None:
+        if not self.replaces:
+            self._logged = int(self._record().get("logged", {}).get(self._key(), 0))
+        self.open(first_round)
+
+    def _log_round(self, report: RoundReport) -> None:
         for step, values in series_of(report):
-            self._attempt(lambda step=step, values=values: self.log(values, step))  # type: ignore[misc]
+            self.log(values, step)
+        if not self.replaces and self.context.directory is not None:
+            self._remember(report.round + 1)
 
     def game_finished(self, rounds: int) -> None:
         self.close()
@@ -120,6 +158,7 @@ class Tracker(Component, Observer, ABC):
         except Exception as error:
             # Any library may fail in any way, on a full disk or without a network; training does not depend on it.
             self._running = False
+            self._off = f"{type(self).__name__} is off until this peer starts again: {error}"
             logger.warning(
                 "%s failed and is off until this peer starts again (%s: %s); metrics.jsonl has every number",
                 type(self).__name__,
@@ -144,6 +183,7 @@ def series_of(report: RoundReport) -> list[tuple[int, dict[str, float]]]:
         "rollouts/mean_length": report.tokens / report.rollouts if report.rollouts else float("nan"),
         "rollouts/truncated_share": report.truncated_share,
         "rollouts/zero_advantage_share": report.zero_advantage_share,
+        "rollouts/turns": report.turns,
         "swarm/members": float(len(report.members)),
         "swarm/missing": float(len(report.missing)),
         "swarm/external_groups": float(sum(report.external.values())),

@@ -27,7 +27,7 @@ from swarmgame.observability.peer_progress import (
     numbers,
 )
 from swarmgame.observability.run_directory import RunDirectory
-from swarmgame.report.results import HeldOut, evaluations_of, held_out_of
+from swarmgame.report.results import Change, HeldOut, evaluations_of, held_out_of
 
 ENDS = 10
 PHASES = ("data", "generate", "exchange", "listen", "rewards", "train", "evaluate", "checkpoint")
@@ -88,6 +88,8 @@ class Summary:
         found = []
         if self.held_out is not None:
             found.append(_held_out_sentence(self.held_out))
+            if self.held_out.roles:
+                found.append(f"held-out, by the role of the peers: {_by_role(self.held_out.roles)}")
         if self.first10 is not None and self.last10 is not None and self.rise is not None:
             ends = "round" if self.window == 1 else f"{self.window} rounds"
             how = "" if self.temperature is None else f" at temperature {self.temperature:g}"
@@ -108,6 +110,16 @@ def _held_out_sentence(held_out: HeldOut) -> str:
         f"{questions}: {_with_error(total.first, total.first_error)} {before} → "
         f"{_with_error(total.last, total.last_error)} after {held_out.last_round} rounds, "
         f"change {_with_error(total.difference, total.error, '+.3f')} (± standard error)"
+    )
+
+
+def _by_role(roles: Mapping[str, Change]) -> str:
+    return ", ".join(
+        f"{role} {_with_error(each.last, each.last_error)}"
+        if each.difference is None
+        else f"{role} {_with_error(each.first, None)} → {_with_error(each.last, None)} "
+        f"(change {_with_error(each.difference, each.error, '+.3f')})"
+        for role, each in roles.items()
     )
 
 
@@ -206,7 +218,7 @@ class RunData:
             # A run that goes on after a resume has not counted its present start yet.
             wall_seconds=self.wall_seconds if self.wall_seconds and self.wall_seconds >= seconds else None,
             temperature=number(_mapping_at(self.options, "spec", "game", "trainer", "with"), "temperature"),
-            participation=participation(self.peers),
+            participation=participation(self.peers, self.warnings),
             chain=self.chain,
         )
 

@@ -13,7 +13,15 @@ from markupsafe import Markup
 from swarmgame.observability.text import counted, duration
 from swarmgame.report.data import RunData, Summary
 from swarmgame.report.drawing import Plot
-from swarmgame.report.tables import metric_rows, option_rows, outcome_rows, peer_rows, result_rows, time_rows
+from swarmgame.report.tables import (
+    author_rows,
+    metric_rows,
+    option_rows,
+    outcome_rows,
+    peer_rows,
+    result_rows,
+    time_rows,
+)
 
 
 def render(run: RunData, summary: Summary, plots: Sequence[Plot], *, version: str, rollouts: Markup) -> str:
@@ -50,6 +58,7 @@ def render(run: RunData, summary: Summary, plots: Sequence[Plot], *, version: st
         times=time_rows(run),
         metrics=metric_rows(run),
         outcomes=outcome_rows(run),
+        authors=author_rows(run),
         counters=sorted(run.counters().items()),
         options=option_rows(run.options),
         version=version,

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
 from swarmgame.game.evaluation import ALL, standard_error
-from swarmgame.observability.peer_progress import Line, PeerProgress, mean, number, numbers
+from swarmgame.observability.peer_progress import Line, PeerProgress, is_lost, mean, number, numbers
 from swarmgame.observability.status import finite
 
 Evaluated = Mapping[str, Any]
@@ -52,6 +52,8 @@ class HeldOut:
         samples: rollouts a question of the sampled pass; 0 without one.
         sampled: avg@k of the sampled pass, over all environments.
         pass_at: k → pass@k of the sampled pass, or else of the first pass if that has several rollouts a question.
+        roles: by role, over the peers that had no other; empty where the game has fewer than two. A peer plays an
+            evaluation alone, so this compares what the policies of the roles have learned, not how they play the roles.
     """
 
     first_round: int
@@ -63,12 +65,17 @@ class HeldOut:
     samples: int
     sampled: Change | None
     pass_at: Mapping[str, Change]
+    roles: Mapping[str, Change] = field(default_factory=dict)
 
 
 def evaluations_of(lines: Iterable[Line]) -> dict[int, Evaluated]:
-    """Return a peer's evaluations by the number of rounds that were finished before each, in order."""
+    """Return a peer's evaluations by the number of rounds that were finished before each, in order; those of weights
+    that were lost in a crash are left out.
+    """
     found: dict[int, Evaluated] = {}
     for line in lines:
+        if is_lost(line):
+            continue
         for key, after in (("first_evaluation", 0), ("evaluation", 1)):
             evaluation = line.get(key)
             if isinstance(evaluation, Mapping) and number(evaluation, "average", ALL) is not None:
@@ -78,6 +85,19 @@ def evaluations_of(lines: Iterable[Line]) -> dict[int, Evaluated]:
 
 def held_out_of(peers: Sequence[PeerProgress]) -> HeldOut | None:
     """Return the held-out results; None where no peer was evaluated."""
+    found = _held_out(peers)
+    by_role: dict[str, list[PeerProgress]] = {}
+    for peer in peers:
+        roles = {str(line.get("role") or "") for line in peer.rounds.values()}
+        if len(roles) == 1 and (role := roles.pop()):
+            by_role.setdefault(role, []).append(peer)
+    results = {role: each for role in sorted(by_role) if (each := _held_out(by_role[role])) is not None}
+    if found is None or len(results) < 2:
+        return found
+    return replace(found, roles={role: each.total for role, each in results.items()})
+
+
+def _held_out(peers: Sequence[PeerProgress]) -> HeldOut | None:
     by_peer = [found for peer in peers if (found := evaluations_of(peer.rounds.values()))]
     if not by_peer:
         return None

@@ -28,13 +28,13 @@ EACH = 2
 
 @dataclass(frozen=True)
 class Sample:
-    """One rollout of the page, as text that is not yet escaped for HTML."""
+    """One rollout of the page, as texts that are not yet escaped for HTML; `texts` are (author, text) by turns."""
 
     kind: str
     facts: str
     use: str
     prompt: str
-    text: str
+    texts: list[tuple[str, str]]
 
 
 def rollouts_section(directory: RunDirectory) -> Markup:

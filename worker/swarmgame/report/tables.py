@@ -11,34 +11,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from swarmgame.observability.author_totals import AuthorTotal, AuthorTotals
+from swarmgame.observability.diagnostics.outcomes import OUTCOMES
 from swarmgame.observability.peer_progress import mean, number, numbers, tokens_per_second
 from swarmgame.report.data import PHASES, RunData, id_of, total_of, window_of
 from swarmgame.report.plots_of_training import SHOWN_ELSEWHERE, STANDARD
 from swarmgame.report.results import Change, HeldOut, held_out_of, rewards_at_ends, stage_reward
-
-OUTCOMES: Mapping[str, str] = {
-    "accepted": "contributions that arrived in time and were complete",
-    "late": "contributions that arrived after their stage had closed; usable while maxStalenessRounds allows",
-    "words-only": "groups of a later stage whose prompt differs from ours, because their author had collected other "
-    "contributions: later stages read their text, but nothing is trained on them",
-    "prompt-mismatch": "groups dropped: the prompt differs from the one that we make for the same question",
-    "text-mismatch": "groups dropped: the text differs from the token ids",
-    "unresolvable": "groups dropped: their question cannot be regenerated, so the peer plays another game",
-    "duplicate": "the same contribution again",
-    "stale": "too old to be used",
-    "ahead": "of a round that this peer has not reached",
-    "not-there": "bodies that the author no longer had",
-    "unreachable": "requests that the peer did not answer",
-    "too-large": "above the size limit, not read",
-    "too-many": "more contributions than one peer may publish",
-    "malformed": "not in the format of this protocol",
-    "bad-signature": "not signed by the peer that is named as the author",
-    "bad-hash": "a body that differs from its announcement",
-    "equivocation": "two different contributions of one peer for one stage",
-    "not-admitted": "of a peer that the game does not admit",
-}
-"""What happened to messages and groups of other peers, by outcome."""
-
 
 _VARIABLE = re.compile(r"peers\.env\[\d+\]\.value")
 
@@ -81,7 +59,8 @@ def result_rows(run: RunData, held_out: HeldOut | None) -> list[ResultRow]:
         )
     for role in run.roles:
         reward = at(lambda line, role=role: number(line, "reward") if line.get("role") == role else None)
-        rows.append(ResultRow("role", role, nothing, reward))
+        evaluated = held_out.roles.get(role, nothing) if held_out is not None else nothing
+        rows.append(ResultRow("role", role, evaluated, reward))
     return rows
 
 
@@ -147,7 +126,35 @@ def metric_rows(run: RunData) -> list[tuple[str, float, float, float, float]]:
 def outcome_rows(run: RunData) -> list[tuple[str, int, str]]:
     """Return (outcome, count, meaning), the most frequent first."""
     counts = sorted(run.totals("outcomes").items(), key=lambda pair: -pair[1])
-    return [(name, count, OUTCOMES.get(name, "")) for name, count in counts]
+    return [(name, count, OUTCOMES[name].meaning if name in OUTCOMES else "") for name, count in counts]
+
+
+@dataclass(frozen=True)
+class AuthorRow:
+    """How the peers of the run used the rollouts of one author.
+
+    Args:
+        name: of a peer of this run; empty for an author from elsewhere.
+    """
+
+    name: str
+    total: AuthorTotal
+
+
+def author_rows(run: RunData, most: int = 50) -> list[AuthorRow]:
+    """Return the authors of rollouts of other peers, those with most refusals first; at most `most`."""
+    names = {id_of(peer): f"peer {peer.index}" for peer in run.peers}
+    totals = AuthorTotals()
+    for line in (line for peer in run.peers for line in peer.rounds.values()):
+        authors = line.get("refused")
+        known = authors if isinstance(authors, Mapping) else ()
+        refused = {str(author): _counts(line, "refused", author) for author in known}
+        totals.add(_counts(line, "external"), numbers(line, "influence"), refused)
+    return [AuthorRow(names.get(total.author, ""), total) for total in totals.rows(most)]
+
+
+def _counts(line: Mapping[str, Any], *path: str) -> dict[str, int]:
+    return {name: int(count) for name, count in numbers(line, *path).items()}
 
 
 def option_rows(options: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, FiniteFloat
 
 from swarmgame.config import Config
 from swarmgame.game.components import ComponentContext, RewardManager
@@ -28,7 +28,7 @@ class WeightedReward(Config):
     """Its name, or `package.module:Class`."""
     with_: Annotated[dict[str, Any], Field(alias="with")] = Field(default_factory=dict)
     """Its configuration."""
-    weight: float = 1.0
+    weight: Annotated[FiniteFloat, Field(ge=-1e9, le=1e9)] = 1.0
     """Its factor in the sum; negative for a penalty."""
 
 
@@ -55,28 +55,48 @@ class CompositeRewards(RewardManager):
         except BaseException:
             self.close()
             raise
-        self.full_reward = sum(
-            entry.weight * component.full_reward
-            for entry, component in zip(config.rewards, self._components, strict=True)
-            if entry.weight > 0
-        )
+        self.full_reward = self._full_reward()
 
     def rewards(self, state: GameState) -> Rewards:
         weighted = [
             (entry.weight, checked_rewards(component.rewards(state), state, type(component).__name__))
             for entry, component in zip(self.config.rewards, self._components, strict=True)
         ]
+        self.full_reward = self._full_reward()
         keys = [key for key, _ in state.groups() if all(key in rewards for _, rewards in weighted)]
         return {
             key: [_sum(weighted, scores) for scores in zip(*(rewards[key] for _, rewards in weighted), strict=True)]
             for key in keys
         }
 
+    def _full_reward(self) -> float:
+        """Return the sum of the parts; that of a part may depend on the questions that it has scored."""
+        parts = zip(self.config.rewards, self._components, strict=True)
+        return sum(entry.weight * component.full_reward for entry, component in parts if entry.weight > 0)
+
+    @classmethod
+    def shared_options(cls, config: Any) -> Mapping[str, Any]:
+        parts = []
+        for index, entry in enumerate(config.rewards):
+            component, entry_config = _resolved(entry, f"{_PATH}.rewards[{index}]")
+            parts.append([entry.use, entry.weight, component.shared_options(entry_config)])
+        return {"rewards": parts}
+
     @classmethod
     def check_with(cls, config: Any, context: ComponentContext, question: Question) -> None:
         for index, entry in enumerate(config.rewards):
             component, entry_config = _resolved(entry, f"{_PATH}.rewards[{index}]")
             component.check_with(entry_config, context, question)
+
+    @classmethod
+    def needs_trial(cls, config: Any) -> bool:
+        parts = (_resolved(entry, f"{_PATH}.rewards[{index}]") for index, entry in enumerate(config.rewards))
+        return any(component.needs_trial(entry_config) for component, entry_config in parts)
+
+    @classmethod
+    def needs_environment(cls, config: Any) -> bool:
+        parts = (_resolved(entry, f"{_PATH}.rewards[{index}]") for index, entry in enumerate(config.rewards))
+        return any(component.needs_environment(entry_config) for component, entry_config in parts)
 
     def round_scored(self, state: GameState) -> None:
         for component in self._components:

@@ -4,8 +4,9 @@ rollout's text.
 The function takes `(question, text)`, where `question` is a dictionary with question, answer, environment and
 metadata, and returns a finite number (of Python, numpy or torch; a bool counts). It runs in the sandbox, which cannot
 write files or use the network. With `trusted: true` it runs in this process: faster, with all rights of the process.
-Invariant: an exception, a breach or a value that is not a finite number gives a reward of 0 and is counted; a round in
-which every call failed ends the run.
+Invariant: an exception, a breach or a value that is not a finite number gives a reward of 0 and is counted; a call that
+was not made, after three breaches or beyond the budget of its author, gives none; a round in which every call failed
+ends the run.
 """
 
 from __future__ import annotations
@@ -24,17 +25,25 @@ from swarmgame.game.components import ComponentContext
 from swarmgame.game.reward_checks import ScoringFailure
 from swarmgame.game.state import GameState, Question
 from swarmgame.rewards.failures import FailureLog
-from swarmgame.rewards.scoring import AnswerConfig, AnswerRewards
+from swarmgame.rewards.scoring import (
+    BEYOND_BUDGET,
+    MAX_REWARD,
+    NOT_RUN,
+    AnswerRewards,
+    Provisional,
+    SandboxedAnswerConfig,
+)
+from swarmgame.sandbox.author_budgets import DEADLINES, AuthorBudgets
 from swarmgame.sandbox.client import CallFailed, CallResult, Sandbox
+from swarmgame.sandbox.requests import batches
 from swarmgame.user_code import CodeError, as_number, definition, describe, kind_of, printable
 
 _PATH = "spec.game.rewards.with.function"
-_BATCH = 512
 _REMEMBERED = 16_384
 """Answers that failed: their cached score is 0, as that of a wrong answer is."""
 
 
-class FunctionRewardsConfig(AnswerConfig):
+class FunctionRewardsConfig(SandboxedAnswerConfig):
     """Which function, and whether it is trusted."""
 
     function: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
@@ -44,7 +53,7 @@ class FunctionRewardsConfig(AnswerConfig):
     deadline_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
     """Most processor time of one call in the sandbox."""
     memory_mebibytes: Annotated[int, Field(ge=16, le=262_144)] = 512
-    """Most memory that one batch of calls may allocate in the sandbox."""
+    """Most memory that one call may allocate in the sandbox."""
 
 
 class FunctionRewards(AnswerRewards):
@@ -52,6 +61,7 @@ class FunctionRewards(AnswerRewards):
 
     Config = FunctionRewardsConfig
     config: FunctionRewardsConfig
+    own_options = frozenset({"trusted", "deadline_seconds", "memory_mebibytes"})
 
     def __init__(self, config: FunctionRewardsConfig, context: ComponentContext | None = None) -> None:
         super().__init__(config, context or ComponentContext())
@@ -62,12 +72,16 @@ class FunctionRewards(AnswerRewards):
         if config.trusted:
             try:
                 self._function = _load(config.function)
-            except (ImportError, AttributeError, TypeError) as error:
-                raise InvalidManifest(
-                    _PATH, config.function, f"a function that can be imported ({describe(error)})"
-                ) from error
+            except Exception as error:
+                # An author's module may raise anything while it is imported.
+                found = describe(error)
+                expected = f"a function that can be imported ({found}){found.below}"
+                raise InvalidManifest(_PATH, config.function, expected) from error
             self._where = definition(self._function)
             return
+        self.budgets = AuthorBudgets(
+            config.author_seconds or DEADLINES * config.deadline_seconds, self.context.remote_work
+        )
         self._sandbox = Sandbox(deadline=config.deadline_seconds, memory=config.memory_mebibytes * 2**20)
         try:
             self._where = printable(
@@ -99,32 +113,33 @@ class FunctionRewards(AnswerRewards):
         # the call itself failed.
         error = failed[0].error
         if question.answer or not error.trace:
-            trace = f"\n{error.trace}" if error.trace else ""
             right = f"the right answer of a question ({printable(repr(question.answer), 60)})"
             given = right if question.answer else "an empty text"
             raise BadGame(
-                f"{_PATH} is {config.function}; it failed when it was called once, with {given}: {error}{trace}\n"
+                f"{_PATH} is {config.function}; it failed when it was called once, with {given}: {error}{error.below}\n"
                 f"{failed[0].cure}"
             )
 
-    def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float | None]:
+    def score(self, answers: Sequence[tuple[Question, str]]) -> Sequence[float]:
         calls = [(_described(question), answer) for question, answer in answers]
         if self._function is not None:
-            scores: list[float | None] = [self._trusted(self._function, *call) for call in calls]
+            scores = [self._trusted(self._function, *call) for call in calls]
         elif self._sandbox is not None:
-            batches = [calls[start : start + _BATCH] for start in range(0, len(calls), _BATCH)]
             results = [
-                result for batch in batches for result in self._sandbox.call_untrusted(self.config.function, batch)
+                result
+                for batch in batches(calls)
+                for result in self._sandbox.call_untrusted(self.config.function, batch, budget=self.budget, trial=True)
             ]
             scores = [self._sandboxed(result) for result in results]
         else:
             raise RuntimeError("the reward manager is closed")
         if len(self._failed) > _REMEMBERED:
             self._failed.clear()
-        for (question, answer), score in zip(answers, scores, strict=True):
-            if score is not None and math.isnan(score):
-                self._failed.add((question.id, answer))
-        return [0.0 if score is not None and math.isnan(score) else score for score in scores]
+        failed = [math.isnan(score) and not isinstance(score, Provisional) for score in scores]
+        self._failed.update(
+            (question.id, answer) for (question, answer), bad in zip(answers, failed, strict=True) if bad
+        )
+        return [0.0 if bad else score for score, bad in zip(scores, failed, strict=True)]
 
     def reuse(self, question_id: str, answer: str) -> None:
         if (question_id, answer) not in self._failed:
@@ -144,16 +159,20 @@ class FunctionRewards(AnswerRewards):
             self._sandbox.close()
             self._sandbox = None
 
-    def _sandboxed(self, result: CallResult) -> float | None:
-        """Return the score of one call; NaN where it failed, None where the same call may succeed later."""
+    def _sandboxed(self, result: CallResult) -> float:
+        """Return the score of one call: NaN where it failed, `NOT_RUN`, or a provisional 0 where it ran out of time,
+        which it may have on a busy machine.
+        """
         if not result.breach:
             return self._finite(result.value)
-        if result.breach == "not run":
+        if result.breach in ("not run", "beyond budget"):
+            if result.breach == "beyond budget":
+                self.count(BEYOND_BUDGET)
             self._log.add_not_run()
-            return None
+            return NOT_RUN
         error = result.error or CodeError(result.breach, result.message, self._where)
         self._log.add_failure(error, result.breach, own=self.scores_own)
-        return None if result.breach in ("timeout", "killed") else math.nan
+        return Provisional(0.0) if result.breach in ("timeout", "killed") else math.nan
 
     def _trusted(self, function: Callable[..., Any], question: dict[str, Any], answer: str) -> float:
         """Return the score of one call, NaN where it failed."""
@@ -167,11 +186,12 @@ class FunctionRewards(AnswerRewards):
 
     def _finite(self, value: Any) -> float:
         score = as_number(value)
-        if score is not None and math.isfinite(score):
+        if score is not None and abs(score) <= MAX_REWARD:
             self._log.add_success()
             return score
         self.count("rewards_not_finite")
-        error = CodeError("not a number", f"returned {kind_of(value)}; expected a finite number", self._where)
+        expected = f"a finite number of at most {MAX_REWARD:g}"
+        error = CodeError("not a number", f"returned {kind_of(value)}; expected {expected}", self._where)
         self._log.add_failure(error, own=self.scores_own)
         return math.nan
 
@@ -192,6 +212,7 @@ def _load(name: str) -> Callable[[dict[str, Any], str], Any]:
     Raises:
         ImportError, AttributeError: there is none.
         TypeError: it cannot be called.
+        Exception: whatever the author's module raises while it is imported.
     """
     module, _, attribute = name.partition(":")
     found: Any = importlib.import_module(module)

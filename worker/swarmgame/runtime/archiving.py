@@ -10,7 +10,7 @@ import swarmgame
 from swarmgame.archive.writer import RolloutArchive
 from swarmgame.game.state import PeerId
 from swarmgame.observability.run_directory import PeerDirectory
-from swarmgame.runtime.assembly import Components, roles_of
+from swarmgame.runtime.assembly import Components
 from swarmgame.runtime.checkpoint import Checkpoint
 from swarmgame.runtime.options import PeerOptions, run_id
 from swarmgame_api.manifest import SwarmGame
@@ -49,6 +49,5 @@ def make_archive(
         max_bytes=spec.max_bytes,
         first_round=saved.next_round if saved is not None else 0,
         facts=facts,
-        roles=roles_of(manifest),
         last_update=components.trainer.last_update,
     )

@@ -19,8 +19,14 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel
 
+from swarmgame.environments.play import GROUP
+from swarmgame.environments.sandboxed import episodes_of
 from swarmgame.errors import BadUsage
-from swarmgame.game.components import Component, ComponentContext, DataManager, Demonstrations, RewardManager, Trainer
+from swarmgame.game.components import Component, ComponentContext, DataManager, RewardManager, Trainer
+from swarmgame.game.demonstrations import Demonstrations
+from swarmgame.game.environment import Environment, Episodes
+from swarmgame.game.environment_data import EnvironmentData
+from swarmgame.game.explained import explained
 from swarmgame.game.external_sampling import ExternalSamplingPolicy
 from swarmgame.game.lookup import find_component, validate_config
 from swarmgame.game.manager import Progression
@@ -28,11 +34,13 @@ from swarmgame.game.protocol import Exchange
 from swarmgame.game.roles import Role, RoleManager
 from swarmgame.game.state import Sampling
 from swarmgame.models.check import check_model
-from swarmgame.observability.diagnostics.records import GameFacts
 from swarmgame.observability.tracker import Tracker
+from swarmgame.runtime.environment_trial import tried_environment
+from swarmgame.runtime.ranked_episodes import shared_episodes
 from swarmgame.runtime.trial import try_game
 from swarmgame_api.errors import InvalidManifest
-from swarmgame_api.game import ComponentSpec, GameSpec
+from swarmgame_api.export import ExportSpec
+from swarmgame_api.game import ComponentSpec, EnvironmentSpec, GameSpec
 from swarmgame_api.load import manifest_data
 from swarmgame_api.manifest import SwarmGame
 from swarmgame_api.sampler import SERVER_URL, SERVER_WEIGHTS
@@ -42,6 +50,8 @@ GROUPS: Mapping[str, tuple[str, type[Component]]] = {
     "data": ("swarmgame.data", DataManager),
     "rewards": ("swarmgame.rewards", RewardManager),
     "trainer": ("swarmgame.trainers", Trainer),
+    "environment": (GROUP, Environment),
+    "role manager": ("swarmgame.roles", RoleManager),
     "tracker": ("swarmgame.trackers", Tracker),
 }
 """Component of the manifest → entry-point group, and the base class."""
@@ -69,31 +79,44 @@ class ResolvedComponent:
 
 
 @dataclass(frozen=True)
+class ResolvedEnvironment(ResolvedComponent):
+    """An environment, with its section of the manifest."""
+
+    spec: EnvironmentSpec
+
+
+@dataclass(frozen=True)
 class ResolvedGame:
     """The three components of a game and its trackers, found and valid.
 
     Args:
+        folder: of the manifest, absolute.
         warnings: what a trial of the data showed that the author may not want, as sentences.
     """
 
     data: ResolvedComponent
     rewards: ResolvedComponent
     trainer: ResolvedComponent
+    folder: Path
     warnings: tuple[str, ...] = ()
     trackers: tuple[ResolvedComponent, ...] = ()
+    environment: ResolvedEnvironment | None = None
 
 
 @dataclass(frozen=True)
 class Components:
-    """The three components of a game, created."""
+    """The components of a game, created."""
 
     data: DataManager
     rewards: RewardManager
     trainer: Trainer
+    episodes: Episodes | None = None
 
     def close(self) -> None:
         for component in (self.data, self.rewards, self.trainer):
             component.close()
+        if self.episodes is not None:
+            self.episodes.close()
 
 
 @contextmanager
@@ -107,12 +130,13 @@ def local_modules(folder: Path) -> Iterator[None]:
         sys.path.remove(entry)
 
 
-def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
-    """Find every mistake before anything starts: components, their configuration, the data, the model's address.
-    Writes nothing.
+def check(manifest: SwarmGame, folder: Path, *, load_model: bool = False) -> ResolvedGame:
+    """Find every mistake before anything starts: components, their configuration, the data, the model's address and
+    files. Writes nothing.
 
     Args:
         folder: of the manifest; the author's own modules are imported from there.
+        load_model: also load the model, if it is here and small, and try it.
 
     Raises:
         InvalidManifest: with the path of what is wrong.
@@ -128,25 +152,54 @@ def check(manifest: SwarmGame, folder: Path) -> ResolvedGame:
         data = _resolve(game, "data")
         Thread(target=_import_early, args=(game.trainer.use, "trainer"), name="import trainer", daemon=True).start()
         rewards = _resolve(game, "rewards")
-        warnings = try_game(
+        trial = try_game(
             progression_of(manifest),
             cast(type[DataManager], data.component),
             data.config,
             cast(type[RewardManager], rewards.component),
             rewards.config,
-            context_of(manifest),
+            context_of(manifest, folder=folder.absolute()),
+            roles=roles_of(manifest),
+            replicas=manifest.spec.peers.replicas,
         )
         resolved = ResolvedGame(
             data=data,
             rewards=rewards,
             trainer=_resolve(game, "trainer"),
+            folder=folder.absolute(),
             trackers=_resolve_trackers(manifest),
-            warnings=warnings,
+            warnings=trial.warnings,
+            environment=_resolve_environment(game),
         )
-        if model is None and cast(type[Trainer], resolved.trainer.component).needs_model:
+        trainer = cast(type[Trainer], resolved.trainer.component)
+        _check_environment(game, trainer, rewards)
+        processes = manifest.spec.peers.processes_per_peer
+        doubts = trainer.doubts(resolved.trainer.config, None if processes == "auto" else processes)
+        if model is None and trainer.needs_model:
             expected = f"a model, which the trainer {game.trainer.use} trains, such as {{uri: builtin://tiny}}"
             raise InvalidManifest("spec.model", None, expected)
-        return resolved
+        if model is not None and model.export is not None:
+            check_adapters(model.export, trainer.makes_adapters(resolved.trainer.config))
+        shares = game.sharing.external_groups > 0
+        where, asked = folder.absolute(), trial.question
+        with tried_environment(game.environment, where, asked, shares=shares, seed=game.seed) as (episodes, failed):
+            context = context_of(manifest, folder=where, episodes=episodes)
+            found = trainer.check_with(resolved.trainer.config, context, trial.prompt, load_model=load_model)
+        return replace(resolved, warnings=(*resolved.warnings, *doubts, *failed, *found))
+
+
+def check_adapters(export: ExportSpec, found: bool | None) -> None:
+    """Check that a trainer has adapters, where its exports keep them apart.
+
+    Args:
+        found: whether it has; None where that is not known yet.
+
+    Raises:
+        InvalidManifest: it has none.
+    """
+    if export.adapters == "Separate" and found is False:
+        expected = "Merged: the trainer has no adapters (grpo has them with spec.game.trainer.with.lora)"
+        raise InvalidManifest("spec.model.export.adapters", "Separate", expected)
 
 
 def resolve_game(manifest: SwarmGame, folder: Path) -> ResolvedGame:
@@ -161,8 +214,32 @@ def resolve_game(manifest: SwarmGame, folder: Path) -> ResolvedGame:
             data=_resolve(game, "data"),
             rewards=_resolve(game, "rewards"),
             trainer=_resolve(game, "trainer"),
+            folder=folder.absolute(),
             trackers=_resolve_trackers(manifest),
+            environment=_resolve_environment(game),
         )
+
+
+def _resolve_environment(game: GameSpec) -> ResolvedEnvironment | None:
+    if game.environment is None:
+        return None
+    found = _resolve(game, "environment")
+    return ResolvedEnvironment(found.component, found.config, game.environment)
+
+
+def _check_environment(game: GameSpec, trainer: type[Trainer], rewards: ResolvedComponent) -> None:
+    if game.environment is not None and not trainer.plays_episodes:
+        expected = "a trainer that plays with an environment, such as grpo; or leave out spec.game.environment"
+        raise InvalidManifest("spec.game.trainer.use", game.trainer.use, expected)
+    component = cast(type[RewardManager], rewards.component)
+    if game.environment is None and component.needs_environment(rewards.config):
+        expected = "an environment, whose rewards these are, such as {use: number-guessing}"
+        raise InvalidManifest("spec.game.environment", None, expected)
+
+
+def resolve_data(manifest: SwarmGame) -> ResolvedComponent:
+    """Return the data alone, found and valid: without the imports of the trainer."""
+    return _resolve(manifest.spec.game, "data")
 
 
 def resolved_data(manifest: SwarmGame, resolved: ResolvedGame) -> dict[str, Any]:
@@ -170,6 +247,8 @@ def resolved_data(manifest: SwarmGame, resolved: ResolvedGame) -> dict[str, Any]
     data = manifest_data(manifest)
     for name in ("data", "rewards", "trainer"):
         data["spec"]["game"][name]["with"] = _options(getattr(resolved, name))
+    if manifest.spec.game.environment is not None and resolved.environment is not None:
+        data["spec"]["game"]["environment"]["with"] = _options(resolved.environment)
     trackers = data["spec"].get("observability", {}).get("trackers", ())
     for entry, tracker in zip(trackers, resolved.trackers, strict=True):
         entry["with"] = _options(tracker)
@@ -180,7 +259,7 @@ def _options(resolved: ResolvedComponent) -> dict[str, Any]:
     return resolved.config.model_dump(mode="json", by_alias=True)
 
 
-def context_of(manifest: SwarmGame, **changes: object) -> ComponentContext:
+def context_of(manifest: SwarmGame, /, **changes: object) -> ComponentContext:
     """Return the context of a manifest's components; `changes` are fields of `ComponentContext`.
 
     Raises:
@@ -199,6 +278,8 @@ def context_of(manifest: SwarmGame, **changes: object) -> ComponentContext:
         model_token=settings.model_token_file,
         sampler_url=settings.sampler_url,
         sampler_weights=settings.sampler_weights,
+        max_influence=manifest.spec.game.sharing.influence_fraction,
+        influence_part=manifest.spec.game.sharing.influence_part,
     )
     if settings.cache is not None:
         context = replace(context, cache=settings.cache)
@@ -211,16 +292,22 @@ def assemble(resolved: ResolvedGame, context: ComponentContext, rewards: RewardM
     Args:
         rewards: used instead of the game's own, where another rank computes them.
     """
+    episodes = shared = None
+    if resolved.environment is not None:
+        episodes = episodes_of(resolved.environment.spec, context.folder, context.seed, context.remote_work)
+        shared = shared_episodes(episodes, context.ranks)
+        context = replace(context, episodes=episodes)
     data = cast(DataManager, resolved.data.component(resolved.data.config, context))
     if rewards is None:
         rewards = cast(RewardManager, resolved.rewards.component(resolved.rewards.config, context))
     for_trainer = replace(context, demonstrations=data if isinstance(data, Demonstrations) else None)
     trainer = cast(Trainer, resolved.trainer.component(resolved.trainer.config, for_trainer))
-    return Components(data, rewards, trainer)
+    return Components(data if shared is None else EnvironmentData(data, shared), rewards, trainer, shared)
 
 
 def prepare(manifest: SwarmGame, folder: Path) -> None:
-    """Fill the model cache, so that no peer has to: warm-start a builtin model, or download one from the hub.
+    """Fill the model cache, so that no peer has to: warm-start a builtin model, convert that of a package, or download
+    one from the hub.
 
     Raises:
         InvalidManifest: there is no such model, or the data cannot be created.
@@ -232,30 +319,13 @@ def prepare(manifest: SwarmGame, folder: Path) -> None:
     from swarmgame.models.warmstart import ensure_model
 
     with local_modules(folder):
-        resolved = _resolve(manifest.spec.game, "data")
-        data = resolved.component(resolved.config, context_of(manifest))
+        resolved = resolve_data(manifest)
+        context = context_of(manifest, folder=folder.absolute())
+        data = resolved.component(resolved.config, context)
         try:
-            fetch(ensure_model(context_of(manifest, demonstrations=data if isinstance(data, Demonstrations) else None)))
+            fetch(ensure_model(replace(context, demonstrations=data if isinstance(data, Demonstrations) else None)))
         finally:
             data.close()
-
-
-def make_trackers(
-    manifest: SwarmGame, resolved: ResolvedGame, name: str, index: int, directory: Path
-) -> tuple[Tracker, ...]:
-    """Create the trackers of a peer; nothing is opened yet.
-
-    Args:
-        name: of the run.
-        index, directory: of the peer.
-    """
-    options = resolved_data(manifest, resolved)
-    # A tracker may be a service, and an author may have written a password into a variable of the pods.
-    options["spec"]["peers"] = {
-        key: value for key, value in options["spec"]["peers"].items() if key not in ("env", "podTemplate")
-    }
-    context = replace(context_of(manifest, name=name, index=index, directory=directory.absolute()), manifest=options)
-    return tuple(cast(Tracker, each.component(each.config, context)) for each in resolved.trackers)
 
 
 def progression_of(manifest: SwarmGame) -> Progression:
@@ -282,20 +352,15 @@ def progression_of(manifest: SwarmGame) -> Progression:
     )
 
 
-def facts_of(manifest: SwarmGame, components: Components) -> GameFacts:
-    """Return what the rules of the diagnostics know of the game."""
-    progression = progression_of(manifest)
-    return GameFacts(
-        single_peer=progression.single_peer,
-        external_groups=progression.sharing.external_groups,
-        evaluate_every=progression.evaluate_every,
-        trains=getattr(components.trainer.config, "update", "") != "none",
-        full_reward=components.rewards.full_reward,
-    )
-
-
 def roles_of(manifest: SwarmGame) -> RoleManager:
-    return RoleManager([Role(role.name, role.count, role.share_fraction) for role in manifest.spec.game.roles])
+    """Return what assigns the roles. The author's modules must be importable."""
+    roles = [Role(role.name, role.count, role.share_fraction) for role in manifest.spec.game.roles]
+    spec = manifest.spec.game.role_manager
+    if spec is None:
+        return RoleManager(roles)
+    found = _resolve_at("spec.game.roleManager", spec.use, spec.with_, "role manager")
+    with explained(found.component, "its constructor"):
+        return cast(type[RoleManager], found.component)(roles, found.config, context_of(manifest))
 
 
 # ── finding one component

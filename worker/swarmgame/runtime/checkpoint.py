@@ -2,9 +2,10 @@
 usable.
 
 A checkpoint is a folder `round-00000012` (the next round to play): `tensors.safetensors`, `state.json`, and
-`manifest.json` with the format version and the hashes of both, written last. The folder is written under a temporary
-name, flushed and renamed. Invariant: a folder with its final name and matching hashes is complete; any other is named
-in the log and skipped. One of another format version is an error: the run was not played by this release.
+`manifest.json` with the format version, the round, the hashes of both and one of itself, written last. The folder is
+written under a temporary name, flushed and renamed. Invariant: a folder with its final name and matching hashes is
+complete; any other is named in the log and skipped. One of another format version is an error: the run was not played
+by this release.
 
 The checkpoint of the best held-out evaluation so far is kept beyond the newest ones; `best.json` names it.
 """
@@ -32,17 +33,12 @@ from safetensors.torch import save as save_tensors
 from swarmgame.errors import BadData, writing
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.state import GameState, Rewards
+from swarmgame.runtime.checkpoint_manifest import MANIFEST, OtherVersion, folder_of, make_manifest, read_manifest
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
-"""Of the state and of how it is stored. Raise it with every change that an older checkpoint does not fit."""
-_STATE, _TENSORS, _MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
+_STATE, _TENSORS = "state.json", "tensors.safetensors"
 _BEST = "best.json"
-
-
-class OtherVersion(BadData):
-    """A checkpoint of another format version."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +85,6 @@ class CheckpointStore:
         tensors: dict[str, torch.Tensor] = {}
         tree = flatten(state, "", tensors)
         files = {_TENSORS: save_tensors(tensors), _STATE: json.dumps(tree, allow_nan=False).encode()}
-        manifest = {
-            "format": FORMAT_VERSION,
-            "nextRound": next_round,
-            "files": {
-                name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()
-            },
-        }
         final = self._folder(next_round)
         temporary = self.folder / f".tmp-{final.name}-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -104,17 +93,18 @@ class CheckpointStore:
                 temporary.mkdir()
                 for name, data in files.items():
                     _write_flushed(temporary / name, data)
-                _write_flushed(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
+                _write_flushed(temporary / MANIFEST, json.dumps(make_manifest(next_round, files), indent=1).encode())
                 _flush_folder(temporary)
                 _put(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # what a full disk left; after success there is none
-        _flush_folder(self.folder)
-        if best is not None:
-            record = self.folder / f".tmp-{_BEST}"
-            _write_flushed(record, json.dumps({"nextRound": next_round, "reward": best}).encode())
-            record.replace(self.folder / _BEST)
-        self._prune()
+        with writing(self.folder):
+            _flush_folder(self.folder)
+            if best is not None:
+                record = self.folder / f".tmp-{_BEST}"
+                _write_flushed(record, json.dumps({"nextRound": next_round, "reward": best}).encode())
+                record.replace(self.folder / _BEST)
+            self._prune()
         return final
 
     def best(self) -> BestEvaluation | None:
@@ -145,13 +135,7 @@ class CheckpointStore:
             OtherVersion: another release wrote it.
         """
         path = self._folder(next_round)
-        try:
-            manifest = json.loads((path / _MANIFEST).read_bytes())
-            version = int(manifest["format"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadData(f"{path}: no usable {_MANIFEST} ({error})") from error
-        if version != FORMAT_VERSION:
-            raise OtherVersion(other_version(path, f"is of format version {version}", f"version {FORMAT_VERSION}"))
+        manifest = read_manifest(path)
         return self._load(path, manifest, mapped=mapped)
 
     def load_latest(self) -> Checkpoint | None:
@@ -170,7 +154,7 @@ class CheckpointStore:
         return None
 
     def _folder(self, next_round: int) -> Path:
-        return self.folder / f"round-{next_round:08d}"
+        return self.folder / folder_of(next_round)
 
     def _folders(self) -> list[Path]:
         found = (path for path in self.folder.glob("round-*") if path.name.removeprefix("round-").isdigit())
@@ -187,10 +171,10 @@ class CheckpointStore:
                     files[name] = (path / name).read_bytes()
                     digest = hashlib.sha256(files[name]).hexdigest()
                 if digest != manifest["files"][name]["sha256"]:
-                    raise BadData(f"{path / name}: the content does not match the hash in {_MANIFEST}")
+                    raise BadData(f"{path / name}: the content does not match the hash in {MANIFEST}")
             tensors = load_file(path / _TENSORS) if mapped else load_tensors(files[_TENSORS])
-            return Checkpoint(int(manifest["nextRound"]), _unflatten(json.loads(files[_STATE]), tensors), path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return Checkpoint(manifest["nextRound"], _unflatten(json.loads(files[_STATE]), tensors), path)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadData(f"{path}: not a complete checkpoint ({type(error).__name__}: {error})") from error
 
     def _prune(self) -> None:
@@ -209,6 +193,7 @@ class CheckpointWriter(Observer):
     Args:
         state: returns the tree to save.
         saved: called after each save, with the next round and the seconds that it took.
+        announce: called where a checkpoint may be saved, with whether it is; other ranks then take part in `state`.
     """
 
     def __init__(
@@ -218,7 +203,9 @@ class CheckpointWriter(Observer):
         every_rounds: int,
         state: Callable[[], Mapping[str, Any]],
         saved: Callable[[int, float], None],
+        announce: Callable[[bool], None] = lambda saving: None,
     ) -> None:
+        self._announce = announce
         self._store = store
         self._every = every_rounds
         self._state = state
@@ -234,13 +221,16 @@ class CheckpointWriter(Observer):
 
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
         evaluated = report.evaluation.average.get("all", math.nan) if report.evaluation is not None else math.nan
-        if evaluated > self._best:
+        is_best, is_due = evaluated > self._best, (report.round + 1) % self._every == 0
+        self._announce(is_best or is_due)
+        if is_best:
             self._best = evaluated
             self._save(report.round + 1, best=evaluated)
-        elif (report.round + 1) % self._every == 0:
+        elif is_due:
             self._save(report.round + 1)
 
     def game_finished(self, rounds: int) -> None:
+        self._announce(rounds != self._last)
         if rounds != self._last:
             self._save(rounds)
 
@@ -251,12 +241,27 @@ class CheckpointWriter(Observer):
         self._saved(next_round, time.perf_counter() - began)
 
 
-def other_version(path: Path, found: str, written: str) -> str:
-    """Return what to do about a checkpoint of another release, as a sentence."""
-    return (
-        f"{path} {found}; this release writes {written}: start afresh with --fresh, or go on with the release that "
-        "wrote it"
-    )
+class CheckpointParticipant(Observer):
+    """The part that the other ranks have in a checkpoint of a policy that all of them hold.
+
+    Args:
+        saving: returns what the first rank's `CheckpointWriter` announces.
+        state: returns the trainer's state, a call of all ranks.
+    """
+
+    def __init__(self, saving: Callable[[], bool], state: Callable[[], object]) -> None:
+        self._saving = saving
+        self._state = state
+
+    def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
+        self._take_part()
+
+    def game_finished(self, rounds: int) -> None:
+        self._take_part()
+
+    def _take_part(self) -> None:
+        if self._saving():
+            self._state()
 
 
 def _put(temporary: Path, final: Path) -> None:

@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any, Protocol, TypeVar
 
 import msgpack
 
 from swarmgame.errors import BadUsage
-from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
+from swarmgame.game.protocol import Claim, ClockError, ClosedBy, Collected, CollectPolicy, CommunicationManager, Member
 from swarmgame.game.ranks import Ranks
+from swarmgame.game.remote_work import RemoteWork
+from swarmgame.game.sources import Sources
 from swarmgame.game.state import Contribution, PeerId
+from swarmgame.runtime.admission import Admission
 from swarmgame.runtime.options import PeerOptions, run_id
 from swarmgame.swarm import codec
 from swarmgame.swarm.settings import SwarmSettings
 from swarmgame_api.manifest import SwarmGame
+from swarmgame_common.sockets import split_host_and_port
 
 T = TypeVar("T")
 
@@ -30,8 +34,25 @@ T = TypeVar("T")
 class Backend(CommunicationManager, Protocol):
     """A communication backend, which also knows the addresses at which other peers reach it."""
 
+    def start(self) -> None:
+        """Listen, before joining, so that the addresses are known while this peer waits for others."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what a checkpoint keeps of it."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what a checkpoint kept, before joining."""
+        ...
+
     @property
     def addresses(self) -> tuple[str, ...]: ...
+
+    @property
+    def failure(self) -> str:
+        """Why this process has to end, as a sentence; empty while it can go on. Does not block."""
+        ...
 
 
 def kept_rounds(manifest: SwarmGame) -> int:
@@ -44,20 +65,42 @@ def make_backend(
     options: PeerOptions,
     *,
     bootnodes: Sequence[str] = (),
-    admission: Callable[[PeerId], bool] = lambda peer: True,
+    admission: Admission | None = None,
+    sources: Sources | None = None,
+    rollout_tokens: int = 0,
+    rollouts_per_group: int = 0,
 ) -> Backend:
     """Return the backend of `spec.communication`, not yet joined.
+
+    Args:
+        admission: which peers may take part, and which count from the start; None: all, and none.
+        sources: of the game, which other peers compare with theirs.
+        rollout_tokens: most ids of a rollout; 0: not known.
+        rollouts_per_group: most of them that a group of another peer may have; 0: not known.
 
     Raises:
         BadUsage: with TorchDistributed: no rendezvous, or an index beyond the number of peers.
     """
     network = options.network
-    settings = SwarmSettings(admission=admission, keep_rounds=kept_rounds(manifest))
-    if manifest.spec.communication.backend == "TorchDistributed":
+    spec = manifest.spec
+    admission = admission or Admission(frozenset(options.anchors))
+    settings = SwarmSettings(
+        admission=admission.admits,
+        keep_rounds=kept_rounds(manifest),
+        limits=_limits(manifest, rollouts_per_group),
+        sources=sources or Sources(),
+        anchors=admission.anchors,
+        probation_rounds=spec.communication.probation_rounds,
+        counted_per_address=spec.communication.counted_per_address,
+        max_rounds=spec.game.max_rounds,
+        stages=spec.game.stages,
+        rollout_tokens=rollout_tokens,
+    )
+    if spec.communication.backend == "TorchDistributed":
         from swarmgame.swarm.transports.rank_group import RankAddress
         from swarmgame.swarm.transports.torch_distributed import TorchDistributedCommunication
 
-        address = RankAddress(options.index, manifest.spec.peers.replicas, *_host_and_port(network.rendezvous))
+        address = RankAddress(options.index, spec.peers.replicas, *_host_and_port(network.rendezvous))
         if address.rank >= address.size:
             raise BadUsage(
                 f"--index is {address.rank}; expected less than spec.peers.replicas, {address.size}, "
@@ -69,17 +112,25 @@ def make_backend(
         warnings.filterwarnings("ignore", message="`torch.jit.script` is", category=FutureWarning)
         from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
-    known = (*bootnodes, *manifest.spec.communication.initial_peers, *network.initial_peers)
+    known = (*bootnodes, *spec.communication.initial_peers, *network.initial_peers)
     return HivemindCommunication(run_id(manifest), replace(network, initial_peers=known), settings=settings)
 
 
+def _limits(manifest: SwarmGame, rollouts_per_group: int) -> codec.Limits:
+    """Return what a contribution of the game may hold; without an environment a rollout has no segments."""
+    environment = manifest.spec.game.environment
+    limits = codec.Limits(segments=2 * environment.max_turns if environment is not None else 0)
+    return replace(limits, rollouts_per_group=rollouts_per_group) if rollouts_per_group else limits
+
+
 def _host_and_port(rendezvous: str) -> tuple[str, int]:
-    host, _, port = rendezvous.rpartition(":")
-    if not host or not port.isdecimal():
+    found = split_host_and_port(rendezvous)
+    if found is None:
         raise BadUsage(
-            f"--rendezvous is {rendezvous!r}; expected HOST:PORT of peer 0: with TorchDistributed the peers meet there"
+            f"--rendezvous is {rendezvous!r}; expected HOST:PORT of peer 0, or [IPV6]:PORT: with TorchDistributed the "
+            "peers meet there"
         )
-    return host, int(port)
+    return found
 
 
 class PeerCommunication:
@@ -90,17 +141,21 @@ class PeerCommunication:
         run: the id of the run.
         keep_rounds: how many rounds back other peers may still need a contribution.
         interrupted: whether this process has to stop; called on rank 0 while it waits for the swarm.
+        work: bounds what is used of the contributions of other peers; None: all is.
+        stages: of a round.
     """
 
     def __init__(
         self,
-        backend: CommunicationManager | None,
+        backend: Backend | None,
         ranks: Ranks,
         *,
         peer: PeerId,
         run: str,
         keep_rounds: int,
         interrupted: Callable[[], bool] = lambda: False,
+        work: RemoteWork | None = None,
+        stages: int = 1,
     ) -> None:
         if (backend is None) == (ranks.rank == 0):
             raise ValueError("rank 0, and only rank 0, holds the backend")
@@ -110,6 +165,8 @@ class PeerCommunication:
         self._run = run
         self._keep_rounds = keep_rounds
         self._interrupted = interrupted
+        self._work = work
+        self._stages = stages
         self._published: dict[tuple[int, int], tuple[Contribution, tuple[Claim, ...]]] = {}
 
     def join(self, *, expect: Sequence[PeerId] = (), min_replicas: int = 1, timeout_seconds: float = 120.0) -> None:
@@ -125,7 +182,7 @@ class PeerCommunication:
     def membership(self) -> tuple[Member, ...]:
         return self._on_rank_0(
             lambda backend: backend.membership(),
-            pack=lambda members: [[member.peer, member.round, member.stage] for member in members],
+            pack=lambda members: [astuple(member) for member in members],
             unpack=lambda rows: tuple(Member(*row) for row in rows),
         )
 
@@ -147,11 +204,15 @@ class PeerCommunication:
         # `stopped` is a collective call of all ranks (see `agreed`); only rank 0 runs here, so its own process
         # decides.
         here = stopped if self._ranks.size == 1 else self._interrupted
-        return self._on_rank_0(
-            lambda backend: backend.collect(round, stage, policy, stopped=here),
-            pack=self._pack,
-            unpack=_unpack,
-        )
+
+        def collect(backend: CommunicationManager) -> Collected:
+            collected = backend.collect(round, stage, policy, stopped=here)
+            if self._work is None:
+                return collected
+            own, _ = self._published.get((round, stage), (None, ()))
+            return self._work.bounded(collected, own, round=round, stages=self._stages)
+
+        return self._on_rank_0(collect, pack=self._pack, unpack=_unpack)
 
     def leave(self) -> None:
         if self._backend is not None:
@@ -159,7 +220,7 @@ class PeerCommunication:
 
     # ── checkpoint
     def state_dict(self) -> Mapping[str, Any]:
-        """Return what was published in the last rounds, in the wire format."""
+        """Return what was published in the last rounds, in the wire format, and which peers count."""
         published = [
             {
                 "shards": self._shards(contribution),
@@ -167,10 +228,15 @@ class PeerCommunication:
             }
             for contribution, claims in self._published.values()
         ]
-        return {"peer": self.peer, "published": published}
+        standings = self._backend.state_dict() if self._backend is not None else {}
+        return {"peer": self.peer, "published": published, "standings": standings}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what was published.
+    def load_state_dict(self, state: Mapping[str, Any], next_round: int) -> None:
+        """Take back what was published, and which peers count.
+
+        Args:
+            next_round: the round to go on with. What was published of it before a stop is left out: it is played and
+                published again, and may differ (other data, rewards or threads).
 
         Raises:
             codec.Malformed: it is not in the wire format of this release.
@@ -182,7 +248,10 @@ class PeerCommunication:
         for entry in state["published"]:
             contribution = codec.decode(entry["shards"])
             claims = tuple(Claim(*claim) for claim in entry["claims"])
-            self._published[contribution.round, contribution.stage] = contribution, claims
+            if contribution.round < next_round:
+                self._published[contribution.round, contribution.stage] = contribution, claims
+        if state.get("standings"):
+            self._backend.load_state_dict(state["standings"])
 
     # ── ranks
     def _on_rank_0(
@@ -209,6 +278,9 @@ class PeerCommunication:
             "seconds": collected.seconds,
             "bytes_sent": collected.bytes_sent,
             "bytes_received": collected.bytes_received,
+            "arrivals": list(collected.arrivals),
+            "standings": dict(collected.standings),
+            "clock_error": astuple(collected.clock_error) if collected.clock_error is not None else None,
         }
 
 
@@ -222,4 +294,7 @@ def _unpack(packed: Mapping[str, Any]) -> Collected:
         seconds=packed["seconds"],
         bytes_sent=packed["bytes_sent"],
         bytes_received=packed["bytes_received"],
+        arrivals=tuple(packed["arrivals"]),
+        standings=packed["standings"],
+        clock_error=ClockError(*packed["clock_error"]) if packed["clock_error"] is not None else None,
     )

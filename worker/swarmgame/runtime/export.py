@@ -7,33 +7,27 @@ Invariant: writing one changes neither the policy nor a random state.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch.nn import Module
 
-from swarmgame.errors import BadUsage, Temporary
-from swarmgame.game.components import Trainer
+from swarmgame.errors import BadUsage, Temporary, writing
+from swarmgame.game.components import Notice, Trainer
 from swarmgame.game.report import Observer, RoundReport
 from swarmgame.game.state import GameState, Rewards
+from swarmgame.runtime.assembly import check_adapters
 from swarmgame.runtime.model_card import ExportRecord, model_card
-from swarmgame_api.errors import InvalidManifest
 from swarmgame_api.export import ExportSpec
 
 logger = logging.getLogger(__name__)
 
 RECORD = "swarmgame.json"
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def write_export(
@@ -46,15 +40,15 @@ def write_export(
         merge_adapters: of a policy with adapters: write one complete model.
 
     Raises:
-        BadUsage: the folder holds something else or cannot be written, or the policy cannot be exported so.
-        Temporary: the disk is full.
+        BadUsage: the folder holds something else, or the policy cannot be exported so.
+        NotWritable: the disk is full, or the folder cannot be written.
     """
     folder = folder.resolve()
     refuse_used_folder(folder, replace=replace)
     if not merge_adapters and not trainer.has_adapters:
         raise BadUsage("this policy has no adapters to keep apart (spec.game.trainer.with.lora): export it without")
     temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    with explained_errors(folder):
+    with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -78,7 +72,7 @@ def refuse_used_folder(folder: Path, *, replace: bool) -> None:
     Raises:
         BadUsage: it is a file, or holds something else.
     """
-    with explained_errors(folder):
+    with writing(folder):
         if folder.exists() and not folder.is_dir():
             raise BadUsage(f"{folder} is not a folder")
         used = folder.is_dir() and any(folder.iterdir())
@@ -86,32 +80,6 @@ def refuse_used_folder(folder: Path, *, replace: bool) -> None:
         raise BadUsage(f"{folder} is not empty and holds no earlier export: name another folder")
     if used and not replace:
         raise BadUsage(f"{folder} holds an earlier export: replace it with --force, or name another folder")
-
-
-@contextmanager
-def explained_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of the file system into one sentence with the folder, and the right exit code.
-
-    Raises:
-        Temporary: the disk is full or failed.
-        BadUsage: the folder may not be written.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        number = error.errno if isinstance(error, OSError) else _os_error(error)
-        if number is None:
-            raise
-        reason = os.strerror(number)
-        if number in _FULL:
-            raise Temporary(f"{folder} could not be written: {reason}; nothing was left there") from error
-        if number in _FORBIDDEN:
-            raise BadUsage(f"{folder} cannot be written: {reason}; name a folder that you may write to") from error
-        if number in (errno.EBUSY, errno.EXDEV):
-            raise BadUsage(f"{folder} is where a disk is mounted: name a folder inside it") from error
-        if number in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
-            raise BadUsage(f"{folder} cannot be written: {reason}") from error
-        raise Temporary(f"{folder} could not be written: {reason}") from error
 
 
 class ExportWriter(Observer):
@@ -130,13 +98,14 @@ class ExportWriter(Observer):
     def __init__(
         self, trainer: Trainer, spec: ExportSpec, folder: Path, *, record: Callable[[int], ExportRecord]
     ) -> None:
-        if spec.adapters == "Separate" and not trainer.has_adapters:
-            raise InvalidManifest("spec.model.export.adapters", "Separate", "Merged: the trainer has no adapters")
+        check_adapters(spec, trainer.has_adapters)
         self._trainer = trainer
         self._spec = spec
         self._folder = folder
         self._record = record
         self._max_rounds = 0
+        self._failed = 0
+        self._reason = ""
 
     def game_started(self, first_round: int, max_rounds: int) -> None:
         self._max_rounds = max_rounds
@@ -149,6 +118,13 @@ class ExportWriter(Observer):
             self._write(rounds)
         except (BadUsage, Temporary) as error:
             logger.error("no export after %d rounds, the game goes on: %s", rounds, error)
+            self._failed += 1
+            self._reason = self._reason or str(error)
+
+    def notices(self) -> Sequence[Notice]:
+        """Return how many exports failed, with the first reason; nothing without one."""
+        text = f"an export during the game failed: {self._reason}"
+        return (Notice("export-failed", text, self._failed),) if self._failed else ()
 
     def game_finished(self, rounds: int) -> None:
         if self._spec.at_end and rounds >= self._max_rounds:
@@ -159,7 +135,7 @@ class ExportWriter(Observer):
         merge = self._spec.adapters == "Merged"
         write_export(self._trainer, self._record(rounds), target, merge_adapters=merge, replace=True)
         logger.info("exported the policy after %d rounds to %s", rounds, target)
-        with explained_errors(self._folder):
+        with writing(self._folder):
             for old in sorted(self._folder.glob("round-*"))[: -self._spec.keep]:
                 shutil.rmtree(old)
             for leftover in self._folder.glob(".round-*"):  # of a process that was killed while it wrote
@@ -219,9 +195,3 @@ def _put(temporary: Path, folder: Path) -> None:
         old.rename(folder)
         raise
     shutil.rmtree(old)
-
-
-def _os_error(error: SafetensorError) -> int | None:
-    """Return the number of the operating system's error that safetensors quotes."""
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found.group(1)) if found else None

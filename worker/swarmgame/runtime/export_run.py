@@ -14,11 +14,13 @@ from pathlib import Path
 
 import swarmgame
 from swarmgame.errors import BadData, BadUsage
-from swarmgame.game.components import DataManager, Demonstrations, Trainer
+from swarmgame.game.components import DataManager, Trainer
+from swarmgame.game.demonstrations import Demonstrations
 from swarmgame.observability.peer_progress import PeerProgress
 from swarmgame.observability.run_directory import PeerDirectory, RunDirectory
 from swarmgame.runtime.assembly import context_of, local_modules, resolve_game
-from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, OtherVersion
+from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore
+from swarmgame.runtime.checkpoint_manifest import OtherVersion
 from swarmgame.runtime.export import export_folder, refuse_used_folder, write_export
 from swarmgame.runtime.model_card import ExportRecord, evaluations_of, make_record
 from swarmgame_api.load import load_manifest
@@ -148,7 +150,7 @@ def trainer_of(manifest: SwarmGame, source: Path, checkpoint: Checkpoint) -> Ite
         BadData: the checkpoint is of another game or model.
     """
     resolved = resolve_game(manifest, source)
-    context = context_of(manifest)
+    context = context_of(manifest, folder=resolved.folder)
     data: DataManager | None = None
     trainer: Trainer | None = None
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from swarmgame.observability.peer_progress import Line, number, numbers
+from swarmgame.observability.peer_progress import Line, is_lost, number, numbers
 from swarmgame_api.manifest import SwarmGame
 
 ENDS = 10
@@ -125,7 +125,7 @@ def make_record(manifest: SwarmGame, lines: Iterable[Line], *, peer: int, rounds
         rounds: finished rounds of the policy.
     """
     game, model = manifest.spec.game, manifest.spec.model
-    played = [line for line in lines if line["round"] < rounds]
+    played = [line for line in lines if line["round"] < rounds and not is_lost(line)]
     rewards = [reward for line in played if (reward := number(line, "reward")) is not None]
     ends = min(ENDS, max(1, len(rewards) // 2))
     external = [numbers(line, "external") for line in played]
@@ -153,7 +153,10 @@ def make_record(manifest: SwarmGame, lines: Iterable[Line], *, peer: int, rounds
 
 
 def evaluations_of(lines: Iterable[Line]) -> tuple[EvaluationRecord, ...]:
-    """Return the held-out evaluations in the lines of finished rounds; those without a number are left out."""
+    """Return the held-out evaluations in the lines of finished rounds; those without a number, or of weights that were
+    lost, are left out.
+    """
+    lines = (line for line in lines if not is_lost(line))
     return tuple(found for line in lines if (found := _evaluation(line, "evaluation")) is not None)
 
 
@@ -180,7 +183,13 @@ def model_card(record: ExportRecord, files: Iterable[str]) -> str:
     kind = _kind(names)
     title = f"{record.game}: peer {record.peer} after {record.rounds} of {record.max_rounds} rounds"
     base = record.base_on_hub or record.base.partition("?")[0].partition("://")[0]
-    origin = {"": "made by the trainer", "builtin": "the builtin model", "file": "a local model"}.get(base, base)
+    package = record.base.removeprefix("pypi://").partition("/")[0]
+    origin = {
+        "": "a policy that its own trainer makes",
+        "builtin": "the builtin model",
+        "file": "a local model",
+        "pypi": f"the model in the Python package {package}",
+    }.get(base, base)
     parts = [
         f"---\n{_front_matter(record, kind)}---\n",
         f"# {title}\n",
@@ -261,7 +270,8 @@ def _adapters(kind: str) -> str:
 def _code(record: ExportRecord, kind: str, names: list[str]) -> str:
     code = _CODE[kind]
     if kind == "peft":
-        local = f"{PLACE}/base" if record.base.startswith("builtin://") else record.base.removeprefix("file://")
+        beside = record.base.startswith(("builtin://", "pypi://"))
+        local = f"{PLACE}/base" if beside else record.base.removeprefix("file://")
         return code.replace("{base}", record.base_on_hub or local)
     if kind == "modules":
         return code.replace("{file}", next((name for name in names if name.endswith(".safetensors")), ""))

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from pathlib import Path
 
 from swarmgame.chain.endpoint import ChainEndpoint
@@ -15,6 +17,10 @@ from swarmgame.errors import BadUsage
 from swarmgame.swarm.identity import split_address
 from swarmgame.swarm.network_options import ANY_HOST, NetworkOptions
 from swarmgame_api.manifest import SwarmGame
+
+PEER_ID = re.compile(r"[1-9A-HJ-NP-Za-km-z]{40,64}")
+_FAMILIES: Mapping[str, type[IPv4Address] | type[IPv6Address]] = {"ip4": IPv4Address, "ip6": IPv6Address}
+ANNOUNCED = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class PeerOptions:
             `peers.minReplicas`.
         pre_running_deadline_seconds: longest wait for them; None: the manifest's `preRunningDeadlineSeconds`.
         threads: of torch, and of the libp2p daemon unless GOMAXPROCS is set.
+        anchors: ids of the game's own peers and of those that the user vouches for; they count from the start.
         chain: where the chain is; what is left open comes from the environment and the manifest.
     """
 
@@ -41,6 +48,7 @@ class PeerOptions:
     min_replicas: int | None = None
     pre_running_deadline_seconds: float | None = None
     threads: int = 1
+    anchors: tuple[str, ...] = ()
     chain: ChainEndpoint = field(default_factory=ChainEndpoint)
 
     def min_replicas_of(self, manifest: SwarmGame) -> int:
@@ -68,6 +76,7 @@ def peer_arguments(game: Path, options: PeerOptions, overrides: Sequence[str] = 
     optional = {
         "announce": network.announce,
         "initial-peer": network.initial_peers,
+        "anchor": options.anchors,
         "rendezvous": (network.rendezvous,) if network.rendezvous else (),
         "host": (network.host,) if network.host != ANY_HOST else (),
         "port": (network.port,) if network.port else (),
@@ -89,6 +98,36 @@ def peer_arguments(game: Path, options: PeerOptions, overrides: Sequence[str] = 
     ]
 
 
+def checked_announcements(addresses: Sequence[str], source: str) -> tuple[str, ...]:
+    """Return addresses of this peer as the daemon takes them: without its id, which it adds itself.
+
+    Args:
+        source: the option or variable that they come from.
+
+    Raises:
+        BadUsage: one is not an address of a TCP port.
+    """
+    found = tuple(address.partition("/p2p/")[0] for address in addresses)
+    for address in found:
+        if not ANNOUNCED.fullmatch(address):
+            raise BadUsage(
+                f"{source} {address!r} is not an address; expected /ip4/HOST/tcp/PORT, /ip6/HOST/tcp/PORT or "
+                "/dns4/HOST/tcp/PORT"
+            )
+        _, kind, host, *_ = address.split("/")
+        if kind in _FAMILIES and not _is_address(host, _FAMILIES[kind]):
+            raise BadUsage(f"{source} {address!r} names {host}, which is no address of {kind}; expected one of {kind}")
+    return found
+
+
+def _is_address(text: str, family: type[IPv4Address] | type[IPv6Address]) -> bool:
+    try:
+        family(text)
+    except AddressValueError:
+        return False
+    return True
+
+
 def checked_addresses(addresses: Sequence[str], source: str) -> tuple[str, ...]:
     """Return addresses of peers as they are.
 
@@ -104,3 +143,18 @@ def checked_addresses(addresses: Sequence[str], source: str) -> tuple[str, ...]:
         except ValueError as error:
             raise BadUsage(f"{source} {error}") from error
     return tuple(addresses)
+
+
+def checked_ids(peers: Sequence[str], source: str) -> tuple[str, ...]:
+    """Return ids of peers as they are.
+
+    Args:
+        source: the option or file that they come from.
+
+    Raises:
+        BadUsage: one is not a peer's id.
+    """
+    for peer in peers:
+        if not PEER_ID.fullmatch(peer):
+            raise BadUsage(f"{source} {peer!r} is not a peer's id; expected what its address ends with: 16Uiu2HA…")
+    return tuple(peers)

@@ -14,9 +14,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,34 +24,45 @@ import torch
 
 import swarmgame
 from swarmgame.chain.endpoint import chain_errors, resolve_endpoint
-from swarmgame.errors import BadData, ExitCode, InvalidManifest, SwarmGameError, not_writable
+from swarmgame.errors import BadData, ExitCode, InvalidManifest, SwarmGameError, not_writable, writing
 from swarmgame.game.collected_log import CollectedLog
+from swarmgame.game.components import Trainer
 from swarmgame.game.manager import GameManager, RunResult
 from swarmgame.game.protocol import CommunicationManager
 from swarmgame.game.ranks import Ranks
+from swarmgame.game.remote_work import RemoteWork
 from swarmgame.game.report import Observer
+from swarmgame.game.sharing_records import SharingRecords
 from swarmgame.game.state import PeerId
 from swarmgame.observability.http import Endpoints
 from swarmgame.observability.metrics import PeerMetrics
-from swarmgame.observability.run_directory import PeerDirectory
+from swarmgame.observability.run_directory import PeerDirectory, write_atomically
 from swarmgame.observability.status import PeerStatus, Phase
+from swarmgame.runtime.admission import admission_of
 from swarmgame.runtime.archiving import make_archive
 from swarmgame.runtime.assembly import (
     Components,
     ResolvedGame,
-    assemble,
-    context_of,
     local_modules,
     progression_of,
     resolve_game,
     roles_of,
 )
-from swarmgame.runtime.checkpoint import Checkpoint, CheckpointStore, other_version
+from swarmgame.runtime.checkpoint import Checkpoint, CheckpointParticipant, CheckpointStore
+from swarmgame.runtime.checkpoint_manifest import other_version
 from swarmgame.runtime.communication import Backend, PeerCommunication, kept_rounds, make_backend
 from swarmgame.runtime.failure import PeerFailure, failure_of, packages_of
-from swarmgame.runtime.observers import diagnostics, export_writers, record_keepers, trackers
+from swarmgame.runtime.observers import (
+    GivesUp,
+    RemoteWorkObserver,
+    diagnostics,
+    export_writers,
+    record_keepers,
+    trackers,
+)
 from swarmgame.runtime.options import PeerOptions, run_id
-from swarmgame.runtime.ranks import DistributedRanks, RankedRewards, agreed, ranks_from_environment
+from swarmgame.runtime.ranks import DistributedRanks, agreed, rank_components, ranks_from_environment
+from swarmgame.runtime.sources import check_resume, sources_of
 from swarmgame.runtime.weights import weights_hash
 from swarmgame.swarm import codec
 from swarmgame.swarm.identity import Identity
@@ -72,12 +83,22 @@ EXIT_CODES = {
 }
 
 
-def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCode:
+Reachable = Callable[[Sequence[str]], None]
+"""Gets the addresses at which other peers reach this one, as soon as it listens there."""
+
+
+def log_addresses(addresses: Sequence[str]) -> None:
+    """Log the addresses of this peer."""
+    logger.info("other peers reach this one at %s", " ".join(addresses))
+
+
+def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions, reachable: Reachable = log_addresses) -> ExitCode:
     """Run one peer until the end of the game.
 
     Args:
         manifest: checked.
         folder: of the manifest; the author's own modules are imported from there.
+        reachable: shows the addresses; not called where no other peer can join.
 
     Returns:
         DONE after the last round, STOPPED after SIGTERM or SIGINT, TEMPORARY when no other peer is left and the
@@ -95,10 +116,11 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
         ranks = ranks_from_environment()
         if isinstance(ranks, DistributedRanks):
             cleanup.enter_context(ranks)
-        options.directory.mkdir(parents=True, exist_ok=True)
-        logs.configure(
-            file=PeerDirectory(options.directory).log, limit_repeats=True, index=options.index, rank=ranks.rank
-        )
+        with writing(options.directory):
+            options.directory.mkdir(parents=True, exist_ok=True)
+            logs.configure(
+                file=PeerDirectory(options.directory).log, limit_repeats=True, index=options.index, rank=ranks.rank
+            )
         identity = Identity.load_or_create(options.network.identity) if ranks.rank == 0 else None
         peer: PeerId = ranks.broadcast(identity.peer.encode() if identity else None).decode()
         status = PeerStatus(
@@ -106,7 +128,8 @@ def run_peer(manifest: SwarmGame, folder: Path, options: PeerOptions) -> ExitCod
         )
         status.change(peer=peer)
         try:
-            return _play(manifest, folder, resolve_game(manifest, folder), options, ranks, peer, status, stop, cleanup)
+            resolved = resolve_game(manifest, folder)
+            return _play(manifest, folder, resolved, options, ranks, peer, status, stop, cleanup, reachable)
         except (SwarmGameError, InvalidManifest) as error:
             status.change(phase=Phase.FAILED, last_error=str(error))
             raise
@@ -127,15 +150,20 @@ def _play(
     status: PeerStatus,
     stop: threading.Event,
     cleanup: ExitStack,
+    reachable: Reachable,
 ) -> ExitCode:
     spec = manifest.spec
     metrics = PeerMetrics(peer=peer, index=options.index, version=swarmgame.__version__)
+    backend: Backend | None = None
     if ranks.rank == 0:
-        _serve(options, status, metrics, peer, cleanup)
+        _serve(options, status, metrics, peer, cleanup, dead=lambda: backend.failure if backend is not None else "")
 
     # 1. the components, and the last checkpoint
-    components = _components(manifest, resolved, ranks, peer, options.directory)
+    work = RemoteWork(logger.warning, closed=spec.communication.backend == "TorchDistributed")
+    components = rank_components(manifest, resolved, ranks, peer, options.directory, work)
     cleanup.callback(components.close)
+    sources = sources_of(manifest, resolved, components.data, components.trainer.base_model)
+    status.change(sources=sources.as_json())
     store = CheckpointStore(PeerDirectory(options.directory).checkpoints, keep=spec.storage.checkpoints.keep)
     saved = store.load_latest()
 
@@ -148,10 +176,17 @@ def _play(
 
         bootnodes = start_reporter(reporter)
     registered_only = spec.communication.admission == "Registered"
-    backend: Backend | None = None
     if ranks.rank == 0:
-        admission = reporter.admits if reporter is not None and registered_only else lambda peer: True
-        backend = make_backend(manifest, options, bootnodes=bootnodes, admission=admission)
+        admission = admission_of(manifest, options, reporter.admits if reporter is not None else None)
+        backend = make_backend(
+            manifest,
+            options,
+            bootnodes=bootnodes,
+            admission=admission,
+            sources=sources,
+            rollout_tokens=components.trainer.tokens_per_rollout,
+            rollouts_per_group=components.trainer.rollouts_per_group,
+        )
     communication = PeerCommunication(
         backend,
         ranks,
@@ -159,13 +194,17 @@ def _play(
         run=run_id(manifest),
         keep_rounds=kept_rounds(manifest),
         interrupted=stop.is_set,
+        work=work,
+        stages=spec.game.stages,
     )
     cleanup.callback(communication.leave)
 
     # 3. the state
     collected_log = CollectedLog(spec.game.sharing.max_staleness_rounds)
+    sharing_records = SharingRecords(spec.game.sharing.max_staleness_rounds)
     if saved is not None:
-        _restore(saved, components, communication, collected_log)
+        check_resume(saved, sources, manifest.spec.model.uri if manifest.spec.model is not None else "")
+        _restore(saved, components, communication, collected_log, sharing_records)
         logger.info("resuming at round %d from %s", saved.next_round, saved.path)
     observers: list[Observer] = []
     if backend is not None:
@@ -178,19 +217,31 @@ def _play(
                 "data": components.data.state_dict(),
                 "communication": communication.state_dict(),
                 "collected_log": collected_log.state_dict(),
+                "sharing_records": sharing_records.state_dict(),
                 # Not `communication`, which is a collective call: only rank 0 saves.
                 "members": [member.peer for member in backend.membership()],
+                "sources": sources.as_json(),
             }
+
+        def announce(saving: bool) -> None:
+            if components.trainer.has_shared_state:
+                ranks.broadcast(bytes([saving]))
 
         archive = make_archive(manifest, folder, options, saved, components, ranks.size, peer)
         if archive is not None:
             cleanup.callback(archive.close)
+        exports = export_writers(manifest, options, components)
+        tracking = trackers(manifest, resolved, options, cleanup)
+        optional: list[GivesUp] = [*([archive] if archive is not None else []), *exports, *tracking]
         observers = [
-            diagnostics(manifest, options, components, status, metrics),
-            *record_keepers(manifest, options, store, saved, state, status, metrics, archive),
-            *export_writers(manifest, options, components),
-            *trackers(manifest, resolved, options, cleanup),
+            RemoteWorkObserver(work),
+            diagnostics(manifest, options, components, status, metrics, optional),
+            *record_keepers(manifest, options, store, saved, state, status, metrics, archive, announce),
+            *exports,
+            *tracking,
         ]
+    elif components.trainer.has_shared_state:
+        observers = [CheckpointParticipant(lambda: ranks.broadcast(None) == b"\x01", components.trainer.state_dict)]
     if reporter is not None:
         from swarmgame.chain.reporter import ChainObserver
 
@@ -199,6 +250,11 @@ def _play(
     # 4. the swarm
     deadline_seconds = options.deadline_of(manifest)
     status.change(phase=Phase.JOINING)
+    if backend is not None:
+        backend.start()
+        status.change(addresses=backend.addresses)
+        if backend.addresses:
+            reachable(backend.addresses)
     if reporter is not None and registered_only and not reporter.wait_until_registered(deadline_seconds, stop.is_set):
         logger.warning(
             "the registration of this peer is not final yet, so other peers do not admit it: %s",
@@ -209,8 +265,6 @@ def _play(
         min_replicas=options.min_replicas_of(manifest),
         timeout_seconds=deadline_seconds,
     )
-    if backend is not None:
-        status.change(addresses=backend.addresses)
 
     # 5. the game
     manager = GameManager(
@@ -221,9 +275,11 @@ def _play(
         communication=communication,
         roles=roles_of(manifest),
         collected_log=collected_log,
+        sharing_records=sharing_records,
+        episodes=components.episodes,
         observers=observers,
         stopped=agreed(stop.is_set, ranks),
-        weights_hash=(lambda: weights_hash(components.trainer)) if ranks.rank == 0 else (lambda: ""),
+        weights_hash=lambda: _weights_hash(components.trainer, ranks),
     )
     # All objects that exist now live until the end: the garbage collector need not visit them again each time that a
     # quarter as many have been added. They are released again at the end: nanobind reports all that is left at exit.
@@ -245,24 +301,29 @@ def _play(
     return EXIT_CODES[result]
 
 
-def _serve(options: PeerOptions, status: PeerStatus, metrics: PeerMetrics, peer: PeerId, cleanup: ExitStack) -> None:
+def _serve(
+    options: PeerOptions,
+    status: PeerStatus,
+    metrics: PeerMetrics,
+    peer: PeerId,
+    cleanup: ExitStack,
+    *,
+    dead: Callable[[], str],
+) -> None:
     """Start the endpoints, and write their port where the runner reads it."""
-    endpoints = Endpoints(status, metrics, options.http_host, options.http_port)
+    endpoints = Endpoints(status, metrics, options.http_host, options.http_port, dead=dead)
     cleanup.callback(endpoints.stop)
     port = endpoints.start()
-    PeerDirectory(options.directory).http.write_text(json.dumps({"port": port, "peer": peer}))
+    write_atomically(PeerDirectory(options.directory).http, json.dumps({"port": port, "peer": peer}))
 
 
-def _components(manifest: SwarmGame, resolved: ResolvedGame, ranks: Ranks, peer: PeerId, directory: Path) -> Components:
-    """Create the components of this rank. Rank 0 holds the sandbox; the others get its rewards."""
-    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
-    context = context_of(manifest, peer=peer, ranks=ranks, device=device, directory=directory.absolute())
-    if ranks.size == 1:
-        return assemble(resolved, context)
-    if ranks.rank == 0:
-        components = assemble(resolved, context)
-        return replace(components, rewards=RankedRewards(components.rewards, ranks))
-    return assemble(resolved, context, rewards=RankedRewards(None, ranks))
+def _weights_hash(trainer: Trainer, ranks: Ranks) -> str:
+    """Return the hash on the first rank. The others return none, but take part where they share the weights."""
+    if ranks.rank and not trainer.has_shared_state:
+        return ""
+    with ranks.guarded("gathering the weights for their hash"):
+        found = weights_hash(trainer)
+    return "" if ranks.rank else found
 
 
 def _chain_reporter(
@@ -286,13 +347,18 @@ def _chain_reporter(
 
 
 def _restore(
-    saved: Checkpoint, components: Components, communication: PeerCommunication, collected_log: CollectedLog
+    saved: Checkpoint,
+    components: Components,
+    communication: PeerCommunication,
+    collected_log: CollectedLog,
+    sharing_records: SharingRecords,
 ) -> None:
     try:
         components.trainer.load_state_dict(saved.state["trainer"])
         components.data.load_state_dict(saved.state["data"])
         collected_log.load_state_dict(saved.state["collected_log"])
-        communication.load_state_dict(saved.state["communication"])
+        sharing_records.load_state_dict(saved.state.get("sharing_records", {}))
+        communication.load_state_dict(saved.state["communication"], saved.next_round)
     except codec.Malformed as error:
         found = f"holds contributions of another version of the wire format ({error})"
         raise BadData(other_version(saved.path, found, f"version {codec.SCHEMA}")) from error
@@ -302,11 +368,14 @@ def _restore(
 
 
 def _linger(communication: CommunicationManager, manifest: SwarmGame, over: Callable[[], bool]) -> None:
-    """Wait until every live member has played its last round: a slower one may still need this peer's contributions."""
+    """Wait until every live member that counts has played its last round: a slower one may still need this peer's
+    contributions.
+    """
     last = manifest.spec.game.max_rounds
     communication.announce_progress(last, 0)
     while not over():
-        if all(member.round >= last for member in communication.membership() if member.peer != communication.peer):
+        others = [m for m in communication.membership() if m.weight and m.peer != communication.peer]
+        if all(member.round >= last for member in others):
             return
         time.sleep(0.1)
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Self
 
@@ -23,8 +26,11 @@ from pydantic import Field
 from swarmgame.errors import BadUsage, Temporary
 from swarmgame.game.components import RewardManager
 from swarmgame.game.ranks import OneRank, Ranks
+from swarmgame.game.remote_work import RemoteWork
 from swarmgame.game.reward_checks import ScoringFailure, checked_rewards
-from swarmgame.game.state import GameState, Rewards
+from swarmgame.game.state import GameState, PeerId, Rewards
+from swarmgame.runtime.assembly import Components, ResolvedGame, assemble, context_of
+from swarmgame_api.manifest import SwarmGame
 from swarmgame_common.settings import Digits, EnvironmentSettings, InvalidSettings, Variable, read_settings
 
 MAX_BYTES = 1 << 31
@@ -34,6 +40,9 @@ at once.
 """
 
 
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+
+
 class DistributedRanks:
     """The processes of one peer, connected by torch.distributed. `ranks_from_environment` makes one."""
 
@@ -41,7 +50,7 @@ class DistributedRanks:
         self._rank = rank
         self._size = size
         self._timeout = timeout_seconds
-        with self._explained("joining"):
+        with self._explained("joining"), _on_loopback():
             dist.init_process_group(
                 backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
                 rank=rank,
@@ -124,16 +133,44 @@ class DistributedRanks:
             dist.destroy_process_group()
 
     @contextmanager
+    def guarded(self, doing: str) -> Iterator[None]:
+        """Turn the loss of a rank into `Temporary`, and leave other errors as they are."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not _is_of_backend(error):
+                raise
+            raise self._lost(doing, error) from error
+
+    @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:  # DistBackendError, DistNetworkError and gloo's own are all of this kind
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise Temporary(
-                f"rank {self._rank} of {self._size} lost the other processes of its peer while {doing} (a process "
-                f"died, or was silent for {self._timeout:g} s): {reason}. The peer ends; run it again and it resumes "
-                "from its last checkpoint"
-            ) from error
+            raise self._lost(doing, error) from error
+
+    def _lost(self, doing: str, error: RuntimeError) -> Temporary:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return Temporary(
+            f"rank {self._rank} of {self._size} lost the other processes of its peer while {doing} (a process "
+            f"died, or was silent for {self._timeout:g} s): {reason}. The peer ends; run it again and it resumes "
+            "from its last checkpoint"
+        )
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let gloo, which reads the variable when a group is made, use the loopback interface: the ranks of a peer are on
+    one machine. Another group of this process may need other machines.
+    """
+    name = "GLOO_SOCKET_IFNAME"
+    before = os.environ.get(name)
+    os.environ[name] = before or LOOPBACK
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 class _TorchrunSettings(EnvironmentSettings):
@@ -189,6 +226,7 @@ class RankedRewards(RewardManager):
         if self.inner is not None:
             # Checked before packing, so that the message names the manager and the group.
             scored = checked_rewards(self.inner.rewards(state), state, type(self.inner).__name__)
+            self.full_reward = self.inner.full_reward
             packed = msgpack.packb([_pack(scored.get(key)) for key, _ in state.groups()])
         received = msgpack.unpackb(self._ranks.broadcast(packed))
         rows = zip(state.groups(), received, strict=True)
@@ -220,6 +258,28 @@ def agreed(stopped: Callable[[], bool], ranks: Ranks) -> Callable[[], bool]:
     return decide
 
 
+def rank_components(
+    manifest: SwarmGame, resolved: ResolvedGame, ranks: Ranks, peer: PeerId, directory: Path, work: RemoteWork
+) -> Components:
+    """Create the components of this rank. Rank 0 holds the sandbox; the others get its rewards."""
+    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    context = context_of(
+        manifest,
+        folder=resolved.folder,
+        peer=peer,
+        ranks=ranks,
+        device=device,
+        directory=directory.absolute(),
+        remote_work=work,
+    )
+    if ranks.size == 1:
+        return assemble(resolved, context)
+    if ranks.rank == 0:
+        components = assemble(resolved, context)
+        return replace(components, rewards=RankedRewards(components.rewards, ranks))
+    return assemble(resolved, context, rewards=RankedRewards(None, ranks))
+
+
 def _pack(rewards: Sequence[float] | None) -> bytes | None:
     return None if rewards is None else struct.pack(f"<{len(rewards)}d", *rewards)
 
@@ -232,6 +292,11 @@ def _checked(length: int) -> int:
 
 def _tensor(payload: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(payload), dtype=torch.uint8) if payload else torch.empty(0, dtype=torch.uint8)
+
+
+def _is_of_backend(error: RuntimeError) -> bool:
+    """Return whether gloo or NCCL raised it. Gloo's errors have no class of their own, but name its source file."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,10 +21,15 @@ from swarmgame.archive.reader import StoredRound, check, load
 from swarmgame.archive.rows import contributions_of, rewards_of
 from swarmgame.archive.signatures import Proof, proof_of
 from swarmgame.errors import BadData, BadUsage
+from swarmgame.game.author_prompts import PROMPT_FAILED
 from swarmgame.game.components import RewardManager
+from swarmgame.game.move_check import ILLEGAL, OTHER_POSITION, PAST_STAGE
 from swarmgame.game.protocol import Exchange
+from swarmgame.game.sharing_records import SharingRecords
 from swarmgame.game.state import Contribution, GameState, GroupKey, Prompt, Rewards, Round
+from swarmgame.game.transcripts import MISMATCH
 from swarmgame.game.verification import RolloutVerifier
+from swarmgame.observability.peer_progress import is_lost
 from swarmgame.observability.run_directory import PeerDirectory
 from swarmgame.runtime.assembly import (
     Components,
@@ -102,12 +108,14 @@ def replay(
         raise BadUsage(f"{origin}, from which the run was started, is gone; name the game's manifest with --game")
     with local_modules(origin):
         components = _components(manifest, resolve_game(manifest, origin), stored, directory)
+        records = SharingRecords(manifest.spec.game.sharing.max_staleness_rounds)
         try:
             if start is not None:
                 saved = store.load(start)
                 components.trainer.load_state_dict(saved.state["trainer"])
                 components.data.load_state_dict(saved.state["data"])
-            repeat = _Repeat(manifest, components)
+                records.load_state_dict(saved.state.get("sharing_records", {}))
+            repeat = _Repeat(manifest, components, records)
             for number in rounds:
                 notify(f"round {number}")
                 repeat.round(load(files[number]), recorded[number])
@@ -123,7 +131,7 @@ def _recorded_weights(directory: PeerDirectory) -> dict[int, str]:
         # What follows the last line break is a line that is being written, or that a crash cut off.
         lines = directory.metrics.read_text(encoding="utf-8").split("\n")[:-1]
         found = [json.loads(line) for line in lines]
-        return {int(line["round"]): str(line["weights"]) for line in found}
+        return {int(line["round"]): str(line["weights"]) for line in found if not is_lost(line)}
     except KeyError as error:
         raise BadData(f"{directory.metrics} has no hashes of weights: an earlier release played the run") from error
     except (OSError, ValueError, TypeError) as error:
@@ -185,18 +193,33 @@ def _components(
 ) -> Components:
     torch.set_num_threads(stored.head["threads"])
     device = f"cuda:{torch.cuda.current_device()}" if stored.head["device"] == "cuda" else "cpu"
-    context = context_of(manifest, peer=stored.head["peer"], device=device, directory=directory.root.absolute())
+    context = context_of(
+        manifest,
+        folder=resolved.folder,
+        peer=stored.head["peer"],
+        device=device,
+        directory=directory.root.absolute(),
+    )
     return assemble(resolved, context, rewards=_RecordedRewards(None, context))
 
 
 class _Repeat:
     """Repeats rounds, one after another."""
 
-    def __init__(self, manifest: SwarmGame, components: Components) -> None:
+    def __init__(self, manifest: SwarmGame, components: Components, records: SharingRecords) -> None:
         self._progression = progression_of(manifest)
         self._roles = roles_of(manifest)
         self._components = components
-        self._verifier = RolloutVerifier(components.data, components.trainer, Exchange(self._progression.exchange))
+        exchange = Exchange(self._progression.exchange)
+        self._verifier = RolloutVerifier(
+            components.data,
+            components.trainer,
+            exchange,
+            records.seen,
+            components.episodes,
+            seed=self._progression.seed,
+            roles=self._roles,
+        )
         self.proofs: Counter[Proof] = Counter()
 
     def round(self, stored: StoredRound, recorded: str) -> None:
@@ -231,7 +254,7 @@ class _Repeat:
         data, differences = self._components.data, []
         state = GameState.begin(round, data.round_data(round))
         rewards: dict[GroupKey, list[float]] = {}
-        by_stage: dict[int, list[tuple[Contribution, dict[str, str]]]] = {}
+        by_stage: dict[int, list[tuple[Contribution, Mapping[str, Any], dict[str, str]]]] = {}
         own: dict[int, Contribution] = {}
         trainable: set[GroupKey] = set()
         for head, contribution, rows in contributions_of(stored.head, stored.rows):
@@ -240,7 +263,8 @@ class _Repeat:
                 own[head["stage"]] = contribution
                 continue
             proof = proof_of(head, contribution, rows, stored.head["run"])
-            self.proofs[proof] += 1
+            if contribution.groups:  # the archive keeps no announcement of an empty one, which has nothing to forge
+                self.proofs[proof] += 1
             if proof is Proof.FORGED:
                 differences.append(f"{_where(contribution)}: it is {proof}")
             outcomes = dict(zip(rows["question"].to_pylist(), rows["outcome"].to_pylist(), strict=True))
@@ -250,14 +274,16 @@ class _Repeat:
                 groups=whole,
                 references={group.question_id: contribution.references[group.question_id] for group in whole},
             )
-            by_stage.setdefault(head["collected_in"], []).append((part, outcomes))
+            received = by_stage.setdefault(head["collected_in"], [])
+            received.append((part, head, outcomes))
         for stage in range(round.stages):
             prompts = {prompt.question_id: prompt for prompt in data.stage_inputs(state, stage)}
             state = state.with_contribution(_with_payloads(own[stage], prompts, state))
             received = by_stage.get(stage, [])
-            verified = self._verifier.verify(state, [contribution for contribution, _ in received], prompts)
-            for (contribution, outcomes), reasons in zip(received, verified.reasons, strict=True):
-                differences += _other_outcomes(contribution, outcomes, reasons)
+            arrivals = [head.get("arrival", at) for at, (_, head, _) in enumerate(received)]
+            verified = self._verifier.verify(state, [each for each, _, _ in received], prompts, arrivals)
+            for (contribution, head, outcomes), reasons in zip(received, verified.reasons, strict=True):
+                differences += _other_outcomes(contribution, head, outcomes, reasons)
             state = verified.state
             trainable |= verified.trainable
         external = [key for key in (GroupKey(*key) for key in stored.head["external"]) if key in trainable]
@@ -301,12 +327,23 @@ def _with_payloads(contribution: Contribution, prompts: Mapping[str, Prompt], st
     return replace(contribution, groups=tuple(groups))
 
 
-def _other_outcomes(contribution: Contribution, outcomes: Mapping[str, str], reasons: Mapping[str, str]) -> list[str]:
+def _other_outcomes(
+    contribution: Contribution, head: Mapping[str, Any], outcomes: Mapping[str, str], reasons: Mapping[str, str]
+) -> list[str]:
     """Name the groups that pass the verification now and did not then, or the other way round."""
-    refusals = {"unresolvable", "prompt-mismatch", "text-mismatch", "words-only", "duplicate"}
+    # An earlier release wrote no roles. It could not make a later stage's prompts as their author, and trained on none.
+    # A group of an earlier round's later stage passed, and copies of it did not; it is refused now, and they pass.
+    older = "role" not in head
+    refusals = {
+        "unresolvable", "prompt-mismatch", "text-mismatch", "unknown-ids", "copied", "words-only", "duplicate",
+        "other-role", ILLEGAL, MISMATCH,
+        OTHER_POSITION, PAST_STAGE, PROMPT_FAILED,
+    }  # fmt: skip
     found = []
     for question, before in outcomes.items():
         now = reasons.get(question, "")
+        if older and ((now == "" and before in ("words-only", "copied")) or now in (OTHER_POSITION, PAST_STAGE)):
+            continue
         if question in contribution.references and (now or before in refusals) and now != before:
             found.append(f"{_where(contribution)}, group {question}: outcome is {now or 'accepted'}, was {before}")
     return found

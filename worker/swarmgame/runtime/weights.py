@@ -2,7 +2,8 @@
 
 The beginning of a SHA-256 over names, types, shapes and bytes. Of a tensor on an accelerator only two sums of its bits
 modulo 2^64 are hashed, taken there, so that 16 bytes are moved and not the weights. Equal weights have equal hashes on
-devices of one kind. The sums find accidents, not forgeries: they can be made equal on purpose.
+devices of one kind. The sums find accidents, not forgeries: they can be made equal on purpose. Sharded tensors are
+completed one after another, so that no device holds them all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 from swarmgame.game.components import Trainer
 from swarmgame.runtime.checkpoint import flatten
+from swarmgame.trainer.shards import complete
 
 _CHUNK = 1 << 22
 _FIRST, _SECOND = 0x9E3779B97F4A7C15 - (1 << 64), 0xC2B2AE3D27D4EB4F - (1 << 64)
@@ -22,14 +24,16 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def weights_hash(trainer: Trainer) -> str:
-    """Return the hash of a trainer's weights, or of its complete state where it does not name them."""
+    """Return the hash of a trainer's weights, or of its complete state where it does not name them. A call of all ranks
+    where they share the weights.
+    """
     named = trainer.weights()
     tensors: dict[str, torch.Tensor] = {}
     tree = flatten(named or trainer.state_dict(), "", tensors, copy=False)
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
     for name, tensor in tensors.items():
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        flat = tensor.detach().contiguous().view(-1)
+        flat = complete(tensor).detach().contiguous().view(-1)
         if flat.device.type == "cpu":
             digest.update(flat.view(torch.uint8).numpy().data)
         else:

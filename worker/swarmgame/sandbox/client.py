@@ -1,10 +1,11 @@
 """The sandbox: calls functions by name, in a process that can only compute.
 
 It is used for all code that reads untrusted data: regenerating a question from a reference, scoring an answer, a game
-author's reward function. Arguments and results are JSON; nothing is pickled. The process (`fork_server`) starts on
-first use, with a fixed hash seed (five of reasoning-gym's datasets depend on it), restarts when it dies, and ends with
-its parent. `protections` lists what the kernel supports, and is logged once. Invariant: `call_untrusted` returns one
-result a call, in order; a call that breaks a limit gives a result with a breach, not an exception.
+author's reward function. A call that evaluates anything has a process of its own, so an answer can touch no other
+score. Arguments and results are JSON; nothing is pickled. The process (`fork_server`) starts on first use, with a fixed
+hash seed (five of reasoning-gym's datasets depend on it), restarts when it dies, and ends with its parent.
+`protections` lists what the kernel supports, and is logged once. Invariant: `call_untrusted` returns one result a call,
+in order; a call that breaks a limit gives a result with a breach, not an exception.
 """
 
 from __future__ import annotations
@@ -21,25 +22,33 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from select import select
-from typing import Any
+from typing import Any, ClassVar
 
+from swarmgame import bounded_json
 from swarmgame.errors import SwarmGameError, Temporary
+from swarmgame.sandbox.frames import MAX_FRAME, write_frame
 from swarmgame.user_code import CodeError
 
 _log = logging.getLogger("swarmgame.sandbox")
 
-_MAX_FRAME = 64 * 2**20
 _START_SECONDS = 120.0
+_DEEPEST = 2 * bounded_json.DEEPEST
+"""Of an answer, which holds results of `DEEPEST`."""
 _TIMEOUT_FACTOR = 4.0
 """The process is killed after this many deadlines a call without an answer; its own limit (3 deadlines) comes first."""
 
 
 class SandboxBroken(Temporary):
     """The sandbox's process could not be started, or died twice during the same request."""
+
+
+class _TooLong(ValueError):
+    """A request of more than `MAX_FRAME` bytes."""
 
 
 class CallFailed(SwarmGameError):
@@ -52,7 +61,8 @@ class CallResult:
 
     Args:
         value: the return value; None after a breach.
-        breach: empty, or its kind: program, timeout, memory, forbidden, killed, ended, exception, "not run".
+        breach: empty, or its kind: program, timeout, memory, forbidden, killed, ended, exception, "not run",
+            "beyond budget", "no room": the results of its request fill an answer.
         message: explains the breach.
         error: the exception, where the breach is one.
     """
@@ -63,20 +73,34 @@ class CallResult:
     error: CodeError | None = None
 
 
+@dataclass(slots=True)
+class Budget:
+    """Processor time that calls may use together.
+
+    Args:
+        seconds: what is left; every batch reduces it, by a little more than there was where a call is cut off.
+    """
+
+    seconds: float
+
+
 class Sandbox:
     """One sandbox process, shared by the threads of a peer.
 
     Args:
         deadline: most processor seconds of one call; its most wall-clock time is three times that.
-        memory: most bytes that a batch of calls may allocate, beyond those of the imports.
+        memory: most bytes that a call may allocate, beyond those of the imports.
         readable: additional paths for trusted calls (a dataset's folder); untrusted calls cannot read them.
 
     Raises:
         SandboxBroken: by every method, when no process can be started.
     """
 
+    _server: ClassVar[Sequence[str]] = ("swarmgame.sandbox.fork_server",)
+    """Module of the process, and its arguments."""
+
     def __init__(self, *, deadline: float = 2.0, memory: int = 512 * 2**20, readable: Sequence[Path] = ()) -> None:
-        self._deadline = deadline
+        self.deadline = deadline
         self._memory = memory
         self._readable = tuple(str(path) for path in readable)
         self._lock = threading.RLock()
@@ -88,27 +112,59 @@ class Sandbox:
         self._protections: tuple[str, ...] = ()
 
     def call_untrusted(
-        self, function: str, calls: Sequence[Sequence[Any]], *, deadline: float | None = None
+        self,
+        function: str,
+        calls: Sequence[Sequence[Any]],
+        *,
+        deadline: float | None = None,
+        budget: Budget | None = None,
+        before: str = "",
+        shared: int = 0,
+        together: bool = False,
+        trial: bool = False,
     ) -> list[CallResult]:
-        """Call `package.module:function` once for each list of arguments, all in one restricted fork.
+        """Call `package.module:function` once for each list of arguments, each in a restricted process of its own.
 
-        Put the data of one author only in a batch: after three breaches the rest of it is not run.
+        Put the data of one author only in a batch: after three costly breaches the rest of it is not run.
 
         Args:
             function: its name; the module is imported in the sandbox.
             calls: JSON-like arguments.
             deadline: instead of the sandbox's.
+            budget: processor time of all calls; those beyond it have the breach "beyond budget".
+            before: name of a function that is called with the first `shared` arguments of a call, once for adjacent
+                calls where these are equal, and again before a process whose trial has used up what it made. The
+                processes of the calls inherit what it caches. Its breach is theirs.
+            together: make all calls in one restricted process, where one may change what a later one returns: for
+                arguments that are never evaluated.
+            trial: first try all calls in one restricted process: a call that would evaluate, import or open anything is
+                given up, and made in a process of its own. For functions that keep nothing between calls.
 
         Raises:
             CallFailed: the function cannot be imported.
         """
         if not calls:
             return []
-        limit = self._deadline if deadline is None else deadline
-        request = {"op": "run", "function": function, "calls": [list(call) for call in calls], "deadline": limit}
-        answer = self._request(request, _START_SECONDS + len(calls) * limit * _TIMEOUT_FACTOR)
+        limit = self.deadline if deadline is None else deadline
+        request = {
+            "op": "run",
+            "function": function,
+            "calls": [list(call) for call in calls],
+            "deadline": limit,
+            "budget": None if budget is None else budget.seconds,
+            "before": before,
+            "shared": shared,
+            "together": together,
+            "trial": trial,
+        }
+        try:
+            answer = self._request(request, _START_SECONDS + 2 * len(calls) * limit * _TIMEOUT_FACTOR)
+        except _TooLong as error:
+            answer = {"results": [{"breach": "memory", "message": str(error)}] * len(calls), "seconds": 0.0}
         if "error" in answer:
             raise CallFailed(f"{function}: {answer['error']}")
+        if budget is not None:
+            budget.seconds -= answer["seconds"]
         results = [
             CallResult(
                 raw.get("value"),
@@ -171,8 +227,8 @@ class Sandbox:
 
     def _request(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         body = json.dumps(request).encode()
-        if len(body) > _MAX_FRAME:
-            raise ValueError(f"a request of {len(body)} bytes; the sandbox takes {_MAX_FRAME}")
+        if len(body) > MAX_FRAME:
+            raise _TooLong(f"a request of {len(body)} bytes; the sandbox takes {MAX_FRAME}")
         with self._lock:
             for _ in range(2):
                 process = self._running()
@@ -205,7 +261,7 @@ class Sandbox:
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
         }
         process = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-W", "ignore", "-m", "swarmgame.sandbox.fork_server"],
+            [sys.executable, "-s", "-P", "-W", "ignore", "-m", *self._server],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -255,7 +311,7 @@ class Sandbox:
 
 
 class SharedSandbox:
-    """The sandbox that the components of a peer share; the last `release` ends it."""
+    """The sandbox that the components of a process share; the last `release` ends it."""
 
     _lock = threading.Lock()
     _sandbox: Sandbox | None = None
@@ -269,6 +325,16 @@ class SharedSandbox:
             if cls._sandbox is None:
                 cls._sandbox = Sandbox()
             return cls._sandbox
+
+    @classmethod
+    @contextmanager
+    def held(cls) -> Iterator[None]:
+        """Keep it in the block, so that components which follow each other use one process; starts none itself."""
+        cls.hold()
+        try:
+            yield
+        finally:
+            cls.release()
 
     @classmethod
     def release(cls) -> None:
@@ -306,14 +372,12 @@ def _exchange(process: subprocess.Popen[bytes], body: bytes, timeout: float) -> 
     assert process.stdout is not None
     until = time.monotonic() + timeout
     try:
-        view = memoryview(struct.pack("<I", len(body)) + body)
-        while view:
-            view = view[os.write(process.stdin.fileno(), view) :]
+        write_frame(process.stdin.fileno(), body)
         header = _read(process.stdout.fileno(), 4, until)
         size = struct.unpack("<I", header)[0]
-        if size > _MAX_FRAME:
+        if size > MAX_FRAME:
             return None
-        answer = json.loads(_read(process.stdout.fileno(), size, until))
+        answer = bounded_json.loads(_read(process.stdout.fileno(), size, until), deepest=_DEEPEST)
     except (OSError, EOFError, ValueError):
         return None
     return answer if isinstance(answer, dict) else None

@@ -1,9 +1,8 @@
-"""The sandbox's process: a fork server that restricts itself, and forks once for every batch of calls.
+"""The sandbox's server: imports modules, restricts itself, and forks once for every batch of calls.
 
-The server starts clean, imports modules on request, and never handles untrusted data. Each batch runs in a fork that
-can read only the interpreter and its packages, has no network and no other processes, bounded memory, and a deadline
-on every call. When a call breaks a limit, the fork is killed, the breach is reported, and the next call gets a new
-fork, so no change to the interpreter survives a batch. Started as `python -m swarmgame.sandbox.fork_server`.
+It starts clean, never handles untrusted data, and is the warm process that batches inherit their imports from
+(`batch` says what happens in one). It watches the batch process: where that fails while it prepares calls, those calls
+get the breach, and the others a new batch process. Started as `python -m swarmgame.sandbox.fork_server`.
 Invariant: one answer for every request, and one result for every call in it.
 """
 
@@ -13,33 +12,42 @@ import ctypes
 import gc
 import importlib
 import json
+import math
 import os
 import resource
 import select
 import signal
-import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from swarmgame.sandbox import landlock, seccomp
-from swarmgame.user_code import MAX_TEXT, MAX_TRACE, as_number, describe, kind_of, printable
+from swarmgame.sandbox import batch, landlock, privileges, seccomp
+from swarmgame.sandbox.batch import COSTLY, MAX_BREACHES, TICK_SECONDS, WALL_FACTOR, Limits, Work
+from swarmgame.sandbox.frames import (
+    MAX_FRAME,
+    MAX_RESULT,
+    TOO_LONG,
+    Result,
+    checked,
+    first_frame,
+    parsed,
+    read_frame,
+    write_frame,
+)
+from swarmgame.sandbox.huge_pages import HugePages
+from swarmgame.user_code import as_number, describe
 
-MAX_FRAME = 64 * 2**20
-MAX_RESULT = 4 * 2**20
-MAX_BREACHES = 3
-"""After so many breaches the remaining calls of a batch are not made."""
-WALL_FACTOR = 3
-"""Most wall-clock time of a call, in deadlines. The deadline itself counts processor time, so a busy machine causes no
-breach.
-"""
-_TICK_SECONDS = 0.02
-
-_CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
-
-_Result = dict[str, Any]
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_MARGIN = 1 << 16
+"""Bytes of a message of the batch process besides the result in it."""
+_BREACH = 200
+"""Bytes that a breach of ours has at most in an answer."""
+_NO_ROOM: Result = {
+    "breach": "no room",
+    "message": f"its result is one too many: those of a request may have {MAX_FRAME >> 20} MiB together",
+}
 
 
 def main() -> None:
@@ -48,240 +56,261 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     settings = json.loads(read_frame(requests) or b"null")
     if settings is None:
         return
     server = ForkServer(settings, keep=(requests, answers))
     write_frame(answers, json.dumps({"protections": server.protections}).encode())
     while (frame := read_frame(requests)) is not None:
-        write_frame(answers, json.dumps(server.answer(json.loads(frame))).encode())
+        write_frame(answers, _as_frame(server.answer(json.loads(frame))))
+        server.reap()
 
 
 class ForkServer:
     """Imports modules, restricts itself, and runs batches in forks."""
 
     def __init__(self, settings: dict[str, Any], keep: Sequence[int]) -> None:
-        self._memory = int(settings["memory"])
-        self._packages = [str(path) for path in settings["packages"]]
         self._keep = tuple(keep)
-        self._statm = _open_statm()
-        self.protections = self._restrict([str(path) for path in settings["readable"]])
+        self._statm = batch.open_statm()
+        self._pages = HugePages()
+        self._functions: dict[str, Callable[..., Any]] = {}
+        packages = [str(path) for path in settings["packages"]]
+        readable = [str(path) for path in settings["readable"]]
+        self._limits = Limits(packages, int(settings["memory"]), None, False)
+        self.protections = self._restrict(readable)
+        self._freeze()
 
     def _restrict(self, readable: list[str]) -> list[str]:
-        applied = []
-        if _unshare_network():
-            applied.append("network namespace")
+        applied = privileges.unshare()
         for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
             resource.setrlimit(limit, (0, 0))
-        _lower(resource.RLIMIT_NOFILE, 256)
+        privileges.lower(resource.RLIMIT_NOFILE, 256)
         applied.append("resource limits")
-        if version := landlock.restrict([*readable, *self._packages]):
+        folders = [*readable, *self._limits.packages]
+        if version := landlock.restrict(folders):
             applied.append(f"landlock {version}")
-        if self._probe_seccomp():
+        imported = [str(path) for path in readable if path in sys.path]
+        user = privileges.unprivileged_user(imported)
+        without = user is not None or _can_read_without_capabilities(imported)
+        self._limits = replace(self._limits, user=user, keep_reading=not without)
+        if _in_a_fork(lambda: privileges.drop(user, keep_reading=not without)):
+            applied.append("no capabilities" if without else "no capability but to read files")
+        if user is not None:
+            applied.append("user nobody")
+        if _in_a_fork(lambda: seccomp.install() and seccomp.install_final()):
             applied.append("seccomp")
         return applied
-
-    def _probe_seccomp(self) -> bool:
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if seccomp.install() else 1)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
             if request["op"] == "prepare":
-                return {"value": _function(request["function"])(*request["arguments"])}
-            return {"results": self._run(request)}
+                value = self._function(request["function"])(*request["arguments"])
+                self._freeze()
+                return {"value": value}
+            return self._run(request)
         except Exception as error:  # noqa: BLE001 — the client raises it
             return {"error": str(describe(error))}
 
-    def _run(self, request: dict[str, Any]) -> list[_Result]:
-        function = _function(request["function"])
-        calls: list[list[Any]] = request["calls"]
-        results: list[_Result] = []
-        breaches = 0
+    def reap(self) -> None:
+        """Collect the processes that have ended; those of a batch process that was killed are now this one's."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        if name not in self._functions:
+            self._functions[name] = _import(name)
+            self._freeze()
+        return self._functions[name]
+
+    def _freeze(self) -> None:
+        """Keep the collector of a fork from touching, and so copying, what was imported."""
         gc.collect()
         gc.freeze()
-        while len(results) < len(calls):
-            if breaches >= MAX_BREACHES:
-                results.append({"breach": "not run", "message": f"{breaches} breaches before it in its batch"})
-                continue
-            results += self._fork(function, calls[len(results) :], float(request["deadline"]))
-            breaches = sum("breach" in result and result["breach"] in _COSTLY for result in results)
-        return results
+        self._pages.collapse()
 
-    def _fork(self, function: Callable[..., Any], calls: list[list[Any]], deadline: float) -> list[_Result]:
-        """Make calls in one fork until all are made or one breaks a limit."""
-        used = _virtual_memory(self._statm)
+    def _run(self, request: dict[str, Any]) -> dict[str, Any]:
+        calls: list[list[Any]] = request["calls"]
+        budget = math.inf if request["budget"] is None else float(request["budget"])
+        work = Work(
+            self._function(request["function"]),
+            calls,
+            float(request["deadline"]),
+            budget,
+            before=self._function(request["before"]) if request["before"] else None,
+            shared=int(request["shared"]),
+            together=bool(request["together"]),
+            trial=bool(request["trial"]),
+        )
+        results: dict[int, Result] = {}
+        seconds = 0.0
+        room = _Room(MAX_FRAME - _MARGIN - _BREACH * len(calls))
+        while pending := [index for index in range(len(calls)) if index not in results]:
+            breaches = sum(result.get("breach") in COSTLY for result in results.values())
+            if breaches >= MAX_BREACHES:
+                results |= {index: batch.not_run(breaches) for index in pending}
+                break
+            rest = replace(work, calls=[calls[index] for index in pending], budget=budget - seconds, breaches=breaches)
+            found, more = self._fork(rest, room)
+            results |= {pending[position]: result for position, result in found.items()}
+            seconds += more
+        return {"results": [results[index] for index in range(len(calls))], "seconds": seconds}
+
+    def _fork(self, work: Work, room: _Room) -> tuple[dict[int, Result], float]:
+        """Run a batch process. Return its results by position, at least one, and the processor seconds it used."""
+        used = batch.virtual_memory(self._statm)
         reader, writer = os.pipe()
         server = os.getpid()
         child = os.fork()
         if child == 0:
             os.close(reader)
-            self._run_child(function, calls, deadline, writer, used, server)
+            self._become_batch(work, writer, server, used)
         os.close(writer)
         try:
-            return self._watch(child, reader, len(calls), deadline)
+            return _Watch(child, reader, work, room).run()
         finally:
             os.close(reader)
 
-    def _watch(self, child: int, reader: int, count: int, deadline: float) -> list[_Result]:
-        """Read results, with a deadline on each, then reap the fork."""
-        results: list[_Result] = []
-        pending = b""
-        started, used = time.monotonic(), _processor_seconds(child)
-        late = ""
-        while len(results) < count:
-            if select.select([reader], [], [], _TICK_SECONDS)[0]:
-                chunk = os.read(reader, 1 << 16)
-                pending += chunk
-                if not chunk or len(pending) > MAX_RESULT:
-                    break
-                frames, pending = _complete_frames(pending)
-                if frames:
-                    results += [_checked(frame) for frame in frames]
-                    started, used = time.monotonic(), _processor_seconds(child)
-            elif _processor_seconds(child) - used > deadline or time.monotonic() - started > WALL_FACTOR * deadline:
-                late = f"no answer within {deadline:g} seconds of processor time"
-                break
-        del results[count:]
-        if len(results) == count:
-            _kill(child)
-            return results
-        if late:
-            _kill(child)
-            return [*results, {"breach": "timeout", "message": late}]
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if len(pending) <= MAX_RESULT else _kill(child)
-        return [*results, _breach(status)]
-
-    def _run_child(
-        self,
-        function: Callable[..., Any],
-        calls: list[list[Any]],
-        deadline: float,
-        writer: int,
-        used: int,
-        server: int,
-    ) -> NoReturn:
-        """Run in the fork: restrict it further, make the calls, and exit without unwinding the server's stack."""
+    def _become_batch(self, work: Work, writer: int, server: int, used: int) -> NoReturn:
+        """Run in the fork, and exit without unwinding the server's stack."""
         try:
-            _restrict_child(
-                self._packages, self._memory + used, len(calls) * deadline, [*self._keep, self._statm], server
-            )
-            for arguments in calls:
-                write_frame(writer, json.dumps(_call(function, arguments)).encode())
+            for descriptor in (*self._keep, self._statm, self._pages.descriptor):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            batch.BatchProcess(work, self._limits, writer, server, used).run()
         except BaseException:  # noqa: BLE001 — the fork must not return into the server's code
             os._exit(97)
         os._exit(0)
 
 
-_COSTLY = ("timeout", "memory", "forbidden", "killed", "ended")
+class _Room:
+    """What the results of a request may have together, in bytes, so that its answer is one frame."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, result: Result, size: int) -> Result:
+        """Return a result of that size, or a breach where there is no room for it."""
+        if size > self._left:
+            return _NO_ROOM
+        self._left -= size
+        return result
 
 
-def _call(function: Callable[..., Any], arguments: list[Any]) -> _Result:
-    try:
-        value = function(*arguments)
-        return {"value": _as_json(value)}
-    except MemoryError:
-        return {"breach": "memory", "message": "out of memory"}
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 — it is the result
-        found = describe(error, function)
-        return {
-            "breach": getattr(type(error), "breach", "exception"),
-            "message": _describe(error),
-            "error": [found.kind, found.message, found.where, found.trace],
-        }
+class _Watch:
+    """Reads what a batch process sends, with a deadline on what it does itself.
 
-
-def _as_json(value: Any) -> Any:
-    """Return a value that JSON can express; scalars of numpy and torch become numbers.
-
-    Raises:
-        TypeError: JSON cannot express it.
+    Args:
+        child: its process id.
+        reader: descriptor of its pipe.
+        room: for the results.
     """
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError, RecursionError):
-        number = as_number(value)
-        if number is None:
-            raise TypeError(f"returned {kind_of(value)}; expected a number, or another JSON value") from None
-        return number
-    return value
+
+    def __init__(self, child: int, reader: int, work: Work, room: _Room) -> None:
+        self._child = child
+        self._reader = reader
+        self._work = work
+        self._room = room
+        self._results: dict[int, Result] = {}
+        self._seconds = 0.0
+        self._busy: int | None = None
+        self._alone = False
+        self._started, self._used = time.monotonic(), 0.0
+
+    def run(self) -> tuple[dict[int, Result], float]:
+        """Return the results by position, and the processor seconds of all calls."""
+        failure = self._read()
+        if failure is not None and (self._work.together or self._busy is not None or not self._results):
+            position = len(self._results) if self._busy is None else self._busy
+            calls, shared = self._work.calls, self._work.shared
+            alone = self._alone or self._work.together
+            for index in range(position, len(calls)):
+                if index == position or (not alone and calls[index][:shared] == calls[position][:shared]):
+                    self._results.setdefault(index, failure)
+        return self._results, self._seconds
+
+    def _read(self) -> Result | None:
+        """Read until all results are there; else end the batch process, and return the breach."""
+        received = bytearray()
+        while len(self._results) < len(self._work.calls):
+            if not select.select([self._reader], [], [], TICK_SECONDS)[0]:
+                if self._is_late():
+                    # The batch process itself counts a call when it has ended.
+                    self._seconds += max(0.0, batch.processor_seconds(self._child) - self._used)
+                    self._end()
+                    return batch.late(self._work.deadline)
+                continue
+            chunk = os.read(self._reader, 1 << 16)
+            received += chunk
+            while (frame := first_frame(received)) is not None:
+                del received[: 4 + len(frame)]
+                self._take(frame)
+            if not chunk:
+                return batch.breach(os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1]))
+            if len(received) > MAX_RESULT + _MARGIN:
+                self._end()
+                return TOO_LONG
+        if self._work.together:
+            os.kill(self._child, signal.SIGKILL)  # the other kind ends by itself, after its forks
+        return None
+
+    def _take(self, frame: bytes) -> None:
+        """Read one message. That of a batch which is made together is untrusted."""
+        message = parsed(frame)
+        position, result = message.get("begin"), message.get("result")
+        if "result" in message:
+            if len(self._results) < len(self._work.calls):
+                found = checked(result)
+                size = len(json.dumps(found)) if self._work.together else len(frame)
+                self._results[len(self._results)] = self._room.take(found, size)
+            self._seconds = as_number(message.get("seconds")) or 0.0
+        elif not self._work.together:
+            self._busy = position if isinstance(position, int) else None
+            self._alone = bool(message.get("alone"))
+        if self._work.together == ("result" in message):
+            self._started, self._used = time.monotonic(), batch.processor_seconds(self._child)
+
+    def _is_late(self) -> bool:
+        if self._busy is None and not self._work.together:
+            return False
+        used = batch.processor_seconds(self._child) - self._used
+        return used > self._work.deadline or time.monotonic() - self._started > WALL_FACTOR * self._work.deadline
+
+    def _end(self) -> int:
+        os.kill(self._child, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
 
 
-def _restrict_child(packages: list[str], memory: int, seconds: float, inherited: list[int], server: int) -> None:
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != server:
-        os._exit(98)
-    for descriptor in inherited:
-        if descriptor >= 0:
-            os.close(descriptor)
-    _lower(resource.RLIMIT_AS, memory)
-    _lower(resource.RLIMIT_CPU, int(seconds) + 2)
-    _lower(resource.RLIMIT_NOFILE, 64)
-    _lower(resource.RLIMIT_NPROC, 0)
-    landlock.restrict(packages)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    seccomp.install()
+def _as_frame(answer: dict[str, Any]) -> bytes:
+    """Return an answer as a frame that its reader takes."""
+    body = json.dumps(answer).encode()
+    if len(body) > MAX_FRAME:
+        error = f"a value of {len(body)} bytes; an answer has at most {MAX_FRAME}"
+        return json.dumps({"error": error}).encode()
+    return body
 
 
-def _lower(limit: int, value: int) -> None:
-    hard = resource.getrlimit(limit)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(limit, (value, value))
+def _in_a_fork(attempt: Callable[[], bool]) -> bool:
+    """Return what a function returns in a fork, which it may restrict."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if attempt() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def _unshare_network() -> bool:
-    """Enter an empty network namespace, inside a new user namespace where the process has no privilege."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    return any(
-        libc.unshare(flags) == 0
-        for flags in (_CLONE_NEWNET | _CLONE_NEWIPC, _CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC)
-    )
+def _can_read_without_capabilities(folders: Sequence[str]) -> bool:
+    def attempt() -> bool:
+        return privileges.drop(None) and all(os.access(folder, os.R_OK) for folder in folders)
+
+    return _in_a_fork(attempt)
 
 
-def _breach(status: int) -> _Result:
-    if status == -signal.SIGSYS:
-        return {"breach": "forbidden", "message": "a system call that is not allowed"}
-    if status == -signal.SIGXCPU:
-        return {"breach": "timeout", "message": "processor time ran out"}
-    if status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, 97):
-        return {"breach": "memory", "message": "the process crashed, most likely out of memory"}
-    if status < 0:
-        return {"breach": "killed", "message": f"ended by signal {-status}"}
-    return {"breach": "ended", "message": "the answer ended its process"}
-
-
-def _kill(child: int) -> int:
-    os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _processor_seconds(process: int) -> float:
-    """Processor time of another process: its clock's id is made of its process id (clock_getcpuclockid(3))."""
-    try:
-        return time.clock_gettime((~process << 3) | 2)
-    except OSError:
-        return 0.0
-
-
-def _open_statm() -> int:
-    try:
-        return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
-
-
-def _virtual_memory(statm: int) -> int:
-    """Return the address space of the server in bytes; 8 GiB where /proc is hidden."""
-    if statm < 0:
-        return 8 * 2**30
-    return int(os.pread(statm, 64, 0).split()[0]) * resource.getpagesize()
-
-
-def _function(name: str) -> Callable[..., Any]:
+def _import(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     found: Any = importlib.import_module(module)
     for part in attribute.split("."):
@@ -290,80 +319,6 @@ def _function(name: str) -> Callable[..., Any]:
         raise TypeError(f"{name} is not callable")
     function: Callable[..., Any] = found
     return function
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"[:500]
-    except Exception:  # noqa: BLE001 — its `__str__` is untrusted code
-        return type(error).__name__
-
-
-def _checked(frame: bytes) -> _Result:
-    """Parse a result strictly: untrusted code may control the fork that sent it."""
-    try:
-        result = json.loads(frame)
-        if "breach" in result:
-            found = {
-                "breach": str(result["breach"])[:20],
-                "message": printable(str(result.get("message", "")), MAX_TEXT),
-            }
-            return {**found, "error": _checked_error(result["error"])} if "error" in result else found
-        return {"value": result["value"]}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {"breach": "killed", "message": "a result that cannot be read"}
-
-
-def _checked_error(error: Any) -> list[str]:
-    """Return class, message, place and traceback of an exception, as `CodeError` has them.
-
-    Raises:
-        ValueError: there are not four.
-    """
-    kind, message, where, trace = (str(part) for part in error)
-    return [
-        printable(kind, 100),
-        printable(message, MAX_TEXT),
-        printable(where, MAX_TEXT),
-        printable(trace, MAX_TRACE, lines=True),
-    ]
-
-
-def _complete_frames(pending: bytes) -> tuple[list[bytes], bytes]:
-    frames = []
-    while len(pending) >= 4 and len(pending) >= 4 + (size := struct.unpack_from("<I", pending)[0]):
-        frames.append(pending[4 : 4 + size])
-        pending = pending[4 + size :]
-    return frames, pending
-
-
-def read_frame(descriptor: int) -> bytes | None:
-    """Read a frame: four bytes of length, little-endian, then the body. None at the end of the stream."""
-    header = _read_exactly(descriptor, 4)
-    if header is None:
-        return None
-    size = struct.unpack("<I", header)[0]
-    if size > MAX_FRAME:
-        raise ValueError(f"a frame of {size} bytes; at most {MAX_FRAME}")
-    return _read_exactly(descriptor, size)
-
-
-def write_frame(descriptor: int, body: bytes) -> None:
-    """Write a frame completely."""
-    view = memoryview(struct.pack("<I", len(body)) + body)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _read_exactly(descriptor: int, size: int) -> bytes | None:
-    chunks = []
-    while size:
-        chunk = os.read(descriptor, min(size, 1 << 20))
-        if not chunk:
-            return None
-        chunks.append(chunk)
-        size -= len(chunk)
-    return b"".join(chunks)
 
 
 if __name__ == "__main__":

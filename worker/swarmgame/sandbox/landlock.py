@@ -10,6 +10,7 @@ Source: Linux, Documentation/userspace-api/landlock.rst and include/uapi/linux/l
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import stat
 import struct
@@ -82,7 +83,12 @@ def _allow_reading(ruleset: int, path: str) -> None:
 
 
 def _syscall(number: int, *arguments: object) -> int:
+    converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    return int(_libc().syscall(ctypes.c_long(number), *converted))
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
-    converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
-    return int(libc.syscall(ctypes.c_long(number), *converted))
+    return libc

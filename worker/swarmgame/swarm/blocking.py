@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
@@ -26,6 +27,10 @@ T = TypeVar("T")
 _CALL_SECONDS = 60.0
 """The loop answers in milliseconds; a machine that swaps may take longer."""
 _LEAVE_SECONDS = 15.0
+_START_SECONDS = 180.0
+"""A transport may be started several times before it gives up."""
+_STOP_SECONDS = 2.0
+"""Whoever stops this process may stop its transport a moment before: that is no failure."""
 _LEFT = "this peer has left the swarm"
 
 
@@ -97,6 +102,14 @@ def _ignore_closed_connections(loop: asyncio.AbstractEventLoop, context: dict[st
         loop.default_exception_handler(context)
 
 
+def _comes_true(condition: Callable[[], bool], seconds: float) -> bool:
+    """Return whether a condition is true within some seconds."""
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
 class BlockingCommunication:
     """A `CommunicationManager` over a node and its loop.
 
@@ -110,6 +123,7 @@ class BlockingCommunication:
         self._thread = thread
         self._own_loop = own_loop
         self._left = False
+        self._restored: Mapping[str, Any] | None = None
 
     @property
     def peer(self) -> PeerId:
@@ -120,12 +134,53 @@ class BlockingCommunication:
         """The name of the run."""
         return self._node.run
 
+    def start(self) -> None:
+        """Open the transport before joining, so that other peers can join by this one's address. A start that fails
+        closes everything.
+
+        Raises:
+            Temporary: the transport could not be started.
+        """
+        self._or_leave(self._node.start(), _START_SECONDS)
+
     def join(self, *, expect: Sequence[PeerId] = (), min_replicas: int = 1, timeout_seconds: float = 120.0) -> None:
         """See `CommunicationManager.join`. A join that fails closes everything."""
+        self._or_leave(self._join(tuple(expect), min_replicas, timeout_seconds), timeout_seconds + _START_SECONDS)
+
+    async def _join(self, expect: Sequence[PeerId], min_replicas: int, timeout_seconds: float) -> None:
+        node = self._node
+        if self._restored is not None:
+            # Only now: standings of peers that are not expected yet would be forgotten with the first message.
+            node.members.expect(expect, node.clock.now())
+            self._barrier.load_state_dict(self._restored)
+        await node.join(expect, min_replicas, timeout_seconds)
+        if self._restored is not None:
+            await self._barrier.catch_up()
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return which peers count, for a checkpoint."""
+
+        async def state() -> Mapping[str, Any]:
+            return self._barrier.state_dict()
+
+        return self._run(state())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back which peers count, before joining.
+
+        Raises:
+            KeyError, ValueError, TypeError: it is not such a state.
+        """
+
+        async def load() -> None:
+            self._barrier.load_state_dict(state)
+
+        self._run(load())
+        self._restored = state
+
+    def _or_leave(self, work: Coroutine[Any, Any, None], seconds: float) -> None:
         try:
-            self._thread.run(
-                self._node.join(tuple(expect), min_replicas, timeout_seconds), timeout_seconds + 2 * _CALL_SECONDS
-            )
+            self._thread.run(work, seconds)
         except BaseException:
             self.leave()
             raise
@@ -157,18 +212,40 @@ class BlockingCommunication:
     def collect(
         self, round: int, stage: int, policy: CollectPolicy, *, stopped: Callable[[], bool] = lambda: False
     ) -> Collected:
-        """See `CommunicationManager.collect`."""
+        """See `CommunicationManager.collect`.
+
+        Raises:
+            Temporary: another process runs with this peer's key, and was there before; or the transport has died.
+        """
         if self._left:
             raise Temporary(_LEFT)
-        future = self._thread.submit(self._barrier.collect(round, stage, policy, stopped))
+        ends: Callable[[], bool] = lambda: bool(self.failure) or stopped()  # noqa: E731
+        future = self._thread.submit(self._barrier.collect(round, stage, policy, ends))
         self._on_collect_started()
-        return self._thread.result(future, 2 * policy.deadline_seconds + _CALL_SECONDS)
+        collected = self._thread.result(future, 2 * policy.deadline_seconds + _CALL_SECONDS)
+        self._check_key()
+        if self.failure and not _comes_true(stopped, _STOP_SECONDS):
+            raise Temporary(self.failure)
+        return collected
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._left:
             work.close()
             raise Temporary(_LEFT)
-        return self._thread.run(work)
+        found = self._thread.run(work)
+        self._check_key()
+        return found
+
+    def _check_key(self) -> None:
+        if self._node.discovery.key_watch.must_end:
+            raise Temporary(self._node.discovery.key_watch.must_end)
+
+    @property
+    def failure(self) -> str:
+        """Why this process has to end, as a sentence: its transport has died, or another process has its key; empty
+        while it can go on.
+        """
+        return self._node.transport.failure or self._node.discovery.key_watch.must_end
 
     def _on_collect_started(self) -> None:
         """Called when a collect has begun; a hook for tests."""

@@ -1,8 +1,9 @@
 """Bodies over streams: request a body by its hash, and serve the requests of other peers.
 
 A request is the hash, 32 bytes. A response is a head (found or not, and the size), then the body. A stream carries one
-of each. Neither end trusts the other: memory is allocated for what has arrived, not for the size in the head, and a
-stream is cut off if its peer sends no request, does not read the response, or opens more streams than it can use.
+of each. Neither end trusts the other: memory is allocated for what has arrived, not for the size in the head, a body is
+sent in pieces, and a stream is cut off if its peer sends no request, does not read the response, or opens more streams
+than it can use.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable
 
 from swarmgame.game.state import PeerId
+from swarmgame.swarm.gate import Gate
 from swarmgame.swarm.transport import Oversized, Traffic, body_seconds
 
-STREAMS_PER_PEER = 8
-"""Twice as many as a fetcher uses at once."""
+PIECE_BYTES = 256 << 10
+"""What is handed to a stream at once: it keeps a copy until its peer has read it."""
 REQUEST_SECONDS = 5.0
 """A stream must send its request within this time."""
 _NAME_BYTES = 32
@@ -55,19 +58,26 @@ class BodyServer:
     Args:
         body: SHA-256 → the body, or None if we do not have it.
         traffic: where bytes are counted.
+        gate: bounds the streams; None: as if every peer counted.
     """
 
-    def __init__(self, body: Callable[[bytes], bytes | None], traffic: Traffic) -> None:
+    def __init__(self, body: Callable[[bytes], bytes | None], traffic: Traffic, gate: Gate | None = None) -> None:
         self._body = body
         self._traffic = traffic
-        self._held: Counter[PeerId] = Counter()
+        self._gate = gate or Gate(time.time, lambda peer: True, Counter())
 
-    async def serve(self, sender: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the request of a stream, then close the stream. Never raises."""
-        if self._held[sender] >= STREAMS_PER_PEER:
+    async def serve(
+        self, sender: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str = ""
+    ) -> None:
+        """Answer the request of a stream, then close the stream. Never raises.
+
+        Args:
+            address: from which the sender is connected; empty where it is not known.
+        """
+        place = self._gate.open_stream(sender, address)
+        if place is None:
             writer.close()
             return
-        self._held[sender] += 1
         # With an empty write buffer `drain` returns when all of the response has been sent, so `abort` loses nothing
         # and does not wait for a peer that does not read.
         writer.transport.set_write_buffer_limits(high=0)
@@ -76,9 +86,7 @@ class BodyServer:
                 await self._respond(reader, writer)
         finally:
             writer.transport.abort()
-            self._held[sender] -= 1
-            if not self._held[sender]:
-                del self._held[sender]
+            self._gate.close_stream(place)
 
     async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(REQUEST_SECONDS):
@@ -88,7 +96,8 @@ class BodyServer:
         size = len(body or b"")
         async with asyncio.timeout(body_seconds(size)):
             writer.write(_HEAD.pack(_NOT_FOUND if body is None else _FOUND, size))
-            if body:
-                writer.write(body)
+            for at in range(0, size, PIECE_BYTES):
+                writer.write(memoryview(body or b"")[at : at + PIECE_BYTES])
+                await writer.drain()
             await writer.drain()
         self._traffic.sent(size)

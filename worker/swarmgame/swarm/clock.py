@@ -16,12 +16,19 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
+_SINCE_BOOT: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""On Linux the monotonic clock stands still while the machine sleeps."""
+
 
 class Clock(Protocol):
     """The time functions that a node needs."""
 
     def now(self) -> float:
-        """Return Unix time in seconds."""
+        """Return Unix time in seconds. It goes on evenly where the machine's clock is set."""
+        ...
+
+    def set_since(self) -> float:
+        """Return the seconds by which the machine's clock has been set forward since the first reading."""
         ...
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
@@ -34,10 +41,19 @@ class Clock(Protocol):
 
 
 class RealClock:
-    """The machine's clock."""
+    """The machine's clock as it was when this object was made, and the time that has passed since, sleep included.
+
+    With a clock that follows each correction, members would expire at once, or a stage would wait for an hour.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.time() - time.clock_gettime(_SINCE_BOOT)
 
     def now(self) -> float:
-        return time.time()
+        return self._began + time.clock_gettime(_SINCE_BOOT)
+
+    def set_since(self) -> float:
+        return time.time() - self.now()
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
         if event.is_set() or seconds <= 0:
@@ -63,6 +79,9 @@ class VirtualClock:
 
     def now(self) -> float:
         return self._now
+
+    def set_since(self) -> float:
+        return 0.0
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
         if event.is_set() or seconds <= 0:

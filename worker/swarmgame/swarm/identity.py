@@ -10,6 +10,7 @@ Source: https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tempfile
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from coincurve import PrivateKey, PublicKey
 
 from swarmgame.errors import BadData, writing
 from swarmgame.game.state import PeerId
+from swarmgame_common.sockets import EVERY_ADDRESS
 
 SIGNATURE_BYTES = 65
 _PRIVATE_HEAD = bytes.fromhex("08021220")
@@ -162,15 +164,19 @@ class Identity:
         return signature
 
 
-def listen_address(port: int, host: str = "0.0.0.0") -> str:
-    """Return the multiaddr to listen on."""
-    return f"/ip4/{host}/tcp/{port}"
+def listen_addresses(port: int, host: str) -> list[str]:
+    """Return the multiaddrs to listen on: two where the host stands for every address of both families. The daemon
+    starts where it can listen on one of them, so that machines without IPv6 need no other.
+    """
+    if host == EVERY_ADDRESS:
+        return [f"/ip4/0.0.0.0/tcp/{port}", f"/ip6/::/tcp/{port}"]
+    return [f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}"]
 
 
 def dial_address(peer: PeerId, port: int, host: str = "127.0.0.1") -> str:
-    """Return the multiaddr at which others reach a peer: an IPv4 address or a DNS name, a port and the peer id."""
+    """Return the multiaddr at which others reach a peer: an IP address or a DNS name, a port and the peer id."""
     parts = host.split(".")
-    kind = "ip4" if len(parts) == 4 and all(part.isdigit() for part in parts) else "dns4"
+    kind = "ip4" if len(parts) == 4 and all(part.isdigit() for part in parts) else "ip6" if ":" in host else "dns4"
     return f"/{kind}/{host}/tcp/{port}/p2p/{peer}"
 
 
@@ -186,3 +192,19 @@ def split_address(address: str) -> tuple[str, PeerId]:
             f"{address!r} is not a peer's address; expected /ip4/HOST/tcp/PORT/p2p/PEER or /dns4/HOST/tcp/PORT/p2p/PEER"
         )
     return transport, peer
+
+
+def host_of(address: str) -> str:
+    """Return the host of a multiaddr; empty where it names none.
+
+    Of an IPv6 address it is the network of 64 bits, which is one customer's.
+    """
+    parts = address.split("/")
+    if len(parts) < 3 or parts[1] not in ("ip4", "ip6"):
+        return ""
+    try:
+        if parts[1] == "ip4":
+            return str(ipaddress.IPv4Address(parts[2]))
+        return str(ipaddress.IPv6Network((parts[2].partition("%")[0], 64), strict=False))
+    except ValueError:
+        return ""

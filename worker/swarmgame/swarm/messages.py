@@ -2,8 +2,8 @@
 
 An announcement names a peer's contribution to a stage: the hash (root) of an index of shards, and the index itself if
 the message stays within 512 bytes; a longer index is fetched by its hash like any body. A heartbeat gives a peer's
-position in the game, its addresses and an expiry time. Both are signed over a domain-separated text, so that neither
-can stand for the other or for another run.
+position in the game, its addresses, an expiry time, and what tells its game and its process apart from others. Both
+are signed over a domain-separated text, so that neither can stand for the other or for another run.
 
 Pure; the input of the `parse` functions is untrusted. A parsed message is well-formed and signed by the peer that it
 names; the inbox decides whether it is fresh, needed and admitted.
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NoReturn
 
 import msgpack
 
 from swarmgame.game.protocol import Claim
+from swarmgame.game.sources import NAMES, Sources
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.codec import SHARD_BYTES, DecodedShard, Limits, Malformed, Shard, encode
 
@@ -34,6 +35,8 @@ ANNOUNCEMENT_SECONDS = 7 * 86_400
 _NAME_LENGTH = 64
 _ADDRESSES = 4
 _ADDRESS_LENGTH = 96
+_DIGEST_BYTES = 8
+"""Longest fingerprint, and longest id of a process."""
 
 Verify = Callable[[PeerId, bytes, bytes], bool]
 """(peer, message, signature) → whether that peer signed it."""
@@ -109,6 +112,8 @@ class Heartbeat:
         addresses: multiaddrs without the peer id; may be empty.
         leaving: the peer has left.
         message: the heartbeat as sent.
+        process: random bytes of the process that signed it; empty where the sender does not name it.
+        sources: of its game; unknown ones where the sender does not name them.
     """
 
     peer: PeerId
@@ -118,6 +123,8 @@ class Heartbeat:
     addresses: tuple[str, ...]
     leaving: bool
     message: bytes
+    process: bytes = b""
+    sources: Sources = field(default_factory=Sources)
 
 
 # ── the index of shards
@@ -216,6 +223,17 @@ def parse_announcement(message: bytes, run: str, verify: Verify) -> Announcement
     Raises:
         Rejected: too large, malformed, or not signed by the peer that it names for this run.
     """
+    announcement, signature = read_announcement(message)
+    check_signature(announcement, signature, run, verify)
+    return announcement
+
+
+def read_announcement(message: bytes) -> tuple[Announcement, bytes]:
+    """Parse a remote peer's announcement. Return its signature too, which is not checked.
+
+    Raises:
+        Rejected: too large or malformed.
+    """
     fields = _list(_unpack(message, ANNOUNCEMENT_BYTES), 8)
     peer, (round, stage, expires, index_length) = _peer(fields[:2]), (_count(value, 1 << 40) for value in fields[2:6])
     body, signature = fields[6:]
@@ -225,9 +243,18 @@ def parse_announcement(message: bytes, run: str, verify: Verify) -> Announcement
     if not inline and len(body) != 32:
         _malformed()
     root = sha256(body).digest() if inline else body
-    if not verify(peer, _rollout_text(run, round, stage, root, expires), signature):
+    return Announcement(peer, round, stage, expires, root, index_length, body if inline else b"", message), signature
+
+
+def check_signature(announcement: Announcement, signature: bytes, run: str, verify: Verify) -> None:
+    """Check the signature of an announcement.
+
+    Raises:
+        Rejected: it is not of the peer that the announcement names, for this run.
+    """
+    made = announcement
+    if not verify(made.peer, _rollout_text(run, made.round, made.stage, made.root, made.expires), signature):
         raise Rejected("bad-signature")
-    return Announcement(peer, round, stage, expires, root, index_length, body if inline else b"", message)
 
 
 def _rollout_text(run: str, round: int, stage: int, root: bytes, expires: int) -> bytes:
@@ -269,15 +296,20 @@ def make_heartbeat(
     *,
     addresses: Sequence[str] = (),
     leaving: bool = False,
+    process: bytes = b"",
+    sources: Sources | None = None,
 ) -> Heartbeat:
     """Return a signed heartbeat; addresses that do not fit are left out."""
+    sources = sources or Sources()
     fitting = [address for address in addresses if len(address) <= _ADDRESS_LENGTH][:_ADDRESSES]
-    fields = [1, peer, round, stage, float(expires), fitting, leaving]
-    packed: bytes = msgpack.packb(fields)
-    message: bytes = msgpack.packb([packed, sign(_text("swarmgame-heartbeat/1", run, packed))])
-    if len(message) > HEARTBEAT_BYTES:
-        return make_heartbeat(run, peer, round, stage, expires, sign, addresses=fitting[:-1], leaving=leaving)
-    return Heartbeat(peer, round, stage, float(expires), tuple(fitting), leaving, message)
+    origin = [process, *sources.packed()]
+    while True:
+        fields = [1, peer, round, stage, float(expires), fitting, leaving, *([origin] if any(origin) else [])]
+        packed: bytes = msgpack.packb(fields)
+        message: bytes = msgpack.packb([packed, sign(_text("swarmgame-heartbeat/1", run, packed))])
+        if len(message) <= HEARTBEAT_BYTES:
+            return Heartbeat(peer, round, stage, float(expires), tuple(fitting), leaving, message, process, sources)
+        fitting = fitting[:-1]
 
 
 def parse_heartbeat(message: bytes, run: str, verify: Verify) -> Heartbeat:
@@ -289,9 +321,12 @@ def parse_heartbeat(message: bytes, run: str, verify: Verify) -> Heartbeat:
     packed, signature = _list(_unpack(message, HEARTBEAT_BYTES), 2)
     if not isinstance(packed, bytes) or not isinstance(signature, bytes):
         _malformed()
-    fields = _list(_unpack(packed, HEARTBEAT_BYTES), 7)
+    fields = _list(_unpack(packed, HEARTBEAT_BYTES))
+    if len(fields) not in (7, 8):
+        _malformed()
     peer, round, stage = _peer(fields[:2]), _count(fields[2], 1 << 40), _count(fields[3], 1 << 40)
-    expires, addresses, leaving = fields[4:]
+    expires, addresses, leaving = fields[4:7]
+    process, sources = _origin(fields[7]) if len(fields) == 8 else (b"", Sources())
     if not isinstance(expires, float) or not math.isfinite(expires) or not isinstance(leaving, bool):
         _malformed()
     if (
@@ -301,7 +336,15 @@ def parse_heartbeat(message: bytes, run: str, verify: Verify) -> Heartbeat:
         _malformed()
     if not verify(peer, _text("swarmgame-heartbeat/1", run, packed), signature):
         raise Rejected("bad-signature")
-    return Heartbeat(peer, round, stage, expires, tuple(addresses), leaving, message)
+    return Heartbeat(peer, round, stage, expires, tuple(addresses), leaving, message, process, sources)
+
+
+def _origin(value: Any) -> tuple[bytes, Sources]:
+    """Return the process and the sources of a heartbeat. A later release may announce more of them."""
+    found = _list(value)
+    if len(found) <= len(NAMES) or any(not isinstance(each, bytes) or len(each) > _DIGEST_BYTES for each in found):
+        _malformed()
+    return found[0], Sources.of_packed(found[1:])
 
 
 # ── parts of both

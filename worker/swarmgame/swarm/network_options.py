@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from swarmgame_common.sockets import EVERY_ADDRESS
+
 ANY_HOST = "0.0.0.0"
-"""All addresses of the machine."""
+"""All IPv4 addresses of the machine."""
+ANY_HOSTS = frozenset({ANY_HOST, EVERY_ADDRESS})
+"""What stands for more than one address: all of IPv4, or those of IPv6 too."""
+
+
+def host_for_peers(addresses: Sequence[str]) -> str:
+    """Return where to listen for peers of a swarm with these addresses: on IPv6 too, where one of them is of IPv6."""
+    ipv6 = any(address.startswith(("/ip6/", "/dns6/")) for address in addresses)
+    return EVERY_ADDRESS if ipv6 else ANY_HOST
 
 
 @dataclass(frozen=True)
@@ -15,7 +26,7 @@ class NetworkOptions:
 
     Args:
         identity: the key file.
-        host: IPv4 address to listen on.
+        host: address to listen on; one of `ANY_HOSTS` for all.
         port: TCP port to listen on; 0 takes any.
         announce: multiaddresses at which other peers reach this one, where it does not listen there itself (a Service,
             a NAT).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from swarmgame.game.sources import Sources
 from swarmgame.game.state import PeerId
 from swarmgame.swarm.codec import SHARD_BYTES, Limits
 
@@ -21,6 +22,13 @@ class SwarmSettings:
         call_seconds: longest wait for the answer to a small message.
         shard_bytes: size of shards before compression.
         limits: of what other peers send.
+        sources: of our game; peers of another one are no members.
+        anchors: peers that count from the start; None: every admitted peer does.
+        probation_rounds: complete rounds in a row after which any other peer counts.
+        counted_per_address: most peers of one remote address that count, anchors apart.
+        max_rounds: of the game; a position beyond it is not believed. 0: unknown.
+        stages: of a round.
+        rollout_tokens: most ids of a rollout; 0: not known, and not bounded.
     """
 
     admission: Callable[[PeerId], bool] = lambda peer: True
@@ -31,3 +39,10 @@ class SwarmSettings:
     call_seconds: float = 5.0
     shard_bytes: int = SHARD_BYTES
     limits: Limits = field(default_factory=Limits)
+    sources: Sources = field(default_factory=Sources)
+    anchors: frozenset[PeerId] | None = frozenset()
+    probation_rounds: int = 3
+    counted_per_address: int = 4
+    max_rounds: int = 0
+    stages: int = 1
+    rollout_tokens: int = 0

@@ -7,6 +7,7 @@ same ring on every peer, and the same announcements and seed give the same choic
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,13 +69,20 @@ def _around(ring: Sequence[PeerId], peer: PeerId, steps: range) -> list[PeerId]:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A shard that may be fetched."""
+    """A shard that may be fetched.
+
+    Args:
+        rank: of its author; authors of a lower one come first, whatever they claim.
+        share: authors of one share have the cap of one peer together; empty: the author has its own.
+    """
 
     peer: PeerId
     round: int
     stage: int
     position: int
     shard: ShardEntry
+    rank: int = 0
+    share: str = ""
 
 
 def choose(offers: Iterable[Offer], policy: CollectPolicy, taken: Iterable[Offer] = ()) -> list[Offer]:
@@ -84,42 +92,97 @@ def choose(offers: Iterable[Offer], policy: CollectPolicy, taken: Iterable[Offer
         taken: shards fetched already; they count.
 
     Returns:
-        The shards still to fetch, in order of preference. Shards that claim a nonzero advantage come first if the
-        policy prefers them.
+        The shards still to fetch, in order of preference: by rank; of one rank, shards that claim a nonzero advantage
+        come first if the policy prefers them. None can be spared of those that are preferred least: if the others were
+        enough, which ones are used would depend on which come first.
     """
-    cap = policy.max_per_peer or policy.external_groups
-    remaining: dict[PeerId, int] = {}
-    missing = policy.external_groups
+    groups = _Groups(policy, taken)
 
-    def take(offer: Offer) -> bool:
-        nonlocal missing
-        left = remaining.setdefault(offer.peer, cap)
-        worth = offer.shard.spread if policy.prefer_nonzero_advantage and offer.shard.spread else offer.shard.groups
-        gain = min(worth, left, missing)
-        remaining[offer.peer] = left - gain
-        missing -= gain
-        return gain > 0
-
-    for offer in taken:
-        take(offer)
-
-    def preference(offer: Offer) -> tuple[bool, int, bytes]:
-        flat = policy.prefer_nonzero_advantage and offer.shard.spread == 0
-        return flat, derive_seed("pull", policy.seed, offer.shard.name.hex()), offer.shard.name
+    def preference(offer: Offer) -> tuple[tuple[int, bool], int, bytes, PeerId]:
+        name = offer.shard.name
+        return _kind(policy, offer), derive_seed("pull", policy.seed, name.hex()), name, offer.peer
 
     chosen = []
-    for offer in sorted(offers, key=preference):
-        if missing <= 0:
+    for offer in sorted((each for each in offers if each.peer not in policy.avoided), key=preference):
+        if groups.are_enough:
             break
-        if take(offer):
+        if groups.add(offer):
             chosen.append(offer)
-    return chosen
+    spared = []
+    if groups.are_enough:
+        least = [each for each in chosen if _kind(policy, each) == _kind(policy, chosen[-1])]
+        spared = [each for each in reversed(least) if groups.spare(each)]
+    return [each for each in chosen if each not in spared]
 
 
-def quorum_of(policy: CollectPolicy, members: int) -> int:
-    """Return how many members must have published, ourselves included.
+def is_enough(policy: CollectPolicy, fetched: Sequence[Offer], awaited: Iterable[Offer] = ()) -> bool:
+    """Whether these shards have as many groups as the policy wants.
+
+    Args:
+        awaited: shards that are still to come. One that is preferred to a fetched one is waited for.
+    """
+    if not _Groups(policy, fetched).are_enough:
+        return False
+    least = max((_kind(policy, each) for each in fetched), default=None)
+    return least is None or all(_kind(policy, each) >= least for each in awaited)
+
+
+def _kind(policy: CollectPolicy, offer: Offer) -> tuple[int, bool]:
+    """Return how much an offer is preferred; of less comes first."""
+    return offer.rank, policy.prefer_nonzero_advantage and offer.shard.spread == 0
+
+
+class _Groups:
+    """How many groups some shards give, with the cap of each author."""
+
+    def __init__(self, policy: CollectPolicy, offers: Iterable[Offer] = ()) -> None:
+        self._policy = policy
+        self._cap = policy.max_per_peer or policy.external_groups
+        self._by_author: Counter[str] = Counter()
+        self._total = 0
+        for offer in offers:
+            self.add(offer)
+
+    @property
+    def are_enough(self) -> bool:
+        return self._total >= self._policy.external_groups
+
+    def add(self, offer: Offer) -> bool:
+        """Add an offer. Return False if its author's cap leaves none of its groups."""
+        if self._change(offer, self._worth(offer)) > 0:
+            return True
+        self._change(offer, -self._worth(offer))
+        return False
+
+    def spare(self, offer: Offer) -> bool:
+        """Take an offer away if the others are enough, and return whether they are."""
+        self._change(offer, -self._worth(offer))
+        if not self.are_enough:
+            self.add(offer)
+            return False
+        return True
+
+    def _change(self, offer: Offer, worth: int) -> int:
+        author = offer.share or offer.peer
+        before = min(self._cap, self._by_author[author])
+        self._by_author[author] += worth
+        gain = min(self._cap, self._by_author[author]) - before
+        self._total += gain
+        return gain
+
+    def _worth(self, offer: Offer) -> int:
+        prefers = self._policy.prefer_nonzero_advantage and offer.shard.spread
+        return offer.shard.spread if prefers else offer.shard.groups
+
+
+def is_quorum(policy: CollectPolicy, delivered: float, weight: float) -> bool:
+    """Whether enough of the counted weight has published, ours included.
 
     A percentage stands for the fraction that it rounds: 67 % of three is two, 33 % of three is one, 100 % of any
     number is all.
+
+    Args:
+        delivered: weight of those that have published.
+        weight: of all that count; with equal weights, their number.
     """
-    return max(1, math.ceil(policy.quorum * members - min(0.005 * members, 0.05)))
+    return delivered >= policy.quorum * weight - min(0.005 * weight, 0.05) - 1e-9

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from swarmgame.game.state import PeerId
+from swarmgame.swarm.gate import Gate
 
 CALL_BYTES = 96 << 10
 """Longest small message or answer; anything longer is sent as a body."""
@@ -29,6 +30,10 @@ class Unreachable(Exception):
 
 class Oversized(Exception):
     """The peer has more to send than allowed."""
+
+
+class Unreadable(Exception):
+    """The peer answered with something that is no message."""
 
 
 @dataclass(slots=True)
@@ -56,10 +61,12 @@ class Handlers:
     Args:
         call: (sender, message) → answer; fast, and never raises.
         body: SHA-256 → the body, or None if we do not have it.
+        gate: decides which calls are read, and how many streams are open; None: there is no bound.
     """
 
     call: Callable[[PeerId, bytes], bytes]
     body: Callable[[bytes], bytes | None]
+    gate: Gate | None = None
 
 
 class Transport(Protocol):
@@ -67,6 +74,11 @@ class Transport(Protocol):
 
     @property
     def traffic(self) -> Traffic: ...
+
+    @property
+    def failure(self) -> str:
+        """How the transport ended by itself, as a sentence; empty while it works."""
+        ...
 
     async def start(self, handlers: Handlers) -> None:
         """Open the connection.
@@ -82,6 +94,12 @@ class Transport(Protocol):
 
     def addresses(self) -> tuple[str, ...]:
         """Return the multiaddrs at which others may reach us, without the peer id."""
+        ...
+
+    def remote_address(self, peer: PeerId) -> str | None:
+        """Return the host from which a peer is or was connected to us itself: "" where peers of one host are not to be
+        bounded, None where it never was.
+        """
         ...
 
     async def connect_initial_peers(self) -> Sequence[PeerId]:
@@ -106,7 +124,7 @@ class Transport(Protocol):
         """Send a small message and return the answer.
 
         Raises:
-            Unreachable, Oversized
+            Unreachable, Oversized, Unreadable
         """
         ...
 

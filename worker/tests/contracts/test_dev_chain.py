@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import EXAMPLES, descendants, kill, metrics, run_to_end, running, wait_until
+from running import EXAMPLES, descendants, kill, metrics, process_to_end, running, wait_until
 
 from swarmgame.launch.local_peers import free_ports
 from swarmgame.swarm.identity import Identity, dial_address
@@ -26,7 +26,7 @@ from swarmgame_chain.dev import DevChain
 from swarmgame_chain.keys import Wallet
 from swarmgame_chain.messages import Domain
 from swarmgame_chain.reader import Coordinator, EventCursor, PeerState
-from swarmgame_chain.rpc import HttpRpcClient
+from swarmgame_chain.rpc import NodeClient
 
 pytestmark = pytest.mark.timeout(420)
 GAME = EXAMPLES / "03-digits" / "game.yaml"
@@ -35,7 +35,7 @@ ROUNDS = 5
 
 async def recorded(rpc: str, domain: Domain, peers: list[str]) -> tuple[int, list[PeerState], list[tuple[str, int]]]:
     """Return the chain's round, its states of the peers, and the sorted (peer, round) of all reports."""
-    async with HttpRpcClient(rpc) as chain:
+    async with NodeClient(rpc) as chain:
         coordinator = Coordinator(chain, domain)
         events, _ = await EventCursor(coordinator, 0, ("RewardSubmitted",)).poll()
         reports = sorted((event.values["peerId"], event.values["roundNumber"]) for event in events)
@@ -67,7 +67,7 @@ def test_four_peers_are_proven_and_each_reports_each_round(tmp_path: Path) -> No
     The quorum is 100 %: at a lower one, a slow peer joins the round of the others and reports none of those before.
     """
     chosen = ("--coordination=dev", "--set=communication.admission=Registered", "--set=game.progression.quorum=100%")
-    done = run_to_end("run", GAME, f"--rounds={ROUNDS}", *chosen, "--runs", tmp_path)
+    done = process_to_end("run", GAME, f"--rounds={ROUNDS}", *chosen, "--runs", tmp_path)
     run = tmp_path / "digits"
     assert f"chain: round {ROUNDS}, 4 peers proven, {4 * ROUNDS} reports final" in done.stderr
     assert any(row["external"] for index in range(4) for row in metrics(run, index))
@@ -89,7 +89,7 @@ def test_four_peers_are_proven_and_each_reports_each_round(tmp_path: Path) -> No
 
 
 def test_a_swarm_without_a_chain_shows_none(tmp_path: Path) -> None:
-    done = run_to_end("run", GAME, "--rounds=1", "--peers=2", "--coordination=none", "--runs", tmp_path)
+    done = process_to_end("run", GAME, "--rounds=1", "--peers=2", "--coordination=none", "--runs", tmp_path)
     run = tmp_path / "digits"
     assert "chain:" not in done.stderr
     assert "chain" not in json.loads((run / "summary.json").read_text())
@@ -105,12 +105,12 @@ def test_peers_of_an_external_sealed_contract_commit_and_open_every_report(tmp_p
     with Anvil() as anvil:
 
         async def fund() -> None:
-            async with HttpRpcClient(anvil.url) as chain:
+            async with NodeClient(anvil.url) as chain:
                 await chain.request("anvil_setBalance", wallet.address, hex(100 * ETHER))
 
         asyncio.run(fund())
         options = ("--rpc", anvil.url, "--key-file", key, "--sealed", "--min-round-seconds=0", "--json")
-        made = json.loads(run_to_end("chain", "deploy", *options).stdout)
+        made = json.loads(process_to_end("chain", "deploy", *options).stdout)
         domain = Domain(made["chainId"], made["contract"])
         carrying, *ports = free_ports(3)
         gateway = f"http://127.0.0.1:{carrying}"
@@ -163,13 +163,13 @@ def test_peers_of_an_external_sealed_contract_commit_and_open_every_report(tmp_p
             round, states, reports = asyncio.run(recorded(anvil.url, domain, peers))
     assert round == rounds
     assert reports == sorted((peer, number) for peer in peers for number in range(rounds))
-    assert [(state.proven, state.sealed_round, state.next_round) for state in states] == [(True, rounds, rounds)] * 2
+    assert [(state.proven, state.last_reported) for state in states] == [(True, rounds - 1)] * 2
     assert wallet.secret.hex() not in "".join(file.read_text() for file in tmp_path.glob("*.log"))
 
 
 def test_of_several_ranks_the_first_alone_registers_and_reports(tmp_path: Path) -> None:
     rounds = 3
-    done = run_to_end(
+    done = process_to_end(
         "run",
         GAME,
         f"--rounds={rounds}",
@@ -212,6 +212,6 @@ def test_a_dev_gateway_that_is_killed_is_started_again_and_no_report_is_lost(tmp
         assert first
         kill(first, signal.SIGKILL)
         wait_until(lambda: gateway_of(runner.pid) not in (0, first), "there is another gateway", runner)
-        output, _ = runner.communicate(timeout=300)
-    assert runner.returncode == 0, output
+        code, output = runner.wait(300), runner.shown()
+    assert code == 0, output
     assert "chain: round 12, 2 peers proven, 24 reports final" in output

@@ -20,7 +20,6 @@ from swarmgame.game.manager import Progression
 from swarmgame.game.packed_numbers import PackedNumbers
 from swarmgame.game.protocol import ClosedBy, Collected, Origin
 from swarmgame.game.report import Observer
-from swarmgame.game.roles import RoleManager
 from swarmgame.game.verification import VerifiedRollouts
 from swarmgame.observability.metrics_file import MetricsFile
 from swarmgame.observability.run_directory import PeerDirectory
@@ -86,7 +85,6 @@ def play(
         max_bytes=max_bytes,
         first_round=first_round,
         facts={**FACTS, "folder": str(root), "versions": {"torch": torch.__version__}},
-        roles=RoleManager(),
         last_update=trainer.last_update,
     )
     observers: list[Observer] = [
@@ -155,13 +153,14 @@ def record(
     uses: dict[GroupKey, list[RolloutUse]] | None = None,
 ) -> RoundRecord:
     """Return the record of a round of one stage."""
-    round = Round(own.round, 1, 2, 1, own.peer, tuple(sorted([own.peer, *(c.peer for c in received)])))
+    members = tuple(sorted([own.peer, *(c.peer for c in received)]))
+    roles = {own.peer: "solver", **{c.peer: "critic" for c in received}}
+    round = Round(own.round, 1, 2, 1, own.peer, members, roles=roles)
     state = GameState.begin(round).with_contribution(own).with_external(external)
     reasons = reasons or [{} for _ in received]
     collected = Collected(tuple(received), round.members, (), ClosedBy.QUORUM, origins=tuple(origins))
     verified = VerifiedRollouts(state, frozenset(external), {}, tuple(reasons))
-    roles = {own.peer: "solver", **{c.peer: "critic" for c in received}}
-    return RoundRecord(state, rewards or {}, (StageRecord(collected, verified),), uses, roles)
+    return RoundRecord(state, rewards or {}, (StageRecord(collected, verified),), uses)
 
 
 def with_text(contribution: Contribution, text: str) -> Contribution:

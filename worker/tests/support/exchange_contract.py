@@ -39,8 +39,7 @@ def collect_all(swarm: FixedSwarm, peers: Sequence[Any], round: int, policy: Col
 
 
 def pair_and_rogue(swarm: Swarm, **settings: object) -> tuple[BlockingCommunication, BlockingCommunication, RoguePeer]:
-    ann, bob = (swarm.peer(name, min_replicas=count, **settings) for count, name in enumerate(("ann", "bob"), 1))
-    swarm.until(lambda: len(ann.membership()) == 2)
+    ann, bob = swarm.group("ann", "bob", **settings)
     return ann, bob, swarm.rogue("mallory")
 
 
@@ -244,7 +243,7 @@ class ExchangeContract(BackendContract):
         outcomes = ann.collect(10, 0, gather(0.01)).outcomes
         assert (outcomes["stale"], outcomes["ahead"]) == (1, 2)
 
-    def test_publishing_the_same_again_is_harmless_and_a_different_contribution_is_refused(
+    def test_publishing_the_same_again_is_harmless_and_a_peer_that_signs_two_contributions_is_banned(
         self, swarm: Swarm, contribution_of: Any
     ) -> None:
         ann, bob, rogue = pair_and_rogue(swarm)
@@ -257,12 +256,12 @@ class ExchangeContract(BackendContract):
         with pytest.raises(ValueError, match="another contribution was published already"):
             bob.publish(replace(contribution_of(bob.peer), policy_version=99))
         collected = ann.collect(0, 0, gather())
-        assert {c.peer: c for c in collected.contributions} == {
-            rogue.peer: contribution,
-            bob.peer: contribution_of(bob.peer),
-        }
+        assert {c.peer: c for c in collected.contributions} == {bob.peer: contribution_of(bob.peer)}
         assert collected.outcomes["equivocation"] == 1
         assert collected.outcomes["duplicate"] >= 2
+        assert rogue.peer not in collected.members + collected.missing
+        rogue.send_announcement(ann.peer, rogue.announcement(contribution_of(rogue.peer, 1)))
+        assert ann.collect(1, 0, gather(0.01)).outcomes["banned"] == 1
 
     def test_garbage_is_counted_under_its_reason_and_the_round_goes_on(
         self, swarm: Swarm, contribution_of: Any
@@ -340,12 +339,12 @@ class ExchangeContract(BackendContract):
     def test_a_late_peer_sees_the_position_of_the_others_and_collects_what_was_published_before(
         self, swarm: Swarm, contribution_of: Any
     ) -> None:
-        ann, bob = (swarm.peer(name, min_replicas=count) for count, name in enumerate(("ann", "bob"), 1))
+        ann, bob = (swarm.peer(name, min_replicas=count, stages=2) for count, name in enumerate(("ann", "bob"), 1))
         swarm.until(lambda: len(ann.membership()) == 2)
         for peer in (ann, bob):
             peer.announce_progress(41, 1)
             peer.publish(contribution_of(peer.peer, 41, 1))
-        late = swarm.peer("late", min_replicas=3)
+        late = swarm.peer("late", min_replicas=3, stages=2)
         swarm.until(lambda: {(m.round, m.stage) for m in late.membership() if m.peer != late.peer} == {(41, 1)})
         collected = late.collect(41, 1, gather())
         assert [each.peer for each in collected.contributions] == sorted([ann.peer, bob.peer])

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from swarmgame.game.components import ComponentContext, Demonstration, Demonstrations
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.demonstrations import Demonstration, Demonstrations
 from swarmgame.game.state import (
     Contribution,
     FinishReason,
@@ -27,6 +28,8 @@ from swarmgame.game.state import (
 from swarmgame.seeds import derive_seed
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
+from swarmgame.trainer.trl.config import TrlConfig
+from swarmgame.trainer.trl.trainer import TrlTrainer
 
 MODEL = "builtin://tiny?accuracy=0&layers=1&hidden=32"
 Score = Callable[[Rollout], float]
@@ -53,10 +56,18 @@ def round_of(number: int = 0, *, peer: str = "me", stages: int = 1) -> Round:
 
 
 def trainer(
-    cache: Path, *, peer: str = "me", ranks: Any = None, model: str = MODEL, device: str = "cpu", **options: Any
+    cache: Path,
+    *,
+    peer: str = "me",
+    ranks: Any = None,
+    model: str = MODEL,
+    device: str = "cpu",
+    max_influence: float = 1.0,
+    **options: Any,
 ) -> GRPOTrainer:
+    """A trainer of the tiny model; without a bound on the influence of other peers, unless one is given."""
     config = GRPOConfig(**({"generations": 4, "max_new_tokens": 8, "learning_rate": 2e-3} | options))
-    context = ComponentContext(model_uri=model, cache=cache, peer=peer, device=device)
+    context = ComponentContext(model_uri=model, cache=cache, peer=peer, device=device, max_influence=max_influence)
     return GRPOTrainer(config, context if ranks is None else replace(context, ranks=ranks))
 
 
@@ -121,3 +132,18 @@ class Letters(Demonstrations):
     @property
     def fingerprint(self) -> str:
         return "letters-1"
+
+
+def trl_trainer(
+    cache: Path,
+    options: Mapping[str, Any],
+    *,
+    peer: str = "me",
+    device: str = "cpu",
+    max_influence: float = 1.0,
+    **fields: Any,
+) -> TrlTrainer:
+    """A trainer of the tiny model with TRL's loss; `options` are TRL's, `fields` those beside them."""
+    config = TrlConfig(**({"generations": 4, "max_new_tokens": 8} | fields), options=dict(options))
+    context = ComponentContext(model_uri=MODEL, cache=cache, peer=peer, device=device, max_influence=max_influence)
+    return TrlTrainer(config, context)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from tiny_models import OPTIONS, VARIANTS
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from swarmgame.trainer.grpo.logprobs import completion_logprobs
+from swarmgame.trainer.grpo.logprobs import EarlyEos, completion_logprobs
 from swarmgame.trainer.grpo.packed_forward import PackedForward
 
 ARCHITECTURES: dict[str, tuple[Any, Any]] = {
@@ -30,7 +31,7 @@ Score = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], tuple[Tenso
 def small_model(architecture: str = "qwen2", **changes: Any) -> Any:
     """Return a model in training mode, with weights large enough for its log-probabilities to differ."""
     torch.manual_seed(0)
-    config, model = ARCHITECTURES[architecture]
+    config, model = (ARCHITECTURES | VARIANTS)[architecture]
     shape = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -43,8 +44,9 @@ def small_model(architecture: str = "qwen2", **changes: Any) -> Any:
         "tie_word_embeddings": architecture != "llama",
         "initializer_range": 0.3,
         "head_dim": 8,
+        "pad_token_id": None,
     }
-    return model(config(**{**options, **shape, **changes})).train()
+    return model(config(**{**options, **shape, **OPTIONS.get(architecture, {}), **changes})).train()
 
 
 def batch_of(lengths: Sequence[int], completions: int = 3, longest: int = 6, seed: int = 3) -> Batch:
@@ -58,13 +60,15 @@ def batch_of(lengths: Sequence[int], completions: int = 3, longest: int = 6, see
     return rows, [[draw.randrange(VOCABULARY) for _ in range(draw.randint(1, longest))] for _ in rows]
 
 
-def plain(model: Any) -> Score:
-    return lambda prompts, completions: completion_logprobs(model, prompts, completions, TEMPERATURE, with_entropy=True)
+def plain(model: Any, early_eos: EarlyEos | None = None) -> Score:
+    return lambda prompts, completions: completion_logprobs(
+        model, prompts, completions, TEMPERATURE, with_entropy=True, early_eos=early_eos
+    )
 
 
-def packed(model: Any, *, compile: bool = False) -> Score:
+def packed(model: Any, *, compile: bool = False, early_eos: EarlyEos | None = None) -> Score:
     forward = PackedForward(model, compile=compile)
-    return lambda prompts, completions: forward.score(prompts, completions, TEMPERATURE)
+    return lambda prompts, completions: forward.score(prompts, completions, TEMPERATURE, early_eos)
 
 
 def numbers(model: Any, score: Score, batch: Batch) -> dict[str, Tensor]:

@@ -196,16 +196,24 @@ class RealTimeSwarm:
 
 
 class Libp2pSwarm(OpenSwarm, RealTimeSwarm):
+    host = "127.0.0.1"
+    """Where the next peer listens."""
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.known: tuple[str, ...] = ()
+
+    def group(self, *names: str, **settings: object) -> Sequence[BlockingCommunication]:
+        peers = super().group(*names, **settings)
+        self.until(lambda: all_count(peers))
+        return peers
 
     def peer(self, name: str, *, min_replicas: int = 1, join: bool = True, **settings: object) -> BlockingCommunication:
         from swarmgame.swarm.transports.libp2p import HivemindCommunication
 
         # On a busy machine a peer may not run for seconds: it stays a member for ten.
         how = SwarmSettings(**{"heartbeat_seconds": 1.0, "lifetimes": 10.0} | settings)  # type: ignore[arg-type]
-        network = NetworkOptions(self.folder / f"{name}.key", "127.0.0.1", initial_peers=self.known)
+        network = NetworkOptions(self.folder / f"{name}.key", self.host, initial_peers=self.known)
         made = HivemindCommunication(RUN, network, settings=how)
         self.peers.append(made)
         if join:
@@ -224,8 +232,17 @@ class Libp2pSwarm(OpenSwarm, RealTimeSwarm):
         return made
 
 
+def all_count(peers: Sequence[CommunicationManager]) -> bool:
+    """Return whether every one of these peers counts all of them: a member counts later, when its host is known."""
+    members = [peer.membership() for peer in peers]
+    return all(len(each) == len(peers) and all(member.weight > 0 for member in each) for each in members)
+
+
 class RankGroupSwarm(RealTimeSwarm):
     """Peers over torch.distributed. Their number is fixed, so that all of them join at once."""
+
+    host = "127.0.0.1"
+    """Of the store."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -233,7 +250,7 @@ class RankGroupSwarm(RealTimeSwarm):
 
     def communication(self, name: str, rank: int, size: int, **settings: object) -> TorchDistributedCommunication:
         """Return a peer that has not joined yet."""
-        address = RankAddress(rank, size, "127.0.0.1", self.port)
+        address = RankAddress(rank, size, self.host, self.port)
         how = SwarmSettings(**settings)  # type: ignore[arg-type]
         made = TorchDistributedCommunication(RUN, self.folder / f"{name}.key", address, settings=how)
         self.peers.append(made)
@@ -245,8 +262,8 @@ class RankGroupSwarm(RealTimeSwarm):
         return peers
 
     def join(self, peers: Sequence[TorchDistributedCommunication]) -> None:
-        for joining in [self.pool.submit(peer.join, timeout_seconds=30.0) for peer in peers]:
-            joining.result(60)
+        for joining in [self.pool.submit(peer.join, timeout_seconds=60.0) for peer in peers]:
+            joining.result(120)
 
     def close(self) -> None:
         leaving = [self.pool.submit(peer.leave) for peer in self.peers]

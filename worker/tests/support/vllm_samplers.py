@@ -30,7 +30,7 @@ def tiny(vocabulary=19, spread=0.4, seed=7):
 
 def sampler_for(model, url, folder, *, eos=(EOS,), adapters=None, longest=64, ranks=None, **options):
     saved = adapters or model
-    settings = VllmOptions(engine="vllm", url=url, **({"startup_seconds": 1, "timeout_seconds": 20} | options))
+    settings = VllmOptions(engine="vllm", url=url, **({"startup_seconds": 1, "timeout_seconds": 120} | options))
 
     def client(address):
         return VllmClient(

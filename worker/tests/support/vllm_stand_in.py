@@ -15,7 +15,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from swarmgame.inference.decoding import Decoding
 from swarmgame.inference.eager import EagerSampler
 from swarmgame.inference.sampler import Sampled, SamplingParams
+from swarmgame.inference.stop_strings import cut_at_stop
 from swarmgame.inference.token_sampler import TokenSampler
 
 Fault = Callable[[str, dict[str, Any]], Any]
@@ -54,7 +56,9 @@ class Engine:
         api_key: str = "",
         versions: bool = True,
         root: str = "",
+        decode: Callable[[Sequence[int]], str | None] | None = None,
     ) -> None:
+        self.decode = decode
         self.model, self._next, self._adapted = model, None, None
         self.max_model_len, self.lora, self.dev, self.processed, self.api_key = (
             max_model_len,
@@ -126,9 +130,14 @@ class Engine:
         )
         self._use(name)
         stops = body.get("stop_token_ids") or []
-        [group] = EagerSampler(self.model, stops, 0, written_out=False).sample(
+        [group] = EagerSampler(self.model, stops, 0, decoding=Decoding.CACHED).sample(
             [prompt], n, params, body.get("seed") or 0
         )
+        if body.get("stop"):
+            assert self.decode is not None
+            assert body["include_stop_str_in_output"]
+            least = params.min_new_tokens
+            group = [cut_at_stop(each, body["stop"], self.decode, least=least) for each in group]
         choices = [self._choice(index, sampled, body, params) for index, sampled in enumerate(group)]
         return {
             "id": "cmpl-1",
@@ -149,7 +158,7 @@ class Engine:
             "index": index,
             "text": "",
             "finish_reason": "stop" if sampled.stopped else "length",
-            "stop_reason": ids[-1] if sampled.stopped else None,
+            "stop_reason": self._stop_reason(ids, body) if sampled.stopped else None,
             "logprobs": {
                 "tokens": names,
                 "token_logprobs": logprobs,
@@ -163,6 +172,12 @@ class Engine:
             choice["weight_versions"] = [{"version": self.weight_version, "start": 0, "end": len(ids)}]
         return choice
 
+    def _stop_reason(self, ids: list[int], body: dict[str, Any]) -> int | str:
+        if ids[-1] in (body.get("stop_token_ids") or []):
+            return ids[-1]
+        text = (self.decode(ids) if self.decode else "") or ""
+        return next(string for string in body["stop"] if string in text)
+
     def _logprobs(
         self, prompt: list[int], ids: list[int], params: SamplingParams, stops: list[int]
     ) -> tuple[list[float], list[tuple[int, float]]]:
@@ -173,9 +188,9 @@ class Engine:
         logits = self.model(torch.tensor([prompt + ids], device=device)).logits[0, len(prompt) - 1 : -1].float()
         if self.processed and not params.greedy:
             forbidden = torch.arange(len(ids), device=device) < params.min_new_tokens
-            allowed = TokenSampler(params, stops)._filtered(
-                torch.log_softmax(logits / params.temperature, -1), forbidden
-            )
+            sampler = TokenSampler(params, stops)
+            scaled = sampler._without_eos(logits / params.temperature, forbidden)
+            allowed = sampler._filtered(torch.log_softmax(scaled, -1))
             logprobs = torch.log_softmax(allowed, -1)
         else:
             logprobs = torch.log_softmax(logits, -1)

@@ -82,7 +82,7 @@ def test_children_of_a_daemon_end_with_it(ignores: bool, tmp_path: Path) -> None
         "p.stdout.readline(); print(p.pid, flush=True); time.sleep(600)"
     )
     daemon = daemons.start("parent", [sys.executable, "-c", parent], tmp_path)
-    daemon.wait(lambda: daemon.log.read_text().endswith("\n"), 20.0)
+    daemon.wait(lambda: daemon.log.read_text().endswith("\n"), 240.0)
     pid = int(daemon.log.read_text())
     daemon.stop(grace_seconds=1.0)
     stat = Path(f"/proc/{pid}/stat")

@@ -9,22 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarmgame_api.errors import Problem
+from swarmgame_api.quantities import OBJECT_NAME
 from swarmgame_operator.plan import initializer
 from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
+from swarmgame_operator.plan.devices import device_problem
 from swarmgame_operator.plan.peer_job import peer_job
+from swarmgame_operator.plan.pod_levels import level_problems
 from swarmgame_operator.plan.reconcile_context import (
     IMAGE_ERRORS,
     ReconcileContext,
     job_condition_reason,
     termination_summary,
 )
-from swarmgame_operator.plan.references import references
+from swarmgame_operator.plan.references import impossible_references, references
 from swarmgame_operator.plan.rollout import dry_run_of
 
 MIN_VERSION = (1, 34)
 MIN_VERSION_FOR_IMAGE_VOLUMES = (1, 35)
 SHOWN_PROBLEMS = 5
 SHOWN_MISSING = 8
+SHOWN_NAME = 253
 
 VALID = Reason("Accepted", "True", "Valid", "The game is valid, and what it refers to exists.")
 INVALID_GAME = Reason("Accepted", "False", "InvalidGame", "The game cannot be played: {problems}", warning=True)
@@ -58,7 +62,8 @@ def invalid_manifest(problems: tuple[Problem, ...]) -> ConditionUpdate:
 
 def accepted_condition(context: ReconcileContext) -> ConditionUpdate:
     """Return the first problem, or Valid."""
-    checks = (_cluster, _sampler, _secrets, _config_maps, _claims, _pod_template, _pods, _module_images, _model)
+    of_the_game = (_cluster, _sampler, _devices)
+    checks = (*of_the_game, _names, _secrets, _config_maps, _claims, _pod_template, _pods, _module_images, _model)
     return next((update for check in checks if (update := check(context)) is not None), VALID())
 
 
@@ -81,13 +86,26 @@ def _cluster(context: ReconcileContext) -> ConditionUpdate | None:
 def _sampler(context: ReconcileContext) -> ConditionUpdate | None:
     """Check that a vLLM server beside the peer can load the model itself, because it starts before the peer."""
     model = context.spec.model
-    if context.game.vllm_sidecar is None or (model is not None and not model.uri.startswith("builtin://")):
+    if context.game.vllm_sidecar is None or (model is not None and model.uri.startswith(("hf://", "file://"))):
         return None
     found = f"spec.model.uri is {model.uri}" if model is not None else "spec.model is missing"
     return INVALID_GAME(
         problems=f"{found}; expected hf:// or file:// with spec.game.trainer.with.sampler.engine vllm: "
         "the server beside the peer loads the model itself."
     )
+
+
+def _devices(context: ReconcileContext) -> ConditionUpdate | None:
+    problem = device_problem(context.game)
+    return INVALID_GAME(problems=problem) if problem else None
+
+
+def _names(context: ReconcileContext) -> ConditionUpdate | None:
+    """Report a variable's reference by a name that no object can have: the API server is not asked for it."""
+    for variable, field, name in impossible_references(context.game.manifest, context.game.defaults):
+        problem = f'the variable {variable} has {field} "{name[:SHOWN_NAME]}"; expected {OBJECT_NAME}.'
+        return INVALID_POD_TEMPLATE(problem=problem)
+    return None
 
 
 def _secrets(context: ReconcileContext) -> ConditionUpdate | None:
@@ -106,13 +124,13 @@ def _config_maps(context: ReconcileContext) -> ConditionUpdate | None:
     missing = list(_missing(context, "ConfigMap"))
     if not missing:
         return None
-    return INVALID_POD_TEMPLATE(
-        problem=f"spec.peers.env refers to what is missing: {'; '.join(missing[:SHOWN_MISSING])}"
-    )
+    where = "spec.podDefaults.env, spec.peers.env or the chart's games.podDefaults.env"
+    place = where if context.game.pod_levels else "spec.peers.env"
+    return INVALID_POD_TEMPLATE(problem=f"{place} refers to what is missing: {'; '.join(missing[:SHOWN_MISSING])}")
 
 
 def _missing(context: ReconcileContext, kind: str) -> Iterator[str]:
-    required = references(context.game.manifest)
+    required = references(context.game.manifest, context.game.defaults)
     needed = required.secrets if kind == "Secret" else required.config_maps
     existing = context.observed.secrets if kind == "Secret" else context.observed.config_maps
     for name, keys in sorted(needed.items()):
@@ -123,7 +141,7 @@ def _missing(context: ReconcileContext, kind: str) -> Iterator[str]:
 
 
 def _claims(context: ReconcileContext) -> ConditionUpdate | None:
-    missing = sorted(references(context.game.manifest).claims - context.observed.claims)
+    missing = sorted(references(context.game.manifest, context.game.defaults).claims - context.observed.claims)
     if not missing:
         return None
     return INVALID_POD_TEMPLATE(
@@ -132,6 +150,9 @@ def _claims(context: ReconcileContext) -> ConditionUpdate | None:
 
 
 def _pod_template(context: ReconcileContext) -> ConditionUpdate | None:
+    problem = next(level_problems(context.game.pod_levels), "")
+    if problem:
+        return INVALID_POD_TEMPLATE(problem=f"in spec.podDefaults or the chart's games.podDefaults {problem}.")
     answer = context.observed.dry_run
     if answer is None or not answer.error or context.desired == 0:
         return None

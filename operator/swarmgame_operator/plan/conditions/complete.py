@@ -15,10 +15,18 @@ COORDINATOR_FINISHED = Reason("Complete", "True", "CoordinatorFinished", "The ch
 ALL_PEERS_SUCCEEDED = Reason(
     "Complete", "True", "AllPeersSucceeded", "{succeeded} peers have played their last round{failures}."
 )
+PLAYS_ON = Reason(
+    "Complete",
+    "False",
+    "PlaysOn",
+    "spec.game.maxRounds was raised to {rounds}: the game plays on from its checkpoints.",
+)
 
 
 def complete_condition(context: ReconcileContext) -> ConditionUpdate | None:
-    """Return Complete if the game ends well now; None if not, or if it ended before."""
+    """Return Complete if the game ends well now, or plays on; None if not, or if it ended before."""
+    if context.plays_on:
+        return PLAYS_ON(rounds=context.spec.game.max_rounds)
     if context.over:
         return None
     policy = context.spec.completion.policy
@@ -27,7 +35,7 @@ def complete_condition(context: ReconcileContext) -> ConditionUpdate | None:
         return COORDINATOR_FINISHED(round=chain.round)
     failed, succeeded = len(context.failed_indexes), len(context.completed_indexes)
     if job_condition_reason(context.job, "Complete", "SuccessCriteriaMet") is not None:
-        return ROUNDS_REACHED(rounds=rounds) if policy == "AnyPeer" else _all_peers(succeeded, failed)
+        return ROUNDS_REACHED(rounds=context.rounds) if policy == "AnyPeer" else _all_peers(succeeded, failed)
     all_ended = job_condition_reason(context.job, "Failed", "FailureTarget") == "FailedIndexes"
     if policy != "AnyPeer" and all_ended and succeeded > 0 and failed <= context.spec.failure_policy.max_failed_peers:
         return _all_peers(succeeded, failed)
@@ -39,4 +47,6 @@ def _all_peers(succeeded: int, failed: int) -> ConditionUpdate:
     return ALL_PEERS_SUCCEEDED(succeeded=succeeded, failures=failures)
 
 
-COMPLETE = ConditionPolicy("Complete", (ROUNDS_REACHED, COORDINATOR_FINISHED, ALL_PEERS_SUCCEEDED), complete_condition)
+COMPLETE = ConditionPolicy(
+    "Complete", (ROUNDS_REACHED, COORDINATOR_FINISHED, ALL_PEERS_SUCCEEDED, PLAYS_ON), complete_condition
+)

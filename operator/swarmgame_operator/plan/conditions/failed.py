@@ -6,8 +6,10 @@ disruption is never a failure, and a deadline only fails a game if `observed.now
 
 from __future__ import annotations
 
+from swarmgame_operator.plan import initializer
 from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.deadlines import admitted_seconds
+from swarmgame_operator.plan.peer_health import failed_container
 from swarmgame_operator.plan.peer_job import FATAL_EXIT_CODES
 from swarmgame_operator.plan.reconcile_context import ReconcileContext, job_condition_reason, termination_summary
 
@@ -37,7 +39,7 @@ FATAL_EXIT_CODE = Reason("Failed", "True", "FatalExitCode", "{problem}", warning
 
 def failed_condition(context: ReconcileContext) -> ConditionUpdate | None:
     """Return Failed if the game ends badly now; None if not, or if it ended before."""
-    if context.over:
+    if context.over or context.plays_on:
         return None
     return _failed_job(context) or _deadline(context)
 
@@ -71,7 +73,8 @@ def _deadline(context: ReconcileContext) -> ConditionUpdate | None:
 
 def _initializer_was_fatal(context: ReconcileContext) -> bool:
     pods = context.observed.pods_of("initializer")
-    return any(container.exit_code in FATAL_EXIT_CODES for pod in pods for container in pod.containers)
+    ended = (each.exit_code for pod in pods for each in pod.containers if each.name == initializer.CONTAINER)
+    return any(code in FATAL_EXIT_CODES for code in ended)
 
 
 def _fatal_problem(context: ReconcileContext) -> str:
@@ -84,9 +87,9 @@ def _fatal_problem(context: ReconcileContext) -> str:
 def _failed_peer(context: ReconcileContext) -> str:
     """Return why one of the failed peers ended, as a further sentence."""
     for pod in context.peer_pods:
-        for container in pod.containers:
-            if pod.phase == "Failed" and not pod.disrupted and container.exit_code:
-                return f" Peer {pod.index}: {termination_summary(container)}"
+        container = failed_container(pod)
+        if container is not None:
+            return f" Peer {pod.index}: {termination_summary(container)}"
     return ""
 
 

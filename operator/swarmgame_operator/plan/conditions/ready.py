@@ -1,10 +1,15 @@
-"""Ready: whether the swarm is up, and if not, the first thing that it waits for."""
+"""Ready: whether the swarm is up, and if not, the first thing that it waits for.
+
+A game that is complete is ready: tools that wait for objects (kstatus, Flux, kubectl wait) would otherwise wait for
+ever for one that has done all it should.
+"""
 
 from __future__ import annotations
 
 from swarmgame_operator.plan import initializer
 from swarmgame_operator.plan.condition_policy import ConditionPolicy, ConditionUpdate, Reason
 from swarmgame_operator.plan.conditions.suspended import by_queue
+from swarmgame_operator.plan.obstacles import obstacle
 from swarmgame_operator.plan.peer_job import queue
 from swarmgame_operator.plan.reconcile_context import ENDED, ReconcileContext, job_condition_reason
 from swarmgame_operator.snapshot import PodFacts
@@ -17,23 +22,27 @@ WAITING_FOR_PEERS = Reason(
 WAITING_FOR_BOOTNODE = Reason("Ready", "False", "WaitingForBootnode", "The bootnode is not ready.")
 INITIALIZING = Reason("Ready", "False", "Initializing", "The model is being brought into the cache.")
 UNSCHEDULABLE = Reason("Ready", "False", "Unschedulable", "No node can take the pod {pod}: {problem}")
+BLOCKED = Reason("Ready", "False", "Blocked", "{problem}", silent=True)
 NOT_ACCEPTED = Reason("Ready", "False", "NotAccepted", "The game is not accepted.")
 GAME_SUSPENDED = Reason("Ready", "False", "GameSuspended", "The game is suspended.")
-GAME_COMPLETE = Reason("Ready", "False", "GameComplete", "The game is over.")
-GAME_FAILED = Reason("Ready", "False", "GameFailed", "The game is over.")
+COMPLETE = Reason("Ready", "True", "Complete", "The game is complete.", silent=True)
+FAILED = Reason("Ready", "False", "Failed", "The game has failed; the condition Failed has the cause.", silent=True)
 
 
 def ready_condition(context: ReconcileContext) -> ConditionUpdate:
-    ready, least = len(context.ready_indexes), context.spec.peers.min_replicas
+    # A peer that has finished has been in the swarm to its end.
+    ready, least = len(context.ready_indexes | context.finished_indexes), context.spec.peers.min_replicas
     if context.over:
-        return GAME_COMPLETE() if context.end == "Complete" else GAME_FAILED()
+        return COMPLETE() if context.end == "Complete" else FAILED()
     if context.stopped_by_author:
         return GAME_SUSPENDED()
-    admitted = context.updates["Registered"].is_true or context.spec.communication.admission == "Open"
+    admitted = context.updates["Registered"].is_true or context.spec.communication.admission != "Registered"
     if ready >= least and admitted and context.bootnode_ready:
         return PEERS_READY(ready=ready, desired=context.desired)
     if context.job is None and not context.accepted:
         return NOT_ACCEPTED()
+    if (problem := obstacle(context)) is not None:
+        return BLOCKED(problem=problem.message)
     if (pod := _unschedulable_pod(context)) is not None:
         return UNSCHEDULABLE(pod=pod.name, problem=pod.unschedulable)
     if _cache_is_being_filled(context):
@@ -82,10 +91,11 @@ READY = ConditionPolicy(
         WAITING_FOR_BOOTNODE,
         INITIALIZING,
         UNSCHEDULABLE,
+        BLOCKED,
         NOT_ACCEPTED,
         GAME_SUSPENDED,
-        GAME_COMPLETE,
-        GAME_FAILED,
+        COMPLETE,
+        FAILED,
     ),
     ready_condition,
 )

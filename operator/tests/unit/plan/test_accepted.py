@@ -32,6 +32,11 @@ GAME = {"maxRounds": 1, "data": {"use": "a"}, "rewards": {"use": "a"}, "trainer"
 MODULE = {"game": {**GAME, "modules": [{"name": "m", "image": {"reference": "example.dev/m:1"}, "mountPath": "/m"}]}}
 
 
+def referring(source: str, name: str) -> dict[str, Any]:
+    """Return a spec with a variable that refers to an object of this name."""
+    return {"peers": {"env": [{"name": "A", "valueFrom": {source: {"name": name, "key": "a"}}}]}}
+
+
 def update(spec: dict[str, Any], seen: Observed = EMPTY) -> tuple[str, str]:
     accepted = condition(build_plan(game(spec), seen, DEFAULTS), "Accepted")
     assert accepted is not None
@@ -169,7 +174,7 @@ def test_a_module_whose_image_cannot_be_pulled_is_a_module_that_is_missing() -> 
 def test_only_objects_that_a_game_names_are_read() -> None:
     resource = valid_game({**EXTERNAL, **HUB, **VARIABLE, "storage": {"cache": {"claimName": "shared"}}})
     assert resource.game is not None
-    found = references(resource.game)
+    found = references(resource.game, DEFAULTS)
     assert found.secrets == {
         "hub": frozenset({"token"}),
         "rpc": frozenset({"url"}),
@@ -177,3 +182,17 @@ def test_only_objects_that_a_game_names_are_read() -> None:
         "mine": frozenset({"a"}),
     }
     assert (found.config_maps, found.claims) == ({}, frozenset({"shared"}))
+
+
+@pytest.mark.parametrize("source", ["secretKeyRef", "configMapKeyRef"])
+@pytest.mark.parametrize("name", ["", "../../kube-system/secrets/root", "No", "a" * 254])
+def test_a_reference_by_a_name_that_no_object_can_have_is_said_and_not_asked_for(source: str, name: str) -> None:
+    spec = referring(source, name)
+    found = valid_game(spec).game
+    assert found is not None
+    required = references(found, DEFAULTS)
+    assert not required.secrets
+    assert not required.config_maps
+    reason, message = update(spec)
+    assert reason == "InvalidPodTemplate"
+    assert f'the variable A has valueFrom.{source}.name "{name[:253]}"; expected the name of a Kubernetes' in message

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from plan_fixtures import (
     DEFAULTS,
+    EMPTY,
     condition,
     failed_pod,
     job_with,
+    later,
     ready_pod,
     reported,
     running,
@@ -19,8 +21,8 @@ from plan_fixtures import (
     with_status,
 )
 
-from swarmgame_operator.plan import Plan, build_plan
-from swarmgame_operator.snapshot import ChainFacts, ContainerFacts, JobCondition, Observed, PodFacts
+from swarmgame_operator.plan import Deletion, Plan, build_plan
+from swarmgame_operator.snapshot import ChainFacts, ChildFacts, ContainerFacts, JobCondition, Observed, PodFacts
 
 ALL = {"completion": {"policy": "AllPeers"}}
 COORDINATOR: dict[str, Any] = {"completion": {"policy": "Coordinator"}, "coordination": {"mode": "Dev"}}
@@ -184,3 +186,23 @@ def test_a_finished_game_deletes_its_checkpoints_if_its_policy_is_delete() -> No
         resource, observed = running(valid_game({"storage": storage}))
         found = build_plan(resource, job_with(observed, ("Complete", "")), DEFAULTS)
         assert [(each.kind, each.name) for each in found.deletions] == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "deleted"),
+    [
+        (ChildFacts(made_for="5f0c7b9e-0000-4000-8000-000000000001"), True),
+        (ChildFacts(), True),  # of an operator that did not mark its claims yet
+        (ChildFacts(made_for="an earlier game"), False),
+        (ChildFacts(controller="StatefulSet other"), False),
+    ],
+)
+def test_a_failed_game_never_deletes_the_kept_checkpoints_of_another(facts: ChildFacts, deleted: bool) -> None:
+    claim = {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}
+    storage = {"checkpoints": {**claim, "retentionPolicy": {"whenFinished": "Delete"}}}
+    place = ("PersistentVolumeClaim", "sums-checkpoints")
+    resource, observed = settled(valid_game({"storage": storage}), replace(EMPTY, children={place: facts}))
+    late = replace(later(observed, 100_000), children={**observed.children, place: facts})
+    found = build_plan(resource, late, DEFAULTS)
+    assert end(found) == ("Failed", "PreRunningDeadlineExceeded")
+    assert (Deletion(*place) in found.deletions) is deleted

@@ -15,6 +15,7 @@ from plan_fixtures import (
     DEFAULTS,
     NOW,
     failed_pod,
+    heard,
     job_with,
     later,
     ready_pod,
@@ -134,7 +135,7 @@ def test_problems_are_warnings_and_recoveries_are_normal_events() -> None:
     assert ("Normal", "AsExpected") in {(each.type, each.reason) for each in healed.events}
     ended = build_plan(resource, job_with(observed, ("Failed", "MaxFailedIndexesExceeded")), DEFAULTS)
     assert ("Warning", "TooManyFailedPeers") in {(each.type, each.reason) for each in ended.events}
-    stalled = build_plan(resource, later(observed, 10_000), DEFAULTS)
+    stalled = build_plan(resource, later(heard(observed), 10_000), DEFAULTS)
     assert [(each.type, each.reason) for each in stalled.events] == [("Warning", "Stalled")]
 
 

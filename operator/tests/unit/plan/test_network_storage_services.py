@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from golden_games import quickstart, written_manifests
 from plan_fixtures import BOOTNODE_PEER, DEFAULTS, EMPTY, build_plan, game_context, valid_game
 
 from swarmgame_operator.plan import Child
 from swarmgame_operator.plan.key_secrets import key_secrets
 from swarmgame_operator.plan.network import network_policies
+from swarmgame_operator.plan.peer_job import peer_job
 from swarmgame_operator.plan.services import public_address
 from swarmgame_operator.plan.storage import claims
 from swarmgame_operator.snapshot import ChildFacts, Observed, PodFacts, ServiceFacts
@@ -81,7 +83,7 @@ def test_checkpoints_outlive_their_game_by_default_and_a_cache_never_does(policy
     assert (checkpoints.name, owned(checkpoints)) == ("sums-checkpoints", expected)
 
 
-def test_a_claim_is_created_from_its_template_and_later_only_its_metadata_is_applied() -> None:
+def test_a_claim_is_created_from_its_template_which_is_applied_when_it_changes() -> None:
     template = {
         "metadata": {"labels": {"team": "a", "swarmgame.dev/game": "not-this"}, "annotations": {"x": "y"}},
         "spec": {
@@ -93,10 +95,10 @@ def test_a_claim_is_created_from_its_template_and_later_only_its_metadata_is_app
     (claim,) = claims(game_context(valid_game({"storage": {"cache": {"claimTemplate": template}}})), over=False)
     assert claim.create_manifest is not None
     assert claim.create_manifest["spec"] == template["spec"]
-    assert "spec" not in claim.apply_manifest
+    assert claim.apply_manifest == claim.create_manifest, "so that a change is made, or refused in words"
     assert claim.apply_manifest["metadata"]["labels"]["team"] == "a"
     assert claim.apply_manifest["metadata"]["labels"]["swarmgame.dev/game"] == "sums"
-    assert claim.apply_manifest["metadata"]["annotations"] == {"x": "y"}
+    assert claim.apply_manifest["metadata"]["annotations"]["x"] == "y"
 
 
 def test_a_claim_that_is_only_named_is_neither_created_nor_deleted() -> None:
@@ -203,3 +205,133 @@ def test_isolated_peers_reach_the_port_of_a_tracker_that_is_a_service(
         port["port"] for rule in peers.apply_manifest["spec"]["egress"] if "to" not in rule for port in rule["ports"]
     }
     assert reached_ports - {53} == ({port} if port else set())
+
+
+ON_HUB: dict[str, Any] = {
+    "game": {
+        "maxRounds": 1,
+        "data": {"use": "text", "with": {"source": "hf://org/rows@main"}},
+        "rewards": {"use": "exact"},
+        "trainer": {"use": "grpo"},
+    }
+}
+
+
+def hub_policy(spec: dict[str, Any]) -> tuple[list[str], dict[int, set[str]]] | None:
+    """Return the roles that reach the hub, and the ports; None if none does."""
+    found = policies(spec).get("sums-hub")
+    if found is None:
+        return None
+    assert found["policyTypes"] == ["Egress"]
+    return found["podSelector"]["matchExpressions"][0]["values"], reached(found["egress"], "to")
+
+
+@pytest.mark.parametrize(
+    ("spec", "roles"),
+    [
+        ({}, None),
+        (HUB, ["peer"]),
+        ({**HUB, "storage": {"cache": CLAIM}}, ["initializer"]),
+        (ON_HUB, ["peer"]),
+        ({**ON_HUB, "storage": {"cache": CLAIM}}, ["initializer"]),
+        ({**ON_HUB, "model": None, "storage": {"cache": CLAIM}}, ["peer"]),
+        ({**ON_HUB, "model": {"uri": "file:///models/a"}, "storage": {"cache": CLAIM}}, ["peer"]),
+    ],
+    ids=str,
+)
+def test_data_on_the_hub_opens_the_policy_of_the_pods_that_fetch_it_as_a_model_does(
+    spec: dict[str, Any], roles: list[str] | None
+) -> None:
+    found = hub_policy(spec)
+    assert found == (None if roles is None else (roles, {443: {"anyone"}}))
+
+
+def test_an_address_of_the_hub_anywhere_in_the_datas_options_counts() -> None:
+    data = {"use": "mine:Data", "with": {"parts": [{"weights": [1, 2]}, {"from": "hf://org/rows"}]}}
+    assert hub_policy({"game": {**ON_HUB["game"], "data": data}}) is not None
+    other = {"use": "mine:Data", "with": {"note": "not from hf://org/rows"}}
+    assert hub_policy({"game": {**ON_HUB["game"], "data": other}}) is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "url", "port"),
+    [
+        ("HTTPS_PROXY", "http://proxy.example:3128", 3128),
+        ("https_proxy", "proxy.example:3129", 3129),
+        ("HF_ENDPOINT", "http://mirror.example/hub", 80),
+        ("ALL_PROXY", "socks5://proxy.example:1080", 1080),
+    ],
+)
+def test_a_proxy_and_a_mirror_that_variables_name_can_be_reached(variable: str, url: str, port: int) -> None:
+    env = [{"name": variable, "value": url}]
+    for given in ({"podDefaults": {"env": env}}, {"peers": {"env": env}}):
+        found = hub_policy({**HUB, **given})
+        assert found is not None
+        assert set(found[1]) == {443, port}
+
+
+@pytest.mark.parametrize("url", ["http://proxy:99999", "http://[", ""])
+def test_an_address_that_cannot_be_read_opens_nothing(url: str) -> None:
+    found = hub_policy({**HUB, "podDefaults": {"env": [{"name": "HTTPS_PROXY", "value": url}]}})
+    assert found is not None
+    assert set(found[1]) == {443}
+
+
+def test_peers_read_what_the_initializer_fetched_without_asking_the_hub() -> None:
+    def variables(spec: dict[str, Any]) -> set[str]:
+        created = peer_job(game_context(valid_game(spec))).create_manifest
+        assert created is not None
+        return {each["name"] for each in created["spec"]["template"]["spec"]["containers"][0]["env"]}
+
+    assert "HF_HUB_OFFLINE" in variables(ON_HUB)
+    assert "HF_HUB_OFFLINE" not in variables({**ON_HUB, "model": None}), "no initializer: they fetch it themselves"
+
+
+# ── clusters whose pods have addresses of IPv6
+IPV6 = replace(DEFAULTS, ipv6=True)
+
+
+def variables_of(resource: Any, defaults: Any) -> dict[str, dict[str, str]]:
+    """Return the variables of each container by name."""
+    return {
+        container["name"]: {each["name"]: each.get("value", "") for each in container["env"]}
+        for manifest in written_manifests(resource, defaults)
+        for container in manifest.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+    }
+
+
+def test_pods_of_ipv6_announce_and_listen_on_addresses_of_ipv6() -> None:
+    found = variables_of(quickstart(DEV), IPV6)
+    for name in ("peer", "bootnode"):
+        assert found[name]["SWARMGAME_ANNOUNCE"] == "/ip6/$(POD_IP)/tcp/31000"
+    assert found["peer"]["SWARMGAME_INITIAL_PEERS"].startswith("/dns6/quickstart-bootnode.lab.svc/tcp/31000/p2p/")
+    assert found["gateway"]["SWARMGAME_GATEWAY_BOOTNODES"].startswith("/dns6/")
+    assert found["gateway"]["SWARMGAME_GATEWAY_HOST"] == "::"
+    (chain,) = (each for each in written_manifests(quickstart(DEV), IPV6) if each["kind"] == "StatefulSet")
+    arguments = chain["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[arguments.index("--host") + 1] == "::"
+    assert not [
+        (container, name)
+        for container, variables in found.items()
+        for name, text in variables.items()
+        if "/ip4/" in text or "0.0.0.0" in text
+    ]
+
+
+# ── the operator behind the API server's proxy
+@pytest.mark.parametrize(("addresses", "admitted"), [((), None), (("10.0.0.0/24", "fd00::/64"), 2)])
+def test_the_api_server_is_admitted_where_the_operator_reads_through_it(
+    addresses: tuple[str, ...], admitted: int | None
+) -> None:
+    defaults = replace(DEFAULTS, through_api_server=True, api_server_addresses=addresses)
+    made = network_policies(game_context(valid_game(DEV), defaults))
+    found = {each.name: each.apply_manifest["spec"] for each in made}
+    for name, port in (("sums-peers", 8080), ("sums-gateway", 8645)):
+        (rule,) = (each for each in found[name]["ingress"] if each["ports"][0]["port"] == port)
+        if admitted is None:
+            assert "from" not in rule
+        else:
+            assert [each["ipBlock"]["cidr"] for each in rule["from"] if "ipBlock" in each] == list(addresses)
+            assert any("namespaceSelector" in each for each in rule["from"]), "Prometheus still reads"
+    p2p = next(each for each in found["sums-peers"]["ingress"] if each["ports"][0]["port"] == 31000)
+    assert "from" in p2p, "only the HTTP endpoints are opened"

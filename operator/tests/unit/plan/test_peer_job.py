@@ -8,7 +8,8 @@ import pytest
 from plan_fixtures import DEFAULTS, game_context, valid_game
 
 from swarmgame_operator.defaults import Defaults
-from swarmgame_operator.plan.peer_job import peer_job, processes
+from swarmgame_operator.plan.devices import processes
+from swarmgame_operator.plan.peer_job import peer_job
 from swarmgame_operator.plan.plan_types import Child
 
 HUB: dict[str, Any] = {"model": {"uri": "hf://a/b", "secretRef": {"name": "hub"}}}
@@ -115,6 +116,8 @@ SAME: list[dict[str, Any]] = [
     {"identity": {"retentionPolicy": "Delete"}},
     {"suspend": True},
     {"observability": {"trackers": []}},
+    {"podDefaults": {}},
+    {"podTemplates": {"bootnode": {"spec": {"priorityClassName": "high"}}}},
 ]
 OTHER: list[dict[str, Any]] = [
     {"observability": {"trackers": [{"use": "tensorboard"}]}},
@@ -131,6 +134,9 @@ OTHER: list[dict[str, Any]] = [
     {"terminationGracePeriodSeconds": 5},
     {"completion": {"policy": "AllPeers"}},
     {"identity": {"secretName": "mine"}},
+    {"podDefaults": {"labels": {"team": "a"}}},
+    {"podDefaults": {"securityContext": {"runAsUser": None}}},
+    {"podDefaults": {"arbitraryUser": False}},
 ]
 
 
@@ -178,7 +184,7 @@ def test_a_peer_has_as_many_processes_as_gpus_by_default(peers: dict[str, Any], 
         ({"requests": {"memory": "2Gi"}}, {"limits": {"memory": "2Gi"}, "requests": {"memory": "2Gi"}}),
         (
             {"limits": {"memory": "2Gi"}, "requests": {"memory": "1Gi", "cpu": "1"}},
-            {"limits": {"memory": "2Gi"}, "requests": {"memory": "2Gi", "cpu": "1"}},
+            {"limits": {"memory": "2Gi"}, "requests": {"memory": "1Gi", "cpu": "1"}},
         ),
         ({"requests": {"cpu": "2"}}, {"requests": {"cpu": "2"}}),
     ],

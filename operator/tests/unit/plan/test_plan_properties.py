@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -63,6 +63,11 @@ def games(draw: st.DrawFn) -> GameResource:
         },
         "identity": {"retentionPolicy": draw(st.sampled_from(["Retain", "Delete"]))},
         "storage": {"cache": draw(st.sampled_from([{}, CLAIM, {"claimName": "shared"}])), "checkpoints": checkpoints},
+        "podDefaults": draw(
+            st.sampled_from(
+                [None, {"labels": {"team": "a"}, "env": [{"name": "A", "value": "1"}], "arbitraryUser": True}]
+            )
+        ),
         "networkPolicy": {"mode": draw(st.sampled_from(["None", "Isolated"]))},
         "completion": {
             "policy": draw(st.sampled_from(["AnyPeer", "AllPeers"] + (["Coordinator"] if mode != "None" else [])))
@@ -116,10 +121,10 @@ def snapshots(draw: st.DrawFn) -> Observed:
         st.just("sums-peers"),
         deleting=st.booleans(),
         suspended=st.booleans(),
-        parallelism=st.integers(1, 5),
+        parallelism=st.integers(1, 5) | st.just(2**31 - 1),
         completions=st.integers(1, 5),
         completed_indexes=st.sampled_from(["", "0", "0-2", "1,3"]),
-        failed_indexes=st.sampled_from(["", "0", "2-4"]),
+        failed_indexes=st.sampled_from(["", "0", "2-4", "-1", "²", "1-99999999999", "x-y"]),
         template_hash=st.sampled_from(["", "another"]),
         conditions=st.just(tuple(conditions)),
     )
@@ -137,8 +142,10 @@ def snapshots(draw: st.DrawFn) -> Observed:
         st.just(NOW),
         rounds_finished=st.integers(0, 120),
         stage=st.integers(-1, 3),
-        round_finished=st.sampled_from([None, NOW, NOW - timedelta(days=1), NOW + timedelta(days=1)]),
-        checkpoint=st.sampled_from([None, 0, 50]),
+        round_finished=st.sampled_from(
+            [None, datetime(1970, 1, 1, tzinfo=UTC), NOW - timedelta(days=1), NOW, NOW + timedelta(days=360_000)]
+        ),
+        checkpoint=st.sampled_from([None, -1, 0, 50, 2**31 - 1]),
         metrics=st.dictionaries(st.text(min_size=1, max_size=80), st.floats(), max_size=40),
     )
     return replace(

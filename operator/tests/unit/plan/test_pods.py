@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 from golden_games import GAMES, written_manifests
+from plan_fixtures import running, valid_game
+
+from swarmgame_operator.defaults import Defaults
+from swarmgame_operator.plan import build_plan
 
 RESTRICTED_VOLUMES = {"configMap", "emptyDir", "image", "persistentVolumeClaim", "secret"}
 
@@ -125,3 +129,11 @@ def test_shared_memory_is_memory_and_bounded() -> None:
         shm = next(volume for volume in template["spec"]["volumes"] if volume["name"] == "shm")
         assert shm["emptyDir"]["medium"] == "Memory"
         assert shm["emptyDir"]["sizeLimit"]
+
+
+def test_a_newer_operator_restarts_no_chain_whose_state_would_go_with_its_pod() -> None:
+    resource, observed = running(valid_game({"coordination": {"mode": "Dev"}}))
+    newer = Defaults(worker_image="w", image_pull_policy="Always", chain_image="x", gateway_image="y")
+    found = build_plan(resource, observed, newer)
+    (chain,) = [child for child in found.children if child.kind == "StatefulSet"]
+    assert chain.apply_manifest["spec"]["updateStrategy"] == {"type": "OnDelete"}

@@ -12,7 +12,10 @@ from plan_fixtures import (
     DEFAULTS,
     EMPTY,
     apply_plan,
+    changed,
     job_with,
+    jobs,
+    peer_id,
     reported,
     running,
     settled,
@@ -20,22 +23,13 @@ from plan_fixtures import (
     with_status,
 )
 
-from swarmgame_api.resource import GameResource
 from swarmgame_operator.defaults import Defaults
 from swarmgame_operator.plan import Deletion, Plan, build_plan
-from swarmgame_operator.snapshot import ChildFacts, JobCondition, Observed
+from swarmgame_operator.snapshot import ChildFacts, JobCondition
 
 CLAIM = {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}
 CACHED = {"storage": {"cache": CLAIM}}
-
-
-def jobs(found: Plan) -> list[str]:
-    return [child.name for child in found.children if child.kind == "Job"]
-
-
-def changed(spec: dict[str, Any], before: dict[str, Any] | None = None) -> tuple[GameResource, Observed]:
-    resource, observed = running(valid_game(before))
-    return valid_game(spec, status=resource.status, generation=2), observed
+SAVED = {"storage": {"checkpoints": CLAIM}}
 
 
 def test_keys_come_first_and_everything_else_when_they_exist() -> None:
@@ -60,6 +54,30 @@ def test_peers_wait_for_the_bootnodes_id() -> None:
     observed = apply_plan(EMPTY, build_plan(valid_game(), EMPTY, DEFAULTS))
     assert observed.bootnode_peer == BOOTNODE_PEER
     assert build_plan(valid_game(), replace(observed, bootnode_peer=""), DEFAULTS).children == ()
+
+
+def test_a_bootnodes_key_that_cannot_be_used_is_said_until_it_is_replaced() -> None:
+    observed = apply_plan(EMPTY, build_plan(valid_game(), EMPTY, DEFAULTS))
+    bad = replace(observed, bootnode_peer="", bootnode_key_unusable=True)
+    found = build_plan(valid_game(), bad, DEFAULTS)
+    assert (found.children, reported(found)["Degraded"]) == ((), ("True", "KeyUnusable"))
+    assert reported(found)["Ready"] == ("False", "Blocked")
+    deleted = replace(bad, bootnode_key_unusable=False, secrets={**bad.secrets, "sums-bootnode-key": frozenset()})
+    assert [each.missing for each in build_plan(valid_game(), deleted, DEFAULTS).keys] == [("bootnode.key",)]
+
+
+def test_the_games_own_peers_are_named_beside_its_file_and_one_more_replaces_no_pod() -> None:
+    resource, observed = changed({"peers": {"replicas": 3}}, {"peers": {"replicas": 2}})
+    assert observed.peer_ids == (peer_id(0), peer_id(1))
+    observed = apply_plan(observed, build_plan(resource, observed, DEFAULTS))
+    found = build_plan(resource, observed, DEFAULTS)
+    (file,) = (child for child in found.children if child.kind == "ConfigMap")
+    assert file.apply_manifest["data"]["peers"] == f"{peer_id(0)}\n{peer_id(1)}\n{peer_id(2)}\n"
+    assert not found.deletions
+    closed = valid_game({"communication": {"backend": "TorchDistributed"}})
+    first = build_plan(closed, EMPTY, DEFAULTS)
+    (file, *_) = build_plan(closed, apply_plan(EMPTY, first), DEFAULTS).children
+    assert set(file.apply_manifest["data"]) == {"game.yaml"}
 
 
 def test_peers_wait_until_the_cache_is_full() -> None:
@@ -131,7 +149,7 @@ def test_keys_of_removed_peers_are_kept() -> None:
 
 
 def test_a_change_of_the_pods_replaces_the_job_once_its_pods_are_gone() -> None:
-    resource, observed = changed({"peers": {"image": "example.dev/other:2"}})
+    resource, observed = changed({**SAVED, "peers": {"image": "example.dev/other:2"}}, SAVED)
     found = build_plan(resource, observed, DEFAULTS)
     assert found.deletions == (Deletion("Job", "sums-peers", "Foreground"),)
     assert observed.job is not None
@@ -146,7 +164,7 @@ def test_a_change_of_the_pods_replaces_the_job_once_its_pods_are_gone() -> None:
 
 
 def test_new_pods_that_the_server_refuses_do_not_replace_the_old_ones() -> None:
-    resource, observed = changed({"peers": {"podTemplate": {"spec": {"priorityClassName": "nope"}}}})
+    resource, observed = changed({**SAVED, "peers": {"podTemplate": {"spec": {"priorityClassName": "nope"}}}}, SAVED)
     found = build_plan(resource, observed, DEFAULTS)
     assert found.dry_run is not None
     assert not found.deletions
@@ -168,6 +186,19 @@ def test_a_newer_operator_does_not_touch_running_peers() -> None:
     found = build_plan(resource, observed, newer)
     assert jobs(found) == []
     assert not found.deletions
+
+
+@pytest.mark.parametrize("spec", [{"suspend": True}, {**SAVED, "peers": {"image": "example.dev/other:2"}}])
+def test_a_job_is_deleted_by_its_uid_and_one_that_another_controls_never(spec: dict[str, Any]) -> None:
+    resource, observed = changed(spec, SAVED)
+    assert observed.job is not None
+    observed = replace(observed, job=replace(observed.job, uid="u1"))
+    assert Deletion("Job", "sums-peers", "Foreground", "u1") in build_plan(resource, observed, DEFAULTS).deletions
+    place = ("Job", "sums-peers")
+    theirs = {**observed.children, place: replace(observed.children[place], controller="CronJob nightly")}
+    found = build_plan(resource, replace(observed, children=theirs), DEFAULTS)
+    assert not [each for each in found.deletions if each.kind == "Job"]
+    assert reported(found)["Degraded"] == ("True", "NameTaken")
 
 
 def test_a_deleted_job_is_created_again() -> None:

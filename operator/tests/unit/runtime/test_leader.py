@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 from collections.abc import Coroutine
 from typing import Any
 
@@ -30,6 +31,7 @@ def virtually(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 class OneLease(Api):
     """A connection to an API server with one Lease and optimistic locking. `away`: it answers 503.
+    `delay`: seconds from a write to its answer.
 
     Args:
         server: another connection to the same server.
@@ -38,31 +40,39 @@ class OneLease(Api):
     def __init__(self, server: OneLease | None = None) -> None:
         super().__init__(None)
         self.store: list[dict[str, Any]] = [] if server is None else server.store
+        self.versions = itertools.count(1) if server is None else server.versions
         self.away = False
         self.requests = 0
+        self.delay = 0.0
 
-    def _answer(self) -> None:
+    async def _answer(self) -> None:
         self.requests += 1
         if self.away:
             raise Retry(None, "ServiceUnavailable", "away", status=503)
 
+    async def _late(self) -> None:
+        """Wait after the server has done what was asked for."""
+        await asyncio.sleep(self.delay)
+
     async def get(self, kind: Any, namespace: Any, name: str) -> Any:
-        self._answer()
+        await self._answer()
         return copy.deepcopy(self.store[0]) if self.store else None
 
     async def create(self, kind: Any, namespace: Any, body: Any, *, dry_run: bool = False) -> Any:
-        self._answer()
+        await self._answer()
         if self.store:
             raise Retry(None, "AlreadyExists", status=409)
-        self.store.append({**body, "metadata": {**body["metadata"], "resourceVersion": "1"}})
+        self.store.append({**body, "metadata": {**body["metadata"], "resourceVersion": str(next(self.versions))}})
+        await self._late()
         return self.store[0]
 
     async def replace(self, kind: Any, namespace: Any, body: Any) -> Any:
-        self._answer()
+        await self._answer()
         version = self.store[0]["metadata"]["resourceVersion"]
         if body["metadata"]["resourceVersion"] != version:
             raise Retry(None, "Conflict", status=409)
-        self.store[0] = {**body, "metadata": {**body["metadata"], "resourceVersion": str(int(version) + 1)}}
+        self.store[0] = {**body, "metadata": {**body["metadata"], "resourceVersion": str(next(self.versions))}}
+        await self._late()
         return self.store[0]
 
 
@@ -138,3 +148,59 @@ def test_a_candidate_asks_about_once_a_second_and_not_more_while_the_api_server_
         return api.requests
 
     assert 45 <= virtually(scenario()) <= 62
+
+
+@settings(max_examples=40, deadline=None)
+@given(delay=st.floats(0.0, 29.0))
+def test_an_operator_that_acquires_slowly_never_leads_beside_another(delay: float) -> None:
+    """The answer to the write that made the Lease its own may arrive when the Lease has expired for the others."""
+
+    async def scenario() -> tuple[float, float]:
+        loop, slow = asyncio.get_running_loop(), OneLease()
+        slow.delay = delay
+        first, second = candidate(slow, "first"), candidate(OneLease(slow), "second")
+        led: list[float] = []
+
+        async def lead() -> None:
+            await first.acquire()
+            slow.away = True  # from now on it is cut off
+            try:
+                await first.hold()
+            except LeadershipLost:
+                led.append(loop.time())
+
+        leading = asyncio.create_task(lead())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+        async with asyncio.timeout(300):
+            await second.acquire()
+        taken = loop.time()
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+        return (led[0] if led else 0.0) if not first.leads else 1e9, taken
+
+    stopped, taken = virtually(scenario())
+    assert stopped < taken
+
+
+@settings(max_examples=20, deadline=None)
+@given(deleted_after=st.floats(0.0, 20.0))
+def test_a_leader_stops_at_its_next_renewal_after_another_has_taken_the_lease(deleted_after: float) -> None:
+    """Such as after someone deleted the Lease."""
+
+    async def scenario() -> tuple[float, bool]:
+        api, loop = OneLease(), asyncio.get_running_loop()
+        first, second = candidate(api, "first"), candidate(OneLease(api), "second")
+        await first.acquire()
+        holding = asyncio.create_task(first.hold())
+        await asyncio.sleep(deleted_after)
+        api.store.clear()
+        await second.acquire()
+        taken = loop.time()
+        with pytest.raises(LeadershipLost, match="another operator's"):
+            await holding
+        return loop.time() - taken, first.leads
+
+    seconds, leads = virtually(scenario())
+    assert seconds <= SECONDS / 5 + 0.1
+    assert not leads

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmgame_operator.errors import LeadershipLost, Retry
-from swarmgame_operator.queue import WorkQueue
+from swarmgame_operator.queue import Turns, WorkQueue
 
 
 def virtually(coroutine):  # type: ignore[no-untyped-def]
@@ -71,6 +71,59 @@ def test_a_key_added_while_it_is_worked_on_is_worked_on_again_and_never_by_two()
         return most, runs
 
     assert virtually(scenario()) == (1, 2)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_urgent_keys_go_first_and_the_others_still_get_one_turn_in_four(workers: int) -> None:
+    async def scenario() -> list[str]:
+        queue: WorkQueue[str] = WorkQueue(urgent=lambda key: key.startswith("new"))
+        seen: list[str] = []
+
+        async def work(key: str) -> None:
+            seen.append(key)
+            await asyncio.sleep(1)
+
+        for number in range(6):
+            queue.add(f"old-{number}")
+        for number in range(9):
+            queue.add(f"new-{number}")
+        assert queue.depth == 15
+        await drained(queue, [asyncio.create_task(queue.work(work)) for _ in range(workers)], 60)
+        assert queue.depth == 0
+        return seen
+
+    seen = virtually(scenario())
+    assert [each[:3] for each in seen] == [*(["new"] * 3 + ["old"]) * 3, *["old"] * 3]
+    for kind in ("new", "old"):
+        assert [each for each in seen if each.startswith(kind)] == sorted(
+            each for each in seen if each.startswith(kind)
+        )
+
+
+def test_a_key_is_urgent_or_not_when_it_becomes_due_and_the_oldest_of_both_is_known() -> None:
+    async def scenario() -> tuple[list[str], float]:
+        queue: WorkQueue[str] = WorkQueue(urgent=lambda key: key not in begun)
+        begun: set[str] = {"old"}
+        seen: list[str] = []
+
+        async def work(key: str) -> None:
+            seen.append(key)
+            begun.add(key)
+
+        queue.add("old")
+        await asyncio.sleep(5)
+        queue.add("new")
+        oldest = queue.oldest
+        worker = asyncio.create_task(queue.work(work))
+        await asyncio.sleep(1)
+        queue.add("old")
+        queue.add("new")  # has begun meanwhile
+        await drained(queue, [worker], 1)
+        return seen, oldest
+
+    seen, oldest = virtually(scenario())
+    assert seen == ["new", "old", "old", "new"]
+    assert oldest == pytest.approx(5, abs=0.1)
 
 
 def test_failures_wait_twice_as_long_each_time_up_to_the_longest_and_a_success_forgets_them() -> None:
@@ -258,3 +311,59 @@ def test_the_age_of_the_oldest_work_can_be_read_from_another_thread() -> None:
 
     assert none == 0
     assert age >= 0.01
+
+
+@settings(deadline=None)
+@given(
+    asks=st.lists(st.tuples(st.integers(0, 30), st.floats(0, 3), st.floats(0.001, 2)), max_size=200),
+    share=st.sampled_from([0.05, 0.5]),
+)
+def test_turns_together_last_for_a_share_of_the_time(asks: list[tuple[int, float, float]], share: float) -> None:
+    turns: Turns[int] = Turns(share, 2.0, longest=30.0)
+    now = 0.0
+    spent: list[tuple[float, float]] = []
+    for key, later, seconds in asks:
+        now += later
+        if wait := turns.take(key, now):
+            assert 0 < wait <= 30.0
+        else:
+            turns.took(seconds)
+            spent.append((now, seconds))
+    for first, (start, _) in enumerate(spent):
+        for last in range(first, len(spent)):
+            before = sum(seconds for _, seconds in spent[first:last])
+            assert before <= 2.0 + (spent[last][0] - start) * share + 1e-6  # the last one began with some time left
+
+
+def test_a_server_that_hung_is_asked_again_soon() -> None:
+    turns: Turns[str] = Turns(0.05, 2.0, longest=30.0)
+    for worker in range(16):
+        assert turns.take(f"game-{worker}", 0.0) == 0
+    for _ in range(16):
+        turns.took(30.0)
+    assert turns.take("game", 30.0) > 0
+    assert turns.take("game", 30.0 + 4.0 / 0.05 + 1.0) == 0
+
+
+def test_everyone_who_waits_for_a_turn_gets_one_soon_and_those_who_left_delay_nobody() -> None:
+    turns: Turns[str] = Turns(0.05, 2.0, longest=30.0)
+    due = dict.fromkeys((f"game-{index}" for index in range(600)), 8.0)
+    had: dict[str, float] = {}
+    while due:
+        key, now = min(due.items(), key=lambda each: each[1])
+        if wait := turns.take(key, now):
+            due[key] = now + wait
+        else:
+            turns.took(0.005)  # an API server at ease
+            had[key] = now
+            del due[key]
+    assert sum(moment <= 30.0 for moment in had.values()) >= 500
+    assert max(had.values()) <= 8.0 + 2 * 600 * 0.005 / 0.05
+
+    slow: Turns[str] = Turns(0.05, 2.0, longest=30.0)
+    slow.take("slow", 0.0)
+    slow.took(2.5)
+    for index in range(1000):
+        assert slow.take(f"left-{index}", 1.0) > 0
+        slow.leave(f"left-{index}")
+    assert slow.take("new", 1.0) <= 20.0

@@ -44,5 +44,22 @@ def test_every_variable_that_is_wrong_is_named() -> None:
         assert word in str(error.value)
 
 
+def test_the_defaults_of_pods_are_read_from_json_and_a_mistake_is_named_without_the_values() -> None:
+    name = "SWARMGAME_OPERATOR_POD_DEFAULTS"
+    found = operator_settings({name: '{"nodeSelector": {"pool": "games"}, "env": [{"name": "A", "value": "b"}]}'})
+    assert found.defaults.pod_defaults.node_selector == {"pool": "games"}
+    for text, problem in (
+        ('{"nodeSelektor": {}, "env": [{"name": "A", "value": "secret"}]}', "games.podDefaults.nodeSelektor"),
+        ('{"env": [{"name": "SWARMGAME_INDEX", "value": "secret"}]}', "games.podDefaults.env"),
+        ('{"resources": {"limits": {"nvidia.com/gpu": "1"}}}', "games.podDefaults.resources"),
+        ("[", "games.podDefaults"),
+    ):
+        with pytest.raises(InvalidSettings) as error:
+            operator_settings({name: text})
+        assert name in str(error.value)
+        assert problem in str(error.value)
+        assert "secret" not in str(error.value)
+
+
 def test_the_page_of_settings_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), "run `python -m swarmgame_operator.settings`"

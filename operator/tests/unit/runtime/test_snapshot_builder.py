@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmgame_operator import snapshot_builder
-from swarmgame_operator.snapshot import ContainerFacts, JobCondition, PodFacts
+from swarmgame_operator.adoption import belongs_to_another, is_of_an_earlier_game
+from swarmgame_operator.snapshot import ContainerFacts, JobCondition, PodFacts, WarningFacts
 
 
 def pod(**status: Any) -> dict[str, Any]:
@@ -22,6 +23,27 @@ def pod(**status: Any) -> dict[str, Any]:
         },
         "status": status,
     }
+
+
+@pytest.mark.parametrize("index", ["²", "٣", "-1", "1e3", " 3", "9" * 5000])
+def test_an_index_that_is_no_number_makes_a_pod_without_an_index(index: str) -> None:
+    body = pod()
+    body["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] = index
+    assert snapshot_builder.pod_facts(body).facts == of(index=None)
+
+
+@pytest.mark.parametrize(
+    ("volumes", "expected"),
+    [
+        ([{"name": "checkpoints", "persistentVolumeClaim": {"claimName": "sums-checkpoints"}}], "sums-checkpoints"),
+        ([{"name": "checkpoints", "emptyDir": {}}], ""),
+        ([{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}], ""),
+        (None, ""),
+    ],
+)
+def test_a_jobs_checkpoints_are_on_the_claim_of_its_template(volumes: Any, expected: str) -> None:
+    job = {"metadata": {"name": "sums-peers"}, "spec": {"template": {"spec": {"volumes": volumes}}}}
+    assert snapshot_builder.job_facts(job).checkpoints_claim == expected
 
 
 def of(**changes: Any) -> PodFacts:
@@ -174,3 +196,87 @@ def test_an_object_of_an_unknown_shape_gives_empty_facts_and_no_error(metadata: 
     assert snapshot_builder.job_facts(body).conditions == ()
     assert snapshot_builder.workload_facts("Deployment", body).ready == 0
     assert snapshot_builder.service_facts(body).node_ports == {}
+
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def test_a_pod_shows_when_it_should_end_what_holds_it_and_whether_its_node_is_lost() -> None:
+    body = pod(phase="Running", conditions=[{"type": t, "status": s} for t, s in LOST])
+    body["metadata"] |= {"deletionTimestamp": "2026-01-31T12:00:00Z", "finalizers": ["example.dev/hold"]}
+    body["metadata"] |= {"creationTimestamp": "2026-01-31T12:00:00Z"}
+    body["spec"] = {"nodeName": "n7"}
+    facts = snapshot_builder.pod_facts(body).facts
+    assert (facts.end_due, facts.created, facts.finalizers, facts.node) == (NOON, NOON, ("example.dev/hold",), "n7")
+    assert facts.node_lost
+    body["spec"]["readinessGates"] = [{"conditionType": "example.dev/gate"}]
+    assert not snapshot_builder.pod_facts(body).facts.node_lost, "the gate may be why it is not ready"
+
+
+LOST = (("Ready", "False"), ("ContainersReady", "True"))
+
+
+def test_a_running_container_and_one_that_has_ended_are_told_apart() -> None:
+    ended = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-31T12:00:00Z"}}
+    statuses = [{"name": "peer", "state": ended}, {"name": "mesh", "state": {"running": {}}}]
+    peer, mesh = snapshot_builder.pod_facts(pod(phase="Running", containerStatuses=statuses)).facts.containers
+    assert (peer.running, peer.ended, mesh.running, mesh.ended) == (False, NOON, True, None)
+
+
+def test_a_workload_shows_why_its_pods_are_refused() -> None:
+    failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+    body = {"metadata": {"name": "b", "uid": "u"}, "spec": {"replicas": 2}, "status": {"conditions": [failure]}}
+    facts = snapshot_builder.workload_facts("Deployment", body)
+    assert (facts.refused, facts.replicas, facts.uid) == ("exceeded quota", 2, "u")
+    failure["status"] = "False"
+    assert snapshot_builder.workload_facts("Deployment", body).refused == ""
+
+
+def event(reason: str, minute: int, uid: str = "u", kind: str = "Warning") -> dict[str, Any]:
+    when = f"2026-01-31T12:{minute:02}:00Z"
+    return {"type": kind, "reason": reason, "message": f"{reason} {minute}", "lastTimestamp": when,
+            "involvedObject": {"uid": uid}}  # fmt: skip
+
+
+def test_the_newest_warning_of_each_reason_is_kept_and_those_of_an_earlier_object_are_not() -> None:
+    events = [event("A", 1), event("B", 3), event("A", 5), event("C", 9, uid="old"), event("D", 9, kind="Normal")]
+    found = snapshot_builder.warning_facts(events, "u")
+    assert [(each.reason, each.message) for each in found] == [("A", "A 5"), ("B", "B 3")]
+    assert [each.reason for each in snapshot_builder.warning_facts(events, "")] == ["C", "A", "B"]
+    series = {
+        "type": "Warning",
+        "reason": "S",
+        "eventTime": None,
+        "series": {"lastObservedTime": "2026-01-31T12:00:00Z"},
+    }
+    assert snapshot_builder.warning_facts([series, {"type": "Warning"}], "") == (
+        WarningFacts("S", "", NOON),
+        WarningFacts("", "", None),
+    )
+
+
+OURS = {"app.kubernetes.io/managed-by": "swarmgame-operator", "swarmgame.dev/game": "sums"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "owner", "ours"),
+    [
+        (OURS, None, True),  # kept, or left by an orphaning deletion
+        ({}, ("SwarmGame", "sums", "u"), True),  # its labels were removed by hand
+        ({}, None, False),
+        ({"swarmgame.dev/game": "sums"}, None, False),
+        ({**OURS, "swarmgame.dev/game": "other"}, None, False),
+        (OURS, ("Deployment", "web", "x"), False),
+        (OURS, ("SwarmGame", "sums", "old"), False),
+    ],
+)
+def test_an_object_is_the_games_by_its_controller_or_else_by_its_labels(
+    labels: dict[str, str], owner: tuple[str, str, str] | None, ours: bool
+) -> None:
+    metadata: dict[str, Any] = {"labels": labels}
+    if owner is not None:
+        kind, name, uid = owner
+        metadata["ownerReferences"] = [{"kind": "Node"}, {"kind": kind, "name": name, "uid": uid, "controller": True}]
+    body = {"metadata": metadata}
+    assert (belongs_to_another(body, "sums", "u") == "") is ours
+    assert is_of_an_earlier_game(body, "sums", "u") is (owner == ("SwarmGame", "sums", "old"))

@@ -7,15 +7,18 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
 from aiohttp import web
+from kubernetes.aio import client as kubernetes_client
 
 from swarmgame_operator import status_poller as module
-from swarmgame_operator.api import POD
+from swarmgame_operator.api import GAME, POD, Api, _refuse_redirects_of_pods
 from swarmgame_operator.cache import ClusterCache, Key
+from swarmgame_operator.errors import Retry
+from swarmgame_operator.snapshot import PollFacts
 from swarmgame_operator.status_poller import StatusPoller
 
 KEY = ("n", "g")
@@ -76,7 +79,7 @@ async def test_answers_of_a_peer_and_a_gateway_become_facts_and_are_reported_onc
         "lastBlock": 77,
     }
     async with answering({8080: PEER, 8645: gateway}) as (poller, session, changed):
-        assert await poller.poll(session, KEY)
+        await poller.poll(session, KEY)
         peer, chain = poller.of(KEY)
         assert peer is not None
         assert chain is not None
@@ -89,7 +92,7 @@ async def test_answers_of_a_peer_and_a_gateway_become_facts_and_are_reported_onc
         )
         assert (chain.registered, chain.chain_id, chain.round, chain.last_block) == (2, 31337, 41, 77)
         assert changed == [KEY, KEY]
-        assert await poller.poll(session, KEY)
+        await poller.poll(session, KEY)
         assert changed == [KEY, KEY]
         poller.forget(KEY)
         assert poller.of(KEY) == (None, None)
@@ -120,21 +123,58 @@ async def test_an_invalid_answer_changes_nothing(answer: Any) -> None:
         await poller.poll(session, KEY)
         before = poller.of(KEY)
         answers[8080] = answer
-        assert not await poller.poll(session, KEY)
+        assert poller.facts(KEY) == PollFacts()
+        await poller.poll(session, KEY)
         assert poller.of(KEY) == before
-        assert changed == [KEY]
+        silence = poller.facts(KEY)
+        assert silence.silent_since == NOW
+        assert silence.error.startswith("peer: ")
+        assert changed == [KEY, KEY], "that nothing answers is a change, once"
+        await poller.poll(session, KEY)
+        assert changed == [KEY, KEY]
+        answers[8080] = PEER
+        await poller.poll(session, KEY)
+        assert poller.facts(KEY) == PollFacts()
+        assert changed == [KEY, KEY, KEY]
+
+
+async def test_peers_are_polled_at_once_and_twice_as_often_until_a_round_has_ended() -> None:
+    async with answering({8080: {**PEER, "rounds_finished": 0}, 8645: "no"}) as (poller, session, _):
+        loop = asyncio.get_running_loop()
+        await poller._poll_and_schedule(session, KEY)
+        assert 4 <= poller._due[KEY] - loop.time() <= 5
+    async with answering({8080: PEER, 8645: "no"}) as (poller, session, _):
+        await poller._poll_and_schedule(session, KEY)
+        assert 9 <= poller._due[KEY] - loop.time() <= 10
+
+
+@pytest.mark.parametrize(
+    ("role", "ready", "phase", "expected"),
+    [
+        ("peer", True, "Running", True),
+        ("peer", False, "Running", False),
+        ("bootnode", True, "Running", False),
+        ("gateway", False, "Running", True),
+        ("gateway", False, "Pending", False),
+    ],
+)
+def test_a_game_is_polled_when_a_peer_or_the_gateway_can_answer_and_not_for_its_bootnode(
+    role: str, ready: bool, phase: str, expected: bool
+) -> None:
+    cache, body = ClusterCache(changed=lambda key: None), pod(role)
+    status = {**body["status"], "phase": phase, "conditions": [{"type": "Ready", "status": str(ready)}]}
+    cache.put(POD, {**body, "status": status})
+    assert cache.can_be_polled(KEY) is expected
 
 
 async def test_a_silent_pod_is_polled_less_and_less_often() -> None:
     async with answering({8080: "no", 8645: "no"}) as (poller, session, _):
         waits = []
-        import asyncio
-
         for _attempt in range(8):
             before = asyncio.get_running_loop().time()
             await poller._poll_and_schedule(session, KEY)
             waits.append(round((poller._due[KEY] - before) / 10))
-        assert waits[:2] == [2, 4]
+        assert waits[1:4] == [1, 2, 4]
         assert waits[-1] == module.MAX_INTERVAL_SECONDS / 10
 
 
@@ -158,6 +198,28 @@ async def test_after_a_peer_that_does_not_answer_the_next_one_is_polled() -> Non
     assert polled == ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.0"]
 
 
+async def test_the_silence_of_peers_ends_when_there_is_none_to_poll() -> None:
+    async with answering({8080: "no", 8645: "no"}) as (poller, session, changed):
+        game = {"metadata": {"name": "g", "namespace": "n", "uid": "game", "resourceVersion": "1"}}
+        poller._cache.put(GAME, game)
+        poller._cache.put_game(KEY, game)
+        for _attempt in range(5):
+            await poller._poll_and_schedule(session, KEY)
+        now = asyncio.get_running_loop().time()
+        assert poller._due_games(now) == []
+        assert poller.facts(KEY).silent_since == NOW, "they are polled again later"
+        poller._cache.remove(POD, "n", "gateway", "")
+        starting = pod("peer")
+        starting["metadata"]["resourceVersion"] = "2"
+        starting["status"]["conditions"] = []
+        poller._cache.put(POD, starting)
+        changed.clear()
+        assert poller._due_games(now) == []
+        assert (poller.facts(KEY), changed) == (PollFacts(), [KEY])
+        poller._cache.put(POD, {**pod("peer"), "metadata": {**pod("peer")["metadata"], "resourceVersion": "3"}})
+        assert poller._due_games(now) == [KEY], "once they are ready they are polled at once"
+
+
 @pytest.mark.parametrize(("games", "seconds"), [(1, 10), (2_000, 10), (4_000, 20)])
 async def test_many_games_are_polled_less_often(games: int, seconds: float) -> None:
     async with answering({8080: PEER, 8645: "{}"}) as (poller, session, _):
@@ -165,3 +227,99 @@ async def test_many_games_are_polled_less_often(games: int, seconds: float) -> N
         began = asyncio.get_running_loop().time()
         await poller._poll_and_schedule(session, KEY)
         assert seconds <= poller._due[KEY] - began < seconds + 5
+
+
+# ── through the API server's proxy
+
+
+class Proxy:
+    """Stands for the API server: answers by path, or raises."""
+
+    def __init__(self, answers: dict[str, bytes | Exception]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    async def raw(self, path: str, *, largest: int, seconds: float) -> bytes:
+        self.asked.append(path)
+        answer = self.answers[path]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer[:largest]
+
+
+def polled_through(proxy: Proxy) -> StatusPoller:
+    cache = ClusterCache(changed=lambda key: None)
+    for role in ("peer", "gateway"):
+        cache.put(POD, pod(role))
+    poller = StatusPoller(cache, every=10, changed=lambda key: None, now=lambda: NOW, proxy=cast(Api, proxy))
+
+    async def poll() -> None:
+        async with aiohttp.ClientSession() as session:
+            await poller.poll(session, KEY)
+
+    asyncio.run(poll())
+    return poller
+
+
+PEER_PATH = "/api/v1/namespaces/n/pods/peer:8080/proxy/status"
+GATEWAY_PATH = "/api/v1/namespaces/n/pods/gateway:8645/proxy/status"
+
+
+def test_peers_and_gateway_are_read_through_the_api_server_where_that_is_chosen() -> None:
+    proxy = Proxy({PEER_PATH: json.dumps(PEER).encode(), GATEWAY_PATH: b'{"registered": 3}'})
+    peer, chain = polled_through(proxy).of(KEY)
+    assert proxy.asked == [PEER_PATH, GATEWAY_PATH]
+    assert peer is not None
+    assert chain is not None
+    assert (peer.rounds_finished, chain.registered) == (41, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (Retry(None, "Forbidden", "cannot get pods/proxy", status=403), "peer: cannot get pods/proxy"),
+        (b"[]", "its answer is refused"),
+        (b"x" * (module.MAX_ANSWER_BYTES + 1), "its answer is refused: more than"),
+    ],
+    ids=["forbidden", "another document", "too large"],
+)
+def test_what_the_api_server_refuses_is_told_and_a_bad_answer_changes_nothing(
+    answer: bytes | Exception, text: str
+) -> None:
+    poller = polled_through(Proxy({PEER_PATH: answer, GATEWAY_PATH: b"{}"}))
+    assert poller.of(KEY)[0] is None
+    assert text in poller.facts(KEY).error
+
+
+def test_a_pod_cannot_redirect_the_operator_and_its_token() -> None:
+    async def ask() -> tuple[int, str]:
+        followed: list[str] = []
+
+        async def redirect(request: web.Request) -> web.Response:
+            raise web.HTTPFound("/elsewhere")
+
+        async def elsewhere(request: web.Request) -> web.Response:
+            followed.append(request.headers.get("Authorization", ""))
+            return web.Response()
+
+        application = web.Application()
+        application.router.add_get("/elsewhere", elsewhere)
+        application.router.add_get("/{path:.*}", redirect)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        configuration = kubernetes_client.Configuration()
+        configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        configuration.client_session_kwargs = {"trace_configs": [_refuse_redirects_of_pods()]}
+        api = Api(kubernetes_client.ApiClient(configuration=configuration))
+        try:
+            with pytest.raises(Retry) as error:
+                await api.raw(PEER_PATH)
+        finally:
+            await api.close()
+            await runner.cleanup()
+        return len(followed), error.value.message
+
+    count, message = asyncio.run(ask())
+    assert count == 0
+    assert "redirect" in message

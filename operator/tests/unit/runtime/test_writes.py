@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import contextvars
 import io
 from typing import Any
 
 import kmock
 import kopf
+import looptime
 import pytest
 import structlog
 from hypothesis import given
@@ -17,13 +20,13 @@ from kubernetes.aio import client
 
 from swarmgame_api.resource import GameResource
 from swarmgame_operator import secrets
-from swarmgame_operator.api import POD, SECRET, Api, error_of, proxy_of
-from swarmgame_operator.apply import difference
+from swarmgame_operator.api import CLAIM, POD, SECRET, Api, error_of, proxy_of
+from swarmgame_operator.apply import Applier, difference
 from swarmgame_operator.cache import ClusterCache
-from swarmgame_operator.errors import AlreadyExists, Gone, Invalid, NotFound, OperatorError, Retry
+from swarmgame_operator.errors import AlreadyExists, Gone, Invalid, NameTaken, NotFound, OperatorError, Retry
 from swarmgame_operator.events import Events, shorten
-from swarmgame_operator.libp2p_keys import peer_id_of
-from swarmgame_operator.plan import GameEvent, KeySecret
+from swarmgame_operator.libp2p_keys import new_key, peer_id_of
+from swarmgame_operator.plan import Child, Deletion, GameEvent, KeySecret
 from swarmgame_operator.secrets import Secrets
 
 JSON = st.recursive(
@@ -132,6 +135,58 @@ def test_a_proxy_is_read_from_the_environment_once(
     assert proxy_of("https://10.96.0.1:443") == proxy
 
 
+@pytest.mark.parametrize(("waited", "taken"), [(0.5, False), (5.0, True)])
+def test_a_name_that_was_found_free_long_ago_is_looked_up_again_before_it_is_written_to(
+    waited: float, taken: bool
+) -> None:
+    """The stages before its own took their time, and meanwhile someone has made an object of the name."""
+
+    class Slow(Api):
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.existing: dict[str, Any] | None = None
+            self.applied = 0
+
+        async def get(self, *of: Any, metadata: bool = False) -> dict[str, Any] | None:
+            return self.existing
+
+        async def apply(self, kind: Any, namespace: Any, body: dict[str, Any]) -> dict[str, Any]:
+            self.applied += 1
+            return {**body, "metadata": {**body["metadata"], "namespace": "n", "uid": "x", "resourceVersion": "1"}}
+
+    child = Child({"kind": "Deployment", "metadata": {"name": "sums-bootnode"}})
+
+    async def scenario() -> int:
+        api = Slow()
+        applier = Applier(api, ClusterCache(lambda key: None))
+        looked_up = asyncio.ensure_future(applier.look_up(("n", "sums"), child, "u"))
+        await asyncio.sleep(waited)
+        api.existing = {"metadata": {"name": "sums-bootnode"}}
+        with pytest.raises(NameTaken) if taken else contextlib.nullcontext():
+            await applier.child(("n", "sums"), child, "u", looked_up)
+        return api.applied
+
+    loop = looptime.patch_event_loop(asyncio.new_event_loop(), start=0.0)
+    try:
+        assert loop.run_until_complete(scenario()) == int(not taken)
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../secrets", "a?b", "a#b", "a%2Fb"])
+async def test_a_name_that_leads_to_something_else_is_not_asked_for(kmock: Any, api: Any, name: str) -> None:
+    with pytest.raises(Invalid):
+        await api.get(SECRET, "n", name)
+    assert not list(kmock)
+
+
+async def test_an_object_is_deleted_only_if_it_is_the_one_that_was_planned(kmock: Any, api: Any) -> None:
+    applier = Applier(api, ClusterCache(lambda key: None))
+    await applier.delete(("n", "sums"), Deletion("Job", "sums-peers", "Foreground", "u1"))
+    (request,) = list(kmock)
+    assert request.data == {"propagationPolicy": "Foreground", "preconditions": {"uid": "u1"}}
+
+
 async def test_an_answer_that_is_not_json_is_retried(kmock: Any, api: Any) -> None:
     kmock["get"] << b"{broken"
     with pytest.raises(Retry) as error:
@@ -173,7 +228,13 @@ def test_a_note_is_cut_between_letters(text: str, most: int) -> None:
 async def test_existing_keys_are_never_sent_and_missing_ones_are_real_keys(kmock: Any, api: Any) -> None:
     there = base64.b64encode(b"x" * 36).decode()
     body = {
-        "metadata": {"name": "sums-peer-keys", "namespace": "n", "uid": "s", "resourceVersion": "5"},
+        "metadata": {
+            "name": "sums-peer-keys",
+            "namespace": "n",
+            "uid": "s",
+            "resourceVersion": "5",
+            "labels": {"swarmgame.dev/game": "sums", "app.kubernetes.io/managed-by": "swarmgame-operator"},
+        },
         "data": {"peer-0.key": there},
     }
     kmock["post"] << 409 << {"reason": "AlreadyExists"}
@@ -186,7 +247,7 @@ async def test_existing_keys_are_never_sent_and_missing_ones_are_real_keys(kmock
         "type": "Opaque",
     }
     await Secrets(api, ClusterCache(changed=lambda key: None)).ensure(
-        ("n", "sums"), KeySecret(secret, ("peer-0.key", "peer-1.key"))
+        ("n", "sums"), KeySecret(secret, ("peer-0.key", "peer-1.key")), "u"
     )
     first, second = (request.data for request in kmock["patch"])
     assert first["metadata"]["resourceVersion"] == "5"
@@ -195,14 +256,104 @@ async def test_existing_keys_are_never_sent_and_missing_ones_are_real_keys(kmock
     assert "data" not in second
 
 
-async def test_keys_are_created_without_reading_first(kmock: Any, api: Any) -> None:
-    kmock["post"] << {"metadata": {"name": "k", "namespace": "n", "uid": "s", "resourceVersion": "6"}}
+class RecordedApi:
+    """An API server with one object, which refuses a claim smaller than `size`."""
 
-    await Secrets(api, ClusterCache(changed=lambda key: None)).ensure(
-        ("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ("peer-0.key",))
+    def __init__(self, body: dict[str, Any], size: str = "0") -> None:
+        self.body, self.size, self.sent = body, size, list[dict[str, Any]]()
+
+    async def get(self, *of: Any, metadata: bool = False) -> dict[str, Any]:
+        return self.body
+
+    async def merge(self, kind: Any, namespace: str, name: str, patch: dict[str, Any]) -> dict[str, Any]:
+        self.sent.append(patch)
+        return self.body
+
+    async def apply(self, kind: Any, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.sent.append(body)
+        if "resources" in body.get("spec", {}) and body["spec"]["resources"]["requests"]["storage"] < self.size:
+            raise Invalid("Invalid", "field can not be less than status.capacity", status=422)
+        return self.body
+
+
+@pytest.mark.parametrize("others", [[], [{"kind": "Backup", "name": "b", "uid": "other"}]])
+async def test_what_is_to_be_retained_from_now_on_loses_the_game_as_its_owner(others: list[dict[str, Any]]) -> None:
+    owner = {"kind": "SwarmGame", "name": "sums", "uid": "u", "controller": True}
+    metadata = {"name": "k", "namespace": "n", "uid": "s", "resourceVersion": "5", "ownerReferences": [*others, owner]}
+    labels = {"swarmgame.dev/game": "sums"}
+    api: Any = RecordedApi({"metadata": {**metadata, "labels": labels}, "data": {"peer-0.key": "x"}})
+    cache = ClusterCache(changed=lambda key: None)
+    cache.put(SECRET, api.body)
+    await Secrets(api, cache).ensure(("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ()), "u")
+    claim = {"kind": "PersistentVolumeClaim", "metadata": {"name": "k"}}
+    await Applier(api, cache).child(("n", "sums"), Child(claim), "u")
+    owned = {**claim, "metadata": {"name": "k", "ownerReferences": [owner]}}
+    await Applier(api, cache).child(("n", "sums"), Child(owned), "u")
+    removed = {"metadata": {"resourceVersion": "5", "ownerReferences": others or None}}
+    assert api.sent == [{"metadata": {"name": "k"}}, removed, claim, removed, owned]
+
+
+@pytest.mark.parametrize(
+    ("size", "template", "sent"),
+    [("5Gi", "1Gi", ["1Gi", "5Gi"]), ("5Gi", "4096Mi", ["4096Mi", "5Gi"]), ("8Gi", "6Gi", ["6Gi"])],
+)
+async def test_a_claim_that_was_enlarged_by_hand_is_applied_at_its_size(
+    size: str, template: str, sent: list[str]
+) -> None:
+    def claim(storage: str) -> dict[str, Any]:
+        metadata = {"name": "c", "namespace": "n", "uid": "c", "resourceVersion": "5"}
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": storage}}}
+        return {"kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+
+    labelled = {**claim("5Gi"), "metadata": {**claim("5Gi")["metadata"], "labels": {"swarmgame.dev/game": "sums"}}}
+    api: Any = RecordedApi(labelled, size)
+    cache = ClusterCache(changed=lambda key: None)
+    cache.put(CLAIM, labelled)
+    with contextlib.nullcontext() if len(sent) == 2 else pytest.raises(Invalid):  # a refused growth is said
+        await Applier(api, cache).child(("n", "sums"), Child(claim(template)), "u")
+    assert [each["spec"]["resources"]["requests"]["storage"] for each in api.sent] == sent
+
+
+async def test_the_owned_keys_of_a_deleted_game_of_this_name_are_waited_for(kmock: Any, api: Any) -> None:
+    owner = {"apiVersion": "swarmgame.dev/v1alpha1", "kind": "SwarmGame", "name": "sums", "uid": "old"}
+    metadata = {"name": "k", "namespace": "n", "uid": "s", "resourceVersion": "5"}
+    kmock["post"] << 409 << {"reason": "AlreadyExists"}
+    kmock["get"] << {"metadata": {**metadata, "ownerReferences": [{**owner, "controller": True}]}}
+    with pytest.raises(Retry) as error:
+        await Secrets(api, ClusterCache(changed=lambda key: None)).ensure(
+            ("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ("peer-0.key",)), "u"
+        )
+    assert error.value.reason == "Leaving"
+
+
+async def test_ids_are_read_in_order_and_a_key_that_cannot_be_used_is_left_out_and_named(kmock: Any, api: Any) -> None:
+    keys = {f"peer-{index}.key": base64.b64encode(new_key()).decode() for index in range(3)}
+    data = {**keys, "peer-1.key": base64.b64encode(b"x" * 36).decode(), "peer-4.key": "no base64"}
+    kmock["get"] << {"metadata": {"name": "k", "namespace": "n"}, "data": data}
+    with structlog.testing.capture_logs() as logs:
+        found = await Secrets(api, ClusterCache(changed=lambda key: None)).peer_ids(
+            "n", "k", [f"peer-{index}.key" for index in range(5)]
+        )
+    assert found == tuple(peer_id_of(base64.b64decode(keys[f"peer-{index}.key"])) for index in (0, 2))
+    assert [each["name"] for each in logs] == ["peer-1.key", "peer-4.key"]
+    assert not any(value in str(logs) for value in data.values())
+
+
+async def test_keys_are_created_and_their_ids_known_without_reading(kmock: Any, api: Any) -> None:
+    labels = {"swarmgame.dev/game": "sums"}
+    metadata = {"name": "k", "namespace": "n", "uid": "s", "resourceVersion": "6", "labels": labels}
+    kmock["post"] << {"metadata": metadata}
+    cache = ClusterCache(changed=lambda key: None)
+
+    made = await Secrets(api, cache).ensure(
+        ("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ("peer-0.key", "peer-1.key")), "u"
     )
 
     assert [request.method.name for request in kmock] == ["POST"]
+    assert made is not None
+    assert made.version == cache.version_of(("n", "sums"), SECRET, "k") == "s/6"
+    sent = kmock["post"][0].data["data"]
+    assert made.peer_ids == {name: peer_id_of(base64.b64decode(sent[name])) for name in sent}
 
 
 async def test_a_secret_that_was_deleted_unnoticed_is_created_again(kmock: Any, api: Any) -> None:
@@ -220,7 +371,7 @@ async def test_a_secret_that_was_deleted_unnoticed_is_created_again(kmock: Any, 
     kmock["get"] << 404 << {"reason": "NotFound"}
     kmock["post"] << {"metadata": {**known["metadata"], "uid": "t", "resourceVersion": "9"}}
 
-    await Secrets(api, cache).ensure(("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ("peer-0.key",)))
+    await Secrets(api, cache).ensure(("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ("peer-0.key",)), "u")
 
     assert set(kmock["post"][0].data["data"]) == {"peer-0.key"}
     assert cache.version_of(("n", "sums"), SECRET, "k") == "t/9"
@@ -232,7 +383,7 @@ async def test_no_key_is_logged(kmock: Any, api: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(secrets, "log", logger)
     kmock["post"] << {"metadata": {"name": "k", "namespace": "n", "uid": "s", "resourceVersion": "6"}}
     await Secrets(api, ClusterCache(changed=lambda key: None)).ensure(
-        ("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ("peer-0.key",))
+        ("n", "sums"), KeySecret({"metadata": {"name": "k"}}, ("peer-0.key",)), "u"
     )
     sent = kmock["post"][0].data["data"]["peer-0.key"]
     reported = written.getvalue()

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from swarmgame.errors import writing
 from swarmgame.observability.diagnostics.rules import SCORING_FAILED, Diagnostic
 from swarmgame.observability.peer_progress import Tail
 
@@ -40,9 +41,13 @@ class RunWarning:
 
 
 def append(path: Path, index: int, diagnostic: Diagnostic) -> None:
-    """Append a diagnostic to a peer's file."""
+    """Append a diagnostic to a peer's file.
+
+    Raises:
+        NotWritable: the disk is full, or the folder is read-only.
+    """
     line = json.dumps({"index": index, "time": time.time(), **asdict(diagnostic)})
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from swarmgame.game.components import Notice
 from swarmgame.game.reward_checks import ScoringFailure
+from swarmgame.observability.diagnostics.file_rules import OF_FILES
 from swarmgame.observability.diagnostics.records import GameFacts, RoundRecord
 from swarmgame.observability.diagnostics.rules import (
     NOTHING_LEARNED,
@@ -16,6 +18,7 @@ from swarmgame.observability.diagnostics.rules import (
     find_all,
     nothing_learned,
 )
+from swarmgame.observability.diagnostics.trainer_rules import OF_TRAINER
 
 MAX_KEPT = 64
 """Different diagnostics of a peer; more than the rules can find."""
@@ -43,16 +46,21 @@ class DiagnosticsLog:
         """All so far, in the order in which they were found."""
         return tuple(self._found.values())
 
-    def begin(self, policy_version: int) -> None:
-        """Record the policy's version before the first round."""
+    def begin(self, policy_version: int, round: int = 0, notices: Iterable[Notice] = ()) -> None:
+        """Record the policy's version before the first round, and what its trainer found when it was loaded."""
         self._first_version = policy_version
+        self._add_notices(notices, round)
 
-    def add_round(self, record: RoundRecord, failures: Iterable[ScoringFailure] = ()) -> None:
+    def add_round(
+        self, record: RoundRecord, failures: Iterable[ScoringFailure] = (), notices: Iterable[Notice] = ()
+    ) -> None:
         """Apply the rules to one more round.
 
         Args:
             failures: the kinds of failed scoring calls so far, with their totals.
+            notices: all that the trainer has found so far.
         """
+        self._add_notices(notices, record.round)
         self._records.append(record)
         self._rounds += 1
         for diagnostic in find_all(list(self._records), self._facts):
@@ -60,8 +68,13 @@ class DiagnosticsLog:
         for failure in failures:
             self._add(_of_failure(failure, record.round), total=failure.count)
 
-    def finish(self) -> None:
-        """Apply the rules of the end, and emit the last counts."""
+    def finish(self, notices: Iterable[Notice] = ()) -> None:
+        """Apply the rules of the end, and emit the last counts.
+
+        Args:
+            notices: see `add_round`.
+        """
+        self._add_notices(notices, self._records[-1].round if self._records else 0)
         if self._records and self._first_version is not None:
             last = self._records[-1]
             text = nothing_learned(self._rounds, self._first_version, last.policy_version, self._facts)
@@ -71,6 +84,12 @@ class DiagnosticsLog:
         for key, found in self._found.items():
             if found.count != self._written[key]:
                 self._write(found, first=False)
+
+    def _add_notices(self, notices: Iterable[Notice], round: int) -> None:
+        for notice in notices:
+            rule = OF_TRAINER.get(notice.code) or OF_FILES.get(notice.code)
+            cause, cure = (rule.cause, rule.cure) if rule is not None else ("", "")
+            self._add(Diagnostic(notice.code, notice.text, round, notice.text, cause, cure), total=notice.count)
 
     def _add(self, diagnostic: Diagnostic, total: int | None = None) -> None:
         known = self._found.get(diagnostic.key)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from swarmgame.game.components import RewardManager, Trainer
+from swarmgame.game.components import Notice, RewardManager, Trainer
+from swarmgame.game.protocol import ClockError, Collected
 from swarmgame.game.report import Observer, RoundReport
-from swarmgame.game.state import GameState, Rewards
+from swarmgame.game.state import GameState, Rewards, Round
 from swarmgame.observability.diagnostics.files import append
 from swarmgame.observability.diagnostics.log import DiagnosticsLog
 from swarmgame.observability.diagnostics.records import GameFacts, record_of
@@ -27,6 +29,7 @@ class DiagnosticsObserver(Observer):
         rewards, trainer: of the game; for failed calls, and for the policy's version.
         path: of `warnings.jsonl`.
         index: the peer's number in the run.
+        notices: returns what the writers of files have given up.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class DiagnosticsObserver(Observer):
         index: int,
         status: PeerStatus,
         metrics: PeerMetrics,
+        notices: Callable[[], Iterable[Notice]] = tuple,
     ) -> None:
         self._rewards = rewards
         self._trainer = trainer
@@ -46,16 +50,22 @@ class DiagnosticsObserver(Observer):
         self._index = index
         self._status = status
         self._metrics = metrics
+        self._notices = notices
+        self._clock_error: ClockError | None = None
         self._log = DiagnosticsLog(facts, self._show)
 
     def game_started(self, first_round: int, max_rounds: int) -> None:
-        self._log.begin(self._trainer.policy_version)
+        self._log.begin(self._trainer.policy_version, first_round, self._trainer.notices())
+
+    def stage_closed(self, round: Round, stage: int, collected: Collected) -> None:
+        self._clock_error = collected.clock_error
 
     def round_finished(self, report: RoundReport, state: GameState, rewards: Rewards) -> None:
-        self._log.add_round(record_of(report, state, rewards), self._rewards.failures())
+        record = record_of(report, state, rewards, self._clock_error)
+        self._log.add_round(record, self._rewards.failures(), [*self._trainer.notices(), *self._notices()])
 
     def game_finished(self, rounds: int) -> None:
-        self._log.finish()
+        self._log.finish(self._notices())
 
     def _show(self, diagnostic: Diagnostic, first: bool) -> None:
         append(self._path, self._index, diagnostic)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from swarmgame.game.external_sampling import has_nonzero_advantage
-from swarmgame.game.protocol import ClosedBy
+from swarmgame.game.protocol import ClockError, ClosedBy
 from swarmgame.game.report import RoundReport
 from swarmgame.game.state import FinishReason, GameState, PeerId, Rewards
 
@@ -46,6 +46,7 @@ class RoundRecord:
         skipped_steps: optimizer steps that were left out, because the gradient was not finite.
         policy_version: number of updates of the policy, after the round.
         evaluated: mean reward of the evaluation; NaN without a score, None without an evaluation.
+        clock_error: of this machine; None where no other clock is known.
     """
 
     round: int
@@ -63,10 +64,17 @@ class RoundRecord:
     skipped_steps: int = 0
     policy_version: int = 0
     evaluated: float | None = None
+    clock_error: ClockError | None = None
 
 
-def record_of(report: RoundReport, state: GameState, rewards: Rewards) -> RoundRecord:
-    """Return the record of a finished round."""
+def record_of(
+    report: RoundReport, state: GameState, rewards: Rewards, clock_error: ClockError | None = None
+) -> RoundRecord:
+    """Return the record of a finished round.
+
+    Args:
+        clock_error: as measured in its last stage. A report does not have it: it repeats after a resume.
+    """
     own = state.own_groups()
     scores = [rewards.get(key) or [math.nan] * len(group.rollouts) for key, group in own]
     scored = [value for values in scores for value in values if not math.isnan(value)]
@@ -88,4 +96,5 @@ def record_of(report: RoundReport, state: GameState, rewards: Rewards) -> RoundR
         skipped_steps=int(report.metrics.get("steps_skipped", 0)),
         policy_version=report.policy_version,
         evaluated=evaluation.average.get("all", math.nan) if evaluation is not None else None,
+        clock_error=clock_error,
     )

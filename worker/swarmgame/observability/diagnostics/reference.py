@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from swarmgame.observability.diagnostics.file_rules import OF_FILES
 from swarmgame.observability.diagnostics.outcomes import OUTCOMES
 from swarmgame.observability.diagnostics.rules import DROPPED, NOTHING_LEARNED, RULES, SCORING_FAILED
+from swarmgame.observability.diagnostics.trainer_rules import OF_TRAINER
 from swarmgame.rewards.failures import CURES, DEFAULT_CURE
 
 PAGE = """\
@@ -17,7 +19,7 @@ count. The metric `swarmgame_worker_warnings_total` counts them by code.
 
 A warning does not end a run and does not change its exit code. A run whose policy was never updated ends with 0 and the
 warning `nothing-learned`: every round was played, and a control (`update: none`) or a game that is solved looks the
-same.
+same. Symptoms that are no warnings, and what ends a run, are in [the guide](../guide/troubleshooting.md).
 
 | warning | when | likely cause | what to do |
 |---|---|---|---|
@@ -54,7 +56,8 @@ def page() -> str:
     """Return the page."""
     return PAGE.format(
         rules="\n".join(
-            f"| `{rule.code}` | {rule.when}. | {rule.cause}. | {rule.cure}. |" for rule in (*RULES, NOTHING_LEARNED)
+            f"| `{rule.code}` | {rule.when}. | {rule.cause}. | {rule.cure}. |"
+            for rule in (*RULES, NOTHING_LEARNED, *OF_TRAINER.values(), *OF_FILES.values())
         ),
         dropped=DROPPED,
         scoring_failed=SCORING_FAILED,

@@ -21,6 +21,8 @@ WINDOW = 20
 """Rounds that a rule can look back."""
 EARLY, USUAL = 3, 10
 """Rounds after which a game that has not begun to learn is suspected, and rounds for what may be chance."""
+WRONG_CLOCK_SECONDS = 5.0
+"""Synchronized clocks differ by milliseconds, and a busy peer signs a second too early."""
 Records = Sequence[RoundRecord]
 
 
@@ -149,7 +151,9 @@ def shares_nothing(records: Records, facts: GameFacts) -> str | None:
     recent = _recent(records, USUAL)
     if not facts.external_groups or facts.single_peer or not recent:
         return None
-    if any(record.external or record.members < 2 for record in recent) or not any(record.spread for record in recent):
+    if any(record.external or record.members < 2 for record in recent):
+        return None
+    if not any(record.spread for record in recent) and recent[0].policy_version == recent[-1].policy_version:
         return None
     dropped = Counter[str]()
     for record in recent:
@@ -190,6 +194,17 @@ def dropped(records: Records, facts: GameFacts, *, outcome: str) -> str | None:
     return f"{total} messages or groups of other peers were not used {_rounds(recent)}: {outcome}"
 
 
+def wrong_clock(records: Records, facts: GameFacts) -> str | None:
+    """Find a clock that is far from those of the members that count."""
+    error = records[-1].clock_error
+    if error is None or abs(error.seconds) < WRONG_CLOCK_SECONDS:
+        return None
+    where = f"{abs(error.seconds):.0f} s {'ahead of' if error.seconds > 0 else 'behind'}"
+    if error.peers == 1:
+        return f"this machine's clock is {where} that of the only member whose clock is known: one of both is wrong"
+    return f"this machine's clock is {where} those of the members that count ({error.peers} are known)"
+
+
 def nothing_learned(rounds: int, first_version: int, last_version: int, facts: GameFacts) -> str | None:
     """Find, at the end of a game, that the policy is the one with which it began.
 
@@ -203,6 +218,7 @@ def nothing_learned(rounds: int, first_version: int, last_version: int, facts: G
     return f"nothing was learned: no optimizer step in {played}, so the policy is the one with which the game began"
 
 
+SKIPPED_ROUNDS, MISSING_MEMBERS, WRONG_CLOCK = "skipped-rounds", "missing-members", "wrong-clock"
 RULES = (
     Rule(
         "no-spread",
@@ -236,8 +252,10 @@ RULES = (
     Rule(
         "unscored",
         "Rollouts have no reward (NaN or none) in 3 rounds in a row",
-        "RewardManager.rewards returns NaN, or leaves out groups",
-        "Return a finite number for each rollout of every group of state.groups()",
+        "RewardManager.rewards returns NaN or leaves out groups; or three answers of a round broke a limit of the "
+        "sandbox, and those after them were not run",
+        "Return a finite number for each rollout of every group of state.groups(); where counters in metrics.jsonl has "
+        "sandbox_not_run, make the function faster or raise deadlineSeconds",
         unscored,
     ),
     Rule(
@@ -256,24 +274,35 @@ RULES = (
     ),
     Rule(
         "shares-nothing",
-        "Members are live, rewards differ, and still no group of theirs is trained on for 10 rounds",
+        "Members are live, rewards differ or the policy is updated, and still no group of theirs is trained on for 10 "
+        "rounds",
         "All their groups are refused (see the outcomes), none has different rewards, or none arrives in time",
-        "See the warnings about outcomes; raise progression.quorum so that stages wait for all members",
+        "See the warnings about outcomes; raise progression.quorum so that stages wait for all members; where a group "
+        "has one rollout, set sharing.strategy to uniform",
         shares_nothing,
     ),
     Rule(
-        "skipped-rounds",
+        SKIPPED_ROUNDS,
         "A peer skips rounds at least twice within 20",
         "It is slower than the others, and stages close without it",
         "Set progression.quorum to 100%, give it less work or a faster machine, or run fewer peers on one machine",
         skipped_rounds,
     ),
     Rule(
-        "missing-members",
+        MISSING_MEMBERS,
         "In at least half of 10 rounds a stage closes before some members have published",
         "They are slower than the others, and the quorum or the deadline closes the stage without them",
         "Set progression.quorum to 100% or raise stageDeadlineSeconds, or give them less work",
         missing_members,
+    ),
+    Rule(
+        WRONG_CLOCK,
+        "This machine's clock is 5 s or more from those of more than half of the members that count",
+        "The machine does not synchronize its clock",
+        "Synchronize it (timedatectl set-ntp true; a container has the clock of its node). Rounds go on meanwhile: "
+        "messages are judged by their sender's clock. A peer that joins finds this one later, and times in files are "
+        "wrong",
+        wrong_clock,
     ),
 )
 DROPPED = "dropped"
@@ -314,7 +343,8 @@ def _early_or_usual(records: Records) -> Records:
 
 
 def _rounds(records: Records) -> str:
-    return f"in rounds {records[0].round} to {records[-1].round}"
+    first, last = records[0].round, records[-1].round
+    return f"in round {first}" if first == last else f"in rounds {first} to {last}"
 
 
 def _figure(value: float) -> str:

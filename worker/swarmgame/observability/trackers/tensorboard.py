@@ -26,6 +26,7 @@ class TensorBoardTracker(Tracker):
 
     Config: ClassVar[type[BaseModel]] = TensorBoardConfig
     package = extra = "tensorboard"
+    replaces = True
 
     def __init__(self, config: TensorBoardConfig, context: ComponentContext) -> None:
         super().__init__(config, context)

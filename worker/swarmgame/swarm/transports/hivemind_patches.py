@@ -1,6 +1,7 @@
 """Changes to hivemind's control connection to the p2p daemon (hivemind 1.1.12).
 
-Traffic is counted, and a call that is given up does no harm to others. In hivemind, cancelling a call cancels the
+Traffic is counted, calls of other peers pass the gate before they are read, those that are cancelled are forgotten, and
+a call that is given up does no harm to others. In hivemind, cancelling a call cancels the
 future that its reader completes; if the response arrives before the call is removed, the reader dies of
 `InvalidStateError`, and every later call hangs. Here the future is never cancelled, only dropped.
 """
@@ -12,18 +13,21 @@ import os
 from functools import cache, lru_cache
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import base58
 from hivemind.p2p import P2P, P2PDaemonError, PeerID
 from hivemind.p2p.p2p_daemon_bindings import datastructures
 from hivemind.proto import p2pd_pb2
 
-from swarmgame.swarm.transport import Traffic
+from swarmgame.swarm.gate import Gate
+from swarmgame.swarm.transport import Traffic, Unreachable
 
 _GOGC = "400"
 """Percent by which the daemon's heap, a few MB, may grow before a garbage collection, unless it is set already."""
 _KNOWN_IDS = 4096
+_DIRECTORY = "DHTProtocol"
+"""In the names of the DHT's calls."""
 
 
 @cache
@@ -35,9 +39,22 @@ def patch_hivemind_ipc() -> None:
     datastructures.base58 = SimpleNamespace(b58encode=encode, b58decode=decode)
 
 
-def count_traffic(p2p: P2P, traffic: Traffic) -> None:
-    """Count every unary message, those of the DHT included, and make calls safe to cancel."""
+class _HandlerTasks(dict[UUID, asyncio.Task[Any]]):
+    """The calls of other peers that are being answered. hivemind keeps those for ever that were cancelled."""
+
+    def __setitem__(self, call_id: UUID, task: asyncio.Task[Any]) -> None:
+        super().__setitem__(call_id, task)
+        task.add_done_callback(lambda _: self.pop(call_id, None))
+
+
+def count_traffic(p2p: P2P, traffic: Traffic, gate: Gate | None = None) -> None:
+    """Count every unary message, those of the DHT included, and make calls safe to cancel.
+
+    Args:
+        gate: decides which calls of other peers are read; None: all are.
+    """
     client = p2p._client.control
+    client._handler_tasks = _HandlerTasks()
     add_unary_handler = client.add_unary_handler
 
     async def call(peer: PeerID, proto: str, data: bytes) -> bytes:
@@ -59,10 +76,16 @@ def count_traffic(p2p: P2P, traffic: Traffic) -> None:
         return answer
 
     async def add(proto: str, handler: Any, balanced: bool = False) -> None:
+        directory = proto if _DIRECTORY in proto else ""
+
         async def counted(data: bytes, sender: PeerID) -> bytes:
             traffic.received(len(data))
+            if gate is not None and not gate.admits(sender.to_base58(), len(data), directory):
+                raise Unreachable("this peer was called more often than it answers")
             answer: bytes = await handler(data, sender)
             traffic.sent(len(answer))
+            if gate is not None:
+                gate.answered(sender.to_base58(), len(answer), directory)
             return answer
 
         await add_unary_handler(proto, counted, balanced)

@@ -17,11 +17,13 @@ import glob
 import logging
 import os
 import random
+import secrets
 import socket
 import time
 from collections.abc import Awaitable, Collection, Sequence
 from typing import TypeVar
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from google.protobuf.wrappers_pb2 import BytesValue  # type: ignore[import-untyped]
 from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
@@ -34,12 +36,16 @@ from swarmgame.game.state import PeerId
 from swarmgame.swarm.blocking import BlockingCommunication, EventLoopThread
 from swarmgame.swarm.bodies import BodyServer, request_body
 from swarmgame.swarm.clock import RealClock
-from swarmgame.swarm.identity import Identity, listen_address, split_address, verify
+from swarmgame.swarm.identity import Identity, host_of, listen_addresses, split_address, verify
+from swarmgame.swarm.messages import HEARTBEAT_BYTES, parse_heartbeat
 from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame.swarm.node import SwarmNode
 from swarmgame.swarm.settings import SwarmSettings
-from swarmgame.swarm.transport import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable
+from swarmgame.swarm.transport import CALL_BYTES, Handlers, Oversized, Traffic, Unreachable, Unreadable
+from swarmgame.swarm.transports.bounded_directory import bound_directory
 from swarmgame.swarm.transports.hivemind_patches import count_traffic, patch_hivemind_ipc
+from swarmgame.swarm.transports.remote_hosts import RemoteHosts
+from swarmgame_common.sockets import listening_socket
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +57,7 @@ _BUCKET, _REPLICAS = 5, 3
 """Heartbeats need neither wide searches nor many copies, whose cost would grow with the swarm."""
 _DIRECTORY_SECONDS = 4.0
 _CONNECT_SECONDS = 5.0
+_LIST_SECONDS = 2.0
 _GONE = (P2PDaemonError, P2PHandlerError, OSError, EOFError, TimeoutError)
 _STALE_SOCKET_SECONDS = 60.0
 
@@ -59,11 +66,13 @@ class Libp2pTransport:
     """One p2p daemon; see `Transport`."""
 
     def __init__(self, run: str, peer: PeerId, network: NetworkOptions) -> None:
-        self.peer = peer
+        self.run, self.peer = run, peer
         self.network = network
         self._initial = {split_address(address)[1]: split_address(address)[0] for address in network.initial_peers}
         self._initial.pop(peer, None)
         self._directory = f"swarmgame/1/{run}/members"
+        # Not the peer's id alone: of two processes with one key each would overwrite the other's heartbeat.
+        self._place = f"{peer}/{secrets.token_hex(4)}"
         self._call_name, self._body_name = f"swarmgame/1/{run}/call", f"swarmgame/1/{run}/body"
         self._traffic = Traffic()
         self._p2p: P2P | None = None
@@ -71,6 +80,7 @@ class Libp2pTransport:
         self._handlers: Handlers | None = None
         self._serving: BodyServer | None = None
         self._addresses: tuple[str, ...] = network.announce
+        self._hosts = RemoteHosts(self._list_connections, (*_GONE, Unreachable))
 
     @property
     def traffic(self) -> Traffic:
@@ -96,9 +106,9 @@ class Libp2pTransport:
         assert self._p2p is not None
         if self._p2p.peer_id.to_base58() != self.peer:
             raise Temporary(f"the p2p daemon has the peer id {self._p2p.peer_id.to_base58()}; expected {self.peer}")
-        count_traffic(self._p2p, self._traffic)
+        count_traffic(self._p2p, self._traffic, handlers.gate)
         await self._p2p._client.control.add_unary_handler(self._call_name, self._answer)
-        self._serving = BodyServer(handlers.body, self._traffic)
+        self._serving = BodyServer(handlers.body, self._traffic, handlers.gate)
         await self._p2p.add_binary_stream_handler(self._body_name, self._serve)
         self._node = await DHTNode.create(
             p2p=self._p2p,
@@ -109,6 +119,12 @@ class Libp2pTransport:
             cache_on_store=False,
             cache_nearest=0,
             strict=False,
+        )
+        bound_directory(
+            self._node,
+            DHTID.generate(source=self._directory),
+            lambda message: parse_heartbeat(message, self.run, verify),
+            lambda: handlers.gate.refuse("directory-refused") if handlers.gate is not None else None,
         )
         if not self._addresses:
             visible = await self._p2p.get_visible_maddrs()
@@ -121,7 +137,7 @@ class Libp2pTransport:
             identity_path=str(network.identity),
             # The check would parse the key as RSA.
             check_if_identity_free=False,
-            host_maddrs=[listen_address(network.port, network.host)],
+            host_maddrs=listen_addresses(network.port, network.host),
             announce_maddrs=list(network.announce) or None,
             use_relay=False,
             nat_port_map=False,
@@ -148,13 +164,20 @@ class Libp2pTransport:
     def addresses(self) -> tuple[str, ...]:
         return self._addresses
 
+    def remote_address(self, peer: PeerId) -> str | None:
+        return self._hosts.host(peer)
+
+    async def _list_connections(self) -> list[tuple[PeerId, str]]:
+        peers = await asyncio.wait_for(self._running(self._p2p).list_peers(), _LIST_SECONDS)
+        return [(peer.peer_id.to_base58(), str(address)) for peer in peers for address in peer.addrs]
+
     @property
     def failure(self) -> str:
         """How the daemon ended, as a sentence; empty while it runs."""
         child = self._p2p._child if self._p2p is not None else None
         if child is None or child.returncode is None:
             return ""
-        return f"the p2p daemon ended with exit code {child.returncode}"
+        return f"the p2p daemon ended with exit code {child.returncode}; start this process again, and it goes on"
 
     # ── calls
     async def connect_initial_peers(self) -> Sequence[PeerId]:
@@ -189,17 +212,24 @@ class Libp2pTransport:
 
     async def call(self, peer: PeerId, message: bytes, seconds: float) -> bytes:
         p2p = self._running(self._p2p)
-        answer = await _in_time(
-            p2p.call_protobuf_handler(PeerID.from_base58(peer), self._call_name, BytesValue(value=message), BytesValue),
-            peer,
-            seconds,
-        )
+        try:
+            answer = await _in_time(
+                p2p.call_protobuf_handler(
+                    PeerID.from_base58(peer), self._call_name, BytesValue(value=message), BytesValue
+                ),
+                peer,
+                seconds,
+            )
+        except DecodeError as error:
+            raise Unreadable(peer) from error
         if len(answer.value) > CALL_BYTES:
             raise Oversized(peer)
+        await self._hosts.meet(peer)
         return bytes(answer.value)
 
     async def _answer(self, message: bytes, sender: PeerID) -> bytes:
         assert self._handlers is not None
+        await self._hosts.meet(sender.to_base58())
         answer = self._handlers.call(sender.to_base58(), BytesValue.FromString(message).value)
         packed: bytes = BytesValue(value=answer).SerializeToString()
         return packed
@@ -215,7 +245,7 @@ class Libp2pTransport:
 
     async def _serve(self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._serving is not None
-        await self._serving.serve(info.peer_id.to_base58(), reader, writer)
+        await self._serving.serve(info.peer_id.to_base58(), reader, writer, host_of(str(info.addr)))
 
     # ── the directory
     async def advertise(self, heartbeat: bytes, expires: float) -> None:
@@ -237,9 +267,9 @@ class Libp2pTransport:
 
         async def put(place: DHTID, holder: PeerID) -> bool:
             if place == node.node_id:
-                node.protocol.storage.store(key, value, expires, subkey=self.peer)
+                node.protocol.storage.store(key, value, expires, subkey=self._place)
                 return True
-            return await node.protocol.call_store(holder, [key], [value], expires, subkeys=[self.peer]) is not None
+            return await node.protocol.call_store(holder, [key], [value], expires, subkeys=[self._place]) is not None
 
         stored = sum(await asyncio.gather(*(put(*replica) for replica in nearest[:_REPLICAS])))
         if stored < _REPLICAS:
@@ -256,7 +286,8 @@ class Libp2pTransport:
                 found = await _in_time(search, self.peer, _DIRECTORY_SECONDS)
         if found is None or not isinstance(found.value, dict):
             return []
-        return [record.value for record in found.value.values() if isinstance(record.value, bytes)]
+        values = [record.value for record in found.value.values() if isinstance(record.value, bytes)]
+        return [value for value in values if len(value) <= HEARTBEAT_BYTES]
 
     # ── the daemon
     def _running(self, part: T | None) -> T:
@@ -311,9 +342,7 @@ def _check_port(host: str, port: int) -> None:
     receive half of the calls.
     """
     if port:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+        listening_socket(host, port).close()
 
 
 def _sweep_sockets() -> None:

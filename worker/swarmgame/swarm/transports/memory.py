@@ -7,6 +7,7 @@ names. Peers share nothing but bytes.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Collection, Sequence
 
@@ -33,14 +34,20 @@ class MemoryHub:
         self.thread = EventLoopThread(f"memory-hub-{run}")
         self.lost: Callable[[PeerId, PeerId, bytes], bool] = lambda sender, receiver, message: False
         """(sender, receiver, message) → whether the network loses this small message."""
-        self._transports: dict[PeerId, MemoryTransport] = {}
-        self._heartbeats: dict[PeerId, tuple[float, bytes]] = {}
+        self.addresses: dict[PeerId, str | None] = {}
+        """Hosts of peers, of those that have one; None of a peer that is never connected itself."""
+        self.body_seconds: Callable[[PeerId, PeerId], float] = lambda holder, receiver: 0.0
+        """(holder, receiver) → how long the transfer of a body takes."""
+        self.shares_keys = False
+        """Whether a new peer of a name leaves an earlier one of that name alive, as on two machines with one key."""
+        self._transports: dict[PeerId, list[MemoryTransport]] = {}
+        self._heartbeats: dict[MemoryTransport, tuple[float, bytes]] = {}
         self._keys: dict[PeerId, bytes] = {}
         self._collects = 0
         self._collecting = threading.Condition()
 
     def communication(self, name: str, settings: SwarmSettings | None = None) -> MemoryCommunication:
-        """Return a new peer of that name, which replaces an earlier one of the same name."""
+        """Return a new peer of that name, which replaces an earlier one of the same name unless keys are shared."""
         return MemoryCommunication(self, name, settings)
 
     def transport(self, peer: PeerId) -> MemoryTransport:
@@ -96,6 +103,8 @@ class MemoryTransport:
         self.hub = hub
         self.peer = peer
         self.handlers: Handlers | None = None
+        self.failure = ""
+        """See `Transport`; a test may set it."""
         self._traffic = Traffic()
 
     @property
@@ -104,14 +113,24 @@ class MemoryTransport:
 
     async def start(self, handlers: Handlers) -> None:
         self.handlers = handlers
-        self.hub._transports[self.peer] = self
+        earlier = self.hub._transports.get(self.peer, []) if self.hub.shares_keys else []
+        self.hub._transports[self.peer] = [*earlier, self]
 
     async def close(self) -> None:
-        if self.hub._transports.get(self.peer) is self:
-            del self.hub._transports[self.peer]
+        if self._is_open:
+            self.hub._transports[self.peer].remove(self)
+            if not self.hub._transports[self.peer]:
+                del self.hub._transports[self.peer]
+
+    @property
+    def _is_open(self) -> bool:
+        return self in self.hub._transports.get(self.peer, ())
 
     def addresses(self) -> tuple[str, ...]:
         return ()
+
+    def remote_address(self, peer: PeerId) -> str | None:
+        return self.hub.addresses.get(peer, "")
 
     async def connect_initial_peers(self) -> Sequence[PeerId]:
         return [peer for peer in self.hub._transports if peer != self.peer]
@@ -129,8 +148,13 @@ class MemoryTransport:
             raise Unreachable(peer)
         other._traffic.received(len(message))
         assert other.handlers is not None
+        gate = other.handlers.gate
+        if gate is not None and not gate.admits(self.peer, len(message)):
+            raise Unreachable(peer)
         answer = other.handlers.call(self.peer, message)
         other._traffic.sent(len(answer))
+        if gate is not None:
+            gate.answered(self.peer, len(answer))
         if len(answer) > CALL_BYTES:
             raise Oversized(peer)
         self._traffic.received(len(answer))
@@ -146,25 +170,29 @@ class MemoryTransport:
             return None
         if len(body) > limit:
             raise Oversized(peer)
+        if takes := self.hub.body_seconds(peer, self.peer):
+            await self.hub.clock.wait(asyncio.Event(), min(takes, seconds))
+            if takes > seconds:
+                raise Unreachable(peer)
         other._traffic.sent(len(body))
         self._traffic.received(len(body))
         return body
 
     async def advertise(self, heartbeat: bytes, expires: float) -> None:
-        if self.hub._transports.get(self.peer) is not self:
+        if not self._is_open:
             return
-        known = self.hub._heartbeats.get(self.peer)
+        known = self.hub._heartbeats.get(self)
         if known is None or known[0] < expires:
-            self.hub._heartbeats[self.peer] = (expires, heartbeat)
+            self.hub._heartbeats[self] = (expires, heartbeat)
 
     async def discover(self, *, thorough: bool = False) -> Sequence[bytes]:
         return [heartbeat for expires, heartbeat in self.hub._heartbeats.values() if expires > self.hub.clock.now()]
 
     def _other(self, peer: PeerId) -> MemoryTransport:
-        other = self.hub._transports.get(peer)
-        if other is None or self.hub._transports.get(self.peer) is not self:
+        others = self.hub._transports.get(peer)
+        if not others or not self._is_open:
             raise Unreachable(peer)
-        return other
+        return others[-1]
 
 
 class MemoryCommunication(BlockingCommunication):

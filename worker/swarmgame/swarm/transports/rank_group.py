@@ -23,9 +23,11 @@ import torch
 from torch import distributed
 
 from swarmgame.errors import BadUsage, Temporary
+from swarmgame.game.sources import Sources
 from swarmgame.game.state import PeerId
 from swarmgame.swarm.messages import CONTRIBUTION_BYTES, INDEX_BYTES
 from swarmgame.swarm.transport import Traffic
+from swarmgame_common.sockets import EVERY_ADDRESS, host_and_port, listening_socket
 
 MAX_BYTES = CONTRIBUTION_BYTES + INDEX_BYTES + (1 << 20)
 """Largest payload that is received."""
@@ -57,7 +59,7 @@ class RankAddress:
     @property
     def loopback(self) -> bool:
         """Whether the group is on one machine."""
-        return self.host == "localhost" or self.host.startswith("127.")
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,12 @@ class RankGroup:
         run: the keys of each run in the store are separate.
         address: our rank, and where the group meets.
         peer: our peer id.
+        sources: of our game.
     """
 
-    def __init__(self, run: str, address: RankAddress, peer: PeerId) -> None:
+    def __init__(self, run: str, address: RankAddress, peer: PeerId, sources: Sources | None = None) -> None:
         self.run, self.address, self.peer = run, address, peer
+        self.sources = sources or Sources()
         self.others = [rank for rank in range(address.size) if rank != address.rank]
         self.peers: Sequence[PeerId] = ()
         """The peer ids by rank; empty before joining and after leaving."""
@@ -115,7 +119,7 @@ class RankGroup:
                 peers = self._meet(deadline, timeout_seconds)
             except (OSError, RuntimeError) as error:  # there is no store yet, or an old one that is closing
                 if time.monotonic() >= deadline:
-                    where = f"{self.address.host}:{self.address.port}"
+                    where = host_and_port(self.address.host, self.address.port)
                     raise Temporary(
                         f"the store at {where}, which peer 0 hosts, did not answer within {timeout_seconds:g} s"
                     ) from error
@@ -137,6 +141,7 @@ class RankGroup:
         self._store = distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]
         token = secrets.token_hex(8)
         self.set_position((0, 0))
+        self._set(f"sources/{rank}", self.sources.packed())
         self._set(f"rank/{rank}", [token, self.peer])
         keys = [f"rank/{each}" for each in range(size)]
         for pause in _pauses():
@@ -181,6 +186,13 @@ class RankGroup:
             round, stage = self._get(key)
             return int(round), int(stage)
 
+    def sources_of(self, rank: int) -> Sources:
+        """Return the sources of a rank's game; unknown ones where it does not name them."""
+        if not self._store.check([key := f"sources/{rank}"]):
+            return Sources()
+        with _checked(key):
+            return Sources.of_packed([bytes(each) for each in self._get(key)])
+
     def has_left(self, rank: int) -> bool:
         return bool(self._store.check([f"left/{rank}"]))
 
@@ -211,6 +223,8 @@ class RankGroup:
             Temporary: a rank has left, or did not come in time.
             RuntimeError: the store or a connection is gone.
         """
+        if self._group is None:
+            raise RuntimeError("the connections were closed when an exchange failed")
         keys = self._exchange_keys()
         self._set(keys[self.address.rank], [position, [[*each, len(payload)] for each, payload in published.items()]])
         deadline = time.monotonic() + deadline_seconds
@@ -238,12 +252,17 @@ class RankGroup:
         positions = [position for position, _ in headers]
         lowest = min(positions)
         sizes = [sizes.get(lowest, 0) for _, sizes in headers]
-        # In the order of ranks, on every rank, and no memory for what is too large.
-        payloads = {
-            rank: self._broadcast(rank, size, published, lowest)
-            for rank, size in enumerate(sizes)
-            if 0 < size <= MAX_BYTES
-        }
+        try:
+            # In the order of ranks, on every rank, and no memory for what is too large.
+            payloads = {
+                rank: self._broadcast(rank, size, published, lowest)
+                for rank, size in enumerate(sizes)
+                if 0 < size <= MAX_BYTES
+            }
+        except RuntimeError:
+            # Another rank may wait for us in a transfer that never comes; it sees at once that the connection closes.
+            self._group = None
+            raise
         return Exchanged(lowest, positions, payloads, frozenset(r for r, size in enumerate(sizes) if size > MAX_BYTES))
 
     def _broadcast(self, rank: int, size: int, published: Mapping[Position, bytes], position: Position) -> bytes:
@@ -286,15 +305,12 @@ def _checked(key: str) -> Iterator[None]:
 
 def _host_store(address: RankAddress) -> Any:
     """Return the store of rank 0, bound to the loopback interface if the group is on one machine."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    own = "::1" if address.host == "::1" else "127.0.0.1"
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1" if address.loopback else "0.0.0.0", address.port))
-        listener.listen(1024)
+        listener = listening_socket(own if address.loopback else EVERY_ADDRESS, address.port, backlog=1024)
     except OSError as error:
-        listener.close()
         raise Temporary(f"the store cannot listen on port {address.port}: {error}") from error
-    return _store("127.0.0.1", address.port, is_master=True, master_listen_fd=listener.detach())
+    return _store(own, address.port, is_master=True, master_listen_fd=listener.detach())
 
 
 def _open_store(address: RankAddress) -> Any:

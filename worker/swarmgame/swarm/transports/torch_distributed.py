@@ -14,12 +14,14 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median_low
+from typing import Any
 
-from swarmgame.errors import Temporary
+from swarmgame.errors import Refused, Temporary
 from swarmgame.game.protocol import Claim, ClosedBy, Collected, CollectPolicy, Member, Origin
+from swarmgame.game.sources import differences, forbidden
 from swarmgame.game.state import Contribution, PeerId
 from swarmgame.swarm.identity import Identity, verify
 from swarmgame.swarm.messages import make_outbound
@@ -54,6 +56,8 @@ class TorchDistributedCommunication:
 
     addresses: tuple[str, ...] = ()
     """Always empty: no peer from outside can join."""
+    failure = ""
+    """Always empty: what fails ends the exchange that uses it."""
 
     def __init__(
         self, run: str, identity: Path, address: RankAddress, *, settings: SwarmSettings | None = None
@@ -61,7 +65,7 @@ class TorchDistributedCommunication:
         self.run = run
         self.settings = settings or SwarmSettings()
         self._key = Identity.load_or_create(identity)
-        self._group = RankGroup(run, address, self._key.peer)
+        self._group = RankGroup(run, address, self._key.peer, self.settings.sources)
         self._position: Position = (0, 0)
         self._roots: dict[Position, bytes] = {}
         self._payloads: dict[Position, bytes] = {}
@@ -78,13 +82,41 @@ class TorchDistributedCommunication:
     def traffic(self) -> Traffic:
         return self._group.traffic
 
+    def start(self) -> None:
+        """Do nothing: the peers meet when they join, and no other peer can reach them."""
+
     def join(self, *, expect: Sequence[PeerId] = (), min_replicas: int = 1, timeout_seconds: float = 120.0) -> None:
-        """See `CommunicationManager.join`. Wait for all peers, whatever `min_replicas` is."""
+        """See `CommunicationManager.join`. Wait for all peers, whatever `min_replicas` is.
+
+        Raises:
+            Refused: another peer plays another game.
+        """
         try:
             self._group.join(timeout_seconds)
+            self._check_sources()
         except BaseException:
             self.leave()
             raise
+
+    def _check_sources(self) -> None:
+        """Compare our game with those of the other peers: the group is closed, so that one other game ends it."""
+        for rank in self._group.others:
+            found = differences(self.settings.sources, self._group.sources_of(rank))
+            if hard := forbidden(found):
+                cures = "; ".join(each.cure for each in hard)
+                raise Refused(
+                    f"peer {rank} of run {self.run!r} plays another game than peer {self._group.address.rank}: "
+                    f"{'; '.join(map(str, hard))}. What to do: give all peers the same ({cures})"
+                )
+            for each in found:
+                logger.warning("peer %d and this one differ: %s; %s", rank, each, each.cure)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return nothing: all peers count."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
 
     def leave(self) -> None:
         """See `CommunicationManager.leave`."""

@@ -5,7 +5,8 @@ exactly zero, so the trainer may skip it. Shapes: G groups, N rollouts a group; 
 (`ragged_advantages`).
 
 Source: GRPO (arXiv 2402.03300) eq. 3; Dr. GRPO (arXiv 2503.20783) for scale="none"; RLOO (arXiv 2402.14740) for
-leave-one-out; scale="batch" as in arXiv 2508.08221. The values of `Scale` are TRL's `scale_rewards`.
+leave-one-out; REINFORCE++ (arXiv 2501.03262) for baseline="update" with scale="batch"; Williams 1992 for
+baseline="none"; scale="batch" as in arXiv 2508.08221. The values of `Scale` are TRL's `scale_rewards`.
 """
 
 from __future__ import annotations
@@ -66,14 +67,50 @@ def leave_one_out(rewards_GN: Tensor) -> Tensor:
     return _centred(rewards_GN) * (counts / (counts - 1))
 
 
+def update_advantages(
+    rewards_GN: Tensor, own_G: Tensor, *, mean: bool, scale: Scale = Scale.BATCH, epsilon: float = 1e-6
+) -> Tensor:
+    """Compare rewards with the update's mean, or with nothing (REINFORCE).
+
+    Args:
+        own_G: bool, our own groups: mean and deviation are of these, so that rewards of other peers' rollouts do not
+            move the advantages of ours. Of all groups where there is none.
+        mean: whether there is a baseline.
+        scale: BATCH or NONE.
+
+    Returns:
+        Advantages of the same shape; NaN stays NaN. With a baseline, own rewards that are all equal give exactly 0.
+
+    Raises:
+        ValueError: as `group_advantages`, or the scale is that of a group.
+    """
+    if scale is Scale.GROUP:
+        raise ValueError("the scale is group; expected batch or none, since nothing is compared with its group")
+    _checked_counts(rewards_GN)
+    counted = rewards_GN[own_G] if bool(own_G.any()) else rewards_GN
+    scored = counted[~torch.isnan(counted)]
+    are_equal = bool(scored.min() == scored.max())
+    compared = rewards_GN.clone()
+    if mean:  # the mean of equal floats may be off by an ulp
+        compared -= scored[0] if are_equal else scored.mean()
+    # Equal rewards have no deviation, and those of other peers must not be divided by epsilon.
+    return compared if scale is Scale.NONE or are_equal else compared / (scored.std(correction=1) + epsilon)
+
+
 def ragged_advantages(
-    rewards: Sequence[Sequence[float]], *, scale: Scale = Scale.GROUP, epsilon: float = 1e-6, baseline: str = "mean"
+    rewards: Sequence[Sequence[float]],
+    *,
+    scale: Scale = Scale.GROUP,
+    epsilon: float = 1e-6,
+    baseline: str = "mean",
+    own: Sequence[bool] = (),
 ) -> list[list[float]]:
     """The same for groups of different sizes.
 
     Args:
         rewards: one list a group.
-        baseline: "mean", or "leave-one-out", which is not scaled.
+        baseline: "mean" of the group, "leave-one-out", which is not scaled, "update" or "none".
+        own: for each group, whether it is our own; empty: all are.
 
     Returns:
         One list a group, as long as its rewards.
@@ -81,15 +118,19 @@ def ragged_advantages(
     Raises:
         ValueError: as `group_advantages`, or for an unknown baseline.
     """
-    if baseline not in ("mean", "leave-one-out"):
-        raise ValueError(f"baseline is {baseline!r}; expected 'mean' or 'leave-one-out'")
+    if baseline not in ("mean", "leave-one-out", "update", "none"):
+        raise ValueError(f"baseline is {baseline!r}; expected 'mean', 'leave-one-out', 'update' or 'none'")
     if not rewards:
         return []
     width = max(len(group) for group in rewards)
     padded = torch.tensor([[*group, *[math.nan] * (width - len(group))] for group in rewards], dtype=torch.float64)
-    advantages = (
-        leave_one_out(padded) if baseline == "leave-one-out" else group_advantages(padded, scale=scale, epsilon=epsilon)
-    )
+    if baseline == "mean":
+        advantages = group_advantages(padded, scale=scale, epsilon=epsilon)
+    elif baseline == "leave-one-out":
+        advantages = leave_one_out(padded)
+    else:
+        own_G = torch.tensor(list(own) or [True] * len(rewards))
+        advantages = update_advantages(padded, own_G, mean=baseline == "update", scale=scale, epsilon=epsilon)
     return [row[: len(group)] for row, group in zip(advantages.tolist(), rewards, strict=True)]
 
 

@@ -8,58 +8,19 @@ thread samples, so the rollouts are those of one policy version.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from swarmgame.game.state import Prompt, Round
-from swarmgame.inference.sampler import Sampled, SamplingParams
+from swarmgame.inference.sampler import Sampled
 from swarmgame.trainer.grpo.generation import Generation, pack, unpack
+from swarmgame.trainer.grpo.request import Request
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `Trainer.generate` samples for one stage of a round.
-
-    Args:
-        round: number of the round.
-        prompts: with their token ids.
-        n: completions a prompt.
-        params: how to sample.
-        seed: of this rank.
-        key: digest of all that decides the completions but the weights; equal on all ranks.
-    """
-
-    round: int
-    prompts: tuple[Prompt, ...]
-    n: int
-    params: SamplingParams
-    seed: int
-    key: str
-
-    @classmethod
-    def of(
-        cls, round: Round, prompts: Sequence[Prompt], n: int, params: SamplingParams, *, seed: int, ranks: int
-    ) -> Request:
-        """The request of a round's stage; `ranks` is how many processes share it."""
-        encoded = [[p.question_id, [[m.role, m.content] for m in p.messages], p.token_ids] for p in prompts]
-        text = json.dumps(
-            [round.peer_seed, round.number, round.stage, round.evaluation, n, astuple(params), ranks, encoded]
-        )
-        key = hashlib.blake2b(text.encode(), digest_size=16, person=b"swarmgame-ahead").hexdigest()
-        return cls(round.number, tuple(prompts), n, params, seed, key)
-
-    @property
-    def token_ids(self) -> list[tuple[int, ...]]:
-        return [prompt.token_ids for prompt in self.prompts]
 
 
 @dataclass(frozen=True)

@@ -9,54 +9,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from swarmgame.game.state import FinishReason, GameState, Group, GroupKey, Prompt, Rewards, Rollout
+from swarmgame.trainer.claims import is_possible
 from swarmgame.trainer.grpo.advantages import ragged_advantages, scored_rollouts
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.loss import Mean, Normalizer
 from swarmgame.trainer.grpo.policy import Policy
+from swarmgame.trainer.grpo.remote_bounds import RemoteBounds
+from swarmgame.trainer.grpo.samples import TrainingSample, spread, trained_of, turns_of
 
-
-@dataclass(slots=True)
-class TrainingSample:
-    """One rollout to train on.
-
-    Args:
-        prompt, completion: ids; EOS, when there was one, is the completion's last.
-        advantage: finite.
-        truncated: whether the budget ran out.
-        sampler_logprobs: of our policy in its current version, by our own sampler; None for every other sample.
-        behavior_logprobs: of a different behavior policy: a remote one, as claimed, where its ids are ours too; an
-            older version of ours; or ours as another engine computed them. Else None.
-        initial_logprobs: of our policy when training first saw the sample; filled in then, for samples without
-            `sampler_logprobs`.
-        remote: whether another peer sampled it.
-        lagged: an older version of our own policy sampled it (`overlap`).
-        group, position: which rollout it is.
-        weight: mean importance weight of its tokens, once training has seen it; 1 for our own.
-    """
-
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
-    advantage: float
-    truncated: bool
-    sampler_logprobs: tuple[float, ...] | None = None
-    behavior_logprobs: tuple[float, ...] | None = None
-    initial_logprobs: Tensor | None = None
-    remote: bool = False
-    lagged: bool = False
-    group: GroupKey | None = None
-    position: int = 0
-    weight: float | Tensor = 1.0
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.completion)
+AdvantagesOf = Callable[[Sequence[tuple[Sequence[TrainingSample], Sequence[float]]]], list[list[float]]]
+"""From samples and rewards of groups to advantages."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +53,35 @@ def training_batches(
     version: int | None = None,
     *,
     exact: bool = True,
+    bounds: RemoteBounds | None = None,
+    critic: AdvantagesOf | None = None,
 ) -> list[TrainingBatch]:
     """Return the batches of a round: one for the round, or one a stage.
 
     Args:
         version: of the policy in training; own rollouts of another version are lagged samples. None: there are none.
         exact: whether our own rollouts have the log-probabilities of the training forward (see `Sampler.exact`).
+        bounds: limit the share of other peers; None: no limit.
+        critic: gives advantages, to the samples too; None: rewards are compared.
     """
     keys = [*(key for key, _ in state.own_groups()), *state.external]
     if config.update == "none":
         return []
     if config.update == "per-round":
-        return [_training_batch(state, keys, rewards, policy, config, version, exact)]
+        return [_training_batch(state, keys, rewards, policy, config, version, exact, bounds, critic)]
     stages = range(len(state.stages))
     return [
-        _training_batch(state, [key for key in keys if key.stage == stage], rewards, policy, config, version, exact)
+        _training_batch(
+            state,
+            [key for key in keys if key.stage == stage],
+            rewards,
+            policy,
+            config,
+            version,
+            exact,
+            bounds,
+            critic,
+        )
         for stage in stages
     ]
 
@@ -157,17 +140,26 @@ def _padded_batches(samples: Sequence[TrainingSample], tokens: int) -> list[list
     return batches
 
 
-def engine_mismatch(batch: Sequence[TrainingSample], logprobs_BT: Tensor) -> Mean | None:
+def share_of_rank(samples: Sequence[TrainingSample], rank: int, size: int) -> list[TrainingSample]:
+    """Return the samples of a rank: every n-th by length, so that all ranks have about the same work."""
+    return sorted(samples, key=lambda sample: sample.length)[rank::size]
+
+
+def engine_mismatch(batch: Sequence[TrainingSample], logprobs_BT: Tensor) -> Mean:
     """Return an estimate of the KL divergence from an external engine to the trainer, over our own rollouts, as
-    `mismatch_kl` is for our own samplers. None where no sample is of such an engine."""
+    `mismatch_kl` is for our own samplers.
+    """
     total, tokens = 0.0, 0
     for sample, ours in zip(batch, logprobs_BT.detach(), strict=True):
         if sample.behavior_logprobs is None or sample.remote or sample.lagged:
             continue
         drift = ours[: len(sample.behavior_logprobs)].float().cpu() - torch.tensor(sample.behavior_logprobs)
-        total += float((drift.exp() - drift - 1).sum())
-        tokens += len(sample.behavior_logprobs)
-    return Mean(total, float(tokens)) if tokens else None
+        distance = drift.exp() - drift - 1
+        if sample.trained is not None:
+            distance = distance * torch.tensor(sample.trained)
+        total += float(distance.sum())
+        tokens += sample.tokens_trained
+    return Mean(total, float(tokens))
 
 
 def _training_batch(
@@ -178,6 +170,8 @@ def _training_batch(
     config: GRPOConfig,
     version: int | None,
     exact_sampler: bool,
+    bounds: RemoteBounds | None,
+    critic: AdvantagesOf | None,
 ) -> TrainingBatch:
     counts: Counter[str] = Counter()
     groups: list[tuple[list[TrainingSample], list[float]]] = []
@@ -188,30 +182,40 @@ def _training_batch(
         if made is not None:
             groups.append(made)
             by_group[key] = [math.nan] * len(state.group_of(key).rollouts)
-    scored = [values for _, values in groups]
-    advantages = (
-        ragged_advantages(scored, scale=config.scale_rewards, epsilon=1e-4, baseline=config.baseline) if groups else []
-    )
-    samples, every, tokens = [], 0, 0
-    # A KL term has a gradient for every rollout, and a quantile of entropies is over all tokens.
-    keep_all = config.beta > 0 or config.needs_entropies
+    if critic is not None:
+        advantages = critic(groups)
+    else:
+        own = [not candidates[0].remote for candidates, _ in groups]
+        scored = [values for _, values in groups]
+        advantages = ragged_advantages(
+            scored, scale=config.scale_rewards, epsilon=1e-4, baseline=config.baseline, own=own
+        )
+    samples, every, tokens, own_tokens = [], 0, 0, 0
+    keep_all = config.keeps_all_rollouts
     for (candidates, _), values in zip(groups, advantages, strict=True):
         flat = all(value == 0 for value in values)
         counts["groups_zero_advantage"] += flat
         counts["groups_trained"] += not flat
         for sample, value in zip(candidates, values, strict=True):
-            sample.advantage = value
+            if critic is None:
+                sample.advantage = value
             if sample.group is not None:
                 by_group[sample.group][sample.position] = value
             every += 1
-            tokens += 0 if config.mask_truncated_completions and sample.truncated else len(sample.completion)
+            counted = 0 if config.mask_truncated_completions and sample.truncated else sample.tokens_trained
+            tokens += counted
+            own_tokens += 0 if sample.remote else counted
             counts["rollouts_truncated"] += sample.truncated
-            counts["completion_tokens"] += len(sample.completion)
+            counts["completion_tokens"] += sample.tokens_trained
             if value != 0 or keep_all:
                 samples.append(sample)
-                counts["tokens_trained"] += len(sample.completion)
+                counts["tokens_trained"] += sample.tokens_trained
+    if bounds is not None:
+        bounds.limit([sample for candidates, _ in groups for sample in candidates], config)
+        samples = [sample for sample in samples if sample.advantage != 0 or keep_all]
     counts["rollouts"] = every
-    return TrainingBatch(tuple(samples), Normalizer(every, tokens, config.max_new_tokens), counts, by_group)
+    normalizer = Normalizer(every, tokens, config.max_new_tokens, own_tokens=own_tokens)
+    return TrainingBatch(tuple(samples), normalizer, counts, by_group)
 
 
 def _group(
@@ -248,13 +252,15 @@ def _group(
         ]
     else:
         exact = contribution.tokenizer == policy.hash
-        made = _remote_samples(group, policy, config, prompts, exact=exact)
+        made = _remote_samples(group, policy, config, prompts, counts, exact=exact)
         if made is None:
             counts["remote_dropped"] += 1
             return None
         samples = made
     for position, sample in enumerate(samples):
         sample.group, sample.position = key, position
+        if config.has_critic:
+            sample.turns = turns_of(group.rollouts[position])
     kept = [
         (sample, reward)
         for sample, reward in zip(samples, rewards, strict=True)
@@ -276,45 +282,69 @@ def _own_sample(prompt: tuple[int, ...], rollout: Rollout, *, lagged: bool, exac
     round's step only. Against the older version's log-probabilities it would bound this step and the one before
     together, and leave out tokens because of the step before.
     """
-    completion, logprobs = tuple(rollout.token_ids), tuple(rollout.logprobs)
-    truncated = rollout.finish_reason is FinishReason.LENGTH
+    completion, trained = tuple(rollout.token_ids), trained_of(rollout)
+    sample = TrainingSample(prompt, completion, 0.0, rollout.finish_reason is FinishReason.LENGTH, trained=trained)
+    logprobs = spread(rollout.logprobs, trained)
     if lagged or not exact:
-        return TrainingSample(prompt, completion, 0.0, truncated, behavior_logprobs=logprobs, lagged=lagged)
-    return TrainingSample(prompt, completion, 0.0, truncated, sampler_logprobs=logprobs)
+        sample.behavior_logprobs, sample.lagged = logprobs, lagged
+    else:
+        sample.sampler_logprobs = logprobs
+    return sample
 
 
 def _remote_samples(
-    group: Group, policy: Policy, config: GRPOConfig, prompts: dict[Prompt, tuple[int, ...]], *, exact: bool
+    group: Group,
+    policy: Policy,
+    config: GRPOConfig,
+    prompts: dict[Prompt, tuple[int, ...]],
+    counts: Counter[str],
+    *,
+    exact: bool,
 ) -> list[TrainingSample] | None:
     """Return the checked samples of a remote group; None when any rollout cannot come from an honest peer.
 
     Args:
         exact: the sender's ids are ours: they are used as they are. Otherwise the text is tokenised, and there is
-            nothing to compare with.
+            nothing to compare with. A text that the ids do not give back is left out: its sample has no tokens.
     """
     prompt = Prompt(group.question_id, group.prompt.messages)
     if prompt not in prompts:
         prompts[prompt] = policy.encode(prompt)
     samples = []
     for rollout in group.rollouts:
-        completion = (
-            tuple(rollout.token_ids) if exact else policy.encode_completion(rollout.text, rollout.finish_reason)
+        completion: tuple[int, ...] | None = tuple(rollout.token_ids)
+        if not exact:
+            # A transcript's ids depend on its policy's template: only a single text can be tokenised here.
+            completion = None if rollout.segments else policy.completions.encode(rollout.text, rollout.finish_reason)
+        if completion is None:
+            counts["rollouts_not_reversible"] += 1
+            samples.append(TrainingSample(prompts[prompt], (), 0.0, truncated=False, remote=True))
+            continue
+        trained = trained_of(rollout) if exact else None
+        sample = TrainingSample(
+            prompts[prompt],
+            completion,
+            0.0,
+            rollout.finish_reason is FinishReason.LENGTH,
+            trained=trained,
+            behavior_logprobs=spread(rollout.logprobs, trained) if exact else None,
+            remote=True,
         )
-        if not completion or len(completion) > config.max_new_tokens or not policy.knows(completion):
-            return None
-        behavior_logprobs = tuple(rollout.logprobs) if exact else None
-        if behavior_logprobs is not None and not all(
-            math.isfinite(logprob) and logprob <= 1e-3 for logprob in behavior_logprobs
+        # A transcript may be too long although its policy's turns are not.
+        fits = sample.length <= max(len(sample.prompt), policy.longest_prompt) + config.max_new_tokens
+        if (
+            not fits
+            or not 0 < sample.tokens_trained <= config.max_new_tokens
+            or not policy.completions.knows(completion)
         ):
             return None
-        samples.append(
-            TrainingSample(
-                prompts[prompt],
-                completion,
-                0.0,
-                rollout.finish_reason is FinishReason.LENGTH,
-                behavior_logprobs=behavior_logprobs,
-                remote=True,
-            )
-        )
+        if exact and not _is_plausible(tuple(rollout.logprobs), policy.vocabulary):
+            return None
+        samples.append(sample)
     return samples
+
+
+def _is_plausible(logprobs: Sequence[float], vocabulary: int) -> bool:
+    if not all(math.isfinite(logprob) and logprob <= 1e-3 for logprob in logprobs):
+        return False
+    return is_possible(sum(logprobs), len(logprobs), vocabulary)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BASE = "base"
-"""Folder beside the adapters with a base model that exists nowhere else: the builtin one."""
+"""Folder beside the adapters with a base model that exists elsewhere only in a cache: a builtin one, or one converted
+from a package."""
 
 
 def export_policy(policy: Policy, folder: Path, *, merge_adapters: bool) -> None:
@@ -50,7 +51,7 @@ def export_policy(policy: Policy, folder: Path, *, merge_adapters: bool) -> None
         policy.adapted.save_pretrained(folder, save_embedding_layers=False)
         _change_json(folder / "adapter_config.json", revision=policy.source.revision or None)
         policy.model.generation_config.save_pretrained(folder)
-        if policy.source.uri.startswith(f"{Scheme.BUILTIN}://"):
+        if policy.source.uri.startswith((f"{Scheme.BUILTIN}://", f"{Scheme.PACKAGE}://")):
             _save(policy.model, _weights(policy.model, merge=False), folder / BASE)
             policy.tokenizer.save_pretrained(folder / BASE)
             _check_tokenizer(policy.tokenizer, folder / BASE)

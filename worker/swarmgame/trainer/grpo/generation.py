@@ -56,6 +56,19 @@ class Generation:
             groups += self._batch(own[len(groups) :], n, params, seed, first_row=len(groups) * n)
         return groups
 
+    def turn(
+        self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, *, seed: int, budgets: Sequence[int]
+    ) -> list[Sampled]:
+        """Sample `n` completions of each prompt on this rank, one prompt after the other; no other rank is waited for.
+
+        Args:
+            budgets: tokens of each completion, at most `params.max_new_tokens`.
+        """
+        groups: list[list[Sampled]] = []
+        while (made := len(groups)) < len(prompts):
+            groups += self._batch(prompts[made:], n, params, seed, first_row=made * n, budgets=budgets[made:])
+        return [sampled for group in groups for sampled in group]
+
     def gather(self, groups: list[list[Sampled]], prompts: int) -> list[list[Sampled]]:
         """Return the completions of all ranks, in the order of that many prompts; every rank calls it with its own
         share.
@@ -67,7 +80,14 @@ class Generation:
         return [dealt[index % ranks.size][index // ranks.size] for index in range(prompts)]
 
     def _batch(
-        self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, seed: int, *, first_row: int
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        n: int,
+        params: SamplingParams,
+        seed: int,
+        *,
+        first_row: int,
+        budgets: Sequence[int] | None = None,
     ) -> list[list[Sampled]]:
         """Sample as many of the first prompts as fit into memory, in batches of one size where possible: a sampler
         keeps what it made for one size.
@@ -81,7 +101,8 @@ class Generation:
             batches = math.ceil(len(prompts) / max(1, min(allowed // n, most_prompts)))
             batch = prompts[: math.ceil(len(prompts) / batches)]
             try:
-                return self.sampler.sample(batch, n, params, seed, first_row=first_row)
+                allowed_tokens = None if budgets is None else budgets[: len(batch)]
+                return self.sampler.sample(batch, n, params, seed, first_row=first_row, budgets=allowed_tokens)
             except torch.cuda.OutOfMemoryError as error:
                 at_once = min(self.rollouts_per_batch, len(batch) * n)
                 # A sampler that lets rows wait can hold fewer than one prompt's.

@@ -32,7 +32,11 @@ bfloat16).
 
 
 def linear_logprobs(
-    hidden_NH: Tensor, weight_VH: Tensor, target_N: Tensor, temperature: float = 1.0
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    target_N: Tensor,
+    temperature: float = 1.0,
+    forbidden: rowwise.ForbiddenIds | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return log softmax(hidden @ weightᵀ / temperature) at the targets, with gradient, and the entropies in nats,
     without.
@@ -44,13 +48,20 @@ def linear_logprobs(
     Returns:
         Both [N], in float32 (float64 for float64).
     """
-    logprobs, entropies = _LinearLogprobs.apply(hidden_NH, weight_VH, target_N, temperature)
+    logprobs, entropies = _LinearLogprobs.apply(hidden_NH, weight_VH, target_N, temperature, forbidden)
     return logprobs, entropies
 
 
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        temperature: float,
+        forbidden: rowwise.ForbiddenIds | None,
+    ) -> tuple[Tensor, Tensor]:
         kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs, entropies, normalizers = (
             torch.empty(len(hidden), device=hidden.device, dtype=kind) for _ in range(3)
@@ -60,7 +71,7 @@ class _LinearLogprobs(torch.autograd.Function):
         # is computed twice.
         ctx.is_known = needs_hidden and not needs_weight
         slopes = torch.empty_like(hidden) if ctx.is_known else None
-        for rows, logits in _logits(hidden, weight):
+        for rows, logits in _logits(hidden, weight, forbidden):
             found = _score(logits, target[rows], temperature)
             for result, part in zip((logprobs, entropies, normalizers), found, strict=True):
                 result[rows] = part
@@ -71,30 +82,30 @@ class _LinearLogprobs(torch.autograd.Function):
             ctx.save_for_backward(slopes)
         else:
             ctx.save_for_backward(hidden, weight, target, normalizers)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.forbidden = temperature, forbidden
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         if ctx.is_known:
             (slopes,) = ctx.saved_tensors
-            return (slopes * gradients[0].unsqueeze(1)).to(slopes.dtype), None, None, None
+            return (slopes * gradients[0].unsqueeze(1)).to(slopes.dtype), None, None, None, None
         hidden, weight, target, normalizers = ctx.saved_tensors
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         of_hidden = torch.empty_like(hidden) if needs_hidden else None
         wide = torch.promote_types(weight.dtype, torch.float32)
         of_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
-        for rows, logits in _logits(hidden, weight):
+        for rows, logits in _logits(hidden, weight, ctx.forbidden):
             _gradient_(logits, target[rows], normalizers[rows], gradients[0][rows], ctx.temperature)
             if of_hidden is not None:
                 torch.mm(logits, weight, out=of_hidden[rows])
             if of_weight is not None:
                 _add_product(of_weight, logits.t(), hidden[rows])
-        return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None, None
+        return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None, None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _logits(hidden: Tensor, weight: Tensor, forbidden: rowwise.ForbiddenIds | None) -> Iterator[tuple[slice, Tensor]]:
     """Yield the logits of chunks of rows of about equal size, in one buffer: each chunk overwrites the one before."""
     count, vocabulary = len(hidden), len(weight)
     most = (
@@ -110,7 +121,10 @@ def _logits(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
     buffer = hidden.new_empty(min(size, count), vocabulary)
     for start in range(0, count, size):
         rows = slice(start, min(start + size, count))
-        yield rows, torch.mm(hidden[rows], weight.t(), out=buffer[: rows.stop - start])
+        logits = torch.mm(hidden[rows], weight.t(), out=buffer[: rows.stop - start])
+        if forbidden is not None:
+            forbidden.of(rows).mask_(logits)
+        yield rows, logits
 
 
 def _score(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,15 +10,64 @@ all logits exists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from swarmgame.trainer.grpo.shared_prompts import is_worthwhile, scored_logits, shared_logits
+from swarmgame.inference.arguments import Arguments
+from swarmgame.inference.scored_logits import scored_logits
+from swarmgame.trainer.grpo.shared_prompts import is_worthwhile, shared_logits
+
+Sharing = Literal["never", "worthwhile", "always"]
 
 CHUNK_ELEMENTS = 1 << 25
 """Logits that are converted to fp32 at once: 128 MiB."""
+
+
+@dataclass(frozen=True)
+class ForbiddenIds:
+    """Ids that count as impossible in some of the scored rows.
+
+    Args:
+        rows_N: bool, in which rows.
+        ids: [E].
+    """
+
+    rows_N: Tensor
+    ids: Tensor
+
+    def of(self, rows: slice) -> ForbiddenIds:
+        """Return those of a chunk of rows."""
+        return ForbiddenIds(self.rows_N[rows], self.ids)
+
+    def mask_(self, logits_NV: Tensor) -> None:
+        """Make the ids impossible in these logits, in place, without waiting for the device."""
+        kept = torch.where(self.rows_N.unsqueeze(1), -torch.inf, logits_NV.index_select(1, self.ids))
+        logits_NV.index_copy_(1, self.ids, kept)
+
+
+@dataclass(frozen=True)
+class EarlyEos:
+    """The ids that end a completion, which no sampler draws before a minimum length (`minNewTokens`).
+
+    Training scores the distribution that was sampled from, so the ratio of a fresh rollout is 1 at such positions too.
+
+    Args:
+        ids: not empty.
+        before: tokens before which they are not drawn.
+    """
+
+    ids: tuple[int, ...]
+    before: int
+
+    def forbidden(self, place_N: Tensor, target_N: Tensor) -> ForbiddenIds:
+        """Return what was forbidden at places of completions. A rollout that ended too early (re-tokenised, or sent by
+        a peer that forbids nothing) is scored as it is: nothing is forbidden where its EOS stands.
+        """
+        ids = torch.tensor(self.ids, device=place_N.device)
+        return ForbiddenIds((place_N < self.before) & ~torch.isin(target_N, ids), ids)
 
 
 def completion_logprobs(
@@ -29,6 +78,9 @@ def completion_logprobs(
     *,
     with_entropy: bool,
     pad_token_id: int = 0,
+    share_prompts: Sharing = "worthwhile",
+    early_eos: EarlyEos | None = None,
+    states: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Scores a micro-batch of rollouts.
 
@@ -38,6 +90,11 @@ def completion_logprobs(
         temperature: the one sampled at.
         with_entropy: also return the entropy at each position, without gradient.
         pad_token_id: any valid id; what stands there influences nothing.
+        share_prompts: read a prompt once, in a pass of its own: never, where that is quicker, or always. Never for a
+            sharded model: its ranks must make the same number of passes, and its weights are gathered for a layer's
+            output alone, not for the keys and values that the second pass takes from the first.
+        early_eos: None where EOS may be sampled at once.
+        states: the hidden states [N, H] of the scored positions, row by row, are added to it, with gradient.
 
     Returns:
         Log-probabilities [B, T] in fp32 at least, with T the longest completion, 0 on padding; entropies [B, T] in
@@ -62,8 +119,10 @@ def completion_logprobs(
     row_N, place_N = mask.nonzero(as_tuple=True)
     target_N = torch.tensor([token for completion in completion_ids for token in completion]).to(device)
 
-    if is_worthwhile(model, prompt_ids, completion_ids):
-        logits_NV = shared_logits(model, prompt_ids, completion_ids, row_N, place_N, pad_token_id)
+    if share_prompts == "always" or (
+        share_prompts == "worthwhile" and is_worthwhile(model, prompt_ids, completion_ids)
+    ):
+        logits_NV = shared_logits(model, prompt_ids, completion_ids, row_N, place_N, pad_token_id, states)
     else:
         rows = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
         # The last token of a row predicts nothing that we score.
@@ -72,9 +131,12 @@ def completion_logprobs(
         position_ids = torch.arange(width, device=device).unsqueeze(0).expand(len(rows), -1)
         column_N = (starts.to(device) + places.to(device))[row_N, place_N]
         logits_NV = scored_logits(
-            model, row_N, column_N, input_ids=input_ids, position_ids=position_ids, use_cache=False
+            model, row_N, column_N, states=states, input_ids=input_ids, **Arguments(model).uncached(position_ids)
         )
-    logprobs_N, entropies_N = selective_log_softmax(logits_NV, target_N, temperature, with_entropy=with_entropy)
+    forbidden = None if early_eos is None else early_eos.forbidden(place_N, target_N)
+    logprobs_N, entropies_N = selective_log_softmax(
+        logits_NV, target_N, temperature, with_entropy=with_entropy, forbidden=forbidden
+    )
     logprobs = logprobs_N.new_zeros(mask.shape).index_put((row_N, place_N), logprobs_N)
     entropies = None
     if entropies_N is not None:
@@ -83,22 +145,32 @@ def completion_logprobs(
 
 
 def selective_log_softmax(
-    logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0, *, with_entropy: bool = False
+    logits_NV: Tensor,
+    target_N: Tensor,
+    temperature: float = 1.0,
+    *,
+    with_entropy: bool = False,
+    forbidden: ForbiddenIds | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """log softmax(logits / temperature) at the targets [N], with gradient, and the entropy [N], without; both fp32 at
     least, computed in chunks.
     """
-    logprobs, entropies = _SelectiveLogSoftmax.apply(logits_NV, target_N, temperature, with_entropy)
+    logprobs, entropies = _SelectiveLogSoftmax.apply(logits_NV, target_N, temperature, with_entropy, forbidden)
     return logprobs, entropies if with_entropy else None
 
 
 def score_rows(
-    logits_RV: Tensor, target_R: Tensor, temperature: float, *, with_entropy: bool = True
+    logits_RV: Tensor,
+    target_R: Tensor,
+    temperature: float,
+    *,
+    with_entropy: bool = True,
+    forbidden: ForbiddenIds | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-probabilities of the targets, entropies (an empty tensor unless requested) and logsumexps of a chunk
     of rows, without gradient.
     """
-    scaled = _wide(logits_RV) / temperature
+    scaled = _scaled(logits_RV, temperature, forbidden)
     normalizer = scaled.logsumexp(dim=-1)
     chosen = scaled.gather(1, target_R.unsqueeze(1)).squeeze(1) - normalizer
     if not with_entropy:
@@ -108,11 +180,17 @@ def score_rows(
 
 
 def gradient_rows(
-    logits_RV: Tensor, target_R: Tensor, normalizer_R: Tensor, gradient_R: Tensor, temperature: float
+    logits_RV: Tensor,
+    target_R: Tensor,
+    normalizer_R: Tensor,
+    gradient_R: Tensor,
+    temperature: float,
+    forbidden: ForbiddenIds | None = None,
 ) -> Tensor:
     """Return the gradient of a chunk's logits, in float32 at least, given that of its log-probabilities."""
     gradient = gradient_R.unsqueeze(1) / temperature
-    share = (_wide(logits_RV) / temperature - normalizer_R.unsqueeze(1)).exp_().mul_(-gradient)
+    scaled = _scaled(logits_RV, temperature, forbidden)
+    share = scaled.sub_(normalizer_R.unsqueeze(1)).exp_().mul_(-gradient)
     return share.scatter_add_(1, target_R.unsqueeze(1), gradient)
 
 
@@ -128,37 +206,53 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, target: Tensor, temperature: float, with_entropy: bool
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        temperature: float,
+        with_entropy: bool,
+        forbidden: ForbiddenIds | None,
     ) -> tuple[Tensor, Tensor]:
         normalizers, chosen, entropies = [], [], []
-        for part, targets in zip(_chunks(logits), _chunks(target, logits.shape[1]), strict=True):
-            logprob, entropy, normalizer = score_rows(part, targets, temperature, with_entropy=with_entropy)
+        for rows in _chunks(logits):
+            logprob, entropy, normalizer = score_rows(
+                logits[rows],
+                target[rows],
+                temperature,
+                with_entropy=with_entropy,
+                forbidden=None if forbidden is None else forbidden.of(rows),
+            )
             normalizers.append(normalizer)
             chosen.append(logprob)
             entropies.append(entropy)
         normalizer = torch.cat(normalizers)
         ctx.save_for_backward(logits, target, normalizer)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.forbidden = temperature, forbidden
         entropy = torch.cat(entropies)
         ctx.mark_non_differentiable(entropy)
         return torch.cat(chosen), entropy
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         logits, target, normalizer = ctx.saved_tensors
         result = torch.empty_like(logits)
-        rows = chunk_rows(logits.shape[1])
-        for start in range(0, logits.shape[0], rows):
-            piece = slice(start, start + rows)
-            result[piece] = gradient_rows(
-                logits[piece], target[piece], normalizer[piece], gradients[0][piece], ctx.temperature
+        for rows in _chunks(logits):
+            forbidden = None if ctx.forbidden is None else ctx.forbidden.of(rows)
+            result[rows] = gradient_rows(
+                logits[rows], target[rows], normalizer[rows], gradients[0][rows], ctx.temperature, forbidden
             )
-        return result, None, None, None
+        return result, None, None, None, None
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def _scaled(logits_RV: Tensor, temperature: float, forbidden: ForbiddenIds | None) -> Tensor:
+    """Return a copy of the logits that may be written, in fp32 at least."""
+    scaled = (logits_RV if logits_RV.dtype == torch.float64 else logits_RV.float()) / temperature
+    if forbidden is not None:
+        forbidden.mask_(scaled)
+    return scaled
 
 
-def _chunks(tensor: Tensor, vocabulary: int | None = None) -> tuple[Tensor, ...]:
-    return torch.split(tensor, chunk_rows(vocabulary or tensor.shape[1]))
+def _chunks(logits_NV: Tensor) -> list[slice]:
+    """Return the chunks of rows; one without rows where there are none."""
+    rows = chunk_rows(logits_NV.shape[1])
+    return [slice(start, start + rows) for start in range(0, max(1, len(logits_NV)), rows)]

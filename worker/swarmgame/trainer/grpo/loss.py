@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from torch import Tensor
 from swarmgame.trainer.grpo.loss_options import LossOptions, LossType
 
 __all__ = [
+    "PER_ROLLOUT",
     "LossInputs",
     "LossOptions",
     "LossOutputs",
@@ -39,7 +41,8 @@ __all__ = [
 ]
 
 _CLIPPED = frozenset({"grpo", "gspo", "bnpo", "dr_grpo", "dapo", "luspo"})
-_PER_ROLLOUT = frozenset({"grpo", "gspo", "sapo"})
+PER_ROLLOUT = frozenset({"grpo", "gspo", "sapo"})
+"""Losses that are a mean over rollouts; the others add up tokens."""
 _VESPO_FLOOR, _VESPO_CEILING = math.log(1e-8), 20.0
 
 
@@ -52,7 +55,7 @@ class LossInputs:
         old_logprobs_BT: the same ids under the policy before the update: the sampler's own for our rollouts, those
             of a forward pass at the start of training for remote rollouts. None means `logprobs_BT` itself, detached
             (a ratio of exactly 1).
-        advantages_B: one a rollout, finite.
+        advantages_B: one a rollout, finite; or one a token, [B, T], where a value function gives them.
         mask_BT: completion tokens, EOS included.
         entropies_BT: of the policy at each position, no gradient needed; None when needed neither as a metric nor for
             the loss.
@@ -60,6 +63,9 @@ class LossInputs:
         truncated_B: which rollouts ran out of budget; needed for `mask_truncated_completions`.
         remote_importance_weights_BT: weights from `importance_weights`, of shape [B, T] or [B, 1]; None when all
             rollouts are our own.
+        weighted_B: bool, which rollouts these weights are for; the others have weight 1. None: for all.
+        own_B: bool, which rollouts the term of the reference is for: those of another policy would choose where ours is
+            pulled. None: for all.
     """
 
     logprobs_BT: Tensor
@@ -70,6 +76,8 @@ class LossInputs:
     reference_logprobs_BT: Tensor | None = None
     truncated_B: Tensor | None = None
     remote_importance_weights_BT: Tensor | None = None
+    weighted_B: Tensor | None = None
+    own_B: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -82,17 +90,19 @@ class Normalizer:
         max_completion_length: longest completion allowed; `dr_grpo` only.
         entropy_threshold: tokens below it are not trained on; None: `top_entropy_quantile` of each micro-batch, as TRL
             does.
+        own_tokens: those of our own rollouts among the tokens; for a value loss (`gae`).
     """
 
     rollouts: int
     tokens: int
     max_completion_length: int
     entropy_threshold: float | None = None
+    own_tokens: int = 0
 
     @classmethod
     def of(cls, inputs: LossInputs, options: LossOptions, max_completion_length: int) -> Normalizer:
         """For an update that is this one batch."""
-        return cls(inputs.mask_BT.shape[0], int(_effective_mask(inputs, options).sum().item()), max_completion_length)
+        return cls(inputs.mask_BT.shape[0], int(effective_mask(inputs, options).sum().item()), max_completion_length)
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ class LossOutputs:
     loss: scalar with gradient; the sum over micro-batches and ranks is the update's loss.
     metrics: by name, each to be added up: entropy, kl (to the reference), mismatch_kl (sampler to trainer), clip_low,
     clip_high, clip,
-        ratio, importance, truncated, zero_advantage, off_policy.
+        ratio, importance (of the weighted rollouts), truncated, zero_advantage, off_policy.
     """
 
     loss: Tensor
@@ -172,12 +182,14 @@ def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> Lo
     Raises:
         ValueError: the options need an input that is missing.
     """
-    mask = _effective_mask(inputs, options)
+    mask = effective_mask(inputs, options)
     kept = mask.bool()
     # Padding may hold anything: made zero here, so that 0 · inf never becomes NaN.
     new = _wide(inputs.logprobs_BT).masked_fill(~kept, 0.0)
     old = new.detach() if inputs.old_logprobs_BT is None else _wide(inputs.old_logprobs_BT).masked_fill(~kept, 0.0)
-    advantages = _wide(inputs.advantages_B).unsqueeze(1)
+    advantages = _wide(inputs.advantages_B)
+    by_rollout = advantages.dim() == 1
+    advantages = advantages.unsqueeze(1) if by_rollout else advantages.masked_fill(~kept, 0.0)
     log_ratio = new - old
     lengths = mask.sum(-1)
     ratio = log_ratio.exp()
@@ -190,30 +202,39 @@ def loss(inputs: LossInputs, options: LossOptions, normalizer: Normalizer) -> Lo
         drift = -(log_ratio.detach() * mask).sum(-1, keepdim=True) / lengths.unsqueeze(1).clamp(min=1.0)
         keep = (advantages >= 0) | (drift <= options.off_policy_mask_threshold)
         objective = objective * keep
-        metrics["off_policy"] = _mean((~keep).float(), mask)
+        metrics["off_policy"] = _mean((~keep).float(), mask, by_rollout=True)
     if options.needs_entropies:
         objective = objective * _high_entropy(inputs.entropies_BT, kept, options, normalizer)
     if inputs.remote_importance_weights_BT is not None:
         if options.loss_type != "vespo":
             objective = objective * inputs.remote_importance_weights_BT
-        metrics["importance"] = _mean(_wide(inputs.remote_importance_weights_BT), mask)
+        # Over the weighted rollouts alone: the mean must not depend on which others share their micro-batch.
+        metrics["importance"] = _mean(
+            _wide(inputs.remote_importance_weights_BT),
+            mask,
+            by_rollout=options.importance_mode.startswith("sequence"),
+            rows_B=inputs.weighted_B,
+        )
     if options.beta > 0:
         if inputs.reference_logprobs_BT is None:
             raise ValueError("beta > 0 needs the reference model's log-probabilities")
         behind = _wide(inputs.reference_logprobs_BT).masked_fill(~kept, 0.0) - new
         kl = behind.exp() - behind - 1
+        if inputs.own_B is not None:
+            kl = kl.masked_fill(~inputs.own_B.unsqueeze(1), 0.0)
         if options.use_bias_correction_kl:
             kl = kl * ratio
         objective = objective + options.beta * kl
-        metrics["kl"] = _mean(kl, mask)
+        # Over our own alone: the number of other peers' tokens must not move it.
+        metrics["kl"] = _mean(kl, mask, rows_B=inputs.own_B)
 
     if inputs.entropies_BT is not None:
         metrics["entropy"] = _mean(_wide(inputs.entropies_BT).masked_fill(~kept, 0.0), mask)
     drift_BT = log_ratio.detach()
     metrics["mismatch_kl"] = _mean(drift_BT.exp() - drift_BT - 1, mask)
-    metrics["zero_advantage"] = _mean((advantages == 0).float(), mask)
+    metrics["zero_advantage"] = _mean((advantages == 0).float(), mask, by_rollout=by_rollout)
     if inputs.truncated_B is not None:
-        metrics["truncated"] = _mean(inputs.truncated_B.float().unsqueeze(1), mask)
+        metrics["truncated"] = _mean(inputs.truncated_B.float().unsqueeze(1), mask, by_rollout=True)
     return LossOutputs(_aggregate(objective, mask, options, normalizer), metrics)
 
 
@@ -227,21 +248,22 @@ def _policy_term(
     mask: Tensor,
 ) -> tuple[Tensor, dict[str, Mean]]:
     """What is minimised at each token, before masks and weights; [B, T], or [B, 1] where the ratio is per rollout."""
-    metrics = {"ratio": _mean(ratio, mask)}
+    mean = partial(_mean, mask=mask, by_rollout=options.ratio_level == "sequence")
+    metrics = {"ratio": mean(ratio)}
     if options.loss_type in _CLIPPED:
         bounded = ratio if options.delta is None else ratio.clamp(max=options.delta)
         clipped = ratio.clamp(1 - options.epsilon, 1 + options.upper)
         low = (ratio < 1 - options.epsilon) & (advantages < 0)
         high = (ratio > 1 + options.upper) & (advantages > 0)
         metrics |= {
-            "clip_low": _mean(low.float(), mask),
-            "clip_high": _mean(high.float(), mask),
-            "clip": _mean((low | high).float(), mask),
+            "clip_low": mean(low.float()),
+            "clip_high": mean(high.float()),
+            "clip": mean((low | high).float()),
         }
         return -torch.min(bounded * advantages, clipped * advantages), metrics
     if options.loss_type == "cispo":
         high = (ratio > options.upper) & (advantages > 0)
-        metrics |= {"clip_high": _mean(high.float(), mask), "clip": _mean(high.float(), mask)}
+        metrics |= {"clip_high": mean(high.float()), "clip": mean(high.float())}
         return -ratio.clamp(max=options.upper).detach() * advantages * new, metrics
     if options.loss_type == "sapo":
         temperatures = torch.where(advantages > 0, options.sapo_temperature_pos, options.sapo_temperature_neg)
@@ -278,7 +300,7 @@ def _high_entropy(entropies: Tensor | None, kept: Tensor, options: LossOptions, 
 
 def _aggregate(objective: Tensor, mask: Tensor, options: LossOptions, normalizer: Normalizer) -> Tensor:
     rollouts = max(1, normalizer.rollouts)
-    if options.loss_type in _PER_ROLLOUT:
+    if options.loss_type in PER_ROLLOUT:
         return ((objective * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).sum() / rollouts
     if options.loss_type == "luspo":
         return (objective * mask).sum() / rollouts
@@ -287,7 +309,8 @@ def _aggregate(objective: Tensor, mask: Tensor, options: LossOptions, normalizer
     return (objective * mask).sum() / max(1, normalizer.tokens)
 
 
-def _effective_mask(inputs: LossInputs, options: LossOptions) -> Tensor:
+def effective_mask(inputs: LossInputs, options: LossOptions) -> Tensor:
+    """Return 1.0 for each token that counts, else 0.0, [B, T]."""
     mask = inputs.mask_BT.float()
     if not options.mask_truncated_completions:
         return mask
@@ -300,9 +323,15 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _mean(values: Tensor, mask: Tensor) -> Mean:
-    """Over tokens; over rollouts where there is one value a rollout."""
+def _mean(values: Tensor, mask: Tensor, *, by_rollout: bool = False, rows_B: Tensor | None = None) -> Mean:
+    """Over tokens.
+
+    Args:
+        by_rollout: over rollouts: there is one value a rollout, [B, 1], as there is one a token where T is 1.
+        rows_B: bool, the rollouts that count; None: all.
+    """
     values = values.detach()
-    if values.shape[1] == 1:
-        return Mean(values.sum(), float(values.shape[0]))
-    return Mean((values * mask).sum(), mask.sum())
+    weights = torch.ones_like(values) if by_rollout else mask
+    if rows_B is not None:
+        weights = weights * rows_B.unsqueeze(1)
+    return Mean((values * weights).sum(), weights.sum())

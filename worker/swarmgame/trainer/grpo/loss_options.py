@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from swarmgame.config import Config
 
 LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "gspo", "luspo", "sapo", "vespo"]
+OwnLoss = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=256)]
+"""A function of the game's author, as `package.module:function`."""
 
 
 class LossOptions(Config):
     """The loss. Names and meaning are TRL's, except `importance_*`, which TRL calls `vllm_importance_sampling_*`."""
 
-    loss_type: LossType = Field("dapo", alias="loss")
+    loss_type: LossType | OwnLoss = Field("dapo", alias="loss")
     """Which member of the family. `grpo`: mean over rollouts of the mean over tokens. `dapo`, `bnpo`: mean over the
     update's tokens. `dr_grpo`: sum over tokens divided by rollouts times the longest completion allowed. `gspo`:
     `grpo` with one ratio a rollout. `luspo`: sum over tokens, mean over rollouts. `cispo`: truncated ratio as a
-    weight. `sapo`, `vespo`: soft gates instead of clipping."""
+    weight. `sapo`, `vespo`: soft gates instead of clipping. `package.module:function`: a loss of your own (see
+    docs/guide/trainers.md)."""
     epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """How far the ratio may fall below 1 (and rise above it, without `epsilonHigh`) before its gradient is cut."""
     epsilon_high: Annotated[float, Field(ge=0)] | None = None
@@ -53,10 +56,10 @@ class LossOptions(Config):
     vespo_lambda_neg: float = 2.0
     """`vespo`: the decay for negative advantages."""
     importance_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "token_truncate"
-    """Rollouts of other peers are weighted by p(ours) / p(theirs), per token or per rollout; weights out of bounds are
-    truncated to the bound, or set to zero."""
+    """Rollouts of other policies are weighted by p(ours) / p(theirs), per token or per rollout; weights out of bounds
+    are truncated to the bound, or set to zero."""
     importance_cap: Annotated[float, Field(gt=0)] | None = 3.0
-    """Largest such weight."""
+    """Largest such weight. Of rollouts of other peers it is at most 1: their claims cannot be verified."""
     importance_floor: Annotated[float, Field(ge=0)] | None = None
     """Smallest such weight."""
 
@@ -80,6 +83,11 @@ class LossOptions(Config):
         ):
             raise ValueError("importanceFloor is above importanceCap")
         return self
+
+    @property
+    def is_own_loss(self) -> bool:
+        """Whether the loss is a function of the game's author."""
+        return ":" in self.loss_type
 
     @property
     def upper(self) -> float:

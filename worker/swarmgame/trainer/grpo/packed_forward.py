@@ -1,12 +1,13 @@
 """The forward pass of training over a packed micro-batch: log-probabilities without padding and with each prompt read
 once.
 
-It serves Llama, Qwen2 and Qwen3 models with full attention, adapters in place included (`supports_packing`); others,
-float32 on a CUDA device and CPUs keep `logprobs.completion_logprobs`, which is its oracle. The layers' own modules are
-called; only attention and the order of calls are written here (without adapters, queries, keys and values come of one
-product, which calls no hooks of the three modules). One decoder layer is compiled (torch.compile), and all layers
-share the result; the samplers' calls of the same modules stay as they are. Logits exist for a chunk of tokens at a
-time (`linear_logprobs`).
+It serves the models of `PACKED` with full attention, adapters in place included (`supports_packing`); others, float32
+on a CUDA device and CPUs keep `logprobs.completion_logprobs`, which is its oracle. The layers' own modules are called;
+only attention and the order of calls are written here (without adapters, queries, keys and values come of one product,
+which calls no hooks of the three modules). One decoder layer is compiled (torch.compile), and all layers share the
+result; the samplers' calls of the same modules stay as they are. The pass and its layers are modules of their own,
+around those of the model: sharding (`sharding.shard`) gathers weights when a module is called. Logits exist for a chunk
+of tokens at a time (`linear_logprobs`).
 
 Shapes: T tokens of the packed sequence, H hidden size, N query heads, G key heads, D head dimension; B rollouts.
 """
@@ -14,7 +15,8 @@ Shapes: T tokens of the packed sequence, H hidden size, N query heads, G key hea
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,14 +24,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from swarmgame.inference.cache import is_windowed
-from swarmgame.inference.llama import SUPPORTED
+from swarmgame.inference.architecture import SUPPORTED, has_rotary, multipliers_of, rotates_complete_heads
+from swarmgame.inference.cache import has_window_in_reach
 from swarmgame.trainer.grpo.linear_logprobs import linear_logprobs
-from swarmgame.trainer.grpo.logprobs import selective_log_softmax
+from swarmgame.trainer.grpo.logprobs import EarlyEos, ForbiddenIds, selective_log_softmax
 from swarmgame.trainer.grpo.packed_attention import Segments, attend, flash_serves, visible_tokens
 from swarmgame.trainer.grpo.packing import PackedLayout, pack
 
 logger = logging.getLogger(__name__)
+
+PACKED = SUPPORTED - {"Olmo2ForCausalLM"}
+"""Model classes that the pass serves: those of the decoder, but for norms behind attention and feed-forward."""
 
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
 """Those whose angles depend on nothing but a token's position."""
@@ -40,38 +45,58 @@ def supports_packing(model: Any) -> bool:
     config = model.config
     rope = getattr(config, "rope_parameters", None) or {}
     return (
-        type(model).__name__ in SUPPORTED
-        and not is_windowed(config)
+        type(model).__name__ in PACKED
+        and not has_window_in_reach(config)
         and rope.get("rope_type", "default") in ROPE_TYPES
-        and not getattr(config, "attention_dropout", 0.0)
+        and rotates_complete_heads(model)
     )
 
 
-def is_fast(model: Any) -> bool:
-    """Return whether the packed pass has fast kernels where this model's weights are."""
+def is_fast(model: Any, device: torch.device | None = None) -> bool:
+    """Return whether the packed pass has fast kernels for this model, where its weights are or on another device."""
     attention = model.model.layers[0].self_attn
-    return flash_serves(model.device, model.dtype, attention.head_dim)
+    return flash_serves(device or model.device, model.dtype, attention.head_dim)
 
 
-class PackedForward:
+class PackedForward(nn.Module):
     """Scores rollouts under a model that `supports_packing`.
 
     Args:
         compile: compile the decoder layer at its first use. Where that fails, a warning says why, and the layer runs
             uncompiled.
+        device: where it will run, if the weights are not there yet.
     """
 
-    def __init__(self, model: Any, *, compile: bool) -> None:
-        self._model = model
-        self._layer: Callable[..., Tensor] = _decoder_layer
-        self._norm: Callable[..., Tensor] = _norm
+    def __init__(self, model: Any, *, compile: bool, device: torch.device | None = None) -> None:
+        super().__init__()
+        inner = model.model
+        self.embedding, self.rotary, self.norm, self.head = (
+            inner.embed_tokens,
+            inner.rotary_emb,
+            inner.norm,
+            model.lm_head,
+        )
+        self.layers = nn.ModuleList(PackedLayer(layer) for layer in inner.layers)
+        self._multipliers = multipliers_of(model)
+        self._is_fast = is_fast(model, device)
+        self._run_layer: Callable[..., Tensor] = _decoder_layer
+        self._run_norm: Callable[..., Tensor] = _norm
         self._uncompiled = compile
 
     def score(
-        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        temperature: float,
+        early_eos: EarlyEos | None = None,
+        states: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-probabilities with gradient, entropies in nats without, and mask, each [B, T] with T the longest
         completion.
+
+        Args:
+            early_eos: None where EOS may be sampled at once.
+            states: the hidden states [N, H] of the scored positions, row by row, are added to it, with gradient.
 
         Raises:
             ValueError: a prompt or completion is empty, their numbers differ, or the temperature is not positive.
@@ -79,15 +104,19 @@ class PackedForward:
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a positive number")
         layout = pack(prompts, completions)
-        device = self._model.device
+        device = next(self.parameters()).device
         token_T, position_T, source_N, target_N, row_N, place_N, key_index_K, query_starts, key_starts = _moved(
             layout, device
         )
         bounds = query_starts.to(torch.int32), key_starts.to(torch.int32)
-        visible_TT = None if is_fast(self._model) else visible_tokens(key_index_K, *bounds)
+        visible_TT = None if self._is_fast else visible_tokens(key_index_K, *bounds)
         segments = Segments(key_index_K, *bounds, layout.longest_query, layout.longest_key, visible_TT)
-        hidden_TH = self._hidden(token_T, position_T, segments)
-        logprobs_N, entropies_N = self._score(_Gather.apply(hidden_TH, source_N), target_N, temperature)
+        forbidden = None if early_eos is None else early_eos.forbidden(place_N, target_N)
+        logprobs_N, entropies_N, states_NH = self(
+            token_T, position_T, segments, source_N, target_N, temperature, forbidden
+        )
+        if states is not None:
+            states.append(states_NH)
         logprobs = logprobs_N.new_zeros(layout.shape).index_put((row_N, place_N), logprobs_N)
         entropies = entropies_N.new_zeros(layout.shape).index_put((row_N, place_N), entropies_N)
         mask = torch.zeros(layout.shape, dtype=torch.bool, device=device).index_put(
@@ -95,28 +124,53 @@ class PackedForward:
         )
         return logprobs, entropies, mask
 
+    @contextmanager
+    def without_compiling(self) -> Iterator[None]:
+        """Leave the layer as it is in the block: what is compiled is fitted to the sizes of its first use."""
+        pending, self._uncompiled = self._uncompiled, False
+        try:
+            yield
+        finally:
+            self._uncompiled = pending
+
+    def forward(
+        self,
+        token_T: Tensor,
+        position_T: Tensor,
+        segments: Segments,
+        source_N: Tensor,
+        target_N: Tensor,
+        temperature: float,
+        forbidden: ForbiddenIds | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-probabilities and entropies of the scored tokens, each [N], and the hidden states [N, H] before
+        them; see `packing` for the arguments.
+        """
+        states_NH = _Gather.apply(self._hidden(token_T, position_T, segments), source_N)
+        return *self._score(states_NH, target_N, temperature, forbidden), states_NH
+
     def _hidden(self, token_T: Tensor, position_T: Tensor, segments: Segments) -> Tensor:
-        inner = self._model.model
-        hidden = inner.embed_tokens(token_T)
-        cos, sin = (
-            part.squeeze(0).unsqueeze(1) for part in inner.rotary_emb(hidden.unsqueeze(0), position_T.unsqueeze(0))
-        )
+        hidden = self.embedding(token_T)
+        if self._multipliers.embedding != 1.0:
+            hidden = hidden * self._multipliers.embedding
+        cos, sin = (part.squeeze(0).unsqueeze(1) for part in self.rotary(hidden.unsqueeze(0), position_T.unsqueeze(0)))
         if self._uncompiled:
             self._uncompiled = False
             self._compile(hidden, cos, sin, segments)
-        for layer in inner.layers:
-            if layer.training and getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
-                hidden = checkpoint(self._layer, layer, hidden, cos, sin, segments, use_reentrant=False)
-            else:
-                hidden = self._layer(layer, hidden, cos, sin, segments)
-        return self._norm(inner.norm, hidden)
+        for layer in self.layers:
+            hidden = layer(self._run_layer, hidden, cos, sin, segments)
+        return self._run_norm(self.norm, hidden)
 
-    def _score(self, hidden_NH: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        head = self._model.lm_head
+    def _score(
+        self, hidden_NH: Tensor, target_N: Tensor, temperature: float, forbidden: ForbiddenIds | None
+    ) -> tuple[Tensor, Tensor]:
+        head, temperature = self.head, temperature / self._multipliers.logits
         bias = getattr(head, "bias", None)
         if type(head) is nn.Linear and bias is None:
-            return linear_logprobs(hidden_NH, head.weight, target_N, temperature)
-        logprobs, entropies = selective_log_softmax(head(hidden_NH), target_N, temperature, with_entropy=True)
+            return linear_logprobs(hidden_NH, head.weight, target_N, temperature, forbidden)
+        logprobs, entropies = selective_log_softmax(
+            head(hidden_NH), target_N, temperature, with_entropy=True, forbidden=forbidden
+        )
         assert entropies is not None
         return logprobs, entropies
 
@@ -125,12 +179,12 @@ class PackedForward:
         could be caught.
         """
         layer, norm = torch.compile(_decoder_layer, dynamic=True), torch.compile(_norm, dynamic=True)
-        inner = self._model.model
+        first: Any = self.layers[0]
         devices = [hidden.device] if hidden.is_cuda else []
         try:
-            with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+            with torch.enable_grad(), torch.random.fork_rng(devices=devices), _gathered(first):
                 given = hidden.detach().requires_grad_()
-                output = norm(inner.norm, layer(inner.layers[0], given, cos, sin, segments))
+                output = norm(self.norm, layer(first.layer, given, cos, sin, segments))
                 torch.autograd.grad(output, given, torch.zeros_like(output))
         except torch.cuda.OutOfMemoryError:
             self._uncompiled = True
@@ -145,22 +199,63 @@ class PackedForward:
                 text.splitlines()[0] if text else "no message",
             )
             return
-        self._layer, self._norm = layer, norm
+        self._run_layer, self._run_norm = layer, norm
+
+
+class PackedLayer(nn.Module):
+    """A decoder layer on a packed sequence."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(
+        self, run: Callable[..., Tensor], hidden_TH: Tensor, cos_T1D: Tensor, sin_T1D: Tensor, segments: Segments
+    ) -> Tensor:
+        """Return the hidden states behind the layer.
+
+        Args:
+            run: `_decoder_layer`, compiled or not.
+        """
+        given = (self.layer, hidden_TH, cos_T1D, sin_T1D, segments)
+        if self.layer.training and getattr(self.layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
+            hidden: Tensor = checkpoint(run, *given, use_reentrant=False)
+            return hidden
+        return run(*given)
+
+
+@contextmanager
+def _gathered(module: Any) -> Iterator[None]:
+    """Hold a module's complete weights, if it is sharded. A collective call."""
+    if not hasattr(module, "unshard"):
+        yield
+        return
+    module.unshard()
+    try:
+        yield
+    finally:
+        module.reshard()
 
 
 def _decoder_layer(layer: Any, hidden_TH: Tensor, cos_T1D: Tensor, sin_T1D: Tensor, segments: Segments) -> Tensor:
-    """Run a decoder layer of Llama, Qwen2 or Qwen3 on a packed sequence."""
+    """Run a decoder layer of a model that `supports_packing` on a packed sequence."""
     attention = layer.self_attn
     split = (hidden_TH.shape[0], -1, attention.head_dim)
     read = layer.input_layernorm(hidden_TH)
     query, key, value = (part.view(split) for part in _projections(attention, read))
     if hasattr(attention, "q_norm"):  # Qwen3
         query, key = attention.q_norm(query), attention.k_norm(key)
-    query, key = (part * cos_T1D + _rotate_half(part) * sin_T1D for part in (query, key))
+    if has_rotary(attention):
+        query, key = (part * cos_T1D + _rotate_half(part) * sin_T1D for part in (query, key))
     attended = attend(query, key, value, segments, attention.scaling)
-    hidden_TH = hidden_TH + attention.o_proj(attended.reshape(split[0], -1))
-    changed: Tensor = hidden_TH + layer.mlp(layer.post_attention_layernorm(hidden_TH))
-    return changed
+    hidden_TH = _added(layer, hidden_TH, attention.o_proj(attended.reshape(split[0], -1)))
+    return _added(layer, hidden_TH, layer.mlp(layer.post_attention_layernorm(hidden_TH)))
+
+
+def _added(layer: Any, hidden_TH: Tensor, change_TH: Tensor) -> Tensor:
+    """Add to the residual stream; Granite's layers multiply before."""
+    multiplier = getattr(layer, "residual_multiplier", 1.0)
+    return hidden_TH + (change_TH if multiplier == 1.0 else change_TH * multiplier)
 
 
 def _projections(attention: Any, read_TH: Tensor) -> tuple[Tensor, ...]:
@@ -169,6 +264,9 @@ def _projections(attention: Any, read_TH: Tensor) -> tuple[Tensor, ...]:
     Two heads of keys are too narrow for a device: their products take as long as that of all the queries, forward and
     backward.
     """
+    if hasattr(attention, "qkv_proj"):  # Phi-3
+        joined, keys = attention.qkv_proj(read_TH), attention.num_key_value_heads * attention.head_dim
+        return torch.split(joined, [joined.shape[-1] - 2 * keys, keys, keys], dim=-1)
     modules = (attention.q_proj, attention.k_proj, attention.v_proj)
     if any(type(module) is not nn.Linear for module in modules):
         return tuple(module(read_TH) for module in modules)

@@ -4,7 +4,8 @@ A first pass reads the distinct prompts and keeps their keys and values in the g
 each behind its own prompt's. The numbers are those of the plain pass, which reads the prompt again for every
 completion. For 4 prompts of 530 tokens with 4 completions of 64 each, a forward and backward take a third of the time.
 It is not used where a cache is not kept (gradient checkpointing), not complete (windows), or where an attention kernel
-allows no gap between prompt and completion.
+allows no gap between prompt and completion; and, by the check at load (`parity`), for models that count columns instead
+of reading positions.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from swarmgame.inference.cache import is_windowed
+from swarmgame.inference.scored_logits import scored_logits
+from swarmgame.models.noise import computes_twice
 
 WORTHWHILE = 0.85
 """The share of the plain pass's tokens, below which two passes are quicker than one."""
@@ -24,16 +27,19 @@ WORTHWHILE = 0.85
 
 def is_worthwhile(model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> bool:
     """Return whether enough rows share prompts, and the model can read a prompt first and a completion later."""
+    if min(map(len, prompts)) < 2:
+        return False
     longest_prompt, longest_completion = max(map(len, prompts)), max(map(len, completions))
     distinct = len({tuple(prompt) for prompt in prompts})
     shared = distinct * longest_prompt + len(prompts) * longest_completion
-    if min(map(len, prompts)) < 2 or shared > WORTHWHILE * len(prompts) * (longest_prompt + longest_completion):
-        return False
-    checkpointed = model.training and any(
-        getattr(module, "gradient_checkpointing", False) for module in model.modules()
-    )
+    tokens = len(prompts) * (longest_prompt + longest_completion)
+    return shared <= WORTHWHILE * tokens and can_share(model)
+
+
+def can_share(model: Any) -> bool:
+    """Return whether nothing that is known of the model forbids to read a prompt first and a completion later."""
     attention = getattr(model.config.get_text_config(), "_attn_implementation", None)
-    return not checkpointed and not is_windowed(model.config) and attention in ("sdpa", "eager")
+    return not is_windowed(model.config) and attention in ("sdpa", "eager") and not computes_twice(model)
 
 
 def shared_logits(
@@ -43,9 +49,13 @@ def shared_logits(
     row_N: Tensor,
     place_N: Tensor,
     pad_token_id: int,
+    states: list[Tensor] | None = None,
 ) -> Tensor:
     """Logits [N, V] that predict token `place_N` of completion `row_N`, as `scored_logits` on the complete rows would
     give them.
+
+    Args:
+        states: as of `scored_logits`.
     """
     device = row_N.device
     distinct = {tuple(prompt): None for prompt in prompts}
@@ -75,35 +85,13 @@ def shared_logits(
         model,
         row_N,
         place_N,
+        states=states,
         input_ids=input_BT,
         position_ids=start_B1 + _places(input_BT),
         attention_mask=torch.cat([read_BP, torch.ones_like(input_BT, dtype=torch.bool)], dim=1).long(),
         past_key_values=cache,
         use_cache=True,
     )
-
-
-def scored_logits(model: Any, row_N: Tensor, column_N: Tensor, **inputs: Any) -> Tensor:
-    """Logits [N, V] at the given positions of a forward pass.
-
-    The head is handed the hidden states of those positions only, whatever the shape of the rest: `logits_to_keep`
-    could but cut one range for all rows. Scaling and capping of logits, where a model has them, still happen in its
-    own forward.
-    """
-    head, picked_rows = model.get_output_embeddings(), []
-
-    def pick(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        picked_rows.append(True)
-        return (arguments[0][row_N, column_N].unsqueeze(0), *arguments[1:])
-
-    handle = head.register_forward_pre_hook(pick) if head is not None else None
-    try:
-        logits = model(**inputs).logits
-    finally:
-        if handle is not None:
-            handle.remove()
-    picked: Tensor = logits.squeeze(0) if picked_rows else logits[row_N, column_N]
-    return picked
 
 
 def _padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> Tensor:

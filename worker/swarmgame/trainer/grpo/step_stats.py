@@ -6,14 +6,22 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from swarmgame.trainer.grpo.batch import TrainingSample
+from swarmgame.game.ranks import Ranks
 from swarmgame.trainer.grpo.loss import Mean
+from swarmgame.trainer.grpo.samples import TrainingSample
 
-LOSS_METRICS = ("entropy", "kl", "mismatch_kl", "lag_kl", "clip_low", "clip_high", "ratio", "importance")
-"""Metrics of the loss, as means over the trained tokens (`lag_kl`: over those of lagged samples)."""
+LOSS_METRICS = (
+    "entropy", "kl", "mismatch_kl", "lag_kl", "clip_low", "clip_high", "ratio", "importance", "improbable_share",
+)  # fmt: skip
+"""Metrics of the loss, as means over the trained tokens (`kl`: over our own; `lag_kl`: over those of lagged samples;
+`importance`: over those of weighted samples; `improbable_share`: over these samples).
+"""
+VALUE_METRICS = ("value_loss", "value_clip")
+"""Those of a critic, as means over the tokens of our own rollouts."""
 
 
 class StepStats:
@@ -79,15 +87,23 @@ def report(counts: Mapping[str, int], stats: StepStats, rate: float) -> dict[str
         "truncated_share": counts.get("rollouts_truncated", 0) / rollouts if rollouts else math.nan,
         "completion_length": counts.get("completion_tokens", 0) / rollouts if rollouts else math.nan,
     }
+    metrics |= {name: stats.means[name].value for name in VALUE_METRICS if name in stats.means}
     for name in LOSS_METRICS:
         metrics[name] = stats.means[name].value if name in stats.means else math.nan
     for name in (
         "groups_trained",
         "groups_external",
         "groups_retokenised",
+        "rollouts_not_reversible",
         "groups_unscored",
         "remote_dropped",
         "tokens_trained",
     ):
         metrics[name] = float(counts.get(name, 0))
     return metrics
+
+
+def over_ranks(values_N: Tensor, ranks: Ranks) -> Tensor:
+    """Return the finite numbers of all ranks, in float32."""
+    gathered = ranks.gather(values_N[values_N.isfinite()].numpy().astype("<f4").tobytes())
+    return torch.from_numpy(np.concatenate([np.frombuffer(part, dtype="<f4") for part in gathered]))

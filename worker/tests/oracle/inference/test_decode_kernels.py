@@ -5,9 +5,11 @@ elsewhere.
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_models import DEVICE, EOS, PAD, PROMPTS, completions, tiny
 
 from swarmgame.inference import ops
@@ -15,7 +17,6 @@ from swarmgame.inference.continuous_batching import EngineSampler
 from swarmgame.inference.sampler import ONE_MINUS_EPS, SamplingParams
 
 kernels = pytest.importorskip("swarmgame.inference.kernels", reason="Triton is not installed")
-
 
 HALF = (
     torch.bfloat16 if DEVICE == "cuda" else torch.float16
@@ -43,17 +44,38 @@ def test_norm_and_activation(dtype, rows, size):
     assert_close(kernels.silu_mul(x), ops.silu_mul(x))
 
 
-@pytest.mark.skipif(DEVICE != "cuda", reason="bmm with another type for its result is CUDA's alone")
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("rows", [1, 72, 129])
-def test_a_long_product_in_parts_adds_up(rows):
+def test_a_product_in_parts_adds_up(rows, bias, monkeypatch):
+    if DEVICE != "cuda":  # a product with another type for its result is CUDA's alone
+        bmm = torch.bmm
+        monkeypatch.setattr(torch, "bmm", lambda one, other, out_dtype: bmm(one.to(out_dtype), other.to(out_dtype)))
     x, weight = random(rows, 1024, dtype=HALF), random(256, 1024, dtype=HALF, seed=1) / 32
-    delta, hidden = kernels.split_linear(x, weight, None), random(rows, 256, dtype=HALF, seed=2)
-    assert delta.dim() == (2 if rows > kernels.SPLIT_ROWS else 3)
-    scale = random(256, dtype=HALF, seed=3)
-    assert_close(
-        kernels.add_rms_norm(hidden.clone(), delta, scale, 1e-6),
-        ops.add_rms_norm(hidden.clone(), ops.split_linear(x, weight, None), scale, 1e-6),
-    )
+    added = random(256, dtype=HALF, seed=4) if bias else None
+    product = kernels.split_linear(x, weight, added)
+    assert product.shape == ((rows, 256) if rows > kernels.SPLIT_ROWS else (4, rows, 256))
+    assert_close(ops.complete(product, added, HALF), F.linear(x, weight, added))
+    if not bias:
+        hidden, scale = random(rows, 256, dtype=HALF, seed=2), random(256, dtype=HALF, seed=3)
+        assert_close(
+            kernels.add_rms_norm(hidden.clone(), product, scale, 1e-6),
+            ops.add_rms_norm(hidden.clone(), ops.split_linear(x, weight, None), scale, 1e-6),
+        )
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "outputs", "parts"),
+    [
+        (72, 4864, 896, 4),
+        (72, 896, 896, 2),
+        (72, 896, 1152, 2),
+        (72, 896, 9728, 1),
+        (129, 4864, 896, 1),
+        (8, 400, 64, 1),
+    ],
+)
+def test_products_with_few_outputs_are_divided(rows, inner, outputs, parts):
+    assert kernels._parts(rows, inner, outputs) == parts
 
 
 def attention_case(dtype, size, heads, kv_heads, norms, longest=64):
@@ -108,6 +130,30 @@ def test_attention_over_a_shared_prompt_and_own_tokens(dtype, longest, size, hea
     assert torch.equal(ours.own(ours.values, shape)[busy], reference.own(reference.values, shape)[busy])
 
 
+@pytest.mark.parametrize(("longest", "biased", "norms"), [(64, False, True), (64, True, True), (300, True, False)])
+def test_attention_adds_up_queries_keys_and_values_that_come_in_parts(longest, biased, norms):
+    qkv, layer, lanes, shape = attention_case(HALF, 24, 4, 2, norms, longest)
+    bias = random(qkv.shape[1], dtype=HALF, seed=4) if biased else None
+    layer = dataclasses.replace(layer, bias=bias)
+    parts = random(3, *qkv.shape, seed=3)
+    added = (parts.sum(0) + (0 if bias is None else bias)).to(HALF)
+    ours, of_parts, of_the_sum = copied(layer), copied(layer), copied(layer)
+    expected = ops.decode_attention(added, of_the_sum, lanes, shape)
+    assert_close(ops.decode_attention(parts, of_parts, lanes, shape), expected)
+    assert_close(kernels.decode_attention(parts, ours, lanes, shape)[:4], expected[:4])
+    busy = lanes.slot[:4]
+    for mine, reference in ((ours.keys, of_the_sum.keys), (ours.values, of_the_sum.values)):
+        assert_close(ours.own(mine, shape)[busy], ours.own(reference, shape)[busy])
+
+
+@pytest.mark.parametrize("tile", [16, 128])
+def test_attention_does_not_depend_on_the_tile(tile, monkeypatch):
+    qkv, layer, lanes, shape = attention_case(torch.float32, 16, 2, 1, False)
+    monkeypatch.setattr(kernels, "_attention_tile", lambda *_: (tile, 2, 2))
+    expected = ops.decode_attention(qkv, copied(layer), lanes, shape)
+    assert_close(kernels.decode_attention(qkv, copied(layer), lanes, shape)[:4], expected[:4])
+
+
 @pytest.mark.parametrize("norms", [False, True], ids=["plain", "normed heads"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_prompt_tokens_are_rotated_and_cached(dtype, norms):
@@ -133,7 +179,7 @@ def test_tokens_are_those_of_the_inverted_distribution(vocabulary, temperature):
     logits = random(rows, vocabulary) * 3
     logits[3, : vocabulary // 2] = -torch.inf
     logits[4, vocabulary // 2 :] = -torch.inf
-    logits[5, 4] = 40.0
+    logits[5, 4] = 200.0  # sure of EOS, which is forbidden in this row: every other probability is below 1e-80
     source = torch.arange(rows, device=DEVICE).repeat_interleave(3)
     uniforms = torch.rand(3 * rows, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     uniforms[::9], uniforms[1::9] = 0.0, ONE_MINUS_EPS
@@ -143,7 +189,8 @@ def test_tokens_are_those_of_the_inverted_distribution(vocabulary, temperature):
     expected, expected_logprob = ops.sample_tokens(logits, source, uniforms, forbid, eos, temperature)
     # fp32 sums against fp64 ones: a number on a boundary may fall to the next token.
     assert (token == expected).float().mean() > 0.9
-    scaled = (logits / temperature).log_softmax(-1)[source]
+    allowed = torch.where(forbid[:, None] != 0, logits.index_fill(1, eos, -torch.inf), logits)
+    scaled = (allowed / temperature).log_softmax(-1)[source]
     torch.testing.assert_close(logprob, scaled.gather(1, token[:, None])[:, 0], atol=2e-5, rtol=1e-5)
     assert logprob.isfinite().all()
     assert not torch.isin(token[forbid[source] != 0], eos).any()
@@ -151,7 +198,21 @@ def test_tokens_are_those_of_the_inverted_distribution(vocabulary, temperature):
     torch.testing.assert_close(logprob[same], expected_logprob[same], atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("vocabulary", [19, 4200])
+def test_logits_that_are_not_finite_give_a_valid_id_without_a_logprob_and_leave_other_rows_alone(vocabulary, wrong):
+    logits = random(3, vocabulary)
+    logits[1, 7] = wrong
+    source, uniforms = torch.arange(3, device=DEVICE), torch.full((3,), 0.4, dtype=torch.float64, device=DEVICE)
+    forbid, eos = torch.zeros(3, dtype=torch.int32, device=DEVICE), torch.tensor([4], device=DEVICE)
+    for module in (kernels, ops):
+        token, logprob = module.sample_tokens(logits, source, uniforms, forbid, eos, 1.0)
+        assert logprob.isnan().tolist() == [False, True, False], module
+        assert ((token >= 0) & (token < vocabulary)).all()
+        assert_close(logprob[::2], logits.log_softmax(-1).gather(1, token[:, None])[::2, 0])
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "smollm3", "olmo2"])
 def test_a_complete_call_on_kernels_samples_what_the_definitions_sample(architecture):
     """More completions than lanes: they wait, take the lanes of finished ones, and the last go on with fewer lanes."""
     model = tiny(architecture)
@@ -164,3 +225,32 @@ def test_a_complete_call_on_kernels_samples_what_the_definitions_sample(architec
     for one, other in zip(completions(ours), completions(expected), strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
     assert samplers[0].occupancy == samplers[1].occupancy
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more"),
+    [("qwen2", {}), ("llama", {"attention_bias": True}), ("granite", {"attention_bias": True})],
+)
+def test_a_complete_call_with_products_in_parts_samples_the_same(architecture, more):
+    """The attention and the reading of prompts add the bias of a product in parts; an output product with a bias comes
+    complete.
+    """
+    model, params = tiny(architecture, **more), SamplingParams(6)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # zero as they are made
+                parameter.copy_(random(*parameter.shape, seed=len(name)))
+    divided = []
+
+    def in_parts(x, weight, bias):
+        divided.append(bias is not None)
+        return torch.stack([F.linear(x[:, part::2], weight[:, part::2]) for part in range(2)])
+
+    in_two = types.SimpleNamespace(**vars(ops) | {"split_linear": in_parts})
+    ours, expected = (
+        EngineSampler(model, (EOS,), PAD, kernels=module).sample(PROMPTS, 2, params, 5) for module in (in_two, ops)
+    )
+    assert set(divided) == {False, True}
+    assert [c.token_ids for c in completions(ours)] == [c.token_ids for c in completions(expected)]
+    for one, other in zip(completions(ours), completions(expected), strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)

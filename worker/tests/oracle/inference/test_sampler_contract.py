@@ -13,17 +13,21 @@ from scipy.stats import chi2
 from tiny_models import ARCHITECTURES, DEVICE, EOS, PAD, PROMPTS, completions, tiny
 from transformers import GenerationConfig
 
+from swarmgame.inference.architecture import is_supported
 from swarmgame.inference.continuous_batching import EngineSampler
 from swarmgame.inference.decoder import SharedPromptDecoder
+from swarmgame.inference.decoding import Decoding
 from swarmgame.inference.eager import EagerSampler
-from swarmgame.inference.llama import is_supported
 from swarmgame.inference.sampler import ONE_MINUS_EPS, SamplingParams
 from swarmgame.inference.token_sampler import BLOCKED_FROM, TokenSampler
-from swarmgame.trainer.grpo.logprobs import completion_logprobs
+from swarmgame.trainer.grpo.logprobs import EarlyEos, completion_logprobs
 
 SAMPLERS = {
     "eager": EagerSampler,
-    "eager, the model's own forward": partial(EagerSampler, written_out=False),
+    "eager, the model's own forward": partial(EagerSampler, decoding=Decoding.CACHED),
+    "eager, a mask of two dimensions": partial(EagerSampler, decoding=Decoding.PLAIN_MASK),
+    "eager, no padding": partial(EagerSampler, decoding=Decoding.UNPADDED),
+    "eager, no cache": partial(EagerSampler, decoding=Decoding.RECOMPUTED),
     "engine": EngineSampler,  # on a CPU with the definitions of its kernels, step by step
 }
 
@@ -125,7 +129,9 @@ def test_logprobs_equal_a_full_forward_whatever_was_filtered(make, architecture,
         for completion in group:
             ids = torch.tensor([[*prompt, *completion.token_ids]], device=DEVICE)
             with torch.no_grad():
-                logprobs = (model(ids).logits[0, len(prompt) - 1 : -1] / params.temperature).log_softmax(-1)
+                logits = model(ids).logits[0, len(prompt) - 1 : -1] / params.temperature
+            logits[: params.min_new_tokens, EOS] = -torch.inf
+            logprobs = logits.log_softmax(-1)
             expected = logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0]
             torch.testing.assert_close(torch.tensor(completion.logprobs), expected.cpu(), atol=1e-4, rtol=0)
 
@@ -142,6 +148,28 @@ def test_training_scores_a_fresh_rollout_as_its_sampler_did(make):
             row[: len(completion.logprobs)].cpu(), torch.tensor(completion.logprobs), atol=1e-4, rtol=0
         )
     assert any(completion.stopped for completion in fresh)
+
+
+@pytest.mark.parametrize("vocabulary", [19, 4200])
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.95}, {"greedy": True}], ids=["plain", "top-p", "greedy"])
+def test_a_policy_that_is_sure_of_eos_is_sampled_among_the_other_tokens_and_scored_so(make, vocabulary, filters):
+    """At temperature 0.1 every other probability is below e^-100: 0 in fp32, if EOS were taken out afterwards."""
+    model = tiny(vocabulary=vocabulary, attention_bias=True).to(DEVICE)
+    head = torch.nn.Linear(model.config.hidden_size, vocabulary, device=DEVICE)
+    with torch.no_grad():
+        head.weight.copy_(model.lm_head.weight)
+        head.bias.zero_()[EOS] = 40.0
+    model.lm_head = head
+    params = SamplingParams(8, temperature=0.1, min_new_tokens=3, **filters)
+    fresh = completions(make(model).sample(PROMPTS, 6, params, 2))
+    assert {(len(completion.token_ids), completion.stopped) for completion in fresh} == {(4, True)}
+    assert all(math.isfinite(value) for completion in fresh for value in completion.logprobs)
+    if not filters:
+        assert len({completion.token_ids for completion in fresh}) > len(PROMPTS)
+    rows = [prompt for prompt in PROMPTS for _ in range(6)], [completion.token_ids for completion in fresh]
+    logprobs, _, _ = completion_logprobs(model, *rows, 0.1, with_entropy=False, early_eos=EarlyEos((EOS,), 3))
+    for row, completion in zip(logprobs, fresh, strict=True):
+        assert row.tolist() == pytest.approx(completion.logprobs, abs=2e-3)  # rounding of 40 / 0.1
 
 
 def test_eos_is_the_last_id_of_a_stopped_completion_and_appears_nowhere_else(make):

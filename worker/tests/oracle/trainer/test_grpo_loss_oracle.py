@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from swarmgame.trainer.grpo.advantages import Scale, ragged_advantages
 from swarmgame.trainer.grpo.logprobs import completion_logprobs
 from swarmgame.trainer.grpo.loss import LossInputs, LossOptions, Normalizer, importance_weights, loss
+from swarmgame.trainer.grpo.samples import TrainingSample, trained_mask
 
 PAD, EOS, VOCABULARY, TEMPERATURE, LONGEST = 0, 1, 23, 0.8, 9
 PROMPTS = [[5, 6, 7], [5, 6, 7], [8, 9, 10, 11, 12], [8, 9, 10, 11, 12], [3], [3]]
@@ -138,13 +139,19 @@ CASES = {
 }
 
 
-def ours_and_theirs(folder, tokenizer, options, *, on_policy=False, sender_noise=None):
-    """Loss and gradients of both, on models of the same weights."""
+def ours_and_theirs(folder, tokenizer, options, *, on_policy=False, sender_noise=None, sampled=None):
+    """Loss and gradients of both, on models of the same weights.
+
+    Args:
+        sampled: for each completion, which ids the policy sampled; None: all. The others are an environment's.
+    """
     trainer = trl_trainer(folder, tokenizer, **{key: value for key, value in options.items() if key not in OURS_ALONE})
     model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float64)
     our_options = LossOptions(**options)
 
     new, entropies, mask = completion_logprobs(model, PROMPTS, COMPLETIONS, TEMPERATURE, with_entropy=True)
+    if sampled is not None:
+        mask = trained_mask([sample_of(*row) for row in zip(COMPLETIONS, sampled, strict=True)], mask)
     old = None if on_policy else (new + perturbed(1)).detach()
     reference = (new + perturbed(2)).detach()
     importance = None
@@ -175,6 +182,9 @@ def ours_and_theirs(folder, tokenizer, options, *, on_policy=False, sender_noise
         "ref_per_token_logps": reference,
         "num_items_in_batch": completion_mask.sum(),
     }
+    if sampled is not None:
+        theirs["tool_mask"] = padded([list(map(int, row)) for row in sampled], "right", 1)
+        theirs["num_items_in_batch"] = (completion_mask * theirs["tool_mask"]).sum()
     if old is not None:
         theirs["old_per_token_logps"] = old
     if importance is not None:
@@ -209,6 +219,20 @@ def assert_equal(result):
         # where they are not.
         assert difference < 1e-5 * max(1.0, largest), f"{name}: {difference} with gradients up to {largest}"
     assert largest > 1e-3, "gradients of nothing prove nothing"
+
+
+def sample_of(completion, sampled):
+    return TrainingSample((5,), tuple(completion), 0.0, truncated=False, trained=tuple(sampled))
+
+
+SAMPLED = [[True, False, True], [True] * 3 + [False] * 4 + [True] * 2, [True, True], [True, False, False, True, True]]
+SAMPLED += [[True], [True, True, False, True]]
+"""Turns of the policy with observations between them."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradients_of_transcripts_equal_those_of_trls_environments(folder, tokenizer, case):
+    assert_equal(ours_and_theirs(folder, tokenizer, CASES[case], sampled=SAMPLED))
 
 
 @pytest.mark.parametrize("case", CASES)

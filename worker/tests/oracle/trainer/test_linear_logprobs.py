@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swarmgame.trainer.grpo import logprobs as rowwise
 from swarmgame.trainer.grpo.linear_logprobs import linear_logprobs
-from swarmgame.trainer.grpo.logprobs import selective_log_softmax
+from swarmgame.trainer.grpo.logprobs import EarlyEos, ForbiddenIds, selective_log_softmax
 
 ROWS, HIDDEN, VOCABULARY = 300, 16, 37
 
@@ -37,6 +37,40 @@ def test_numbers_and_gradients_are_those_of_all_logits(monkeypatch: pytest.Monke
     torch.testing.assert_close(our_entropies, entropies, atol=1e-5, rtol=1e-5)
     for one, other in zip(torch.autograd.grad((ours * upstream).sum(), (hidden, weight)), gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["head trained", "head frozen"])
+def test_ids_that_were_forbidden_count_as_impossible_in_numbers_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    monkeypatch.setattr(rowwise, "CHUNK_ELEMENTS", VOCABULARY * 100)
+    hidden, weight, target, upstream = _given()
+    weight.requires_grad_(not frozen)
+    trained = (hidden,) if frozen else (hidden, weight)
+    rows, ids = torch.arange(ROWS) % 3 == 0, torch.tensor([4, 30])
+    rows &= ~torch.isin(target, ids)
+    logits = (hidden @ weight.t()) / 0.7
+    allowed = logits.masked_fill(rows.unsqueeze(1) & torch.isin(torch.arange(VOCABULARY), ids), -torch.inf)
+    logprobs = allowed.log_softmax(-1)
+    expected = logprobs.gather(1, target.unsqueeze(1)).squeeze(1)
+    entropies = -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(1)
+    gradients = torch.autograd.grad((expected * upstream).sum(), trained, retain_graph=True)
+    forbidden = ForbiddenIds(rows, ids)
+    for ours, our_entropies in (
+        linear_logprobs(hidden, weight, target, 0.7, forbidden),
+        selective_log_softmax(hidden @ weight.t(), target, 0.7, with_entropy=True, forbidden=forbidden),
+    ):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(our_entropies, entropies, atol=1e-5, rtol=1e-5)
+        for one, other in zip(torch.autograd.grad((ours * upstream).sum(), trained), gradients, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_eos_is_forbidden_before_the_minimum_length_but_not_where_it_stands() -> None:
+    place, target = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([5, 6, 1, 9, 1])
+    forbidden = EarlyEos((1, 2), before=2).forbidden(place, target)
+    assert forbidden.rows_N.tolist() == [True, True, False, True, False]
+    assert forbidden.ids.tolist() == [1, 2]
 
 
 def test_the_gradient_passes_gradcheck(monkeypatch: pytest.MonkeyPatch) -> None:

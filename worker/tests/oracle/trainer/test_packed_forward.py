@@ -14,8 +14,10 @@ from scored_batches import ARCHITECTURES, Score, assert_equal, batch_of, numbers
 from torch import Tensor
 
 from swarmgame.trainer.grpo import packed_attention, packed_forward
+from swarmgame.trainer.grpo.logprobs import EarlyEos
 from swarmgame.trainer.grpo.packed_forward import supports_packing
 
+SERVED = [*ARCHITECTURES, "granite", "phi3", "smollm3"]
 PROMPTS = {"one token": [1], "one prompt": [9], "mixed": [1, 5, 12, 3, 5]}
 
 
@@ -24,7 +26,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The operator of a CUDA device, its two kernels replaced by torch operations on a segment at a time."""
     monkeypatch.setattr(packed_attention, "flash_forward", _flash_forward)
     monkeypatch.setattr(packed_attention, "flash_backward", _flash_backward)
-    monkeypatch.setattr(packed_forward, "is_fast", lambda _: True)
+    monkeypatch.setattr(packed_forward, "is_fast", lambda *_: True)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -80,7 +82,7 @@ def _summed(gradient: Tensor, keys: Tensor) -> Tensor:
     return gradient.unflatten(1, (keys.shape[1], -1)).sum(2)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", SERVED)
 @pytest.mark.parametrize("lengths", PROMPTS.values(), ids=PROMPTS)
 def test_the_dense_mask_gives_the_numbers_of_the_plain_pass(architecture: str, lengths: list[int]) -> None:
     model = small_model(architecture)
@@ -89,8 +91,16 @@ def test_the_dense_mask_gives_the_numbers_of_the_plain_pass(architecture: str, l
     assert_equal(numbers(model, packed(model), batch), numbers(model, plain(model), batch))
 
 
+def test_eos_that_was_forbidden_is_left_out_as_in_the_plain_pass() -> None:
+    model, batch = small_model(), batch_of(PROMPTS["mixed"])
+    early, free = EarlyEos((3, 5), 2), packed(model)
+    ours = numbers(model, packed(model, early_eos=early), batch)
+    assert_equal(ours, numbers(model, plain(model, early), batch))
+    assert (ours["logprobs"] - free(*batch)[0]).abs().max() > 1e-3
+
+
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", SERVED)
 def test_the_operator_gives_the_numbers_of_the_plain_pass(architecture: str) -> None:
     model = small_model(architecture)
     batch = batch_of(PROMPTS["mixed"])
@@ -187,10 +197,11 @@ def test_a_head_with_a_bias_is_called_as_it_is() -> None:
     "changes",
     [
         {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-        {"attention_dropout": 0.1},
         {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+        {"architecture": "phi3", "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        {"architecture": "olmo2"},
     ],
-    ids=["window", "dropout", "angles that depend on the length"],
+    ids=["window", "angles that depend on the length", "partial rotation", "norms behind"],
 )
 def test_other_models_are_not_packed(changes: dict[str, Any]) -> None:
     assert not supports_packing(small_model(**changes))

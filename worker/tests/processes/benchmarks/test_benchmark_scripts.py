@@ -12,12 +12,28 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(600)
 BENCHMARKS = Path(__file__).parents[4] / "benchmarks"
 
 
-@pytest.mark.parametrize(
-    "name", ["round_vs_genrl", "exchange_vs_genrl", "generation", "step_vs_trl", "overlap", "soak", "rollout_archive"]
-)
+NAMES = [
+    "attacks",
+    "round_vs_genrl",
+    "exchange_vs_genrl",
+    "generation",
+    "step_vs_trl",
+    "trl_overhead",
+    "ppo_step",
+    "step_turns",
+    "overlap",
+    "soak",
+    "rollout_archive",
+    "sandbox",
+    "time_to_first_round",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_smoke_run_prints_one_line_of_json_and_writes_nothing(name: str) -> None:
     written = BENCHMARKS / "results" / f"{name}.json"
     before = written.read_bytes() if written.exists() else None
@@ -26,7 +42,7 @@ def test_a_smoke_run_prints_one_line_of_json_and_writes_nothing(name: str) -> No
         [sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke"],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
         check=False,
         env=variables,
     )

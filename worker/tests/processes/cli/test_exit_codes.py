@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import subprocess
@@ -10,11 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from running import run_to_end
 
 from swarmgame import __version__
 from swarmgame.cli.main import run_command
 from swarmgame.errors import BadData, BadUsage, ExitCode, InvalidManifest, Refused, Temporary
+from swarmgame.swarm.identity import Identity
 
+pytestmark = pytest.mark.timeout(600)
+
+PEER = Identity.named("a member").peer
 GAME = """
 apiVersion: swarmgame.dev/v1alpha1
 kind: SwarmGame
@@ -43,7 +49,7 @@ def swarmgame(folder: Path, *arguments: str, **variables: str) -> subprocess.Com
     }
     command = [sys.executable, "-m", "swarmgame", *arguments]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False
     )
 
 
@@ -77,10 +83,8 @@ def folder(tmp_path: Path) -> Path:
 def test_a_bad_manifest_is_one_message_and_code_78_and_leaves_no_trace(
     folder: Path, override: str, path: str, hint: str
 ) -> None:
-    done = swarmgame(folder, "run", "game.yaml", "--set", override)
-    assert done.returncode == ExitCode.BAD_CONFIG, done.stderr
+    done = run_to_end("run", "game.yaml", "--set", override, folder=folder, expect=ExitCode.BAD_CONFIG)
     assert done.stdout == ""
-    assert "Traceback" not in done.stderr
     messages = [line for line in done.stderr.splitlines() if line.startswith("game.yaml: ")]
     assert len(messages) == 1
     assert path in messages[0]
@@ -100,6 +104,17 @@ def test_a_model_of_the_hub_without_a_network_is_one_message(folder: Path, comma
     assert done.stdout == ""
 
 
+def test_a_dataset_of_the_hub_without_a_network_is_one_message_at_once(folder: Path) -> None:
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(folder / ".cache"), "SWARMGAME_CACHE": str(folder)}
+    data = 'spec.game.data={use: text, with: {source: "hf://org/name"}}'
+    done = swarmgame(folder, "validate", "game.yaml", "--set", data, "--set", "game.rewards={use: exact}", **away)
+    assert done.returncode == ExitCode.TEMPORARY, done.stderr
+    assert done.stderr == (
+        f"the hub cannot be reached for hf://org/name, and {folder}/datasets has no copy of it: check the network, "
+        "HF_ENDPOINT and HF_HUB_OFFLINE, or load it once where the hub can be reached\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "taken"),
     [("--port", "p2p daemon does not start on port"), ("--http-port", "cannot listen on 127.0.0.1")],
@@ -117,6 +132,22 @@ def test_a_port_that_is_taken_is_one_message_and_code_75(folder: Path, option: s
     assert port in last
 
 
+def test_a_peer_that_waits_for_others_has_shown_where_they_join(folder: Path) -> None:
+    waiting = ("--min-replicas", "2", "--pre-running-deadline-seconds", "1", "--set", "game.seed=7")
+    announced = ("--announce", "/dns4/me.example.org/tcp/31000")
+    done = swarmgame(folder, "peer", "game.yaml", "--directory", "peer", *waiting, *announced)
+    assert done.returncode == ExitCode.TEMPORARY, done.stderr
+    (shown,) = map(json.loads, done.stdout.splitlines())
+    peer = Identity.load(folder / "peer" / "peer.key").peer
+    assert shown == {
+        "event": "reachable",
+        "addresses": [f"/dns4/me.example.org/tcp/31000/p2p/{peer}"],
+        "join": f"swarmgame join game.yaml --set=game.seed=7 --initial-peer {shown['addresses'][0]}",
+    }
+    logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert any(shown["join"] in line["event"] for line in logged)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -127,6 +158,7 @@ def test_a_port_that_is_taken_is_one_message_and_code_75(folder: Path, option: s
         ["rum", "game.yaml"],
         ["join", "game.yaml"],
         ["join", "game.yaml", "--initial-peer", "192.0.2.1:31000"],
+        ["join", "game.yaml", "--initial-peer", f"/ip4/192.0.2.7/tcp/1/p2p/{PEER}", "--announce", "me.org:31000"],
         ["report", "nothing"],
         ["peer", "game.yaml"],
         [],
@@ -226,5 +258,5 @@ def test_a_full_or_read_only_disk_is_one_message_and_code_75_wherever_a_command_
     shown = capsys.readouterr()
     assert shown.out == ""
     assert len(shown.err.splitlines()) == 1
-    assert f"{tmp_path / 'report.html'} cannot be written: " in shown.err
+    assert f"{tmp_path / 'summary.json'} cannot be written: " in shown.err
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

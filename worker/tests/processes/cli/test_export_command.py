@@ -1,9 +1,8 @@
-"""`swarmgame export` as a user runs it, in a process of its own; the hub is a stand-in over HTTP."""
+"""`swarmgame export` as a user runs it; the hub is a stand-in over HTTP."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from exported_runs import add_checkpoint, add_rounds, files_of, make_run
 from hub_stand_in import TOKEN, HubStandIn, hub_stand_in
 from language_rounds import trainer
-from running import command, environment
+from running import process_to_end, run_to_end
 
 from swarmgame.observability.run_directory import RunDirectory
 
@@ -38,30 +37,15 @@ def hub() -> Iterator[HubStandIn]:
         yield server
 
 
-def export(
-    cache: Path, run: RunDirectory, *arguments: str | Path, expect: int = 0, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    given = {**environment(), "SWARMGAME_CACHE": str(cache), **variables}
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        given.pop(name, None) if name not in variables else None
-    done = subprocess.run(
-        command("export", *arguments, "--runs", run.root.parent),
-        capture_output=True,
-        text=True,
-        env=given,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done
-
-
 def test_a_model_is_pushed_as_private_and_no_token_is_shown(
     cache: Path, run: RunDirectory, hub: HubStandIn, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
-    done = export(cache, run, "letters", folder, "--push", "me/letters", HF_TOKEN=TOKEN, HF_ENDPOINT=hub.address)
+    # A process, since the address of the hub is read when its client is imported.
+    arguments = ("letters", folder, "--push", "me/letters", "--runs", run.root.parent)
+    variables = {"SWARMGAME_CACHE": str(cache), "HF_TOKEN": TOKEN, "HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0"}
+    done = process_to_end("export", *arguments, **variables)
+    assert "Traceback" not in done.stderr
     assert done.stdout.splitlines() == [str(folder), f"{hub.address}/me/letters"]
     assert hub.models["me/letters"]["private"] is True
     assert hub.models["me/letters"]["files"] == files_of(folder)
@@ -71,7 +55,7 @@ def test_a_model_is_pushed_as_private_and_no_token_is_shown(
 
 
 def test_the_command_names_the_policy_and_prints_the_folder(cache: Path, run: RunDirectory, tmp_path: Path) -> None:
-    done = export(cache, run, run.root, tmp_path / "adapters", "--adapter", "--best")
+    done = run_to_end("export", run.root, tmp_path / "adapters", "--adapter", "--best", SWARMGAME_CACHE=str(cache))
     assert done.stdout == f"{tmp_path / 'adapters'}\n"
     assert "letters: peer 0 after 5 of 20 rounds, held-out mean reward 0.600" in done.stderr
     assert json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())["r"] == 2

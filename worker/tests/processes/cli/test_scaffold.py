@@ -34,7 +34,7 @@ def test_a_new_game_passes_its_own_tests(tmp_path: Path, kind: GameKind) -> None
     folder = scaffold(f"my-{kind}-game", kind, tmp_path)
     done = run("pytest", "-q", "-p", "no:cacheprovider", folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    passed = {GameKind.TEXT: "5 passed", GameKind.IMAGES: "6 passed"}[kind]
+    passed = {GameKind.TEXT: "5 passed", GameKind.IMAGES: "6 passed", GameKind.ENVIRONMENT: "11 passed"}[kind]
     assert passed in done.stdout
 
 

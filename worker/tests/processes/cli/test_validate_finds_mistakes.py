@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from model_folders import folder
 
 from swarmgame.cli.main import run_command
 from swarmgame.errors import ExitCode
@@ -50,6 +51,12 @@ class Plain(DataManager):
 
     def stage_inputs(self, state, stage):
         return [swarmgame.Prompt.from_question(q, f"{state.round.peer}: {q.text}") for q in state.questions.values()]
+
+
+class OwnContext(Plain):
+    def stage_inputs(self, state, stage):
+        peer = self.context.peer
+        return [swarmgame.Prompt.from_question(q, f"{peer}: {q.text}") for q in state.questions.values()]
 """
 
 
@@ -99,13 +106,28 @@ def test_a_sound_game_passes_without_a_warning(game: Path, capsys: pytest.Captur
         ),
         (
             "game.data={use: 'author_of_mistakes:Half'}",
-            "expected a class with every method of swarmgame.DataManager; it lacks resolve, stage_inputs",
+            "expected a class with every method of swarmgame.DataManager; it lacks resolve",
         ),
         (
             "game.data={use: 'author_of_mistakes:Plain', with: {rows: 3}}",
             "spec.game.data.with.rows is not a field; expected no options: this takes none",
         ),
+        (
+            "model={uri: 'builtin://tiny', export: {adapters: Separate}}",
+            'spec.model.export.adapters is "Separate"; expected Merged: the trainer has no adapters',
+        ),
+        ("model.export.everyRounds=2", "spec.model.uri is missing; expected hf://organisation/name"),
         ("game.trainer={use: grpo}", "spec.model is missing; expected a model, which the trainer grpo trains"),
+        (
+            "game.environment={use: number-guessing}",
+            'spec.game.trainer.use is "policy-gradient"; expected a trainer that plays with an environment, such as',
+        ),
+        ("game.rewards={use: environment}", "spec.game.environment is missing; expected an environment, whose rewards"),
+        ("game.environment={use: 'author_of_mistakes:Plain'}", "expected a subclass of swarmgame.Environment"),
+        (
+            "game.environment={use: number-guessing, with: {perTurns: 1}}",
+            'spec.game.environment.with.perTurns is not a field; expected a field that exists; did you mean "perTurn"?',
+        ),
         (
             "game.data={use: reasoning-gym, with: {environments: [{name: chain_sum, curriculum: {startLevel: 99}}]}}",
             "spec.game.data.with.environments[0].curriculum.startLevel is 99; expected a level from 0 to ",
@@ -132,11 +154,47 @@ def test_the_traceback_of_a_failing_reward_function_has_the_authors_lines_only(
     assert "swarmgame/sandbox" not in message
 
 
-def test_prompts_that_other_peers_will_refuse_are_a_warning(game: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompts_that_only_their_author_can_make_are_an_error_where_others_train_on_them(
+    game: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shared = ("game.data={use: 'author_of_mistakes:Plain'}", "game.sharing.externalGroups=4")
     code, message = validated(game, capsys, *shared)
-    assert code == ExitCode.DONE
-    assert (
-        "warning: Plain.stage_inputs makes another prompt for the same question when another peer calls it" in message
+    assert (code, "warning" in message) == (ExitCode.DONE, False), "others make the prompt as its author"
+    own = ("game.data={use: 'author_of_mistakes:OwnContext'}", "game.sharing.externalGroups=4")
+    code, message = validated(game, capsys, *own)
+    assert code == ExitCode.BAD_CONFIG
+    assert "OwnContext.stage_inputs makes another prompt in stage 0 for the same question" in message
+    assert validated(game, capsys, *own, "peers.replicas=1")[0] == ExitCode.DONE
+
+
+def test_sharding_that_has_no_effect_is_a_warning(game: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sharded = (
+        "game.trainer={use: grpo, with: {sharding: full}}",
+        "model.uri=builtin://tiny",
+        "peers.processesPerPeer=1",
     )
-    assert "warning" not in validated(game, capsys, *shared, "peers.replicas=1")[1]
+    code, message = validated(game, capsys, *sharded)
+    assert code == ExitCode.DONE, message
+    assert "warning: spec.game.trainer.with.sharding is full, but spec.peers.processesPerPeer is 1" in message
+
+
+def test_adapters_may_be_kept_apart_where_the_trainer_has_them(game: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    separate = ("model={uri: 'builtin://tiny', export: {adapters: Separate}}", "game.trainer={use: grpo}")
+    assert validated(game, capsys, *separate)[0] == ExitCode.BAD_CONFIG
+    assert validated(game, capsys, *separate, "game.trainer.with={lora: {rank: 4}}")[0] == ExitCode.DONE
+
+
+def test_a_model_is_loaded_and_tried(game: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import BertConfig, MptConfig
+
+    bert, mpt = game.parent / "bert", game.parent / "mpt"
+    folder(bert, BertConfig)
+    folder(mpt, MptConfig, d_model=32, n_layers=2, n_heads=4, max_seq_len=256)
+    trained = "game.trainer={use: grpo, with: {maxNewTokens: 16}}"
+    code, message = validated(game, capsys, trained, f"model={{uri: 'file://{bert}'}}")
+    assert code == ExitCode.BAD_CONFIG
+    assert f'spec.model.uri is "file://{bert}"; expected a model that can be sampled and trained here' in message
+    assert "BertLMHeadModel cannot: sampling it" in message
+    code, message = validated(game, capsys, trained, f"model={{uri: 'file://{mpt}'}}")
+    assert code == ExitCode.DONE
+    assert "warning: MptForCausalLM: training reads a prompt again for each of its completions" in message

@@ -5,25 +5,27 @@ from __future__ import annotations
 import pytest
 
 from swarmgame.data.checks import GARBAGE, check
-from swarmgame.data.environments import COMPOSITE, KEPT, LENIENT, NOT_SOLVED_BY_OWN_ANSWER
+from swarmgame.data.environment_catalog import LENIENT, NOT_SOLVED_BY_OWN_ANSWER
+from swarmgame.data.environments import COMPOSITE, KEPT
 from swarmgame.sandbox.client import Sandbox
 from swarmgame.seeds import derive_seed
 
 MODULE = "swarmgame.data.environments"
+CATALOG = "swarmgame.data.environment_catalog"
 
 
 @pytest.fixture(scope="module")
 def names(sandbox: Sandbox) -> list[str]:
-    return [row["name"] for row in sandbox.call_trusted(f"{MODULE}:catalog") if row["name"] != COMPOSITE]
+    return [row["name"] for row in sandbox.call_trusted(f"{CATALOG}:catalog") if row["name"] != COMPOSITE]
 
 
 def test_all_105_datasets_are_there_with_a_summary_and_their_fields(sandbox: Sandbox, names: list[str]) -> None:
-    rows = sandbox.call_trusted(f"{MODULE}:catalog")
+    rows = sandbox.call_trusted(f"{CATALOG}:catalog")
     assert len(names) == 105
     assert all(row["summary"] and row["category"] for row in rows)
     assert sum(row["curriculum"] for row in rows) == 102
     for row in rows:
-        for field in sandbox.call_trusted(f"{MODULE}:fields", row["name"]):
+        for field in sandbox.call_trusted(f"{CATALOG}:fields", row["name"]):
             assert field["type"]
             assert field["name"] not in ("seed", "size")
 
@@ -56,7 +58,7 @@ def test_programs_of_codeio_repeat_themselves_and_configurations_do_not_mix(sand
     forwards = [outcome.value for outcome in sandbox.call_untrusted(f"{MODULE}:make", calls, deadline=10)]
     backwards = [outcome.value for outcome in sandbox.call_untrusted(f"{MODULE}:make", calls[::-1], deadline=10)][::-1]
     assert forwards == backwards
-    assert "problem" in sandbox.call_trusted(f"{MODULE}:resolve", "codeio", {"difficulty": 1}), (
+    assert "problem" in sandbox.call_trusted(f"{CATALOG}:resolve", "codeio", {"difficulty": 1}), (
         "no program is that easy"
     )
     assert len({value["question"] for value in forwards}) >= 12

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from swarmgame import ComponentContext, Contribution, GameState, Group, Rollout, Round
-from swarmgame.data.environments import catalog  # noqa: F401 — the module must be importable without reasoning-gym being loaded
+from swarmgame.data.environment_catalog import catalog  # noqa: F401 — the module must be importable without reasoning-gym being loaded
 from swarmgame.data.reasoning_gym import ReasoningGymConfig, ReasoningGymData
 from swarmgame.errors import InvalidManifest
 from swarmgame.rewards.reasoning_gym import ReasoningGymRewards

@@ -83,8 +83,11 @@ def test_every_peer_gets_its_key_its_port_and_the_addresses_of_the_others(runner
         assert others == [f"/ip4/127.0.0.1/tcp/{ports[i]}/p2p/{ids[i]}" for i in range(3) if i != index]
 
 
-def test_peers_of_the_torch_distributed_backend_get_a_rendezvous_and_no_addresses(runner: Runner) -> None:
+def test_peers_of_the_torch_distributed_backend_get_a_rendezvous_and_no_addresses(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert runner(overrides=("communication.backend=TorchDistributed", "spec.peers.replicas=3")) is ExitCode.DONE
+    assert "reachable" not in capsys.readouterr().out
     given = [[flag for flag in runner.flags(index) if "--set" not in flag] for index in range(3)]
     assert {flag.rpartition(":")[0] for flags in given for flag in flags if "rendezvous" in flag} == {
         "--rendezvous=127.0.0.1"
@@ -171,11 +174,16 @@ def test_a_run_goes_on_with_other_exports(tmp_path: Path) -> None:
         directory.refuse_other_game(manifest(uri="builtin://tiny?layers=3"))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [((), "its policy, as files"), (("model.uri=builtin://tiny",), "a model of it, for transformers")],
+    ids=["without a model", "a model"],
+)
 def test_a_finished_run_names_the_command_that_exports_it_and_knows_the_games_folder(
-    runner: Runner, game: Path
+    runner: Runner, game: Path, overrides: tuple[str, ...], what: str
 ) -> None:
-    runner()
-    assert any(line.startswith("a model of it, for transformers: swarmgame export ") for line in runner.messages)
+    runner(overrides=overrides)
+    assert any(line.startswith(f"{what}: swarmgame export ") for line in runner.messages)
     assert runner.directory.source() == game.absolute().parent
 
 
@@ -216,9 +224,12 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> 
         RunDirectory.of(tmp_path, name)
 
 
-def test_a_pipe_gets_one_line_a_round_and_nothing_else(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_where_to_join_one_line_a_round_and_nothing_else(
+    runner: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
     runner()
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    first, *lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert first["event"] == "reachable"
     assert [line["round"] for line in lines] == list(range(5))
     assert all("event" not in line for line in lines)
     assert {"reward", "peers", "tokens_per_second", "exchange_ms", "missing", "external"} <= set(lines[0])
@@ -228,7 +239,7 @@ def test_a_resumed_run_writes_only_its_own_rounds(runner: Runner, capsys: pytest
     runner()
     capsys.readouterr()
     runner(overrides=("spec.game.maxRounds=7",))
-    assert [json.loads(line)["round"] for line in capsys.readouterr().out.splitlines()] == [5, 6]
+    assert [json.loads(line).get("round") for line in capsys.readouterr().out.splitlines()] == [None, 5, 6]
 
 
 def test_a_run_ends_with_its_report(runner: Runner) -> None:
@@ -280,8 +291,7 @@ def test_several_ranks_are_started_by_torchrun() -> None:
     assert peer_program(1)[1:] == ("-m", "swarmgame", "peer")
     assert peer_program(2)[1:] == (
         "-m",
-        "torch.distributed.run",
-        "--standalone",
+        "swarmgame.launch.loopback_torchrun",
         "--nproc-per-node=2",
         "-m",
         "swarmgame",
@@ -344,7 +354,7 @@ def test_a_run_that_others_can_join_keeps_the_default_quorum(runner: Runner) -> 
     assert not [flag for flag in runner.flags(0) if "quorum" in flag]
 
 
-@pytest.mark.parametrize("host", ["nowhere", "192.0.2.1", "::1", ""])
+@pytest.mark.parametrize("host", ["nowhere", "192.0.2.1", "2001:db8::1", ""])
 def test_a_host_that_is_no_address_of_this_machine_is_refused(runner: Runner, host: str) -> None:
     with pytest.raises(BadUsage, match="--host"):
         runner(host=host)
@@ -364,9 +374,14 @@ def test_a_pipe_gets_a_json_line_for_a_process_that_ended_too_early(
     assert runner("temporary-once") is ExitCode.DONE
     shown = capsys.readouterr()
     events = [line for line in map(json.loads, shown.out.splitlines()) if "event" in line]
-    assert [(each["event"], each["peer"], each["code"], each["message"]) for each in events] == [
-        ("peer-ended", 0, 75, "the port is taken")
+    assert [(each["event"], each.get("peer"), each.get("code"), each.get("message")) for each in events] == [
+        ("reachable", None, None, None),
+        ("peer-ended", 0, 75, "the port is taken"),
     ]
+    ids = [Identity.load(runner.directory.peer(index).key).peer for index in range(2)]
+    assert [address.rpartition("/")[2] for address in events[0]["addresses"]] == ids
+    assert events[0]["join"] == f"swarmgame join {runner.options.game} --initial-peer {events[0]['addresses'][0]}"
+    assert f"lets other machines join):\n  {events[0]['join']}\n" in shown.err
     assert "peer 0 ended with exit code 75; restart 1 of at most 2\n  the port is taken\n  log: " in shown.err
 
 

@@ -21,7 +21,8 @@ from urllib.request import urlopen
 import psutil
 import pytest
 import yaml
-from running import EXAMPLES, descendants, kill, lines, wait_until
+from listening import has_ipv6
+from running import EXAMPLES, TIMEOUT_SECONDS, descendants, kill, lines, wait_until
 
 from swarmgame.launch.local_peers import free_ports
 from swarmgame.swarm.identity import Identity, dial_address
@@ -46,7 +47,9 @@ class Cluster:
         self.game.write_text(yaml.safe_dump(data))
         self.key = folder / "bootnode.key"
         self.port, self.http = free_ports(2)
-        self.bootnode = dial_address(Identity.load_or_create(self.key).peer, self.port)
+        bootnode = Identity.load_or_create(self.key).peer
+        self.hosts = ("127.0.0.1", "::1") if has_ipv6() else ("127.0.0.1",)
+        self.bootnodes = [dial_address(bootnode, self.port, host) for host in self.hosts]
         self.key.chmod(0o440)
         self.stack = ExitStack()
 
@@ -85,7 +88,8 @@ class Cluster:
             "JOB_COMPLETION_INDEX": str(index),
             "SWARMGAME_DIRECTORY": str(self.directory(index)),
             "SWARMGAME_IDENTITY": str(self.folder / f"peer-{index}.key"),
-            "SWARMGAME_INITIAL_PEERS": self.bootnode,
+            # Pods listen on both families, so the peers meet whichever way each reaches the bootnode.
+            "SWARMGAME_INITIAL_PEERS": self.bootnodes[index % len(self.bootnodes)],
             "SWARMGAME_PORT": "0",
             "SWARMGAME_HTTP_PORT": "0",
         }
@@ -171,7 +175,7 @@ def test_a_bootnode_is_small_is_no_member_and_is_found_again_after_a_restart(clu
 
     for process in (*peers, third):
         process.send_signal(signal.SIGTERM)
-    assert [process.wait(60) for process in (*peers, third)] == [143] * 3
+    assert [process.wait(TIMEOUT_SECONDS) for process in (*peers, third)] == [143] * 3
     assert boots not in cluster.rows(1)[-1]["members"]
 
 
@@ -186,7 +190,7 @@ def test_a_bootnode_leaves_nothing_behind_when_it_is_stopped(cluster: Cluster) -
     children = descendants(bootnode.pid)
     assert children, "the p2p daemon"
     bootnode.send_signal(signal.SIGTERM)
-    assert bootnode.wait(30) == 143
+    assert bootnode.wait(TIMEOUT_SECONDS) == 143
     wait_until(lambda: not any(map(_runs, children)), "the p2p daemon has ended")
     assert cluster.termination_message("bootnode") == ""
 
@@ -263,7 +267,7 @@ from swarmgame.runtime.options import PeerOptions
 from swarmgame.swarm.network_options import NetworkOptions
 here = pathlib.Path(sys.argv[1])
 options = PeerOptions(here, NetworkOptions(here / "peer.key"))
-torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(here / "rank.py"))
+torchrun = (sys.executable, "-m", "swarmgame.launch.loopback_torchrun", "--nproc-per-node=2", str(here / "rank.py"))
 sys.exit(int(run_ranks(here / "game.yaml", options, 2, int(sys.argv[2]), program=lambda count: torchrun).code))
 """
 

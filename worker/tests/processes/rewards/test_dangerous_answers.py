@@ -59,12 +59,7 @@ def test_a_program_scores_nothing_leaves_no_file_and_stops_no_other_answer(
     assert "program" in {outcome.breach for outcome in outcomes[:-1]}
 
 
-def test_a_formula_that_never_ends_is_cut_off(sandbox: Sandbox) -> None:
-    outcomes = sandbox.call_untrusted(
-        "swarmgame.data.environments:score",
-        [["n_queens", {}, 5, "9 ** 9 ** 9 ** 9"], ["n_queens", {}, 5, "['x' * 10 ** 12]"]],
-        deadline=0.5,
-    )
-    assert [outcome.value or 0.0 for outcome in outcomes] == [0.0, 0.0]
-    assert outcomes[0].breach == "timeout"
-    assert score(sandbox, "n_queens", "garbage")[0].breach == ""
+def test_a_formula_that_would_never_end_is_not_evaluated(sandbox: Sandbox) -> None:
+    outcomes = score(sandbox, "n_queens", "9 ** 9 ** 9 ** 9", "['x' * 10 ** 12]", "garbage")
+    assert [outcome.value or 0.0 for outcome in outcomes] == [0.0, 0.0, 0.0]
+    assert [outcome.breach for outcome in outcomes] == ["program", "program", ""]

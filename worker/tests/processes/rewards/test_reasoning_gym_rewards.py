@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -90,13 +91,14 @@ def test_a_scorer_that_raises_is_a_score_of_0_and_a_count(data: ReasoningGymData
 def test_one_authors_breaches_do_not_affect_the_rewards_of_others(
     data: ReasoningGymData, rewards: ReasoningGymRewards, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "_deadline", 0.5)
+    monkeypatch.setattr(sandbox, "deadline", 1.0)
     question = one_of(data, "n_queens")
-    bombs = [f"[{'9' * n} ** 9 ** 9 ** 9]" for n in range(1, 9)]
-    assert scores(rewards, state_of(data, {"b": [*bombs, question.answer], "a": [question.answer]}, question)) == {
-        "a": [1],
-        "b": [0] * 8 + [1],
-    }
+    slow = " + ".join(["len(sorted(range(500000)))"] * 250)
+    bombs = [f"[{slow} + {n}]" for n in range(8)]
+    found = scores(rewards, state_of(data, {"b": [*bombs, question.answer], "a": [question.answer]}, question))
+    assert found["a"] == [1]
+    assert [found["b"][position] for position in (0, 1, 2, 8)] == [0, 0, 0, 1]
+    assert all(map(math.isnan, found["b"][3:8]))  # not run, so neither right nor wrong
     assert rewards.counters()["sandbox_timeout"] >= 3
     assert rewards.counters()["sandbox_not_run"] >= 5
 

@@ -72,7 +72,7 @@ def test_no_program_leaves_a_file(box: Sandbox, tmp_path: Path, program: str) ->
         ("[__import__('os').fork() for _ in iter(int, 1)]", {"forbidden"}),
         ("__import__('os').kill(__import__('os').getppid(), 9)", {"forbidden"}),
         ("__import__('os').kill(-1, 9)", {"forbidden"}),
-        ("__import__('os').kill(__import__('os').getpid(), 9)", {"killed"}),
+        ("__import__('os').kill(__import__('os').getpid(), 9)", {"forbidden"}),
         ("__import__('ctypes').CDLL(None).ptrace(16, __import__('os').getppid(), 0, 0)", {"forbidden"}),
         ("__import__('os').setsid()", {"forbidden"}),
         ("__import__('os').chmod('/tmp', 0o777)", {"exception"}),
@@ -152,6 +152,15 @@ def test_breaches_are_counted_by_kind() -> None:
         fresh.close()
 
 
+def test_calls_that_no_request_holds_are_a_breach_of_theirs_and_start_nothing() -> None:
+    """12 MiB of a control character are 72 MiB of JSON."""
+    sandbox = Sandbox()
+    outcomes = sandbox.call_untrusted(EVAL, [["\x01" * 12 * 2**20], ["1 + 1"]])
+    assert [outcome.breach for outcome in outcomes] == ["memory", "memory"]
+    assert outcomes[0].message.endswith("the sandbox takes 67108864")
+    assert sandbox.counters() == {"sandbox_memory": 2}
+
+
 def test_a_sandbox_that_is_killed_starts_again_with_all_that_was_prepared(box: Sandbox) -> None:
     box.prepare("swarmgame.rewards.function:check", "json:loads")
     before = box.process_id
@@ -189,10 +198,16 @@ def test_the_shared_sandbox_ends_with_its_last_holder() -> None:
             os.kill(process, 0)
 
 
-def test_64_answers_need_no_more_than_one_fork(box: Sandbox) -> None:
+def test_every_answer_has_a_process_of_its_own(box: Sandbox) -> None:
     outcomes = box.call_untrusted("os:getpid", [[] for _ in range(64)])
+    processes = {outcome.value for outcome in outcomes}
+    assert len(processes) == 64
+    assert not processes & {os.getpid(), box.process_id}
+
+
+def test_calls_together_share_a_process(box: Sandbox) -> None:
+    outcomes = box.call_untrusted("os:getpid", [[] for _ in range(8)], together=True)
     assert len({outcome.value for outcome in outcomes}) == 1
-    assert outcomes[0].value not in (os.getpid(), box.process_id)
 
 
 def test_where_the_kernel_has_no_landlock_nothing_is_claimed_and_nothing_breaks(
@@ -201,3 +216,41 @@ def test_where_the_kernel_has_no_landlock_nothing_is_claimed_and_nothing_breaks(
     monkeypatch.setattr(landlock, "abi", lambda: 0)
     assert landlock.restrict([]) == 0
     (tmp_path / "still").write_text("writable")
+
+
+@pytest.mark.parametrize("trial", [False, True])
+def test_results_that_one_answer_cannot_hold_are_failed_calls_of_their_own(box: Sandbox, trial: bool) -> None:
+    """An answer has 64 MiB: sixteen results of 4,000,000 characters fit, and short ones behind them."""
+    process, restarts = box.process_id, box.counters().get("sandbox_restarts", 0)
+    calls = [["a", 4_000_000]] * 18 + [["b", 3]]
+    results = box.call_untrusted("operator:mul", calls, trial=trial)
+    assert [len(result.value) for result in results[:16]] == [4_000_000] * 16
+    assert [result.breach for result in results] == [""] * 16 + ["no room"] * 2 + [""]
+    assert results[16].message == "its result is one too many: those of a request may have 64 MiB together"
+    assert results[18].value == "bbb"
+    assert (box.process_id, box.counters().get("sandbox_restarts", 0)) == (process, restarts)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("trial", [False, True])
+def test_a_result_that_is_too_long_fails_its_own_call_alone(box: Sandbox, trial: bool, together: bool) -> None:
+    calls = [["a", 3], ["a", 5_000_000], ["b", 3], ["c", 3]]
+    results = box.call_untrusted("operator:mul", calls, trial=trial, together=together)
+    assert [result.value for result in results] == ["aaa", None, "bbb", "ccc"]
+    assert (results[1].breach, results[1].message) == ("killed", "a result of more than 4194304 bytes")
+
+
+def test_a_result_that_grows_when_it_is_sent_on_fails_its_own_call_alone(box: Sandbox) -> None:
+    """A process that evaluates an answer may write its frame itself: 2 MB in UTF-8 are 6 MB as the others send it."""
+    body = "b'{\"value\": \"' + 'é'.encode() * 1_000_000 + b'\"}'"
+    program = f"[__import__('os').write(3, len(b).to_bytes(4, 'little') + b) for b in [{body}]]"
+    results = box.call_untrusted(EVAL, [["1"], [program], ["2"], ["3"]])
+    assert [result.value for result in results] == [1, None, 2, 3]
+    assert results[1].message == "a result of more than 4194304 bytes"
+
+
+def test_a_trusted_call_whose_value_no_answer_holds_fails_and_leaves_the_process(box: Sandbox) -> None:
+    process = box.process_id
+    with pytest.raises(CallFailed, match="a value of 70000013 bytes; an answer has at most 67108864"):
+        box.call_trusted("operator:mul", "a", 70_000_000)
+    assert box.process_id == process

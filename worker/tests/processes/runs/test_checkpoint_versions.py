@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ import pytest
 import zstandard
 from running import EXAMPLES, newest_checkpoint, run_to_end
 
-from swarmgame.runtime.checkpoint import FORMAT_VERSION
+from swarmgame.runtime.checkpoint_manifest import FORMAT_VERSION, sealed
 from swarmgame.swarm import codec
 
+pytestmark = pytest.mark.timeout(600)
 GAME = EXAMPLES / "03-digits" / "game.yaml"
 
 
 def set_format_version(checkpoint: Path) -> None:
     manifest = checkpoint / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+    manifest.write_text(json.dumps(sealed(json.loads(manifest.read_text()) | {"format": 99})))
 
 
 def set_codec_version(checkpoint: Path) -> None:
@@ -34,7 +36,7 @@ def set_codec_version(checkpoint: Path) -> None:
     content = json.loads(manifest.read_text())
     data = state.read_bytes()
     content["files"]["state.json"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    manifest.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(sealed(content)))
 
 
 def _raise_schema(value: dict[str, Any]) -> dict[str, Any]:
@@ -48,6 +50,17 @@ def _raise_schema(value: dict[str, Any]) -> dict[str, Any]:
     return {"$bytes": base64.b64encode(b"\0" + plain.replace(before, after)).decode()}
 
 
+RUN = ("run", GAME, "--peers=1", "--no-report", "--set=storage.checkpoints.everyRounds=1")
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs, with one of two rounds. Copy it."""
+    runs = tmp_path_factory.mktemp("runs")
+    run_to_end(*RUN, "--rounds=2", "--runs", runs)
+    return runs
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -56,14 +69,14 @@ def _raise_schema(value: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_checkpoint_of_another_version_ends_with_65_and_says_what_to_do(
-    tmp_path: Path, change: Callable[[Path], None], expected: str
+    played: Path, tmp_path: Path, change: Callable[[Path], None], expected: str
 ) -> None:
-    run = ("run", GAME, "--peers=1", "--runs", tmp_path, "--no-report", "--set=storage.checkpoints.everyRounds=1")
-    run_to_end(*run, "--rounds=2")
-    checkpoint = newest_checkpoint(tmp_path / "digits", 0)
+    runs = tmp_path / "runs"
+    shutil.copytree(played, runs)
+    checkpoint = newest_checkpoint(runs / "digits", 0)
     change(checkpoint)
-    done = run_to_end(*run, "--rounds=3", expect=65)
+    done = run_to_end(*RUN, "--rounds=3", "--runs", runs, expect=65)
     assert f"{checkpoint} {expected}" in done.stderr
     assert "start afresh with --fresh, or go on with the release that wrote it" in done.stderr
     assert "Traceback" not in done.stderr
-    run_to_end(*run, "--rounds=1", "--fresh")
+    run_to_end(*RUN, "--rounds=1", "--fresh", "--runs", runs)

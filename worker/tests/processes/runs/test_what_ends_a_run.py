@@ -11,6 +11,7 @@ from running import run_to_end
 
 pytestmark = pytest.mark.timeout(600)
 
+JOIN = ("one more peer joins", "  swarmgame join ")
 GAME = """
 apiVersion: swarmgame.dev/v1alpha1
 kind: SwarmGame
@@ -60,7 +61,8 @@ def test_a_mistake_in_the_games_code_is_shown_with_its_line_and_not_tried_a_thir
     done = run_to_end("run", game, "--runs", tmp_path / "runs", "--no-report", expect=78)
     peer = tmp_path / "runs" / "broken" / "peers" / "0"
     sentence = f"{error} at {tmp_path / 'rewards_of_a_test.py'}:12, in rewards (in round 1)"
-    shown = [line for line in done.stderr.splitlines() if not line.startswith(("preparing", "files:"))]
+    shown = [line for line in done.stderr.splitlines() if not line.startswith(("preparing", "files:", *JOIN))]
+    assert shown.pop(3).startswith("training reward: first round ")
     assert shown == [
         "peer 0 ended with exit code 1; restart 1 of at most 3",
         f"  {sentence}",
@@ -69,7 +71,7 @@ def test_a_mistake_in_the_games_code_is_shown_with_its_line_and_not_tried_a_thir
         f"  the game's own code fails here each time: {sentence}",
         f"  log: {peer / 'output.log'}",
     ]
-    (event,) = [line for line in map(json.loads, done.stdout.splitlines()) if "event" in line]
+    (event,) = [line for line in map(json.loads, done.stdout.splitlines()) if line.get("event") == "peer-ended"]
     assert (event["code"], event["message"], event["failure"]["of_game"]) == (1, sentence, True)
     assert json.loads((peer / "exit.json").read_text())["code"] == 78
     output = (peer / "output.log").read_text()

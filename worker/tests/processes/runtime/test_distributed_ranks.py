@@ -2,66 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import textwrap
-
 import pytest
+from rank_processes import run_ranks
 
 from swarmgame.errors import BadUsage
 from swarmgame.game.ranks import OneRank
 from swarmgame.runtime.ranks import ranks_from_environment
-
-# One interpreter loads torch, and forks into the ranks: much quicker than loading it in each.
-PRELUDE = """
-import os, sys, torch, traceback
-from swarmgame.errors import Temporary
-from swarmgame.runtime.ranks import ranks_from_environment
-torch.set_num_threads(1)
-
-def play():
-    ranks = ranks_from_environment(timeout_seconds=20)
-{script}
-
-children = []
-for rank in range({size}):
-    child = os.fork()
-    if not child:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-        try:
-            play()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    children.append(child)
-print("codes", *[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def run_ranks(script: str, size: int) -> tuple[list[int], str]:
-    """Runs a script as every rank at once; returns the exit code of each, and all output."""
-    environment = os.environ | {
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    code = PRELUDE.format(script=textwrap.indent(textwrap.dedent(script), "    "), size=size)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
-    )
-    codes = next(line for line in done.stdout.splitlines() if line.startswith("codes "))
-    return [int(code) for code in codes.split()[1:]], done.stdout + done.stderr
 
 
 def test_three_ranks_exchange_bytes_and_add_up_gradients() -> None:

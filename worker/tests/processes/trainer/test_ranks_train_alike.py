@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
-SCRIPT = """
-import dataclasses, os, sys, traceback
-from pathlib import Path
-import torch
+from rank_processes import run_ranks
+
+DEFINITIONS = """
 import language_rounds as rounds
 from swarmgame.game.components import ComponentContext
-from swarmgame.runtime.ranks import ranks_from_environment
+from swarmgame.trainer.grpo.config import CriticOptions
 from swarmgame.trainer.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
-torch.set_num_threads(1)
 cache = Path(sys.argv[1])
 
 def gap(left, right):
@@ -89,51 +83,20 @@ def network(ranks):
         learner.train(state, rounds.scored(state, lambda r: float(r.text == "3")))
     left, right = (learner.state_dict()["optimization"]["moments"] for learner in learners)
     assert gap(left, right) < 1e-6
+"""
 
-def play():
-    ranks = ranks_from_environment(timeout_seconds=60)
-    assert ranks.size == 2
-    language_model(ranks)
-    language_model(ranks, loss_type="grpo", beta=0.1)
-    language_model(ranks, loss_type="dr_grpo", scale_rewards="batch", top_entropy_quantile=0.5)
-    ahead(ranks)
-    network(ranks)
 
-children = []
-for rank in range(2):
-    child = os.fork()
-    if not child:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-        try:
-            play()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    children.append(child)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+PLAY = """
+assert ranks.size == 2
+language_model(ranks)
+language_model(ranks, loss_type="grpo", beta=0.1)
+language_model(ranks, loss_type="dr_grpo", scale_rewards="batch", top_entropy_quantile=0.5)
+language_model(ranks, baseline="value", scale_rewards="batch", critic=CriticOptions(learning_rate=1e-4))
+ahead(ranks)
+network(ranks)
 """
 
 
 def test_two_ranks_make_the_update_of_one(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    support = Path(__file__).parents[2] / "support"
-    environment = os.environ | {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(support), os.environ.get("PYTHONPATH")))),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    codes, output = run_ranks(PLAY, 2, tmp_path, imports=DEFINITIONS)
+    assert codes == [0, 0], output

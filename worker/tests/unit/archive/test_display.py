@@ -10,7 +10,7 @@ from archived_games import record, with_text
 from contributions import make_contribution
 from rich.console import Console
 
-from swarmgame.archive.display import as_json, block, cut, visible
+from swarmgame.archive.display import answer, as_json, block, cut, visible
 from swarmgame.archive.rows import round_rows
 from swarmgame.archive.selection import Row, best, longest, worst
 
@@ -66,3 +66,24 @@ def test_best_worst_and_longest_leave_out_what_was_not_scored() -> None:
     assert best(made, 2) == [made[3], made[2]]
     assert worst(made, 1) == [made[5]]
     assert longest(made, 2) == [made[1], made[4]]
+
+
+def played() -> Row:
+    (row, *_) = rows()
+    segments = [{"tokens": 2, "text": "5"}, {"tokens": 3, "text": "larger\x1b"}, {"tokens": 1, "text": ""}]
+    return {**row, "segments": segments, "finish_reason": "turns", "logprobs": [-1.0] * 3}
+
+
+def test_the_turns_of_a_transcript_are_set_apart() -> None:
+    assert answer(played()) == [("turn 1", "5"), ("environment", "larger\\x1b"), ("turn 2", "(empty)")]
+    output = io.StringIO()
+    Console(file=output, width=80, markup=False, force_terminal=False).print(block(played(), {"me": "peer 0"}))
+    shown = [line.split(maxsplit=1)[0] for line in output.getvalue().splitlines() if line.strip()]
+    assert shown[-3:] == ["turn", "environment", "turn"]
+    assert "3 tokens, no turns left" in output.getvalue()
+
+
+def test_a_rollout_of_one_turn_and_one_of_an_earlier_release_are_a_text() -> None:
+    (row, *_) = rows()
+    expected = [("text", cut(row["text"]))]
+    assert answer(row) == answer({key: value for key, value in row.items() if key != "segments"}) == expected

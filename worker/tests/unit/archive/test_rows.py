@@ -9,9 +9,10 @@ import pytest
 from archived_games import packed, record, with_text
 from contributions import make_contribution
 
-from swarmgame import Contribution, GroupKey
+from swarmgame import Contribution, FinishReason, Group, GroupKey, Rollout
 from swarmgame.archive.rows import CELL, RoundRecord, contributions_of, rewards_of, round_rows
 from swarmgame.game.components import RolloutUse
+from swarmgame.game.rollout import Segment
 
 
 def keys(contribution: Contribution) -> list[GroupKey]:
@@ -116,3 +117,33 @@ def test_cells_of_an_unused_rollout_are_bounded_and_those_of_a_used_one_are_not(
 def test_a_text_that_utf_8_cannot_hold_is_kept_as_others_receive_it() -> None:
     own = with_text(make_contribution("me", groups=1, rollouts=1), "half \ud83d of a pair")
     assert round_rows(record(own, []))[1]["text"].to_pylist() == ["half ? of a pair"]
+
+
+def transcript(contribution: Contribution, text: str = "larger") -> Contribution:
+    """The contribution with a transcript in the place of each rollout."""
+
+    def change(group: Group) -> Group:
+        segments = (Segment(2, "5"), Segment(3, text), Segment(1, "7"))
+        made = Rollout("7", (1, 2, 9, 9, 9, 3), (-1.0, -2.0, -3.0), FinishReason.DONE, segments)
+        return replace(group, rollouts=(made,) * len(group.rollouts))
+
+    return replace(contribution, groups=tuple(map(change, contribution.groups)))
+
+
+def test_transcripts_come_back_with_their_segments() -> None:
+    own, other = transcript(make_contribution("me")), transcript(make_contribution("other"), "\n漢\x1b")
+    head, rows = round_rows(record(own, [other]))
+    assert [contribution for _, contribution, _ in contributions_of(head, rows)] == [own, other]
+    one_turn = make_contribution("me")
+    head, rows = round_rows(record(one_turn, []))
+    old = rows.drop_columns(["segments"])
+    assert [contribution for _, contribution, _ in contributions_of(head, old)] == [one_turn]
+
+
+def test_a_long_transcript_that_no_update_used_is_cut_and_named() -> None:
+    other = transcript(make_contribution("other", groups=1), "x" * (CELL + 1))
+    head, rows = round_rows(record(make_contribution("me"), [other]))
+    assert head["contributions"][1]["cut"] == [other.groups[0].question_id]
+    row = rows.to_pylist()[-1]
+    assert (row["segments"], row["text"], row["logprobs"]) == ([], "7", [-1.0, -2.0, -3.0])
+    list(contributions_of(head, rows))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,25 @@ def test_every_round_is_a_file_with_what_was_generated_and_received(tmp_path: Pa
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[3])
     assert stored.head["weights"] == line["weights"] != ""
     assert stored.head["members"] == ["me", "other"]
+
+
+def test_reading_an_archive_starts_no_threads(tmp_path: Path) -> None:
+    play(tmp_path)
+    code = """
+import os, sys
+from pathlib import Path
+from swarmgame.archive.files import round_files
+from swarmgame.archive.reader import damage, load
+before = len(os.listdir("/proc/self/task"))
+for file in round_files(Path(sys.argv[1])):
+    load(file)
+    damage(file.path.read_bytes())
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "rollouts"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout == "0\n"
 
 
 def test_rounds_after_the_checkpoint_are_overwritten_and_not_doubled(tmp_path: Path) -> None:

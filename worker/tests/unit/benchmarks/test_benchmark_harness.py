@@ -21,7 +21,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The scripts import each other as they do when they are run: from their own folder."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("harness", "channel", "work", "table"):
+    for name in ("harness", "channel", "work", "table", "attack_table"):
         sys.modules.pop(name, None)
 
 
@@ -178,6 +178,14 @@ def test_the_readme_has_five_headline_figures_and_both_pages_are_current(monkeyp
     assert sum(row.headline for row in table._rows()) == 5
     monkeypatch.setattr(sys, "argv", ["table.py", "--check"])
     table.main()
+
+
+def test_the_table_of_attacks_is_current() -> None:
+    import attack_table
+
+    page = attack_table.PAGE.read_text(encoding="utf-8")
+    assert attack_table.written(page) == page
+    assert page.count("hostile answers") >= 1
 
 
 def test_a_page_without_marks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

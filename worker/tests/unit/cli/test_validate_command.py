@@ -25,7 +25,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SwarmGame, Path]]:
     """Replace the second step of the check by components that load in milliseconds; records its calls."""
     calls: list[tuple[SwarmGame, Path]] = []
 
-    def check(manifest: SwarmGame, folder: Path) -> SimpleNamespace:
+    def check(manifest: SwarmGame, folder: Path, *, load_model: bool) -> SimpleNamespace:
         calls.append((manifest, folder))
         if manifest.spec.game.trainer.use == "no-such-trainer":
             raise InvalidManifest("spec.game.trainer.use", "no-such-trainer", "one of grpo")

@@ -55,14 +55,17 @@ def test_rewards_distinguish_mate_a_legal_move_and_an_invalid_text() -> None:
         "e2e9",
         "",
         "__import__('os')",
+        str(action),
+        f"{action:016}9",
     ]
     state = GameState.begin(ROUND, [question])
+    # An empty text is no move, although its only id (that of EOS, say) is the number of one.
     rollouts = (*(Rollout(text) for text in texts), Rollout(token_ids=(action,), logprobs=(0.0,)))
     state = state.with_contribution(
         Contribution("a", 0, 0, (Group(data.prompt(question), rollouts),), {question.id: question.reference})
     )
     scores = next(iter(rewards.rewards(state).values()))
-    assert scores == [1.0, 1.0, 1.0, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    assert scores == [1.0, 1.0, 1.0, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
 
 
 def test_an_action_that_promotes_takes_a_queen() -> None:

@@ -148,6 +148,34 @@ def test_missing_strange_and_empty_sources_are_refused(tmp_path: Path) -> None:
             text(tmp_path / source)
 
 
+def test_a_relative_path_begins_at_the_manifests_folder_and_else_at_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    game, current = tmp_path / "game", tmp_path / "current"
+    for folder, rows in ((game, ROWS), (current, ROWS[:40])):
+        folder.mkdir()
+        json_lines(folder, rows)
+    comma_separated(current)
+    monkeypatch.chdir(current)
+    context = ComponentContext(folder=game)
+
+    def rows_of(source: str, context: ComponentContext) -> int:
+        data = TextData(TextConfig(source=source), context)
+        return sum(map(len, data.rows.values()))
+
+    assert rows_of("rows.jsonl", context) == 60
+    assert rows_of("rows.jsonl", ComponentContext()) == 40
+    assert rows_of("rows.csv", context) == 60
+    with pytest.raises(InvalidManifest, match=f"searched {game} and {current}"):
+        rows_of("missing.csv", context)
+
+
+def test_a_saved_dataset_is_found_beside_the_manifest(tmp_path: Path) -> None:
+    saved_dataset(tmp_path)
+    data = TextData(TextConfig(source="saved"), ComponentContext(folder=tmp_path))
+    assert sum(map(len, data.rows.values())) == len(ROWS)
+
+
 def test_a_torn_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "torn.jsonl"
     path.write_text('{"question": "a", "answer": "b"}\n{"question": ')

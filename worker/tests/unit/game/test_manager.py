@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from scripted_game import SHARE, TWO, RecordingObserver, Scripted, manager, remote
@@ -20,7 +21,7 @@ from swarmgame import (
 )
 from swarmgame.game.collected_log import CollectedLog
 from swarmgame.game.manager import Progression, RunResult
-from swarmgame.game.protocol import Claim, ClosedBy, Exchange, Member
+from swarmgame.game.protocol import Claim, ClosedBy, Collected, Exchange, Member
 from swarmgame.game.report import RoundReport, SkipCause
 
 
@@ -52,6 +53,26 @@ def test_a_late_contribution_is_trained_on_once_and_not_when_it_is_too_old() -> 
     game.run()
     assert [report.external for report in seen.reports] == [{}, {"slow": 3}, {}, {}]
     assert sum(key.peer == "slow" for key in trainer.trained) == 3
+
+
+def test_the_late_contribution_of_a_peer_that_does_not_count_is_still_asked_for() -> None:
+    class WithNewcomer(Scripted):
+        def collect(self, *args: Any, **options: Any) -> Collected:
+            standings = {"other": "anchor", "new": "probation", "slow": "missed"}
+            return replace(super().collect(*args, **options), standings=standings)
+
+    members = [Member(name, 0, 0) for name in ("new", "other", "slow")]
+
+    def others(own: Contribution) -> list[Contribution]:
+        return [remote("new", 0), remote("other", 1)] if own.round == 1 else []
+
+    scripted = WithNewcomer(others, members=members)
+    game, seen, _ = manager(scripted, replace(SHARE, max_rounds=3))
+    game.run()
+    assert scripted.policies[1].collected == {(0, 0, "me"), (0, 0, "other")}
+    assert {(0, 0, "new"), (1, 0, "other")} <= scripted.policies[2].collected
+    assert not {(1, 0, "new"), (0, 0, "slow")} & scripted.policies[2].collected
+    assert seen.reports[1].external["new"] == 3
 
 
 def test_collected_contributions_are_excluded_from_later_stages_also_after_a_restart() -> None:
@@ -97,6 +118,20 @@ def test_a_stop_in_the_middle_of_a_round_loses_only_that_round_and_a_resume_repe
 
     assert [comparable(r) for r in (*seen.reports, *rest.reports)] == [comparable(r) for r in complete.reports]
     assert resumed.state_dict() == straight.trainer.state_dict()
+
+
+def test_a_round_that_a_stop_ended_has_collected_nothing() -> None:
+    stop = False
+    communication = Scripted(lambda own: [remote("other", own.round)] if own.stage == 0 else [], members=TWO)
+    game, _, _ = manager(communication, replace(SHARE, max_rounds=4, stages=2), stopped=lambda: stop)
+
+    def stop_in_the_second_stage() -> None:
+        nonlocal stop
+        stop = (communication.published[-1][0].round, communication.published[-1][0].stage) == (2, 1)
+
+    communication.on_collect = stop_in_the_second_stage
+    assert game.run() is RunResult.STOPPED
+    assert {when for when, _, _ in game.collected_log.collected} == {0, 1}
 
 
 class AheadTrainer(ToyTrainer):
@@ -250,9 +285,10 @@ class SkipObserver(RecordingObserver):
         (None, 2, [(0, 2, SkipCause.LATE)], [2, 3]),
         (1, 3, [(1, 2, SkipCause.AWAY)], [3]),
         (2, 3, [], [2, 3]),
-        (1, 9, [(1, 3, SkipCause.AWAY)], []),
+        (1, 9, [(1, 2, SkipCause.AWAY)], [3]),
+        (None, 10**9, [(0, 3, SkipCause.LATE)], [3]),
     ],
-    ids=["from the start", "entered late", "resumed", "one behind is no gap", "after the end"],
+    ids=["from the start", "entered late", "resumed", "one behind is no gap", "after the end", "of any claim"],
 )
 def test_observers_hear_of_skipped_rounds_and_why(
     first_round: int | None, present: int, skipped: list[tuple[int, int, SkipCause]], played: list[int]

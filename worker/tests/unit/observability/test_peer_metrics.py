@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from swarmgame.game.evaluation import Evaluation
-from swarmgame.game.protocol import ClosedBy, Collected
+from swarmgame.game.protocol import ClockError, ClosedBy, Collected
 from swarmgame.game.report import RoundReport, SkipCause
 from swarmgame.game.state import GameState, Round
 from swarmgame.observability.metric_definitions import METRICS, PREFIX, reference
@@ -66,7 +66,17 @@ def played(*reports: RoundReport) -> dict[str, float]:
     metrics = PeerMetrics(peer="a")
     observer = MetricsObserver(metrics, clock=lambda: 1000.0)
     observer.round_started(ROUND)
-    observer.stage_closed(ROUND, 0, Collected((), ("a", "b", "c"), ("c",), ClosedBy.DEADLINE, seconds=0.3))
+    standings = {"b": "anchor", "c": "missed", "d": "missed"}
+    collected = Collected(
+        (),
+        ("a", "b", "c"),
+        ("c",),
+        ClosedBy.DEADLINE,
+        seconds=0.3,
+        standings=standings,
+        clock_error=ClockError(-20.0, 3),
+    )
+    observer.stage_closed(ROUND, 0, collected)
     for each in reports:
         observer.round_finished(each, GameState.begin(ROUND), {})
     return samples(metrics)
@@ -107,6 +117,10 @@ def test_every_field_of_a_round_reaches_its_metric() -> None:
         "zero_advantage_share": 0.625,
         "peers_connected": 3,
         "missing_total": 1,
+        "members_by_standing{standing=anchor}": 1,
+        "members_by_standing{standing=missed}": 2,
+        "members_by_standing{standing=counted}": 0,
+        "clock_error_seconds": -20.0,
         "alone": 0,
         "stages_closed_total{by=deadline}": 1,
         "last_round_timestamp_seconds": 1000.0,
@@ -197,6 +211,15 @@ def test_the_status_follows_the_loop() -> None:
     assert (status.current.reward, status.current.rounds_finished) == (0.25, 5)
     observer.game_finished(10)
     assert status.current.phase is Phase.FINISHED
+
+
+def test_the_status_shows_the_members_that_count_first_and_not_every_invented_one() -> None:
+    status = PeerStatus()
+    standings = {f"invented-{number:05}": "probation" for number in range(1000)} | {"zoe": "anchor", "eve": "counted"}
+    StatusObserver(status).stage_closed(ROUND, 0, Collected((), ("a",), (), ClosedBy.QUORUM, standings=standings))
+    shown = status.snapshot()["standings"]
+    assert list(shown)[:3] == ["eve", "zoe", "invented-00000"]
+    assert len(shown) == 256
 
 
 def test_a_game_that_was_stopped_is_not_called_finished() -> None:

@@ -26,7 +26,8 @@ from swarmgame.game.state import Sampling
 from swarmgame.observability.tracker import Tracker
 from swarmgame.observability.trackers.tensorboard import TensorBoardTracker
 from swarmgame.report.tables import option_rows
-from swarmgame.runtime.assembly import check, make_trackers, resolved_data
+from swarmgame.runtime.assembly import check, resolved_data
+from swarmgame.runtime.observers import make_trackers
 from swarmgame_api import loads_manifest
 
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -49,7 +50,8 @@ import json, sys
 from pathlib import Path
 from scripted_game import Scripted, manager
 from swarmgame.report.tables import option_rows
-from swarmgame.runtime.assembly import check, make_trackers
+from swarmgame.runtime.assembly import check
+from swarmgame.runtime.observers import make_trackers
 from swarmgame_api import loads_manifest
 from test_trackers import PROGRESSION, GAME
 game = loads_manifest(GAME.replace("TRACKER", sys.argv[1]))
@@ -149,6 +151,21 @@ def test_tensorboard_reads_back_every_number_and_hides_rounds_that_are_played_ag
     assert [value for _, value in rewards[2:]] == pytest.approx([report["reward"] for report in reports], abs=1e-6)
     assert [event.step for event in events.Scalars("held_out/all")] == [0, 2, 4]
     assert "seed: 7" in events.Tensors("manifest/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_rounds_that_were_logged_before_a_crash_are_not_logged_again(tmp_path: Path) -> None:
+    context = ComponentContext(directory=tmp_path)
+    # Round 2 is logged in part: the process ends in it, and the checkpoint is of round 1.
+    first, other = Recorder(context, fails_at=3), Recorder(context)
+    play(first)
+    again = Recorder(context)
+    play(again, first_round=1)
+    assert [step for step, _ in first.logged] == [0, 1, 2, 2]
+    assert [step for step, _ in again.logged] == [3, 4, 4]
+    assert first.run_key() == again.run_key()
+    # Without a checkpoint the game begins again, and this tracker has everything.
+    play(other)
+    assert other.logged == []
 
 
 def test_tensorboard_writes_where_it_is_told(tmp_path: Path) -> None:

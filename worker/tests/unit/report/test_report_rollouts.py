@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from archived_games import FACTS, record, with_text
 from contributions import make_contribution
 
-from swarmgame import GroupKey
+from swarmgame import FinishReason, GroupKey, Rollout
 from swarmgame.archive.files import encode_round, round_files, write_round
 from swarmgame.archive.rows import round_rows
 from swarmgame.archive.writer import ArchiveState
+from swarmgame.game.rollout import Segment
 from swarmgame.observability.run_directory import RunDirectory
 from swarmgame.report import write_report
 from swarmgame.report.rollouts import LAST_ROUNDS, rollouts_section
@@ -75,3 +77,21 @@ def test_a_damaged_file_and_an_archive_that_is_off_are_named(make_run: MakeRun) 
 
 def test_a_missing_folder_is_no_error(tmp_path: Path) -> None:
     assert rollouts_section(RunDirectory(tmp_path)) == ""
+
+
+def test_the_turns_of_transcripts_are_set_apart_and_escaped(make_run: MakeRun) -> None:
+    directory = make_run()
+    own = make_contribution("me", 3)
+    segments = (Segment(2, "5"), Segment(3, HOSTILE), Segment(1, "7"))
+    made = Rollout("7", (1, 2, 9, 9, 9, 3), (-1.0, -2.0, -3.0), FinishReason.DONE, segments)
+    groups = tuple(replace(group, rollouts=(made, made)) for group in own.groups)
+    rewards = {GroupKey(3, 0, "me", group.question_id): [1.0, 0.0] for group in groups}
+    head, rows = round_rows(record(replace(own, groups=groups), [], rewards=rewards))
+    folder = directory.peer(0).rollouts
+    folder.mkdir(parents=True, exist_ok=True)
+    write_round(folder, 3, encode_round({**FACTS, **head, "round": 3}, rows))
+    page = str(rollouts_section(directory))
+    assert 'title="turn 1">5</pre>' in page
+    assert 'title="environment">&lt;script&gt;' in page
+    assert 'title="turn 2">7</pre>' in page
+    assert "\x1b" not in page

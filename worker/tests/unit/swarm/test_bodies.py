@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 
-from swarmgame.swarm import bodies
+from swarmgame.swarm import bodies, gate
 from swarmgame.swarm.bodies import BodyServer, request_body
 from swarmgame.swarm.transport import Oversized, Traffic
 
@@ -124,7 +124,7 @@ async def closed(reader):
 def test_a_peer_holds_no_more_streams_than_a_fetcher_can_use(tmp_path):
     async def test():
         async with Wire(tmp_path, handler(server_with(SMALL))) as wire:
-            streams = [await wire.open() for _ in range(bodies.STREAMS_PER_PEER + 2)]
+            streams = [await wire.open() for _ in range(gate.STREAMS_PER_PEER + 2)]
             refused = [reader for reader, _ in streams[-2:]]
             assert await asyncio.gather(*map(closed, refused)) == [True, True]
             reader, writer = streams[0]

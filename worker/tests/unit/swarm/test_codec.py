@@ -15,7 +15,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmgame.game.state import Contribution, FinishReason, Group, Message, Prompt, QuestionRef, Rollout
+from swarmgame.game.state import Contribution, FinishReason, Group, Message, Prompt, QuestionRef, Rollout, Segment
 from swarmgame.swarm.codec import Limits, Malformed, decode, decode_shard, encode
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -23,7 +23,24 @@ ids = st.integers(0, 2**32 - 1)
 
 
 @st.composite
-def rollouts(draw: st.DrawFn) -> Rollout:
+def transcripts(draw: st.DrawFn) -> Rollout:
+    """Rollouts of several turns; the last one may be an observation that nobody reads."""
+    numbers = draw(st.lists(st.integers(1, 3), min_size=2, max_size=5))
+    if len(numbers) % 2 == 0 and draw(st.booleans()):
+        numbers[-1] = 0
+    segments = tuple(Segment(number, draw(texts)) for number in numbers)
+    sampled = sum(numbers[::2])
+    return Rollout(
+        segments[(len(numbers) - 1) // 2 * 2].text,
+        tuple(draw(st.lists(ids, min_size=sum(numbers), max_size=sum(numbers)))),
+        tuple(draw(st.lists(st.floats(-70_000, 0), min_size=sampled, max_size=sampled))),
+        draw(st.sampled_from(FinishReason)),
+        segments,
+    )
+
+
+@st.composite
+def one_shots(draw: st.DrawFn) -> Rollout:
     tokens = draw(st.lists(st.tuples(ids, st.floats(-70_000, 0)), max_size=8))
     return Rollout(
         draw(texts), tuple(i for i, _ in tokens), tuple(p for _, p in tokens), draw(st.sampled_from(FinishReason))
@@ -47,7 +64,7 @@ def contributions(draw: st.DrawFn) -> Contribution:
                 tuple(draw(st.lists(st.builds(Message, texts, texts), max_size=3))),
                 tuple(draw(st.lists(ids, max_size=5))),
             ),
-            tuple(draw(st.lists(rollouts(), max_size=4))),
+            tuple(draw(st.lists(one_shots() | transcripts(), max_size=4))),
         )
         for reference in used
     )

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmgame.errors import BadData
-from swarmgame.swarm.identity import Identity, dial_address, public_key_of, split_address, verify
+from swarmgame.swarm.identity import Identity, dial_address, listen_addresses, public_key_of, split_address, verify
+from swarmgame.swarm.network_options import host_for_peers
 
 
 def test_a_missing_key_file_is_made_readable_by_its_owner_alone_and_read_again(tmp_path: Path) -> None:
@@ -85,6 +86,14 @@ def test_addresses_are_made_and_taken_apart() -> None:
     peer = Identity.named("ann").peer
     assert dial_address(peer, 4001) == f"/ip4/127.0.0.1/tcp/4001/p2p/{peer}"
     assert dial_address(peer, 4001, "peer-0.swarm") == f"/dns4/peer-0.swarm/tcp/4001/p2p/{peer}"
+    assert dial_address(peer, 4001, "fd00::7") == f"/ip6/fd00::7/tcp/4001/p2p/{peer}"
+    assert split_address(dial_address(peer, 4001, "fd00::7")) == ("/ip6/fd00::7/tcp/4001", peer)
+    assert host_for_peers([dial_address(peer, 4001), dial_address(peer, 4001, "peer-0.swarm")]) == "0.0.0.0"
+    assert host_for_peers([dial_address(peer, 4001), dial_address(peer, 4001, "fd00::7")]) == "::"
+    assert host_for_peers(["/dns6/a/tcp/1/p2p/b"]) == "::"
+    assert listen_addresses(4001, "0.0.0.0") == ["/ip4/0.0.0.0/tcp/4001"]
+    assert listen_addresses(4001, "::1") == ["/ip6/::1/tcp/4001"]
+    assert listen_addresses(4001, "::") == ["/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/4001"]
     assert split_address(dial_address(peer, 4001)) == ("/ip4/127.0.0.1/tcp/4001", peer)
     for wrong in ("", "/ip4/127.0.0.1/tcp/4001", "host:4001", f"/p2p/{peer}/", f"p2p/{peer}"):
         with pytest.raises(ValueError, match="not a peer's address"):

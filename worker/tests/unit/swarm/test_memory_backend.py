@@ -10,6 +10,7 @@ from exchange_contract import ExchangeContract, gather, pull, trio
 from swarms import MemorySwarm
 
 from swarmgame.game.protocol import ClosedBy
+from swarmgame.swarm.clock import Clock
 
 
 @pytest.fixture
@@ -51,10 +52,11 @@ def test_a_peer_that_dies_without_notice_is_waited_for_until_its_heartbeat_expir
     assert collected.outcomes["unreachable"] >= 1
 
 
-def test_a_peer_that_hangs_costs_one_deadline_and_is_waited_for_again_once_it_moves(
-    swarm: MemorySwarm, contribution_of: Any
+@pytest.mark.parametrize("vouched", [True, False], ids=["an anchor", "any other peer"])
+def test_a_peer_that_hangs_costs_one_deadline_and_counts_again_once_it_delivers(
+    swarm: MemorySwarm, contribution_of: Any, vouched: bool
 ) -> None:
-    ann, bob, eve = trio(swarm)
+    ann, bob, eve = trio(swarm, anchors=frozenset({"ann", "bob", "eve"} if vouched else ()))
 
     def play(round: int, *others: Any) -> Any:
         collecting = swarm.begin(ann, round, 0, gather(1.0, swarm.deadline))
@@ -67,16 +69,21 @@ def test_a_peer_that_hangs_costs_one_deadline_and_is_waited_for_again_once_it_mo
     assert (first.result(10).closed_by, first.result(10).missing) == (ClosedBy.DEADLINE, (eve.peer,))
     for round in (2, 3):  # eve's heartbeats go on, so she is still a member
         collected = play(round, bob).result(10)
-        assert (collected.closed_by, collected.missing) == (ClosedBy.QUORUM, (eve.peer,))
+        assert (collected.closed_by, collected.standings[eve.peer]) == (ClosedBy.QUORUM, "missed")
+        assert collected.missing == ((eve.peer,) if vouched else ())
         assert collected.seconds < 1
         assert eve.peer in collected.members
 
-    eve.announce_progress(4, 0)
-    swarm.until(lambda: (eve.peer, 4) in {(member.peer, member.round) for member in ann.membership()})
-    waiting = play(4, bob)
-    swarm.pass_time(1.0)
+    rounds = 1 if vouched else 3
+    for round in range(4, 4 + rounds):
+        eve.publish(contribution_of(eve.peer, round))
+        swarm.pass_time(0.1)
+        assert len(play(round, bob).result(10).contributions) == 2
+    play(4 + rounds, bob).result(10)  # round 3 + rounds is judged when this one closes
+    waiting = play(5 + rounds, bob)
+    swarm.pass_time(0.1)
     assert not waiting.done()
-    eve.publish(contribution_of(eve.peer, 4))
+    eve.publish(contribution_of(eve.peer, 5 + rounds))
     assert len(waiting.result(10).contributions) == 2
 
 
@@ -157,4 +164,41 @@ def test_the_state_of_peers_that_have_left_is_forgotten(swarm: MemorySwarm, cont
     node = ann._node
     discovery = node.discovery
     assert len(discovery._known) <= 4  # our own last few
-    assert (discovery._reached, discovery.backoff._until, node.inbox._count) == (set(), {}, {})
+    assert (discovery._reached, discovery.backoff._until) == (set(), {})
+    inbox = node.inbox
+    held = [shares.total(counts=counts) for shares in (inbox.places, inbox.kept_bytes) for counts in (True, False)]
+    assert held == [0, 0, 0, 0]
+
+
+class OffClock:
+    """The clock of a machine that is wrong by some seconds."""
+
+    def __init__(self, right: Clock, seconds: float) -> None:
+        self.right, self.seconds = right, seconds
+        self.wait, self.offload, self.set_since = right.wait, right.offload, right.set_since
+
+    def now(self) -> float:
+        return self.right.now() + self.seconds
+
+
+@pytest.mark.parametrize("seconds", [7200.0, -7200.0])
+def test_a_peer_whose_clock_is_wrong_by_two_hours_plays_along(
+    swarm: MemorySwarm, contribution_of: Any, seconds: float
+) -> None:
+    ann, bob = swarm.group("ann", "bob")
+    right = swarm.hub.clock
+    swarm.hub.clock = OffClock(right, seconds)
+    cid = swarm.peer("cid", join=False)
+    swarm.hub.clock = right
+    joining = swarm.pool.submit(cid.join, min_replicas=3, timeout_seconds=10.0)
+    swarm.until(joining.done, 60.0)
+    joining.result()
+    peers = {"ann": ann, "bob": bob, "cid": cid}
+    received = []
+    for number in range(4):
+        for name, peer in peers.items():
+            peer.publish(contribution_of(name, number))
+        running = [swarm.begin(peer, number, 0, gather(1.0, 5.0)) for peer in peers.values()]
+        swarm.until(lambda: all(each.done() for each in running), 60.0)  # noqa: B023
+        received.append([len(each.result().contributions) for each in running])
+    assert received == [[2, 2, 2]] * 4

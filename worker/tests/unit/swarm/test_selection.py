@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -18,9 +19,10 @@ from swarmgame.swarm.topology import (
     Offer,
     choose,
     fanout,
+    is_enough,
     is_full_mesh,
+    is_quorum,
     predecessors,
-    quorum_of,
     ring,
     successors,
 )
@@ -60,6 +62,28 @@ def test_the_ring_is_the_same_on_all_peers_and_new_in_every_stage() -> None:
     assert len({tuple(ring("run", round, stage, members)) for round in range(3) for stage in range(3)}) == 9
 
 
+def test_no_peer_expires_by_a_pause_of_this_process() -> None:
+    members = Membership("me", lambda peer: True, 15.0)
+    members.awake(1000.0, 12.5)
+    members.touch("other", 0, 0, 1000.0)
+    members.awake(4600.0, 12.5)
+    assert members.others(4600.0) == ["other"]
+    for now in (4605.0, 4610.0, 4614.9, 4615.1):
+        members.awake(now, 12.5)
+    assert members.others(4614.9) == ["other"]
+    assert members.others(4615.1) == []
+
+
+def test_a_peer_that_is_heard_first_after_a_pause_lives_no_longer_for_it() -> None:
+    members = Membership("me", lambda peer: True, 15.0)
+    members.awake(1000.0, 12.5)
+    members.touch("other", 0, 0, 1000.0)
+    members.touch("other", 0, 1, 37000.0)  # a message comes before this process notes the time
+    members.awake(37000.0, 12.5)
+    assert members.others(37014.0) == ["other"]
+    assert members.others(37000.0 + 8 * 15.0) == []
+
+
 @given(
     shards=st.lists(
         st.tuples(st.sampled_from("abcde"), st.integers(0, 3), st.integers(1, 9), st.integers(0, 9)),
@@ -78,12 +102,31 @@ def test_the_choice_does_not_depend_on_the_order_of_arrival_and_keeps_the_cap(
     chosen = choose(offers, pull(external, cap, seed=seed))
     order.shuffle(offers)
     assert choose(offers, pull(external, cap, seed=seed)) == chosen
-    # Without its last shard the choice would not have been enough.
-    most = cap or external
-    worth: dict[str, int] = {}
-    for one in chosen[:-1]:
-        worth[one.peer] = min(most, worth.get(one.peer, 0) + (one.shard.spread or one.shard.groups))
-    assert not chosen or sum(worth.values()) < external
+    # The choice ends when all of it has come, whatever comes first.
+    policy, taken = pull(external, cap, seed=seed), list(chosen)
+    order.shuffle(taken)
+    if is_enough(policy, chosen):
+        assert not any(is_enough(policy, taken[:count], taken[count:]) for count in range(len(taken)))
+    else:
+        worth = {each.peer: 0 for each in offers}
+        for each in offers:
+            worth[each.peer] = min(cap or external, worth[each.peer] + (each.shard.spread or each.shard.groups))
+        assert sum(worth.values()) < external
+
+
+def test_a_stranger_that_claims_more_spares_no_shard_of_a_peer_that_counts() -> None:
+    policy = pull(32, 16)
+    counted = offer("counted", groups=32, spread=15)
+    strangers = [replace(offer(name, groups=32, spread=16), rank=1) for name in "xy"]
+    chosen = choose([counted, *strangers], policy)
+    assert {each.peer for each in chosen} == {"counted", "x", "y"}
+    assert not is_enough(policy, strangers, [counted])
+    assert is_enough(policy, strangers)  # once it is late
+
+
+def test_one_shard_too_many_is_not_fetched() -> None:
+    offers = [offer("a", groups=32, spread=15), offer("b", groups=32, spread=16), offer("c", groups=32, spread=17)]
+    assert all({each.peer for each in choose(offers, pull(32, 16, seed=seed))} == {"b", "c"} for seed in range(20))
 
 
 def test_shards_that_claim_a_nonzero_advantage_come_first_and_the_others_if_there_are_too_few() -> None:
@@ -130,7 +173,10 @@ def test_the_fanout_depends_on_what_a_peer_needs_not_on_the_size_of_the_swarm() 
 def test_a_quorum_is_rounded_up_and_a_percentage_stands_for_its_fraction(
     quorum: float, members: int, needed: int
 ) -> None:
-    assert quorum_of(CollectPolicy(Exchange.GATHER, quorum, 1.0), members) == needed
+    policy = CollectPolicy(Exchange.GATHER, quorum, 1.0)
+    assert [count for count in range(1, members + 1) if is_quorum(policy, count, members)] == [
+        *range(needed, members + 1)
+    ]
 
 
 # ── membership
@@ -183,6 +229,14 @@ def test_a_peer_that_does_not_answer_is_called_less_and_less_often_until_it_answ
     assert not backoff.is_backing_off("ann", now)
 
 
+def test_bodies_of_peers_that_do_not_count_displace_none_of_those_that_do() -> None:
+    store = BodyStore(cache_bytes=100, others_cache_bytes=100)
+    store.cache(4, b"counted", bytes(60))
+    for number in range(10):
+        store.cache(4, b"%d" % number, bytes(60), counts=False)
+    assert [store.get(name) is not None for name in (b"counted", b"8", b"9")] == [True, False, True]
+
+
 def test_the_store_never_drops_own_bodies_for_remote_ones() -> None:
     store = BodyStore(cache_bytes=100)
     store.keep(3, b"own", bytes(1000))
@@ -197,4 +251,6 @@ def test_the_store_never_drops_own_bodies_for_remote_ones() -> None:
     assert store.get(b"own") is None
     assert store.get(b"c") is not None
     store.forget_before(5)
-    assert (store.get(b"c"), store._cached_bytes) == (None, 0)
+    assert store.get(b"c") is None
+    store.cache(5, b"d", bytes(100))
+    assert store.get(b"d") is not None, "all of the space is free again"

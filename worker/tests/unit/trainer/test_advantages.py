@@ -75,6 +75,29 @@ def test_leave_one_out_compares_with_the_mean_of_the_others():
     assert advantages == pytest.approx([1 - 4, 2 - 3.5, 6 - 1.5])
 
 
+def test_the_update_s_baseline_is_the_mean_of_our_own_rollouts_alone():
+    own, remote = [0.0, 1.0, 2.0], [9.0, 5.0]
+    plain = ragged_advantages([own, remote], scale=Scale.NONE, baseline="update", own=[True, False])
+    assert plain == [pytest.approx([-1, 0, 1]), pytest.approx([8, 4])]
+    scaled = ragged_advantages([own, remote], scale=Scale.BATCH, baseline="update", own=[True, False], epsilon=0.0)
+    assert scaled == plain  # the deviation of own rewards is 1
+    assert ragged_advantages([own], scale=Scale.NONE, baseline="none") == [own]
+    alone = ragged_advantages([remote], scale=Scale.NONE, baseline="update", own=[False])
+    assert alone == [pytest.approx([2, -2])]
+
+
+def test_equal_own_rewards_have_no_advantage_and_blow_up_none_of_others():
+    found = ragged_advantages(
+        [[0.1, 0.1, 0.1], [0.1, 0.3]], scale=Scale.BATCH, baseline="update", own=[True, False], epsilon=1e-6
+    )
+    assert found == [[0, 0, 0], pytest.approx([0, 0.2])]
+
+
+def test_a_baseline_of_the_update_is_not_scaled_by_groups():
+    with pytest.raises(ValueError, match="the scale is group"):
+        ragged_advantages([[0.0, 1.0]], baseline="update")
+
+
 @pytest.mark.parametrize("function", [group_advantages, leave_one_out])
 @pytest.mark.parametrize("group", [[1.0], [math.nan, 1.0], [math.nan, math.nan]])
 def test_a_group_with_fewer_than_two_scored_rollouts_is_an_error_that_names_it(function, group):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from another_engine import with_engine
 from language_rounds import contribution_of, play, round_of, scored, small_letters, state_of, trainer
 from pydantic import ValidationError
 from torch import Tensor
@@ -17,34 +18,8 @@ from transformers import AutoModelForCausalLM
 from vllm_stand_in import Engine, StandIn
 
 from swarmgame.errors import InvalidManifest
-from swarmgame.inference.eager import EagerSampler
-from swarmgame.inference.sampler import Sampled
 from swarmgame.trainer.grpo.batch import training_batches
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
-
-
-class AnotherEngine(EagerSampler):
-    """Samples as ours does, and reports slightly different log-probabilities, as another engine would."""
-
-    exact = False
-    off = 0.0
-
-    def sample(self, *args: Any, **kwargs: Any) -> list[list[Sampled]]:
-        return [[self._blurred(each) for each in group] for group in super().sample(*args, **kwargs)]
-
-    def _blurred(self, sampled: Sampled) -> Sampled:
-        return Sampled(
-            sampled.token_ids,
-            tuple(value - self.off * (place % 2) for place, value in enumerate(sampled.logprobs)),
-            sampled.stopped,
-        )
-
-
-def with_engine(learner: GRPOTrainer, off: float) -> GRPOTrainer:
-    engine = AnotherEngine(learner.policy.model, learner.policy.eos_token_ids, learner.policy.pad_token_id)
-    engine.off = off
-    learner._generation.sampler = engine
-    return learner
 
 
 def moments(learner: GRPOTrainer) -> dict[str, Tensor]:
@@ -91,12 +66,17 @@ def test_the_bound_on_the_weights_holds_for_an_engine_too(cache: Path) -> None:
     assert metrics["importance"] <= 1.2
 
 
-@pytest.mark.parametrize("options", [{}, {"lora": {"rank": 4}}], ids=["all weights", "adapters"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"lora": {"rank": 4}}, {"min_new_tokens": 4}],
+    ids=["all weights", "adapters", "a minimum length"],
+)
 def test_a_trainer_with_a_server_trains_and_samples_with_the_new_weights(
     cache: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     source = trainer(cache).policy.source.name
-    engine = Engine(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval(), lora=bool(options))
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    engine = Engine(model, lora="lora" in options)
     with StandIn(engine) as server:
         sampler = {"engine": "vllm", "url": server.url, "weightsFolder": str(tmp_path / "weights"), "startupSeconds": 5}
         learner = trainer(cache, sampler=sampler, max_prompt_tokens=64, learning_rate=2e-2, **options)

@@ -268,10 +268,10 @@ def test_an_engine_with_weights_of_its_own_samples_while_the_policy_trains(cache
     order: list[str] = []
     step = learner._optimization.step
 
-    def stepped(*arguments: Any) -> float | None:
+    def stepped(*arguments: Any, **options: Any) -> float | None:
         order.append("step")
         gate.open.set()  # only now, so that waiting before the step would never end
-        return step(*arguments)
+        return step(*arguments, **options)
 
     learner._optimization.step = stepped  # type: ignore[method-assign]
     gate.update_weights = lambda version: order.append(f"weights {version}")  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -170,6 +171,22 @@ def test_a_missing_input_is_named(chosen, missing, message):
     inputs = LossInputs(**vars(batch()) | {missing: None})
     with pytest.raises(ValueError, match=message):
         loss(inputs, options(**chosen), Normalizer(B, 20, LONGEST))
+
+
+def test_the_kl_is_a_mean_over_our_own_tokens_and_no_gradient_depends_on_it():
+    inputs, chosen = batch(), options("dapo", beta=0.2)
+    own = torch.tensor([True, True, True, False, False, False, False])
+    mixed = replace(inputs, own_B=own)
+    normalizer = Normalizer.of(inputs, chosen, LONGEST)
+    gradients, [found] = gradient(mixed, chosen, normalizer, [list(range(B))])
+    alone = loss(rows(inputs, own), chosen, normalizer).metrics["kl"]
+    assert found.metrics["kl"].value == pytest.approx(alone.value, rel=1e-5)
+    # The gradient of own rollouts is that of an update where all are our own; others have none of the reference.
+    complete, _ = gradient(inputs, chosen, normalizer, [list(range(B))])
+    torch.testing.assert_close(gradients[own], complete[own])
+    without, _ = gradient(inputs, options("dapo"), normalizer, [list(range(B))])
+    torch.testing.assert_close(gradients[~own], without[~own])
+    assert math.isnan(loss(replace(mixed, own_B=own & ~own), chosen, normalizer).metrics["kl"].value)
 
 
 def test_a_mean_of_nothing_is_nan():

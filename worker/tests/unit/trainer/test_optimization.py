@@ -8,6 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import Parameter
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Qwen2Config,
+    Trainer,
+)
 
 from swarmgame.game.ranks import OneRank
 from swarmgame.trainer.optimization import Optimization
@@ -43,7 +52,8 @@ def test_a_step_is_that_of_adamw_on_float32_weights(dtype: torch.dtype) -> None:
         {name: Parameter(value.detach().float()) for name, value in _parameters(dtype).items()},
     )
     ours = Optimization(parameters, weight_decay=0.1)
-    theirs = torch.optim.AdamW(expected.values(), lr=1e-2, weight_decay=0.1, fused=True)
+    groups = [{"params": [expected["a"]]}, {"params": [expected["b"]], "weight_decay": 0.0}]  # b is a bias
+    theirs = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1, fused=True)
     for step in range(3):
         batches = [_gradients(10 * step + index, dtype) for index in range(3)]
         for batch in batches:
@@ -59,6 +69,39 @@ def test_a_step_is_that_of_adamw_on_float32_weights(dtype: torch.dtype) -> None:
             assert torch.equal(ours.state_dict()["weights"][name], parameter)
             assert torch.equal(parameters[name], parameter.to(dtype))
             assert parameters[name].grad is None
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (Qwen2Config, {"num_key_value_heads": 2}),
+        (LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
+        (GPT2Config, {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_inner": 32}),
+        (Gemma2Config, {"num_key_value_heads": 2, "head_dim": 8}),
+        (GPTNeoXConfig, {}),
+    ],
+    ids=["qwen2", "llama with biases", "gpt2", "gemma2", "gpt-neox"],
+)
+def test_weights_decay_that_transformers_trainer_decays(config: Any, options: dict[str, Any]) -> None:
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = AutoModelForCausalLM.from_config(config(vocab_size=19, **shape | options))
+    expected = set(Trainer.get_decay_parameter_names(None, model))
+    for name, parameter in model.named_parameters():
+        with torch.no_grad():
+            parameter.fill_(1.0)
+        optimization = Optimization({name: parameter}, weight_decay=0.5)
+        parameter.grad = torch.zeros_like(parameter)
+        optimization.step(0.1, OneRank())
+        assert float(parameter.detach().max()) == pytest.approx(0.95 if name in expected else 1.0), name
+
+
+def test_a_parameter_that_asks_for_no_decay_gets_none() -> None:
+    parameter: Any = Parameter(torch.ones(2, 2))
+    parameter._no_weight_decay = True
+    optimization = Optimization({"A_log": parameter}, weight_decay=0.5)
+    parameter.grad = torch.zeros_like(parameter)
+    optimization.step(0.1, OneRank())
+    assert torch.equal(parameter, torch.ones(2, 2))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmgame.trainer.grpo.batch import TrainingSample, micro_batches
+from swarmgame.trainer.grpo.batch import micro_batches
 from swarmgame.trainer.grpo.packed_attention import visible_tokens
 from swarmgame.trainer.grpo.packing import PackedLayout, pack, packed_tokens
+from swarmgame.trainer.grpo.samples import TrainingSample
 
 Ids = tuple[int, ...]
 IDS = st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple)

@@ -33,7 +33,7 @@ def shifted(contribution: Contribution, by: float) -> Contribution:
 def test_grpo_reports_advantages_and_weights_of_own_and_remote_rollouts(cache: Path) -> None:
     learner = trainer(cache, importance_cap=None, importance_floor=None)
     own = contribution_of(learner, round_of())
-    remote = shifted(contribution_of(learner, round_of(1)), -0.5)
+    remote = shifted(contribution_of(learner, round_of(1)), 0.5)
     remote = replace(remote, round=0)
     state = state_of(round_of(), [own, remote])
     rewards = scored(state)
@@ -47,10 +47,33 @@ def test_grpo_reports_advantages_and_weights_of_own_and_remote_rollouts(cache: P
             continue
         for use, reward in zip(uses[key], values, strict=True):
             assert use.advantage == pytest.approx((reward - fmean(values)) / (stdev(values) + 1e-4), abs=1e-5)
-            expected = 1.0 if key.peer == "me" else math.exp(0.5)
+            expected = 1.0 if key.peer == "me" else math.exp(-0.5)
             assert use.weight == (0.0 if use.advantage == 0 else pytest.approx(expected, rel=1e-3))
             trained += use.weight != 0
     assert trained > 8
+
+
+def test_what_was_measured_of_remote_rollouts_is_kept_with_the_weights_before_rare_ones_are_bounded(
+    cache: Path,
+) -> None:
+    learner = trainer(cache, max_influence=0.5, generations=8)
+    for number in range(2):
+        own = contribution_of(learner, round_of(number))
+        remote = replace(shifted(contribution_of(learner, round_of(number + 7)), 0.5), round=number)
+        state = state_of(round_of(number), [own, remote])
+        learner.train(state, scored(state))
+    ours, others = learner.state_dict()["bounds"]["rarity"]
+    assert [len(each) > 8 for each in (*ours, *others)] == [True] * 4
+    assert all(weight == 1.0 for each in ours for *_, weight, _ in each)
+    assert all(0 < weight <= math.exp(-0.5) + 1e-4 for each in others for *_, weight, _ in each)
+    uses = [use for key, each in learner.last_update().items() if key.peer == "other" for use in each]
+    assert sum(use.weight for use in uses) < sum(weight for *_, weight, _ in others[-1])
+    again = trainer(cache, max_influence=0.5, generations=8)
+    again.load_state_dict(learner.state_dict())
+    assert again.state_dict()["bounds"] == learner.state_dict()["bounds"]
+    older = {name: value for name, value in learner.state_dict()["bounds"].items() if name != "rarity"}
+    again.load_state_dict({**learner.state_dict(), "bounds": older})
+    assert again.state_dict()["bounds"]["rarity"] == [[], []]
 
 
 def test_grpo_reports_nothing_of_a_round_that_it_does_not_train_on(cache: Path) -> None:
@@ -87,7 +110,7 @@ class TwoRanks(OneRank):
 
 
 def test_weights_of_the_other_ranks_are_gathered(cache: Path) -> None:
-    from swarmgame.trainer.grpo.uses import rollout_uses
+    from swarmgame.trainer.grpo.uses import uses_of
 
     learner = trainer(cache)
     remote = replace(shifted(contribution_of(learner, round_of(1)), -0.5), round=0)
@@ -96,7 +119,11 @@ def test_weights_of_the_other_ranks_are_gathered(cache: Path) -> None:
 
     updates = training_batches(state, scored(state), learner.policy, learner.config)
     samples = updates[0].samples
-    uses = rollout_uses(updates, TwoRanks(msgpack.packb([(len(samples) - 1, 0.25)])))
+    other = msgpack.packb([(len(samples) - 1, 0.25, 2.0, 0.0, 1.0)])
+    found = uses_of(updates, learner.config, TwoRanks(other))
+    uses = found.rollouts
+    assert found.peers["other"].refused == {"implausible": 1}
+    assert found.peers["other"].ratios == 2.0
     last = samples[-1]
     assert last.group is not None
     assert uses[last.group][last.position].weight == 0.25
@@ -104,8 +131,8 @@ def test_weights_of_the_other_ranks_are_gathered(cache: Path) -> None:
 
 
 def test_policy_gradient_reports_advantages_and_truncated_weights() -> None:
-    config = PolicyGradientConfig(actions=3, options={"inputs": 4}, importance_cap=1.2, generations=6)
-    learner = PolicyGradientTrainer(config, ComponentContext(peer="me"))
+    config = PolicyGradientConfig(actions=3, options={"inputs": 4}, importance_cap=0.7, generations=6)
+    learner = PolicyGradientTrainer(config, ComponentContext(peer="me", max_influence=1.0))
     questions = [
         Question(QuestionRef("vectors", "v1", 0, index), answer=str(index % 3), payload=np.eye(4)[index])
         for index in range(4)
@@ -132,5 +159,5 @@ def test_policy_gradient_reports_advantages_and_truncated_weights() -> None:
         mean = fmean(rewards[key])
         for use, reward in zip(uses, rewards[key], strict=True):
             assert use.advantage == pytest.approx(reward - mean)
-            assert use.weight == pytest.approx(1.0 if key.peer == "me" else 1.2)
+            assert use.weight == pytest.approx(1.0 if key.peer == "me" else 0.7)
     assert learner.last_update().keys() == rewards.keys()

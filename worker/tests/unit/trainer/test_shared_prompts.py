@@ -84,3 +84,13 @@ def test_a_model_with_windows_keeps_the_plain_pass() -> None:
     model = _model(use_sliding_window=True, sliding_window=8, max_window_layers=1)
     rows, replies = _groups((30, 30))
     assert not is_worthwhile(model, rows, replies)
+
+
+def test_local_attention_counts_as_a_window_although_no_short_prompt_shows_it() -> None:
+    from transformers import GPTNeoConfig
+
+    from swarmgame.inference.cache import is_windowed
+
+    assert is_windowed(GPTNeoConfig(num_layers=2, attention_types=[[["global", "local"], 1]], window_size=256))
+    assert not is_windowed(GPTNeoConfig(num_layers=2, attention_types=[[["global"], 2]]))
+    assert not is_windowed(Qwen2Config())

@@ -1,0 +1,1 @@
+"""Honest peers and untrusted ones in one process, for `influence.py`."""

@@ -1,0 +1,1 @@
+"""Environments: the built-in ones, and how they are played in the sandbox."""
