@@ -95,7 +95,7 @@ def test_a_sound_game_passes_without_a_warning(game: Path, capsys: pytest.Captur
             'spec.game.rewards.use is "reasoning-gym"; expected rewards for this data',
         ),
         ("game.rewards={use: exat}", 'did you mean "exact"?'),
-        ("game.rewards={use: 'author_of_mistakes:Nothing'}", "it has Half, Plain, Raising"),
+        ("game.rewards={use: 'author_of_mistakes:Nothing'}", "it has Half, OwnContext, Plain, Raising"),
         (
             "game.rewards={use: 'author_of_mistakes:Raising'}",
             "expected a class with every method of swarmgame.RewardManager; it lacks rewards",
