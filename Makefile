@@ -9,10 +9,10 @@ COMMA  := ,
 CLUSTER := PYTHONPATH=hack/native-cluster $(BIN)/python -m native_cluster
 E2E    ?= auto
 # After five failures the cluster is broken, and the other tests would fail as well.
-WHOLE  := --maxfail 5 --durations=10
+WHOLE  := --maxfail 5
 # A layer of tests is all folders of its name.
 layer   = $(wildcard */tests/$(1) hack/*/tests/$(1))
-RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
+RUN    := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q --durations=15 --durations-min=5
 .DEFAULT_GOAL := help
 .PHONY: help install toolchain demo demo-control examples test test-fast test-attacks test-swarm test-contracts test-gpu lint types
 .PHONY: generate check-generated bench bench-table slither clean
@@ -57,13 +57,13 @@ test-fast: $(READY) ## unit and oracle, two to three minutes
 	$(RUN) -n 2 $(call layer,unit) $(call layer,oracle)
 
 test-swarm: $(READY) ## processes: real peers and sockets, about ten minutes
-	$(RUN) -n 2 --dist worksteal --durations=10 $(call layer,processes)
+	$(RUN) -n 2 --dist worksteal $(call layer,processes)
 
 test-attacks: $(READY) ## untrusted answers against the sandbox, one minute; ATTACKS=--all-scorers for every scorer
 	$(RUN) -n 2 --dist worksteal $(call layer,attacks) $(ATTACKS)
 
 test-contracts: $(READY) toolchain ## forge, anvil, and swarms with a local chain (Node), 2.5 minutes
-	$(RUN) $(call layer,contracts)
+	$(RUN) -n 2 --dist loadfile $(call layer,contracts)
 
 test-gpu: $(READY) ## tests on a CUDA device, and every sampler on it
 	$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch sees no CUDA device here")'
