@@ -188,9 +188,12 @@ class Coordinator:
         return (await self.peers([peer]))[0]
 
     async def peers(self, peers: Sequence[str], block: str = "latest") -> list[PeerState]:
-        """Return what is known of many peers, in order."""
-        calls = [_call(self.domain.contract, "peer", (peer,), block) for peer in peers]
-        return [peer_state(_bytes(answer)) for answer in successes(await self.chain.request_all(calls))]
+        """Return what is known of many peers, in order; each is read once, however often it is named."""
+        distinct = list(dict.fromkeys(peers))
+        calls = [_call(self.domain.contract, "peer", (peer,), block) for peer in distinct]
+        answers = successes(await self.chain.request_all(calls))
+        known = {peer: peer_state(_bytes(answer)) for peer, answer in zip(distinct, answers, strict=True)}
+        return [known[peer] for peer in peers]
 
     async def proven(self, peers: Sequence[str]) -> frozenset[str]:
         """Return which of these peers have proven their id; admission `Registered` lets only these in."""
@@ -203,18 +206,18 @@ class Coordinator:
         newest = await self.peers(peers, head.tag)
         if confirmations == 1:
             return newest, newest
+        settled = dict(zip(peers, newest, strict=True))
         # Most messages are new to the chain; the older state matters only for peers that the contract knows.
-        known = [index for index, state in enumerate(newest) if state.known]
-        settled = list(newest)
+        known = [peer for peer, state in settled.items() if state.known]
         if known:
             block = hex(max(0, head.number - confirmations + 1))
-            calls = [_call(self.domain.contract, "peer", (peers[index],), block) for index in known]
-            for index, answer in zip(known, await self.chain.request_all(calls), strict=True):
+            calls = [_call(self.domain.contract, "peer", (peer,), block) for peer in known]
+            for peer, answer in zip(known, await self.chain.request_all(calls), strict=True):
                 # A node that has no such state, or a contract that did not exist yet: nothing is settled.
-                settled[index] = (
+                settled[peer] = (
                     _UNKNOWN_PEER if isinstance(answer, RpcError) or len(answer) <= 2 else peer_state(_bytes(answer))
                 )
-        return newest, settled
+        return newest, [settled[peer] for peer in peers]
 
 
 @dataclass

@@ -15,6 +15,8 @@ from swarmgame_chain.errors import ChainRefused, ChainUnreachable, RequestTooLar
 from swarmgame_chain.gateway import admission, service
 from swarmgame_chain.gateway.batcher import Simulation
 from swarmgame_chain.gateway.queue import QueuedMessage
+from swarmgame_chain.head import Block
+from swarmgame_chain.reader import Coordinator
 
 
 @pytest.mark.parametrize(
@@ -383,3 +385,16 @@ async def test_a_message_that_one_block_refuses_is_tried_again_in_the_next_block
     await ground.chain.request("evm_mine")
     assert states(await stepped(gateway, [ground.report(1, 0)])) == ["final"]
     assert states([entry]) == ["final"]  # type: ignore[list-item]
+
+
+async def test_a_peer_that_many_messages_name_is_read_once_in_each_block() -> None:
+    ground, node = await ground_behind()
+    await stepped(ground.gateway(), [ground.report(0, 0, 7)])
+    number = int(await ground.chain.request("eth_blockNumber"), 16)
+    coordinator = Coordinator(node, ground.domain)
+    named = [peer(0), peer(1), peer(0), peer(9), peer(0)]
+    newest, settled = await coordinator.newest_and_settled(named, 2, Block(number, "0x", 0))
+    assert [state.total_reward for state in newest] == [7, 0, 7, 0, 7]
+    assert [state.total_reward for state in settled] == [0] * 5
+    assert [state.known for state in settled] == [True, True, True, False, True]
+    assert node.calls["eth_call"] == 3 + 2

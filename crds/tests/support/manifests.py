@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import Any, Literal, Union
 
 from swarmgame_api import loads_manifest
@@ -84,6 +86,11 @@ spec:
 
 def complete() -> dict[str, Any]:
     """Return plain data with every object of the schema at least once."""
+    return copy.deepcopy(_complete())
+
+
+@cache
+def _complete() -> dict[str, Any]:
     data = manifest_data(loads_manifest(LARGEST))
     data["spec"]["storage"]["cache"] = {"claimTemplate": {"spec": {"resources": {"requests": {"storage": "1Gi"}}}}}
     data["spec"]["storage"]["checkpoints"] = {

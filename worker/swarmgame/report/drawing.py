@@ -138,12 +138,16 @@ def plot_of(run: RunData, subject: Subject) -> Plot | None:
     if wide is None or narrow is None:
         return None
     for figure in (wide, narrow):
-        # The layout is the slowest step: once, and not again for each file.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-    buffer = io.BytesIO()
-    wide.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-    svgs = (_svg(figure, f"{subject.name}-{size}") for figure, size in ((wide, "wide"), (narrow, "narrow")))
+        engine = figure.get_layout_engine()
+        assert engine is not None
+        engine.execute(figure)
+    # Placed once, and not again for each file: a figure with an engine for its layout is drawn twice to be saved.
+    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+        for figure in (wide, narrow):
+            figure.set_layout_engine()
+        buffer = io.BytesIO()
+        wide.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        svgs = [_svg(figure, f"{subject.name}-{size}") for figure, size in ((wide, "wide"), (narrow, "narrow"))]
     return Plot(subject.name, subject.title, subject.caption, buffer.getvalue(), *svgs)
 
 

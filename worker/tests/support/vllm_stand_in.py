@@ -138,7 +138,12 @@ class Engine:
             assert body["include_stop_str_in_output"]
             least = params.min_new_tokens
             group = [cut_at_stop(each, body["stop"], self.decode, least=least) for each in group]
-        choices = [self._choice(index, sampled, body, params) for index, sampled in enumerate(group)]
+        scored = {
+            ids: self._logprobs(prompt, list(ids), params, stops) for ids in {tuple(each.token_ids) for each in group}
+        }
+        choices = [
+            self._choice(index, sampled, body, *scored[tuple(sampled.token_ids)]) for index, sampled in enumerate(group)
+        ]
         return {
             "id": "cmpl-1",
             "object": "text_completion",
@@ -147,9 +152,10 @@ class Engine:
             "usage": {"prompt_tokens": len(prompt)},
         }
 
-    def _choice(self, index: int, sampled: Sampled, body: dict[str, Any], params: SamplingParams) -> dict[str, Any]:
+    def _choice(
+        self, index: int, sampled: Sampled, body: dict[str, Any], logprobs: list[float], best: list[tuple[int, float]]
+    ) -> dict[str, Any]:
         ids = list(sampled.token_ids)
-        logprobs, best = self._logprobs(body["prompt"], ids, params, body.get("stop_token_ids") or [])
         names = [f"token_id:{token}" for token in ids] if body.get("return_tokens_as_token_ids") else ["?"] * len(ids)
         top = [{name: value} for name, value in zip(names, logprobs, strict=True)]
         if body["logprobs"]:

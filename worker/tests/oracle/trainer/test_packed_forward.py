@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from peft import LoraConfig, get_peft_model
 from scored_batches import ARCHITECTURES, Score, assert_equal, batch_of, numbers, packed, plain, small_model
 from torch import Tensor
@@ -28,7 +29,9 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(packed_attention, "flash_backward", _flash_backward)
     monkeypatch.setattr(packed_forward, "is_fast", lambda *_: True)
     torch._dynamo.reset()
-    yield
+    # Compiling in this process: starting processes for it takes longer than what they would compile.
+    with torch._inductor.config.patch(compile_threads=1):
+        yield
     torch._dynamo.reset()
 
 

@@ -46,20 +46,29 @@ spec:
 """
 PROGRESSION = Progression(max_rounds=4, evaluate_every=2, evaluation_questions=6, evaluation_sampling=Sampling(4))
 PLAY = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from scripted_game import Scripted, manager
-from swarmgame.report.tables import option_rows
+from swarmgame.game.manager import Progression
+from swarmgame.game.state import Sampling
 from swarmgame.runtime.assembly import check
 from swarmgame.runtime.observers import make_trackers
 from swarmgame_api import loads_manifest
-from test_trackers import PROGRESSION, GAME
-game = loads_manifest(GAME.replace("TRACKER", sys.argv[1]))
-trackers = make_trackers(game, check(game, Path(sys.argv[2])), "sums", 3, Path(sys.argv[2]) / "peer")
-played, seen, _ = manager(Scripted(), PROGRESSION)
-played.observers += trackers
-played.run()
-print(json.dumps([report.as_json() for report in seen.reports]))
+manifest, folder, times = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+progression = Progression(max_rounds=4, evaluate_every=2, evaluation_questions=6, evaluation_sampling=Sampling(4))
+for _ in range(times):
+    if (child := os.fork()) != 0:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code != 0:
+            sys.exit(code)
+        continue
+    game = loads_manifest(manifest)
+    trackers = make_trackers(game, check(game, folder), "sums", 3, folder / "peer")
+    played, seen, _ = manager(Scripted(), progression)
+    played.observers += trackers
+    played.run()
+    print(json.dumps([report.as_json() for report in seen.reports]))
+    break
 """
 
 
@@ -93,18 +102,22 @@ def play(*trackers: Observer, first_round: int | None = None) -> list[dict[str, 
     return [report.as_json() for report in seen.reports]
 
 
-def in_a_process(tracker: str, folder: Path, **environment: str) -> list[dict[str, Any]]:
-    """Play a game with a tracker in a process of its own: these libraries keep state of a process."""
-    path = os.pathsep.join([str(SUPPORT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+def in_a_process(tracker: str, folder: Path, times: int = 1, **environment: str) -> list[dict[str, Any]]:
+    """Play a game with a tracker, each time in a process of its own: these libraries keep state of a process. The
+    processes are forks of one that has imported everything else. Return the reports of the first.
+    """
+    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", PLAY, tracker, str(folder)],
+        [sys.executable, "-c", PLAY, GAME.replace("TRACKER", tracker), str(folder), str(times)],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": path, **environment},
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    first, *others = done.stdout.splitlines()
+    assert len(others) == times - 1
+    return json.loads(first)  # type: ignore[no-any-return]
 
 
 def test_an_evaluation_stands_at_the_number_of_rounds_before_it() -> None:
@@ -177,8 +190,7 @@ def test_tensorboard_writes_where_it_is_told(tmp_path: Path) -> None:
 def test_wandb_keeps_every_number_offline_in_one_run_after_a_resume(tmp_path: Path) -> None:
     from wandb.proto.wandb_internal_pb2 import Record
 
-    reports = in_a_process("{use: wandb, with: {mode: offline, project: p, tags: [a]}}", tmp_path)
-    in_a_process("{use: wandb, with: {mode: offline, project: p, tags: [a]}}", tmp_path)
+    reports = in_a_process("{use: wandb, with: {mode: offline, project: p, tags: [a]}}", tmp_path, times=2)
     files = sorted((tmp_path / "peer" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     assert len({file.name for file in files}) == 1  # the id of the run is in the name

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from swarmgame.observability.run_directory import RunDirectory
+from swarmgame.report import write_report
+from swarmgame.report.data import Summary
 
 MakeRun = Callable[..., RunDirectory]
 
@@ -125,6 +127,18 @@ def evaluated(peer: int, progress: float, environments: int, stages: int) -> dic
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """Writes a run and gives its folder."""
+    return maker(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, Summary]:
+    """A run of 120 rounds and its report, to be read only: drawing takes seconds."""
+    directory = maker(tmp_path_factory.mktemp("reported"))()
+    return directory, write_report(directory)
+
+
+def maker(folder: Path) -> MakeRun:
+    """Return a function that writes a run under a folder and returns the run's folder."""
 
     def make(
         *,
@@ -135,7 +149,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         stages: int = 1,
         roles: bool = False,
     ) -> RunDirectory:
-        directory = RunDirectory.of(tmp_path, name)
+        directory = RunDirectory.of(folder, name)
         random_numbers = random.Random(7)
         for peer in range(peers):
             files = directory.peer(peer)

@@ -25,7 +25,10 @@ from swarmgame.report.tables import option_rows, result_rows
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from swarmgame.report.data import Summary
+
     MakeRun = Callable[..., RunDirectory]
+    Reported = tuple[RunDirectory, Summary]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ALL_PLOTS = ["evaluation", "reward", "environments", "policy", "metrics", "seconds", "learning"]
@@ -54,19 +57,22 @@ class Page(HTMLParser):
             self.text.setdefault(self.open[-1], []).append(data.strip())
 
 
-def test_a_summary_alone_is_that_of_the_report(make_run: MakeRun) -> None:
+def page_without_plots(run: RunData) -> str:
+    return render(run, run.summary(), [], version="0", rollouts=Markup(""))
+
+
+def test_a_summary_alone_is_that_of_the_report(make_run: MakeRun, reported: Reported) -> None:
     directory = make_run()
     alone = write_summary(directory)
-    written = directory.summary.read_text()
     assert not directory.report.exists()
     assert not directory.plots.exists()
-    assert write_report(directory) == alone
-    assert directory.summary.read_text() == written
+    with_report, summary = reported
+    assert summary == alone
+    assert with_report.summary.read_text() == directory.summary.read_text()
 
 
-def test_the_report_of_a_run_is_complete(make_run: MakeRun) -> None:
-    directory = make_run()
-    write_report(directory)
+def test_the_report_of_a_run_is_complete(reported: Reported) -> None:
+    directory, _ = reported
     page = Page(directory.report.read_text())
     assert page.open == []
     assert page.text["h1"] == ["quickstart"]
@@ -93,9 +99,8 @@ def test_the_report_of_a_run_is_complete(make_run: MakeRun) -> None:
     assert all(path.read_bytes().startswith(PNG) for path in directory.plots.iterdir())
 
 
-def test_the_report_is_one_file_that_fetches_nothing(make_run: MakeRun) -> None:
-    directory = make_run(rounds=25)
-    write_report(directory)
+def test_the_report_is_one_file_that_fetches_nothing(reported: Reported) -> None:
+    directory, _ = reported
     text = directory.report.read_text()
     page = Page(text)
     sources = [
@@ -142,9 +147,8 @@ def test_names_from_peers_and_environments_are_escaped_and_are_no_formulas(make_
     assert any(hostile[:10] in each for each in page.text["text"])
 
 
-def test_what_a_manifest_holds_is_escaped(make_run: MakeRun) -> None:
-    directory = make_run(rounds=3)
-    write_report(directory)
+def test_what_a_manifest_holds_is_escaped(reported: Reported) -> None:
+    directory, _ = reported
     text = directory.report.read_text()
     assert "<b>quickstart" not in text
     assert "&lt;b&gt;quickstart&lt;/b&gt;" in text
@@ -152,7 +156,7 @@ def test_what_a_manifest_holds_is_escaped(make_run: MakeRun) -> None:
 
 def test_the_summary_has_the_rise_of_the_reward(make_run: MakeRun) -> None:
     directory = make_run()
-    summary = write_report(directory)
+    summary = write_summary(directory)
     written: dict[str, Any] = json.loads(directory.summary.read_text())
     assert written == summary.as_json()
     assert (written["rounds"], written["peers"], written["window"], written["tokens"]) == (120, 4, 10, 4 * 120 * 1024)
@@ -185,8 +189,8 @@ def test_the_summary_has_the_rise_of_the_reward(make_run: MakeRun) -> None:
 )
 def test_runs_of_every_shape_have_a_report(make_run: MakeRun, shape: dict[str, int], expected: list[str]) -> None:
     directory = make_run(**shape)
-    assert [plot.name for plot in draw_all(RunData(directory))] == expected
     write_report(directory)
+    assert sorted(path.stem for path in directory.plots.iterdir()) == sorted(expected)
     assert directory.report.stat().st_size > 10_000
 
 
@@ -210,9 +214,14 @@ def test_a_run_without_a_finished_round_has_no_report(tmp_path: Path) -> None:
     assert not directory.report.exists()
 
 
-def test_the_same_run_gives_the_same_pictures(make_run: MakeRun) -> None:
-    run = RunData(make_run(rounds=20))
-    assert draw_all(run) == draw_all(run)
+def test_the_same_run_gives_the_same_pictures(reported: Reported) -> None:
+    directory, _ = reported
+    page, plots = directory.report.read_text(), draw_all(RunData(directory))
+    assert [plot.name for plot in plots] == ALL_PLOTS
+    for plot in plots:
+        assert directory.plots.joinpath(f"{plot.name}.png").read_bytes() == plot.png
+        assert plot.wide in page
+        assert plot.narrow in page
 
 
 def test_stages_and_roles_have_rows_of_their_own(make_run: MakeRun) -> None:
@@ -226,13 +235,12 @@ def test_stages_and_roles_have_rows_of_their_own(make_run: MakeRun) -> None:
     )
     assert rows["proposer"].held_out == held_out_of(run.peers[:1]).total  # type: ignore[union-attr]
     assert rows["stage 2"].held_out.last == pytest.approx(0.6 * rows["stage 0"].held_out.last)  # type: ignore[operator]
-    page = Page(render(run, run.summary(), [], version="0", rollouts=Markup("")))
+    page = Page(page_without_plots(run))
     assert {"by stage", "by role", "stage 2", "solver"} <= {text for each in page.text.values() for text in each}
 
 
-def test_a_trainers_own_metrics_appear_by_name_and_constant_ones_in_the_table_only(make_run: MakeRun) -> None:
-    directory = make_run(rounds=12)
-    write_report(directory)
+def test_a_trainers_own_metrics_appear_by_name_and_constant_ones_in_the_table_only(reported: Reported) -> None:
+    directory, _ = reported
     page = Page(directory.report.read_text())
     assert {"value_loss", "constant"} <= set(page.text["td"])
     assert "value_loss" in page.text["text"]
@@ -258,9 +266,9 @@ def test_the_options_are_those_of_the_peer_with_every_default(make_run: MakeRun)
 def test_the_wall_clock_of_the_runner_is_in_the_report(make_run: MakeRun) -> None:
     directory = make_run(rounds=2)
     directory.record_progress(RunProgress(peers=4, max_rounds=2, finished=True, seconds=100.0))
-    summary = write_report(directory)
-    assert summary.wall_seconds == 100.0
-    assert "1 min 40 s with start and end" in directory.report.read_text()
+    run = RunData(directory)
+    assert run.summary().wall_seconds == 100.0
+    assert "1 min 40 s with start and end" in page_without_plots(run)
 
 
 def test_long_series_are_averaged_into_few_points() -> None:

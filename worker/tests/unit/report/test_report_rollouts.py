@@ -36,7 +36,7 @@ def archive(directory: RunDirectory, number: int, text: str, reward: float) -> N
 
 
 def test_a_hostile_text_is_harmless_in_the_page(make_run: MakeRun) -> None:
-    directory = make_run()
+    directory = make_run(peers=1, rounds=4, environments=0)
     archive(directory, 3, HOSTILE, -5.0)
     write_report(directory)
     page = directory.report.read_text()
