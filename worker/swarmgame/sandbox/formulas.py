@@ -270,8 +270,8 @@ def _quotient(left: _Bound, right: _Bound) -> _Bound:
 
 
 def _power(base: _Bound, exponent: _Bound) -> _Bound:
-    # A power of a symbol is not computed; its exponent and base are bounded by themselves.
-    growth = 1.0 if exponent.symbolic else 2.0 ** min(exponent.bits, 64.0)
+    # An exponent with a symbol is no exception: `0*x`, `x - x` and `0 and x` leave the number beside it.
+    growth = 2.0 ** min(exponent.bits, 64.0)
     powers = max(base.powers, exponent.powers + 1)
     bits = max(base.bits * growth, exponent.bits)
     return _Bound(bits, max(base.items, exponent.items), powers, base.symbolic or exponent.symbolic)
