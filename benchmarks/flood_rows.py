@@ -23,7 +23,7 @@ from swarmgame.swarm.codec import Limits, Malformed, decode, encode
 
 HERE = Path(__file__).parent
 PEERS, GENERATIONS = 2, 8
-ROUNDS, SMOKE_ROUNDS = 12, 3
+ROUNDS, SMOKE_ROUNDS = 12, 1
 START_SECONDS, ANSWER_SECONDS = 120.0, 240.0
 FLOODS = {
     "stages": "contributions to 40 stages in each round, 5 kB sent and 4 MiB large",

@@ -18,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import claim, machine, publish, summary
+from harness import SMOKE_SETTINGS, claim, machine, publish, summary
 
 HERE = Path(__file__).parent
 GAME = HERE.parent / "examples" / "01-quickstart" / "game.yaml"
@@ -31,18 +32,26 @@ GAMES = {
     "judged": ("game.rewards.use=judge:JudgedRewards", f"game.rewards.with.seconds={JUDGE_SECONDS}"),
     "plain": (),
 }
+SHORT = ("game.trainer.with.maxNewTokens=4", "game.trainer.with.minNewTokens=4")
+"""Completions of a smoke run."""
 ARMS = {"without": False, "with": True}
 PARTS = ("data", "generate", "exchange", "listen", "rewards", "train")
 
 
-def play(game: str, overlap: bool, rounds: int, folder: Path) -> list[dict[str, Any]]:
-    """Play one run; return, for each round that counts, the slowest peer's seconds and the lag of its rollouts."""
+def play(game: str, overlap: bool, rounds: int, dropped: int, more: Sequence[str], folder: Path) -> list[dict[str, Any]]:
+    """Play one run; return, for each round that counts, the slowest peer's seconds and the lag of its rollouts.
+
+    Args:
+        dropped: rounds before those that count.
+        more: settings besides the usual ones.
+    """
     settings = [
         f"game.trainer.with.maxNewTokens={TOKENS}",
         f"game.trainer.with.minNewTokens={TOKENS}",
         f"game.trainer.with.overlap={str(overlap).lower()}",
         "game.progression.quorum=100%",
         *GAMES[game],
+        *more,
     ]
     command = [
         sys.executable,
@@ -51,7 +60,7 @@ def play(game: str, overlap: bool, rounds: int, folder: Path) -> list[dict[str, 
         "run",
         str(GAME),
         f"--peers={PEERS}",
-        f"--rounds={rounds + DROPPED}",
+        f"--rounds={rounds + dropped}",
         "--no-report",
     ]
     command += [f"--set={setting}" for setting in settings] + ["--runs", str(folder), "--name", "run", "--fresh"]
@@ -66,7 +75,7 @@ def play(game: str, overlap: bool, rounds: int, folder: Path) -> list[dict[str, 
         [json.loads(line) for line in (folder / f"run/peers/{peer}/metrics.jsonl").read_text().splitlines()]
         for peer in range(PEERS)
     ]
-    played = list(zip(*peers, strict=True))[DROPPED:]
+    played = list(zip(*peers, strict=True))[dropped:]
     return [
         {
             "seconds": {part: max(row["seconds"].get(part, 0.0) for row in rows) for part in ("round", *PARTS)},
@@ -88,18 +97,20 @@ def figures(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--smoke", action="store_true", help="one short run an arm of the judged game, nothing written")
+    parser.add_argument("--smoke", action="store_true", help="two short rounds an arm of the judged game, nothing written")
     parser.add_argument("--repeats", type=int, default=4, help="runs of each arm and game")
     parser.add_argument("--rounds", type=int, default=24, help="rounds of a run that count")
     given = parser.parse_args()
-    games, repeats, rounds = (["judged"], 1, 4) if given.smoke else (list(GAMES), given.repeats, given.rounds)
+    games, repeats, rounds = (["judged"], 1, 1) if given.smoke else (list(GAMES), given.repeats, given.rounds)
+    dropped = 1 if given.smoke else DROPPED
+    more = (*SMOKE_SETTINGS, *SHORT) if given.smoke else ()
     began = machine()
     found: dict[str, dict[str, list[dict[str, Any]]]] = {game: defaultdict(list) for game in games}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(repeats):
             for game in games:
                 for arm, overlap in ARMS.items():
-                    found[game][arm] += play(game, overlap, rounds, Path(folder))
+                    found[game][arm] += play(game, overlap, rounds, dropped, more, Path(folder))
     measured = {game: {arm: figures(rows) for arm, rows in arms.items()} for game, arms in found.items()}
     ratios = {
         game: arms["without"]["seconds"]["median"] / arms["with"]["seconds"]["median"]

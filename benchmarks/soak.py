@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import claim, machine, publish
+from harness import SMOKE_SETTINGS, claim, machine, publish
 from swarm.hostile_soak import HostileSoak
 from swarm.soak import memory
 
@@ -57,20 +57,24 @@ not exactly 0 where one is opened and closed.
 FOLDER_KIB = 8.0
 
 
-def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[list[dict[str, Any]]], dict[str, float]]:
+def play(
+    rounds: int, warmup: int, overlap: bool, folder: Path, *, smoke: bool
+) -> tuple[list[list[dict[str, Any]]], dict[str, float]]:
     """Play the run; return each peer's samples, and the size of the run's folder in KiB at the warm-up's end and at
-    the end.
+    the end. A smoke run takes a sample in each of its few small rounds.
     """
+    every, poll_seconds = (1, 0.05) if smoke else (EVERY, 1.0)
     probe = folder / "probe"
     probe.mkdir()
     settings = [
         "game.rewards.use=soak:ProbedRewards",
         f"game.rewards.with.folder={probe}",
-        f"game.rewards.with.every={EVERY}",
+        f"game.rewards.with.every={every}",
         f"game.trainer.with.overlap={str(overlap).lower()}",
         "game.progression.quorum=100%",
         "game.evaluation.everyRounds=100",
         "storage.checkpoints.everyRounds=50",
+        *(SMOKE_SETTINGS if smoke else ()),
     ]
     command = [
         sys.executable,
@@ -99,9 +103,9 @@ def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[li
                 # After the last round the runner reads all metrics for its summary, with libraries that it did not
                 # need
                 # before.
-                if 0 <= number < rounds - EVERY and (held := memory(process.pid)):
+                if 0 <= number < rounds - every and (held := memory(process.pid)):
                     runner.append({"round": float(number), "runner_uss": held["uss"]})
-                time.sleep(1.0)
+                time.sleep(poll_seconds)
         finally:
             process.kill()
             process.wait()
@@ -166,7 +170,7 @@ def hostile(minutes: float, *, smoke: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--smoke", action="store_true", help="60 rounds, nothing written")
+    parser.add_argument("--smoke", action="store_true", help="few small rounds, nothing written")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--overlap", action="store_true", help="with trainer.with.overlap; written as soak_overlap")
     parser.add_argument("--hostile", action="store_true", help="among strangers, with churn and a dead daemon")
@@ -175,10 +179,10 @@ def main() -> None:
     if given.hostile:
         hostile(given.minutes, smoke=given.smoke)
         return
-    rounds, warmup = (60, 20) if given.smoke else (given.rounds, min(WARMUP, given.rounds // 2))
+    rounds, warmup = (5, 2) if given.smoke else (given.rounds, min(WARMUP, given.rounds // 2))
     began = machine()
     with tempfile.TemporaryDirectory() as folder:
-        samples, sizes = play(rounds, warmup, given.overlap, Path(folder))
+        samples, sizes = play(rounds, warmup, given.overlap, Path(folder), smoke=given.smoke)
     fits = {
         name: [fit for rows in samples if (fit := growth(rows, name, warmup)) is not None]
         for name in (*BOUNDS, "peer_rss")
