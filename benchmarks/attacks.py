@@ -247,7 +247,7 @@ def clock_rows(seconds: float) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--smoke", action="store_true", help="3 virtual seconds, each kind of attack once, nothing written")
+    parser.add_argument("--smoke", action="store_true", help="each kind of attack once, nothing written")
     smoke = parser.parse_args().smoke
     began = machine()
     found = list(rows(SMOKE_SECONDS if smoke else SECONDS, smoke=smoke))

@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--old", type=Path, help="a checkout to compare with")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--smoke", action="store_true", help="one light and one heavy scorer once, and nothing is written")
+    parser.add_argument("--smoke", action="store_true", help="two scorers, once each; nothing is written")
     options = parser.parse_args()
     began = harness.machine()
     arms = {"new": Arm(ROOT)} | ({"old": Arm(options.old)} if options.old else {})
