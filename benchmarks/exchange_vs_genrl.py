@@ -199,7 +199,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="exchange-") as name:
         folder = Path(name)
         if options.smoke:
-            many = thousand(3, folder, peers=2, size="1 KiB")
+            many = thousand(1, folder, peers=2, size="1 KiB")
             publish("exchange_vs_genrl", {"claims": [], "exchanges": {}, "thousand": many}, began=began, smoke=True)
             sys.exit(0 if many["whole"] == many["calls"] else 1)
         last = result("exchange_vs_genrl") or {}

@@ -22,6 +22,14 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "trl", "hivemind", "reasoning-gym")
+SMOKE_SETTINGS = (
+    "model.uri=builtin://tiny?layers=1&hidden=32&accuracy=0",
+    "game.data.with.questionsPerRound=2",
+    "game.trainer.with.generations=2",
+    "game.evaluation.questions=2",
+    "game.evaluation.samples=1",
+)
+"""Settings with which a smoke run plays the quickstart: a model that is not trained before, and little work a round."""
 
 
 def interleave(arms: Mapping[str, Callable[[], float]], *, repeats: int, warmups: int = 2) -> dict[str, list[float]]:

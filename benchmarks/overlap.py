@@ -21,11 +21,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from harness import claim, machine, publish, summary
+from harness import SMOKE_SETTINGS, claim, machine, publish, summary
 
 HERE = Path(__file__).parent
 GAME = HERE.parent / "examples" / "01-quickstart" / "game.yaml"
 PEERS, TOKENS, DROPPED = 2, 48, 4
+SMOKE_PEERS, SMOKE_TOKENS, SMOKE_DROPPED = 1, 4, 1
 JUDGE_SECONDS = 0.1
 GAMES = {
     "judged": ("game.rewards.use=judge:JudgedRewards", f"game.rewards.with.seconds={JUDGE_SECONDS}"),
@@ -35,14 +36,16 @@ ARMS = {"without": False, "with": True}
 PARTS = ("data", "generate", "exchange", "listen", "rewards", "train")
 
 
-def play(game: str, overlap: bool, rounds: int, folder: Path) -> list[dict[str, Any]]:
+def play(game: str, overlap: bool, rounds: int, folder: Path, *, smoke: bool) -> list[dict[str, Any]]:
     """Play one run; return, for each round that counts, the slowest peer's seconds and the lag of its rollouts."""
+    peers, tokens, dropped = (SMOKE_PEERS, SMOKE_TOKENS, SMOKE_DROPPED) if smoke else (PEERS, TOKENS, DROPPED)
     settings = [
-        f"game.trainer.with.maxNewTokens={TOKENS}",
-        f"game.trainer.with.minNewTokens={TOKENS}",
+        f"game.trainer.with.maxNewTokens={tokens}",
+        f"game.trainer.with.minNewTokens={tokens}",
         f"game.trainer.with.overlap={str(overlap).lower()}",
         "game.progression.quorum=100%",
         *GAMES[game],
+        *(SMOKE_SETTINGS if smoke else ()),
     ]
     command = [
         sys.executable,
@@ -50,8 +53,8 @@ def play(game: str, overlap: bool, rounds: int, folder: Path) -> list[dict[str, 
         "swarmgame",
         "run",
         str(GAME),
-        f"--peers={PEERS}",
-        f"--rounds={rounds + DROPPED}",
+        f"--peers={peers}",
+        f"--rounds={rounds + dropped}",
         "--no-report",
     ]
     command += [f"--set={setting}" for setting in settings] + ["--runs", str(folder), "--name", "run", "--fresh"]
@@ -62,11 +65,11 @@ def play(game: str, overlap: bool, rounds: int, folder: Path) -> list[dict[str, 
         raise SystemExit(
             f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}"
         )
-    peers = [
+    metrics = [
         [json.loads(line) for line in (folder / f"run/peers/{peer}/metrics.jsonl").read_text().splitlines()]
-        for peer in range(PEERS)
+        for peer in range(peers)
     ]
-    played = list(zip(*peers, strict=True))[DROPPED:]
+    played = list(zip(*metrics, strict=True))[dropped:]
     return [
         {
             "seconds": {part: max(row["seconds"].get(part, 0.0) for row in rows) for part in ("round", *PARTS)},
@@ -88,18 +91,18 @@ def figures(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--smoke", action="store_true", help="one short run an arm of the judged game, nothing written")
+    parser.add_argument("--smoke", action="store_true", help="one peer, two short rounds an arm, nothing written")
     parser.add_argument("--repeats", type=int, default=4, help="runs of each arm and game")
     parser.add_argument("--rounds", type=int, default=24, help="rounds of a run that count")
     given = parser.parse_args()
-    games, repeats, rounds = (["judged"], 1, 4) if given.smoke else (list(GAMES), given.repeats, given.rounds)
+    games, repeats, rounds = (["judged"], 1, 1) if given.smoke else (list(GAMES), given.repeats, given.rounds)
     began = machine()
     found: dict[str, dict[str, list[dict[str, Any]]]] = {game: defaultdict(list) for game in games}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(repeats):
             for game in games:
                 for arm, overlap in ARMS.items():
-                    found[game][arm] += play(game, overlap, rounds, Path(folder))
+                    found[game][arm] += play(game, overlap, rounds, Path(folder), smoke=given.smoke)
     measured = {game: {arm: figures(rows) for arm, rows in arms.items()} for game, arms in found.items()}
     ratios = {
         game: arms["without"]["seconds"]["median"] / arms["with"]["seconds"]["median"]
@@ -108,7 +111,8 @@ def main() -> None:
     claims = [claim("a judged round: times as fast with overlap", ratios["judged"], at_least=1.05)]
     if "plain" in ratios:
         claims.append(claim("a plain round: times as fast with overlap", ratios["plain"], at_least=0.95))
-    shape = {"peers": PEERS, "new_tokens": TOKENS, "judge_seconds": JUDGE_SECONDS, "threads": 1}
+    peers, tokens = (SMOKE_PEERS, SMOKE_TOKENS) if given.smoke else (PEERS, TOKENS)
+    shape = {"peers": peers, "new_tokens": tokens, "judge_seconds": JUDGE_SECONDS, "threads": 1}
     publish("overlap", {"claims": claims, "shape": shape, "games": measured}, began=began, smoke=given.smoke)
 
 

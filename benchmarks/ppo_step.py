@@ -23,6 +23,7 @@ from swarmgame.trainer.grpo.config import GRPOConfig
 from swarmgame.trainer.grpo.trainer import GRPOTrainer
 
 COMPLETIONS, PROMPTS, TOKENS = 8, 8, 32
+SMOKE_TOKENS = 4
 MODEL = "builtin://tiny?hidden=96&accuracy=0"
 BOUND = 1.5
 ARMS: dict[str, dict[str, Any]] = {"grpo": {}, "ppo": {"baseline": "value", "scale_rewards": "batch"}}
@@ -31,8 +32,8 @@ ARMS: dict[str, dict[str, Any]] = {"grpo": {}, "ppo": {"baseline": "value", "sca
 class Arm:
     """A peer that plays rounds by itself."""
 
-    def __init__(self, context: ComponentContext, **options: Any) -> None:
-        shape = {"generations": COMPLETIONS, "max_new_tokens": TOKENS, "learning_rate": 0.0}
+    def __init__(self, context: ComponentContext, tokens: int, **options: Any) -> None:
+        shape = {"generations": COMPLETIONS, "max_new_tokens": tokens, "learning_rate": 0.0}
         self.trainer = GRPOTrainer(GRPOConfig(**shape, **options), context)
         self.questions = [
             Question(QuestionRef("bench", "v1", 0, index), f"Calculate {17 * index} + {index + 3}. Answer:")
@@ -58,10 +59,10 @@ class Arm:
         return ended - began, ended - sampled, repr([[r.token_ids for r in group.rollouts] for group in groups])
 
 
-def measure(repeats: int, warmups: int, folder: Path) -> dict[str, dict[str, list[float]]]:
+def measure(repeats: int, warmups: int, tokens: int, folder: Path) -> dict[str, dict[str, list[float]]]:
     """Return the seconds of each arm's steps, and of their updates."""
     context = ComponentContext(model_uri=MODEL, cache=folder, peer="bench")
-    arms = {name: Arm(context, **options) for name, options in ARMS.items()}
+    arms = {name: Arm(context, tokens, **options) for name, options in ARMS.items()}
     seconds: dict[str, dict[str, list[float]]] = {name: {"step": [], "update": []} for name in arms}
     for number in range(warmups + repeats):
         order = list(arms) if number % 2 else list(arms)[::-1]
@@ -77,20 +78,21 @@ def measure(repeats: int, warmups: int, folder: Path) -> dict[str, dict[str, lis
 def main() -> None:
     """Measure, print one line, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="two repeats, nothing written")
+    parser.add_argument("--smoke", action="store_true", help="one repeat of little work, nothing written")
     given = parser.parse_args()
     torch.set_num_threads(1)
     began = harness.machine()
+    tokens = SMOKE_TOKENS if given.smoke else TOKENS
     with tempfile.TemporaryDirectory() as name:
-        seconds = measure(2 if given.smoke else 40, 1 if given.smoke else 3, Path(name))
+        seconds = measure(1 if given.smoke else 40, 1 if given.smoke else 3, tokens, Path(name))
     figures = {
         arm: {what: harness.summary(each, digits=4) for what, each in found.items()} for arm, found in seconds.items()
     }
-    shape = f"{PROMPTS} prompts x {COMPLETIONS} completions x {TOKENS} tokens"
+    shape = f"{PROMPTS} prompts x {COMPLETIONS} completions x {tokens} tokens"
     ratio = figures["ppo"]["step"]["median"] / figures["grpo"]["step"]["median"]
     claims = [harness.claim(f"median step of PPO / GRPO, {shape}", ratio, at_most=BOUND)]
     update = figures["ppo"]["update"]["median"] / figures["grpo"]["update"]["median"]
-    work = {"model": MODEL, "prompts": PROMPTS, "completions": COMPLETIONS, "new_tokens": TOKENS, "threads": 1}
+    work = {"model": MODEL, "prompts": PROMPTS, "completions": COMPLETIONS, "new_tokens": tokens, "threads": 1}
     body = {"claims": claims, "work": work, "update_ratio": round(update, 4), "seconds": figures}
     harness.publish("ppo_step", body, began=began, smoke=given.smoke)
 

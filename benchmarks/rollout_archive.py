@@ -18,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import claim, machine, publish, summary
+from harness import SMOKE_SETTINGS, claim, machine, publish, summary
 
 from swarmgame.archive.files import round_files
 from swarmgame.archive.reader import load
@@ -33,20 +34,20 @@ DROPPED = 4
 PARAMETERS = 135_000
 
 
-def play(rounds: int, peers: int, folder: Path) -> list[dict[str, Any]]:
-    """Play one run; return the figures of each peer."""
+def play(rounds: int, dropped: int, peers: int, settings: Sequence[str], folder: Path) -> list[dict[str, Any]]:
+    """Play one run; return the figures of each peer, without those of its first `dropped` rounds."""
     command = [
-        sys.executable, "-m", "swarmgame", "run", str(GAME), f"--peers={peers}", f"--rounds={rounds + DROPPED}",
-        "--no-report", "--runs", str(folder), "--name", "run",
+        sys.executable, "-m", "swarmgame", "run", str(GAME), f"--peers={peers}", f"--rounds={rounds + dropped}",
+        "--no-report", "--runs", str(folder), "--name", "run", *(f"--set={each}" for each in settings),
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=3_600)
-    return [figures(folder / "run" / "peers" / str(peer)) for peer in range(peers)]
+    return [figures(folder / "run" / "peers" / str(peer), dropped) for peer in range(peers)]
 
 
-def figures(peer: Path) -> dict[str, Any]:
-    lines = [json.loads(line) for line in (peer / "metrics.jsonl").read_text().splitlines()][DROPPED:]
+def figures(peer: Path, dropped: int) -> dict[str, Any]:
+    lines = [json.loads(line) for line in (peer / "metrics.jsonl").read_text().splitlines()][dropped:]
     logged = re.findall(r"archived (\d+) rounds in ([\d.]+) s", (peer / "log.jsonl").read_text())
-    files = round_files(peer / "rollouts")[DROPPED:]
+    files = round_files(peer / "rollouts")[dropped:]
     (rounds, seconds), *_ = logged
     return {
         "archive_seconds": float(seconds) / int(rounds),
@@ -81,13 +82,13 @@ def hash_seconds(repeats: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--smoke", action="store_true", help="two peers, three rounds, nothing written")
+    parser.add_argument("--smoke", action="store_true", help="one peer, three small rounds, nothing written")
     parser.add_argument("--rounds", type=int, default=60, help="rounds that count")
     given = parser.parse_args()
-    peers, rounds = (2, 3) if given.smoke else (4, given.rounds)
+    peers, dropped, rounds = (1, 1, 2) if given.smoke else (4, DROPPED, given.rounds)
     began = machine()
     with tempfile.TemporaryDirectory() as folder:
-        found = play(rounds, peers, Path(folder))
+        found = play(rounds, dropped, peers, SMOKE_SETTINGS if given.smoke else (), Path(folder))
     hashed = summary(hash_seconds(50))
     shares = [(each["archive_seconds"] + hashed["median"]) / each["round_seconds"] for each in found]
     hourly = sum(each["bytes"] * 3600 / each["interval"] for each in found) / 1e6

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import claim, machine, publish
+from harness import SMOKE_SETTINGS, claim, machine, publish
 from swarm.hostile_soak import HostileSoak
 from swarm.soak import memory
 
@@ -57,20 +57,24 @@ not exactly 0 where one is opened and closed.
 FOLDER_KIB = 8.0
 
 
-def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[list[dict[str, Any]]], dict[str, float]]:
+def play(
+    peers: int, rounds: int, warmup: int, overlap: bool, folder: Path, *, smoke: bool
+) -> tuple[list[list[dict[str, Any]]], dict[str, float]]:
     """Play the run; return each peer's samples, and the size of the run's folder in KiB at the warm-up's end and at
-    the end.
+    the end. A smoke run takes a sample in each of its few small rounds.
     """
+    every, poll_seconds = (1, 0.05) if smoke else (EVERY, 1.0)
     probe = folder / "probe"
     probe.mkdir()
     settings = [
         "game.rewards.use=soak:ProbedRewards",
         f"game.rewards.with.folder={probe}",
-        f"game.rewards.with.every={EVERY}",
+        f"game.rewards.with.every={every}",
         f"game.trainer.with.overlap={str(overlap).lower()}",
         "game.progression.quorum=100%",
         "game.evaluation.everyRounds=100",
         "storage.checkpoints.everyRounds=50",
+        *(SMOKE_SETTINGS if smoke else ()),
     ]
     command = [
         sys.executable,
@@ -78,7 +82,7 @@ def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[li
         "swarmgame",
         "run",
         str(GAME),
-        f"--peers={PEERS}",
+        f"--peers={peers}",
         f"--rounds={rounds}",
         "--no-report",
     ]
@@ -99,17 +103,17 @@ def play(rounds: int, warmup: int, overlap: bool, folder: Path) -> tuple[list[li
                 # After the last round the runner reads all metrics for its summary, with libraries that it did not
                 # need
                 # before.
-                if 0 <= number < rounds - EVERY and (held := memory(process.pid)):
-                    runner.append({"round": float(number), "runner_uss": held["uss"]})
-                time.sleep(1.0)
+                if 0 <= number < rounds - every and (now := memory(process.pid)):
+                    runner.append({"round": float(number), "runner_uss": now["uss"]})
+                time.sleep(poll_seconds)
         finally:
             process.kill()
             process.wait()
     if process.returncode:
         raise SystemExit(f"the run ended with {process.returncode}:\n{(folder / 'output.txt').read_text()[-3000:]}")
     sizes |= {"end": size_kib(folder / "run")}
-    peers = [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(probe.glob("*.jsonl"))]
-    return [*peers, runner], sizes
+    held = [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(probe.glob("*.jsonl"))]
+    return [*held, runner], sizes
 
 
 def last_round(probe: Path) -> int:
@@ -166,7 +170,7 @@ def hostile(minutes: float, *, smoke: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--smoke", action="store_true", help="60 rounds, nothing written")
+    parser.add_argument("--smoke", action="store_true", help="one peer, few small rounds, nothing written")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--overlap", action="store_true", help="with trainer.with.overlap; written as soak_overlap")
     parser.add_argument("--hostile", action="store_true", help="among strangers, with churn and a dead daemon")
@@ -175,10 +179,10 @@ def main() -> None:
     if given.hostile:
         hostile(given.minutes, smoke=given.smoke)
         return
-    rounds, warmup = (60, 20) if given.smoke else (given.rounds, min(WARMUP, given.rounds // 2))
+    peers, rounds, warmup = (1, 5, 2) if given.smoke else (PEERS, given.rounds, min(WARMUP, given.rounds // 2))
     began = machine()
     with tempfile.TemporaryDirectory() as folder:
-        samples, sizes = play(rounds, warmup, given.overlap, Path(folder))
+        samples, sizes = play(peers, rounds, warmup, given.overlap, Path(folder), smoke=given.smoke)
     fits = {
         name: [fit for rows in samples if (fit := growth(rows, name, warmup)) is not None]
         for name in (*BOUNDS, "peer_rss")
@@ -190,13 +194,14 @@ def main() -> None:
         if name in worst
     ]
     folder_kib = (
-        (sizes["end"] - sizes["warm"]) / PEERS / max(1.0, rounds - sizes["warm_round"]) if "warm" in sizes else math.nan
+        (sizes["end"] - sizes["warm"]) / peers / max(1.0, rounds - sizes["warm_round"]) if "warm" in sizes else math.nan
     )
     claims.append(
         claim("growth of the run's folder without checkpoints: KiB a round and peer", folder_kib, at_most=FOLDER_KIB)
     )
-    peers = samples[:PEERS]
-    seconds = max((rows[-1]["time"] - rows[0]["time"]) / (rows[-1]["round"] - rows[0]["round"]) for rows in peers)
+    seconds = max(
+        (rows[-1]["time"] - rows[0]["time"]) / (rows[-1]["round"] - rows[0]["round"]) for rows in samples[:peers]
+    )
     day = DAY_SECONDS / seconds
     gained = {
         key: round(worst["peer_uss"][name] * day / 1000, 1)
@@ -204,7 +209,7 @@ def main() -> None:
     }
     body = {
         "claims": claims,
-        "shape": {"peers": PEERS, "rounds": rounds, "warmup": warmup, "overlap": given.overlap},
+        "shape": {"peers": peers, "rounds": rounds, "warmup": warmup, "overlap": given.overlap},
         "growth": worst,
         "day": {"seconds_a_round": round(seconds, 4), "rounds": round(day), "peer_uss_gained": gained},
     }

@@ -7,7 +7,7 @@ number is exact. Processor time is measured in turn; the ratio is the median ove
 
     python benchmarks/step_turns.py 4963c5c [--turns 60]
 
-`--smoke` compares this checkout with itself, one turn for one model, and writes no file.
+`--smoke` compares one interpreter of this checkout with itself, one turn of little work, and writes no file.
 """
 
 from __future__ import annotations
@@ -51,6 +51,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ", adapters": {"lora": {"rank": 4}},
 }
 """Options of the trainer; all of them for the first model, the empty ones for the others."""
+SHORT: dict[str, Any] = {"generations": 2, "max_new_tokens": 4}
+SMOKE_OPTIONS: dict[str, dict[str, Any]] = {
+    "": SHORT,
+    ", EOS forbidden": SHORT | {"min_new_tokens": 4},
+    ", adapters": SHORT | {"lora": {"rank": 4}},
+}
+"""The same with little work."""
 SERVE = """
 import hashlib, json, sys, time, warnings
 warnings.filterwarnings("ignore")
@@ -201,14 +208,15 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
         subprocess.run(["git", "worktree", "remove", "--force", other], cwd=ROOT, check=True)
 
 
-def measure(other: Path, folder: Path, turns: int, models: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the figures of each model and options."""
-    arms = {"other": Arm(other), "this": Arm(ROOT)}
+def measure(
+    arms: dict[str, Arm], folder: Path, turns: int, models: list[str], options_of: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of each model and options, and end the arms."""
     figures = {}
     try:
         for kind in models:
             uri = save(folder, kind, MODELS[kind])
-            for name, options in OPTIONS.items() if kind == models[0] else [("", {})]:
+            for name, options in options_of.items() if kind == models[0] else [("", {})]:
                 figures[f"{kind}{name}"] = compared(arms, uri, options, turns)
                 print(f"{kind}{name}", figures[f"{kind}{name}"], file=sys.stderr, flush=True)
     finally:
@@ -221,16 +229,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", nargs="?", default="HEAD", help="the other commit")
     parser.add_argument("--turns", type=int, default=60)
-    parser.add_argument("--smoke", action="store_true", help="this checkout with itself, and nothing is written")
+    parser.add_argument("--smoke", action="store_true", help="one interpreter with itself, and nothing is written")
     options = parser.parse_args()
     began = harness.machine()
     with tempfile.TemporaryDirectory(prefix="swarmgame-turns-") as name:
         folder = Path(name)
         if options.smoke:
-            figures = measure(ROOT, folder, 1, ["qwen2"])
+            this = Arm(ROOT)
+            figures = measure({"other": this, "this": this}, folder, 1, ["qwen2"], SMOKE_OPTIONS)
         else:
             with checkout(options.commit, folder) as other:
-                figures = measure(other, folder, options.turns, list(MODELS))
+                arms = {"other": Arm(other), "this": Arm(ROOT)}
+                figures = measure(arms, folder, options.turns, list(MODELS), OPTIONS)
     body = {"claims": claims(figures), "other": options.commit, "models": figures}
     harness.publish("step_turns", body, began=began, smoke=options.smoke)
 

@@ -18,25 +18,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from harness import claim, machine, publish, summary
+from harness import SMOKE_SETTINGS, claim, machine, publish, summary
 
 GAME = Path(__file__).parent.parent / "examples" / "01-quickstart" / "game.yaml"
 PHASES = ("checks", "start of the peers", "imports", "components and joining", "round 0")
 
 
-def play(peers: int, runs: Path, name: str) -> dict[str, Any]:
+def play(peers: int, settings: Sequence[str], runs: Path, name: str) -> dict[str, Any]:
     """Play one round; return the seconds to its end, those of each phase, and the processor seconds of all processes.
 
     The processor seconds include the end of the run, without a report.
     """
     command = [
         sys.executable, "-m", "swarmgame", "run", str(GAME), f"--peers={peers}", "--rounds=1", "--no-report",
-        "--runs", str(runs), "--name", name,
+        "--runs", str(runs), "--name", name, *(f"--set={each}" for each in settings),
     ]  # fmt: skip
     directories = [runs / name / "peers" / str(index) for index in range(peers)]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
@@ -92,13 +92,15 @@ def _wait_for(directories: list[Path], process: subprocess.Popen[str], seen: dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--smoke", action="store_true", help="two peers, one run, nothing written")
+    parser.add_argument("--smoke", action="store_true", help="one peer, one small round, nothing written")
     parser.add_argument("--repeats", type=int, default=7, help="runs that count")
     given = parser.parse_args()
-    peers, repeats, warmups = (2, 1, 0) if given.smoke else (4, given.repeats, 1)
+    peers, repeats, warmups = (1, 1, 0) if given.smoke else (4, given.repeats, 1)
+    settings = SMOKE_SETTINGS if given.smoke else ()
     began = machine()
     with tempfile.TemporaryDirectory() as folder:
-        found = [play(peers, Path(folder), f"run-{number}") for number in range(warmups + repeats)][warmups:]
+        played = [play(peers, settings, Path(folder), f"run-{number}") for number in range(warmups + repeats)]
+    found = played[warmups:]
     seconds = summary([each["seconds"] for each in found], digits=3)
     body = {
         "claims": [claim("seconds to the first round, quickstart, warm caches", seconds["median"], at_most=15.0)],

@@ -32,6 +32,7 @@ from swarmgame.trainer.trl.config import TrlConfig
 from swarmgame.trainer.trl.trainer import TrlTrainer
 
 COMPLETIONS, PROMPTS, TOKENS = 8, 8, 32
+SMOKE_TOKENS = 4
 MODEL = "builtin://tiny?hidden=96&accuracy=0"
 OPTIONS: dict[str, Any] = {"loss_type": "dapo", "learning_rate": 1e-6, "lr_scheduler_type": "constant"}
 
@@ -87,10 +88,10 @@ class Alternate(TrainerCallback):  # type: ignore[misc]
                 self.samples[name].append(value)
 
 
-def measure(repeats: int, warmups: int, folder: Path) -> dict[str, list[float]]:
+def measure(repeats: int, warmups: int, tokens: int, folder: Path) -> dict[str, list[float]]:
     """Return the seconds per update of each arm."""
     context = ComponentContext(model_uri=MODEL, cache=folder, peer="bench")
-    same = {"generations": COMPLETIONS, "max_new_tokens": TOKENS, "tokens_per_micro_batch": 1 << 20}
+    same = {"generations": COMPLETIONS, "max_new_tokens": tokens, "tokens_per_micro_batch": 1 << 20}
     ours = Ours(TrlTrainer(TrlConfig(**same, options=dict(OPTIONS)), context))
     grpo = Ours(GRPOTrainer(GRPOConfig(**same, learning_rate=OPTIONS["learning_rate"]), context))
     source = ours.trainer.policy.source
@@ -112,7 +113,7 @@ def measure(repeats: int, warmups: int, folder: Path) -> dict[str, list[float]]:
             output_dir=str(folder / "trl"),
             per_device_train_batch_size=PROMPTS * COMPLETIONS,
             num_generations=COMPLETIONS,
-            max_completion_length=TOKENS,
+            max_completion_length=tokens,
             max_steps=warmups + repeats,
             gradient_checkpointing=False,
             bf16=False,
@@ -140,17 +141,18 @@ def measure(repeats: int, warmups: int, folder: Path) -> dict[str, list[float]]:
 def main() -> None:
     """Measure, print one line, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="two repeats, nothing written")
+    parser.add_argument("--smoke", action="store_true", help="one repeat of little work, nothing written")
     given = parser.parse_args()
     torch.set_num_threads(1)
     began = harness.machine()
+    tokens = SMOKE_TOKENS if given.smoke else TOKENS
     with tempfile.TemporaryDirectory() as name:
-        samples = measure(2 if given.smoke else 30, 1 if given.smoke else 3, Path(name))
+        samples = measure(1 if given.smoke else 30, 1 if given.smoke else 3, tokens, Path(name))
     figures = {name: harness.summary(seconds) for name, seconds in samples.items()}
     ratio = figures["ours"]["median"] / figures["trl"]["median"]
-    shape = f"{PROMPTS} prompts x {COMPLETIONS} completions x {TOKENS} tokens"
+    shape = f"{PROMPTS} prompts x {COMPLETIONS} completions x {tokens} tokens"
     claims = [harness.claim(f"median update of the trainer trl / TRL alone, {shape}", ratio, at_most=1.1)]
-    work = {"model": MODEL, "prompts": PROMPTS, "completions": COMPLETIONS, "new_tokens": TOKENS, "threads": 1}
+    work = {"model": MODEL, "prompts": PROMPTS, "completions": COMPLETIONS, "new_tokens": tokens, "threads": 1}
     harness.publish(
         "trl_overhead", {"claims": claims, "work": work, "seconds": figures}, began=began, smoke=given.smoke
     )

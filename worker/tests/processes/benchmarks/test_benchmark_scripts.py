@@ -5,12 +5,10 @@ written.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_script
 
 pytestmark = pytest.mark.timeout(600)
 BENCHMARKS = Path(__file__).parents[4] / "benchmarks"
@@ -34,18 +32,10 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_smoke_run_prints_one_line_of_json_and_writes_nothing(name: str) -> None:
+def test_a_smoke_run_prints_one_line_of_json_and_writes_nothing(name: str, tmp_path: Path) -> None:
     written = BENCHMARKS / "results" / f"{name}.json"
     before = written.read_bytes() if written.exists() else None
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run(
-        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke"],
-        capture_output=True,
-        text=True,
-        timeout=560,
-        check=False,
-        env=variables,
-    )
+    ran = run_script(BENCHMARKS / f"{name}.py", "--smoke", folder=tmp_path, seconds=560)
     assert ran.returncode == 0, ran.stderr[-2000:]
     (line,) = ran.stdout.strip().splitlines()
     run = json.loads(line)

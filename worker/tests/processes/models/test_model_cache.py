@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
+from forked import forks
 from gguf_packages import install_package, write_gguf
 from language_rounds import Letters
 
@@ -31,7 +31,7 @@ def test_four_processes_that_need_the_same_model_at_once_all_get_it_complete(
     write_gguf(tmp_path / "tiny.gguf")
     install_package(tmp_path / "site", {"tiny.gguf": tmp_path / "tiny.gguf"})
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    context = multiprocessing.get_context("forkserver")  # this process has threads, which a fork would not have
+    context = forks()  # this process has threads, which a fork would not have
     barrier = context.Barrier(4)
     processes = [context.Process(target=_make, args=(uri, tmp_path, barrier)) for _ in range(4)]
     try:
