@@ -18,13 +18,20 @@ GAME = EXAMPLES / "01-quickstart" / "game.yaml"
 
 
 def test_a_swarms_rollouts_are_shown_replayed_and_a_flipped_byte_is_named(tmp_path: Path) -> None:
-    options = ("--peers", "2", "--set", "game.trainer.with.generations=4", "--runs", tmp_path, "--name", "quickstart")
-    run_to_end("run", GAME, "--rounds", "3", *options, "--no-report")
-    # The resume begins at the checkpoint of round 3, and the archive goes on.
-    run_to_end("run", GAME, "--rounds", "5", *options)
+    small = {
+        "game.data.with.questionsPerRound": "4",
+        "game.trainer.with.generations": "4",
+        "game.evaluation.questions": "4",
+        "game.evaluation.samples": "1",
+    }
+    changes = [f"--set={path}={value}" for path, value in small.items()]
+    options = ("--peers", "2", *changes, "--runs", tmp_path, "--name", "quickstart")
+    run_to_end("run", GAME, "--rounds", "2", *options, "--no-report")
+    # The resume begins at the checkpoint of round 2, and the archive goes on.
+    run_to_end("run", GAME, "--rounds", "4", *options)
     run = tmp_path / "quickstart"
     archives = [run / "peers" / str(index) / "rollouts" for index in range(2)]
-    assert [[file.round for file in round_files(archive)] for archive in archives] == [[0, 1, 2, 3, 4]] * 2
+    assert [[file.round for file in round_files(archive)] for archive in archives] == [[0, 1, 2, 3]] * 2
     assert "<h2>Rollouts</h2>" in (run / "report.html").read_text()
 
     # 1. what one peer generated is what the other received
@@ -47,7 +54,7 @@ def test_a_swarms_rollouts_are_shown_replayed_and_a_flipped_byte_is_named(tmp_pa
     for index in range(2):
         replayed = run_to_end("replay", "quickstart", "--runs", tmp_path, "--peer", str(index))
         assert metrics(run, index)[-1]["weights"] in replayed.stdout
-        assert "5 rounds (0 to 4) from the initial model: equal weights" in replayed.stdout
+        assert "4 rounds (0 to 3) from the initial model: equal weights" in replayed.stdout
         heads = [load(file).head["contributions"] for file in round_files(archives[index])]
         total = sum(not each["own"] for head in heads for each in head)
         assert f"{total} of {total} received contributions are as their authors signed them" in replayed.stdout
@@ -85,6 +92,7 @@ def test_an_archive_that_the_manifest_switches_off_is_missed_with_a_sentence(tmp
     run_to_end(
         "run", GAME, "--peers", "1", "--rounds", "1", "--runs", tmp_path, "--name", "off", "--no-report",
         "--set", "observability.rollouts.enabled=false", "--set", "game.trainer.with.generations=2",
+        "--set", "game.evaluation=null",
     )  # fmt: skip
     assert not (tmp_path / "off" / "peers" / "0" / "rollouts").exists()
     for command in ("rollouts", "replay"):

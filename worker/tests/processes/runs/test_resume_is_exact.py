@@ -13,13 +13,14 @@ from running import EXAMPLES, descendants, kill, metrics, newest_weights, reprod
 
 pytestmark = pytest.mark.timeout(600)
 
-PEERS, ROUNDS = 2, 10
+PEERS, ROUNDS = 2, 8
 GAME = EXAMPLES / "01-quickstart" / "game.yaml"
 SETTINGS = (
     f"--peers={PEERS}",
     f"--rounds={ROUNDS}",
     "--set=storage.checkpoints.everyRounds=1",
     "--set=game.data.with.questionsPerRound=4",
+    "--set=game.trainer.with.generations=4",
     "--set=game.evaluation.everyRounds=3",
     "--set=game.evaluation.questions=8",
     "--set=game.evaluation.samples=2",
