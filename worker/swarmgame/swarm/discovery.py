@@ -210,15 +210,17 @@ class Discovery:
         if self.key_watch.must_end:
             return
         last = self.heartbeat(leaving=True)
-        live = self.members.others(self.clock.now())
-        shuffled = self._random.sample(live, len(live))
-        receivers = self.members.first_counted(shuffled, self.clock.now())[:_MAX_HELLOS]
-        calls = [self.call(peer, HELLO + last.message) for peer in receivers]
+        calls = [self.call(peer, HELLO + last.message) for peer in self.receivers()]
         tasks = [asyncio.ensure_future(task) for task in (*calls, self.transport.advertise(last.message, last.expires))]
         await asyncio.wait(tasks, timeout=_LEAVE_SECONDS)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def receivers(self) -> Sequence[PeerId]:
+        """Return the members to tell something at once: all of a small swarm, else some, those that count first."""
+        live = self.members.others(self.clock.now())
+        return self.members.first_counted(self._random.sample(live, len(live)), self.clock.now())[:_MAX_HELLOS]
 
     # ── heartbeats
     def heartbeat(self, *, leaving: bool = False) -> Heartbeat:

@@ -24,6 +24,24 @@ class TestMemoryBackend(ExchangeContract):
     pass
 
 
+def test_a_peer_that_has_played_the_last_round_tells_the_others_at_once(swarm: MemorySwarm) -> None:
+    ann, bob = swarm.peer("ann", max_rounds=3), swarm.peer("bob", max_rounds=3, min_replicas=2)
+
+    def seen_by(peer: Any) -> dict[str, int]:
+        return {member.peer: member.round for member in peer.membership()}
+
+    ann.announce_progress(2, 0)
+    bob.announce_progress(2, 0)
+    swarm.pass_time(1.0)
+    assert (seen_by(bob)["ann"], seen_by(ann)["bob"]) == (0, 0), "before the next heartbeats"
+    ann.announce_progress(3, 0)
+    swarm.pass_time(1.0)
+    assert (seen_by(bob)["ann"], seen_by(ann)["bob"]) == (3, 2)
+    bob.announce_progress(3, 0)
+    swarm.pass_time(1.0)
+    assert seen_by(ann)["bob"] == 3
+
+
 def test_lost_announcements_are_requested(swarm: MemorySwarm, contribution_of: Any) -> None:
     ann, bob, eve = trio(swarm)
     ann.collect(0, 0, gather(0.01))
