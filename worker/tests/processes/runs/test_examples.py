@@ -29,6 +29,7 @@ from running import (
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.timeout(600)
+FEW_HELD_OUT = ("--set=game.evaluation.questions=8", "--set=game.evaluation.samples=1")
 
 
 def rise(run: Path) -> float:
@@ -51,10 +52,11 @@ def test_every_example_has_a_test() -> None:
 
 def test_the_quickstart_plays_and_shares(tmp_path: Path) -> None:
     """CI runs the complete example, with its rise and its control, as the demo."""
-    done = run_to_end("run", EXAMPLES / "01-quickstart" / "game.yaml", "--rounds=4", "--runs", tmp_path)
+    game = EXAMPLES / "01-quickstart" / "game.yaml"
+    done = run_to_end("run", game, "--rounds=3", *FEW_HELD_OUT, "--runs", tmp_path)
     first, *rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert (first["event"], len(first["addresses"])) == ("reachable", 4)
-    assert [row["round"] for row in rows] == [0, 1, 2, 3]
+    assert [row["round"] for row in rows] == [0, 1, 2]
     assert sum(len(row["external"]) for index in range(4) for row in metrics(tmp_path / "quickstart", index)) > 0
     assert (tmp_path / "quickstart" / "report.html").stat().st_size > 10_000
 
@@ -156,8 +158,9 @@ def test_every_command_and_the_code_of_the_guide_to_exports_runs(exporting: Path
 
 
 def test_the_multistage_game_learns_in_three_stages(tmp_path: Path) -> None:
+    game = EXAMPLES / "02-multistage-math" / "game.yaml"
     all_peers = "--set=game.progression.quorum=100%"  # so that the result does not depend on who was late
-    run_to_end("run", EXAMPLES / "02-multistage-math" / "game.yaml", all_peers, "--runs", tmp_path)
+    run_to_end("run", game, all_peers, "--peers=2", "--rounds=80", "--runs", tmp_path)
     run = tmp_path / "multistage-math"
     assert rise(run) > 0.1
     assert all(len(row["stage_rewards"]) == 3 for row in metrics(run, 0))
@@ -165,7 +168,9 @@ def test_the_multistage_game_learns_in_three_stages(tmp_path: Path) -> None:
 
 
 def test_digits_are_learned_without_a_language_model(tmp_path: Path) -> None:
-    run_to_end("run", EXAMPLES / "03-digits" / "game.yaml", "--runs", tmp_path)
+    run_to_end(
+        "run", EXAMPLES / "03-digits" / "game.yaml", "--peers=2", "--rounds=80", "--runs", tmp_path, "--no-report"
+    )
     run = tmp_path / "digits"
     assert rise(run) > 0.3
     assert sum(len(row["external"]) for row in metrics(run, 0)) > 10
@@ -179,6 +184,7 @@ def test_a_real_language_model_plays_a_round_and_is_exported(tmp_path: Path) -> 
         "game.rewards.use": "control:ShuffledRewards",
         "game.data.with.questionsPerRound": "2",
         "game.trainer.with.generations": "2",
+        "game.trainer.with.maxNewTokens": "4",
         "game.evaluation.questions": "2",
         "storage.checkpoints.everyRounds": "1",
     }
@@ -212,7 +218,7 @@ def test_the_game_in_the_readme_learns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("game", ["05-own-game/game.yaml", "05-own-game/roles.yaml", "06-own-trainer/game.yaml"])
 def test_games_and_trainers_of_ones_own_play_and_share_without_a_warning(tmp_path: Path, game: str) -> None:
     """`make examples` plays them to the end and checks that they learn."""
-    done = run_to_end("run", EXAMPLES / game, "--rounds=3", "--runs", tmp_path)
+    done = run_to_end("run", EXAMPLES / game, "--rounds=3", FEW_HELD_OUT[0], "--runs", tmp_path)
     assert "warning" not in done.stderr
     assert "held-out questions" in done.stderr
     (run,) = tmp_path.iterdir()
@@ -226,7 +232,7 @@ def test_games_and_trainers_of_ones_own_play_and_share_without_a_warning(tmp_pat
 
 def test_two_peers_guess_numbers_and_play_the_transcripts_of_each_other_again(tmp_path: Path) -> None:
     game = EXAMPLES / "08-number-guessing" / "game.yaml"
-    done = run_to_end("run", game, "--rounds=3", "--runs", tmp_path)
+    done = run_to_end("run", game, "--rounds=3", FEW_HELD_OUT[0], "--runs", tmp_path)
     assert "warning" not in done.stderr
     run = tmp_path / "number-guessing"
     for index in range(2):
@@ -245,7 +251,8 @@ def test_two_peers_guess_numbers_and_play_the_transcripts_of_each_other_again(tm
 
 
 def test_two_peers_call_a_calculator_and_play_the_calls_of_each_other_again(tmp_path: Path) -> None:
-    run_to_end("run", EXAMPLES / "09-calculator" / "game.yaml", "--rounds=3", "--runs", tmp_path)
+    game = EXAMPLES / "09-calculator" / "game.yaml"
+    run_to_end("run", game, "--rounds=3", *FEW_HELD_OUT, "--runs", tmp_path, "--no-report")
     run = tmp_path / "calculator"
     for index in range(2):
         rows = metrics(run, index)
@@ -266,11 +273,11 @@ def test_two_peers_call_a_calculator_and_play_the_calls_of_each_other_again(tmp_
 
 def test_a_second_terminal_joins_peers_of_two_ranks_with_adapters(tmp_path: Path) -> None:
     game = EXAMPLES / "07-lora-ranks-join" / "game.yaml"
-    often = "--set=storage.checkpoints.everyRounds=1"
-    with running("run", game, "--rounds=1000000", often, "--runs", tmp_path, "--no-report") as runner:
+    changes = ("--peers=1", "--set=storage.checkpoints.everyRounds=1", *FEW_HELD_OUT)
+    with running("run", game, "--rounds=1000000", *changes, "--runs", tmp_path, "--no-report") as runner:
         event = reachable(runner)
-        wait_until(lambda: len(metrics(tmp_path / "adapters", 0)) > 1, "the first peers play", runner)
-        assert sum(b"\0RANK=1\0" in environment_of(pid) for pid in descendants(runner.pid)) >= 2
+        wait_until(lambda: len(metrics(tmp_path / "adapters", 0)) > 1, "the first peer plays", runner)
+        assert any(b"\0RANK=1\0" in environment_of(pid) for pid in descendants(runner.pid))
         command = shlex.split(event["join"])[1:]
         with running(*command, "--directory", tmp_path / "joined") as joiner:
             wait_until(
@@ -281,7 +288,7 @@ def test_a_second_terminal_joins_peers_of_two_ranks_with_adapters(tmp_path: Path
             joined = metrics(tmp_path / "joined", 0)
             wait_until(
                 lambda: any(joined[0]["peer"] in row["external"] for row in metrics(tmp_path / "adapters", 0)),
-                "the others train on its rollouts",
+                "the first peer trains on its rollouts",
                 runner,
             )
     assert all("lora_" in name for name in newest_weights(tmp_path / "adapters", 0) if "/weights/" in name)
@@ -289,8 +296,9 @@ def test_a_second_terminal_joins_peers_of_two_ranks_with_adapters(tmp_path: Path
 
 def test_two_ranks_a_peer_play_the_same_game(tmp_path: Path) -> None:
     game = EXAMPLES / "03-digits" / "game.yaml"
-    run_to_end("run", game, "--rounds=5", "--peers=2", "--processes-per-peer=2", "--runs", tmp_path, "--no-report")
+    few = ("--rounds=3", "--set=game.evaluation.questions=16")
+    run_to_end("run", game, *few, "--peers=2", "--processes-per-peer=2", "--runs", tmp_path, "--no-report")
     for index in range(2):
         rows = metrics(tmp_path / "digits", index)
-        assert [row["round"] for row in rows] == list(range(5))
+        assert [row["round"] for row in rows] == list(range(3))
         assert all(row["policy_version"] == row["round"] + 1 for row in rows)

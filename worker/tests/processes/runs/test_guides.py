@@ -9,11 +9,26 @@ from pathlib import Path
 
 import pytest
 from guides import GUIDES, blocks, commands
-from running import EXAMPLES, TIMEOUT_SECONDS, environment, metrics, reachable, running, wait_until
+from running import EXAMPLES, TIMEOUT_SECONDS, environment, metrics, reachable, run_to_end, running, wait_until
 
 from swarmgame.swarm.identity import Identity
 
 pytestmark = pytest.mark.timeout(600)
+
+
+def run_pytest(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a folder, where it must find no mistake."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={key: value for key, value in environment().items() if not key.startswith("PYTEST")},
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
 
 
 def follow(page: str, folder: Path, *, but: tuple[str, ...] = (), rounds: int | None = None) -> str:
@@ -36,16 +51,7 @@ def follow(page: str, folder: Path, *, but: tuple[str, ...] = (), rounds: int | 
         if rounds is not None and arguments[:1] == ["run"]:
             arguments.append(f"--rounds={rounds}")
         ran += 1
-        done = subprocess.run(
-            [sys.executable, "-m", program, *arguments],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            env={key: value for key, value in environment().items() if not key.startswith("PYTEST")},
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        done = run_to_end(*arguments, folder=folder) if program == "swarmgame" else run_pytest(arguments, folder)
         output += done.stdout + done.stderr
     assert ran
     return output

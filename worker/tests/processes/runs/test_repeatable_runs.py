@@ -11,7 +11,7 @@ from running import EXAMPLES, ROOT, metrics, newest_weights, reproducible, run_t
 
 pytestmark = pytest.mark.timeout(600)
 
-ROUNDS = 8
+ROUNDS = 4
 QUICKSTART = EXAMPLES / "01-quickstart" / "game.yaml"
 
 
@@ -28,7 +28,9 @@ def assert_equal(first: Path, second: Path, peers: int, rounds: int) -> None:
 SETTINGS = (
     "--set=game.data.with.questionsPerRound=4",
     "--set=game.evaluation.everyRounds=2",
-    "--set=game.evaluation.questions=8",
+    "--set=game.evaluation.questions=4",
+    "--set=game.evaluation.samples=2",
+    "--set=game.trainer.with.generations=4",
 )
 
 

@@ -24,8 +24,7 @@ SETTINGS = (
     "--set=game.trainer.with.sharding=full",
     "--set=storage.checkpoints.everyRounds=2",
     "--set=game.data.with.questionsPerRound=4",
-    "--set=game.evaluation.everyRounds=5",
-    "--set=game.evaluation.questions=4",
+    "--set=game.evaluation=null",
     "--no-report",
 )
 
