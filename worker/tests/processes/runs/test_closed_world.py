@@ -13,6 +13,7 @@ from running import (
     kill,
     metrics,
     peer_process,
+    process_to_end,
     reproducible,
     run_to_end,
     running,
@@ -105,9 +106,8 @@ def test_a_run_that_is_stopped_and_run_again_equals_the_undisturbed_one(tmp_path
 
 def test_no_peer_joins_a_fixed_group(tmp_path: Path) -> None:
     address = f"/ip4/127.0.0.1/tcp/31000/p2p/16Uiu2HAm{'2' * 44}"
-    with running("join", GAME, GROUP, "--initial-peer", address, "--directory", tmp_path / "guest") as guest:
-        assert guest.wait(TIMEOUT_SECONDS) == 78
-        assert 'spec.communication.backend is "TorchDistributed"; expected Hivemind' in guest.shown()
+    done = process_to_end("join", GAME, GROUP, "--initial-peer", address, "--directory", tmp_path / "guest", expect=78)
+    assert 'spec.communication.backend is "TorchDistributed"; expected Hivemind' in done.stderr
     assert not (tmp_path / "guest").exists()
 
 
@@ -122,6 +122,5 @@ def test_no_peer_joins_a_fixed_group(tmp_path: Path) -> None:
 def test_a_peer_without_a_valid_rank_address_says_what_is_missing(
     tmp_path: Path, given: tuple[str, ...], message: str
 ) -> None:
-    with running("peer", GAME, GROUP, "--directory", tmp_path / "peer", *given) as peer:
-        assert peer.wait(TIMEOUT_SECONDS) == 64
-        assert message in peer.shown()
+    done = process_to_end("peer", GAME, GROUP, "--directory", tmp_path / "peer", *given, expect=64)
+    assert message in done.stderr
