@@ -217,7 +217,7 @@ def main() -> None:
         samples = measure(
             setup, 1 if given.smoke else (3 if given.cuda else 15), 1 if given.smoke or given.cuda else 3, folder
         )
-    harness.publish(setup.name, figures_of(CUDA if given.cuda else CPU, samples), began=began, smoke=given.smoke)
+    harness.publish(setup.name, figures_of(CUDA if given.cuda else setup, samples), began=began, smoke=given.smoke)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ pictures; no window is opened and no global style is changed. Names are drawn as
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -140,9 +141,10 @@ def plot_of(run: RunData, subject: Subject) -> Plot | None:
     for figure in (wide, narrow):
         engine = figure.get_layout_engine()
         assert engine is not None
-        engine.execute(figure)
+        with contextlib.suppress(ValueError):  # as `Figure.draw` does: it is drawn as it is
+            engine.execute(figure)
     # Placed once, and not again for each file: a figure with an engine for its layout is drawn twice to be saved.
-    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+    with matplotlib.rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
         for figure in (wide, narrow):
             figure.set_layout_engine()
         buffer = io.BytesIO()

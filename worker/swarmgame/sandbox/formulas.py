@@ -166,7 +166,7 @@ def _of_parts(parts: Sequence[_Bound], *, items: float) -> _Bound:
 def _of_value(value: object) -> _Bound:
     """Return the bound of a value; that of an unknown one is symbolic."""
     if isinstance(value, int):
-        return _Bound(max(1.0, value.bit_length()))
+        return _Bound(max(1.0, math.log2(abs(value) or 1)))
     if isinstance(value, float | complex):
         return _Bound(max(1.0, math.log2(abs(value) + 1)) if abs(value) < math.inf else 1024.0)
     if isinstance(value, str | bytes):

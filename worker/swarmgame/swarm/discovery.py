@@ -273,9 +273,11 @@ class Discovery:
         others = len(self.members.weights(self.clock.now()))
         return 1.0 if others < _LARGE else 2.0 if others < _VERY_LARGE else MAX_LIFETIMES
 
-    async def hello(self, peer: PeerId) -> PeerId | None:
-        """Send our heartbeat to a peer and read the ones that it answers with. Return the peer if it answered."""
-        answer = await self.call(peer, HELLO + self.heartbeat().message)
+    async def hello(self, peer: PeerId, message: bytes = b"") -> PeerId | None:
+        """Send our heartbeat, or one that is signed already, to a peer, and read the ones that it answers with. Return
+        the peer if it answered.
+        """
+        answer = await self.call(peer, HELLO + (message or self.heartbeat().message))
         if answer is None:
             return None
         try:

@@ -94,6 +94,9 @@ class Membership:
         if known and known.heartbeat and heartbeat.expires <= known.heartbeat.expires:
             if direct and not known.left:
                 known.until = max(known.until, now + self.lifetime)
+                # One that is newer may expire sooner: those of a large swarm live longer.
+                position = self._position(heartbeat.round, heartbeat.stage)
+                known.round, known.stage = max((known.round, known.stage), position)
             return "duplicate"
         expires = heartbeat.expires + (0.0 if sender_now is None else now - sender_now)
         if direct and not heartbeat.leaving:

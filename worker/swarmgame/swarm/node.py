@@ -158,11 +158,12 @@ class SwarmNode:
             self.store.forget_before(oldest)
             for key in [key for key in self._published if key[0] < oldest]:
                 del self._published[key]
-        if 0 < self.settings.max_rounds <= round:  # the others wait for nothing else before they leave
-            self.spawn(self._say_hello())
+            if 0 < self.settings.max_rounds <= round:  # the others wait for nothing else before they leave
+                self.spawn(self._say_hello())
 
     async def _say_hello(self) -> None:
-        await asyncio.gather(*map(self.discovery.hello, self.discovery.receivers()))
+        message = self.discovery.heartbeat().message
+        await asyncio.gather(*(self.discovery.hello(peer, message) for peer in self.discovery.receivers()))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any] | None:
         """Run work in the background, until we leave; None where we have left."""

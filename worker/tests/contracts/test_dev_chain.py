@@ -205,13 +205,14 @@ def test_a_dev_gateway_that_is_killed_is_started_again_and_no_report_is_lost(tmp
     run = tmp_path / "digits"
     slow = ("--set=game.data.with.questionsPerRound=64", "--set=game.trainer.with.generations=16")
     with running(
-        "run", GAME, "--rounds=20", "--peers=2", "--coordination=dev", "--no-report", *slow, "--runs", tmp_path
+        "run", GAME, "--rounds=40", "--peers=2", "--coordination=dev", "--no-report", *slow, "--runs", tmp_path
     ) as runner:
         wait_until(lambda: len(metrics(run, 0)) >= 2, "they play", runner)
         first = gateway_of(runner.pid)
         assert first
         kill(first, signal.SIGKILL)
+        assert len(metrics(run, 0)) < 40, "there are reports to lose"
         wait_until(lambda: gateway_of(runner.pid) not in (0, first), "there is another gateway", runner)
         code, output = runner.wait(300), runner.shown()
     assert code == 0, output
-    assert "chain: round 20, 2 peers proven, 40 reports final" in output
+    assert "chain: round 40, 2 peers proven, 80 reports final" in output

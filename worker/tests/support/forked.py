@@ -61,5 +61,7 @@ def _become(script: Path, arguments: tuple[str, ...], *outputs: Path) -> None:
         with path.open("wb") as file:
             os.dup2(file.fileno(), descriptor)
     sys.argv = [str(script), *arguments]
+    added = ("support", "hack", "native-cluster")  # folders that pytest adds, and a user's Python does not have
+    sys.path[:] = [each for each in sys.path if Path(each).name not in added]
     sys.path.insert(0, str(script.parent))
     runpy.run_path(str(script), run_name="__main__")

@@ -28,8 +28,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 @pytest.fixture(autouse=True)
 def sequences_are_divided_in_few_parts_without_a_device(monkeypatch):
-    """In 2, 4 or 8 parts, as the number of key heads is, where a device would get 8 or 16: the interpreter runs one
-    program after the other.
+    """In 8, 4 or 2 parts for 1, 2 or 3 key heads, where a device would get 8 or 16: the interpreter runs one program
+    after the other.
     """
     if DEVICE != "cuda":
         monkeypatch.setattr(kernels, "_PROGRAMS", 80)

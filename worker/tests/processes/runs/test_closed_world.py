@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(600)
 GAME = EXAMPLES / "03-digits" / "game.yaml"
 GROUP = "--set=communication.backend=TorchDistributed"
 SMALL = ("--set=storage.checkpoints.everyRounds=1", "--set=game.evaluation=null", "--no-report")
-PEERS, ROUNDS = 2, 30
+PEERS, ROUNDS = 3, 60
 ENDLESS = ("--rounds=1000000",)
 """For runs that are disturbed: a short one may be over before."""
 
@@ -77,15 +77,18 @@ def test_a_killed_peer_ends_the_others_with_75_and_the_resumed_run_equals_the_un
             wait_until(lambda: min(map(len, all_metrics(run))) >= rounds, f"all have finished {rounds} rounds", runner)
 
         play_until(3)
-        for index in (0, 1):  # rank 0, where the peers meet, and another
+        for index in (0, 2):  # rank 0, where the peers meet, and another
             kill(peer_process(runner.pid, index))
-            play_until(max(map(len, all_metrics(run))) + 3)
+            played = max(map(len, all_metrics(run)))
+            assert played < ROUNDS, "the rounds after this have to be compared"
+            play_until(played + 3)
         play_until(ROUNDS)
         runner.send_signal(signal.SIGINT)
         assert runner.wait(TIMEOUT_SECONDS) == 143
         output = runner.shown()
-    for index in (0, 1):
+    for index in (0, 2):
         assert f"peer {index} was killed by SIGKILL; restart" in output
+    for index in range(PEERS):
         assert f"peer {index} ended with exit code 75; restart" in output
     assert_equal_so_far(run, undisturbed)
 
@@ -100,7 +103,8 @@ def test_a_run_that_is_stopped_and_run_again_equals_the_undisturbed_one(tmp_path
         runner.send_signal(signal.SIGINT)
         assert runner.wait(TIMEOUT_SECONDS) == 143
     played = max(map(len, all_metrics(run)))
-    run_to_end(*arguments, f"--rounds={max(ROUNDS, played + 1)}")
+    assert played < ROUNDS, "the rounds after this have to be compared"
+    run_to_end(*arguments, f"--rounds={ROUNDS}")
     assert_equal_so_far(run, undisturbed)
 
 

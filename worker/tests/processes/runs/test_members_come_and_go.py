@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(600)
 GAME = EXAMPLES / "03-digits" / "game.yaml"
 ENDLESS = ("--rounds=1000000", "--set=storage.checkpoints.everyRounds=1", "--no-report")
 UNHURRIED = ("--set=game.data.with.questionsPerRound=64", "--set=game.trainer.with.generations=16")
-"""Rounds of a few tenths of a second."""
+"""Rounds long enough to kill a peer, and to let one join, in the middle of the run."""
 
 
 def last_round(run: Path, index: int) -> int:

@@ -13,7 +13,7 @@ from running import EXAMPLES, descendants, kill, metrics, newest_weights, reprod
 
 pytestmark = pytest.mark.timeout(600)
 
-PEERS, ROUNDS = 2, 8
+PEERS, ROUNDS = 2, 12
 GAME = EXAMPLES / "01-quickstart" / "game.yaml"
 SETTINGS = (
     f"--peers={PEERS}",
@@ -34,8 +34,7 @@ def test_a_run_killed_three_times_equals_an_uninterrupted_one_bit_for_bit(tmp_pa
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     run_to_end("run", GAME, *settings, "--runs", tmp_path, "--name", "straight")
     random = Random(20)
-    kills = 0
-    for victim_round in sorted(random.sample(range(1, ROUNDS - 2), 3)):
+    for victim_round in sorted(random.sample(range(1, ROUNDS // 2), 3)):
         with running("run", GAME, *settings, "--runs", tmp_path, "--name", "broken") as runner:
             watched = random.randrange(PEERS)
 
@@ -46,10 +45,10 @@ def test_a_run_killed_three_times_equals_an_uninterrupted_one_bit_for_bit(tmp_pa
             wait_until(far_enough, f"peer {watched} has finished round {victim_round}", runner)
             for pid in (runner.pid, *descendants(runner.pid)):
                 kill(pid)
-            kills += 1
+        # The run was not over, so the next one resumes.
+        assert len(metrics(broken, watched)) < ROUNDS
     run_to_end("run", GAME, *settings, "--runs", tmp_path, "--name", "broken")
 
-    assert kills == 3
     lags = [row["metrics"]["policy_lag"] for row in metrics(straight, 0)] if overlap else []
     assert set(lags[1:]) <= {0.0, 1.0}  # 0 behind a round without a step
     assert bool(sum(lags)) == overlap

@@ -199,6 +199,15 @@ def test_a_peer_is_a_member_until_its_heartbeat_expires_or_it_leaves() -> None:
     assert members.others(106) == ["ann", "bob"]
 
 
+def test_what_a_peer_says_itself_counts_although_an_older_heartbeat_expires_later() -> None:
+    members = Membership("me", lambda peer: True, lifetime=15)
+    members.update(heartbeat("ann", 130, round=5), 100)
+    assert members.update(heartbeat("ann", 125, round=6), 110) == "duplicate"
+    assert members.members(110)[0].round == 5, "anyone may send an old heartbeat of another peer"
+    assert members.update(heartbeat("ann", 125, round=6), 110, direct=True) == "duplicate"
+    assert members.members(110)[0].round == 6
+
+
 def test_a_heartbeat_cannot_claim_an_unlimited_lifetime() -> None:
     members = Membership("me", lambda peer: True, lifetime=15)
     members.update(heartbeat("ann", 1e12), 100)
