@@ -84,9 +84,10 @@ class Admission:
             return known
         early = message.refusal(swarm, clock)
         reason = early if early not in ("", TOO_EARLY) else self._signature_refusal(message) or early
-        if reason == TOO_EARLY:
+        finished = message.finished_round(swarm)
+        if reason == TOO_EARLY and finished >= 0:
             # Whatever the round: an untrusted number must not count for ever.
-            self.on_early(message.peer, min(message.about_round, clock.round + MAX_ROUNDS_AHEAD))
+            self.on_early(message.peer, min(finished, clock.round + MAX_ROUNDS_AHEAD))
         if reason:
             entry.state, entry.reason = MessageState.REJECTED, reason
             return entry

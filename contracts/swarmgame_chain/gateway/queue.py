@@ -110,11 +110,11 @@ class MessageQueue:
         """Return how many messages of a kind wait for a transaction."""
         return len(self._waiting[kind])
 
-    def newest_rounds(self) -> dict[str, int]:
-        """Return the newest round of each peer that has a message on its way."""
+    def newest_rounds(self, config: SwarmConfig) -> dict[str, int]:
+        """Return the newest round that each peer has finished, by its messages on their way."""
         found: dict[str, int] = {}
         for entry in self._entries.values():
-            round = entry.message.about_round
+            round = entry.message.finished_round(config)
             if round > found.get(entry.message.peer, -1):
                 found[entry.message.peer] = round
         return found

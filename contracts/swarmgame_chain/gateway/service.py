@@ -388,7 +388,7 @@ class Gateway:
         # A chain that makes blocks on demand makes none while all wait for the deadline.
         clock = replace(self.clock, now=self.clock.now + int(time.monotonic() - self._head_at))
         last = self.queue.last_round(self.swarm, clock.round)
-        target = self.round_advancer.target(clock, self.swarm, self.queue.newest_rounds(), last)
+        target = self.round_advancer.target(clock, self.swarm, self.queue.newest_rounds(self.swarm), last)
         if target == clock.round or (not is_new and time.monotonic() - self._last_refused < 4 * self.config.interval):
             return
         # A wallet without a role may end one round, after the deadline.

@@ -160,6 +160,10 @@ class SignedMessage(ABC):
         """Return the last round of the chain in which the contract takes the message; None where any will do."""
         return None
 
+    def finished_round(self, config: SwarmConfig) -> int:
+        """Return the round that the message says its peer has finished, with all that has to come in it; -1 if none."""
+        return self.about_round
+
     @lru_cache(maxsize=24_576)  # noqa: B019  messages are small and the cache is bounded
     def digest(self, domain: Domain) -> bytes:
         """Return what is signed; 32 bytes."""

@@ -124,6 +124,10 @@ class Report(RoundMessage):
     def last_round(self, config: SwarmConfig) -> int:
         return self.round + (OPENING_WINDOW if config.sealed_reports else REPORT_WINDOW - 1)
 
+    def finished_round(self, config: SwarmConfig) -> int:
+        # It may arrive before its commit, which the contract takes until the round ends.
+        return -1 if config.sealed_reports else self.round
+
     async def outcome(self, coordinator: Coordinator, newest: PeerState, config: SwarmConfig, head: int) -> Decision:
         """Return DONE where the recorded report has the same reward and names the same winners.
 

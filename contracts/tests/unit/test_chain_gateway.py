@@ -136,6 +136,19 @@ async def test_a_sealed_swarm_commits_then_opens() -> None:
     assert states(await stepped(gateway, [ground.report(0, 1, 9)], most=2)) == ["queued"]
 
 
+async def test_a_round_waits_for_the_commit_of_a_report_that_arrives_first() -> None:
+    ground = await tester_ground(sealed_reports=True)
+    gateway = ground.gateway(ends_rounds=True, interval=0.0, quorum=1.0)
+    await stepped(gateway, [ground.registration(n) for n in range(2)])
+    reports = [ground.report(n, 0, n + 1) for n in range(2)]
+    commits = [sign_commit(ground.domain, secret(n), reports[n]) for n in range(2)]
+    await stepped(gateway, [*reports, commits[0]], most=8)
+    assert await ground.coordinator.round() == 0
+    entries = await stepped(gateway, [*reports, *commits], most=20)
+    assert states(entries) == ["final"] * 4
+    assert await ground.coordinator.round() == 1
+
+
 async def test_a_sealed_swarm_that_has_run_ahead_of_its_chain_loses_no_report() -> None:
     """Three peers submit all messages of five rounds at once: each round stays open until the messages that only this
     round takes have been taken.
