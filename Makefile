@@ -53,16 +53,16 @@ test: lint types test-fast test-attacks test-swarm $(if $(NODE),test-contracts) 
 	@[ -n '$(NODE)' ] || [ -z "$$CI" ] || { echo 'contracts: Node is missing, and a skipped layer is a failure here'; exit 1; }
 	@echo 'layers run: unit, oracle, attacks, processes$(if $(NODE),$(COMMA) contracts). Not run: $(if $(NODE),,contracts (Node is missing); )gpu (make test-gpu, on a CUDA device); api, cluster (make e2e)'
 
-test-fast: $(READY) ## unit and oracle, two to three minutes
+test-fast: $(READY) ## unit and oracle, four minutes
 	$(RUN) -n 2 $(call layer,unit) $(call layer,oracle)
 
-test-swarm: $(READY) ## processes: real peers and sockets, about ten minutes
+test-swarm: $(READY) ## processes: real peers and sockets, 15 minutes
 	$(RUN) -n 2 --dist worksteal $(call layer,processes)
 
 test-attacks: $(READY) ## untrusted answers against the sandbox, one minute; ATTACKS=--all-scorers for every scorer
 	$(RUN) -n 2 --dist worksteal $(call layer,attacks) $(ATTACKS)
 
-test-contracts: $(READY) toolchain ## forge, anvil, and swarms with a local chain (Node), 2.5 minutes
+test-contracts: $(READY) toolchain ## forge, anvil, and swarms with a local chain (Node), four minutes
 	$(RUN) -n 2 --dist loadfile $(call layer,contracts)
 
 test-gpu: $(READY) ## tests on a CUDA device, and every sampler on it
@@ -135,12 +135,12 @@ e2e: $(if $(GO)$(filter native,$(E2E)),e2e-api) e2e-cluster ## tests on an API s
 	@[ -n '$(GO)' ] || [ -z "$$CI" ] || { echo 'api: Go is missing, and a skipped layer is a failure here'; exit 1; }
 	@[ -n '$(GO)' ] || echo 'layers run: cluster. Not run: api (Go is missing, which builds the API server)'
 
-e2e-api: cluster-tools-api ## schemas, server-side apply, RBAC and charts on a real API server, two minutes
+e2e-api: cluster-tools-api ## schemas, server-side apply, RBAC and charts on a real API server, five minutes
 	$(CLUSTER) tools charts
 	$(RUN) -n 2 --dist loadfile $(call layer,api) e2e/api
 
 ifeq ($(E2E),auto)
-e2e-cluster: ## games on a cluster, 15 minutes: kind where Docker can run it, else the native cluster
+e2e-cluster: ## games on a cluster, 20 minutes: kind where Docker can run it, else the native cluster
 	cluster=$$(hack/e2e-cluster.sh) && $(MAKE) e2e-cluster E2E=$$cluster
 else ifeq ($(E2E),native)
 e2e-cluster: cluster-build
