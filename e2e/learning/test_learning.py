@@ -14,10 +14,12 @@ from polling import until
 
 pytestmark = pytest.mark.timeout(900)
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "01-quickstart" / "game.yaml"
+EVALUATED, ROUNDS = 200, 250
+"""The evaluation that is read, and all rounds: the pods are gone once the first peer has finished."""
 
 
 def test_the_quickstart_is_applied_learns_and_completes(operator: Installation, namespace: Namespace) -> None:
-    game = play(namespace, QUICKSTART)
+    game = play(namespace, QUICKSTART, game={"maxRounds": ROUNDS})
     game.wait("Accepted", reason="Valid", seconds=30)
     game.wait("Ready", reason="PeersReady", seconds=300)
     early = game.wait_for_round(10, seconds=240)
@@ -25,22 +27,24 @@ def test_the_quickstart_is_applied_learns_and_completes(operator: Installation, 
     columns, row = namespace.kubectl("get", "sg", game.name).splitlines()
     assert columns.split() == ["NAME", "READY", "REASON", "PEERS", "DESIRED", "ROUND", "ROUNDS", "REWARD", "AGE"]
     name, ready, reason, peers, desired, round, rounds, *_ = row.split()
-    assert (name, ready, reason, peers, desired, rounds) == ("quickstart", "True", "PeersReady", "4", "4", "200")
+    assert (name, ready, reason, peers, desired, rounds) == ("quickstart", "True", "PeersReady", "4", "4", str(ROUNDS))
     assert int(round) >= early
 
     records: list[dict[str, Any]] = []
-    for index in range(4):  # 150 is an evaluation; the pods are gone once the first peer has finished 200
-        game.wait_for_round_of_peer(index, 152, seconds=400)
+    for index in range(4):
+        game.wait_for_round_of_peer(index, EVALUATED + 2, seconds=400)
         records += _rounds(game, index)
-    first = mean(held_out for each in records if (held_out := _held_out(each, "first_evaluation")) is not None)
-    last = mean(held_out for each in records if (held_out := _held_out(each, "evaluation")) is not None)
-    assert last - first > 0.03, f"held-out reward {first:.3f} before training, {last:.3f} after 50, 100 and 150 rounds"
+    before = [reward for each in records if (reward := _held_out(each, "first_evaluation")) is not None]
+    after = [(each["round"] + 1, reward) for each in records if (reward := _held_out(each, "evaluation")) is not None]
+    # The mean of four peers at the end differs by 0.01 to 0.02 from run to run, and is 0.1 above the one before.
+    last = mean(reward for round, reward in after if round == EVALUATED)
+    assert last - mean(before) > 0.03, f"held-out rewards {before} before training, {after} by round"
 
     complete = game.wait("Complete", seconds=300)
     assert complete["reason"] in ("RoundsReached", "AllPeersSucceeded")
     namespace.kubectl("wait", "--for=condition=Complete", "sg/quickstart", "--timeout=1s")
     status = game.status
-    assert status["progress"]["round"] == 200
+    assert status["progress"]["round"] == ROUNDS
     assert status["progress"]["percentage"] == 100
     assert status["completionTime"] >= status["startTime"]
     assert game.condition("Progressing")["reason"] == "Finished"
